@@ -1,0 +1,112 @@
+"""What can go wrong on the user's side, and what to do about it.
+
+TesseraError
+├── SettingsError          a setting is missing, misspelt or out of range
+├── ManifestError          rows of a prompt set that cannot be rendered as written; carries all of them
+├── RequestError           a call that cannot be right (a bad batch id, a taken one, an option out of range)
+│   ├── BatchExists        the id is taken by a batch with other rows
+│   └── UnknownBatch       no batch of that id
+├── ServiceError           something outside is away or refuses us; nothing was lost, try again once it is mended
+│   ├── LedgerUnavailable  Redis
+│   ├── StoreUnavailable   the S3 endpoint
+│   └── NoDeployment       Redis answers, but no controller has announced itself there
+├── ConflictError          somebody else moved first; the caller reads again
+│   ├── StaleWrite         the record's revision moved on
+│   ├── LeaseLost          another worker holds the job now
+│   └── ClaimRefused       another pod, or another attempt, holds the job now
+└── IllegalMove            a state change that the table of moves does not have
+
+Messages name what was found, what was wanted and what to do. They never hold credentials or prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class TesseraError(Exception):
+    """Base of all errors that Tessera raises on purpose."""
+
+
+class SettingsError(TesseraError):
+    """A setting is missing, misspelt or out of range; the message names its environment variable."""
+
+
+class RequestError(TesseraError):
+    """A call that cannot be right as it stands."""
+
+
+class BatchExists(RequestError):
+    """The batch id is taken by a batch with other rows."""
+
+
+class UnknownBatch(RequestError):
+    """No batch of that id is known here."""
+
+    def __init__(self, batch_id: str) -> None:
+        self.batch_id = batch_id
+        super().__init__(f"no batch {batch_id!r}: `tessera list` shows the ones there are")
+
+
+@dataclass(frozen=True)
+class RowError:
+    """One thing wrong with one row; `line` counts from 1, `field` is None when the whole row is meant."""
+
+    line: int
+    field: str | None
+    message: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.field}: {self.message}" if self.field else f"line {self.line}: {self.message}"
+
+
+class ManifestError(TesseraError):
+    """Rows that cannot be rendered as written: all of them, up to a cap, so that one pass mends the file."""
+
+    def __init__(self, source: str, errors: Sequence[RowError], total: int) -> None:
+        self.source, self.errors, self.total = source, tuple(errors), total
+        shown = "\n".join(f"  {error}" for error in self.errors)
+        more = f"\n  and {total - len(self.errors)} more" if total > len(self.errors) else ""
+        noun = "error" if total == 1 else "errors"
+        super().__init__(f"{source}: {total} {noun}, nothing was submitted\n{shown}{more}")
+
+
+class ServiceError(TesseraError):
+    """Something outside is away or refuses us."""
+
+
+class LedgerUnavailable(ServiceError):
+    """Redis does not answer, or refuses us."""
+
+
+class StoreUnavailable(ServiceError):
+    """The S3 endpoint does not answer, or refuses us."""
+
+
+class NoDeployment(ServiceError):
+    """Redis answers, but no controller has ever announced itself under this prefix."""
+
+
+class ConflictError(TesseraError):
+    """Somebody else moved first."""
+
+
+class StaleWrite(ConflictError):
+    """The record was changed since it was read."""
+
+
+class LeaseLost(ConflictError):
+    """The lease on a job went to another worker."""
+
+
+class ClaimRefused(ConflictError):
+    """A pod may not report for this job: another pod or another attempt holds it."""
+
+
+class IllegalMove(TesseraError):
+    """A state change that the table of moves does not have."""
+
+    def __init__(self, what: str, found: str, wanted: str) -> None:
+        self.found, self.wanted = found, wanted
+        super().__init__(f"{what} is {found}; it cannot become {wanted}")

@@ -1,0 +1,66 @@
+"""Logging of every Tessera process: readable in a terminal, one JSON object a line otherwise.
+
+Batch, job, attempt, image and rank are bound as fields, never formatted into the message. Prompts and credentials are
+never logged; `without_secrets` is the last line of defence for text that third parties wrote.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+_CREDENTIALS_IN_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^\s/@]*@")
+_SIGNED_QUERY = re.compile(r"\?[^\s\"']*(X-Amz-Signature|X-Amz-Credential|Signature)=[^\s\"']*", re.IGNORECASE)
+
+
+def redacted(text: str) -> str:
+    """`text` with user and password of URLs and the query of presigned URLs replaced."""
+    return _SIGNED_QUERY.sub("?***", _CREDENTIALS_IN_URL.sub(r"\g<scheme>***@", text))
+
+
+def without_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """structlog processor: redact every text in the event, tracebacks included."""
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = redacted(value)
+    return event
+
+
+def configure_logging(form: str = "auto", level: str = "info") -> None:
+    """Send structlog's and the standard library's records to stderr in one form."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    readable = form == "console" or (form == "auto" and sys.stderr.isatty())
+    last: list[Any] = (
+        [without_secrets, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        if readable
+        else [structlog.processors.format_exc_info, without_secrets, structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for chatty in ("botocore", "boto3", "urllib3", "s3transfer", "celery.utils.functional"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
