@@ -1,0 +1,97 @@
+"""What can go wrong in the engine, as one tree.
+
+    EngineError
+    |- LayoutError            a layout that does not describe this set of ranks
+    |- TooManyRanks           more patch ranks than the image has units to give them
+    |- Unsplittable           a module, or a setting of one, that the engine does not know how to split
+    |- ModelError             a model directory that cannot be loaded, or is not what it claims to be
+    |- BadImage               an image that was asked for and cannot be rendered as asked
+    |  |- BadSize             width or height is not a positive multiple of 8
+    |  |- PromptTooLong       more tokens than the text encoder reads
+    |  `- UnknownScheduler    not the name of a diffusers scheduler that fits the model
+    |- Stopped                the leader said STOP; raised on every rank of the replica before the same evaluation
+    `- LeaderFailed           the leader's control callable raised; raised on the other ranks of its replica
+
+Every error but the last two follows from what is equal on all ranks, so all ranks raise it together and before any
+collective.
+"""
+
+
+class EngineError(Exception):
+    """The root: whatever the engine itself refuses or reports."""
+
+
+class LayoutError(EngineError):
+    """A layout that is malformed or whose product is not the number of ranks."""
+
+
+class TooManyRanks(EngineError):
+    """More patch ranks than the image has units."""
+
+    def __init__(self, *, ranks: int, units: int, unit_rows: int, rows: int) -> None:
+        super().__init__(
+            f"{ranks} patch ranks were given, but {rows} latent rows make only {units} units of {unit_rows}: "
+            f"use a patch degree of at most {units}"
+        )
+        self.ranks = ranks
+        self.units = units
+        self.unit_rows = unit_rows
+        self.rows = rows
+
+
+class Unsplittable(EngineError):
+    """A module that has no place in the plan of how a network is split."""
+
+    def __init__(self, name: str, kind: str, reason: str) -> None:
+        super().__init__(f"{name} ({kind}) cannot be split: {reason}")
+        self.name = name
+        self.kind = kind
+        self.reason = reason
+
+
+class ModelError(EngineError):
+    """A model directory that cannot be loaded, or holds something else than an SDXL pipeline."""
+
+
+class BadImage(EngineError):
+    """An image that cannot be rendered as it was asked for."""
+
+
+class BadSize(BadImage):
+    """Width or height is not a positive multiple of 8."""
+
+    def __init__(self, width: int, height: int) -> None:
+        super().__init__(f"size {width}x{height} was asked for; width and height must be positive multiples of 8")
+        self.width = width
+        self.height = height
+
+
+class PromptTooLong(BadImage):
+    """More tokens than a text encoder reads at once."""
+
+    def __init__(self, *, field: str, tokens: int, limit: int) -> None:
+        super().__init__(f"{field} has {tokens} tokens, its text encoder reads {limit} (start and end included)")
+        self.field = field
+        self.tokens = tokens
+        self.limit = limit
+
+
+class UnknownScheduler(BadImage):
+    """Not the name of a diffusers scheduler that fits the model."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"scheduler {name!r}: {reason}")
+        self.name = name
+        self.reason = reason
+
+
+class Stopped(EngineError):
+    """The leader said STOP before an evaluation; every rank of the replica raises this there."""
+
+    def __init__(self, evaluation: int) -> None:
+        super().__init__(f"stopped before evaluation {evaluation}")
+        self.evaluation = evaluation
+
+
+class LeaderFailed(EngineError):
+    """The leader's control callable raised; its own rank has the original exception."""

@@ -1,0 +1,125 @@
+"""Attention of one patch: its own queries over everybody's keys and values, or over the text."""
+
+# B batch, T tokens of this rank's patch, K tokens of the whole image, L tokens of text, C channels
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from distri.context import Context
+from distri.errors import Unsplittable
+from distri.exchange import Incoming, Outgoing
+
+
+def attend(q_BTC: Tensor, k_BKC: Tensor, v_BKC: Tensor, heads: int) -> Tensor:
+    """Scaled dot-product attention, all heads; returns BTC."""
+
+    def by_head(x_BNC: Tensor) -> Tensor:
+        return x_BNC.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+    out_BHTD = functional.scaled_dot_product_attention(by_head(q_BTC), by_head(k_BKC), by_head(v_BKC))
+    return out_BHTD.transpose(1, 2).flatten(2)
+
+
+class PatchSelfAttention:
+    """What diffusers' `Attention` gives over the whole image, for this rank's queries.
+
+    Args:
+        module: owner of the projections (and, in a VAE, of a GroupNorm, which is split in its own right).
+        site: the module's name.
+        context: where the evaluation stands.
+        halvings: how many stride-2 layers lie before it (doublings are negative).
+
+    Communication: keys and values of this rank's tokens to every other rank of the axis. Keys stand in the order of the
+    ranks; the order of the image's pixels does not matter to attention.
+    """
+
+    def __init__(self, module: Any, site: str, context: Context, halvings: int) -> None:
+        refuse_unknown(module, site)
+        self.module = module
+        self.site = site
+        self.context = context
+        self.halvings = halvings
+
+    def __call__(
+        self,
+        x: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """This rank's patch of the output; `x` is BTC, or BCHW as in a VAE, and so is what is returned."""
+        module = self.module
+        if encoder_hidden_states is not None or attention_mask is not None:
+            raise Unsplittable(self.site, "Attention", "self-attention was given a mask or other states")
+        if not self.context.split:
+            return type(module).forward(module, x)  # type: ignore[no-any-return]
+        x_BTC = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x
+        if module.group_norm is not None:
+            x_BTC = module.group_norm(x_BTC.transpose(1, 2)).transpose(1, 2)
+        q_BTC = module.to_q(x_BTC)
+        k_BKC, v_BKC = self._everyones(module.to_k(x_BTC), module.to_v(x_BTC))
+        out = module.to_out[0](attend(q_BTC, k_BKC, v_BKC, module.heads))
+        if x.ndim == 4:
+            out = out.transpose(1, 2).reshape(x.shape)
+        if module.residual_connection:
+            out = out + x
+        return out / module.rescale_output_factor if module.rescale_output_factor != 1.0 else out
+
+    def _everyones(self, k_BTC: Tensor, v_BTC: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the whole image: this rank's fresh, the others' as the phase has it."""
+        context, axis = self.context, self.context.axis
+        here = context.patches.at(self.halvings)
+        batch, _, channels = k_BTC.shape
+        outgoing = [Outgoing(axis.others, tensor, everyone=True) for tensor in (k_BTC, v_BTC)]
+        incoming = [
+            Incoming(peer, (batch, here.area(peer), channels), everyone=True) for peer in axis.others for _ in range(2)
+        ]
+        with context.exchange.trade(self.site, outgoing, incoming, context.evaluation, like=k_BTC) as received:
+            return self._joined(k_BTC, received[0::2]), self._joined(v_BTC, received[1::2])
+
+    def _joined(self, own: Tensor, others: Sequence[Tensor]) -> Tensor:
+        index = self.context.axis.index
+        return torch.cat([*others[:index], own, *others[index:]], dim=1)
+
+
+class TextCrossAttention:
+    """Attention over the text: local, its keys and values computed once per image.
+
+    Args:
+        module: owner of the projections.
+        site: the module's name.
+        context: holds the keys and values; its owner empties it for every image.
+    """
+
+    def __init__(self, module: Any, site: str, context: Context) -> None:
+        refuse_unknown(module, site)
+        self.module = module
+        self.site = site
+        self.context = context
+
+    def __call__(
+        self, x_BTC: Tensor, encoder_hidden_states: Tensor, attention_mask: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        """This rank's patch of the output, BTC. No communication."""
+        module, cache = self.module, self.context.text
+        if attention_mask is not None:
+            raise Unsplittable(self.site, "Attention", "cross-attention was given a mask")
+        if self.site not in cache:
+            cache[self.site] = (module.to_k(encoder_hidden_states), module.to_v(encoder_hidden_states))
+        k_BLC, v_BLC = cache[self.site]
+        out_BTC: Tensor = module.to_out[0](attend(module.to_q(x_BTC), k_BLC, v_BLC, module.heads))
+        return out_BTC / module.rescale_output_factor if module.rescale_output_factor != 1.0 else out_BTC
+
+
+def refuse_unknown(module: nn.Module, site: str) -> None:
+    """Raise Unsplittable for an `Attention` with parts that neither layer computes."""
+    parts = ("spatial_norm", "norm_q", "norm_k", "norm_cross", "add_k_proj", "add_q_proj", "norm_added_k")
+    for part in parts:
+        if getattr(module, part, None) is not None:
+            raise Unsplittable(site, "Attention", f"it has {part}")
+    if getattr(module, "fused_projections", False):
+        raise Unsplittable(site, "Attention", "its projections are fused; call unfuse_qkv_projections first")

@@ -1,0 +1,72 @@
+"""Convolution of one patch, with border rows from the two neighbours."""
+
+# B batch, C channels, H and W of this rank's patch
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from distri.context import Context
+from distri.errors import Unsplittable
+from distri.exchange import Incoming, Outgoing
+
+
+class PatchConv2d:
+    """What `nn.Conv2d` gives on the whole image, for this rank's patch of it.
+
+    Args:
+        module: owner of weight and bias; zero padding, no dilation.
+        site: the module's name.
+        context: where the evaluation stands.
+
+    Communication: the row (or column) beyond each inner border, from that neighbour only. A kernel of 3 with stride 1
+    needs both; with stride 2 it needs the one before alone, since patches start on even rows. A 1x1 kernel needs none.
+    """
+
+    def __init__(self, module: nn.Conv2d, site: str, context: Context) -> None:
+        kernel, stride, padding = module.kernel_size[0], module.stride[0], module.padding[0]
+        square = len({*module.kernel_size}) == len({*module.stride}) == 1 and len({*module.padding}) == 1
+        if not square or isinstance(padding, str) or set(module.dilation) != {1} or module.padding_mode != "zeros":
+            raise Unsplittable(site, "Conv2d", "only square kernels with zero padding and without dilation are known")
+        self.before, self.after = padding, max(0, kernel - stride - padding)
+        if self.before > 1 or self.after > 1:
+            raise Unsplittable(site, "Conv2d", f"kernel {kernel} with padding {padding} reaches over more than one row")
+        self.module = module
+        self.site = site
+        self.context = context
+
+    def __call__(self, x_BCHW: Tensor) -> Tensor:
+        """This rank's patch of the output; trades at this layer's site unless the layer reaches over no border."""
+        module, context = self.module, self.context
+        if not context.split or not (self.before or self.after):
+            return nn.Conv2d.forward(module, x_BCHW)
+        axis, dim = context.axis, context.patches.dim
+        rows = x_BCHW.shape[dim]
+        last = axis.size - 1
+
+        def row(length: int) -> tuple[int, ...]:
+            shape = list(x_BCHW.shape)
+            shape[dim] = length
+            return tuple(shape)
+
+        outgoing, incoming = [], []
+        if axis.index > 0:
+            if self.after:
+                first_rows = x_BCHW.narrow(dim, 0, self.after)
+                outgoing.append(Outgoing((axis.index - 1,), first_rows, everyone=False))
+            if self.before:
+                incoming.append(Incoming(axis.index - 1, row(self.before), everyone=False))
+        if axis.index < last:
+            if self.before:
+                last_rows = x_BCHW.narrow(dim, rows - self.before, self.before)
+                outgoing.append(Outgoing((axis.index + 1,), last_rows, everyone=False))
+            if self.after:
+                incoming.append(Incoming(axis.index + 1, row(self.after), everyone=False))
+        with context.exchange.trade(self.site, outgoing, incoming, context.evaluation, like=x_BCHW) as received:
+            halos = list(received)
+            above = halos.pop(0) if axis.index > 0 and self.before else x_BCHW.new_zeros(row(self.before))
+            # At the image's own border the padding is the module's, which may be more than a kernel reaches from inside.
+            below = halos.pop(0) if halos else x_BCHW.new_zeros(row(self.before if axis.index == last else self.after))
+            padded = torch.cat([above, x_BCHW, below], dim)
+        across = (0, self.before) if dim == 2 else (self.before, 0)
+        return functional.conv2d(padded, module.weight, module.bias, module.stride, across)

@@ -1,0 +1,104 @@
+"""An SDXL pipeline directory, as diffusers writes it, loaded from local safetensors files."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from distri.errors import ModelError
+from distri.schedulers import SchedulerRecipe
+
+FEWEST_TOKENS = 100  # a tokenizer loaded from the wrong files has two; CLIP's has 49408
+
+TOKENIZERS = ("tokenizer", "tokenizer_2")
+ENCODERS = (("text_encoder", CLIPTextModel), ("text_encoder_2", CLIPTextModelWithProjection))
+
+
+@dataclass(frozen=True)
+class Model:
+    """The parts of an SDXL pipeline.
+
+    Attributes:
+        unet: in the dtype asked for.
+        vae: float32, since SDXL's own overflows in float16.
+        tokenizers, text_encoders: two each, in SDXL's order.
+        scheduler: the recipe of the model's own.
+        zeros_for_none: whether a missing negative prompt means zeroed embeddings (SDXL base) or the empty text.
+    """
+
+    unet: Any
+    vae: Any
+    tokenizers: tuple[Any, ...]
+    text_encoders: tuple[Any, ...]
+    scheduler: SchedulerRecipe
+    zeros_for_none: bool
+
+
+def load(directory: Path, *, device: torch.device, dtype: torch.dtype) -> Model:
+    """Load a pipeline for inference. No network, no pickled weights, no code from the directory.
+
+    Args:
+        directory: holds model_index.json and one folder per part.
+        device: where all parts go.
+        dtype: of the UNet and the text encoders.
+
+    Raises:
+        ModelError: something is missing, is not safetensors, or is not SDXL.
+    """
+    index = _json(directory / "model_index.json")
+    found = index.get("_class_name")
+    if found != "StableDiffusionXLPipeline":
+        raise ModelError(f"{directory.name}: found a {found}, wanted a StableDiffusionXLPipeline")
+    try:
+        unet = UNet2DConditionModel.from_pretrained(
+            directory, subfolder="unet", torch_dtype=dtype, use_safetensors=True, local_files_only=True
+        )
+        vae = AutoencoderKL.from_pretrained(
+            directory, subfolder="vae", torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
+        )
+        encoders = [
+            kind.from_pretrained(directory / name, dtype=dtype, use_safetensors=True, local_files_only=True)
+            for name, kind in ENCODERS
+        ]
+        tokenizers = [CLIPTokenizer.from_pretrained(directory / name, local_files_only=True) for name in TOKENIZERS]
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{directory.name}: {error}") from error
+    for name, tokenizer in zip(TOKENIZERS, tokenizers, strict=True):
+        _check_tokenizer(name, tokenizer)
+    config = _json(directory / "scheduler" / "scheduler_config.json")
+    for part in (unet, vae, *encoders):
+        part.to(device).eval().requires_grad_(False)
+    return Model(
+        unet,
+        vae,
+        tuple(tokenizers),
+        tuple(encoders),
+        SchedulerRecipe(str(config["_class_name"]), config),
+        zeros_for_none=bool(index.get("force_zeros_for_empty_prompt", True)),
+    )
+
+
+def _check_tokenizer(name: str, tokenizer: Any) -> None:
+    if len(tokenizer) < FEWEST_TOKENS:
+        raise ModelError(
+            f"{name}: found {len(tokenizer)} tokens, wanted at least {FEWEST_TOKENS}; its files do not fit"
+        )
+    if tokenizer.model_max_length > 10_000:
+        raise ModelError(f"{name}: it names no model_max_length, wanted that of its text encoder (77 for CLIP)")
+    ids = tokenizer("a").input_ids
+    if ids[0] != tokenizer.bos_token_id or ids[-1] != tokenizer.eos_token_id or len(ids) < 3:
+        raise ModelError(f"{name}: 'a' became {ids}, wanted it between a start and an end token")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path.name} in {path.parent.name}: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path.name} in {path.parent.name}: found no JSON object")
+    return content

@@ -1,0 +1,86 @@
+"""Which module of a diffusers network becomes which split layer; whatever stands in no table is refused by name.
+
+A layer takes the place of its module's `forward` on that one instance. Module tree, names and weights stay as they are,
+so nothing is copied, and removing the layers gives the plain network back. LoRA weights must be fused before.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from distri.context import Context
+from distri.errors import Unsplittable
+from distri.layers.attention import PatchSelfAttention, TextCrossAttention
+from distri.layers.conv import PatchConv2d
+from distri.layers.norm import PatchGroupNorm
+
+# Split over the patches: they see beyond one pixel.
+SPLIT: dict[str, Callable[[Any, str, Context, int], Callable[..., Any]]] = {
+    "Conv2d": lambda module, site, context, _: PatchConv2d(module, site, context),
+    "GroupNorm": PatchGroupNorm,
+    "Attention": lambda module, site, context, halvings: (
+        TextCrossAttention(module, site, context)
+        if module.is_cross_attention
+        else PatchSelfAttention(module, site, context, halvings)
+    ),
+}
+
+# As they are: they compute each pixel or token by itself, or only call their children.
+LOCAL = frozenset(
+    {
+        *("Linear", "LayerNorm", "Dropout", "SiLU", "Timesteps", "TimestepEmbedding", "GEGLU", "FeedForward"),
+        *("ModuleList", "UNet2DConditionModel", "ResnetBlock2D", "Transformer2DModel", "BasicTransformerBlock"),
+        *("DownBlock2D", "CrossAttnDownBlock2D", "UNetMidBlock2DCrossAttn", "CrossAttnUpBlock2D", "UpBlock2D"),
+        *("Downsample2D", "Upsample2D", "Decoder", "UNetMidBlock2D", "UpDecoderBlock2D"),
+    }
+)
+
+
+class SplitLayers:
+    """The layers put into a network.
+
+    Args:
+        network: a diffusers module.
+        context: what all its layers read.
+        halvings: how many stride-2 layers lie before the norms and attentions of a module, by the module's name.
+
+    Raises:
+        Unsplittable: a module has no place in the tables, or a setting that its layer does not know. Nothing has been
+            changed then.
+    """
+
+    def __init__(self, network: nn.Module, context: Context, halvings: Callable[[str], int]) -> None:
+        layers = [
+            (module, SPLIT[kind](module, site, context, halvings(site)))
+            for site, module in network.named_modules()
+            if (kind := _kind(site, module)) in SPLIT
+        ]
+        self._modules = [module for module, _ in layers]
+        for module, layer in layers:
+            module.forward = layer
+
+    def remove(self) -> None:
+        """Give the plain network back."""
+        for module in self._modules:
+            module.__dict__.pop("forward", None)
+        self._modules = []
+
+
+def _kind(site: str, module: nn.Module) -> str:
+    kind = type(module).__name__
+    if kind not in SPLIT and kind not in LOCAL:
+        raise Unsplittable(site, kind, "it is in no table of the plan")
+    if "forward" in module.__dict__:
+        raise Unsplittable(site, kind, "its forward is replaced already; remove what replaced it first")
+    if kind == "ResnetBlock2D" and (module.upsample is not None or module.downsample is not None):
+        raise Unsplittable(site, kind, "it resamples inside")
+    if kind == "Upsample2D" and (module.use_conv_transpose or not module.interpolate or module.norm is not None):
+        raise Unsplittable(site, kind, "only nearest-neighbour upsampling followed by a convolution is known")
+    if kind == "Downsample2D" and (not module.use_conv or module.padding != 1 or module.norm is not None):
+        raise Unsplittable(site, kind, "only a convolution of stride 2 with padding 1 is known")
+    if kind == "BasicTransformerBlock" and (module.only_cross_attention or module.pos_embed is not None):
+        raise Unsplittable(site, kind, "only self-attention without positions followed by cross-attention is known")
+    if kind == "Transformer2DModel" and not module.is_input_continuous:
+        raise Unsplittable(site, kind, "only continuous input is known")
+    return kind

@@ -1,0 +1,128 @@
+"""SDXL's UNet on one rank's patch of the latent."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distri.context import Context
+from distri.errors import Unsplittable
+from distri.exchange import Exchange, Exchanges
+from distri.mesh import Axis
+from distri.patches import Patches, split
+from distri.phase import Evaluation, NormMode
+from distri.plan import SplitLayers
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the UNet is told besides latent and time; B is 2 where both halves of guidance are one batch.
+
+    Attributes:
+        text_BLC: prompt embeddings of both text encoders side by side.
+        pooled_BC: pooled embedding of the second encoder.
+        time_ids_B6: original height and width, crop top and left, target height and width, in pixels.
+    """
+
+    text_BLC: Tensor
+    pooled_BC: Tensor
+    time_ids_B6: Tensor
+
+
+class SplitUNet:
+    """A diffusers `UNet2DConditionModel` whose evaluations are shared by the ranks of an axis.
+
+    Each rank calls it with the whole latent and gets its patch of the noise prediction. On an axis of one rank it is the
+    plain network. `remove` gives the network back unchanged.
+
+    Args:
+        unet: SDXL's architecture with any widths; it may be used plainly in between only after `remove`.
+        norm_mode: where GroupNorm's statistics come from in the displaced phase.
+        kept_shapes: how many shapes keep their buffers.
+    """
+
+    def __init__(self, unet: Any, *, norm_mode: NormMode = NormMode.CORRECTED, kept_shapes: int = 4) -> None:
+        if unet.config.time_cond_proj_dim is not None:
+            raise Unsplittable(
+                "time_embedding", "TimestepEmbedding", "distilled guidance (time_cond_proj_dim) is not known"
+            )
+        self.unet = unet
+        self.exchanges = Exchanges(kept_shapes)
+        self._levels = len(unet.config.block_out_channels)
+        self._context = Context.alone(norm_mode)
+        self._layers = SplitLayers(unet, self._context, self._halvings)
+        self._conditions: Conditions | None = None
+
+    @property
+    def unit(self) -> int:
+        """Latent rows that stay on one rank, so that every stride-2 layer starts on an even row."""
+        return 1 << (self._levels - 1)
+
+    def begin(self, conditions: Conditions, axis: Axis, height: int, width: int) -> Patches:
+        """Prepare for one image; no communication.
+
+        Args:
+            conditions: of the image; keys and values of the text are computed once from them.
+            axis: the ranks that share the latent.
+            height, width: of the latent.
+
+        Returns:
+            How the latent is split among the ranks of the axis.
+
+        Raises:
+            TooManyRanks: the latent has fewer units than the axis has ranks; on all ranks.
+        """
+        context = self._context
+        patches = split(height, width, axis.size, unit=self.unit)
+        context.exchange.drain()
+        context.axis, context.patches = axis, patches
+        batch = conditions.text_BLC.shape[0]
+        shape = (axis.name, batch, height, width, self.unet.dtype, context.norm_mode)
+        context.exchange = self.exchanges.get(shape, lambda: Exchange(axis))
+        context.text.clear()
+        self._conditions = conditions
+        return patches
+
+    def __call__(self, latent_BCHW: Tensor, timestep: Tensor, evaluation: Evaluation) -> Tensor:
+        """This rank's patch of the noise prediction.
+
+        Args:
+            latent_BCHW: the whole scaled latent, equal on all ranks of the axis, in the network's dtype.
+            timestep: as the scheduler has it, a float where it is one.
+            evaluation: synchronous or displaced; a displaced one must follow one that published.
+
+        Communication: see the layers. Blocks on the other ranks in the synchronous phase.
+        """
+        if self._conditions is None:
+            raise AssertionError("begin comes before the first evaluation")
+        context, conditions = self._context, self._conditions
+        context.evaluation = evaluation
+        (noise_BCHW,) = self.unet(
+            context.patches.cut(latent_BCHW, context.axis.index).contiguous(),
+            timestep,
+            encoder_hidden_states=conditions.text_BLC,
+            added_cond_kwargs={"text_embeds": conditions.pooled_BC, "time_ids": conditions.time_ids_B6},
+            return_dict=False,
+        )
+        context.exchange.settle()
+        return torch.as_tensor(noise_BCHW)
+
+    def end(self) -> None:
+        """Wait for messages under way and forget the image; its buffers stay for the next of that shape."""
+        self._context.exchange.drain()
+        self._context.text.clear()
+        self._conditions = None
+
+    def remove(self) -> None:
+        """Give the plain network back."""
+        self.end()
+        self._layers.remove()
+
+    def _halvings(self, site: str) -> int:
+        part, _, rest = site.partition(".")
+        if part == "down_blocks":
+            return int(rest.split(".")[0])
+        if part == "up_blocks":
+            return self._levels - 1 - int(rest.split(".")[0])
+        return self._levels - 1 if part == "mid_block" else 0

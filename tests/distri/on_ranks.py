@@ -1,0 +1,32 @@
+"""What tests run on ranks: functions that a spawned process can import."""
+
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distri.engine import Engine, ImageSpec, Settings
+from distri.mesh import Layout, Mesh
+from distri.sampler import Control
+
+
+@cache
+def mesh(layout: str = "") -> Mesh:
+    """This rank's place in a layout; all patch ranks by default. Asked for in one order on all ranks."""
+    import torch.distributed as dist
+
+    wanted = Layout.parse(layout) if layout else Layout(1, 1, dist.get_world_size())
+    return Mesh.join(wanted, device="cpu", timeout=timedelta(seconds=60))
+
+
+@cache
+def engine(model_dir: Path, layout: str, settings: Settings) -> Engine:
+    return Engine.load(model_dir, mesh(layout), dtype=torch.float32, settings=settings)
+
+
+def render(model_dir: Path, layout: str, settings: Settings, images: list[ImageSpec]) -> list[Any]:
+    """Render one after the other with one engine."""
+    own = engine(model_dir, layout, settings)
+    return [own.render(image, control=lambda: Control.GO) for image in images]

@@ -1,0 +1,107 @@
+"""Rank processes that stay alive between tests, since starting torch takes longer than most tests do."""
+
+import multiprocessing
+import os
+import socket
+import threading
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+COLLECTIVE_TIMEOUT = timedelta(seconds=60)
+
+
+class RankError(AssertionError):
+    """A rank raised, died or did not answer."""
+
+
+class Ranks:
+    """`count` gloo ranks; `run` calls one function on all of them."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        spawn = multiprocessing.get_context("spawn")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self._pipes: list[Connection] = []
+        self._processes = []
+        before = os.environ.get("OMP_NUM_THREADS")
+        os.environ["OMP_NUM_THREADS"] = "1"
+        try:
+            for rank in range(count):
+                ours, theirs = spawn.Pipe()
+                process = spawn.Process(target=_serve, args=(theirs, rank, count, port), daemon=True)
+                process.start()
+                theirs.close()
+                self._pipes.append(ours)
+                self._processes.append(process)
+        finally:
+            if before is None:
+                del os.environ["OMP_NUM_THREADS"]
+            else:
+                os.environ["OMP_NUM_THREADS"] = before
+        self.broken = False
+
+    def run(self, function: Callable[..., Any], *args: Any, timeout_s: float = 120.0) -> list[Any]:
+        """Call `function(*args)` on every rank; results in rank order. The function must be importable.
+
+        Raises:
+            RankError: with the traceback of the first rank that failed. The pool is of no use afterwards.
+        """
+        for pipe in self._pipes:
+            pipe.send((function, args))
+        answers: dict[int, Any] = {}
+        while len(answers) < self.count:
+            missing = [pipe for rank, pipe in enumerate(self._pipes) if rank not in answers]
+            ready = wait(missing, timeout=timeout_s)
+            if not ready:
+                self._fail(f"ranks {sorted(set(range(self.count)) - set(answers))} gave no answer in {timeout_s} s")
+            for pipe in ready:
+                rank = self._pipes.index(pipe)
+                try:
+                    good, answers[rank] = pipe.recv()
+                except EOFError:
+                    self._fail(f"rank {rank} died with exit code {self._processes[rank].exitcode}")
+                if not good:
+                    self._fail(f"rank {rank} raised\n{answers[rank]}")
+        return [answers[rank] for rank in range(self.count)]
+
+    def stop(self) -> None:
+        """End all processes."""
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.join()
+
+    def _fail(self, reason: str) -> None:
+        self.broken = True
+        self.stop()
+        raise RankError(reason)
+
+
+def _serve(pipe: Connection, rank: int, count: int, port: int) -> None:
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT)
+    while True:
+        try:
+            function, args = pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer = (True, function(*args))
+        except BaseException:  # noqa: BLE001 - it is reported to the test that asked
+            answer = (False, traceback.format_exc())
+        pipe.send(answer)
+
+
+def _die_with_parent() -> None:
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])  # type: ignore[union-attr]
+    os._exit(1)
