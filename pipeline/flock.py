@@ -1,0 +1,48 @@
+"""Locks that end with whoever holds them: flock(2) on a file, released by the kernel however the holder ended.
+
+Process ids get reused and pid files outlive their writers; a held lock proves that its holder lives.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+_RETRY_S = 0.02
+
+
+def acquire(path: Path, timeout_s: float = 0.0) -> int | None:
+    """Take the exclusive lock and return the open descriptor that holds it; None if it stays taken.
+
+    The descriptor is not inherited by children unless it is passed to them, and then it is theirs to hold, too.
+    """
+    deadline = time.monotonic() + timeout_s
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                return None
+            time.sleep(_RETRY_S)
+        else:
+            return descriptor
+
+
+def is_held(path: Path) -> bool:
+    """Whether some process holds the lock now."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        # Shared, and given back at once: two who ask at the same time do not mistake each other for the holder.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
