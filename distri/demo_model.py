@@ -7,7 +7,9 @@ structure that follows from prompt, seed and size, and nothing else: it has lear
 import argparse
 import json
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
@@ -40,8 +42,9 @@ def write(directory: Path, *, seed: int = 0) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     vocabulary, merges = byte_pairs(CORPUS, MERGES)
     generator = torch.Generator().manual_seed(seed)
+    tokenizer_of: Any = CLIPTokenizer
     for name, padding in (("tokenizer", END), ("tokenizer_2", "!")):
-        tokenizer = CLIPTokenizer(
+        tokenizer = tokenizer_of(
             vocab=vocabulary,
             merges=merges,
             unk_token=END,
@@ -57,13 +60,15 @@ def write(directory: Path, *, seed: int = 0) -> Path:
         second = CLIPTextModelWithProjection(_text_config(vocabulary, width=64, activation="gelu"))
         unet = _unet(text_width=32 + 64, pooled_width=64)
         vae = _vae()
-    for part in (first, second, unet, vae):
+    parts: tuple[Any, ...] = (first, second, unet, vae)
+    for part in parts:
         _enliven(part, generator)
     first.save_pretrained(directory / "text_encoder")
     second.save_pretrained(directory / "text_encoder_2")
     unet.save_pretrained(directory / "unet")
     vae.save_pretrained(directory / "vae")
-    EulerDiscreteScheduler(
+    scheduler: Any = EulerDiscreteScheduler
+    scheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
@@ -100,12 +105,12 @@ def byte_pairs(corpus: str, count: int) -> tuple[dict[str, int], list[tuple[str,
         go to the pair that sorts first, so that the result depends on nothing but the corpus.
     """
     letters = _byte_letters()
-    words = Counter(tuple([*word[:-1], word[-1] + "</w>"]) for word in corpus.split())
+    words = Counter((*word[:-1], word[-1] + "</w>") for word in corpus.split())
     merges: list[tuple[str, str]] = []
     while len(merges) < count:
         pairs: Counter[tuple[str, str]] = Counter()
         for word, times in words.items():
-            for pair in zip(word, word[1:], strict=False):
+            for pair in pairwise(word):
                 pairs[pair] += times
         if not pairs:
             break
@@ -149,8 +154,9 @@ def _text_config(vocabulary: dict[str, int], *, width: int, activation: str) -> 
     )
 
 
-def _unet(*, text_width: int, pooled_width: int) -> UNet2DConditionModel:
-    return UNet2DConditionModel(
+def _unet(*, text_width: int, pooled_width: int) -> Any:
+    kind: Any = UNet2DConditionModel
+    return kind(
         sample_size=32,
         in_channels=4,
         out_channels=4,
@@ -169,8 +175,9 @@ def _unet(*, text_width: int, pooled_width: int) -> UNet2DConditionModel:
     )
 
 
-def _vae() -> AutoencoderKL:
-    return AutoencoderKL(
+def _vae() -> Any:
+    kind: Any = AutoencoderKL
+    return kind(
         in_channels=3,
         out_channels=3,
         latent_channels=4,

@@ -172,7 +172,7 @@ class Engine:
         )
         denoised = self._clock()
 
-        pixels, finite, blank = self._decode(sampled.latent_1CHW)
+        pixels, finite, blank = self._decode(sampled.latent)
         return Rendered(
             pixels=pixels,
             encode_s=encoded - began,
@@ -220,7 +220,7 @@ class Engine:
         ids = (*(image.original_size or requested), *image.crop, *(image.target_size or requested))
         dtype = self._unet.unet.dtype
         time_ids_16 = torch.tensor([ids], dtype=dtype, device=self.mesh.device)
-        return Conditions(embedding.text_1LC.to(dtype), embedding.pooled_1C.to(dtype), time_ids_16)
+        return Conditions(embedding.text.to(dtype), embedding.pooled.to(dtype), time_ids_16)
 
     def _decode(self, latent_1CHW: Tensor) -> tuple[npt.NDArray[np.uint8] | None, bool, bool]:
         """Pixels on the leader; finite and blank on all ranks of the replica. Blocks."""

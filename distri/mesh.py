@@ -1,4 +1,4 @@
-"""The ranks of a pod and how they are used: data x cfg x patch. Nothing else asks torch.distributed for ranks or groups."""
+"""The ranks of a pod and how they are used: data x cfg x patch. Nothing else asks for ranks or groups."""
 
 import json
 import os

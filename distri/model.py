@@ -15,6 +15,7 @@ from distri.schedulers import SchedulerRecipe
 FEWEST_TOKENS = 100  # a tokenizer loaded from the wrong files has two; CLIP's has 49408
 
 TOKENIZERS = ("tokenizer", "tokenizer_2")
+NETWORKS: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
 ENCODERS = (("text_encoder", CLIPTextModel), ("text_encoder_2", CLIPTextModelWithProjection))
 
 
@@ -54,10 +55,10 @@ def load(directory: Path, *, device: torch.device, dtype: torch.dtype) -> Model:
     if found != "StableDiffusionXLPipeline":
         raise ModelError(f"{directory.name}: found a {found}, wanted a StableDiffusionXLPipeline")
     try:
-        unet = UNet2DConditionModel.from_pretrained(
+        unet = NETWORKS["unet"].from_pretrained(
             directory, subfolder="unet", torch_dtype=dtype, use_safetensors=True, local_files_only=True
         )
-        vae = AutoencoderKL.from_pretrained(
+        vae = NETWORKS["vae"].from_pretrained(
             directory, subfolder="vae", torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
         )
         encoders = [

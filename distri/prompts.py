@@ -15,16 +15,16 @@ class Embedding:
     """One prompt as the UNet reads it.
 
     Attributes:
-        text_1LC: the last but one layer of both encoders side by side.
-        pooled_1C: the projection of the second encoder.
+        text: 1LC, the last but one layer of both encoders side by side.
+        pooled: 1C, the projection of the second encoder.
     """
 
-    text_1LC: Tensor
-    pooled_1C: Tensor
+    text: Tensor
+    pooled: Tensor
 
     def zeroed(self) -> "Embedding":
         """What stands for "no negative prompt at all"; the empty text is encoded instead and gives another image."""
-        return Embedding(torch.zeros_like(self.text_1LC), torch.zeros_like(self.pooled_1C))
+        return Embedding(torch.zeros_like(self.text), torch.zeros_like(self.pooled))
 
 
 def refuse_long(tokenizers: Sequence[Any], text: str, *, field: str) -> None:

@@ -58,11 +58,11 @@ class Sampled:
     """The end of denoising.
 
     Attributes:
-        latent_1CHW: whole, float32, equal on all ranks of the replica.
+        latent: whole, 1CHW, float32, equal on all ranks of the replica.
         synchronous, displaced: how many evaluations were which.
     """
 
-    latent_1CHW: Tensor
+    latent: Tensor
     synchronous: int
     displaced: int
 
@@ -75,9 +75,9 @@ def noise(generator: torch.Generator, channels: int, height: int, width: int) ->
 def sharing_axis(mesh: Mesh, *, guided: bool, height: int, width: int, unit: int) -> Axis:
     """The ranks that share one latent as patches.
 
-    With guidance these are the ranks of one half. Without it there is one half only: where guidance has ranks of its own
-    (cfg 2), all ranks of the replica become patches; if the latent has too few units for that, both halves do the same
-    work redundantly.
+    With guidance these are the ranks of one half. Without it there is one half only: where guidance has ranks of its
+    own (cfg 2), all ranks of the replica become patches; if the latent has too few units for that, both halves do the
+    same work redundantly.
 
     Raises:
         TooManyRanks: the latent has too few units for the patch degree of the layout; on all ranks.
@@ -134,7 +134,7 @@ def denoise(
             evaluation = phase_of(index, len(timesteps), synchronous if axis.size > 1 else None)
             count[evaluation.phase] += 1
             scaled = steps.scaled(latent_1CHW, timestep).to(unet.unet.dtype)
-            patch_BCHW = unet(scaled.expand(own.text_BLC.shape[0], -1, -1, -1), timestep, evaluation)
+            patch_BCHW = unet(scaled.expand(own.text.shape[0], -1, -1, -1), timestep, evaluation)
             prediction = _prediction(mesh, axis, patches, patch_BCHW.float(), guidance)
             latent_1CHW = steps.step(prediction, timestep, latent_1CHW).float()
     except (Stopped, LeaderFailed):
@@ -188,9 +188,9 @@ def _own_conditions(mesh: Mesh, guidance: Guidance, negative: Conditions | None,
     if mesh.layout.cfg == 2:
         return (negative, positive)[mesh.cfg_index]
     return Conditions(
-        torch.cat([negative.text_BLC, positive.text_BLC]),
-        torch.cat([negative.pooled_BC, positive.pooled_BC]),
-        torch.cat([negative.time_ids_B6, positive.time_ids_B6]),
+        torch.cat([negative.text, positive.text]),
+        torch.cat([negative.pooled, positive.pooled]),
+        torch.cat([negative.time_ids, positive.time_ids]),
     )
 
 

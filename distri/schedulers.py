@@ -35,15 +35,16 @@ class SchedulerRecipe:
             UnknownScheduler: no such class, one that does not read these settings, or one that lacks a package here.
         """
         wanted = name or self.name
-        kind = getattr(diffusers, wanted, None)
-        own = getattr(diffusers, self.name)
+        kind: Any = getattr(diffusers, wanted, None)
+        own: Any = getattr(diffusers, self.name)
         if not (inspect.isclass(kind) and issubclass(kind, diffusers.SchedulerMixin)):
             raise UnknownScheduler(wanted, "diffusers has no scheduler of this name")
         if kind is not own and wanted not in {other.__name__ for other in own(**_known(own, self.config)).compatibles}:
             raise UnknownScheduler(wanted, f"it does not fit a model made for {self.name}")
         changed = {"noise_sampler_seed": seed} if "noise_sampler_seed" in inspect.signature(kind).parameters else {}
         try:
-            return kind.from_config(dict(self.config), **changed)
+            build: Any = kind.from_config
+            return build(dict(self.config), **changed)
         except ImportError as error:
             raise UnknownScheduler(wanted, str(error)) from error
 

@@ -20,21 +20,21 @@ class Conditions:
     """What the UNet is told besides latent and time; B is 2 where both halves of guidance are one batch.
 
     Attributes:
-        text_BLC: prompt embeddings of both text encoders side by side.
-        pooled_BC: pooled embedding of the second encoder.
-        time_ids_B6: original height and width, crop top and left, target height and width, in pixels.
+        text: BLC, prompt embeddings of both text encoders side by side.
+        pooled: BC, pooled embedding of the second encoder.
+        time_ids: B6, original height and width, crop top and left, target height and width, in pixels.
     """
 
-    text_BLC: Tensor
-    pooled_BC: Tensor
-    time_ids_B6: Tensor
+    text: Tensor
+    pooled: Tensor
+    time_ids: Tensor
 
 
 class SplitUNet:
     """A diffusers `UNet2DConditionModel` whose evaluations are shared by the ranks of an axis.
 
-    Each rank calls it with the whole latent and gets its patch of the noise prediction. On an axis of one rank it is the
-    plain network. `remove` gives the network back unchanged.
+    Each rank calls it with the whole latent and gets its patch of the noise prediction. On an axis of one rank it is
+    the plain network. `remove` gives the network back unchanged.
 
     Args:
         unet: SDXL's architecture with any widths; it may be used plainly in between only after `remove`.
@@ -77,7 +77,7 @@ class SplitUNet:
         patches = split(height, width, axis.size, unit=self.unit)
         context.exchange.drain()
         context.axis, context.patches = axis, patches
-        batch = conditions.text_BLC.shape[0]
+        batch = conditions.text.shape[0]
         shape = (axis.name, batch, height, width, self.unet.dtype, context.norm_mode)
         context.exchange = self.exchanges.get(shape, lambda: Exchange(axis))
         context.text.clear()
@@ -101,8 +101,8 @@ class SplitUNet:
         (noise_BCHW,) = self.unet(
             context.patches.cut(latent_BCHW, context.axis.index).contiguous(),
             timestep,
-            encoder_hidden_states=conditions.text_BLC,
-            added_cond_kwargs={"text_embeds": conditions.pooled_BC, "time_ids": conditions.time_ids_B6},
+            encoder_hidden_states=conditions.text,
+            added_cond_kwargs={"text_embeds": conditions.pooled, "time_ids": conditions.time_ids},
             return_dict=False,
         )
         context.exchange.settle()

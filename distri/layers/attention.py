@@ -18,7 +18,7 @@ def attend(q_BTC: Tensor, k_BKC: Tensor, v_BKC: Tensor, heads: int) -> Tensor:
     """Scaled dot-product attention, all heads; returns BTC."""
 
     def by_head(x_BNC: Tensor) -> Tensor:
-        return x_BNC.unflatten(-1, (heads, -1)).transpose(1, 2)
+        return x_BNC.view(*x_BNC.shape[:2], heads, -1).transpose(1, 2)
 
     out_BHTD = functional.scaled_dot_product_attention(by_head(q_BTC), by_head(k_BKC), by_head(v_BKC))
     return out_BHTD.transpose(1, 2).flatten(2)
@@ -56,7 +56,7 @@ class PatchSelfAttention:
         if encoder_hidden_states is not None or attention_mask is not None:
             raise Unsplittable(self.site, "Attention", "self-attention was given a mask or other states")
         if not self.context.split:
-            return type(module).forward(module, x)  # type: ignore[no-any-return]
+            return torch.as_tensor(type(module).forward(module, x))
         x_BTC = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x
         if module.group_norm is not None:
             x_BTC = module.group_norm(x_BTC.transpose(1, 2)).transpose(1, 2)
@@ -67,7 +67,7 @@ class PatchSelfAttention:
             out = out.transpose(1, 2).reshape(x.shape)
         if module.residual_connection:
             out = out + x
-        return out / module.rescale_output_factor if module.rescale_output_factor != 1.0 else out
+        return torch.as_tensor(out / module.rescale_output_factor)
 
     def _everyones(self, k_BTC: Tensor, v_BTC: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the whole image: this rank's fresh, the others' as the phase has it."""
@@ -112,7 +112,7 @@ class TextCrossAttention:
             cache[self.site] = (module.to_k(encoder_hidden_states), module.to_v(encoder_hidden_states))
         k_BLC, v_BLC = cache[self.site]
         out_BTC: Tensor = module.to_out[0](attend(module.to_q(x_BTC), k_BLC, v_BLC, module.heads))
-        return out_BTC / module.rescale_output_factor if module.rescale_output_factor != 1.0 else out_BTC
+        return out_BTC / float(module.rescale_output_factor)
 
 
 def refuse_unknown(module: nn.Module, site: str) -> None:

@@ -65,7 +65,7 @@ class PatchConv2d:
         with context.exchange.trade(self.site, outgoing, incoming, context.evaluation, like=x_BCHW) as received:
             halos = list(received)
             above = halos.pop(0) if axis.index > 0 and self.before else x_BCHW.new_zeros(row(self.before))
-            # At the image's own border the padding is the module's, which may be more than a kernel reaches from inside.
+            # At the image's own end the padding is the module's, which may be more than the kernel reaches inside.
             below = halos.pop(0) if halos else x_BCHW.new_zeros(row(self.before if axis.index == last else self.after))
             padded = torch.cat([above, x_BCHW, below], dim)
         across = (0, self.before) if dim == 2 else (self.before, 0)

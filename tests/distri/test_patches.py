@@ -1,0 +1,67 @@
+"""Every split of every size: complete, aligned, balanced, at every level."""
+
+import pytest
+import torch
+
+from distri.errors import TooManyRanks
+from distri.patches import COLUMNS, ROWS, Patches, largest_degree, split
+
+
+@pytest.mark.parametrize("unit", [1, 2, 4])
+def test_all_splits_are_complete_aligned_and_balanced(unit: int) -> None:
+    for rows in range(1, 140):
+        for count in range(1, largest_degree(rows, 1, unit=unit) + 1):
+            patches = split(rows, 1, count, unit=unit)
+            sizes = [patches.rows(index) for index in range(count)]
+            assert sum(sizes) == rows
+            assert all(edge % unit == 0 for edge in patches.edges[:-1])
+            assert all(size >= 1 for size in sizes)
+            units = [-(-size // unit) for size in sizes]
+            assert max(units) - min(units) <= 1
+            assert units == sorted(units)
+
+
+@pytest.mark.parametrize(("height", "width"), [(27, 41), (41, 27), (130, 130), (104, 152), (310, 438), (135, 240)])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 7])
+def test_levels_follow_stride_2_convolutions(height: int, width: int, count: int) -> None:
+    patches = split(height, width, count, unit=4)
+    for _ in range(2):
+        halved = patches.at(1)
+        conv = torch.nn.Conv2d(1, 1, 3, stride=2, padding=1)
+        whole = conv(torch.zeros(1, 1, patches.height, patches.width))
+        assert tuple(whole.shape[2:]) == (halved.height, halved.width)
+        assert all(edge % 2 == 0 for edge in patches.edges[:-1])
+        assert halved.edges[-1] == whole.shape[halved.dim]
+        patches = halved
+
+
+def test_the_longer_side_is_split_and_rows_when_equal() -> None:
+    assert split(27, 41, 2, unit=4).dim == COLUMNS
+    assert split(41, 27, 2, unit=4).dim == ROWS
+    assert split(32, 32, 2, unit=4).dim == ROWS
+
+
+def test_the_remainder_lies_in_the_last_patch() -> None:
+    assert split(27, 20, 4, unit=4).edges == (0, 4, 12, 20, 27)
+    assert split(33, 20, 2, unit=4).edges == (0, 16, 33)
+
+
+def test_cuts_put_together_are_the_whole() -> None:
+    whole = torch.arange(2 * 27 * 41).reshape(1, 2, 27, 41)
+    patches = split(27, 41, 5, unit=4)
+    parts = [patches.cut(whole, index) for index in range(5)]
+    assert torch.equal(torch.cat(parts, patches.dim), whole)
+    assert [tuple(part.shape[2:]) for part in parts] == [patches.size(index) for index in range(5)]
+    assert sum(patches.area(index) for index in range(5)) == 27 * 41
+
+
+def test_doublings_scale_the_edges() -> None:
+    assert split(5, 3, 2, unit=1).at(-3) == Patches(40, 24, ROWS, (0, 16, 40))
+
+
+def test_more_ranks_than_units_name_what_would_fit() -> None:
+    with pytest.raises(TooManyRanks, match="at most 2") as caught:
+        split(8, 8, 3, unit=4)
+    assert (caught.value.ranks, caught.value.units, caught.value.rows) == (3, 2, 8)
+    assert largest_degree(8, 8, unit=4) == 2
+    assert largest_degree(9, 1, unit=4) == 3
