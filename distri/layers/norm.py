@@ -43,9 +43,9 @@ def merged_moments(moments_R2BG: Sequence[Tensor], pixels_R: Sequence[int]) -> T
 def corrected_moments(stale_2BG: Tensor, own_stale_2BG: Tensor, own_2BG: Tensor, fallback_2BG: Tensor) -> Tensor:
     """The whole image's moments now, guessing that it has drifted as this rank's patch has.
 
-    E[x] and E[x^2] of the image are moved by this patch's drift of the same (DistriFusion, section 4.3). Written in
-    central moments nothing large cancels: with the patch's mean moving from m0 to m by d, and the image's mean M, the
-    image's variance becomes V + (v - v0) + 2 d (m0 - M).
+    DistriFusion (section 4.3) moves the image's E[x] and E[x^2] by this patch's drift of the same. Here mean and
+    variance themselves are moved: nothing large cancels, and a shift that all patches share is followed exactly, which
+    moved powers do only where the patch's mean is the image's.
 
     Args:
         stale_2BG: of the whole image in the evaluation before.
@@ -53,7 +53,7 @@ def corrected_moments(stale_2BG: Tensor, own_stale_2BG: Tensor, own_2BG: Tensor,
         fallback_2BG: taken by the groups whose corrected variance would not be positive.
     """
     drift_BG = own_2BG[0] - own_stale_2BG[0]
-    variance_BG = stale_2BG[1] + (own_2BG[1] - own_stale_2BG[1]) + 2 * drift_BG * (own_stale_2BG[0] - stale_2BG[0])
+    variance_BG = stale_2BG[1] + (own_2BG[1] - own_stale_2BG[1])
     corrected_2BG = torch.stack([stale_2BG[0] + drift_BG, variance_BG])
     return torch.where(variance_BG > 0, corrected_2BG, fallback_2BG)
 
