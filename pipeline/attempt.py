@@ -14,6 +14,8 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.errors import ConflictError
+
 SCHEMA_VERSION = 1
 
 REPORT_LIMIT_BYTES = 4096  # what a kubelet keeps of a termination message
@@ -152,7 +154,7 @@ class LaunchResult(StrEnum):
     ADOPTED = "adopted"  # it was there already, and is the attempt on record
 
 
-class NameTaken(Exception):  # noqa: N818 - it is an answer, and the launcher's callers handle it as one
+class NameTaken(ConflictError):
     """Something else holds the attempt's name."""
 
     def __init__(self, name: str, found: str, wanted: str) -> None:
@@ -160,7 +162,7 @@ class NameTaken(Exception):  # noqa: N818 - it is an answer, and the launcher's 
 
 
 class Launcher(Protocol):
-    """Who runs attempts: a Kubernetes cluster, or the local node. Outages are waited out inside, or raise ServiceError."""
+    """Who runs attempts: a Kubernetes cluster, or the local node. An outage raises ServiceError."""
 
     def launch(self, spec: AttemptSpec) -> LaunchResult:
         """Create the attempt, or adopt it if it is there with this very spec. Raises NameTaken otherwise."""

@@ -13,7 +13,8 @@ TesseraError
 ├── ConflictError          somebody else moved first; the caller reads again
 │   ├── StaleWrite         the record's revision moved on
 │   ├── LeaseLost          another worker holds the job now
-│   └── ClaimRefused       another pod, or another attempt, holds the job now
+│   ├── ClaimRefused       another pod, or another attempt, holds the job now
+│   └── NameTaken          something else holds an attempt's name (see pipeline.attempt)
 └── IllegalMove            a state change that the table of moves does not have
 
 Messages name what was found, what was wanted and what to do. They never hold credentials or prompts.

@@ -126,7 +126,7 @@ class Settings(BaseModel):
         return self.default_model or (next(iter(self.models)) if len(self.models) == 1 else None)
 
     def environment(self) -> dict[str, str]:
-        """These settings as environment variables for a child process; the Redis URL with its password is among them."""
+        """These settings as variables for a child process; the Redis URL with its password is among them."""
         variables = {}
         for name, value in self.model_dump(mode="json", exclude={"redis_url"}, exclude_none=True).items():
             variables[PREFIX + name.upper()] = json.dumps(value) if isinstance(value, dict | bool) else str(value)

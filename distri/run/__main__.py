@@ -1,0 +1,85 @@
+"""Entry point of every rank of a pod. Exits 0 only if every image of the job has an outcome in the bucket."""
+
+from __future__ import annotations
+
+# Before the slow imports: a rank whose torchrun is killed must not stay behind.
+from pipeline.lifeline import die_with_parent
+
+die_with_parent()
+
+import os  # noqa: E402
+import secrets  # noqa: E402
+import sys  # noqa: E402
+from datetime import timedelta  # noqa: E402
+
+import structlog  # noqa: E402
+import torch  # noqa: E402
+
+from distri.mesh import Layout, Mesh  # noqa: E402
+from distri.run.leader import Leader, leader_of  # noqa: E402
+from distri.run.report import write_report  # noqa: E402
+from distri.run.shard import LeaderRefused, PodMisconfigured, render_shard  # noqa: E402
+from pipeline.attempt import AttemptSpec, Code, PodReport  # noqa: E402
+from pipeline.errors import ClaimRefused, ServiceError, SettingsError  # noqa: E402
+from pipeline.logs import configure_logging, redacted  # noqa: E402
+from pipeline.results import ImageResult  # noqa: E402
+from pipeline.settings import load_settings  # noqa: E402
+
+log = structlog.get_logger("distri.run")
+
+ATTEMPT_VARIABLE, UID_VARIABLE = "TESSERA_ATTEMPT", "TESSERA_POD_UID"
+
+# How long a rank waits for the others in a collective before it says so and ends the pod.
+COLLECTIVE_TIMEOUT = timedelta(seconds=300)
+
+
+def main() -> int:
+    """Render the attempt that the environment names."""
+    rank = int(os.environ.get("RANK", "0"))
+    try:
+        settings = load_settings()
+        configure_logging(settings.log_format, settings.log_level)
+        spec = AttemptSpec.model_validate_json(os.environ[ATTEMPT_VARIABLE])
+        structlog.contextvars.bind_contextvars(batch=spec.batch_id, job=spec.job_index, attempt=spec.number, rank=rank)
+        device = "cuda" if spec.device == "cuda" or (spec.device == "auto" and torch.cuda.is_available()) else "cpu"
+        mesh = Mesh.join(Layout.parse(spec.layout), device=device, timeout=COLLECTIVE_TIMEOUT)
+        leader = leader_of(mesh, spec, os.environ.get(UID_VARIABLE) or secrets.token_hex(8), settings)
+        render_shard(mesh, leader, spec, settings)
+        if leader is not None and leader.stopped_because is not None:
+            write_report(_report(leader, Code.DELETED, leader.stopped_because))
+            return 1
+        if leader is not None:
+            write_report(_report(leader, Code.SUCCEEDED, ""))
+        mesh.leave()
+    except LeaderRefused:
+        return 1  # the leader reports
+    except Exception as error:
+        log.exception("rank ended")
+        message = redacted(f"{type(error).__name__}: {error}")
+        write_report(PodReport(code=_code_of(error), message=message, rank=rank))
+        return 1
+    return 0
+
+
+def _report(leader: Leader, code: Code, message: str) -> PodReport:
+    outcomes = leader.committer.outcomes.values()
+    committed = sum(isinstance(outcome, ImageResult) for outcome in outcomes)
+    return PodReport(code=code, message=message, committed=committed, failed=len(outcomes) - committed)
+
+
+def _code_of(error: Exception) -> Code:
+    if isinstance(error, ClaimRefused):
+        return Code.CLAIM_REFUSED
+    if isinstance(error, PodMisconfigured | SettingsError):
+        return Code.CONFIG_ERROR
+    if isinstance(error, ServiceError):
+        return Code.STORAGE
+    return Code.ENGINE_ERROR
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: a thread of gloo or NCCL that waits for a dead peer would keep the process from ending.
+    os._exit(code)

@@ -1,0 +1,152 @@
+"""What only the leader of a replica does: claim, decide, commit. Everybody else follows its words."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from enum import IntEnum
+from types import FrameType
+
+import structlog
+
+from distri.engine import Rendered
+from distri.mesh import Mesh
+from distri.run.committer import Committer, PodIdentity
+from distri.sampler import Control
+from pipeline.artifacts import Artifacts
+from pipeline.attempt import AttemptSpec
+from pipeline.commit import ForeignObject, committed_failure, committed_result
+from pipeline.errors import ClaimRefused, ServiceError, StoreUnavailable, UnknownBatch
+from pipeline.ledger import Ledger
+from pipeline.objects import BatchObjects
+from pipeline.results import FailureCode, Outcome, Provenance, failure_of, result_of
+from pipeline.settings import Settings
+from pipeline.shards import ImageTask, Shard, parsed_shard
+from pipeline.states import BatchState
+
+log = structlog.get_logger(__name__)
+
+WATCH_S = 1.0
+
+
+class Word(IntEnum):
+    """What the leader says before each image."""
+
+    RENDER = 0
+    SKIP = 1
+    STOP = 2
+
+
+class Leader:
+    """One replica's side towards Redis and S3."""
+
+    def __init__(self, spec: AttemptSpec, uid: str, settings: Settings) -> None:
+        self.spec = spec
+        self.stopped_because: str | None = None
+        self._objects = BatchObjects(spec.batch_id)
+        self._ledger, self._artifacts = Ledger(settings), Artifacts(settings)
+        self._identity = PodIdentity(spec, uid)
+        self._committer: Committer | None = None
+
+    def claim(self) -> None:
+        """Register this pod for its job. Raises ClaimRefused or LedgerUnavailable."""
+        spec = self.spec
+        refusal = self._ledger.jobs.register_pod(
+            spec.job_ref, attempt=spec.number, token=spec.token, uid=self._identity.uid
+        )
+        if refusal is not None:
+            raise ClaimRefused(f"this pod may not render {spec.job_ref}: {refusal}")
+        self._committer = Committer(self._identity, self._ledger, self._artifacts, self.stop)
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+
+    def shard(self) -> Shard:
+        """The rows of this job. Raises StoreUnavailable."""
+        body = self._artifacts.get(self.spec.shard_key)
+        if body is None:
+            raise StoreUnavailable(f"{self.spec.shard_key} is not in {self._artifacts.where}")
+        return parsed_shard(body)
+
+    @property
+    def committer(self) -> Committer:
+        """Where images go; there is one once the pod has its claim."""
+        if self._committer is None:
+            raise RuntimeError("claim first")
+        return self._committer
+
+    def stop(self, reason: str) -> None:
+        """End before the next evaluation; what is rendered is still committed."""
+        if self.stopped_because is None:
+            self.stopped_because = reason
+            log.info("stopping", reason=reason)
+
+    def decide(self, task: ImageTask) -> Word:
+        """Whether to render this image: not if it has an outcome, nor if this pod is to stop."""
+        if self.stopped_because is not None:
+            return Word.STOP
+        before = self._before(task)
+        if before is not None:
+            self.committer.known(task, before)
+            log.info("image has an outcome already", image=task.id, status=before.status)
+            return Word.SKIP
+        self.committer.started(task)
+        return Word.RENDER
+
+    def control(self) -> Control:
+        """Whether to go on, asked before every evaluation."""
+        return Control.GO if self.stopped_because is None else Control.STOP
+
+    def take(self, task: ImageTask, rendered: Rendered, provenance: Provenance) -> None:
+        """Commit a rendered image, or write down that it shows nothing."""
+        if not rendered.finite or rendered.blank:
+            what = "holds values that are not finite" if not rendered.finite else "is of one colour"
+            failure = failure_of(task, FailureCode.BLACK, f"the decoded picture {what}", retryable=True)
+            self.committer.failed(task, failure)
+            return
+        seconds = rendered.encode_s + rendered.denoise_s + rendered.decode_s
+        result = result_of(task, self._objects, provenance, round(seconds, 3))
+        self.committer.rendered(task, result, rendered.pixels)
+
+    def fail(self, task: ImageTask, code: FailureCode, message: str) -> None:
+        """Write down why this image cannot be rendered."""
+        self.committer.failed(task, failure_of(task, code, message, retryable=False))
+
+    def _before(self, task: ImageTask) -> Outcome | None:
+        try:
+            return committed_result(self._artifacts, self._objects, task) or committed_failure(
+                self._artifacts, self._objects, task
+            )
+        except ForeignObject as error:
+            return failure_of(task, FailureCode.FOREIGN_OBJECT, str(error), retryable=True)
+        except StoreUnavailable as error:
+            # Rendering it twice is the lesser evil: the commit is conditional.
+            log.warning("cannot ask whether the image is there", image=task.id, reason=str(error))
+            return None
+
+    def _watch(self) -> None:
+        pause = threading.Event()
+        while self.stopped_because is None:
+            try:
+                if self._ledger.batches.state(self.spec.batch_id) is BatchState.CANCELLING:
+                    self.stop("the batch is being cancelled")
+                # Also notices that the job went to another attempt.
+                if refusal := self._ledger.jobs.register_pod(
+                    self.spec.job_ref, attempt=self.spec.number, token=self.spec.token, uid=self._identity.uid
+                ):
+                    self.stop(f"the claim is gone: {refusal}")
+            except UnknownBatch as error:
+                self.stop(str(error))
+            except ServiceError as error:
+                log.warning("cannot look for cancellation", reason=str(error))
+            pause.wait(WATCH_S)
+
+    def _on_sigterm(self, _number: int, _frame: FrameType | None) -> None:
+        self.stop("the pod was asked to end (SIGTERM)")
+
+
+def leader_of(mesh: Mesh, spec: AttemptSpec, uid: str, settings: Settings) -> Leader | None:
+    """The leader's side if this rank leads its replica; other ranks leave SIGTERM to it."""
+    if mesh.is_leader:
+        return Leader(spec, uid, settings)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return None

@@ -1,0 +1,149 @@
+"""Go through a job's images, all ranks of a replica together."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import structlog
+import torch
+
+from distri.engine import Engine, ImageSpec
+from distri.engine import Settings as EngineSettings
+from distri.errors import BadImage, EngineError, LayoutError, ModelError, PromptTooLong, Stopped, TooManyRanks
+from distri.mesh import Mesh
+from distri.run.leader import Leader, Word
+from distri.sampler import Control
+from pipeline.attempt import AttemptSpec
+from pipeline.errors import TesseraError
+from pipeline.results import FailureCode, Provenance
+from pipeline.settings import ModelSource, Settings
+from pipeline.shards import ImageTask, images_of, parsed_shard, shard_bytes
+from pipeline.version import installed_version
+
+log = structlog.get_logger(__name__)
+
+
+class PodMisconfigured(TesseraError):
+    """The pod lacks something that no retry brings: a model, say."""
+
+
+class LeaderRefused(TesseraError):
+    """The leader could not begin; its own rank has the reason."""
+
+
+def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings: Settings) -> None:
+    """Claim the job, load its model and render its images, each replica its share.
+
+    Whatever one rank alone may find out is broadcast before anybody acts on it. Raises on all ranks of the replica.
+    """
+    tasks = _agreed_tasks(mesh, leader)
+    model_id = tasks[0].row.model
+    source = settings.models.get(model_id)
+    if source is None:
+        raise PodMisconfigured(f"model {model_id!r} is not in TESSERA_MODELS of this pod")
+    dtype = _dtype(spec.dtype, mesh.device)
+    try:
+        engine = Engine.load(
+            Path(source.path),
+            mesh,
+            dtype=dtype,
+            settings=EngineSettings(exact=spec.exact, warmup=spec.warmup_steps),
+        )
+    except (ModelError, LayoutError) as error:
+        raise PodMisconfigured(f"model {model_id!r}: {error}") from error
+    provenance = _provenance(mesh, spec, source, dtype)
+    log.info("model loaded", model=model_id, revision=source.revision, images=len(tasks))
+    for task in tasks[mesh.data_index :: mesh.layout.data]:
+        with structlog.contextvars.bound_contextvars(image=task.id):
+            if not _render(mesh, engine, leader, task, provenance):
+                break
+    if leader is not None:
+        whole = mesh.layout.data == 1 and leader.stopped_because is None
+        leader.committer.finish(spec.job_index if whole else None)
+
+
+def _agreed_tasks(mesh: Mesh, leader: Leader | None) -> list[ImageTask]:
+    """The job's images, from the leader. If it cannot begin, all ranks raise."""
+    word: dict[str, str] = {}
+    problem: TesseraError | None = None
+    if leader is not None:
+        try:
+            leader.claim()
+            word = {"shard": shard_bytes(leader.shard()).decode()}
+        except TesseraError as error:
+            problem, word = error, {"problem": str(error)}
+    word = mesh.broadcast_object(word)
+    if problem is not None:
+        raise problem
+    if "problem" in word:
+        raise LeaderRefused(word["problem"])
+    return images_of(parsed_shard(word["shard"].encode()))
+
+
+def _render(mesh: Mesh, engine: Engine, leader: Leader | None, task: ImageTask, provenance: Provenance) -> bool:
+    """Render one image; False if the replica is to stop."""
+    word = Word(mesh.broadcast_word(leader.decide(task) if leader is not None else 0))
+    if word is not Word.RENDER:
+        return word is Word.SKIP
+    row = task.row
+    image = ImageSpec(
+        prompt=row.prompt,
+        negative_prompt=row.negative_prompt,
+        seed=task.seed,
+        width=row.width,
+        height=row.height,
+        steps=row.steps,
+        guidance_scale=row.guidance_scale,
+        guidance_rescale=row.guidance_rescale,
+    )
+    try:
+        rendered = engine.render(image, control=leader.control if leader is not None else _never_asked)
+    except Stopped:
+        return False
+    except (BadImage, TooManyRanks) as error:
+        # These follow from what is equal on all ranks, so all of them come here.
+        if leader is not None:
+            leader.fail(task, _code(error), str(error))
+        return True
+    log.info(
+        "image rendered",
+        encode_s=round(rendered.encode_s, 3),
+        denoise_s=round(rendered.denoise_s, 3),
+        decode_s=round(rendered.decode_s, 3),
+        synchronous=rendered.evaluations.synchronous,
+        displaced=rendered.evaluations.displaced,
+        sent_bytes=rendered.bytes_sent,
+    )
+    if leader is not None:
+        leader.take(task, rendered, provenance)
+    return True
+
+
+def _never_asked() -> Control:
+    raise AssertionError("only the leader's control is asked")
+
+
+def _code(error: EngineError) -> FailureCode:
+    return FailureCode.PROMPT_TOO_LONG if isinstance(error, PromptTooLong) else FailureCode.UNSUPPORTED
+
+
+def _dtype(wanted: str, device: torch.device) -> torch.dtype:
+    if wanted == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    dtype: torch.dtype = getattr(torch, wanted)
+    return dtype
+
+
+def _provenance(mesh: Mesh, spec: AttemptSpec, source: ModelSource, dtype: torch.dtype) -> Provenance:
+    return Provenance(
+        model_revision=source.revision,
+        layout=str(mesh.layout),
+        ranks=mesh.layout.ranks,
+        exact=spec.exact,
+        warmup_steps=spec.warmup_steps,
+        device=torch.cuda.get_device_name(mesh.device) if mesh.device.type == "cuda" else platform.machine(),
+        dtype=str(dtype).removeprefix("torch."),
+        attempt=spec.number,
+        versions={name: installed_version(name) for name in ("tessera-render", "torch", "diffusers", "transformers")},
+    )

@@ -1,0 +1,237 @@
+"""The S3 side: put, get and list objects below the deployment's prefix; errors translated once.
+
+`put_new` is the commit of everything that must exist once: a conditional PUT. A store that ignores the condition is
+refused by `check`, because two pods of one image would overwrite each other there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING
+
+import boto3
+import botocore.exceptions as s3_errors
+from botocore.config import Config
+
+from pipeline.errors import StoreUnavailable
+from pipeline.settings import Settings, without_credentials
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+READ_TIMEOUT_S = 60.0
+MAX_ATTEMPTS = 5
+
+_PRECONDITION_FAILED = {"PreconditionFailed", "412"}
+_CONFLICT = {"ConditionalRequestConflict", "409"}
+_ABSENT = {"NoSuchKey", "404", "NotFound"}
+_DENIED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403", "Forbidden", "ExpiredToken"}
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """An access key of one's own, where the environment's is not meant: that of the local stack."""
+
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """What a HEAD says of an object."""
+
+    key: str
+    size_bytes: int
+    metadata: Mapping[str, str]
+
+
+class Artifacts:
+    """Objects of one deployment. Keys are relative to its prefix. Safe to share between threads."""
+
+    def __init__(self, settings: Settings, credentials: Credentials | None = None) -> None:
+        self._credentials = credentials
+        self._bucket = settings.s3_bucket
+        self._prefix = f"{settings.s3_prefix}/" if settings.s3_prefix else ""
+        self._endpoint = settings.s3_endpoint
+        self._settings = settings
+        self._client = self._connected(READ_TIMEOUT_S, MAX_ATTEMPTS)
+
+    def _connected(self, read_timeout_s: float, attempts: int) -> S3Client:
+        own = self._credentials
+        return boto3.session.Session(
+            aws_access_key_id=own.access_key_id if own else None,
+            aws_secret_access_key=own.secret_access_key if own else None,
+        ).client(
+            "s3",
+            endpoint_url=self._endpoint,
+            region_name=self._settings.s3_region,
+            config=Config(
+                connect_timeout=self._settings.connect_timeout_s,
+                read_timeout=read_timeout_s,
+                retries={"mode": "standard", "max_attempts": attempts},
+                max_pool_connections=32,
+                # Path style works with every endpoint; AWS keeps it for buckets that exist.
+                s3={"addressing_style": "path"} if self._endpoint else {},
+            ),
+        )
+
+    def check(self) -> None:
+        """Make sure, within seconds, that the bucket is there, lets us write and honours `If-None-Match`.
+
+        Raises StoreUnavailable with what is wrong and what to do.
+        """
+        client = self._connected(self._settings.connect_timeout_s, 1)
+        key = f"{self._prefix}.probe/{secrets.token_hex(8)}"
+        with self._errors():
+            client.head_bucket(Bucket=self._bucket)
+            client.put_object(Bucket=self._bucket, Key=key, Body=b"1", IfNoneMatch="*")
+            try:
+                client.put_object(Bucket=self._bucket, Key=key, Body=b"2", IfNoneMatch="*")
+            except s3_errors.ClientError as error:
+                if _code(error) not in _PRECONDITION_FAILED:
+                    raise
+            else:
+                raise StoreUnavailable(
+                    f"the store at {self.where} overwrote an object although the request said If-None-Match: *; "
+                    "Tessera needs conditional PUT so that no image is committed twice"
+                )
+            finally:
+                client.delete_object(Bucket=self._bucket, Key=key)
+
+    def put_new(self, key: str, body: bytes, *, content_type: str, metadata: Mapping[str, str] | None = None) -> bool:
+        """Create an object; False if there is one already, which then stays as it is.
+
+        An answer that was lost is asked for again: if what is there carries our own digest, it was we who put it.
+        """
+        digest = sha256(body)
+        with self._errors():
+            for last in (False, False, True):
+                try:
+                    self._client.put_object(
+                        Bucket=self._bucket,
+                        Key=self._prefix + key,
+                        Body=body,
+                        ContentType=content_type,
+                        Metadata={**(metadata or {}), "sha256": digest},
+                        IfNoneMatch="*",
+                    )
+                except s3_errors.ClientError as error:
+                    if _code(error) in _PRECONDITION_FAILED:
+                        found = self.head(key)
+                        return found is not None and found.metadata.get("sha256") == digest
+                    if last or _code(error) not in _CONFLICT:  # two writers at the same instant: ask again
+                        raise
+                else:
+                    return True
+        raise AssertionError("unreachable: the last round returns or raises")
+
+    def put(self, key: str, body: bytes | IO[bytes], *, content_type: str) -> None:
+        """Write an object, over what may be there: for what follows from its inputs, where twice is harmless."""
+        with self._errors():
+            if isinstance(body, bytes):
+                self._client.put_object(
+                    Bucket=self._bucket, Key=self._prefix + key, Body=body, ContentType=content_type
+                )
+            else:
+                self._client.upload_fileobj(
+                    body, self._bucket, self._prefix + key, ExtraArgs={"ContentType": content_type}
+                )
+
+    def get(self, key: str) -> bytes | None:
+        """The object's bytes, or None if it is not there."""
+        with self._errors():
+            try:
+                found = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+            except s3_errors.ClientError as error:
+                if _code(error) in _ABSENT:
+                    return None
+                raise
+            body: bytes = found["Body"].read()
+        return body
+
+    def lines(self, key: str) -> Iterator[bytes]:
+        """The lines of an object, streamed; none if it is not there."""
+        with self._errors():
+            try:
+                body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"]
+            except s3_errors.ClientError as error:
+                if _code(error) in _ABSENT:
+                    return
+                raise
+            yield from body.iter_lines(chunk_size=1 << 16)
+
+    def head(self, key: str) -> StoredObject | None:
+        """Size and metadata of an object, or None if it is not there."""
+        with self._errors():
+            try:
+                found = self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
+            except s3_errors.ClientError as error:
+                if _code(error) in _ABSENT:
+                    return None
+                raise
+        return StoredObject(key, found["ContentLength"], found["Metadata"])
+
+    def list(self, folder: str) -> Iterator[str]:
+        """Keys below a folder (which ends in a slash), in order."""
+        with self._errors():
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + folder
+            )
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    yield item["Key"][len(self._prefix) :]
+
+    def folders(self, folder: str) -> Iterator[str]:
+        """Names of the folders directly below a folder (which ends in a slash), in order."""
+        with self._errors():
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + folder, Delimiter="/"
+            )
+            for page in pages:
+                for item in page.get("CommonPrefixes", ()):
+                    yield item["Prefix"][len(self._prefix + folder) :].rstrip("/")
+
+    @property
+    def where(self) -> str:
+        """Endpoint and bucket, for messages."""
+        return f"{without_credentials(self._endpoint) if self._endpoint else 'AWS S3'} (bucket {self._bucket})"
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except s3_errors.ClientError as error:
+            code = _code(error)
+            if code == "NoSuchBucket" or (code in _ABSENT and error.operation_name == "HeadBucket"):
+                raise StoreUnavailable(
+                    f"S3 at {self.where}: the bucket does not exist; create it or correct TESSERA_S3_BUCKET"
+                ) from error
+            if code in _DENIED:
+                raise StoreUnavailable(
+                    f"S3 at {self.where} refuses our credentials ({code} on {error.operation_name}); check "
+                    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do in this bucket"
+                ) from error
+            raise StoreUnavailable(f"S3 at {self.where}: {code} on {error.operation_name}") from error
+        except (s3_errors.NoCredentialsError, s3_errors.PartialCredentialsError) as error:
+            raise StoreUnavailable(
+                f"no credentials for S3 at {self.where}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, "
+                "or a workload identity"
+            ) from error
+        except (s3_errors.BotoCoreError, OSError) as error:
+            raise StoreUnavailable(
+                f"S3 at {self.where} does not answer ({type(error).__name__}); check TESSERA_S3_ENDPOINT, or start the "
+                "local stack with `tessera up`"
+            ) from error
+
+
+def _code(error: s3_errors.ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", "unknown"))
+
+
+def sha256(body: bytes) -> str:
+    """Hexadecimal SHA-256."""
+    return hashlib.sha256(body).hexdigest()

@@ -1,0 +1,8 @@
+"""The command `tessera`: thin commands over the client, one file a group.
+
+Belongs here: options, printing, exit codes. Does not belong here: anything that the Python client could not do too.
+"""
+
+from pipeline.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,257 @@
+"""Commands about batches: submit, validate, status, watch, list, cancel, download."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.cli.exits import INTERRUPTED, OK
+from pipeline.client import Batch, Client
+from pipeline.connect import connect
+from pipeline.deployment import AllowedModel, Deployment
+from pipeline.errors import SettingsError
+from pipeline.manifest import Validation, open_source, resolved_rows
+from pipeline.progress import summary
+from pipeline.states import ImageState
+from pipeline.status import BatchStatus
+from pipeline.submit import Submission, checked_options
+
+BatchId = Annotated[str, typer.Argument(help="Id of a batch.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
+Timeout = Annotated[float | None, typer.Option(help="Give up waiting after so many seconds (exit code 5).")]
+
+File = Annotated[Path, typer.Argument(help="Prompt set: one JSON object a line (.jsonl).", show_default=False)]
+Width = Annotated[int | None, typer.Option(help="Width in pixels of rows that name none, a multiple of 8.")]
+Height = Annotated[int | None, typer.Option(help="Height in pixels of rows that name none, a multiple of 8.")]
+Steps = Annotated[int | None, typer.Option(help="Denoising steps of rows that name none.")]
+Guidance = Annotated[float | None, typer.Option(help="Guidance scale of rows that name none; up to 1 is off.")]
+Rescale = Annotated[float | None, typer.Option(help="Guidance rescale of rows that name none, 0 to 1.")]
+Negative = Annotated[str | None, typer.Option(help='Negative prompt of rows that name none; "" is not the same.')]
+NumImages = Annotated[int | None, typer.Option(help="Images of each row that names no number.")]
+Model = Annotated[str | None, typer.Option(help="Model of rows that name none, from the allow-list.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the program."""
+    for command in (submit, validate, status, watch, list_batches, cancel, download):
+        name = "list" if command is list_batches else command.__name__
+        app.command(name)(command)
+
+
+def submit(
+    file: File,
+    width: Width = None,
+    height: Height = None,
+    steps: Steps = None,
+    guidance_scale: Guidance = None,
+    guidance_rescale: Rescale = None,
+    negative_prompt: Negative = None,
+    num_images: NumImages = None,
+    model: Model = None,
+    batch_id: Annotated[str | None, typer.Option(help="Your own id; submitting it again changes nothing.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Batch seed, from which rows without a seed get theirs.")] = None,
+    tenant: Annotated[str, typer.Option(help="Who shares fairly with whom.")] = "default",
+    priority: Annotated[int, typer.Option(help="0 is served first, 9 last.")] = 5,
+    skip_invalid: Annotated[bool, typer.Option(help="Leave invalid rows out instead of refusing them all.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Wait, show progress, exit as `watch` does.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Wait, then download to here.")] = None,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> int:
+    """Submit a prompt set. It is accepted as a whole, or refused with everything that is wrong with it."""
+    defaults = _said(
+        width=width,
+        height=height,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        guidance_rescale=guidance_rescale,
+        negative_prompt=negative_prompt,
+        num_images=num_images,
+        model=model,
+    )
+    client = Client()
+    accepted = client.accept(
+        Submission(file, checked_options(defaults), batch_id, tenant, priority, seed, skip_invalid)
+    )
+    manifest = accepted.manifest
+    batch = client.batch(manifest.id)
+    if as_json:
+        _write({"batch": manifest.id, "rows": manifest.rows, "images": manifest.images, "created": accepted.created})
+    elif watch or output:
+        typer.echo(f"batch {manifest.id}: {manifest.rows} rows, {manifest.images} images", err=True)
+    else:
+        what = "accepted" if accepted.created else "accepted before, nothing changed"
+        typer.echo(f"{manifest.id}  {what}: {manifest.rows} rows, {manifest.images} images")
+        typer.echo(f"follow it with: tessera watch {manifest.id}", err=True)
+    if manifest.invalid_rows:
+        typer.echo(f"{manifest.invalid_rows} errors in rows left out; errors.jsonl will list them", err=True)
+    if not (watch or output):
+        return OK
+    status = follow(batch, timeout)
+    if output:
+        typer.echo(str(batch.download(output)), err=as_json)
+    return status.exit_code
+
+
+def validate(
+    file: File,
+    width: Width = None,
+    height: Height = None,
+    steps: Steps = None,
+    guidance_scale: Guidance = None,
+    guidance_rescale: Rescale = None,
+    negative_prompt: Negative = None,
+    num_images: NumImages = None,
+    model: Model = None,
+    as_json: AsJson = False,
+) -> int:
+    """Check a prompt set without submitting it; exit code 2 if a row is invalid.
+
+    Limits and models are those of the deployment that the settings name. Without settings, only what holds for every
+    deployment is checked.
+    """
+    defaults = checked_options(
+        _said(
+            width=width,
+            height=height,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
+            negative_prompt=negative_prompt,
+            num_images=num_images,
+            model=model,
+        )
+    )
+    source = open_source(file)
+    try:
+        deployment, where = connect().ledger.deployment(), "the deployment"
+    except SettingsError:
+        deployment, where = _any_deployment(model), "any deployment (none is configured, so models are not checked)"
+    found = Validation(source.name)
+    for _row in resolved_rows(source, defaults, deployment, found, batch_seed=0):
+        pass
+    found.raise_if_refused()
+    if as_json:
+        _write({"rows": found.rows, "images": found.images, "checked_against": where})
+    else:
+        typer.echo(f"{file}: {found.rows} rows, {found.images} images, valid for {where}")
+    return OK
+
+
+def status(batch_id: BatchId, as_json: AsJson = False) -> int:
+    """Show how a batch stands."""
+    seen = Client().batch(batch_id).status()
+    if as_json:
+        _write(seen.as_dict())
+        return OK
+    typer.echo(summary(seen))
+    for state in ImageState:
+        if seen.images[state]:
+            typer.echo(f"  {seen.images[state]:>8,} {state.value}")
+    if seen.invalid_rows:
+        typer.echo(f"  {seen.invalid_rows:>8,} errors in rows left out")
+    if seen.reason:
+        typer.echo(f"  {seen.reason}")
+    return OK
+
+
+def watch(batch_id: BatchId, timeout: Timeout = None, as_json: AsJson = False) -> int:
+    """Follow a batch until it is finished; the exit code says how it ended: 0 all, 3 some, 4 none, 5 timed out."""
+    batch = Client().batch(batch_id)
+    if not as_json:
+        return follow(batch, timeout).exit_code
+    seen = None
+    for seen in batch.updates(timeout):
+        _write(seen.as_dict())
+    return seen.exit_code if seen else OK
+
+
+def list_batches(
+    limit: Annotated[int, typer.Option(help="How many, newest first.", min=1)] = 20, as_json: AsJson = False
+) -> int:
+    """List batches, newest first."""
+    found = Client().batches(limit)
+    if as_json:
+        for seen in found:
+            _write(seen.as_dict())
+        return OK
+    table = Table("batch", "state", "images", "failed", "submitted (UTC)", "took", box=None, pad_edge=False)
+    for seen in found:
+        table.add_row(
+            seen.id,
+            seen.state.value,
+            f"{seen.done}/{seen.total}",
+            str(seen.failed or ""),
+            f"{seen.created_at:%Y-%m-%d %H:%M:%S}",
+            f"{seen.elapsed_s:.0f} s",
+        )
+    Console().print(table)
+    return OK
+
+
+def cancel(batch_id: BatchId, as_json: AsJson = False) -> int:
+    """Cancel what a batch has not rendered yet; images that are committed stay."""
+    state = Client().batch(batch_id).cancel()
+    if as_json:
+        _write({"batch": batch_id, "state": state.value})
+    else:
+        typer.echo(f"{batch_id} is {state.value}")
+    return OK
+
+
+def download(
+    batch_id: BatchId,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder; renders/<batch id> if not given.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Bring images, results and gallery of a batch to a folder; also while it runs. A broken download goes on."""
+    page = Client().batch(batch_id).download(output or Path("renders") / batch_id)
+    if as_json:
+        _write({"batch": batch_id, "gallery": str(page)})
+    else:
+        typer.echo(str(page))
+    return OK
+
+
+def follow(batch: Batch, timeout: float | None) -> BatchStatus:
+    """Show progress until the batch is finished. Interrupted, it says that the batch goes on."""
+    try:
+        return batch.wait(timeout, progress=True)
+    except KeyboardInterrupt:
+        typer.echo(f"the batch goes on: tessera watch {batch.id}, or tessera cancel {batch.id}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _said(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _any_deployment(model: str | None) -> Deployment:
+    class AnyModel(dict[str, AllowedModel]):
+        def __contains__(self, _name: object) -> bool:
+            return True
+
+        def __missing__(self, _name: str) -> AllowedModel:
+            return AllowedModel(revision="any", native_px=1024)
+
+    return Deployment.model_construct(
+        version="none",
+        models=AnyModel(),
+        default_model=model or "any",
+        max_megapixels=float("inf"),
+        max_rows=10**9,
+        layout="1x1x1",
+    )
+
+
+def _write(value: Any) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()

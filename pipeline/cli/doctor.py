@@ -1,0 +1,38 @@
+"""The command `doctor`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.cli.exits import OK, OUR_FAULT
+from pipeline.doctor import Verdict, examine
+
+_COLOURS = {Verdict.OK: "green", Verdict.MISSING: "yellow", Verdict.WRONG: "red"}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this command to the program."""
+    app.command()(doctor)
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")] = False) -> int:
+    """Check everything that Tessera depends on, and say what to do about each thing that is missing.
+
+    Exit code 1 if something that is configured does not work; what is only not installed here is no fault.
+    """
+    found = examine()
+    if as_json:
+        sys.stdout.write(json.dumps([finding.as_dict() for finding in found]) + "\n")
+    else:
+        table = Table("", "what", "found", "what to do", box=None, pad_edge=False)
+        for finding in found:
+            colour = _COLOURS[finding.verdict]
+            table.add_row(f"[{colour}]{finding.verdict.value}[/]", finding.what, finding.found, finding.advice)
+        Console(soft_wrap=True).print(table)
+    return OUR_FAULT if any(finding.verdict is Verdict.WRONG for finding in found) else OK

@@ -1,0 +1,83 @@
+"""Entry point: parse, run, and turn every error into one message and its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from pipeline.cli import batches, doctor, stack
+from pipeline.cli.exits import INTERRUPTED, USAGE, exit_code
+from pipeline.errors import ManifestError, TesseraError
+from pipeline.logs import configure_logging, redacted
+from pipeline.version import installed_version
+
+app = typer.Typer(
+    name="tessera",
+    help="Render large prompt sets with SDXL at high resolution.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+batches.add_to(app)
+stack.add_to(app)
+doctor.add_to(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tessera {installed_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run a command and exit with its code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    # The client's own warnings only; a command says what it has to say on its own.
+    configure_logging(os.environ.get("TESSERA_LOG_FORMAT", "auto"), "warning")
+    raise SystemExit(_run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except TesseraError as error:
+        _show(error, as_json="--json" in arguments)
+        return exit_code(error)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        typer.echo("interrupted", err=True)
+        return INTERRUPTED
+    except click.exceptions.ClickException as error:
+        error.show()
+        return USAGE
+    except BrokenPipeError:  # `tessera list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+def _show(error: TesseraError, *, as_json: bool) -> None:
+    if not as_json:
+        typer.echo(redacted(f"error: {error}"), err=True)
+        return
+    body: dict[str, object] = {"error": type(error).__name__, "message": redacted(str(error))}
+    if isinstance(error, ManifestError):
+        body["errors"] = [{"line": e.line, "field": e.field, "message": e.message} for e in error.errors]
+        body["total"] = error.total
+    typer.echo(json.dumps(body), err=True)

@@ -1,0 +1,131 @@
+"""Commands about the local stack: up, down, demo."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.cli.exits import OK
+from pipeline.client import Client
+from pipeline.connect import of_stack
+from pipeline.errors import RequestError
+from pipeline.lifeline import die_with_parent
+from pipeline.local import StackState, running_stack, start_stack, stop_stack, wipe
+from pipeline.progress import Progress
+from pipeline.settings import load_settings
+from pipeline.submit import Submission, checked_options
+
+DataDir = Annotated[
+    Path | None, typer.Option(help="Folder of all its data; TESSERA_DATA_DIR or ~/.tessera if not given.")
+]
+Slots = Annotated[int, typer.Option(help="Jobs that run at a time.", min=1)]
+Ranks = Annotated[int, typer.Option(help="Ranks of one job.", min=1)]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the program."""
+    app.command()(up)
+    app.command()(down)
+    app.command()(demo)
+
+
+def up(data_dir: DataDir = None, slots: Slots = 1, ranks: Ranks = 2, as_json: AsJson = False) -> int:
+    """Start Redis, S3, workers and a node on this machine, for longer work; `tessera down` stops them."""
+    folder = _folder(data_dir)
+    before = running_stack(folder)
+    state = before or start_stack(folder, detached=True, on_progress=_say, slots=slots, gpus=ranks)
+    if as_json:
+        sys.stdout.write(json.dumps({"data_dir": str(folder), "pid": state.pid, "started": before is None}) + "\n")
+        return OK
+    what = "runs already" if before else "is up"
+    typer.echo(f"the local stack {what}: data in {folder}, logs in {state.logs}")
+    named = "" if data_dir is None else f"TESSERA_DATA_DIR={folder} "
+    typer.echo(f"try: {named}tessera submit PROMPTS.jsonl --watch", err=True)
+    return OK
+
+
+def down(
+    data_dir: DataDir = None,
+    wipe_data: Annotated[bool, typer.Option("--wipe", help="Remove all its data too: batches, images, logs.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Stop the local stack. Its data stay, and running batches go on when it is up again."""
+    folder = _folder(data_dir)
+    ran = stop_stack(folder)
+    if wipe_data:
+        wipe(folder)
+    if as_json:
+        sys.stdout.write(json.dumps({"data_dir": str(folder), "stopped": ran, "wiped": wipe_data}) + "\n")
+    else:
+        data = "its data are removed" if wipe_data else f"its data stay in {folder}"
+        typer.echo(f"the local stack {'is down' if ran else 'was not running'}; {data}")
+    return OK
+
+
+def demo(
+    prompts: Annotated[Path | None, typer.Argument(help="Another prompt set than the eight example rows.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the images.")] = Path("renders"),
+    data_dir: DataDir = None,
+    slots: Slots = 1,
+    ranks: Ranks = 2,
+    timeout: Annotated[float, typer.Option(help="Give up after so many seconds (exit code 5).")] = 600,
+    with_parent: Annotated[
+        bool, typer.Option(help="End when the process that started this one ends, however it ends.")
+    ] = False,
+) -> int:
+    """Render the example prompts on this machine: real Redis, S3, Celery and torchrun, all gone when it ends.
+
+    A stack that is up on the same folder is used, and left running.
+    """
+    if with_parent:
+        die_with_parent()
+    folder = _folder(data_dir)
+    running = running_stack(folder)
+    typer.echo("using the local stack that is up" if running else f"starting the local stack in {folder}", err=True)
+    state = running or start_stack(folder, detached=False, on_progress=_say, slots=slots, gpus=ranks)
+    try:
+        return _render(state, prompts, output, timeout)
+    finally:
+        if running is None:
+            stop_stack(folder)
+
+
+def _render(state: StackState, prompts: Path | None, output: Path, timeout_s: float) -> int:
+    client = Client(of_stack(state.over(os.environ)))
+    accepted = client.accept(Submission(prompts or _examples(), checked_options({})))
+    manifest = accepted.manifest
+    typer.echo(f"batch {manifest.id}: {manifest.rows} rows, {manifest.images} images", err=True)
+    batch = client.batch(manifest.id)
+    with Progress(sys.stderr) as shown:
+        for status in batch.updates(timeout_s):
+            shown.show(status)
+    page = batch.download(output / manifest.id).resolve()
+    for failure in batch.errors():
+        typer.echo(f"{failure.custom_id}: {failure.code.value}: {failure.message}", err=True)
+    typer.echo(f"{status.succeeded} of {status.total} images in {page.parent.parent / 'images'}")
+    typer.echo(f"look at them: {page}")
+    return status.exit_code
+
+
+def _examples() -> Path:
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "demo.jsonl"
+    return installed if installed.is_file() else package.parent / "examples" / "prompts.jsonl"
+
+
+def _folder(data_dir: Path | None) -> Path:
+    if data_dir is not None and data_dir.exists() and not data_dir.is_dir():
+        raise RequestError(f"--data-dir {data_dir} is a file; a folder wanted")
+    # Of all settings only this one matters here, so the others may be missing.
+    chosen: dict[str, Any] = {"data_dir": data_dir} if data_dir is not None else {}
+    return load_settings(redis_url="redis://unused", s3_bucket="unused", **chosen).data_dir
+
+
+def _say(line: str) -> None:
+    typer.echo(f"  {line}", err=True)

@@ -1,0 +1,200 @@
+"""The Python client.
+
+from pipeline import Client
+
+batch = Client().submit("prompts.jsonl", width=832, height=1216, steps=30)
+batch.wait(progress=True)
+for image in batch.images():
+    image.save("renders")
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import collect
+from pipeline.cancel import request_cancel
+from pipeline.connect import Connection, connect
+from pipeline.errors import TesseraError
+from pipeline.manifest import Prompts
+from pipeline.messages import EXPAND, TICK, celery_app, hint
+from pipeline.objects import BatchObjects
+from pipeline.progress import Progress
+from pipeline.results import ImageFailure, ImageResult
+from pipeline.states import BatchState
+from pipeline.status import BatchStatus, batch_status
+from pipeline.submit import Accepted, Submission, accept, checked_options
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_LOOK_S = 1.0
+
+
+class WaitTimeout(TesseraError):
+    """The batch was not finished in time; it goes on."""
+
+
+class Client:
+    """A deployment to submit to: the one that the environment names, or the local stack (`tessera up`)."""
+
+    def __init__(self, connection: Connection | None = None) -> None:
+        self._connection = connection or connect()
+
+    @cached_property
+    def _app(self) -> Any:
+        return celery_app(self._connection.settings)
+
+    def submit(
+        self,
+        prompts: Prompts,
+        *,
+        batch_id: str | None = None,
+        tenant: str = "default",
+        priority: int = 5,
+        batch_seed: int | None = None,
+        skip_invalid: bool = False,
+        **defaults: Any,
+    ) -> Batch:
+        """Submit a prompt set and return its batch, which is then accepted as a whole.
+
+        Args:
+            prompts: path of a JSON Lines file, or prompts and objects in memory.
+            batch_id: your own id. Submitting the same rows under it again changes nothing.
+            tenant: who shares fairly with whom.
+            priority: 0 is served first, 9 last.
+            batch_seed: where rows without a seed get theirs from; it follows from the batch id if not given.
+            skip_invalid: leave invalid rows out, and list them in errors.jsonl, instead of refusing them all.
+            defaults: what holds for rows that do not say it themselves: width, height, steps, guidance_scale,
+                guidance_rescale, negative_prompt, num_images, model.
+
+        Raises ManifestError with everything that is wrong with the rows, RequestError, or ServiceError when Redis or
+        S3 cannot be used; then nothing was accepted.
+        """
+        accepted = self.accept(
+            Submission(
+                prompts=prompts,
+                defaults=checked_options(defaults),
+                batch_id=batch_id,
+                tenant=tenant,
+                priority=priority,
+                seed=batch_seed,
+                skip_invalid=skip_invalid,
+            )
+        )
+        return self.batch(accepted.manifest.id)
+
+    def accept(self, submission: Submission) -> Accepted:
+        """Submit, and say what was accepted."""
+        accepted = accept(submission, self._connection.ledger, self._connection.artifacts)
+        hint(self._app, EXPAND, accepted.manifest.id)
+        return accepted
+
+    def batch(self, batch_id: str) -> Batch:
+        """A batch that was submitted before. Nothing is asked yet."""
+        return Batch(self._connection, batch_id, self._app)
+
+    def batches(self, limit: int = 20) -> list[BatchStatus]:
+        """The newest batches."""
+        ledger = self._connection.ledger
+        return [batch_status(ledger, record.id) for record in ledger.batches.newest(limit)]
+
+
+class Batch:
+    """A submitted batch."""
+
+    def __init__(self, connection: Connection, batch_id: str, app: Any) -> None:
+        self.id = batch_id
+        self._connection, self._app = connection, app
+
+    def __repr__(self) -> str:
+        return f"Batch({self.id!r})"
+
+    def status(self) -> BatchStatus:
+        """How it stands now. Raises UnknownBatch."""
+        return batch_status(self._connection.ledger, self.id)
+
+    def updates(self, timeout_s: float | None = None) -> Iterator[BatchStatus]:
+        """Its status now, and again whenever something moved or a second has passed, until it is finished.
+
+        Raises WaitTimeout when `timeout_s` have passed before that.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        after = "$"
+        while True:
+            status = self.status()
+            yield status
+            if status.finished:
+                return
+            left = _LOOK_S if deadline is None else min(_LOOK_S, deadline - time.monotonic())
+            if left <= 0:
+                raise WaitTimeout(
+                    f"batch {self.id} is {status.state} with {status.done} of {status.total} images done after "
+                    f"{timeout_s:g} s; it goes on: `tessera watch {self.id}`"
+                )
+            events = self._connection.ledger.batches.events(self.id, after=after, wait_s=left)
+            after = events[-1].id if events else after
+
+    def wait(self, timeout_s: float | None = None, *, progress: bool = False) -> BatchStatus:
+        """Wait until it is finished and return its status. Raises WaitTimeout.
+
+        With `progress` a bar moves in a terminal, and lines appear elsewhere, on stderr.
+        """
+        with Progress(sys.stderr, quiet=not progress) as shown:
+            for status in self.updates(timeout_s):
+                shown.show(status)
+        return status
+
+    def images(self) -> Iterator[RenderedImage]:
+        """Its images in the order of the rows; those that are there so far while it runs."""
+        artifacts = self._connection.artifacts
+        return (RenderedImage(r, self._connection) for r in collect.results(artifacts, BatchObjects(self.id)))
+
+    def errors(self) -> Iterator[ImageFailure]:
+        """The images that failed, and why."""
+        return collect.failures(self._connection.artifacts, BatchObjects(self.id))
+
+    def download(self, folder: str | Path) -> Path:
+        """Bring images, results.jsonl, errors.jsonl and the gallery to a folder; returns the gallery's path."""
+        self.status()  # an unknown batch is an error, not an empty folder
+        return collect.download(self._connection.artifacts, self.id, Path(folder))
+
+    def cancel(self) -> BatchState:
+        """Cancel what is not rendered yet; returns the state it is in now. What is committed stays."""
+        state = request_cancel(self._connection.ledger, self.id)
+        hint(self._app, TICK)
+        return state
+
+
+class RenderedImage:
+    """An image in the bucket."""
+
+    def __init__(self, result: ImageResult, connection: Connection) -> None:
+        self.result = result
+        self._connection = connection
+
+    def __repr__(self) -> str:
+        return f"RenderedImage({self.result.image_id!r}, custom_id={self.result.custom_id!r})"
+
+    def bytes(self) -> bytes:
+        """The PNG file, checked against its recorded digest."""
+        return collect.image_bytes(self._connection.artifacts, self.result)
+
+    def open(self) -> Image:
+        """The image for Pillow."""
+        from PIL import Image
+
+        return Image.open(io.BytesIO(self.bytes()))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the file as `<image id>.png` into a folder, which is made if need be; returns its path."""
+        target = Path(folder) / f"{self.result.image_id}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(self.bytes())
+        return target

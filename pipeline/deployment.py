@@ -1,0 +1,57 @@
+"""What a deployment renders, as its controller announces it in Redis, so that a client refuses bad rows by itself."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.layouts import planned_layout, shortest_long_side_px
+from pipeline.settings import Settings
+
+SCHEMA_VERSION = 1
+
+
+class AllowedModel(BaseModel):
+    """A model that rows may name, by what a client needs to know of it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    revision: str
+    native_px: int
+
+
+class Deployment(BaseModel):
+    """The limits that rows are checked against. Newer controllers may announce more; older clients ignore it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: int = SCHEMA_VERSION
+    version: str = Field(description="Version of the controller that announced it.")
+    models: dict[str, AllowedModel]
+    default_model: str | None
+    max_megapixels: float
+    max_rows: int
+    layout: str
+
+    @classmethod
+    def of(cls, settings: Settings, version: str) -> Deployment:
+        """What these settings render."""
+        return cls(
+            version=version,
+            models={
+                name: AllowedModel(revision=model.revision, native_px=model.native_px)
+                for name, model in settings.models.items()
+            },
+            default_model=settings.model_by_default,
+            max_megapixels=settings.max_megapixels,
+            max_rows=settings.max_rows,
+            layout=planned_layout(settings.gpus, settings.layout),
+        )
+
+    @property
+    def shortest_long_side_px(self) -> int:
+        """The least longer side, in pixels, that the layout can split."""
+        return shortest_long_side_px(self.layout)
+
+    def listed(self) -> str:
+        """The allowed models, for a message."""
+        return ", ".join(sorted(self.models)) or "none"

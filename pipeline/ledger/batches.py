@@ -1,0 +1,111 @@
+"""Batches in the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pipeline.errors import StaleWrite, UnknownBatch
+from pipeline.ledger.store import Store
+from pipeline.records import BatchRecord
+from pipeline.states import BatchState, ImageState, JobState, is_final
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many images and jobs of a batch are in each state; every state is there."""
+
+    images: Mapping[ImageState, int]
+    jobs: Mapping[JobState, int]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One move: of a batch, a job or an image, named by its id."""
+
+    id: str
+    what: str
+    name: str
+    state: str
+
+
+class Batches:
+    """Read and write batch records; a write stands only if nobody was faster."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def create(self, record: BatchRecord) -> bool:
+        """Put a new batch into the ledger; False if there is one of that id, which then stays as it is."""
+        return self._write(record, expected=0)
+
+    def write(self, record: BatchRecord) -> None:
+        """Write a record that was advanced from the one that was read. Raises StaleWrite."""
+        if not self._write(record, expected=record.revision - 1):
+            raise StaleWrite(f"batch {record.id} has moved on from revision {record.revision - 1}")
+
+    def _write(self, record: BatchRecord, *, expected: int) -> bool:
+        return bool(
+            self._store.run(
+                "write_batch",
+                record.id,
+                expected,
+                record.state.value,
+                record.model_dump_json(),
+                int(is_final(record.state)),
+                record.manifest.images,
+                int(record.manifest.created_at.timestamp() * 1000),
+            )
+        )
+
+    def get(self, batch_id: str) -> BatchRecord:
+        """The record of a batch. Raises UnknownBatch."""
+        with self._store.errors():
+            text = self._store.redis.hget(self._store.keys.batch(batch_id), "record")
+        if text is None:
+            raise UnknownBatch(batch_id)
+        return BatchRecord.model_validate_json(str(text))
+
+    def known(self, batch_id: str) -> bool:
+        """Whether there is a batch of that id."""
+        with self._store.errors():
+            return bool(self._store.redis.exists(self._store.keys.batch(batch_id)))
+
+    def state(self, batch_id: str) -> BatchState:
+        """The state of a batch: what loops ask for. Raises UnknownBatch."""
+        with self._store.errors():
+            state = self._store.redis.hget(self._store.keys.batch(batch_id), "state")
+        if state is None:
+            raise UnknownBatch(batch_id)
+        return BatchState(str(state))
+
+    def counts(self, batch_id: str) -> Counts:
+        """How its images and jobs stand, in one look."""
+        with self._store.errors():
+            found = self._store.redis.hgetall(self._store.keys.counts(batch_id))
+        return Counts(
+            images={state: int(found.get(f"image.{state}", 0)) for state in ImageState},
+            jobs={state: int(found.get(f"job.{state}", 0)) for state in JobState},
+        )
+
+    def newest(self, limit: int) -> Iterator[BatchRecord]:
+        """Batches, newest first."""
+        with self._store.errors():
+            ids = self._store.redis.zrevrange(self._store.keys.batches, 0, limit - 1)
+        for batch_id in ids:
+            yield self.get(batch_id)
+
+    def unfinished(self) -> list[str]:
+        """Ids of the batches that are not final."""
+        with self._store.errors():
+            return sorted(self._store.redis.smembers(self._store.keys.open))
+
+    def events(self, batch_id: str, *, after: str, wait_s: float) -> list[Event]:
+        """Moves of this batch after the event `after` ("$": from now on); waits up to `wait_s` for the first."""
+        with self._store.errors():
+            found = self._store.redis.xread({self._store.keys.events(batch_id): after}, block=int(wait_s * 1000))
+        return [
+            Event(event_id, fields["what"], fields["id"], fields["state"])
+            for _stream, events in found or []
+            for event_id, fields in events
+        ]

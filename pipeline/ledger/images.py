@@ -1,0 +1,65 @@
+"""Images in the ledger: four bits each, moved in one step with the counters of their batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pipeline.errors import ClaimRefused, LeaseLost
+from pipeline.ledger.keys import BITS_PER_IMAGE
+from pipeline.ledger.store import Store
+from pipeline.states import IMAGE_CODES, IMAGE_MOVES, ImageState, sources
+
+_BY_CODE = {code: state for state, code in IMAGE_CODES.items()}
+_NAMES = ",".join(_BY_CODE[code].value for code in sorted(_BY_CODE))
+_CHUNK = 500
+
+
+class Images:
+    """Move images by their position in the batch. A move that the table does not have changes nothing."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def move_by_pod(
+        self, batch_id: str, ref: str, indices: Iterable[int], to: ImageState, *, pod: str, attempt: int
+    ) -> int:
+        """Move images under a pod claim; returns how many moved. Raises ClaimRefused if the claim is not the pod's."""
+        moved = self._move(batch_id, ref, list(indices), to, pod=pod, attempt=attempt, fence="")
+        if moved is None:
+            raise ClaimRefused(f"pod {pod} no longer holds job {ref}")
+        return moved
+
+    def move_by_worker(self, batch_id: str, ref: str, indices: Iterable[int], to: ImageState, *, fence: str) -> int:
+        """Move images under a lease, or of a job that nobody holds (fence ""); returns how many moved.
+
+        Raises LeaseLost if the job is another worker's.
+        """
+        moved = self._move(batch_id, ref, list(indices), to, pod="", attempt=0, fence=fence)
+        if moved is None:
+            raise LeaseLost(f"job {ref} is held by another worker")
+        return moved
+
+    def _move(
+        self, batch_id: str, ref: str, indices: Sequence[int], to: ImageState, *, pod: str, attempt: int, fence: str
+    ) -> int | None:
+        allowed = ",".join(str(IMAGE_CODES[state]) for state in sources(IMAGE_MOVES, to))
+        total = 0
+        for start in range(0, len(indices), _CHUNK):
+            chunk = indices[start : start + _CHUNK]
+            moved = self._store.run(
+                "move_images", batch_id, ref, pod, attempt, fence, to.value, IMAGE_CODES[to], allowed, _NAMES, *chunk
+            )
+            if moved < 0:
+                return None
+            total += moved
+        return total
+
+    def states(self, batch_id: str, indices: Sequence[int]) -> list[ImageState]:
+        """The states of these images, in their order."""
+        if not indices:
+            return []
+        with self._store.errors():
+            field = self._store.redis.bitfield(self._store.keys.images(batch_id))
+            for index in indices:
+                field.get(f"u{BITS_PER_IMAGE}", f"#{index}")
+            return [_BY_CODE[code] for code in field.execute()]

@@ -1,0 +1,85 @@
+"""Jobs in the ledger."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pipeline.errors import LeaseLost, StaleWrite
+from pipeline.ledger.store import Store
+from pipeline.records import JobRecord
+
+
+class Place(StrEnum):
+    """Where a job waits after a write."""
+
+    BACKLOG = "backlog"  # any worker may claim it
+    HELD = "held"  # the writer keeps its lease
+    DELAYED = "delayed"  # nobody may claim it before its delay is over
+    DONE = "done"  # final
+
+
+_PRIORITY_STEP = 10**13  # more than milliseconds since 1970 will be for centuries
+
+
+class Jobs:
+    """Read and write job records; a write stands only under the writer's lease and if nobody was faster."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def create(self, record: JobRecord) -> bool:
+        """Put a new job into ledger and backlog; False if it was there, and then it stays as it is."""
+        return self._write(record, 0, Place.BACKLOG, fence="", delay_s=0) >= 0
+
+    def write(self, record: JobRecord, place: Place, *, fence: str, delay_s: float = 0) -> int:
+        """Write a record that was changed from the one that was read.
+
+        `fence` is the writer's lease; without one ("") the job must be held by nobody. Returns how many jobs of
+        the batch are not final yet. Raises StaleWrite or LeaseLost; the record is then as it was.
+        """
+        answer = self._write(record, record.revision - 1, place, fence=fence, delay_s=delay_s)
+        if answer == -1:
+            raise StaleWrite(f"job {record.ref} has moved on from revision {record.revision - 1}")
+        if answer == -2:
+            raise LeaseLost(f"job {record.ref} is held by another worker")
+        return answer
+
+    def _write(self, record: JobRecord, expected: int, place: Place, *, fence: str, delay_s: float) -> int:
+        return int(
+            self._store.run(
+                "write_job",
+                record.ref,
+                record.batch_id,
+                expected,
+                fence,
+                record.state.value,
+                record.model_dump_json(),
+                place.value,
+                int(delay_s * 1000),
+                record.tenant,
+                record.priority * _PRIORITY_STEP + int(record.created_at.timestamp() * 1000),
+                record.index,
+                record.attempt.number if record.attempt else 0,
+                record.attempt.token if record.attempt else "",
+            )
+        )
+
+    def get(self, ref: str) -> JobRecord | None:
+        """The record of a job."""
+        with self._store.errors():
+            text = self._store.redis.hget(self._store.keys.job(ref), "record")
+        return JobRecord.model_validate_json(str(text)) if text is not None else None
+
+    def unfinished(self, batch_id: str) -> list[str]:
+        """Refs of the jobs of a batch that are not final, in order."""
+        with self._store.errors():
+            return list(self._store.redis.zrange(self._store.keys.jobs(batch_id), 0, -1))
+
+    def held(self, ref: str) -> bool:
+        """Whether a worker holds a lease on the job."""
+        with self._store.errors():
+            return self._store.redis.zscore(self._store.keys.leases, ref) is not None
+
+    def register_pod(self, ref: str, *, attempt: int, token: str, uid: str) -> str | None:
+        """Claim the right to report for a job; None if it is the caller's, else why it is refused."""
+        return str(self._store.run("register_pod", ref, attempt, token, uid)) or None

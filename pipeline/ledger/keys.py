@@ -1,0 +1,94 @@
+"""Every key that Tessera keeps in Redis, below the deployment's prefix.
+
+| key | type | holds |
+|---|---|---|
+| `deployment` | string | what this deployment renders (JSON), announced by its controller |
+| `batches` | zset | batch ids by time of creation, for lists |
+| `open` | set | ids of batches that are not final: what the tick looks at |
+| `batch:<id>` | hash | `record` (JSON), `state`, `revision` |
+| `batch:<id>:counts` | hash | `image.<state>` and `job.<state>`: always the sum of the states |
+| `batch:<id>:images` | string | four bits an image: its state's code |
+| `batch:<id>:jobs` | zset | refs of jobs that are not final, score = index |
+| `batch:<id>:events` | stream | the last moves, capped |
+| `job:<ref>` | hash | `record`, `state`, `revision`, `fence`, `worker`, `pod`, `pod_attempt` |
+| `backlog:<tenant>` | zset | refs of jobs that may be claimed, score = priority, then age |
+| `tenants` | hash | tenants that have a backlog or leases: how many leases each |
+| `delayed` | zset | refs of jobs that wait before their next attempt, score = when |
+| `leases` | zset | refs of jobs that a worker holds, score = when its lease ends |
+| `workers` | zset | render workers, score = when they were last heard of |
+| `slots` | hash | how many pods each worker could still look after |
+| `lock:<name>` | string | who runs the tick, expands or finalizes, with a time to live |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+EVENTS_KEPT = 1_000
+BITS_PER_IMAGE = 4
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Key names below one prefix."""
+
+    prefix: str
+
+    def __call__(self, *parts: str) -> str:
+        return ":".join((self.prefix, *parts))
+
+    @property
+    def deployment(self) -> str:
+        return self("deployment")
+
+    @property
+    def batches(self) -> str:
+        return self("batches")
+
+    @property
+    def open(self) -> str:
+        return self("open")
+
+    def batch(self, batch_id: str) -> str:
+        return self("batch", batch_id)
+
+    def counts(self, batch_id: str) -> str:
+        return self("batch", batch_id, "counts")
+
+    def images(self, batch_id: str) -> str:
+        return self("batch", batch_id, "images")
+
+    def jobs(self, batch_id: str) -> str:
+        return self("batch", batch_id, "jobs")
+
+    def events(self, batch_id: str) -> str:
+        return self("batch", batch_id, "events")
+
+    def job(self, ref: str) -> str:
+        return self("job", ref)
+
+    def backlog(self, tenant: str) -> str:
+        return self("backlog", tenant)
+
+    @property
+    def tenants(self) -> str:
+        return self("tenants")
+
+    @property
+    def delayed(self) -> str:
+        return self("delayed")
+
+    @property
+    def leases(self) -> str:
+        return self("leases")
+
+    @property
+    def workers(self) -> str:
+        return self("workers")
+
+    @property
+    def slots(self) -> str:
+        return self("slots")
+
+    def lock(self, name: str) -> str:
+        return self("lock", name)

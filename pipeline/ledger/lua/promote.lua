@@ -1,0 +1,2 @@
+-- ARGV: limit
+return promote(tonumber(ARGV[1]))

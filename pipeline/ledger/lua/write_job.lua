@@ -1,0 +1,40 @@
+-- ARGV: ref, batch, revision that must stand (0: must not exist), fence or '', state, record, place, delay_ms,
+--       tenant, score, index, attempt number or 0, attempt's token or ''
+-- place: 'backlog' may be claimed, 'held' stays with its lease, 'delayed' waits, 'done' is final
+-- Returns: -1 the revision moved on, -2 the lease is somebody else's, else how many jobs of the batch are not final.
+local ref, batch, expected, fence, state = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local key, batch_key = P .. 'job:' .. ref, P .. 'batch:' .. batch
+local revision = redis.call('HGET', key, 'revision') or '0'
+if revision ~= expected then
+  return -1
+end
+if expected ~= '0' and not may_write(ref, fence) then
+  return -2
+end
+local before = redis.call('HGET', key, 'state')
+if before then
+  redis.call('HINCRBY', batch_key .. ':counts', 'job.' .. before, -1)
+else
+  redis.call('HSET', key, 'tenant', ARGV[9], 'score', ARGV[10], 'fence', 0, 'worker', '', 'pod', '', 'pod_attempt', 0)
+  redis.call('ZADD', batch_key .. ':jobs', ARGV[11], ref)
+end
+redis.call('HINCRBY', batch_key .. ':counts', 'job.' .. state, 1)
+redis.call('HSET', key, 'record', ARGV[6], 'state', state, 'revision', revision + 1, 'attempt', ARGV[12], 'token', ARGV[13])
+local place = ARGV[7]
+if place ~= 'held' then
+  drop_lease(ref)
+end
+if place == 'backlog' then
+  to_backlog(ref)
+elseif place == 'delayed' then
+  redis.call('ZREM', P .. 'backlog:' .. ARGV[9], ref)
+  redis.call('ZADD', P .. 'delayed', now_ms() + ARGV[8], ref)
+elseif place == 'done' then
+  redis.call('ZREM', P .. 'backlog:' .. ARGV[9], ref)
+  redis.call('ZREM', P .. 'delayed', ref)
+  redis.call('ZREM', batch_key .. ':jobs', ref)
+end
+if before ~= state then
+  tell(batch, 'job', ref, state)
+end
+return redis.call('ZCARD', batch_key .. ':jobs')

@@ -1,0 +1,101 @@
+"""One Redis: commands, atomic steps by name, and Redis' errors translated once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from pipeline.errors import LedgerUnavailable
+from pipeline.ledger.keys import Keys
+from pipeline.settings import Settings, without_credentials
+
+# A command that hangs longer is on a half-open connection; a script of ours takes well under a second.
+SOCKET_TIMEOUT_S = 10.0
+RETRIES = 3
+
+
+@cache
+def _source(name: str) -> str:
+    folder = files("pipeline.ledger") / "lua"
+    return (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
+
+
+class Store:
+    """A pool of connections to the deployment's Redis. Safe to share between threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.keys = Keys(settings.redis_prefix)
+        self._url = settings.redis_url.get_secret_value()
+        # redis-py's types do not know what decode_responses decodes; our callers state what they get
+        self.redis: Any = redis.Redis.from_url(
+            self._url,
+            decode_responses=True,
+            socket_connect_timeout=settings.connect_timeout_s,
+            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_keepalive=True,
+            health_check_interval=15,
+            retry=Retry(ExponentialBackoff(cap=1.0, base=0.1), RETRIES),
+        )
+        self._scripts: dict[str, Any] = {}
+
+    def run(self, script: str, *args: str | int | float) -> Any:
+        """Run one atomic step. It may be asked for twice when a connection breaks: each is guarded against that."""
+        if script not in self._scripts:
+            self._scripts[script] = self.redis.register_script(_source(script))
+        with self.errors():
+            return self._scripts[script](keys=[self.keys.prefix], args=args)
+
+    def now(self) -> datetime:
+        """Redis' clock: the one that all of a deployment's processes share."""
+        with self.errors():
+            seconds, microseconds = self.redis.time()
+        return datetime.fromtimestamp(seconds + microseconds / 1e6, UTC)
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn Redis' errors into LedgerUnavailable, with what to do about each."""
+        try:
+            yield
+        except redis.AuthenticationError as error:
+            raise LedgerUnavailable(f"Redis at {self.where} refuses our credentials: {error}") from error
+        except redis.ResponseError as error:
+            if "NOAUTH" in str(error) or "NOPERM" in str(error):
+                raise LedgerUnavailable(f"Redis at {self.where} refuses us: {error}") from error
+            if "OOM" in str(error):
+                raise LedgerUnavailable(f"Redis at {self.where} is full (maxmemory): {error}") from error
+            raise
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            raise LedgerUnavailable(
+                f"Redis at {self.where} does not answer ({type(error).__name__}); "
+                "check TESSERA_REDIS_URL, or start the local stack with `tessera up`"
+            ) from error
+
+    @property
+    def where(self) -> str:
+        """The URL without its credentials."""
+        return without_credentials(self._url)
+
+    def durability(self) -> list[tuple[str, str, str, str]]:
+        """Settings of this Redis that a ledger depends on: name, what it is, what it should be, why."""
+        wanted = {
+            "appendonly": ("yes", "without it a restart of Redis loses the ledger"),
+            "maxmemory-policy": ("noeviction", "with another one Redis drops records when it is full"),
+        }
+        found = []
+        for name, (value, why) in wanted.items():
+            try:
+                with self.errors():
+                    answer = self.redis.config_get(name)
+            except (LedgerUnavailable, redis.ResponseError):
+                answer = {}  # managed services hide CONFIG
+            if name in answer:
+                found.append((name, str(answer[name]), value, why))
+        return found

@@ -1,0 +1,70 @@
+"""What is said through Celery: four names, two queues, and ids as arguments. The message is only a hint.
+
+Whatever is lost or doubled here, the controller's next tick mends; the truth is in the ledger.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from pipeline.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+EXPAND = "tessera.expand"  # batch id: cut an accepted batch into jobs
+FINALIZE = "tessera.finalize"  # batch id: write the results of a batch whose jobs are all final
+TICK = "tessera.tick"  # nothing: mend what stands still
+RENDER = "tessera.render"  # nothing: there may be a job to claim
+
+CONTROL_QUEUE, RENDER_QUEUE = "control", "render"
+
+_QUEUES = {EXPAND: CONTROL_QUEUE, FINALIZE: CONTROL_QUEUE, TICK: CONTROL_QUEUE, RENDER: RENDER_QUEUE}
+
+
+def queue_name(settings: Settings, queue: str) -> str:
+    """A queue's name, apart from those of other deployments in the same Redis."""
+    return f"{settings.redis_prefix}.{queue}"
+
+
+def celery_app(settings: Settings) -> Celery:
+    """A Celery application of this deployment that can send, and knows no tasks yet."""
+    app = Celery("tessera")
+    app.conf.update(
+        broker_url=settings.redis_url.get_secret_value(),
+        broker_transport_options={
+            "global_keyprefix": f"{settings.redis_prefix}:celery:",
+            "queue_order_strategy": "priority",
+            "socket_connect_timeout": settings.connect_timeout_s,
+            # A half-open connection would otherwise hang for ever.
+            "socket_timeout": 30.0,
+            "socket_keepalive": True,
+        },
+        broker_connection_retry_on_startup=True,
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_create_missing_queues=True,
+        task_default_queue=queue_name(settings, CONTROL_QUEUE),
+        task_routes={name: {"queue": queue_name(settings, queue)} for name, queue in _QUEUES.items()},
+        # A hint that is lost with its worker is given again, so there is nothing to acknowledge late.
+        task_acks_late=False,
+        worker_prefetch_multiplier=1,
+        worker_send_task_events=False,
+        timezone="UTC",
+    )
+    return app
+
+
+def hint(app: Celery, name: str, *args: str, expires_s: float | None = None) -> bool:
+    """Say that there is work; False if the broker is away, which costs no more than the time to the next tick."""
+    options: dict[str, Any] = {"retry": False, "ignore_result": True, "expires": expires_s}
+    try:
+        app.send_task(name, args=list(args), **options)
+    except (OperationalError, ConnectionError, TimeoutError) as error:
+        log.warning("the broker did not take a hint; the next tick mends it", task=name, error=str(error))
+        return False
+    return True

@@ -1,0 +1,102 @@
+"""Where everything lies in S3: keys relative to the deployment's prefix.
+
+    batches/<id>/batch.json             the accepted batch; when it is there, the batch is accepted
+                 input.jsonl            its rows, resolved, one a line
+                 invalid.jsonl          rows that --skip-invalid left out, with the reasons
+                 shards/00003.jsonl     the rows of one job
+                 images/00000/0000012-000.png   image 0 of row 12; its PUT is the commit
+                 images/00000/0000012-000.json  what is known about it; written first
+                 failures/00000/0000012-000.json  why there is no such image
+                 fragments/00003.jsonl  the outcome of every image of one job
+                 results.jsonl          the outcome of every image that succeeded
+                 errors.jsonl           the others, with code and reason
+                 gallery/index.html     a page to look at them
+                 _SUCCESS               last of all, when the batch is completed; or _CANCELLED, or _FAILED
+
+Nothing that a user writes is part of a key but the batch id, whose characters `checked_batch_id` restricts.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pipeline.errors import RequestError
+from pipeline.states import BatchState
+
+_BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_ROWS_PER_FOLDER = 1_000
+
+BATCHES = "batches/"
+MARKERS = {BatchState.COMPLETED: "_SUCCESS", BatchState.CANCELLED: "_CANCELLED", BatchState.FAILED: "_FAILED"}
+
+
+def checked_batch_id(batch_id: str) -> str:
+    """The id itself. Raises RequestError if it could not be part of a key, a name and a path as it stands."""
+    if not _BATCH_ID.fullmatch(batch_id):
+        raise RequestError(
+            f"batch id {batch_id[:100]!r}: 1 to 80 letters, digits, '.', '_' and '-' wanted, a letter or digit first"
+        )
+    return batch_id
+
+
+def image_id(row: int, number: int) -> str:
+    """The id of image `number` of a row, unique in its batch: 0000012-000."""
+    return f"{row:07d}-{number:03d}"
+
+
+@dataclass(frozen=True)
+class BatchObjects:
+    """The keys of one batch."""
+
+    batch_id: str
+
+    @property
+    def root(self) -> str:
+        return f"{BATCHES}{self.batch_id}/"
+
+    @property
+    def manifest(self) -> str:
+        return self.root + "batch.json"
+
+    @property
+    def input(self) -> str:
+        return self.root + "input.jsonl"
+
+    @property
+    def invalid(self) -> str:
+        return self.root + "invalid.jsonl"
+
+    def shard(self, job: int) -> str:
+        return f"{self.root}shards/{job:05d}.jsonl"
+
+    def fragment(self, job: int) -> str:
+        return f"{self.root}fragments/{job:05d}.jsonl"
+
+    def image(self, row: int, number: int) -> str:
+        return self._of_image("images", row, number, "png")
+
+    def sidecar(self, row: int, number: int) -> str:
+        return self._of_image("images", row, number, "json")
+
+    def failure(self, row: int, number: int) -> str:
+        return self._of_image("failures", row, number, "json")
+
+    def _of_image(self, folder: str, row: int, number: int, suffix: str) -> str:
+        return f"{self.root}{folder}/{row // _ROWS_PER_FOLDER:05d}/{image_id(row, number)}.{suffix}"
+
+    @property
+    def results(self) -> str:
+        return self.root + "results.jsonl"
+
+    @property
+    def errors(self) -> str:
+        return self.root + "errors.jsonl"
+
+    @property
+    def gallery(self) -> str:
+        return self.root + "gallery/index.html"
+
+    def marker(self, state: BatchState) -> str:
+        """The last object of a batch that ended in this state."""
+        return self.root + MARKERS[state]

@@ -1,0 +1,114 @@
+"""The records of batches and jobs, as Redis and S3 hold them, and the one way in which they change.
+
+A record changes by: read, `advance` (or `changed`), write if its revision still stands. Readers keep fields that they
+do not know, so that workers of two neighbouring versions can work on one batch.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.attempt import AttemptSpec, Code, job_ref
+from pipeline.errors import IllegalMove
+from pipeline.request import Options
+from pipeline.states import BATCH_MOVES, JOB_MOVES, BatchState, JobState
+
+SCHEMA_VERSION = 1
+
+PRIORITIES = range(10)  # 0 is served first
+
+
+class _Record(BaseModel):
+    # extra="allow" keeps what a newer version wrote through a read and a write of an older one
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    schema_version: int = SCHEMA_VERSION
+
+
+class BatchManifest(_Record):
+    """`batch.json`: the batch as it was accepted. It is written once and never changes."""
+
+    id: str
+    incarnation: str = Field(description="Random; stands for this record of the batch in names that outlive it.")
+    tenant: str
+    priority: int = Field(ge=0, le=9)
+    created_at: datetime
+    rows: int = Field(ge=0)
+    images: int = Field(ge=0)
+    invalid_rows: int = Field(0, ge=0, description="Rows left out under --skip-invalid; see invalid.jsonl.")
+    seed: int
+    input_sha256: str = Field(description="Of input.jsonl: the same id with other rows is another batch.")
+    defaults: Options
+    client_version: str
+
+
+class BatchRecord(_Record):
+    """A batch in the ledger."""
+
+    manifest: BatchManifest
+    state: BatchState = BatchState.VALIDATING
+    revision: int = 1
+    updated_at: datetime
+    jobs: int | None = Field(None, description="How many jobs it was cut into; None until it is.")
+    reason: str | None = Field(None, description="Why it failed.")
+
+    @property
+    def id(self) -> str:
+        """The batch's id."""
+        return self.manifest.id
+
+
+class AttemptEnd(_Record):
+    """How an earlier attempt ended, for history."""
+
+    number: int
+    code: Code
+    reason: str
+    ended_at: datetime
+    node: str | None = None
+
+
+class JobRecord(_Record):
+    """A job in the ledger: a shard of one batch, at most one live attempt."""
+
+    batch_id: str
+    incarnation: str
+    index: int = Field(ge=0)
+    tenant: str
+    priority: int
+    state: JobState = JobState.QUEUED
+    revision: int = 1
+    created_at: datetime
+    updated_at: datetime
+    images: int = Field(ge=1)
+    attempt: AttemptSpec | None = Field(None, description="The current or last attempt, complete.")
+    confirmed: bool = Field(False, description="The attempt was seen to exist; gone then means ended, not unmade.")
+    spent: int = Field(0, description="Attempts that count against the limit.")
+    ended: tuple[AttemptEnd, ...] = ()
+
+    @property
+    def ref(self) -> str:
+        """The job as people write it: batch/00003."""
+        return job_ref(self.batch_id, self.index)
+
+
+R = TypeVar("R", BatchRecord, JobRecord)
+
+
+def advance(record: R, to: BatchState | JobState, *, at: datetime, **changes: Any) -> R:
+    """The record moved to `to`, one revision on; the argument is unchanged. Raises IllegalMove."""
+    if isinstance(record, BatchRecord):
+        legal, name = to in BATCH_MOVES.get(record.state, ()), f"batch {record.id}"
+    else:
+        legal, name = to in JOB_MOVES.get(record.state, ()), f"job {record.ref}"
+    if not legal:
+        raise IllegalMove(name, record.state.value, to.value)
+    return changed(record, at=at, state=to, **changes)
+
+
+def changed(record: R, *, at: datetime, **changes: Any) -> R:
+    """The record with `changes`, in the same state unless they say otherwise, one revision on."""
+    return record.model_copy(update={"revision": record.revision + 1, "updated_at": at, **changes})

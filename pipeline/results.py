@@ -1,0 +1,155 @@
+"""What became of each image: the lines of sidecars, failures, fragments, results.jsonl and errors.jsonl."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from pipeline.errors import RowError
+from pipeline.objects import BatchObjects
+from pipeline.shards import ImageTask
+
+SCHEMA_VERSION = 1
+
+
+class FailureCode(StrEnum):
+    """Why there is no picture. The values are part of the product: scripts read them from errors.jsonl."""
+
+    INVALID = "E_INVALID"  # the row was left out under --skip-invalid
+    PROMPT_TOO_LONG = "E_PROMPT_TOO_LONG"
+    UNSUPPORTED = "E_UNSUPPORTED"  # the engine cannot render this combination, and says why
+    BLACK = "E_BLACK"  # the picture is not finite, or of one colour, also after the repair
+    FOREIGN_OBJECT = "E_FOREIGN_OBJECT"  # something that Tessera did not write lies where the picture goes
+    ATTEMPTS_EXHAUSTED = "E_ATTEMPTS_EXHAUSTED"  # its job failed as often as it may; the message says how at last
+    CANCELLED = "E_CANCELLED"
+
+
+class Provenance(BaseModel):
+    """How a picture was made: enough to make it again, and to say what differs if it comes out differently."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    model_revision: str
+    layout: str
+    ranks: int
+    exact: bool
+    warmup_steps: int
+    device: str
+    dtype: str
+    attempt: int
+    versions: dict[str, str]
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: int = SCHEMA_VERSION
+    custom_id: str
+    image_id: str
+    index: int
+    row: int
+    number: int
+
+
+class ImageResult(_Line):
+    """An image that is there. `seconds` are those of its encoding, denoising and decoding."""
+
+    status: Literal["succeeded"] = "succeeded"
+    key: str = Field(description="Relative to the deployment's prefix.")
+    prompt: str
+    negative_prompt: str | None
+    seed: int
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    guidance_rescale: float
+    model: str
+    metadata: dict[str, str | int | float | bool | None]
+    provenance: Provenance
+    seconds: float
+    sha256: str = ""
+    size_bytes: int = 0
+
+
+class ImageFailure(_Line):
+    """An image that is not there, and why."""
+
+    status: Literal["failed"] = "failed"
+    code: FailureCode
+    message: str
+    retryable: bool = Field(description="Whether `tessera retry` could change it without another request.")
+
+
+class RefusedLine(BaseModel):
+    """A line of errors.jsonl for a row that was left out under --skip-invalid."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    status: Literal["invalid"] = "invalid"
+    line: int
+    field: str | None
+    code: FailureCode = FailureCode.INVALID
+    message: str
+    retryable: bool = False
+
+    @classmethod
+    def of(cls, error: RowError) -> RefusedLine:
+        """The line for what was wrong with a row."""
+        return cls(line=error.line, field=error.field, message=error.message)
+
+
+Outcome = ImageResult | ImageFailure
+_OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Annotated[Outcome, Field(discriminator="status")])
+
+
+def result_of(task: ImageTask, objects: BatchObjects, provenance: Provenance, seconds: float) -> ImageResult:
+    """The result of an image whose file is not made yet: digest and size follow."""
+    row = task.row
+    return ImageResult(
+        custom_id=row.custom_id,
+        image_id=task.id,
+        index=task.index,
+        row=row.row,
+        number=task.number,
+        key=task.key(objects),
+        prompt=row.prompt,
+        negative_prompt=row.negative_prompt,
+        seed=task.seed,
+        width=row.width,
+        height=row.height,
+        steps=row.steps,
+        guidance_scale=row.guidance_scale,
+        guidance_rescale=row.guidance_rescale,
+        model=row.model,
+        metadata=row.metadata,
+        provenance=provenance,
+        seconds=seconds,
+    )
+
+
+def failure_of(task: ImageTask, code: FailureCode, message: str, *, retryable: bool) -> ImageFailure:
+    """Why this image is not there."""
+    return ImageFailure(
+        custom_id=task.row.custom_id,
+        image_id=task.id,
+        index=task.index,
+        row=task.row.row,
+        number=task.number,
+        code=code,
+        message=message,
+        retryable=retryable,
+    )
+
+
+def outcome_lines(outcomes: Iterable[Outcome]) -> bytes:
+    """Outcomes as a fragment: one JSON object a line."""
+    return b"".join(outcome.model_dump_json().encode() + b"\n" for outcome in outcomes)
+
+
+def parsed_outcomes(lines: Iterable[bytes]) -> Iterator[Outcome]:
+    """The outcomes of a fragment's lines."""
+    return (_OUTCOME.validate_json(line) for line in lines if line.strip())

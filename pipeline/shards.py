@@ -1,0 +1,93 @@
+"""Cut a batch into jobs: consecutive images of one model, few enough for one pod."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.objects import BatchObjects, image_id
+from pipeline.request import ResolvedRow
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """One image to render: image `number` of a row."""
+
+    row: ResolvedRow
+    number: int
+
+    @property
+    def index(self) -> int:
+        """Its position among all images of the batch: its place in the ledger."""
+        return self.row.first_image + self.number
+
+    @property
+    def id(self) -> str:
+        return image_id(self.row.row, self.number)
+
+    @property
+    def seed(self) -> int:
+        """The row's seed plus the image's number."""
+        return self.row.seed + self.number
+
+    def key(self, objects: BatchObjects) -> str:
+        """Where its picture goes."""
+        return objects.image(self.row.row, self.number)
+
+
+class ShardLine(BaseModel):
+    """A line of a shard file: a row, and which of its images are this job's."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    row: ResolvedRow
+    start: int = Field(ge=0)
+    stop: int = Field(ge=1, description="One past the last.")
+
+    def images(self) -> Iterator[ImageTask]:
+        """Its images, in order."""
+        return (ImageTask(self.row, number) for number in range(self.start, self.stop))
+
+
+Shard = list[ShardLine]
+
+
+def cut(rows: Iterable[ResolvedRow], images_per_job: int) -> Iterator[Shard]:
+    """Shards in the order of the rows; the same rows always give the same shards, so that cutting twice is harmless.
+
+    A row with more images than fit goes over several shards.
+    """
+    shard: Shard = []
+    room = images_per_job
+    for row in rows:
+        if shard and shard[-1].row.model != row.model:
+            yield shard
+            shard, room = [], images_per_job
+        start = 0
+        while start < row.num_images:
+            stop = min(start + room, row.num_images)
+            shard.append(ShardLine(row=row, start=start, stop=stop))
+            room -= stop - start
+            start = stop
+            if room == 0:
+                yield shard
+                shard, room = [], images_per_job
+    if shard:
+        yield shard
+
+
+def shard_bytes(shard: Shard) -> bytes:
+    """The shard as its file."""
+    return b"".join(line.model_dump_json().encode() + b"\n" for line in shard)
+
+
+def parsed_shard(body: bytes) -> Shard:
+    """The shard from its file."""
+    return [ShardLine.model_validate_json(line) for line in body.splitlines() if line.strip()]
+
+
+def images_of(shard: Shard) -> list[ImageTask]:
+    """All images of a job, in order."""
+    return [task for line in shard for task in line.images()]

@@ -1,0 +1,90 @@
+"""How a batch stands, as clients see it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from pipeline.ledger import Ledger
+from pipeline.states import BatchState, ImageState, JobState, is_final
+
+
+@dataclass(frozen=True)
+class BatchStatus:
+    """One look at a batch. Its counts are those of the ledger, taken in one step each."""
+
+    id: str
+    state: BatchState
+    reason: str | None
+    created_at: datetime
+    updated_at: datetime
+    seen_at: datetime
+    images: dict[ImageState, int]
+    jobs: dict[JobState, int]
+    invalid_rows: int
+
+    @property
+    def total(self) -> int:
+        """Images of the batch."""
+        return sum(self.images.values())
+
+    @property
+    def succeeded(self) -> int:
+        return self.images[ImageState.SUCCEEDED]
+
+    @property
+    def failed(self) -> int:
+        return self.images[ImageState.FAILED]
+
+    @property
+    def done(self) -> int:
+        """Images with an outcome."""
+        return self.total - self.images[ImageState.QUEUED] - self.images[ImageState.RUNNING]
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will happen."""
+        return is_final(self.state)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds from submission to the end, or to this look."""
+        return ((self.updated_at if self.finished else self.seen_at) - self.created_at).total_seconds()
+
+    @property
+    def exit_code(self) -> int:
+        """What a command that waited for this batch returns: 0 all succeeded, 3 partly, 4 none."""
+        if self.state is BatchState.COMPLETED and self.succeeded == self.total and not self.invalid_rows:
+            return 0
+        return 3 if self.succeeded else 4
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able, for scripts."""
+        fields = asdict(self)
+        for name in ("created_at", "updated_at", "seen_at"):
+            fields[name] = fields[name].isoformat()
+        return fields | {
+            "state": self.state.value,
+            "total": self.total,
+            "done": self.done,
+            "finished": self.finished,
+            "elapsed_s": round(self.elapsed_s, 3),
+        }
+
+
+def batch_status(ledger: Ledger, batch_id: str) -> BatchStatus:
+    """Look at a batch. Raises UnknownBatch."""
+    record = ledger.batches.get(batch_id)
+    counts = ledger.batches.counts(batch_id)
+    return BatchStatus(
+        id=batch_id,
+        state=record.state,
+        reason=record.reason,
+        created_at=record.manifest.created_at,
+        updated_at=record.updated_at,
+        seen_at=ledger.now(),
+        images=dict(counts.images),
+        jobs=dict(counts.jobs),
+        invalid_rows=record.manifest.invalid_rows,
+    )

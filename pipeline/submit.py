@@ -1,0 +1,159 @@
+"""Accept a batch: validate, stage in S3, record, and say so. It is accepted when its `batch.json` is there."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import IO, Any
+
+import structlog
+from pydantic import ValidationError
+
+from pipeline.artifacts import Artifacts
+from pipeline.errors import BatchExists, LedgerUnavailable, RequestError
+from pipeline.ledger import Ledger
+from pipeline.manifest import Prompts, Validation, open_source, resolved_rows, row_error
+from pipeline.objects import BatchObjects, checked_batch_id
+from pipeline.records import PRIORITIES, BatchManifest, BatchRecord
+from pipeline.request import MAX_SEED, Options
+from pipeline.results import RefusedLine
+from pipeline.version import installed_version
+
+log = structlog.get_logger(__name__)
+
+_IN_MEMORY_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is asked for: the prompt set, what holds for all its rows, and who asks."""
+
+    prompts: Prompts
+    defaults: Options
+    batch_id: str | None = None
+    tenant: str = "default"
+    priority: int = 5
+    seed: int | None = None
+    skip_invalid: bool = False
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A batch that is accepted.
+
+    `created` is False if it was before. `recorded` is False if Redis went away at the last moment; the controller then
+    finds the batch in the bucket.
+    """
+
+    manifest: BatchManifest
+    created: bool
+    recorded: bool
+
+
+def checked_options(values: Mapping[str, Any]) -> Options:
+    """Options that hold for all rows. Raises RequestError naming each that cannot be used."""
+    try:
+        return Options.model_validate(dict(values))
+    except ValidationError as error:
+        problems = [row_error(0, problem) for problem in error.errors(include_url=False)]
+        raise RequestError("; ".join(f"{problem.field}: {problem.message}" for problem in problems)) from error
+
+
+def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Accepted:
+    """Validate and stage a batch, then put it into the ledger.
+
+    Either the whole batch is accepted or nothing is. Submitting the same rows under the same id again changes nothing,
+    and completes a submission that broke off. Raises ManifestError, RequestError or ServiceError.
+    """
+    batch_id = _checked(submission)
+    now = ledger.now()
+    if batch_id is None:
+        batch_id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    deployment = ledger.deployment()
+    artifacts.check()
+    objects = BatchObjects(batch_id)
+    # Follows from the id, so that the same submission under the same id has the same seeds.
+    seed = submission.seed if submission.seed is not None else _seed_of(batch_id)
+    source = open_source(submission.prompts)
+    validation = Validation(source.name)
+    digest = hashlib.sha256()
+    with _spool() as staged, _spool() as refused:
+        validation.sink = lambda error: _append(refused, RefusedLine.of(error).model_dump_json().encode())
+        for row in resolved_rows(source, submission.defaults, deployment, validation, batch_seed=seed):
+            digest.update(_append(staged, row.model_dump_json().encode()))
+        validation.raise_if_refused(skip_invalid=submission.skip_invalid)
+        manifest = BatchManifest(
+            id=batch_id,
+            incarnation=secrets.token_hex(4),
+            tenant=submission.tenant,
+            priority=submission.priority,
+            created_at=now,
+            rows=validation.rows,
+            images=validation.images,
+            invalid_rows=validation.invalid,
+            seed=seed,
+            input_sha256=digest.hexdigest(),
+            defaults=submission.defaults,
+            client_version=installed_version(),
+        )
+        before = _accepted_before(artifacts, objects, manifest)
+        if before is None:
+            for spool, key in ((staged, objects.input), (refused, objects.invalid)):
+                if spool.tell():
+                    spool.seek(0)
+                    artifacts.put(key, spool, content_type="application/x-ndjson")
+            if not artifacts.put_new(
+                objects.manifest, manifest.model_dump_json().encode(), content_type="application/json"
+            ):
+                before = _accepted_before(artifacts, objects, manifest)  # somebody else was faster
+    standing = before or manifest
+    return Accepted(standing, created=before is None, recorded=_recorded(ledger, standing, now))
+
+
+def _recorded(ledger: Ledger, manifest: BatchManifest, now: datetime) -> bool:
+    try:
+        ledger.batches.create(BatchRecord(manifest=manifest, updated_at=now))
+    except LedgerUnavailable as error:
+        # The batch is accepted; the controller finds it in the bucket.
+        log.warning("accepted, but the ledger went away before it was told", batch=manifest.id, error=str(error))
+        return False
+    return True
+
+
+def _spool() -> IO[bytes]:
+    return tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)
+
+
+def _append(file: IO[bytes], line: bytes) -> bytes:
+    file.write(line + b"\n")
+    return line + b"\n"
+
+
+def _checked(submission: Submission) -> str | None:
+    checked_batch_id(submission.tenant)
+    if submission.priority not in PRIORITIES:
+        raise RequestError(f"priority {submission.priority} found; 0 (first) to 9 (last) wanted")
+    if submission.seed is not None and not 0 <= submission.seed <= MAX_SEED:
+        raise RequestError(f"seed {submission.seed} found; 0 to {MAX_SEED} wanted")
+    return checked_batch_id(submission.batch_id) if submission.batch_id is not None else None
+
+
+def _seed_of(batch_id: str) -> int:
+    return int.from_bytes(hashlib.sha256(batch_id.encode()).digest()[:4], "big")
+
+
+def _accepted_before(artifacts: Artifacts, objects: BatchObjects, manifest: BatchManifest) -> BatchManifest | None:
+    body = artifacts.get(objects.manifest)
+    if body is None:
+        return None
+    before = BatchManifest.model_validate_json(body)
+    if before.input_sha256 != manifest.input_sha256:
+        raise BatchExists(
+            f"batch {manifest.id!r} exists with other rows ({before.rows} rows, {before.images} images, submitted "
+            f"{before.created_at:%Y-%m-%d %H:%M} UTC); choose another id"
+        )
+    return before

@@ -1,0 +1,47 @@
+"""The four tasks of `pipeline.messages`, each a call of the function that does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+from celery import Celery
+
+from pipeline.errors import ConflictError, ServiceError, UnknownBatch
+from pipeline.messages import EXPAND, FINALIZE, RENDER, TICK
+from tasks.context import Context
+from tasks.drive import drive
+from tasks.expand import expand
+from tasks.finalize import finalize
+from tasks.sweep import tick
+
+log = structlog.get_logger(__name__)
+
+
+def render(context: Context) -> None:
+    """Take the best job there is and see it through, then the next, until there is none."""
+    while not context.stopping.is_set():
+        lease = context.ledger.leases.claim(context.worker, context.settings.lease_s)
+        if lease is None:
+            return
+        with context.slots.taken():
+            drive(context, lease)
+
+
+def register(app: Celery, context: Context) -> None:
+    """Give the application its tasks, bound to this process' context."""
+    actions: dict[str, Callable[..., None]] = {EXPAND: expand, FINALIZE: finalize, TICK: tick, RENDER: render}
+    for name, action in actions.items():
+        app.task(name=name)(_bound(context, name, action))
+
+
+def _bound(context: Context, name: str, action: Callable[..., None]) -> Callable[..., None]:
+    def run(*args: str) -> None:
+        try:
+            action(context, *args)
+        except (ConflictError, UnknownBatch) as error:
+            log.info("somebody else was faster", task=name, reason=str(error))
+        except ServiceError as error:
+            log.warning("put off until an outage ends", task=name, reason=str(error))
+
+    return run

@@ -1,0 +1,56 @@
+"""What a worker process works with: one of each, made at its start and handed to every task."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from celery import Celery
+
+from pipeline.artifacts import Artifacts
+from pipeline.attempt import Launcher
+from pipeline.ledger import Ledger
+from pipeline.settings import Settings
+from tasks.observer import Observer
+
+
+@dataclass
+class Slots:
+    """How many pods this worker may look after, and how many it does."""
+
+    total: int
+    _busy: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """One slot is taken inside."""
+        with self._lock:
+            self._busy += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy -= 1
+
+    @property
+    def free(self) -> int:
+        """Slots that could take a job."""
+        return self.total - self._busy
+
+
+@dataclass(frozen=True)
+class Context:
+    """The deployment as this process reaches it."""
+
+    settings: Settings
+    ledger: Ledger
+    artifacts: Artifacts
+    launcher: Launcher
+    observer: Observer
+    app: Celery
+    worker: str
+    slots: Slots
+    stopping: threading.Event

@@ -1,0 +1,83 @@
+"""Cut an accepted batch into jobs. Doing it twice changes nothing: shards and jobs follow from the rows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from datetime import datetime
+
+import structlog
+
+from pipeline.errors import StaleWrite
+from pipeline.objects import BatchObjects
+from pipeline.records import BatchRecord, JobRecord, advance, changed
+from pipeline.request import ResolvedRow
+from pipeline.shards import cut, images_of, shard_bytes
+from pipeline.states import BatchState
+from tasks.context import Context
+
+log = structlog.get_logger(__name__)
+
+LOCK_S = 300.0
+
+
+def expand(context: Context, batch_id: str) -> None:
+    """Write the shards and job records of a batch that has none yet, then let it run.
+
+    A batch that is being cancelled is expanded too, so that each of its images gets an outcome.
+    """
+    with context.ledger.locks.only_one(f"expand-{batch_id}", LOCK_S) as mine:
+        record = context.ledger.batches.get(batch_id)
+        if not mine or record.jobs is not None or record.state not in (BatchState.VALIDATING, BatchState.CANCELLING):
+            return
+        objects = BatchObjects(batch_id)
+        digest = hashlib.sha256()
+        sizes = []
+        rows = _rows(context.artifacts.lines(objects.input), digest)
+        for index, shard in enumerate(cut(rows, context.settings.images_per_job)):
+            context.artifacts.put(objects.shard(index), shard_bytes(shard), content_type="application/x-ndjson")
+            sizes.append(len(images_of(shard)))
+        now = context.ledger.now()
+        if digest.hexdigest() != record.manifest.input_sha256:
+            reason = f"{objects.input} is not what was accepted: its digest differs from the one in batch.json"
+            context.ledger.batches.write(advance(record, BatchState.FAILED, at=now, reason=reason))
+            context.artifacts.put(objects.marker(BatchState.FAILED), reason.encode(), content_type="text/plain")
+            log.error("batch failed", batch=batch_id, reason=reason)
+            return
+        for index, images in enumerate(sizes):
+            context.ledger.jobs.create(_job(record, index, images, now))
+        _let_run(context, record, len(sizes), now)
+        log.info("batch expanded", batch=batch_id, jobs=len(sizes), images=sum(sizes))
+
+
+def _rows(lines: Iterator[bytes], digest: hashlib._Hash) -> Iterator[ResolvedRow]:
+    for line in lines:
+        digest.update(line + b"\n")
+        yield ResolvedRow.model_validate_json(line)
+
+
+def _job(record: BatchRecord, index: int, images: int, now: datetime) -> JobRecord:
+    manifest = record.manifest
+    return JobRecord(
+        batch_id=manifest.id,
+        incarnation=manifest.incarnation,
+        index=index,
+        tenant=manifest.tenant,
+        priority=manifest.priority,
+        created_at=manifest.created_at,
+        updated_at=now,
+        images=images,
+    )
+
+
+def _let_run(context: Context, record: BatchRecord, jobs: int, now: datetime) -> None:
+    while True:
+        try:
+            if record.state is BatchState.VALIDATING:
+                context.ledger.batches.write(advance(record, BatchState.IN_PROGRESS, at=now, jobs=jobs))
+            else:
+                context.ledger.batches.write(changed(record, at=now, jobs=jobs))
+        except StaleWrite:
+            record = context.ledger.batches.get(record.id)  # it was cancelled meanwhile
+        else:
+            return

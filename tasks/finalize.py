@@ -1,0 +1,77 @@
+"""Write the results of a batch whose jobs are all over. Doing it twice writes the same again."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import IO
+
+import structlog
+
+from pipeline.gallery import gallery_parts
+from pipeline.objects import BatchObjects
+from pipeline.records import advance
+from pipeline.results import ImageResult, Outcome, parsed_outcomes
+from pipeline.states import BatchState
+from tasks.context import Context
+
+log = structlog.get_logger(__name__)
+
+LOCK_S = 300.0
+_IN_MEMORY_BYTES = 8 << 20
+
+
+def finalize(context: Context, batch_id: str) -> None:
+    """Write results.jsonl, errors.jsonl and the gallery, then the marker, then say so in the ledger."""
+    with context.ledger.locks.only_one(f"finalize-{batch_id}", LOCK_S) as mine:
+        if not mine:
+            return
+        record = context.ledger.batches.get(batch_id)
+        jobs = record.jobs
+        if jobs is None or context.ledger.jobs.unfinished(batch_id):
+            return
+        if record.state is BatchState.IN_PROGRESS:
+            record = advance(record, BatchState.FINALIZING, at=context.ledger.now())
+            context.ledger.batches.write(record)
+        ends = {BatchState.FINALIZING: BatchState.COMPLETED, BatchState.CANCELLING: BatchState.CANCELLED}
+        if record.state not in ends:
+            return
+        end = ends[record.state]
+        objects = BatchObjects(batch_id)
+        write_results(context, objects, jobs)
+        context.artifacts.put(objects.marker(end), b"", content_type="text/plain")
+        context.ledger.batches.write(advance(record, end, at=context.ledger.now()))
+        log.info("batch is over", batch=batch_id, state=end.value)
+
+
+def write_results(context: Context, objects: BatchObjects, jobs: int) -> None:
+    """Results, errors and gallery from the jobs' fragments, in the order of the rows, streamed."""
+
+    def outcomes() -> Iterator[Outcome]:
+        for job in range(jobs):
+            yield from parsed_outcomes(context.artifacts.lines(objects.fragment(job)))
+
+    def results(file: IO[bytes]) -> None:
+        file.writelines(_line(o) for o in outcomes() if isinstance(o, ImageResult))
+
+    def errors(file: IO[bytes]) -> None:
+        file.writelines(line + b"\n" for line in context.artifacts.lines(objects.invalid))
+        file.writelines(_line(o) for o in outcomes() if not isinstance(o, ImageResult))
+
+    def gallery(file: IO[bytes]) -> None:
+        file.writelines(part.encode() for part in gallery_parts(objects, outcomes()))
+
+    _put(context, objects.results, "application/x-ndjson", results)
+    _put(context, objects.errors, "application/x-ndjson", errors)
+    _put(context, objects.gallery, "text/html; charset=utf-8", gallery)
+
+
+def _line(outcome: Outcome) -> bytes:
+    return outcome.model_dump_json().encode() + b"\n"
+
+
+def _put(context: Context, key: str, content_type: str, write: Callable[[IO[bytes]], None]) -> None:
+    with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES) as file:
+        write(file)
+        file.seek(0)
+        context.artifacts.put(key, file, content_type=content_type)

@@ -1,0 +1,166 @@
+"""Settle an attempt that is over: believe the bucket, not the word, and say for each image what became of it."""
+
+from __future__ import annotations
+
+import random
+
+import structlog
+
+from pipeline.attempt import Outcome as AttemptOutcome
+from pipeline.commit import ForeignObject, commit_failure, committed_failure, committed_result
+from pipeline.errors import StoreUnavailable
+from pipeline.ledger.jobs import Place
+from pipeline.messages import FINALIZE, hint
+from pipeline.objects import BatchObjects
+from pipeline.records import AttemptEnd, JobRecord, advance
+from pipeline.results import FailureCode, ImageResult, Outcome, failure_of, outcome_lines, parsed_outcomes
+from pipeline.shards import ImageTask, images_of, parsed_shard
+from pipeline.states import ImageState, JobState
+from tasks.context import Context
+from tasks.retry import GiveUp, decide
+
+log = structlog.get_logger(__name__)
+
+
+def settle_ended(context: Context, job: JobRecord, fence: str, ended: AttemptOutcome) -> None:
+    """The job's attempt ended: the job is over if every image has an outcome, else it is tried again or given up.
+
+    Raises LeaseLost, StaleWrite or ServiceError; then nothing final was written, and settling again gives the same.
+    """
+    if job.attempt is None:
+        raise ValueError(f"job {job.ref} has no attempt that could have ended")
+    tasks = job_images(context, job)
+    known = known_outcomes(context, job, tasks)
+    undone = [task for task in tasks if task.index not in known]
+    history = AttemptEnd(
+        number=job.attempt.number, code=ended.code, reason=ended.reason, ended_at=context.ledger.now(), node=ended.node
+    )
+    job = job.model_copy(update={"ended": (*job.ended, history)})
+    log.info("attempt ended", code=ended.code.value, reason=ended.reason, images=len(tasks), undone=len(undone))
+    if not undone:
+        finish(context, job, fence, state=JobState.SUCCEEDED, tasks=tasks, known=known)
+        return
+    decision = decide(ended, spent=job.spent, max_attempts=context.settings.max_attempts, random=random.random)
+    if isinstance(decision, GiveUp):
+        log.error("job failed", reason=decision.reason, undone=len(undone))
+        give_up(
+            context,
+            job,
+            fence,
+            state=JobState.FAILED,
+            tasks=tasks,
+            known=known,
+            code=FailureCode.ATTEMPTS_EXHAUSTED,
+            reason=decision.reason,
+        )
+        return
+    move_known(context, job, fence, known)
+    left = [task.index for task in undone]
+    context.ledger.images.move_by_worker(job.batch_id, job.ref, left, ImageState.QUEUED, fence=fence)
+    retrying = advance(job, JobState.RETRYING, at=context.ledger.now(), spent=decision.spent)
+    context.ledger.jobs.write(retrying, Place.DELAYED, fence=fence, delay_s=decision.delay_s)
+    log.warning("job will be tried again", delay_s=round(decision.delay_s, 1), code=ended.code.value)
+
+
+def settle_cancelled(context: Context, job: JobRecord, fence: str) -> None:
+    """The job is to end without another attempt, and none of it runs: what is committed stays, the rest is cancelled.
+
+    Raises as `settle_ended`.
+    """
+    tasks = job_images(context, job)
+    known = known_outcomes(context, job, tasks)
+    give_up(
+        context,
+        job,
+        fence,
+        state=JobState.CANCELLED,
+        tasks=tasks,
+        known=known,
+        code=FailureCode.CANCELLED,
+        reason="the batch was cancelled",
+    )
+
+
+def job_images(context: Context, job: JobRecord) -> list[ImageTask]:
+    """The images of a job, from its shard. Raises StoreUnavailable if the shard is gone."""
+    key = BatchObjects(job.batch_id).shard(job.index)
+    body = context.artifacts.get(key)
+    if body is None:
+        raise StoreUnavailable(f"{key} is not in {context.artifacts.where} any more")
+    return images_of(parsed_shard(body))
+
+
+def known_outcomes(context: Context, job: JobRecord, tasks: list[ImageTask]) -> dict[int, Outcome]:
+    """The outcome of every image that has one, by its index: from the pod's fragment where the bucket agrees."""
+    objects = BatchObjects(job.batch_id)
+    reported = {o.index: o for o in parsed_outcomes(context.artifacts.lines(objects.fragment(job.index)))}
+    folders = {task.key(objects).rpartition("/")[0] + "/" for task in tasks}
+    present = {key for folder in sorted(folders) for key in context.artifacts.list(folder)}
+    known: dict[int, Outcome] = {}
+    for task in tasks:
+        report = reported.get(task.index)
+        if task.key(objects) in present:
+            known[task.index] = report if isinstance(report, ImageResult) else _found(context, objects, task)
+        elif failure := committed_failure(context.artifacts, objects, task):
+            known[task.index] = failure
+    return known
+
+
+def _found(context: Context, objects: BatchObjects, task: ImageTask) -> Outcome:
+    try:
+        result = committed_result(context.artifacts, objects, task)
+    except ForeignObject as error:
+        return failure_of(task, FailureCode.FOREIGN_OBJECT, str(error), retryable=True)
+    if result is None:
+        raise StoreUnavailable(f"{task.key(objects)} was listed and is gone")
+    return result
+
+
+def give_up(
+    context: Context,
+    job: JobRecord,
+    fence: str,
+    *,
+    state: JobState,
+    tasks: list[ImageTask],
+    known: dict[int, Outcome],
+    code: FailureCode,
+    reason: str,
+) -> None:
+    """End the job; images without an outcome get this one, with a reason."""
+    objects = BatchObjects(job.batch_id)
+    complete = dict(known)
+    for task in tasks:
+        if task.index not in complete:
+            failure = failure_of(task, code, reason, retryable=True)
+            commit_failure(context.artifacts, objects, failure)
+            complete[task.index] = failure
+    finish(context, job, fence, state=state, tasks=tasks, known=complete)
+
+
+def finish(
+    context: Context, job: JobRecord, fence: str, *, state: JobState, tasks: list[ImageTask], known: dict[int, Outcome]
+) -> None:
+    """Write the job's fragment, move its images, then the job itself; the last job of a batch asks for its results."""
+    objects = BatchObjects(job.batch_id)
+    body = outcome_lines(known[task.index] for task in tasks)
+    context.artifacts.put(objects.fragment(job.index), body, content_type="application/x-ndjson")
+    move_known(context, job, fence, known)
+    left = context.ledger.jobs.write(advance(job, state, at=context.ledger.now()), Place.DONE, fence=fence)
+    log.info("job is over", state=state.value, jobs_left=left)
+    if left == 0:
+        hint(context.app, FINALIZE, job.batch_id)
+
+
+def move_known(context: Context, job: JobRecord, fence: str, known: dict[int, Outcome]) -> None:
+    """Bring the ledger up to what the bucket says; what it knows already does not move."""
+    for state in (ImageState.SUCCEEDED, ImageState.CANCELLED, ImageState.FAILED):
+        indices = [index for index, outcome in known.items() if _state(outcome) is state]
+        if indices:
+            context.ledger.images.move_by_worker(job.batch_id, job.ref, indices, state, fence=fence)
+
+
+def _state(outcome: Outcome) -> ImageState:
+    if isinstance(outcome, ImageResult):
+        return ImageState.SUCCEEDED
+    return ImageState.CANCELLED if outcome.code is FailureCode.CANCELLED else ImageState.FAILED

@@ -1,0 +1,115 @@
+"""The controller's tick: find what stands still and mend it. Whatever message was lost, the next tick makes it up."""
+
+from __future__ import annotations
+
+import secrets
+
+import structlog
+
+from pipeline.attempt import job_ref
+from pipeline.deployment import Deployment
+from pipeline.errors import ConflictError
+from pipeline.messages import EXPAND, FINALIZE, RENDER, hint
+from pipeline.objects import BATCHES, MARKERS, BatchObjects
+from pipeline.records import BatchManifest, BatchRecord, JobRecord
+from pipeline.states import BatchState, JobState, is_final
+from pipeline.version import installed_version
+from tasks.context import Context
+from tasks.settle import settle_cancelled
+
+log = structlog.get_logger(__name__)
+
+LOCK_S = 60.0
+BUCKET_EVERY_S = 30.0
+ORPHANS_EVERY_S = 10.0
+
+
+def tick(context: Context) -> None:
+    """One tick, unless one is under way."""
+    with context.ledger.locks.only_one("tick", LOCK_S) as mine:
+        if not mine:
+            return
+        context.ledger.announce(Deployment.of(context.settings, installed_version()))
+        expired, due = context.ledger.leases.promote()
+        if expired or due:
+            log.info("jobs may be claimed again", expired_leases=expired, delays_over=due)
+        for batch_id in context.ledger.batches.unfinished():
+            push(context, batch_id)
+        if context.ledger.locks.due("orphans", ORPHANS_EVERY_S):
+            end_orphans(context)
+        if context.ledger.locks.due("bucket", BUCKET_EVERY_S):
+            record_accepted(context)
+        offer(context)
+
+
+def push(context: Context, batch_id: str) -> None:
+    """Ask for the next thing that a batch needs as a whole: expansion, cancellation of what waits, finalization."""
+    record = context.ledger.batches.get(batch_id)
+    lasts_s = 2 * context.settings.tick_s
+    if is_final(record.state):
+        return
+    if record.jobs is None:
+        hint(context.app, EXPAND, batch_id, expires_s=lasts_s)
+        return
+    waiting = context.ledger.jobs.unfinished(batch_id)
+    if not waiting:
+        hint(context.app, FINALIZE, batch_id, expires_s=lasts_s)
+    elif record.state is BatchState.CANCELLING:
+        for ref in waiting:
+            job = context.ledger.jobs.get(ref)
+            if job is not None and job.state in (JobState.QUEUED, JobState.RETRYING):
+                cancel_waiting(context, job)
+
+
+def cancel_waiting(context: Context, job: JobRecord) -> None:
+    """Cancel a job that nobody holds; one that a worker has just claimed is cancelled by that worker."""
+    if context.ledger.jobs.held(job.ref):
+        return
+    try:
+        settle_cancelled(context, job, fence="")
+    except ConflictError as error:
+        log.info("a worker was faster", job=job.ref, reason=str(error))
+
+
+def offer(context: Context) -> None:
+    """Hint as many workers as could take a job, and as there are jobs."""
+    free = sum(context.ledger.workers.free_slots().values())
+    for _ in range(min(free, context.ledger.leases.backlog())):
+        if not hint(context.app, RENDER, expires_s=2 * context.settings.tick_s):
+            return
+
+
+def end_orphans(context: Context) -> None:
+    """Delete attempts that no job has on record as its own, of batches that the ledger knows.
+
+    A batch that it does not know may be one that it lost; what runs for it is left alone.
+    """
+    for name, seen in context.launcher.observe().items():
+        if seen.batch_id is None or seen.job_index is None or not context.ledger.batches.known(seen.batch_id):
+            continue
+        job = context.ledger.jobs.get(job_ref(seen.batch_id, seen.job_index))
+        current = job.attempt.name if job is not None and job.attempt is not None else None
+        if job is None or is_final(job.state) or current != name:
+            log.warning("deleting an orphaned attempt", name=name, batch=seen.batch_id, job=seen.job_index)
+            context.launcher.delete(name)
+
+
+def record_accepted(context: Context) -> None:
+    """Put batches into the ledger that are accepted in the bucket and unknown here.
+
+    Their client died, or Redis was away, between the two. Each gets an incarnation of its own, so that nothing of it
+    can meet the names of attempts that an emptied Redis forgot.
+    """
+    for batch_id in context.artifacts.folders(BATCHES):
+        objects = BatchObjects(batch_id)
+        if context.ledger.batches.known(batch_id) or any(
+            context.artifacts.head(objects.marker(state)) for state in MARKERS
+        ):
+            continue
+        body = context.artifacts.get(objects.manifest)
+        if body is None:
+            continue  # staged, not accepted
+        manifest = BatchManifest.model_validate_json(body).model_copy(update={"incarnation": secrets.token_hex(4)})
+        if context.ledger.batches.create(BatchRecord(manifest=manifest, updated_at=context.ledger.now())):
+            log.warning("found an accepted batch that the ledger did not know", batch=batch_id, images=manifest.images)
+            hint(context.app, EXPAND, batch_id)

@@ -1,0 +1,156 @@
+"""Entry point of the worker processes: `python -P -m tasks.worker render|control|beat`.
+
+`render` looks after pods, one thread each. `control` expands, finalizes and ticks, on a queue of its own, never behind
+renders. `beat` sends the tick. Settings come from the environment (docs/settings.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import socket
+import sys
+import threading
+from typing import Any
+
+import structlog
+from celery.signals import setup_logging, worker_ready, worker_shutting_down
+
+from pipeline.artifacts import Artifacts
+from pipeline.attempt import Launcher
+from pipeline.errors import ServiceError, TesseraError
+from pipeline.ledger import Ledger
+from pipeline.logs import configure_logging
+from pipeline.messages import CONTROL_QUEUE, RENDER_QUEUE, TICK, celery_app, queue_name
+from pipeline.settings import Settings, load_settings
+from pipeline.version import installed_version
+from tasks.app import register
+from tasks.context import Context, Slots
+from tasks.observer import Observer
+
+log = structlog.get_logger(__name__)
+
+CONTROL_THREADS = 4
+REPORT_S = 2.0
+BEAT_LOCK_S = 30
+
+
+def launcher_for(settings: Settings) -> Launcher:
+    """Who runs attempts, by the settings."""
+    if settings.launcher == "local":
+        from tasks.embedded.launcher import LocalLauncher
+
+        return LocalLauncher(settings.data_dir)
+    raise TesseraError("TESSERA_LAUNCHER=kubernetes: this version runs attempts on the local node only")
+
+
+def build(settings: Settings, role: str) -> Context:
+    """The context of one worker process."""
+    launcher = launcher_for(settings)
+    return Context(
+        settings=settings,
+        ledger=Ledger(settings),
+        artifacts=Artifacts(settings),
+        launcher=launcher,
+        observer=Observer(launcher, settings.observe_s),
+        app=celery_app(settings),
+        worker=f"{role}@{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}",
+        slots=Slots(settings.worker_slots),
+        stopping=threading.Event(),
+    )
+
+
+def work(context: Context, role: str) -> None:
+    """Run a Celery worker until it is told to stop."""
+    threads = context.settings.worker_slots if role == "render" else CONTROL_THREADS
+    queue = queue_name(context.settings, RENDER_QUEUE if role == "render" else CONTROL_QUEUE)
+    register(context.app, context)
+    connected = _connect_signals(context, role)
+    context.app.worker_main(
+        [
+            "worker",
+            "--pool=threads",
+            f"--concurrency={threads}",
+            f"--queues={queue}",
+            f"--hostname={context.worker}",
+            "--without-gossip",
+            "--without-mingle",
+            "--without-heartbeat",
+        ]
+    )
+    del connected  # Celery holds signal handlers weakly
+
+
+def beat(settings: Settings) -> None:
+    """Run RedBeat: it only ticks, and only one of several beats does, by a lock in Redis."""
+    app = celery_app(settings)
+    app.conf.update(
+        beat_scheduler="redbeat.RedBeatScheduler",
+        redbeat_redis_url=settings.redis_url.get_secret_value(),
+        redbeat_key_prefix=f"{settings.redis_prefix}:redbeat:",
+        redbeat_lock_timeout=BEAT_LOCK_S,
+        beat_max_loop_interval=min(5.0, settings.tick_s),
+        beat_schedule={
+            "tick": {"task": TICK, "schedule": settings.tick_s, "options": {"expires": 2 * settings.tick_s}}
+        },
+    )
+    app.Beat(quiet=True).run()
+
+
+def _connect_signals(context: Context, role: str) -> list[Any]:
+    def ready(**_: Any) -> None:
+        log.info("worker is ready", role=role, worker=context.worker)
+        if role == "render":
+            threading.Thread(target=_report, args=(context,), name="report", daemon=True).start()
+
+    def shutting_down(**_: Any) -> None:
+        # Under the threads pool this runs in the process that holds the jobs: each thread hands its job over.
+        context.stopping.set()
+        log.info("worker stops", role=role, worker=context.worker)
+
+    def keep_our_logging(**_: Any) -> None:
+        """Having a receiver is what keeps Celery from configuring the root logger."""
+
+    setup_logging.connect(keep_our_logging)
+    worker_ready.connect(ready)
+    worker_shutting_down.connect(shutting_down)
+    return [keep_our_logging, ready, shutting_down]
+
+
+def _report(context: Context) -> None:
+    while not context.stopping.is_set():
+        try:
+            context.ledger.workers.report(context.worker, context.slots.free)
+        except ServiceError as error:
+            log.warning("could not report", reason=str(error))
+        context.stopping.wait(REPORT_S)
+    try:
+        context.ledger.workers.leave(context.worker)
+    except ServiceError as error:
+        log.warning("could not take leave", reason=str(error))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one role until told to stop."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.worker", description=__doc__)
+    parser.add_argument("role", choices=["render", "control", "beat"])
+    role = parser.parse_args(argv).role
+    try:
+        settings = load_settings()
+        configure_logging(settings.log_format, settings.log_level)
+        log.info("starting", role=role, version=installed_version(), redis=Ledger(settings).store.where)
+        if role == "beat":
+            beat(settings)
+        else:
+            context = build(settings, role)
+            context.artifacts.check()
+            work(context, role)
+    except TesseraError as error:
+        print(f"{role}: {error}", file=sys.stderr)  # noqa: T201 - logging may not be set up yet
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
