@@ -66,8 +66,8 @@ class Stack:
 
     def start(self) -> None:
         """Bring everything up and write the state file. Raises TesseraError, StopRequested."""
-        self._services = started_services(self._data_dir)
         plain = without_deployment(os.environ) | _OF_EVERY_CHILD
+        self._services = started_services(self._data_dir)
         self._model = None if self._options.no_model else begin_demo_model(self._data_dir, plain)
         await_services(self._services, _SERVICES_S, lambda: self._stopping, on_ready=self._report)
         if self._model is not None:
