@@ -1,0 +1,43 @@
+"""Fixtures for every test that needs the real services: one Valkey and one SeaweedFS for the whole run."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.settings import Settings, load_settings
+from tasks.embedded.services import Services, reachable, running_services
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """Valkey and SeaweedFS; they die with pytest, however that ends."""
+    with running_services(tmp_path_factory.mktemp("services")) as running:
+        yield running
+
+
+@pytest.fixture
+def settings(services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings of a deployment of the test's own, and this process's environment set so that boto3 is let in."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "TESSERA_"))]:
+        monkeypatch.delenv(name)
+    for name, value in (services.credentials | reachable(os.environ)).items():
+        monkeypatch.setenv(name, value)
+    own = f"test-{uuid.uuid4().hex[:12]}"
+    return load_settings(
+        {},
+        **services.settings,
+        redis_prefix=own,
+        s3_prefix=own,
+        launcher="local",
+        device="cpu",
+        dtype="float32",
+        gpus=2,
+        data_dir=tmp_path / "data",
+        observe_s=0.1,
+        tick_s=0.2,
+    )
