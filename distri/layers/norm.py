@@ -14,8 +14,16 @@ from distri.phase import NormMode
 
 def moments(x_BCS: Tensor, groups: int) -> Tensor:
     """Mean and biased variance of each group, stacked: shape (2, B, G), float32 (float64 for a float64 input)."""
-    batch = x_BCS.shape[0]
+    batch, channels = x_BCS.shape[:2]
     exact = x_BCS.to(torch.promote_types(x_BCS.dtype, torch.float32))
+    if exact.device.type == "cpu":
+        # The statistics of PyTorch's own kernel: var_mean on a CPU took ten times as long (1.1 ms against 0.1 ms for
+        # half of a 2x128x32x32 input, one thread), an eighth of a whole evaluation.
+        pixels = exact[0, 0].numel()
+        _, mean_BG, rstd_BG = torch.native_group_norm(
+            exact.contiguous(), None, None, batch, channels, pixels, groups, 0.0
+        )
+        return torch.stack([mean_BG, rstd_BG**-2])
     variance_BG, mean_BG = torch.var_mean(exact.reshape(batch, groups, -1), dim=-1, correction=0)
     return torch.stack([mean_BG, variance_BG])
 

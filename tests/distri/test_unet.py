@@ -101,9 +101,14 @@ def test_buffers_are_made_once_per_shape_and_dropped_when_long_unused(ranks: Get
     first, second, third = buffers[2], buffers[5] - buffers[2], buffers[11] - buffers[2]
     assert buffers[0] == 0
     assert 0 < first < second < third
-    assert buffers == [0, first, first, *[first, first + second, first + second], *[first + second] * 3] + [
+    assert buffers == [
+        0,
+        first,
+        first,
+        *[first, first + second, first + second],
+        *([first + second] * 3),
         *[first, first + third, first + third],
-        *[first + third] * 3,
+        *([first + third] * 3),
     ]
 
 

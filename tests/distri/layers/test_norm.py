@@ -1,5 +1,7 @@
 """The arithmetic of split GroupNorm, without ranks."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -29,8 +31,8 @@ def test_merging_does_not_cancel_in_single_precision() -> None:
 @pytest.mark.parametrize("edges", [(0, 5, 30), (0, 1, 2, 30), (0, 10, 20, 30), (0, 8, 12, 26, 30)])
 def test_merged_moments_are_those_of_the_whole_with_uneven_patches(edges: tuple[int, ...]) -> None:
     x = 3 + 2 * seeded(1, 2, 4, 30, 10)
-    parts = [moments(x[:, :, start:end], 2) for start, end in zip(edges, edges[1:], strict=False)]
-    sizes = [end - start for start, end in zip(edges, edges[1:], strict=False)]
+    parts = [moments(x[:, :, start:end], 2) for start, end in pairwise(edges)]
+    sizes = [end - start for start, end in pairwise(edges)]
     assert relative(merged_moments(parts, sizes), moments(x, 2)) < 1e-14
 
 
