@@ -219,7 +219,8 @@ class Engine:
         requested = (image.height, image.width)
         ids = (*(image.original_size or requested), *image.crop, *(image.target_size or requested))
         dtype = self._unet.unet.dtype
-        time_ids_16 = torch.tensor([ids], dtype=dtype, device=self.mesh.device)
+        # float32 in every dtype: bfloat16 would round sizes above 2048 pixels.
+        time_ids_16 = torch.tensor([ids], dtype=torch.float32, device=self.mesh.device)
         return Conditions(embedding.text.to(dtype), embedding.pooled.to(dtype), time_ids_16)
 
     def _decode(self, latent_1CHW: Tensor) -> tuple[npt.NDArray[np.uint8] | None, bool, bool]:
