@@ -29,7 +29,7 @@ def tick(context: Context) -> None:
     with context.ledger.locks.only_one("tick", LOCK_S) as mine:
         if not mine:
             return
-        context.ledger.announce(Deployment.of(context.settings, installed_version()))
+        announce(context)
         expired, due = context.ledger.leases.promote()
         if expired or due:
             log.info("jobs may be claimed again", expired_leases=expired, delays_over=due)
@@ -40,6 +40,11 @@ def tick(context: Context) -> None:
         if context.ledger.locks.due("bucket", BUCKET_EVERY_S):
             record_accepted(context)
         offer(context)
+
+
+def announce(context: Context) -> None:
+    """Tell clients what this deployment renders."""
+    context.ledger.announce(Deployment.of(context.settings, installed_version()))
 
 
 def push(context: Context, batch_id: str) -> None:

@@ -28,6 +28,7 @@ from pipeline.version import installed_version
 from tasks.app import register
 from tasks.context import Context, Slots
 from tasks.observer import Observer
+from tasks.sweep import announce
 
 log = structlog.get_logger(__name__)
 
@@ -101,7 +102,9 @@ def beat(settings: Settings) -> None:
 def _connect_signals(context: Context, role: str) -> list[Any]:
     def ready(**_: Any) -> None:
         log.info("worker is ready", role=role, worker=context.worker)
-        if role == "render":
+        if role == "control":
+            announce(context)
+        else:
             threading.Thread(target=_report, args=(context,), name="report", daemon=True).start()
 
     def shutting_down(**_: Any) -> None:

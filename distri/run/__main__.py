@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 # Before the slow imports: a rank whose torchrun is killed must not stay behind.
-from pipeline.lifeline import die_with_parent
+import os
 
-die_with_parent()
+from pipeline.lifeline import TETHERED_PID, die_with_parent
 
-import os  # noqa: E402
+die_with_parent(int(os.environ[TETHERED_PID]) if TETHERED_PID in os.environ else None)
+
 import secrets  # noqa: E402
 import sys  # noqa: E402
 from datetime import timedelta  # noqa: E402
@@ -16,9 +17,10 @@ import structlog  # noqa: E402
 import torch  # noqa: E402
 
 from distri.mesh import Layout, Mesh  # noqa: E402
-from distri.run.leader import Leader, leader_of  # noqa: E402
+from distri.run.leader import Leader  # noqa: E402
 from distri.run.report import write_report  # noqa: E402
 from distri.run.shard import LeaderRefused, PodMisconfigured, render_shard  # noqa: E402
+from distri.run.sigterm import on_sigterm  # noqa: E402
 from pipeline.attempt import AttemptSpec, Code, PodReport  # noqa: E402
 from pipeline.errors import ClaimRefused, ServiceError, SettingsError  # noqa: E402
 from pipeline.logs import configure_logging, redacted  # noqa: E402
@@ -36,6 +38,13 @@ COLLECTIVE_TIMEOUT = timedelta(seconds=300)
 def main() -> int:
     """Render the attempt that the environment names."""
     rank = int(os.environ.get("RANK", "0"))
+    leader: Leader | None = None
+
+    def asked_to_end() -> None:
+        if leader is not None:
+            leader.stop("the pod was asked to end (SIGTERM)")
+
+    on_sigterm(asked_to_end)
     try:
         settings = load_settings()
         configure_logging(settings.log_format, settings.log_level)
@@ -43,7 +52,8 @@ def main() -> int:
         structlog.contextvars.bind_contextvars(batch=spec.batch_id, job=spec.job_index, attempt=spec.number, rank=rank)
         device = "cuda" if spec.device == "cuda" or (spec.device == "auto" and torch.cuda.is_available()) else "cpu"
         mesh = Mesh.join(Layout.parse(spec.layout), device=device, timeout=COLLECTIVE_TIMEOUT)
-        leader = leader_of(mesh, spec, os.environ.get(UID_VARIABLE) or secrets.token_hex(8), settings)
+        if mesh.is_leader:
+            leader = Leader(spec, os.environ.get(UID_VARIABLE) or secrets.token_hex(8), settings)
         render_shard(mesh, leader, spec, settings)
         if leader is not None and leader.stopped_because is not None:
             write_report(_report(leader, Code.DELETED, leader.stopped_because))

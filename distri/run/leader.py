@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from enum import IntEnum
-from types import FrameType
 
 import structlog
 
 from distri.engine import Rendered
-from distri.mesh import Mesh
 from distri.run.committer import Committer, PodIdentity
 from distri.sampler import Control
 from pipeline.artifacts import Artifacts
@@ -57,7 +54,6 @@ class Leader:
         if refusal is not None:
             raise ClaimRefused(f"this pod may not render {spec.job_ref}: {refusal}")
         self._committer = Committer(self._identity, self._ledger, self._artifacts, self.stop)
-        signal.signal(signal.SIGTERM, self._on_sigterm)
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
     def shard(self) -> Shard:
@@ -139,14 +135,3 @@ class Leader:
             except ServiceError as error:
                 log.warning("cannot look for cancellation", reason=str(error))
             pause.wait(WATCH_S)
-
-    def _on_sigterm(self, _number: int, _frame: FrameType | None) -> None:
-        self.stop("the pod was asked to end (SIGTERM)")
-
-
-def leader_of(mesh: Mesh, spec: AttemptSpec, uid: str, settings: Settings) -> Leader | None:
-    """The leader's side if this rank leads its replica; other ranks leave SIGTERM to it."""
-    if mesh.is_leader:
-        return Leader(spec, uid, settings)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,12 +14,14 @@ import typer
 from pipeline.cli.exits import OK
 from pipeline.client import Client
 from pipeline.connect import of_stack
-from pipeline.errors import RequestError
+from pipeline.errors import NoDeployment, RequestError, ServiceError
 from pipeline.lifeline import die_with_parent
 from pipeline.local import StackState, running_stack, start_stack, stop_stack, wipe
 from pipeline.progress import Progress
 from pipeline.settings import load_settings
 from pipeline.submit import Submission, checked_options
+
+_WORKERS_S, _POLL_S = 60.0, 0.1
 
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of all its data; TESSERA_DATA_DIR or ~/.tessera if not given.")
@@ -40,6 +43,7 @@ def up(data_dir: DataDir = None, slots: Slots = 1, ranks: Ranks = 2, as_json: As
     folder = _folder(data_dir)
     before = running_stack(folder)
     state = before or start_stack(folder, detached=True, on_progress=_say, slots=slots, gpus=ranks)
+    _await_workers(state)
     if as_json:
         sys.stdout.write(json.dumps({"data_dir": str(folder), "pid": state.pid, "started": before is None}) + "\n")
         return OK
@@ -90,6 +94,7 @@ def demo(
     typer.echo("using the local stack that is up" if running else f"starting the local stack in {folder}", err=True)
     state = running or start_stack(folder, detached=False, on_progress=_say, slots=slots, gpus=ranks)
     try:
+        _await_workers(state)
         return _render(state, prompts, output, timeout)
     finally:
         if running is None:
@@ -109,8 +114,29 @@ def _render(state: StackState, prompts: Path | None, output: Path, timeout_s: fl
     for failure in batch.errors():
         typer.echo(f"{failure.custom_id}: {failure.code.value}: {failure.message}", err=True)
     typer.echo(f"{status.succeeded} of {status.total} images in {page.parent.parent / 'images'}")
+    if "demo" in {image.result.model for image in batch.images()}:
+        typer.echo(
+            "(the demo model's weights are random, so it paints noise: what is real here is the way of a render)"
+        )
     typer.echo(f"look at them: {page}")
     return status.exit_code
+
+
+def _await_workers(state: StackState) -> None:
+    """Wait until the controller takes batches and a worker renders. Raises ServiceError."""
+    began = time.monotonic()
+    ledger = of_stack(state.over(os.environ)).ledger
+    while True:
+        try:
+            ledger.deployment()
+            if ledger.workers.free_slots():
+                break
+        except NoDeployment:
+            pass  # the ledger of a stack that has just come up for the first time
+        if time.monotonic() - began > _WORKERS_S:
+            raise ServiceError(f"the stack's workers did not come up within {_WORKERS_S:.0f} s; see {state.logs}")
+        time.sleep(_POLL_S)
+    _say(f"workers ready ({time.monotonic() - began:.1f} s)")
 
 
 def _examples() -> Path:
