@@ -68,6 +68,10 @@ class Settings(BaseModel):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field("auto", description="UNet's number format.")
     image: str = Field("local", description="Container image of a pod, by digest; `local` for processes.")
 
+    pod: dict[str, Any] = Field(
+        default_factory=dict, description="How a pod looks in its cluster (JSON, see k8s/pod.py); not for `local`."
+    )
+
     # How jobs run
     launcher: Literal["local", "kubernetes"] = Field("kubernetes", description="Who runs an attempt.")
     images_per_job: int = Field(64, ge=1, description="Most images of one job.")
@@ -149,12 +153,13 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) ->
     for variable, name in known.items():
         if given.get(variable):
             values[name] = given[variable]
-    if isinstance(values.get("models"), str):
-        try:
-            values["models"] = json.loads(values["models"])
-        except json.JSONDecodeError as error:
-            problems.append(f"TESSERA_MODELS: not JSON ({error.msg} at position {error.pos})")
-            del values["models"]
+    for name in ("models", "pod"):
+        if isinstance(values.get(name), str):
+            try:
+                values[name] = json.loads(values[name])
+            except json.JSONDecodeError as error:
+                problems.append(f"{PREFIX}{name.upper()}: not JSON ({error.msg} at position {error.pos})")
+                del values[name]
     try:
         settings = Settings.model_validate(values | overrides)
     except ValidationError as error:

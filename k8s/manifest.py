@@ -1,0 +1,307 @@
+"""An attempt to the batch/v1 Job that runs it: one Job, one pod, started at most once. Pure.
+
+A plain dict rather than a model of the Kubernetes client: it is what the API reads and people print, it needs no client
+to be tested, and a field that is newer than the client is not lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from k8s.pod import MODELS_PATH, TORCHRUN_RESERVE_S, PodSettings
+from pipeline.attempt import AttemptSpec
+from pipeline.settings import Settings
+
+CONTAINER, WEIGHTS_CONTAINER = "render", "fetch-weights"
+
+DEPLOYMENT_LABEL = "tessera/deployment"
+INCARNATION_LABEL = "tessera/incarnation"
+JOB_LABEL = "tessera/job"
+ATTEMPT_LABEL = "tessera/attempt"
+BATCH_ANNOTATION = "tessera/batch"  # up to 80 characters; a label holds 63
+SPEC_ANNOTATION = "tessera/spec"
+DIGEST_ANNOTATION = "tessera/spec-digest"
+MANIFEST_ANNOTATION = "tessera/manifest-digest"
+
+# Exit codes that no retry mends (sysexits: EX_USAGE, EX_CONFIG). The Job names them when its pod is gone.
+HOPELESS_EXIT_CODES = (64, 78)
+
+SCRATCH_PATH = "/scratch"
+
+# Settings of workers and of this machine. An older image refuses a name that it does not know, so a pod gets no more
+# than it can use.
+_NOT_FOR_PODS = frozenset(
+    "TESSERA_" + name.upper()
+    for name in (
+        "redis_url", "pod", "launcher", "image", "data_dir", "images_per_job", "max_attempts", "deadline_s", "lease_s",
+        "observe_s", "tick_s", "worker_slots", "gpus", "layout", "exact", "warmup_steps", "device", "dtype",
+    )
+)  # fmt: skip
+
+# Lists that are merged item by item, and the field that tells items apart; all other lists are replaced whole.
+_MERGE_KEYS = {
+    "containers": "name",
+    "initContainers": "name",
+    "volumes": "name",
+    "env": "name",
+    "imagePullSecrets": "name",
+    "volumeMounts": "mountPath",
+}
+
+
+def deployment_selector(deployment: str) -> str:
+    """The label selector of everything that a deployment runs."""
+    return f"{DEPLOYMENT_LABEL}={deployment}"
+
+
+def job_manifest(
+    spec: AttemptSpec, pod: PodSettings, settings: Settings, *, avoid_nodes: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The Job of an attempt.
+
+    Args:
+        spec: what to render and how, as the ledger has it; it alone decides what is the same attempt.
+        pod: what the cluster needs to know.
+        settings: the deployment, for the pod's environment; nothing secret of it gets into the manifest.
+        avoid_nodes: names of nodes that this pod must not run on.
+    """
+    labels = _labels(spec, settings.redis_prefix)
+    annotations = {
+        BATCH_ANNOTATION: spec.batch_id,
+        SPEC_ANNOTATION: spec.model_dump_json(),
+        DIGEST_ANNOTATION: spec.digest,
+    }
+    template = merged(_template(spec, pod, settings, tuple(avoid_nodes)), pod.template)
+    # What finds and ends the pod is not for the template to change.
+    template["metadata"]["labels"] = {**template["metadata"].get("labels", {}), **labels}
+    template["spec"]["restartPolicy"] = "Never"
+    queue = {"kueue.x-k8s.io/queue-name": pod.kueue_queue, "kueue.x-k8s.io/priority-class": pod.kueue_priority_class}
+    job: dict[str, Any] = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": spec.name,
+            "labels": {**pod.labels, **labels, **{key: value for key, value in queue.items() if value}},
+            "annotations": annotations,
+        },
+        "spec": {
+            "parallelism": 1,
+            "completions": 1,
+            "backoffLimit": 0,
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": {
+                "rules": [
+                    {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                    {
+                        "action": "FailJob",
+                        "onExitCodes": {
+                            "containerName": CONTAINER,
+                            "operator": "In",
+                            "values": list(HOPELESS_EXIT_CODES),
+                        },
+                    },
+                ]
+            },
+            "ttlSecondsAfterFinished": pod.ttl_s,
+            **({"suspend": True} if pod.kueue_queue else {}),
+            "template": template,
+        },
+    }
+    text = json.dumps(job, sort_keys=True)
+    annotations[MANIFEST_ANNOTATION] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return job
+
+
+def merged(base: Any, patch: Any) -> Any:
+    """`base` with `patch` laid over it: mappings by key, lists of named things by name, None removes. Pure."""
+    return _merged(base, patch, key=None)
+
+
+def _merged(base: Any, patch: Any, *, key: str | None) -> Any:
+    if isinstance(base, Mapping) and isinstance(patch, Mapping):
+        result = {name: value for name, value in base.items() if patch.get(name, value) is not None}
+        for name, value in patch.items():
+            if value is not None:
+                result[name] = _merged(result[name], value, key=name) if name in result else value
+        return result
+    if key in _MERGE_KEYS and isinstance(base, list) and isinstance(patch, list):
+        identity = _MERGE_KEYS[key]
+        by_name = {item[identity]: item for item in base}
+        for item in patch:
+            by_name[item[identity]] = _merged(by_name.get(item[identity], {}), item, key=None)
+        return list(by_name.values())
+    return patch
+
+
+def _labels(spec: AttemptSpec, deployment: str) -> dict[str, str]:
+    return {
+        "app.kubernetes.io/name": "tessera",
+        "app.kubernetes.io/instance": deployment,
+        "app.kubernetes.io/component": CONTAINER,
+        "app.kubernetes.io/part-of": "tessera",
+        "app.kubernetes.io/managed-by": "tessera",
+        DEPLOYMENT_LABEL: deployment,
+        INCARNATION_LABEL: spec.incarnation,
+        JOB_LABEL: f"{spec.job_index:05d}",
+        ATTEMPT_LABEL: str(spec.number),
+    }
+
+
+def _template(spec: AttemptSpec, pod: PodSettings, settings: Settings, avoid_nodes: tuple[str, ...]) -> dict[str, Any]:
+    volumes, models = _volumes(pod)
+    writable = [{"name": "scratch", "mountPath": SCRATCH_PATH}]
+    main = _container(pod, settings, spec)
+    main |= {
+        "name": CONTAINER,
+        "command": ["torchrun", "--standalone", f"--nproc-per-node={spec.gpus}", "-m", "distri.run"],
+        "resources": _resources(pod, spec),
+        "volumeMounts": [
+            *writable,
+            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - the one place where NCCL looks
+            *([{"name": "models", "mountPath": MODELS_PATH, "readOnly": True}] if models else []),
+        ],
+    }
+    pod_spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "activeDeadlineSeconds": math.ceil(spec.deadline_s),  # of the pod: a Job's counts waiting too
+        "terminationGracePeriodSeconds": pod.grace_s,
+        "automountServiceAccountToken": False,
+        # A Service called tessera-x in the namespace would put TESSERA_X_PORT into the environment.
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": pod.user,
+            "runAsGroup": pod.user,
+            "fsGroup": pod.user,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [main],
+        "volumes": volumes,
+    }
+    if pod.models_cache is not None:
+        fetch = ["python", "-P", "-m", "k8s.weights", "--source", pod.models_cache.source, "--target", MODELS_PATH]
+        init = _container(pod, settings, spec)
+        init |= {
+            "name": WEIGHTS_CONTAINER,
+            "command": fetch,
+            # A pod asks for the larger of what its init containers and its containers ask for, so this costs nothing.
+            "resources": {"requests": dict(pod.requests), "limits": dict(pod.limits)},
+            "volumeMounts": [*writable, {"name": "models", "mountPath": MODELS_PATH}],
+        }
+        pod_spec["initContainers"] = [init]
+    affinity = _avoiding(pod.affinity, avoid_nodes)
+    optional = {
+        "serviceAccountName": pod.service_account,
+        "imagePullSecrets": [{"name": name} for name in pod.image_pull_secrets],
+        "nodeSelector": pod.node_selector,
+        "tolerations": list(pod.tolerations),
+        "affinity": affinity,
+        "priorityClassName": pod.priority_class,
+        "runtimeClassName": pod.runtime_class,
+    }
+    pod_spec |= {name: value for name, value in optional.items() if value}
+    return {
+        "metadata": {
+            "labels": {**pod.labels},
+            "annotations": {
+                "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+                "karpenter.sh/do-not-disrupt": "true",
+                **pod.annotations,
+                BATCH_ANNOTATION: spec.batch_id,
+            },
+        },
+        "spec": pod_spec,
+    }
+
+
+def _container(pod: PodSettings, settings: Settings, spec: AttemptSpec) -> dict[str, Any]:
+    container: dict[str, Any] = {
+        "image": spec.image,
+        "env": _environment(pod, settings, spec),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        # The last lines of the log stand in for a report that was not written.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    if pod.image_pull_policy:
+        container["imagePullPolicy"] = pod.image_pull_policy
+    if pod.env_from_secrets:
+        container["envFrom"] = [{"secretRef": {"name": name}} for name in pod.env_from_secrets]
+    return container
+
+
+def _environment(pod: PodSettings, settings: Settings, spec: AttemptSpec) -> list[dict[str, Any]]:
+    deployment = {name: value for name, value in settings.environment().items() if name not in _NOT_FOR_PODS}
+    url = settings.redis_url.get_secret_value()
+    if "@" not in url and not pod.env_from_secrets:  # a Secret may hold it all the same, and `env` would win
+        deployment["TESSERA_REDIS_URL"] = url
+    plain = {
+        "HOME": SCRATCH_PATH,
+        "TMPDIR": SCRATCH_PATH,
+        "XDG_CACHE_HOME": f"{SCRATCH_PATH}/cache",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(pod.grace_s - TORCHRUN_RESERVE_S),
+        **deployment,
+        "TESSERA_LOG_FORMAT": "json",
+        **pod.env,
+        "TESSERA_ATTEMPT": spec.model_dump_json(),
+    }
+    return [
+        # A kubelet would replace $(NAME) in a value.
+        *({"name": name, "value": value.replace("$(", "$$(")} for name, value in plain.items()),
+        {"name": "TESSERA_POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
+    ]
+
+
+def _resources(pod: PodSettings, spec: AttemptSpec) -> dict[str, Any]:
+    gpus = {} if spec.device == "cpu" else {pod.gpu_resource: str(spec.gpus)}
+    return {"requests": {**pod.requests, **gpus}, "limits": {**pod.limits, **gpus}}
+
+
+def _volumes(pod: PodSettings) -> tuple[list[dict[str, Any]], bool]:
+    volumes: list[dict[str, Any]] = [
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": pod.shm_size}},
+        {"name": "scratch", "emptyDir": {"sizeLimit": pod.scratch_size}},
+    ]
+    models: dict[str, Any] | None = None
+    if pod.models_claim is not None:
+        models = {"persistentVolumeClaim": {"claimName": pod.models_claim, "readOnly": True}}
+    elif pod.models_image is not None:
+        models = {"image": {"reference": pod.models_image}}
+    elif pod.models_cache is not None:
+        models = dict(pod.models_cache.volume)
+    if models is not None:
+        volumes.append({"name": "models", **models})
+    return volumes, models is not None
+
+
+def _avoiding(affinity: dict[str, Any], nodes: tuple[str, ...]) -> dict[str, Any]:
+    """`affinity` with `nodes` ruled out; the terms of a node affinity are alternatives, so each of them gets it."""
+    if not nodes:
+        return affinity
+    # One value a requirement is all that matchFields takes.
+    away = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in sorted(set(nodes))]
+    node_affinity = affinity.get("nodeAffinity", {})
+    required = node_affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {})
+    terms = [
+        {**term, "matchFields": [*term.get("matchFields", []), *away]}
+        for term in required.get("nodeSelectorTerms", [{}])
+    ]
+    return {
+        **affinity,
+        "nodeAffinity": {
+            **node_affinity,
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms},
+        },
+    }

@@ -1,0 +1,133 @@
+"""How a render pod looks in this deployment's cluster: the JSON of TESSERA_POD, checked once.
+
+What a render needs (ranks, image, deadline) is in the attempt's spec; here is what only the cluster cares about.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import SettingsError
+from pipeline.settings import Settings
+
+MODELS_PATH = "/models"
+
+# torchrun gives its ranks this long to end after SIGTERM; the rest of the grace period is for torchrun itself.
+TORCHRUN_RESERVE_S = 15
+
+_KUBERNETES_QUANTITY = r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class WeightsCache(_Part):
+    """Weights that an init container copies from the deployment's bucket to a volume near the GPUs, once a node."""
+
+    source: str = Field(
+        description="Folder in the bucket, relative to the prefix, with a SHA256SUMS file.", min_length=1
+    )
+    volume: dict[str, Any] = Field(
+        description="Volume source to keep them in, as Kubernetes writes it: a node-local claim, say, or hostPath."
+    )
+
+
+class Clocks(_Part):
+    """How long an attempt may wait for what, each counted by itself. Running time is the spec's deadline."""
+
+    quota_s: float | None = Field(None, gt=0, description="For quota (Kueue, ResourceQuota); none waits for ever.")
+    node_s: float | None = Field(24 * 3600, gt=0, description="For a node; none waits for ever.")
+    start_s: float = Field(
+        900, ge=0, description="With an image that cannot be pulled, a volume or a Secret that is not there."
+    )
+    admission_s: float = Field(120, ge=0, description="While the cluster refuses to make the pod, quota apart.")
+    node_lost_s: float = Field(120, ge=0, description="For the end of a pod that its node no longer reports on.")
+
+
+class PodSettings(_Part):
+    """Everything about a pod that is not the render itself."""
+
+    namespace: str | None = Field(
+        None, description="Where pods run; none is where the worker runs, or the kubeconfig's."
+    )
+    service_account: str | None = Field(None, description="Service account of the pod; its token is never mounted.")
+    image_pull_secrets: tuple[str, ...] = ()
+    image_pull_policy: str | None = None
+    env_from_secrets: tuple[str, ...] = Field(
+        (),
+        description="Secrets whose keys become variables: TESSERA_REDIS_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY.",
+    )
+    env: dict[str, str] = Field(default_factory=dict, description="More variables, nothing secret: NCCL_DEBUG, say.")
+    gpu_resource: str = Field("nvidia.com/gpu", description="What a GPU is called in requests.")
+    requests: dict[str, str] = Field(
+        default_factory=lambda: {"cpu": "16", "memory": "128Gi"}, description="CPU and memory asked for, GPUs apart."
+    )
+    limits: dict[str, str] = Field(
+        default_factory=lambda: {"memory": "128Gi"}, description="Its limits, GPUs apart; shm counts against memory."
+    )
+    shm_size: str = Field(
+        "8Gi", pattern=_KUBERNETES_QUANTITY, description="Memory-backed /dev/shm; NCCL needs over 64 Mi."
+    )
+    scratch_size: str = Field("20Gi", pattern=_KUBERNETES_QUANTITY, description="Limit of the scratch volume.")
+    user: int = Field(10001, ge=1, description="User and group that it runs as.")
+    models_claim: str | None = Field(None, description="PersistentVolumeClaim with the weights, mounted read-only.")
+    models_image: str | None = Field(None, description="Image volume with the weights (Kubernetes 1.33 and later).")
+    models_cache: WeightsCache | None = None
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: tuple[dict[str, Any], ...] = ()
+    affinity: dict[str, Any] = Field(default_factory=dict)
+    priority_class: str | None = None
+    runtime_class: str | None = None
+    kueue_queue: str | None = Field(None, description="LocalQueue of Kueue; the Job is made suspended and waits there.")
+    kueue_priority_class: str | None = Field(None, description="WorkloadPriorityClass of Kueue.")
+    labels: dict[str, str] = Field(default_factory=dict, description="More labels of Job and pod.")
+    annotations: dict[str, str] = Field(default_factory=dict, description="More annotations of the pod.")
+    ttl_s: int = Field(24 * 3600, ge=60, description="How long a Job that ended may lie about if nobody deletes it.")
+    grace_s: int = Field(60, gt=TORCHRUN_RESERVE_S, description="From SIGTERM to SIGKILL.")
+    template: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Merged by key into the pod template at last: metadata and spec. null removes.",
+    )
+    clocks: Clocks = Clocks()
+    request_timeout_s: float = Field(15, gt=0, description="Longest time for one request to the cluster.")
+
+    @model_validator(mode="after")
+    def _one_source_of_weights(self) -> Self:
+        sources = {
+            "models_claim": self.models_claim,
+            "models_image": self.models_image,
+            "models_cache": self.models_cache,
+        }
+        given = [name for name, value in sources.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} found; wanted one of them, or none if the image holds the weights")
+        return self
+
+    @model_validator(mode="after")
+    def _queue_of_its_priority(self) -> Self:
+        if self.kueue_priority_class and not self.kueue_queue:
+            raise ValueError("kueue_priority_class needs kueue_queue")
+        return self
+
+
+def pod_settings(settings: Settings) -> PodSettings:
+    """The pod settings of a deployment. Raises SettingsError with every problem by name."""
+    try:
+        pod = PodSettings.model_validate(settings.pod)
+    except ValidationError as error:
+        problems = [
+            f"  TESSERA_POD{''.join(f'.{part}' for part in item['loc'])}: {item['msg']}"
+            for item in error.errors(include_url=False, include_input=False)
+        ]
+        raise SettingsError("pod settings cannot be used:\n" + "\n".join(problems)) from error
+    if settings.image == "local":
+        raise SettingsError("TESSERA_IMAGE: 'local' found; a container image by digest wanted, for pods of a cluster")
+    if "@" in settings.redis_url.get_secret_value() and not pod.env_from_secrets:
+        raise SettingsError(
+            "TESSERA_POD.env_from_secrets: none found, and TESSERA_REDIS_URL holds a password; "
+            "put it in a Secret under that name, and name the Secret here"
+        )
+    return pod
