@@ -102,8 +102,9 @@ class Batches:
 
     def events(self, batch_id: str, *, after: str, wait_s: float) -> list[Event]:
         """Moves of this batch after the event `after` ("$": from now on); waits up to `wait_s` for the first."""
+        block_ms = max(1, int(wait_s * 1000))  # Redis takes 0 for ever
         with self._store.errors():
-            found = self._store.redis.xread({self._store.keys.events(batch_id): after}, block=int(wait_s * 1000))
+            found = self._store.redis.xread({self._store.keys.events(batch_id): after}, block=block_ms)
         return [
             Event(event_id, fields["what"], fields["id"], fields["state"])
             for _stream, events in found or []
