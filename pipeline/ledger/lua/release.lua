@@ -1,5 +1,5 @@
 -- ARGV: ref, fence. Hands the job to whoever claims next; what runs for it goes on. Returns 1, or 0 if it was not ours.
-if not may_write(ARGV[1], ARGV[2]) then
+if ARGV[2] == '' or not may_write(ARGV[1], ARGV[2]) then
   return 0
 end
 drop_lease(ARGV[1])
