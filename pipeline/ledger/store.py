@@ -65,10 +65,14 @@ class Store:
         try:
             yield
         except redis.AuthenticationError as error:
-            raise LedgerUnavailable(f"Redis at {self.where} refuses our credentials: {error}") from error
+            raise LedgerUnavailable(
+                f"Redis at {self.where} refuses our credentials ({error}); check user and password in TESSERA_REDIS_URL"
+            ) from error
         except redis.ResponseError as error:
             if "NOAUTH" in str(error) or "NOPERM" in str(error):
-                raise LedgerUnavailable(f"Redis at {self.where} refuses us: {error}") from error
+                raise LedgerUnavailable(
+                    f"Redis at {self.where} refuses us ({error}); check user and password in TESSERA_REDIS_URL"
+                ) from error
             if "OOM" in str(error):
                 raise LedgerUnavailable(f"Redis at {self.where} is full (maxmemory): {error}") from error
             raise
