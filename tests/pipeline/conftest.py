@@ -1,0 +1,19 @@
+"""The ledger and the artifacts of a deployment of the test's own."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.artifacts import Artifacts
+from pipeline.ledger import Ledger
+from pipeline.settings import Settings
+
+
+@pytest.fixture
+def ledger(settings: Settings) -> Ledger:
+    return Ledger(settings)
+
+
+@pytest.fixture
+def artifacts(settings: Settings) -> Artifacts:
+    return Artifacts(settings)

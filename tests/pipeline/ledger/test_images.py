@@ -1,0 +1,156 @@
+"""Images move under a pod's claim or a worker's lease, and their counters with them."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from pipeline.errors import ClaimRefused, LeaseLost
+from pipeline.ledger import Ledger
+from pipeline.ledger.jobs import Place
+from pipeline.ledger.leases import Lease
+from pipeline.records import advance
+from pipeline.states import IMAGE_CODES, IMAGE_MOVES, ImageState, JobState
+from tests.factories import at, batch_record
+from tests.pipeline.ledger.bench import Bench
+
+REF = "b/00000"
+
+
+@pytest.fixture
+def claimed(ledger: Ledger, bench: Bench) -> str:
+    """The fence of a lease on a job with attempt 1 on record, which pod `uid-1` has registered for."""
+    ledger.batches.create(batch_record(images=8))
+    bench.job()
+    lease = bench.claimed()
+    bench.launched(lease)
+    assert ledger.jobs.register_pod(REF, attempt=1, token="token-1", uid="uid-1") is None
+    return lease.fence
+
+
+def test_the_first_pod_with_the_attempt_on_record_has_the_claim_and_may_ask_again(ledger: Ledger, claimed: str) -> None:
+    assert ledger.jobs.register_pod(REF, attempt=1, token="token-1", uid="uid-1") is None
+    refusal = ledger.jobs.register_pod(REF, attempt=1, token="token-1", uid="uid-2")
+    assert refusal == "another pod has registered for this attempt"
+
+
+def test_an_old_attempt_a_wrong_token_and_an_unknown_job_are_refused(
+    ledger: Ledger, bench: Bench, claimed: str
+) -> None:
+    job = ledger.jobs.get(REF)
+    assert job is not None
+    ledger.jobs.write(advance(job, JobState.RETRYING, at=at(2)), Place.HELD, fence=claimed)
+    retrying = ledger.jobs.get(REF)
+    assert retrying is not None
+    bench.launched(Lease(retrying, claimed), number=2)
+    for attempt, token in ((1, "token-1"), (2, "token-1"), (2, ""), (3, "token-3")):
+        refusal = ledger.jobs.register_pod(REF, attempt=attempt, token=token, uid="uid-1")
+        assert refusal == f"attempt {attempt} is not the one on record (2)"
+    assert ledger.jobs.register_pod(REF, attempt=2, token="token-2", uid="uid-2") is None
+    assert ledger.jobs.register_pod("b/00007", attempt=1, token="", uid="u") == "no such job"
+    with pytest.raises(ClaimRefused):
+        ledger.images.move_by_pod("b", REF, [0], ImageState.RUNNING, pod="uid-1", attempt=1)
+
+
+def test_a_job_that_never_had_an_attempt_takes_no_pod(ledger: Ledger, bench: Bench) -> None:
+    bench.job()
+    assert ledger.jobs.register_pod(REF, attempt=1, token="token-1", uid="u") is not None
+
+
+def test_a_pod_of_a_job_that_is_over_is_refused(ledger: Ledger, claimed: str) -> None:
+    job = ledger.jobs.get(REF)
+    assert job is not None
+    ledger.jobs.write(advance(job, JobState.CANCELLED, at=at(2)), Place.DONE, fence=claimed)
+    assert ledger.jobs.register_pod(REF, attempt=1, token="token-1", uid="uid-1") == "the job is cancelled"
+
+
+def test_the_registered_pod_moves_images_and_no_other(ledger: Ledger, claimed: str) -> None:
+    assert ledger.images.move_by_pod("b", REF, [0, 3], ImageState.RUNNING, pod="uid-1", attempt=1) == 2
+    for pod, attempt in (("uid-2", 1), ("uid-1", 2)):
+        with pytest.raises(ClaimRefused, match=f"pod {pod} no longer holds job b/00000"):
+            ledger.images.move_by_pod("b", REF, [0], ImageState.SUCCEEDED, pod=pod, attempt=attempt)
+    states = ledger.images.states("b", range(4))
+    assert states == [ImageState.RUNNING, ImageState.QUEUED, ImageState.QUEUED, ImageState.RUNNING]
+
+
+def test_the_pod_goes_on_while_its_job_changes_hands(ledger: Ledger, bench: Bench, claimed: str) -> None:
+    """The pod's claim and the worker's lease are fenced apart."""
+    ledger.leases.release(REF, claimed)
+    assert ledger.images.move_by_pod("b", REF, [0], ImageState.RUNNING, pod="uid-1", attempt=1) == 1
+    bench.claimed("w2")
+    assert ledger.images.move_by_pod("b", REF, [0], ImageState.SUCCEEDED, pod="uid-1", attempt=1) == 1
+
+
+def test_a_worker_moves_images_under_its_lease_only(ledger: Ledger, claimed: str) -> None:
+    assert ledger.images.move_by_worker("b", REF, [1], ImageState.FAILED, fence=claimed) == 1
+    for fence in ("", "99"):
+        with pytest.raises(LeaseLost):
+            ledger.images.move_by_worker("b", REF, [2], ImageState.FAILED, fence=fence)
+    assert ledger.images.states("b", [1, 2]) == [ImageState.FAILED, ImageState.QUEUED]
+
+
+@pytest.mark.parametrize("before", list(ImageState))
+@pytest.mark.parametrize("after", list(ImageState))
+def test_redis_moves_an_image_exactly_as_the_table_says(
+    ledger: Ledger, claimed: str, before: ImageState, after: ImageState
+) -> None:
+    if before is not ImageState.QUEUED:
+        ledger.images.move_by_worker("b", REF, [5], before, fence=claimed)
+    legal = after in IMAGE_MOVES.get(before, ())
+    assert ledger.images.move_by_worker("b", REF, [5], after, fence=claimed) == int(legal)
+    assert ledger.images.states("b", [4, 5, 6]) == [ImageState.QUEUED, after if legal else before, ImageState.QUEUED]
+
+
+def test_the_same_move_twice_counts_once(ledger: Ledger, claimed: str) -> None:
+    assert ledger.images.move_by_worker("b", REF, [0, 0, 1], ImageState.SUCCEEDED, fence=claimed) == 2
+    assert ledger.images.move_by_worker("b", REF, [0, 1], ImageState.SUCCEEDED, fence=claimed) == 0
+    assert ledger.batches.counts("b").images[ImageState.SUCCEEDED] == 2
+
+
+def test_counters_are_the_sum_of_the_states_after_any_moves(ledger: Ledger) -> None:
+    """A few hundred random moves, most of them in bulk, against a plain model of the table."""
+    images, jobs = 1300, 3
+    rng = random.Random(20260102)
+    ledger.batches.create(batch_record(images=images))
+    model = [ImageState.QUEUED] * images
+    for _ in range(300):
+        to = rng.choice(list(ImageState) if rng.random() < 0.2 else [ImageState.QUEUED, ImageState.RUNNING])
+        chosen = rng.sample(range(images), rng.choice([1, 2, 40, 700]) if to is ImageState.RUNNING else 5)
+        moved = ledger.images.move_by_worker("b", f"b/{rng.randrange(jobs):05d}", chosen, to, fence="")
+        legal = [index for index in chosen if to in IMAGE_MOVES.get(model[index], ())]
+        assert moved == len(legal)
+        for index in legal:
+            model[index] = to
+    assert ledger.images.states("b", range(images)) == model
+    counts = ledger.batches.counts("b").images
+    assert counts == dict.fromkeys(ImageState, 0) | Counter(model)
+    raw = bytes.fromhex(_hex(ledger))
+    nibbles = [code for byte in raw for code in (byte >> 4, byte & 15)]
+    assert nibbles[:images] == [IMAGE_CODES[state] for state in model][: len(nibbles)]
+    assert min(Counter(model).values()) > 0
+
+
+def _hex(ledger: Ledger) -> str:
+    """The images' bitmap as it lies in Redis."""
+    length = ledger.store.redis.strlen(ledger.store.keys.images("b"))
+    field = ledger.store.redis.bitfield(ledger.store.keys.images("b"))
+    for position in range(length):
+        field.get("u8", f"#{position}")
+    return "".join(f"{byte:02x}" for byte in field.execute())
+
+
+def test_job_counters_follow_every_move(ledger: Ledger, bench: Bench) -> None:
+    for index in range(3):
+        bench.job("b", index)
+    lease = bench.claimed()
+    job = bench.launched(lease)
+    for state in (JobState.PENDING, JobState.RUNNING, JobState.PENDING, JobState.RUNNING):
+        job = advance(job, state, at=at(2))
+        ledger.jobs.write(job, Place.HELD, fence=lease.fence)
+    counts = ledger.batches.counts("b").jobs
+    assert {state: n for state, n in counts.items() if n} == {JobState.QUEUED: 2, JobState.RUNNING: 1}
+    ledger.jobs.write(advance(job, JobState.SUCCEEDED, at=at(3)), Place.DONE, fence=lease.fence)
+    counts = ledger.batches.counts("b").jobs
+    assert {state: n for state, n in counts.items() if n} == {JobState.QUEUED: 2, JobState.SUCCEEDED: 1}

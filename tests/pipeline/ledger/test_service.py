@@ -1,0 +1,146 @@
+"""Redis away, Redis that refuses, Redis that restarts; locks and workers."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.deployment import Deployment
+from pipeline.errors import LedgerUnavailable, NoDeployment
+from pipeline.ledger import Ledger
+from pipeline.ledger import workers as workers_module
+from pipeline.records import BatchRecord
+from pipeline.settings import Settings
+from pipeline.states import ImageState
+from tasks.embedded.child import Child
+from tasks.embedded.identity import identity_of
+from tasks.embedded.readiness import wait_until_ready
+from tasks.embedded.services import Services
+from tasks.embedded.valkey import check_valkey, valkey
+from tests.factories import batch_record, deployment
+from tests.pipeline.ledger.bench import Bench
+
+
+def _elsewhere(settings: Settings, url: str) -> Ledger:
+    return Ledger(Settings.model_validate(settings.model_dump() | {"redis_url": url}))
+
+
+@pytest.mark.parametrize("user", ["", ":wr0ng-pass@", "somebody:wr0ng-pass@"])
+def test_refused_credentials_are_named_with_what_to_do_and_without_the_password(
+    settings: Settings, services: Services, user: str
+) -> None:
+    port = services.identity.ports["redis"]
+    with pytest.raises(LedgerUnavailable, match=rf"127\.0\.0\.1:{port}.*TESSERA_REDIS_URL") as error:
+        _elsewhere(settings, f"redis://{user}127.0.0.1:{port}/0").now()
+    assert "wr0ng-pass" not in str(error.value)
+
+
+def test_nobody_listening_is_said_within_seconds_with_what_to_do(settings: Settings) -> None:
+    began = time.monotonic()
+    ledger = _elsewhere(settings, "redis://:s3cr3t@127.0.0.1:9/0")
+    for ask in (ledger.now, lambda: ledger.leases.claim("w", 60), lambda: ledger.batches.get("b")):
+        with pytest.raises(LedgerUnavailable, match=r"127\.0\.0\.1:9.*does not answer.*TESSERA_REDIS_URL") as error:
+            ask()
+        assert "s3cr3t" not in str(error.value)
+    assert time.monotonic() - began < 15
+
+
+def test_redis_killed_and_restarted_in_between_keeps_everything(tmp_path: Path, settings: Settings) -> None:
+    for folder in (tmp_path / "r", tmp_path / "r" / "logs"):
+        folder.mkdir()
+    identity = identity_of(tmp_path / "r")
+    server = Child(valkey(identity, tmp_path / "r", {}))
+
+    def start() -> None:
+        server.start()
+        wait_until_ready(server, lambda: check_valkey(identity), time.monotonic() + 20)
+
+    start()
+    try:
+        ledger = _elsewhere(settings, identity.redis_url)
+        bench = Bench(ledger)
+        ledger.batches.create(batch_record())
+        for index in range(2):
+            bench.job("b", index)
+        lease = bench.claimed()
+        ledger.images.move_by_worker("b", lease.job.ref, [1], ImageState.SUCCEEDED, fence=lease.fence)
+        server.send(signal.SIGKILL)
+        server = Child(valkey(identity, tmp_path / "r", {}))
+        start()
+        # The same connection pool and the same registered scripts.
+        ledger.leases.renew(lease.job.ref, lease.fence, 60)
+        assert ledger.batches.get("b") == batch_record()
+        assert ledger.images.states("b", [0, 1]) == [ImageState.QUEUED, ImageState.SUCCEEDED]
+        assert ledger.batches.counts("b").images[ImageState.SUCCEEDED] == 1
+        assert bench.claimed("w2").job.index == 1
+        assert ledger.leases.claim("w3", 60) is None
+    finally:
+        server.send(signal.SIGKILL)
+
+
+def test_the_embedded_redis_is_as_durable_as_a_ledger_needs(ledger: Ledger) -> None:
+    assert {(name, found == wanted) for name, found, wanted, _ in ledger.store.durability()} == {
+        ("appendonly", True),
+        ("maxmemory-policy", True),
+    }
+
+
+def test_a_deployment_is_known_once_its_controller_announced_it(ledger: Ledger, settings: Settings) -> None:
+    with pytest.raises(NoDeployment, match=rf"(?s){settings.redis_prefix}.*TESSERA_REDIS_PREFIX"):
+        ledger.deployment()
+    announced = deployment()
+    ledger.announce(announced)
+    assert ledger.deployment() == announced
+
+
+def test_a_deployment_that_a_newer_controller_announced_is_understood(ledger: Ledger) -> None:
+    text = deployment().model_dump_json().replace("{", '{"something_new":1,', 1)
+    assert Deployment.model_validate_json(text) == deployment()
+
+
+def test_only_one_has_a_lock_until_it_is_given_back(ledger: Ledger) -> None:
+    with ledger.locks.only_one("x", 60) as first:
+        with ledger.locks.only_one("x", 60) as second, ledger.locks.only_one("y", 60) as other:
+            assert (first, second, other) == (True, False, True)
+        with ledger.locks.only_one("x", 60) as third:
+            assert not third  # whoever did not have it did not give it back
+    with ledger.locks.only_one("x", 60) as again:
+        assert again
+
+
+def test_a_lock_that_ran_out_goes_to_another_and_stays_there(ledger: Ledger, bench: Bench) -> None:
+    with ledger.locks.only_one("x", 0.1) as first:
+        assert first
+        bench.soon(lambda: not ledger.store.redis.exists(ledger.store.keys.lock("x")), "the lock's end")
+        successor = ledger.locks.only_one("x", 60)
+        assert successor.__enter__()
+    with ledger.locks.only_one("x", 60) as third:
+        assert not third
+
+
+def test_something_is_due_once_in_its_interval(ledger: Ledger, bench: Bench) -> None:
+    assert [ledger.locks.due("x", 0.2) for _ in range(3)] == [True, False, False]
+    assert ledger.locks.due("y", 0.2)
+    bench.soon(lambda: ledger.locks.due("x", 60), "the next turn")
+
+
+def test_free_slots_are_those_of_workers_that_were_heard_of(
+    ledger: Ledger, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.workers.report("w1", 3)
+    ledger.workers.report("w2", 1)
+    ledger.workers.report("w1", 2)
+    assert ledger.workers.free_slots() == {"w1": 2, "w2": 1}
+    ledger.workers.leave("w2")
+    assert ledger.workers.free_slots() == {"w1": 2}
+    monkeypatch.setattr(workers_module, "SILENT_AFTER_S", 0.1)
+    bench.soon(lambda: ledger.workers.free_slots() == {}, "the silent worker forgotten")
+
+
+def test_a_batch_record_of_the_ledger_reads_back_as_it_was_written(ledger: Ledger) -> None:
+    record = batch_record()
+    ledger.batches.create(record)
+    assert BatchRecord.model_validate_json(record.model_dump_json()) == ledger.batches.get("b") == record
