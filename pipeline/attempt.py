@@ -80,6 +80,7 @@ class Code(StrEnum):
     OOM_KILLED = "OOM_KILLED"
     DEADLINE = "DEADLINE"
     IMAGE_PULL = "IMAGE_PULL"
+    UNSCHEDULABLE = "UNSCHEDULABLE"  # no node could take the pod for as long as it may wait
     CONFIG_ERROR = "CONFIG_ERROR"  # the deployment is wrong: no retry mends it
     STORAGE = "STORAGE"
     PREEMPTED = "PREEMPTED"

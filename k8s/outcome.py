@@ -1,0 +1,206 @@
+"""What became of one attempt, from what the cluster says of its Job, its pod and the events about both. Pure.
+
+Nothing is over while a pod of it may run. What is over is judged in this order: the program's own word of success; the
+Job's reason, which outlives the pod and decides between disruption and failure; the pod's reason; and then the first
+container that ended badly speaks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from k8s.manifest import HOPELESS_EXIT_CODES, WEIGHTS_CONTAINER
+from k8s.reading import Object, Reading, condition, deleted_at, event, is_over, status
+from k8s.waits import with_live_pod, without_pod
+from pipeline.attempt import Code, Phase, PodReport
+
+_DISRUPTIONS = {
+    "PreemptionByScheduler": Code.PREEMPTED,
+    "PreemptionByKubeScheduler": Code.PREEMPTED,
+    "EvictionByEvictionAPI": Code.EVICTED,
+    "TerminationByKubelet": Code.EVICTED,
+    "DeletionByTaintManager": Code.NODE_LOST,
+    "DeletionByPodGC": Code.NODE_LOST,
+}
+
+# Why a kubelet failed a pod, where the reason is the pod's and not a container's.
+_POD_REASONS = {
+    "DeadlineExceeded": Code.DEADLINE,
+    "NodeLost": Code.NODE_LOST,
+    "Preempting": Code.PREEMPTED,
+    "Shutdown": Code.EVICTED,
+    "NodeShutdown": Code.EVICTED,
+    "Terminated": Code.EVICTED,
+}
+
+_CONTAINER_REASONS = {
+    "OOMKilled": Code.OOM_KILLED,
+    "StartError": Code.CONFIG_ERROR,
+    "ContainerCannotRun": Code.CONFIG_ERROR,
+    "ContainerStatusUnknown": Code.NODE_LOST,
+}
+
+_SIGKILL_EXIT = 137
+# torchrun exits 1 whatever became of its ranks; its summary says more.
+_RANK_KILLED = re.compile(r"exitcode\s*:\s*-9\b")
+_EXIT_CODE = re.compile(r"failed with exit code (\d+)")
+
+
+def read(job: Object | None, pods: Sequence[Object], events: Sequence[Object]) -> Reading | None:
+    """What is known of an attempt; None if nothing of it exists.
+
+    Args:
+        job: the Job, or None if it is gone.
+        pods: the pods with its name in their label; under our policy there is at most one.
+        events: those about the Job and its pods; any of them may be missing.
+    """
+    live = [pod for pod in pods if not is_over(pod)]
+    pod = max(live or pods, key=lambda one: one["metadata"].get("creationTimestamp") or "", default=None)
+    if pod is not None and live:
+        return with_live_pod(job, pod, events)
+    if job is None:
+        return None if pod is None else _of_pod(pod, None, events, disruption_counts=True)
+    if failed := condition(job, "Failed", "FailureTarget"):
+        return _of_failed_job(failed, pod, events)
+    if condition(job, "Complete", "SuccessCriteriaMet"):
+        if pod is None:
+            return Reading(Phase.ENDED, "the Job is complete, and its pod is gone", Code.SUCCEEDED)
+        return _of_pod(pod, job, events, disruption_counts=True)
+    if pod is None:
+        return without_pod(job, events)
+    if deleted_at(pod) is not None and (job.get("spec") or {}).get("suspend"):
+        return without_pod(job, events)
+    if condition(pod, "DisruptionTarget") and _replaces_disrupted(job):
+        return Reading(Phase.PENDING, "was disrupted; its Job starts another pod")
+    return _of_pod(pod, job, events, disruption_counts=True)
+
+
+def _replaces_disrupted(job: Object) -> bool:
+    """Whether it is a Job of an older policy, which does not end with its pod."""
+    rules = (job["spec"].get("podFailurePolicy") or {}).get("rules") or ()
+    return any(
+        rule["action"] == "Ignore"
+        and any(one["type"] == "DisruptionTarget" for one in rule.get("onPodConditions") or ())
+        for rule in rules
+    )
+
+
+def _of_failed_job(failed: Object, pod: Object | None, events: Sequence[Object]) -> Reading:
+    reason, message = failed.get("reason"), failed.get("message") or ""
+    by_policy = reason == "PodFailurePolicy"
+    if by_policy and "DisruptionTarget" in message:
+        return _disrupted(pod, events, message)
+    if reason == "DeadlineExceeded":
+        return _ended(Code.DEADLINE, message, pod)
+    if pod is not None:
+        # A pod that had finished may be marked as disrupted later; the Job knows better.
+        return _of_pod(pod, None, events, disruption_counts=False)
+    if by_policy and (match := _EXIT_CODE.search(message)):
+        return Reading(Phase.ENDED, message, Code.CONFIG_ERROR, exit_code=int(match[1]))
+    for kinds, code in (
+        (("DeadlineExceeded",), Code.DEADLINE),
+        (("Evicted",), Code.STORAGE),
+        (("Killing",), Code.DELETED),
+    ):
+        if told := event(events, "Pod", kinds):
+            return Reading(Phase.ENDED, f"the pod is gone: {told.get('message')}", code)
+    return Reading(Phase.ENDED, f"the pod is gone, and the Job says only {reason}: {message}", Code.UNKNOWN)
+
+
+def _disrupted(pod: Object | None, events: Sequence[Object], message: str) -> Reading:
+    target = condition(pod, "DisruptionTarget") if pod is not None else None
+    if target is not None:
+        code = _DISRUPTIONS.get(str(target.get("reason")), Code.EVICTED)
+        return _ended(code, f"{target.get('reason')}: {target.get('message')}", pod)
+    # The Job does not say which disruption it was. Events may, for an hour; a drain leaves none.
+    for kinds, code in ((("Preempted",), Code.PREEMPTED), (("TaintManagerEviction", "NodeNotReady"), Code.NODE_LOST)):
+        if told := event(events, "Pod", kinds):
+            return Reading(Phase.ENDED, f"{told.get('reason')}: {told.get('message')}", code)
+    return Reading(Phase.ENDED, message, Code.EVICTED)
+
+
+def _of_pod(pod: Object, job: Object | None, events: Sequence[Object], *, disruption_counts: bool) -> Reading:
+    """How a pod ended that is over."""
+    report = _report(pod)
+    succeeded = status(pod).get("phase") == "Succeeded"
+    if succeeded and report is not None and report.code is Code.SUCCEEDED:
+        return _ended(Code.SUCCEEDED, report.message, pod)
+    if disruption_counts and condition(pod, "DisruptionTarget"):
+        return _disrupted(pod, events, "")
+    reason, message = status(pod).get("reason") or "", status(pod).get("message") or ""
+    if reason in _POD_REASONS:
+        return _ended(_POD_REASONS[reason], message or reason, pod)
+    if reason == "Evicted":  # without a disruption: over a limit of its own
+        return _ended(Code.STORAGE, message, pod)
+    if reason == "UnexpectedAdmissionError" and "gpu" in message:  # a device went bad after the pod was placed
+        return _ended(Code.GPU_UNHEALTHY, message, pod)
+    if reason.startswith("OutOf"):  # two schedulers' decisions met on one node
+        return _ended(Code.EVICTED, message or reason, pod)
+    if deleted_at(pod) is not None:
+        return _ended(Code.DELETED, "the pod was deleted", pod)
+    if succeeded:
+        if report is not None:
+            return _ended(report.code, report.message, pod)
+        return _ended(Code.SUCCEEDED, "exit code 0 and no report", pod)
+    return _of_containers(pod, report, f"{reason}: {message}" if reason else message)
+
+
+def _of_containers(pod: Object, report: PodReport | None, said: str) -> Reading:
+    bad = _first_bad(pod)
+    if bad is None:
+        return _ended(report.code if report else Code.UNKNOWN, said or "the pod failed and no container says why", pod)
+    name, end = bad
+    exit_code, reason = int(end["exitCode"]), end.get("reason")
+    message = (end.get("message") or "").strip()
+    what = f"container {name} ended with exit code {exit_code}"
+    if reason in _CONTAINER_REASONS:
+        return _ended(_CONTAINER_REASONS[reason], f"{what} ({reason})" + (f": {message}" if message else ""), pod)
+    if name == WEIGHTS_CONTAINER:
+        return _ended(Code.STORAGE, f"{what}: {message}", pod)
+    if report is not None and report.code is not Code.SUCCEEDED:
+        return _ended(report.code, report.message, pod)
+    if exit_code in HOPELESS_EXIT_CODES:
+        return _ended(Code.CONFIG_ERROR, f"{what}: {message}", pod)
+    if exit_code == _SIGKILL_EXIT or _RANK_KILLED.search(message):
+        return _ended(Code.KILLED, f"{what}: a process of it was killed by signal 9; was memory short?", pod)
+    if message and report is None:
+        return _ended(Code.ENGINE_ERROR, message, pod)
+    return _ended(Code.UNKNOWN, f"{what} and {'a report of success' if report else 'left no word'}", pod)
+
+
+def _first_bad(pod: Object) -> tuple[str, Object] | None:
+    """The name and end of the container that ended badly first."""
+    ends = [(one["name"], end) for one, end in _ends(pod) if end["exitCode"] != 0]
+    return min(ends, key=lambda one: one[1].get("finishedAt") or "", default=None)
+
+
+def _ends(pod: Object) -> list[tuple[Object, Object]]:
+    containers: list[Any] = [
+        *(status(pod).get("initContainerStatuses") or ()),
+        *(status(pod).get("containerStatuses") or ()),
+    ]
+    return [(one, end) for one in containers if (end := (one.get("state") or {}).get("terminated"))]
+
+
+def _report(pod: Object) -> PodReport | None:
+    for _, end in _ends(pod):
+        try:
+            return PodReport.model_validate_json(end.get("message") or "")
+        except ValidationError:
+            continue
+    return None
+
+
+def _ended(code: Code, reason: str, pod: Object | None) -> Reading:
+    if pod is None:
+        return Reading(Phase.ENDED, reason, code)
+    ends = _ends(pod)
+    bad = _first_bad(pod)
+    exit_code = int(bad[1]["exitCode"]) if bad else (int(ends[-1][1]["exitCode"]) if ends else None)
+    return Reading(
+        Phase.ENDED, reason, code, exit_code=exit_code, report=_report(pod), node=pod["spec"].get("nodeName")
+    )

@@ -1,0 +1,138 @@
+"""What an attempt that has not ended is doing, and what it waits for. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+
+from k8s.reading import Clock, Object, Reading, condition, deleted_at, event, status, time_of
+from pipeline.attempt import Code, Phase
+
+# Why a container does not start, by the kubelet's word, and what that comes to when it lasts.
+_WAITS = {
+    "ErrImagePull": Code.IMAGE_PULL,
+    "ImagePullBackOff": Code.IMAGE_PULL,
+    "ErrImageNeverPull": Code.IMAGE_PULL,
+    "ImageInspectError": Code.IMAGE_PULL,
+    "RegistryUnavailable": Code.IMAGE_PULL,
+    "SignatureValidationFailed": Code.IMAGE_PULL,
+    "CreateContainerConfigError": Code.CONFIG_ERROR,
+    "CreateContainerError": Code.CONFIG_ERROR,
+    "RunContainerError": Code.CONFIG_ERROR,
+}
+# ... and what no waiting mends.
+_INVALID = {"InvalidImageName": Code.CONFIG_ERROR}
+
+_MOUNT_EVENTS = ("FailedMount", "FailedAttachVolume", "FailedMapVolume")
+_SANDBOX_EVENTS = ("FailedCreatePodSandBox",)
+# The API tells these apart by message only.
+_ABSENT_CONFIG = re.compile(r"(secret|configmap) \"[^\"]*\" not found|references non-existent", re.IGNORECASE)
+_VOLUME = re.compile(r"persistentvolumeclaim|volume node affinity|volume binding", re.IGNORECASE)
+_QUOTA = re.compile(r"exceeded quota")
+
+
+def without_pod(job: Object, events: Sequence[Object]) -> Reading:
+    """A Job that has no pod and is not over: suspended, refused, or just made."""
+    created = time_of(job["metadata"].get("creationTimestamp"))
+    if (job.get("spec") or {}).get("suspend"):
+        suspended = condition(job, "Suspended")
+        since = time_of(suspended.get("lastTransitionTime")) if suspended else created
+        return Reading(
+            Phase.WAITING_QUOTA, "its Job is suspended until a queue admits it", Code.QUOTA, Clock.QUOTA, since
+        )
+    refused = event(events, "Job", ("FailedCreate",))
+    if refused is None:
+        return Reading(Phase.PENDING, "waits for its pod to be made", Code.UNKNOWN, Clock.NODE, created)
+    message = refused.get("message") or ""
+    if _QUOTA.search(message):
+        return Reading(Phase.WAITING_QUOTA, message, Code.QUOTA, Clock.QUOTA, created)
+    return Reading(Phase.PENDING, message, Code.ADMISSION_DENIED, Clock.ADMISSION, created)
+
+
+def with_live_pod(job: Object | None, pod: Object, events: Sequence[Object]) -> Reading:
+    """A pod that may still run: nothing is over while it may."""
+    node = pod["spec"].get("nodeName")
+    started = status(pod).get("phase") == "Running"
+    if job is None or deleted_at(pod) is not None:
+        why = "its Job is gone" if job is None else _why_it_ends(job, pod)
+        phase = Phase.RUNNING if started else Phase.PENDING
+        # What a dead node does not report never ends by itself.
+        return Reading(phase, f"the pod is ending: {why}", Code.NODE_LOST, Clock.NODE_LOST, deleted_at(pod), node=node)
+    if started:
+        silent = condition(pod, "Ready") is None and _unready(pod)
+        return Reading(Phase.RUNNING, f"node {node} does not answer" if silent else f"runs on {node}", node=node)
+    if node is None:
+        return _unscheduled(pod)
+    return _starting(pod, events)
+
+
+def _why_it_ends(job: Object, pod: Object) -> str:
+    for one in (condition(pod, "DisruptionTarget"), condition(job, "FailureTarget", "Failed")):
+        if one is not None:
+            return str(one.get("message") or one.get("reason"))
+    return "its Job was suspended" if (job.get("spec") or {}).get("suspend") else "it was deleted"
+
+
+def _unready(pod: Object) -> bool:
+    return any(one["type"] == "Ready" for one in status(pod).get("conditions") or ())
+
+
+def _unscheduled(pod: Object) -> Reading:
+    created = time_of(pod["metadata"].get("creationTimestamp"))
+    for one in status(pod).get("conditions") or ():
+        if one["type"] != "PodScheduled" or one["status"] == "True":
+            continue
+        message = str(one.get("message") or one.get("reason"))
+        if one.get("reason") == "SchedulingGated":
+            return Reading(Phase.WAITING_QUOTA, message, Code.QUOTA, Clock.QUOTA, created)
+        if _VOLUME.search(message):
+            return Reading(Phase.PENDING, message, Code.STORAGE, Clock.START, created)
+        return Reading(Phase.PENDING, message, Code.UNSCHEDULABLE, Clock.NODE, created)
+    return Reading(Phase.PENDING, "waits for a node", Code.UNSCHEDULABLE, Clock.NODE, created)
+
+
+def _starting(pod: Object, events: Sequence[Object]) -> Reading:
+    node = pod["spec"]["nodeName"]
+    for container in (*(status(pod).get("initContainerStatuses") or ()), *(status(pod).get("containerStatuses") or ())):
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        reason, message = waiting.get("reason"), waiting.get("message") or ""
+        said = f"{reason}: {message}" if message else f"{reason}"
+        if reason in _INVALID:
+            return Reading(Phase.ENDED, said, _INVALID[reason], node=node)
+        if reason in _WAITS:
+            if _WAITS[reason] is Code.IMAGE_PULL:
+                said = _registrys_words(said, events)
+            return Reading(
+                Phase.PENDING, said, _WAITS[reason], Clock.START, _since(pod, events, ("Failed",)), node=node
+            )
+    if mount := event(events, "Pod", _MOUNT_EVENTS):
+        message = mount.get("message") or ""
+        code = Code.CONFIG_ERROR if _ABSENT_CONFIG.search(message) else Code.STORAGE
+        return Reading(Phase.PENDING, message, code, Clock.START, _since(pod, events, _MOUNT_EVENTS), node=node)
+    if sandbox := event(events, "Pod", _SANDBOX_EVENTS):
+        message = sandbox.get("message") or ""
+        return Reading(
+            Phase.PENDING, message, Code.UNKNOWN, Clock.START, _since(pod, events, _SANDBOX_EVENTS), node=node
+        )
+    return Reading(
+        Phase.PENDING, f"starts on {node}", Code.UNKNOWN, Clock.NODE, time_of(pod["metadata"].get("creationTimestamp"))
+    )
+
+
+def _registrys_words(said: str, events: Sequence[Object]) -> str:
+    """An older kubelet's back-off says only that it waits; the event before has the reason."""
+    failed = [one for one in events if one.get("reason") == "Failed" and "ull image" in (one.get("message") or "")]
+    return said if "rror" in said or not failed else f"{said}; {failed[-1]['message']}"
+
+
+def _since(pod: Object, events: Sequence[Object], reasons: Sequence[str]) -> datetime | None:
+    """When the trouble began: a large image may take its time before it."""
+    begun = [
+        one.get("firstTimestamp") or one.get("eventTime")
+        for one in events
+        if one["involvedObject"].get("name") == pod["metadata"]["name"] and one.get("reason") in reasons
+    ]
+    scheduled = condition(pod, "PodScheduled")
+    fallback = scheduled.get("lastTransitionTime") if scheduled else None
+    return time_of(min((one for one in begun if one), default=fallback or pod["metadata"].get("creationTimestamp")))
