@@ -43,16 +43,19 @@ class Validation:
     rows: int = 0
     images: int = 0
     invalid: int = 0
+    invalid_rows: int = 0
     errors: list[RowError] = field(default_factory=list)
     sink: Callable[[RowError], object] | None = None
 
-    def refuse(self, error: RowError) -> None:
-        """Note an error; only the first few are kept, all are counted, and given to the sink if there is one."""
-        self.invalid += 1
-        if self.sink is not None:
-            self.sink(error)
-        if len(self.errors) < SHOWN_ERRORS:
-            self.errors.append(error)
+    def refuse(self, *errors: RowError) -> None:
+        """Note what is wrong with one row; the first few errors are kept, all are counted and given to the sink."""
+        self.invalid_rows += 1
+        self.invalid += len(errors)
+        for error in errors:
+            if self.sink is not None:
+                self.sink(error)
+            if len(self.errors) < SHOWN_ERRORS:
+                self.errors.append(error)
 
     def raise_if_refused(self, *, skip_invalid: bool = False) -> None:
         """Raise ManifestError if a row is invalid, unless those are to be skipped and some row is left."""
@@ -140,8 +143,8 @@ def resolved_rows(
             if first != line:
                 message = f"{resolved.custom_id!r} was used on line {first}; every row needs its own"
                 errors, resolved = [RowError(line, "custom_id", message)], None
-        for error in errors:
-            validation.refuse(error)
+        if errors:
+            validation.refuse(*errors)
         if resolved is not None:
             validation.rows += 1
             validation.images += resolved.num_images

@@ -94,7 +94,7 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
             created_at=now,
             rows=validation.rows,
             images=validation.images,
-            invalid_rows=validation.invalid,
+            invalid_rows=validation.invalid_rows,
             seed=seed,
             input_sha256=digest.hexdigest(),
             defaults=submission.defaults,
