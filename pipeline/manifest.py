@@ -5,6 +5,7 @@ Rows stream: memory holds one row, and sixteen bytes a row to notice a custom_id
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -84,7 +85,7 @@ def _objects(prompts: Iterable[str | Mapping[str, Any]]) -> Iterator[tuple[int, 
         if isinstance(item, str):
             yield number, {"prompt": item}
         elif isinstance(item, Mapping):
-            yield number, item
+            yield number, dict(item)
         else:
             yield number, RowError(number, None, f"{type(item).__name__} found; a prompt or an object wanted")
 
@@ -94,6 +95,8 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RowError]
         number = 0
         while line := file.readline(MAX_LINE_BYTES + 1):
             number += 1
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
             if len(line) > MAX_LINE_BYTES:
                 while line and not line.endswith(b"\n"):
                     line = file.readline(MAX_LINE_BYTES)
@@ -104,7 +107,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RowError]
 
 def _parsed(number: int, line: bytes) -> Mapping[str, Any] | RowError:
     try:
-        value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"), parse_constant=_no_constant)
+        value = json.loads(line.rstrip().decode(), parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         return RowError(number, None, f"not UTF-8 at byte {error.start + 1}")
     except json.JSONDecodeError as error:
@@ -167,7 +170,8 @@ def _resolved(
     try:
         row = Row.model_validate(item)
     except ValidationError as error:
-        return [row_error(line, problem) for problem in error.errors(include_url=False)], None
+        # a metadata value gives one error for each type that it might have been
+        return list(dict.fromkeys(row_error(line, problem) for problem in error.errors(include_url=False))), None
     try:
         return [], resolve(
             row,
@@ -185,10 +189,14 @@ def _resolved(
 
 def row_error(line: int, problem: Any) -> RowError:
     """One of pydantic's errors in our words: the field, what was found, what was wanted."""
-    name = ".".join(str(part) for part in problem["loc"]) or None
+    of_metadata = problem["loc"][:1] == ("metadata",) and len(problem["loc"]) > 1
+    parts = problem["loc"][:2] if of_metadata else problem["loc"]
+    name = _harmless(".".join(str(part) for part in parts)) or None
     if problem["type"] == "extra_forbidden":
         fields = ", ".join(sorted(Row.model_fields))
-        return RowError(line, (name or "")[:80], f"unknown field; known are {fields}")
+        return RowError(line, name, f"unknown field; known are {fields}")
+    if of_metadata:
+        return RowError(line, name, "a text, a number, true, false or null wanted")
     if problem["type"] == "missing":
         return RowError(line, name, "missing")
     message = problem["msg"].removeprefix("Value error, ")
@@ -196,6 +204,11 @@ def row_error(line: int, problem: Any) -> RowError:
     if private or problem["type"] == "value_error":
         return RowError(line, name, message)
     return RowError(line, name, f"{message} ({_shown(problem['input'])} found)")
+
+
+def _harmless(name: str) -> str:
+    """A field's name as a terminal may show it; users write these too."""
+    return (name if name.isprintable() else ascii(name))[:80]
 
 
 def _shown(value: object) -> str:
