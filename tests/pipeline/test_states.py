@@ -106,7 +106,7 @@ def test_every_state_is_reached_from_the_first_one() -> None:
     ):
         reached, edge = {first}, {first}
         while edge:
-            edge = {after for state in edge for after in moves.get(state, ())} - reached  # type: ignore[attr-defined]
+            edge = {after for before, following in moves.items() if before in edge for after in following} - reached
             reached |= edge
         assert reached == states
 
