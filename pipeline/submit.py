@@ -103,7 +103,8 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
         before = _accepted_before(artifacts, objects, manifest)
         if before is None:
             for spool, key in ((staged, objects.input), (refused, objects.invalid)):
-                if spool.tell():
+                # Also over what an earlier submission under this id left when it broke off.
+                if spool.tell() or artifacts.head(key) is not None:
                     spool.seek(0)
                     artifacts.put(key, spool, content_type="application/x-ndjson")
             if not artifacts.put_new(
