@@ -111,8 +111,10 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
                 objects.manifest, manifest.model_dump_json().encode(), content_type="application/json"
             ):
                 before = _accepted_before(artifacts, objects, manifest)  # somebody else was faster
-    standing = before or manifest
-    return Accepted(standing, created=before is None, recorded=_recorded(ledger, standing, now))
+    # A ledger that has lost a batch since it was accepted gets it as another incarnation, so that nothing of it can
+    # meet the names of attempts that still run. One that has it keeps its record as it is.
+    standing = manifest if before is None else before.model_copy(update={"incarnation": manifest.incarnation})
+    return Accepted(before or manifest, created=before is None, recorded=_recorded(ledger, standing, now))
 
 
 def _recorded(ledger: Ledger, manifest: BatchManifest, now: datetime) -> bool:
