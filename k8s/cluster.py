@@ -1,0 +1,206 @@
+"""The only module that talks to a Kubernetes API, and the only importer of its client.
+
+Requests and answers are the API's JSON: the client's models drop fields that are newer than they are, and refuse some
+that exist. What can go wrong is translated once, here:
+
+    no answer, 5xx, 429, 408       ClusterUnavailable: an outage, never taken for a failed render
+    401, 403 by RBAC or quota, 404 of the namespace
+                                   ClusterUnavailable: it refuses us until somebody mends it; nothing was lost
+    409 AlreadyExists              AlreadyThere
+    other answers to a create      Refused: this very object will never be taken; `denied` if a policy said so
+    404                            None, or nothing to delete
+    410 of a continued list        the list begins anew
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import urllib3
+from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
+from kubernetes.config.config_exception import ConfigException
+
+from k8s.reading import Object
+from pipeline.errors import ServiceError, SettingsError, TesseraError
+
+PAGE = 500
+LOG_TAIL_BYTES = 256 * 1024
+
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_BUSY = frozenset({408, 429})
+_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT, _GONE = 401, 403, 404, 409, 410
+
+
+class ClusterUnavailable(ServiceError):
+    """The Kubernetes API does not answer, or refuses us."""
+
+
+class AlreadyThere(TesseraError):
+    """An object of that name exists."""
+
+
+class Refused(TesseraError):
+    """The API will not take this object, now or later."""
+
+    def __init__(self, message: str, *, denied: bool) -> None:
+        self.denied = denied
+        super().__init__(message)
+
+
+class Cluster:
+    """One namespace of one cluster. Safe to share between threads; no request is without a time limit."""
+
+    def __init__(self, api: client.ApiClient, namespace: str, request_timeout_s: float) -> None:
+        self._api = api
+        self.namespace = namespace
+        self._timeout_s = request_timeout_s
+
+    @classmethod
+    def connected(cls, namespace: str | None, request_timeout_s: float) -> Cluster:
+        """The cluster that this process runs in, or else the one that KUBECONFIG names; makes no request.
+
+        Raises SettingsError if there is neither.
+        """
+        found = client.Configuration()
+        try:
+            try:
+                config.load_incluster_config(found)  # type: ignore[no-untyped-call]
+                here = _NAMESPACE_FILE.read_text().strip()
+            except ConfigException:
+                config.load_kube_config(client_configuration=found)  # type: ignore[no-untyped-call]
+                _, current = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
+                here = current["context"].get("namespace") or "default"
+        except (ConfigException, OSError) as error:
+            raise SettingsError(
+                f"TESSERA_LAUNCHER=kubernetes, and there is no cluster to be found: {error}; "
+                "run in a pod with a service account, or set KUBECONFIG"
+            ) from error
+        # An outage is waited out by whoever asks, who can be stopped meanwhile.
+        found.retries = False
+        found.connection_pool_maxsize = 16
+        return cls(client.ApiClient(found), namespace or here, request_timeout_s)
+
+    def create_job(self, manifest: Mapping[str, Any]) -> None:
+        """Create a Job. Raises AlreadyThere, Refused or ClusterUnavailable, after which it may have been created."""
+        status, body = self._request("POST", self._jobs, body=manifest)
+        if status == _CONFLICT and body.get("reason") == "AlreadyExists":
+            raise AlreadyThere(_message(body))
+        if status >= 400:
+            _raise_for_create(status, body)
+
+    def job(self, name: str) -> Object | None:
+        """A Job, or None."""
+        status, body = self._request("GET", f"{self._jobs}/{name}")
+        return None if status == _NOT_FOUND else _checked(status, body)
+
+    def jobs(self, selector: str) -> list[Object]:
+        """Every Job that the label selector matches, as of now."""
+        return self._list(self._jobs, {"labelSelector": selector})
+
+    def pods(self, selector: str) -> list[Object]:
+        """Every pod that the label selector matches, as of now."""
+        return self._list(self._pods, {"labelSelector": selector})
+
+    def events(self) -> list[Object]:
+        """The events of the namespace about Jobs and pods; they come late, and go after an hour."""
+        kinds = {"Job", "Pod"}
+        path = f"/api/v1/namespaces/{self.namespace}/events"
+        return [one for one in self._list(path, {}) if one["involvedObject"].get("kind") in kinds]
+
+    def delete_job(self, name: str) -> bool:
+        """Delete a Job and, in the background, its pod; False if there is none."""
+        # The API's default for Jobs leaves the pod alone, with its GPUs.
+        options = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
+        return self._delete(f"{self._jobs}/{name}", options)
+
+    def delete_pod(self, name: str, uid: str) -> bool:
+        """Delete this very pod, with its grace period; False if it is gone."""
+        options = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}}
+        return self._delete(f"{self._pods}/{name}", options)
+
+    def log_tail(self, pod: str, container: str) -> str | None:
+        """The end of a container's log; None if it cannot be had."""
+        query = {"container": container, "tailLines": 2000, "limitBytes": LOG_TAIL_BYTES}
+        status, text = self._send("GET", f"{self._pods}/{pod}/log", query, None)
+        if status >= 500 or status in _BUSY:
+            raise ClusterUnavailable(f"the cluster answers {status} when asked for the log of {pod}")
+        return text.decode(errors="replace") if status == 200 else None
+
+    @property
+    def _jobs(self) -> str:
+        return f"/apis/batch/v1/namespaces/{self.namespace}/jobs"
+
+    @property
+    def _pods(self) -> str:
+        return f"/api/v1/namespaces/{self.namespace}/pods"
+
+    def _list(self, path: str, query: Mapping[str, Any]) -> list[Object]:
+        """All pages of one consistent list. Without a resourceVersion the answer is as of now, not of a cache's."""
+        while True:
+            items: list[Object] = []
+            token: str | None = None
+            while True:
+                page = {**query, "limit": PAGE} | ({"continue": token} if token else {})
+                status, body = self._request("GET", path, query=page)
+                if status == _GONE:
+                    break  # the list took so long that its version was compacted away
+                body = dict(_checked(status, body))
+                items += body.get("items") or ()
+                token = (body.get("metadata") or {}).get("continue")
+                if not token:
+                    return items
+
+    def _delete(self, path: str, options: Mapping[str, Any]) -> bool:
+        status, body = self._request("DELETE", path, body=options)
+        if status in (_NOT_FOUND, _CONFLICT):  # gone, or another of that name: not the one that was meant
+            return False
+        _checked(status, body)
+        return True
+
+    def _request(
+        self, method: str, path: str, *, query: Mapping[str, Any] | None = None, body: Any = None
+    ) -> tuple[int, dict[str, Any]]:
+        status, text = self._send(method, path, query or {}, body)
+        try:
+            answer = json.loads(text)
+        except ValueError as error:
+            raise ClusterUnavailable(f"something in front of the cluster answers {status}, and no JSON") from error
+        if status >= 500 or status in _BUSY:
+            raise ClusterUnavailable(f"the cluster answers {status} to {method}: {_message(answer)}")
+        return status, answer if isinstance(answer, dict) else {}
+
+    def _send(self, method: str, path: str, query: Mapping[str, Any], body: Any) -> tuple[int, bytes]:
+        headers = {"Accept": "application/json"} | ({"Content-Type": "application/json"} if body is not None else {})
+        try:
+            prepared = self._api.param_serialize(
+                method, path, query_params=list(query.items()), header_params=headers, body=body,
+                auth_settings=["BearerToken"],
+            )  # fmt: skip
+            answer = self._api.call_api(*prepared, _request_timeout=self._timeout_s)
+            text: bytes = answer.read()  # type: ignore[no-untyped-call]
+        except (ApiException, urllib3.exceptions.HTTPError, OSError) as error:
+            raise ClusterUnavailable(f"the cluster does not answer ({type(error).__name__}): {error}") from error
+        return int(answer.status), text
+
+
+def _message(body: Any) -> str:
+    return str(body.get("message") or body) if isinstance(body, Mapping) else str(body)[:200]
+
+
+def _checked(status: int, body: dict[str, Any]) -> dict[str, Any]:
+    if status >= 400:
+        raise ClusterUnavailable(f"the cluster refuses us ({status}): {_message(body)}")
+    return body
+
+
+def _raise_for_create(status: int, body: dict[str, Any]) -> None:
+    message = _message(body)
+    if "denied" in message and status != _UNAUTHORIZED:  # admission webhooks and policies choose their own status
+        raise Refused(message, denied=True)
+    if status in (_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT):
+        _checked(status, body)
+    raise Refused(message, denied=False)

@@ -1,0 +1,239 @@
+"""Attempts in a Kubernetes cluster: `pipeline.attempt.Launcher` by Jobs of one pod each."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+import structlog
+from pydantic import ValidationError
+
+from k8s.cluster import AlreadyThere, Cluster, Refused
+from k8s.manifest import (
+    ATTEMPT_LABEL,
+    BATCH_ANNOTATION,
+    CONTAINER,
+    DIGEST_ANNOTATION,
+    JOB_LABEL,
+    SPEC_ANNOTATION,
+    deployment_selector,
+    job_manifest,
+)
+from k8s.outcome import read
+from k8s.pod import PodSettings, pod_settings
+from k8s.reading import Object, Reading, deleted_at, is_over
+from pipeline.artifacts import Artifacts
+from pipeline.attempt import AttemptSpec, Code, LaunchResult, NameTaken, Observation, Outcome, Phase
+from pipeline.errors import ServiceError
+from pipeline.logs import redacted
+from pipeline.objects import BatchObjects
+from pipeline.settings import Settings
+
+EVENTS_EVERY_S = 10.0
+AVOID_S = 3600.0
+
+# Both forms: the second came with Kubernetes 1.27, the first is what older ones have.
+_JOB_NAME_LABELS = ("batch.kubernetes.io/job-name", "job-name")
+
+log = structlog.get_logger(__name__)
+
+
+class KubernetesLauncher:
+    """A `Launcher` over one namespace. Safe to share between threads.
+
+    The cluster is the memory. What is kept here is only what it forgets: an end that was seen (its pod may be gone at
+    the next look), a refusal to take a Job, and nodes whose GPUs proved bad, for a while.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        settings: Settings,
+        pod: PodSettings,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        save_log: Callable[[str, str], None] = lambda _key, _text: None,
+    ) -> None:
+        self._cluster, self._settings, self._pod = cluster, settings, pod
+        self._now, self._save_log = now, save_log
+        self._selector = deployment_selector(settings.redis_prefix)
+        self._lock = threading.Lock()
+        self._ended: dict[str, _End] = {}
+        self._refused: dict[str, Observation] = {}
+        self._bad_nodes: dict[str, float] = {}
+        self._events: dict[str, list[Object]] = {}
+        self._events_at = float("-inf")
+
+    @classmethod
+    def connected(cls, settings: Settings) -> KubernetesLauncher:
+        """The launcher of a deployment. Raises SettingsError; makes no request."""
+        pod = pod_settings(settings)
+        artifacts = Artifacts(settings)
+
+        def save(key: str, text: str) -> None:
+            artifacts.put(key, text.encode(), content_type="text/plain; charset=utf-8")
+
+        return cls(Cluster.connected(pod.namespace, pod.request_timeout_s), settings, pod, save_log=save)
+
+    def launch(self, spec: AttemptSpec) -> LaunchResult:
+        """Create the attempt's Job, or adopt the one that carries this very spec."""
+        manifest = job_manifest(spec, self._pod, self._settings, avoid_nodes=self._avoided())
+        try:
+            self._cluster.create_job(manifest)
+        except AlreadyThere:
+            return self._adopted(spec)
+        except Refused as error:
+            # The attempt has ended before it began. The next look shows it so; a worker that does not know about it
+            # sees that it is not there.
+            log.warning("the cluster refuses a Job", name=spec.name, reason=str(error))
+            code = Code.ADMISSION_DENIED if error.denied else Code.CONFIG_ERROR
+            ended = Outcome(code, redacted(str(error)))
+            with self._lock:
+                self._refused[spec.name] = Observation(
+                    spec.name, Phase.ENDED, ended.reason, ended, spec.batch_id, spec.job_index
+                )
+        return LaunchResult.CREATED
+
+    def _adopted(self, spec: AttemptSpec) -> LaunchResult:
+        job = self._cluster.job(spec.name)
+        if job is None:
+            raise NameTaken(spec.name, "none, for it was deleted", spec.digest)
+        annotations = job["metadata"].get("annotations") or {}
+        found = annotations.get(DIGEST_ANNOTATION, "none")
+        if found != spec.digest:
+            try:
+                # A spec that another version wrote hashes differently there; as we read it, it may be the same.
+                found = AttemptSpec.model_validate_json(annotations.get(SPEC_ANNOTATION, "")).digest
+            except ValidationError:
+                raise NameTaken(spec.name, found, spec.digest) from None
+        if found != spec.digest or job["metadata"].get("deletionTimestamp"):
+            raise NameTaken(spec.name, found, spec.digest)
+        return LaunchResult.ADOPTED
+
+    def observe(self) -> Mapping[str, Observation]:
+        """Every attempt of this deployment, from one LIST of pods and one of Jobs, and events where they explain."""
+        # Pods first: a Job that has lost its pod says why, if it is asked afterwards.
+        pods: dict[str, list[Object]] = defaultdict(list)
+        for pod in self._cluster.pods(self._selector):
+            labels = pod["metadata"].get("labels") or {}
+            if name := next((labels[label] for label in _JOB_NAME_LABELS if label in labels), None):
+                pods[name].append(pod)
+        jobs = {job["metadata"]["name"]: job for job in self._cluster.jobs(self._selector)}
+        with self._lock:
+            self._ended = {name: end for name, end in self._ended.items() if end.is_still(jobs.get(name))}
+            seen = {**self._refused}
+            for name in jobs.keys() | pods.keys():
+                if (end := self._ended.get(name)) is not None:
+                    seen[name] = end.observation
+                elif (one := self._observation(name, jobs.get(name), pods[name])) is not None:
+                    seen[name] = one
+        return seen
+
+    def delete(self, name: str) -> None:
+        """Delete the attempt's Job and pod in the background; the log of one that failed is saved before."""
+        with self._lock:
+            end, self._refused = self._ended.get(name), {k: v for k, v in self._refused.items() if k != name}
+        if end is not None:
+            self._keep_log(name, end)
+        if self._cluster.delete_job(name):
+            return
+        # Somebody deleted the Job and left its pod behind.
+        for label in _JOB_NAME_LABELS:
+            for pod in self._cluster.pods(f"{self._selector},{label}={name}"):
+                if deleted_at(pod) is None:
+                    self._cluster.delete_pod(pod["metadata"]["name"], pod["metadata"]["uid"])
+
+    def _observation(self, name: str, job: Object | None, pods: list[Object]) -> Observation | None:
+        reading = read(job, pods, self._events.get(name, ()))
+        if reading is None:
+            return None
+        now = self._now()
+        if _wants_events(reading, pods) and self._refresh_events(fresh=reading.phase is Phase.ENDED):
+            reading = read(job, pods, self._events.get(name, ())) or reading
+        reading = reading.by(now, self._pod.clocks)
+        if reading.phase is Phase.ENDED and job is None and not all(is_over(pod) for pod in pods):
+            # Its node is lost and its Job deleted: nobody can do more, and nothing of it counts.
+            return None
+        metadata = (job or pods[0])["metadata"]
+        index = (metadata.get("labels") or {}).get(JOB_LABEL, "")
+        observation = Observation(
+            name,
+            reading.phase,
+            redacted(reading.reason),
+            reading.outcome,
+            (metadata.get("annotations") or {}).get(BATCH_ANNOTATION),
+            int(index) if index.isdigit() else None,
+        )
+        if reading.phase is Phase.ENDED and job is not None:
+            self._note_end(observation, job, pods)
+        return observation
+
+    def _note_end(self, observation: Observation, job: Object, pods: list[Object]) -> None:
+        number = (job["metadata"].get("labels") or {}).get(ATTEMPT_LABEL, "0")
+        pod = pods[0]["metadata"]["name"] if pods else None
+        self._ended[observation.name] = _End(observation, job["metadata"]["uid"], number, pod)
+        ended = observation.outcome
+        if ended is not None and ended.code is Code.GPU_UNHEALTHY and ended.node:
+            log.error("a node's GPU proved bad and is avoided", node=ended.node, seconds=AVOID_S, reason=ended.reason)
+            self._bad_nodes[ended.node] = time.monotonic() + AVOID_S
+
+    def _avoided(self) -> list[str]:
+        with self._lock:
+            now = time.monotonic()
+            self._bad_nodes = {node: until for node, until in self._bad_nodes.items() if until > now}
+            return list(self._bad_nodes)
+
+    def _refresh_events(self, *, fresh: bool) -> bool:
+        """Have events no older than the interval, or taken just now; False if nothing was asked."""
+        age_s = time.monotonic() - self._events_at
+        if age_s < (self._settings.observe_s if fresh else EVENTS_EVERY_S):
+            return False
+        try:
+            events = self._cluster.events()
+        except ServiceError as error:
+            # They only explain. Whoever asked next tries again.
+            log.warning("no events to be had", reason=str(error))
+            return False
+        found: dict[str, list[Object]] = defaultdict(list)
+        for one in events:
+            about = one["involvedObject"]
+            name = about.get("name", "")
+            found[name if about.get("kind") == "Job" else name.rpartition("-")[0]].append(one)
+        self._events, self._events_at = found, time.monotonic()
+        return True
+
+    def _keep_log(self, name: str, end: _End) -> None:
+        ended, batch = end.observation.outcome, end.observation.batch_id
+        if ended is None or ended.code is Code.SUCCEEDED or end.pod is None or batch is None:
+            return
+        key = f"{BatchObjects(batch).root}logs/{end.observation.job_index or 0:05d}-{end.number}.log"
+        try:
+            text = self._cluster.log_tail(end.pod, CONTAINER)
+            if text:
+                self._save_log(key, redacted(text))
+        except ServiceError as error:
+            # GPUs that an ended attempt still holds cost more than its log is worth.
+            log.warning("the log could not be saved", name=name, reason=str(error))
+        else:
+            log.info("log saved" if text else "no log to be had", name=name, key=key)
+
+
+class _End:
+    """An end that was seen, of one Job by its UID."""
+
+    def __init__(self, observation: Observation, uid: str, number: str, pod: str | None) -> None:
+        self.observation, self.uid, self.number, self.pod = observation, uid, number, pod
+
+    def is_still(self, job: Object | None) -> bool:
+        """Whether `job` is the one that ended."""
+        return job is not None and job["metadata"]["uid"] == self.uid
+
+
+def _wants_events(reading: Reading, pods: list[Object]) -> bool:
+    """Whether events may say more: a refused pod, a volume or image that does not come, a pod that is gone."""
+    if reading.phase is Phase.ENDED:
+        return not pods and reading.code is not Code.SUCCEEDED
+    return reading.phase is not Phase.RUNNING and reading.code is not Code.UNSCHEDULABLE
