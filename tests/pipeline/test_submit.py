@@ -1,0 +1,219 @@
+"""A batch is accepted whole or not at all, and accepting it again changes nothing."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.artifacts import Artifacts
+from pipeline.errors import BatchExists, LedgerUnavailable, ManifestError, NoDeployment, RequestError
+from pipeline.ledger import Ledger
+from pipeline.manifest import Prompts
+from pipeline.objects import BatchObjects
+from pipeline.records import BatchManifest
+from pipeline.request import ResolvedRow, derived_seed
+from pipeline.settings import Settings
+from pipeline.states import BatchState, ImageState
+from pipeline.submit import Accepted, Submission, accept, checked_options
+from tests.factories import deployment, prompts_file
+
+ROWS: list[dict[str, Any]] = [
+    {"prompt": "a", "negative_prompt": ""},
+    {"prompt": "b", "negative_prompt": None, "num_images": 2},
+    {"prompt": "c", "seed": 5, "custom_id": "../../c"},
+]
+
+
+class Desk:
+    """Submits to one deployment."""
+
+    def __init__(self, ledger: Ledger, artifacts: Artifacts) -> None:
+        self.ledger, self.artifacts = ledger, artifacts
+
+    def submit(self, prompts: Prompts = tuple(ROWS), batch_id: str | None = "b", **options: Any) -> Accepted:
+        defaults = checked_options(options.pop("defaults", {"negative_prompt": "blur"}))
+        return accept(Submission(prompts, defaults, batch_id, **options), self.ledger, self.artifacts)
+
+    def rows(self, batch_id: str = "b") -> list[ResolvedRow]:
+        return [ResolvedRow.model_validate_json(line) for line in self.artifacts.lines(BatchObjects(batch_id).input)]
+
+    def keys(self) -> list[str]:
+        return list(self.artifacts.list(""))
+
+    def objects(self) -> dict[str, bytes | None]:
+        return {key: self.artifacts.get(key) for key in self.artifacts.list("")}
+
+
+@pytest.fixture
+def desk(ledger: Ledger, artifacts: Artifacts) -> Desk:
+    ledger.announce(deployment())
+    return Desk(ledger, artifacts)
+
+
+def test_an_accepted_batch_lies_in_the_bucket_and_stands_in_the_ledger(desk: Desk) -> None:
+    accepted = desk.submit(tenant="acme", priority=2)
+    assert (accepted.created, accepted.recorded) == (True, True)
+    assert desk.keys() == ["batches/b/batch.json", "batches/b/input.jsonl"]
+    stored = BatchManifest.model_validate_json(desk.artifacts.get("batches/b/batch.json") or b"")
+    assert stored == accepted.manifest == desk.ledger.batches.get("b").manifest
+    assert (stored.rows, stored.images, stored.tenant, stored.priority) == (3, 4, "acme", 2)
+    assert desk.ledger.batches.state("b") is BatchState.VALIDATING
+    assert desk.ledger.batches.counts("b").images[ImageState.QUEUED] == 4
+
+
+def test_rows_are_staged_with_everything_decided(desk: Desk) -> None:
+    accepted = desk.submit()
+    rows = desk.rows()
+    assert [row.negative_prompt for row in rows] == ["", None, "blur"]
+    assert [row.seed for row in rows] == [
+        derived_seed(accepted.manifest.seed, "row-1"),
+        derived_seed(accepted.manifest.seed, "row-2"),
+        5,
+    ]
+    assert [(row.first_image, row.width) for row in rows] == [(0, 256), (1, 256), (3, 256)]
+
+
+def test_the_same_submission_again_changes_nothing(desk: Desk) -> None:
+    first = desk.submit()
+    before = desk.objects()
+    again = desk.submit()
+    assert (again.created, again.manifest) == (False, first.manifest)
+    assert desk.objects() == before
+    assert desk.ledger.batches.get("b").revision == 1
+
+
+@pytest.mark.parametrize("change", [{"prompts": ["other"]}, {"defaults": {"steps": 3}}, {"seed": 99}])
+def test_the_same_id_with_other_rows_is_refused_and_the_first_stays(desk: Desk, change: dict[str, Any]) -> None:
+    desk.submit()
+    before = desk.objects()
+    with pytest.raises(BatchExists, match=r"batch 'b' exists with other rows .3 rows, 4 images.*choose another id"):
+        desk.submit(**change)
+    assert desk.objects() == before
+
+
+def test_two_that_submit_the_same_at_once_get_the_same_batch(desk: Desk) -> None:
+    accepted: list[Accepted] = []
+    threads = [threading.Thread(target=lambda: accepted.append(desk.submit())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({one.manifest.incarnation for one in accepted}) == 1
+    assert sorted(one.created for one in accepted) == [False, False, False, True]
+
+
+def test_without_an_id_each_submission_is_a_batch_of_its_own(desk: Desk) -> None:
+    ids = {desk.submit(batch_id=None).manifest.id for _ in range(3)}
+    assert len(ids) == 3
+    assert set(desk.ledger.batches.unfinished()) == ids
+
+
+def test_a_submission_that_broke_off_after_batch_json_is_completed_by_repeating_it(
+    desk: Desk, settings: Settings
+) -> None:
+    class Away(Ledger):
+        """A ledger whose Redis goes away at the last moment."""
+
+        def __init__(self) -> None:
+            super().__init__(settings)
+            away = Settings.model_validate(settings.model_dump() | {"redis_url": "redis://127.0.0.1:9"})
+            self.batches = Ledger(away).batches
+
+    broken = accept(Submission(ROWS, checked_options({"negative_prompt": "blur"}), "b"), Away(), desk.artifacts)
+    assert (broken.created, broken.recorded) == (True, False)
+    assert not desk.ledger.batches.known("b")
+    again = desk.submit()
+    assert (again.created, again.recorded) == (False, True)
+    assert desk.ledger.batches.get("b").manifest.input_sha256 == broken.manifest.input_sha256
+
+
+def test_a_ledger_that_lost_a_batch_gets_it_again_as_another_incarnation(desk: Desk) -> None:
+    """What still runs under the names of the lost record must not be met again."""
+    first = desk.submit()
+    desk.ledger.store.redis.delete(desk.ledger.store.keys.batch("b"))
+    desk.submit()
+    assert desk.ledger.batches.get("b").manifest.incarnation != first.manifest.incarnation
+
+
+def test_a_submission_that_broke_off_before_batch_json_leaves_nothing_of_itself_in_the_next(desk: Desk) -> None:
+    objects = BatchObjects("b")
+    desk.artifacts.put(objects.input, b"{}\n", content_type="application/x-ndjson")
+    desk.artifacts.put(objects.invalid, b'{"line":1}\n', content_type="application/x-ndjson")
+    assert desk.submit().created
+    assert len(desk.rows()) == 3
+    assert not desk.artifacts.get(objects.invalid)
+
+
+@pytest.mark.parametrize("skip_invalid", [False, True])
+def test_an_invalid_manifest_leaves_nothing_behind(desk: Desk, skip_invalid: bool) -> None:
+    rows = [{"prompt": ""}] if skip_invalid else [{"prompt": "ok"}, {"prompt": "x", "width": 3}]
+    with pytest.raises(ManifestError):
+        desk.submit(rows, skip_invalid=skip_invalid)
+    assert desk.keys() == []
+    assert desk.ledger.batches.unfinished() == []
+
+
+def test_invalid_rows_are_left_out_and_listed_when_asked(desk: Desk, tmp_path: Path) -> None:
+    path = prompts_file(
+        tmp_path / "p.jsonl", [{"prompt": "a"}, {"prompt": "SECRET", "width": 65, "height": 65}, "{", {"prompt": "d"}]
+    )
+    accepted = desk.submit(path, skip_invalid=True)
+    assert (accepted.manifest.rows, accepted.manifest.images, accepted.manifest.invalid_rows) == (2, 2, 2)
+    assert [(row.row, row.custom_id) for row in desk.rows()] == [(0, "row-1"), (1, "row-4")]
+    lines = [json.loads(line) for line in desk.artifacts.lines(BatchObjects("b").invalid)]
+    assert [(line["line"], line["field"], line["code"], line["status"]) for line in lines] == [
+        (2, "width", "E_INVALID", "invalid"),
+        (2, "height", "E_INVALID", "invalid"),
+        (3, None, "E_INVALID", "invalid"),
+    ]
+    assert "SECRET" not in json.dumps(lines)
+
+
+@pytest.mark.parametrize(
+    "batch_id", ["", "..", "../x", "a/b", "a b", ".hidden", "-x", "x" * 81, "a\n", "ä", "a\x00", "batch.json/../x"]
+)
+def test_an_id_that_could_not_be_part_of_a_path_is_refused(desk: Desk, batch_id: str) -> None:
+    with pytest.raises(RequestError, match="1 to 80 letters, digits"):
+        desk.submit(batch_id=batch_id)
+    with pytest.raises(RequestError, match="1 to 80 letters, digits"):
+        desk.submit(tenant=batch_id)
+    assert desk.keys() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"priority": 10}, "priority 10 found; 0 .first. to 9 .last. wanted"),
+        ({"priority": -1}, "priority -1 found"),
+        ({"seed": -1}, "seed -1 found"),
+        ({"seed": 2**63}, "seed 9223372036854775808 found"),
+        ({"defaults": {"width": 65, "hight": 3}}, "width: 65 found.*hight: unknown field"),
+        ({"defaults": {"prompt": "x"}}, "prompt: unknown field"),
+    ],
+)
+def test_options_out_of_range_are_refused(desk: Desk, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        desk.submit(**options)
+
+
+def test_nothing_is_accepted_where_no_controller_ever_was(ledger: Ledger, artifacts: Artifacts) -> None:
+    with pytest.raises(NoDeployment):
+        Desk(ledger, artifacts).submit()
+    assert list(artifacts.list("")) == []
+
+
+def test_nothing_is_staged_when_redis_is_away(artifacts: Artifacts, settings: Settings) -> None:
+    away = Settings.model_validate(settings.model_dump() | {"redis_url": "redis://127.0.0.1:9"})
+    with pytest.raises(LedgerUnavailable):
+        Desk(Ledger(away), artifacts).submit()
+    assert list(artifacts.list("")) == []
+
+
+def test_a_set_larger_than_what_stays_in_memory_is_staged_whole(desk: Desk) -> None:
+    accepted = desk.submit([f"{number} " + "x" * 15_000 for number in range(600)])
+    assert accepted.manifest.rows == 600
+    assert [row.prompt.split()[0] for row in desk.rows()] == [str(number) for number in range(600)]
