@@ -7,6 +7,7 @@ renders. `beat` sends the tick. Settings come from the environment (docs/setting
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import secrets
 import socket
@@ -34,7 +35,8 @@ log = structlog.get_logger(__name__)
 
 CONTROL_THREADS = 4
 REPORT_S = 2.0
-BEAT_LOCK_S = 30
+# How many loop intervals a killed beat is missed for, before another takes its lock.
+BEAT_LOCK_INTERVALS = 5
 
 
 def launcher_for(settings: Settings) -> Launcher:
@@ -86,12 +88,13 @@ def work(context: Context, role: str) -> None:
 def beat(settings: Settings) -> None:
     """Run RedBeat: it only ticks, and only one of several beats does, by a lock in Redis."""
     app = celery_app(settings)
+    interval_s = min(5.0, settings.tick_s)
     app.conf.update(
         beat_scheduler="redbeat.RedBeatScheduler",
         redbeat_redis_url=settings.redis_url.get_secret_value(),
         redbeat_key_prefix=f"{settings.redis_prefix}:redbeat:",
-        redbeat_lock_timeout=BEAT_LOCK_S,
-        beat_max_loop_interval=min(5.0, settings.tick_s),
+        redbeat_lock_timeout=math.ceil(BEAT_LOCK_INTERVALS * interval_s),
+        beat_max_loop_interval=interval_s,
         beat_schedule={
             "tick": {"task": TICK, "schedule": settings.tick_s, "options": {"expires": 2 * settings.tick_s}}
         },

@@ -7,7 +7,6 @@ import os
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from pipeline.cli import batches, doctor, stack
@@ -27,6 +26,9 @@ app = typer.Typer(
 batches.add_to(app)
 stack.add_to(app)
 doctor.add_to(app)
+
+# Its module changed its name between typer's versions; what every version has is this class of it.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 def _version(wanted: bool) -> None:
@@ -58,13 +60,13 @@ def _run(arguments: list[str]) -> int:
     except TesseraError as error:
         _show(error, as_json="--json" in arguments)
         return exit_code(error)
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         return stop.exit_code
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         typer.echo("interrupted", err=True)
         return INTERRUPTED
-    except click.exceptions.ClickException as error:
-        error.show()
+    except _UsageError as error:
+        error.show()  # type: ignore[attr-defined]  # it is click's, whose module typer does not make public
         return USAGE
     except BrokenPipeError:  # `tessera list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

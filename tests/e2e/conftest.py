@@ -1,0 +1,71 @@
+"""A user with the whole stack running, shared by the tests of a module; and users who start their own."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.client import Client
+from pipeline.connect import Connection, of_stack
+from pipeline.local import running_stack
+from tests.e2e.stack import User, until
+
+
+def new_user(folder: Path) -> User:
+    """A user whose folder holds files that are named like our packages, as users' folders do."""
+    home = folder / "home"
+    home.mkdir()
+    for name in ("pipeline.py", "tasks.py", "k8s.py"):
+        (home / name).write_text('raise RuntimeError("a file of the user was imported instead of the product")\n')
+    (home / "distri").mkdir()
+    (home / "distri" / "__init__.py").write_text('raise RuntimeError("the same, as a package")\n')
+    return User(home, folder / "data", uuid.uuid4().hex)
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Iterator[User]:
+    """A user without a stack; whatever they start must be gone when the test ends."""
+    user = new_user(tmp_path)
+    yield user
+    user.run("down")
+    until("every process of the user is gone", lambda: not user.processes(), 15)
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
+    """A user with a stack that is up."""
+    user = new_user(tmp_path_factory.mktemp("studio"))
+    done = user.run("up")
+    assert done.returncode == 0, done.stderr
+    yield user
+    user.run("down")
+
+
+@pytest.fixture
+def connection(studio: User) -> Connection:
+    """The deployment of the stack that is up."""
+    state = running_stack(studio.data_dir)
+    assert state is not None
+    return of_stack(state.environment)
+
+
+@pytest.fixture
+def client(connection: Connection) -> Client:
+    """The Python client of the stack that is up."""
+    return Client(connection)
+
+
+@pytest.fixture
+def worker_pid(studio: User) -> Callable[[str], int]:
+    """The process of one of the stack's parts, by what its command line holds."""
+
+    def find(part: str) -> int:
+        def pids() -> list[int]:
+            return [pid for pid, command in studio.processes().items() if part in command]
+
+        return int(until(f"a process of {part}", pids, 20)[0])
+
+    return find

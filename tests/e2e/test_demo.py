@@ -1,0 +1,92 @@
+"""`tessera demo`: from nothing to pictures, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from tests.e2e.stack import EXAMPLES, User, until
+
+
+def _gallery(stdout: str) -> Path:
+    return Path(stdout.strip().rpartition("look at them: ")[2])
+
+
+def test_demo_renders_every_example_row_and_leaves_no_process(user: User) -> None:
+    done = user.run("demo", EXAMPLES)
+    assert done.returncode == 0, done.stderr
+    page = _gallery(done.stdout)
+    root = page.parent.parent
+    results = [json.loads(line) for line in (root / "results.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in EXAMPLES.read_text().splitlines()]
+    assert [r["custom_id"] for r in results] == [r["custom_id"] for r in rows for _ in range(r.get("num_images", 1))]
+    for result in results:
+        row = next(row for row in rows if row["custom_id"] == result["custom_id"])
+        path = root / "images" / "00000" / f"{result['image_id']}.png"
+        with Image.open(path) as image:
+            assert image.size == (row["width"], row["height"])
+            spread = [high - low for low, high in image.convert("RGB").getextrema()]
+            assert min(spread) > 50, "the picture is nearly of one colour"
+            assert json.loads(image.text["tessera"])["seed"] == result["seed"]
+            assert image.text["parameters"].startswith(row["prompt"])
+        assert path.name in page.read_text()
+    pair = [r for r in results if r["custom_id"] == "pines-pair"]
+    assert pair[1]["seed"] == pair[0]["seed"] + 1
+    assert pair[1]["sha256"] != pair[0]["sha256"]
+    assert next(r for r in results if r["custom_id"] == "lighthouse-seed")["seed"] == 20402
+    assert {r["provenance"]["layout"] for r in results} == {"1x1x2"}
+    assert not any(r["provenance"]["exact"] for r in results)
+    assert (root / "errors.jsonl").read_text() == ""
+    until("every process of the demo is gone", lambda: not user.processes(), 10)
+
+
+def test_killed_demo_leaves_no_process_and_the_next_finishes_its_work(user: User) -> None:
+    first = user.start("demo", EXAMPLES)
+    assert first.stderr is not None
+    name = ""
+    for line in first.stderr:
+        name = line.split()[0]
+        if " 1/9 images" in line:
+            break
+    ranks = [command for command in user.processes().values() if "distri.run" in command]
+    assert len(ranks) >= 3, "torchrun and two ranks were rendering"
+    first.kill()
+    first.wait()
+    until("every process of the killed demo is gone", lambda: not user.processes(), 5)
+
+    tiny = user.manifest("tiny.jsonl", {"prompt": "a hill", "width": 128, "height": 128, "steps": 2})
+    assert user.run("up").returncode == 0
+    assert user.run("demo", tiny).returncode == 0, "a demo uses the stack that is up"
+    assert user.run("watch", name, "--timeout", "200").returncode == 0
+    status = user.json("status", name)
+    assert (status["state"], status["images"]["succeeded"]) == ("completed", 9)
+
+
+def test_demo_tied_to_its_parent_dies_with_it(user: User) -> None:
+    script = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script, *user.command("demo", "--with-parent", EXAMPLES)],
+        cwd=user.folder,
+        env=user.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    until("the demo's node runs", lambda: any("embedded.node" in c for c in user.processes().values()))
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    until("every process is gone", lambda: not user.processes(), 5)
+
+
+def test_interrupted_demo_stops_in_order(user: User) -> None:
+    demo = user.start("demo", EXAMPLES)
+    assert demo.stderr is not None
+    until("it has begun", lambda: "in_progress" in demo.stderr.readline())
+    demo.send_signal(signal.SIGINT)
+    assert demo.wait(60) == 130
+    assert not user.processes()
