@@ -1,0 +1,147 @@
+"""The other side of a job: a launcher whose attempts a test plays, and a pod that commits without rendering."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+from pipeline.artifacts import Artifacts
+from pipeline.attempt import AttemptSpec, LaunchResult, NameTaken, Observation, Outcome, Phase
+from pipeline.commit import commit_failure, commit_image
+from pipeline.errors import ServiceError
+from pipeline.ledger import Ledger
+from pipeline.objects import BatchObjects
+from pipeline.results import FailureCode, ImageFailure, ImageResult, failure_of, outcome_lines
+from pipeline.results import Outcome as ImageOutcome
+from pipeline.shards import ImageTask, images_of, parsed_shard
+from pipeline.states import ImageState
+from tests.factories import image_result, png
+
+# What an attempt shows at one look after the other: it stays at the last. Functions are called on the way.
+Play = Sequence[Phase | Outcome | Callable[[], object]]
+
+
+class Node:
+    """A `pipeline.attempt.Launcher` in memory."""
+
+    def __init__(self, play: Callable[[AttemptSpec], Play]) -> None:
+        self.play = play
+        self.launched: list[str] = []  # created, not adopted
+        self.deleted: list[str] = []
+        self.outage = 0  # how many calls are refused
+        self._specs: dict[str, AttemptSpec] = {}
+        self._left: dict[str, list[Phase | Outcome | Callable[[], object]]] = {}
+        self._lock = threading.RLock()
+
+    def _reached(self) -> None:
+        if self.outage > 0:
+            self.outage -= 1
+            raise ServiceError("the cluster does not answer")
+
+    def launch(self, spec: AttemptSpec) -> LaunchResult:
+        """Create or adopt."""
+        with self._lock:
+            self._reached()
+            if spec.name in self._specs:
+                if self._specs[spec.name].digest != spec.digest:
+                    raise NameTaken(spec.name, self._specs[spec.name].digest, spec.digest)
+                return LaunchResult.ADOPTED
+            if spec.name in self.launched:
+                raise NameTaken(spec.name, "none, for it was deleted", spec.digest)
+            self._specs[spec.name] = spec
+            self._left[spec.name] = list(self.play(spec))
+            self.launched.append(spec.name)
+            return LaunchResult.CREATED
+
+    def observe(self) -> Mapping[str, Observation]:
+        """Everything that is there, each one step further in its play."""
+        with self._lock:
+            self._reached()
+            return {name: self._seen(name, spec) for name, spec in list(self._specs.items())}
+
+    def delete(self, name: str) -> None:
+        """Forget it."""
+        with self._lock:
+            self._reached()
+            self.deleted.append(name)
+            self._specs.pop(name, None)
+
+    def vanish(self, name: str) -> None:
+        """Somebody else deletes it."""
+        self._specs.pop(name, None)
+
+    def put(self, spec: AttemptSpec) -> None:
+        """Something that runs here although nobody launched it through us."""
+        self._specs[spec.name], self._left[spec.name] = spec, [Phase.RUNNING]
+
+    @property
+    def running(self) -> set[str]:
+        """Names of what is there."""
+        return set(self._specs)
+
+    def _seen(self, name: str, spec: AttemptSpec) -> Observation:
+        left = self._left[name]
+        while callable(left[0]):
+            left.pop(0)()  # type: ignore[operator]  # the callable one
+        now = left[0]
+        if len(left) > 1:
+            left.pop(0)
+        if isinstance(now, Outcome):
+            return Observation(name, Phase.ENDED, now.reason, now, spec.batch_id, spec.job_index)
+        assert isinstance(now, Phase)
+        return Observation(name, now, "", None, spec.batch_id, spec.job_index)
+
+
+class Pod:
+    """What an attempt's pod does to ledger and bucket."""
+
+    def __init__(self, spec: AttemptSpec, ledger: Ledger, artifacts: Artifacts, uid: str | None = None) -> None:
+        self.spec, self.uid = spec, uid or f"uid-{spec.name}"
+        self.objects = BatchObjects(spec.batch_id)
+        self.outcomes: list[ImageOutcome] = []
+        self._ledger, self._artifacts = ledger, artifacts
+
+    @property
+    def tasks(self) -> list[ImageTask]:
+        return images_of(parsed_shard(self._artifacts.get(self.spec.shard_key) or b""))
+
+    def register(self) -> str | None:
+        return self._ledger.jobs.register_pod(
+            self.spec.job_ref, attempt=self.spec.number, token=self.spec.token, uid=self.uid
+        )
+
+    def commit(self, tasks: Sequence[ImageTask], *, tell: bool = True) -> None:
+        """Put these images into the bucket, and tell the ledger unless the pod dies before that."""
+        for task in tasks:
+            result = image_result(task, self.spec.batch_id, attempt=self.spec.number)
+            self.outcomes.append(commit_image(self._artifacts, self.objects, result, png(result, task.index)))
+        if tell:
+            self._tell(tasks, ImageState.SUCCEEDED)
+
+    def fail(self, tasks: Sequence[ImageTask], code: FailureCode = FailureCode.BLACK) -> None:
+        """Give up on these images."""
+        for task in tasks:
+            failure: ImageFailure = failure_of(task, code, "of one colour", retryable=True)
+            commit_failure(self._artifacts, self.objects, failure)
+            self.outcomes.append(failure)
+        self._tell(tasks, ImageState.FAILED)
+
+    def claim_success(self, tasks: Sequence[ImageTask]) -> None:
+        """Say of images that they are there, although they are not."""
+        self.outcomes += [self._said(task) for task in tasks]
+
+    def _said(self, task: ImageTask) -> ImageResult:
+        return image_result(task, self.spec.batch_id).model_copy(update={"sha256": "0" * 64, "size_bytes": 1})
+
+    def start(self, tasks: Sequence[ImageTask]) -> None:
+        self._tell(tasks, ImageState.RUNNING)
+
+    def write_fragment(self) -> None:
+        key = self.objects.fragment(self.spec.job_index)
+        self._artifacts.put(key, outcome_lines(self.outcomes), content_type="application/x-ndjson")
+
+    def _tell(self, tasks: Sequence[ImageTask], state: ImageState) -> None:
+        indices = [task.index for task in tasks]
+        self._ledger.images.move_by_pod(
+            self.spec.batch_id, self.spec.job_ref, indices, state, pod=self.uid, attempt=self.spec.number
+        )

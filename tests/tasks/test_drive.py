@@ -1,0 +1,215 @@
+"""One job from claim to its end, with the node played by the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pipeline.attempt import AttemptSpec, Code, Outcome, Phase
+from pipeline.results import FailureCode
+from pipeline.states import BatchState, JobState
+from tests.tasks.node import Play
+from tests.tasks.stage import SUCCEEDED, Stage
+
+ENGINE_ERROR = Outcome(Code.ENGINE_ERROR, "RuntimeError: boom", exit_code=1, node="n1")
+
+
+def _attempts(*plays: Callable[[AttemptSpec], Play]) -> Callable[[AttemptSpec], Play]:
+    """One play for each attempt of a job."""
+    return lambda spec: plays[spec.number - 1](spec)
+
+
+def test_a_job_goes_through_its_states_and_ends_with_every_image_committed(stage: Stage) -> None:
+    stage.batch(4)
+    stage.work()
+    assert [stage.state(0), stage.state(1)] == [JobState.SUCCEEDED, JobState.SUCCEEDED]
+    assert stage.images() == ["succeeded"] * 4
+    events = stage.ledger.batches.events("b", after="0", wait_s=0.01)
+    assert [event.state for event in events if event.name == "b/00000"] == [
+        "queued",
+        "launching",
+        "pending",
+        "running",
+        "succeeded",
+    ]
+    assert len(stage.node.launched) == 2
+    assert stage.node.running == set()
+    assert [end.code for end in stage.job().ended] == [Code.SUCCEEDED]
+    assert stage.hints()[-1] == "tessera.finalize"
+
+
+def test_an_attempt_carries_the_settings_it_was_recorded_with(stage: Stage) -> None:
+    stage.batch(1)
+    stage.work(worker=stage.new_worker("w2", exact=True, gpus=4, warmup_steps=7))
+    spec = stage.job().attempt
+    assert spec is not None
+    assert (spec.exact, spec.gpus, spec.layout, spec.warmup_steps) == (True, 4, "1x2x2", 7)
+    assert spec.name == f"tessera-{stage.job().incarnation}-00000-1" == stage.node.launched[0]
+
+
+def test_an_engine_failure_is_tried_again_and_what_was_committed_is_kept(stage: Stage) -> None:
+    stage.batch(3)
+
+    def fails(spec: AttemptSpec) -> Play:
+        return [lambda: stage.pods_work(spec, lambda tasks: tasks[:1]), Phase.RUNNING, ENGINE_ERROR]
+
+    def rest(spec: AttemptSpec) -> Play:
+        return [lambda: stage.pods_work(spec, lambda tasks: tasks[1:]), SUCCEEDED]
+
+    stage.node.play = _attempts(fails, rest)
+    stage.work()
+    job = stage.job()
+    assert (job.state, job.spent) == (JobState.SUCCEEDED, 1)
+    assert [(end.number, end.code, end.reason, end.node) for end in job.ended] == [
+        (1, Code.ENGINE_ERROR, "RuntimeError: boom", "n1"),
+        (2, Code.SUCCEEDED, "", None),
+    ]
+    stage.finalized()
+    assert [line["provenance"]["attempt"] for line in stage.lines("results.jsonl")] == [1, 2, 2]
+
+
+def test_a_job_whose_attempts_are_used_up_fails_with_a_reason_and_its_neighbours_finish(stage: Stage) -> None:
+    stage.batch(5)
+    stage.node.play = lambda spec: (
+        [lambda: stage.pods_work(spec, lambda tasks: tasks[:2]), ENGINE_ERROR]
+        if spec.job_index == 0
+        else stage.all_well(spec)
+    )
+    stage.work()
+    assert (stage.state(0), stage.state(1)) == (JobState.FAILED, JobState.SUCCEEDED)
+    assert stage.images() == ["succeeded", "succeeded", "failed", "succeeded", "succeeded"]
+    stage.finalized()
+    assert stage.batch_state() is BatchState.COMPLETED
+    assert len(stage.lines("results.jsonl")) == 4
+    [error] = stage.lines("errors.jsonl")
+    assert (error["custom_id"], error["code"], error["retryable"]) == ("row-3", "E_ATTEMPTS_EXHAUSTED", True)
+    assert error["message"] == "ENGINE_ERROR: RuntimeError: boom (attempt 3 of 3)"
+
+
+def test_what_no_retry_mends_is_not_retried(stage: Stage) -> None:
+    stage.batch(1)
+    stage.node.play = lambda _: [Outcome(Code.CONFIG_ERROR, "no such model", exit_code=1)]
+    stage.work()
+    assert (stage.state(), len(stage.node.launched)) == (JobState.FAILED, 1)
+
+
+def test_disruptions_cost_no_attempt(stage: Stage) -> None:
+    stage.batch(1)
+    preempted: Callable[[AttemptSpec], Play] = lambda _: [Outcome(Code.PREEMPTED, "spot")]  # noqa: E731
+    stage.node.play = _attempts(preempted, preempted, preempted, preempted, stage.all_well)
+    stage.work()
+    assert (stage.state(), stage.job().spent, len(stage.node.launched)) == (JobState.SUCCEEDED, 0, 5)
+
+
+def test_exit_0_with_images_missing_is_not_believed(stage: Stage) -> None:
+    stage.batch(2)
+    stage.node.play = _attempts(
+        lambda spec: [lambda: stage.pods_work(spec, lambda tasks: tasks[:1]), SUCCEEDED], stage.all_well
+    )
+    stage.work()
+    assert (stage.state(), stage.job().spent, len(stage.node.launched)) == (JobState.SUCCEEDED, 1, 2)
+    assert stage.images() == ["succeeded", "succeeded"]
+
+
+def test_a_fragment_that_names_an_image_which_is_not_in_the_bucket_is_not_believed(stage: Stage) -> None:
+    stage.batch(2)
+
+    def lies(spec: AttemptSpec) -> Play:
+        def lie() -> None:
+            pod = stage.pod(spec)
+            pod.register()
+            pod.commit(pod.tasks[:1])
+            pod.claim_success(pod.tasks[1:])
+            pod.write_fragment()
+
+        return [lie, SUCCEEDED]
+
+    stage.node.play = lies
+    stage.work()
+    assert stage.state() is JobState.FAILED
+    assert stage.images() == ["succeeded", "failed"]
+
+
+def test_a_pod_that_died_before_it_told_the_ledger_has_committed_all_the_same(stage: Stage) -> None:
+    stage.batch(2)
+
+    def dies(spec: AttemptSpec) -> Play:
+        def work() -> None:
+            pod = stage.pod(spec)
+            pod.register()
+            pod.start(pod.tasks)
+            pod.commit(pod.tasks, tell=False)
+
+        return [work, Outcome(Code.NODE_LOST, "gone")]
+
+    stage.node.play = dies
+    stage.work()
+    assert (stage.state(), len(stage.node.launched)) == (JobState.SUCCEEDED, 1)
+    assert stage.images() == ["succeeded", "succeeded"]
+
+
+def test_images_that_the_pod_gave_up_on_are_outcomes_and_need_no_other_attempt(stage: Stage) -> None:
+    stage.batch(2)
+
+    def one_black(spec: AttemptSpec) -> Play:
+        def work() -> None:
+            pod = stage.pod(spec)
+            pod.register()
+            pod.commit(pod.tasks[:1])
+            pod.fail(pod.tasks[1:], FailureCode.BLACK)
+
+        return [work, SUCCEEDED]
+
+    stage.node.play = one_black
+    stage.work()
+    assert (stage.state(), len(stage.node.launched)) == (JobState.SUCCEEDED, 1)
+    stage.finalized()
+    assert [line["code"] for line in stage.lines("errors.jsonl")] == ["E_BLACK"]
+
+
+def test_running_images_of_an_attempt_that_ended_are_queued_again(stage: Stage) -> None:
+    stage.batch(2)
+    seen: list[list[str]] = []
+
+    def dies(spec: AttemptSpec) -> Play:
+        def work() -> None:
+            pod = stage.pod(spec)
+            pod.register()
+            pod.start(pod.tasks)
+
+        return [work, Outcome(Code.KILLED, "signal 9")]
+
+    def notices(spec: AttemptSpec) -> Play:
+        seen.append(stage.images())
+        return stage.all_well(spec)
+
+    stage.node.play = _attempts(dies, notices)
+    stage.work()
+    assert seen == [["queued", "queued"]]
+
+
+@pytest.mark.parametrize("seen_before", [False, True])
+def test_an_attempt_that_somebody_deleted_is_replaced_by_another_and_costs_nothing(
+    stage: Stage, seen_before: bool
+) -> None:
+    stage.batch(1)
+
+    def vanishes(spec: AttemptSpec) -> Play:
+        phases: list[Phase] = [Phase.RUNNING] if seen_before else []
+        return [*phases, lambda: stage.node.vanish(spec.name), Phase.RUNNING]
+
+    stage.node.play = _attempts(vanishes, stage.all_well)
+    stage.work()
+    assert (stage.state(), stage.job().spent, len(stage.node.launched)) == (JobState.SUCCEEDED, 0, 2)
+    assert stage.job().ended[0].code is Code.DELETED
+
+
+def test_an_outage_of_the_launcher_is_waited_out_and_costs_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.drive.OUTAGE_PAUSE_S", 0.02)
+    stage.batch(1)
+    stage.node.outage = 3
+    stage.work()
+    assert (stage.state(), stage.job().spent, len(stage.node.launched)) == (JobState.SUCCEEDED, 0, 1)
