@@ -18,15 +18,13 @@ from tasks.context import Context
 
 log = structlog.get_logger(__name__)
 
-LOCK_S = 300.0
-
 
 def expand(context: Context, batch_id: str) -> None:
     """Write the shards and job records of a batch that has none yet, then let it run.
 
     A batch that is being cancelled is expanded too, so that each of its images gets an outcome.
     """
-    with context.ledger.locks.only_one(f"expand-{batch_id}", LOCK_S) as mine:
+    with context.ledger.locks.only_one(f"expand-{batch_id}") as mine:
         record = context.ledger.batches.get(batch_id)
         if not mine or record.jobs is not None or record.state not in (BatchState.VALIDATING, BatchState.CANCELLING):
             return

@@ -17,13 +17,12 @@ from tasks.context import Context
 
 log = structlog.get_logger(__name__)
 
-LOCK_S = 300.0
 _IN_MEMORY_BYTES = 8 << 20
 
 
 def finalize(context: Context, batch_id: str) -> None:
     """Write results.jsonl, errors.jsonl and the gallery, then the marker, then say so in the ledger."""
-    with context.ledger.locks.only_one(f"finalize-{batch_id}", LOCK_S) as mine:
+    with context.ledger.locks.only_one(f"finalize-{batch_id}") as mine:
         if not mine:
             return
         record = context.ledger.batches.get(batch_id)

@@ -19,14 +19,13 @@ from tasks.settle import settle_cancelled
 
 log = structlog.get_logger(__name__)
 
-LOCK_S = 60.0
 BUCKET_EVERY_S = 30.0
 ORPHANS_EVERY_S = 10.0
 
 
 def tick(context: Context) -> None:
     """One tick, unless one is under way."""
-    with context.ledger.locks.only_one("tick", LOCK_S) as mine:
+    with context.ledger.locks.only_one("tick") as mine:
         if not mine:
             return
         announce(context)

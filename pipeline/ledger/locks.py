@@ -6,39 +6,65 @@ are guarded by revisions and their objects follow from their inputs.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from redis.exceptions import LockError, LockNotOwnedError
+import structlog
+from redis.exceptions import LockError
 
+from pipeline.errors import LedgerUnavailable
 from pipeline.ledger.store import Store
+
+log = structlog.get_logger(__name__)
+
+# A killed holder is waited for so long; a living one renews its lock however long its work takes.
+TTL_S = 10.0
 
 
 class Locks:
-    """Named locks with a time to live, so that a killed holder does not hold them for ever."""
+    """Named locks that end soon after their holder does."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     @contextmanager
-    def only_one(self, name: str, ttl_s: float) -> Iterator[bool]:
+    def only_one(self, name: str, ttl_s: float = TTL_S) -> Iterator[bool]:
         """True inside if the caller is the one; False if somebody else is at it."""
-        lock = self._store.redis.lock(self._store.keys.lock(name), timeout=ttl_s, blocking=False)
+        # The token is shared with the thread that renews.
+        lock = self._store.redis.lock(self._store.keys.lock(name), timeout=ttl_s, blocking=False, thread_local=False)
         with self._store.errors():
             mine = lock.acquire()
+        if not mine:
+            yield False
+            return
+        done = threading.Event()
+        renewing = threading.Thread(target=self._renew, args=(lock, ttl_s, done), name=f"lock-{name}", daemon=True)
+        renewing.start()
         try:
-            yield mine
+            yield True
         finally:
-            if mine:
-                try:
-                    with self._store.errors():
-                        lock.release()
-                except (LockNotOwnedError, LockError):
-                    pass  # it ran out while we worked; whoever has it now keeps it
+            done.set()
+            renewing.join()
+            try:
+                with self._store.errors():
+                    lock.release()
+            except (LockError, LedgerUnavailable) as error:
+                log.warning("lock was lost while we worked", lock=name, reason=str(error))
+
+    def _renew(self, lock: Any, ttl_s: float, done: threading.Event) -> None:
+        while not done.wait(ttl_s / 3):
+            try:
+                with self._store.errors():
+                    lock.extend(ttl_s, replace_ttl=True)
+            except LockError:
+                return  # somebody else has it; the release says so
+            except LedgerUnavailable:
+                continue  # it may be back before the lock ends
 
     def due(self, name: str, every_s: float) -> bool:
         """True once in `every_s`, for one of all who ask."""
         with self._store.errors():
-            return bool(
-                self._store.redis.set(self._store.keys.lock(f"due-{name}"), "1", nx=True, px=int(every_s * 1000))
-            )
+            key = self._store.keys.lock(f"due-{name}")
+            return bool(self._store.redis.set(key, "1", nx=True, px=int(every_s * 1000)))
