@@ -13,7 +13,7 @@ from pipeline.ledger.jobs import Place
 from pipeline.messages import FINALIZE, hint
 from pipeline.objects import BatchObjects
 from pipeline.records import AttemptEnd, JobRecord, advance
-from pipeline.results import FailureCode, ImageResult, Outcome, failure_of, outcome_lines, parsed_outcomes
+from pipeline.results import FailureCode, ImageFailure, ImageResult, Outcome, failure_of, outcome_lines, parsed_outcomes
 from pipeline.shards import ImageTask, images_of, parsed_shard
 from pipeline.states import ImageState, JobState
 from tasks.context import Context
@@ -38,7 +38,9 @@ def settle_ended(context: Context, job: JobRecord, fence: str, ended: AttemptOut
     job = job.model_copy(update={"ended": (*job.ended, history)})
     log.info("attempt ended", code=ended.code.value, reason=ended.reason, images=len(tasks), undone=len(undone))
     if not undone:
-        finish(context, job, fence, state=JobState.SUCCEEDED, tasks=tasks, known=known)
+        # A worker that died while it gave the job up had written its failures down already.
+        state = JobState.FAILED if any(_given_up(outcome) for outcome in known.values()) else JobState.SUCCEEDED
+        finish(context, job, fence, state=state, tasks=tasks, known=known)
         return
     decision = decide(ended, spent=job.spent, max_attempts=context.settings.max_attempts, random=random.random)
     if isinstance(decision, GiveUp):
@@ -158,6 +160,10 @@ def move_known(context: Context, job: JobRecord, fence: str, known: dict[int, Ou
         indices = [index for index, outcome in known.items() if _state(outcome) is state]
         if indices:
             context.ledger.images.move_by_worker(job.batch_id, job.ref, indices, state, fence=fence)
+
+
+def _given_up(outcome: Outcome) -> bool:
+    return isinstance(outcome, ImageFailure) and outcome.code is FailureCode.ATTEMPTS_EXHAUSTED
 
 
 def _state(outcome: Outcome) -> ImageState:
