@@ -15,6 +15,7 @@ that exist. What can go wrong is translated once, here:
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,14 @@ from pipeline.errors import ServiceError, SettingsError, TesseraError
 
 PAGE = 500
 LOG_TAIL_BYTES = 256 * 1024
+
+# All that a worker's service account must be allowed, in the namespace of its pods; the chart's Role says the same.
+RULES: list[dict[str, list[str]]] = [
+    {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "get", "list", "delete"]},
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "delete"]},
+    {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
+    {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
+]
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _BUSY = frozenset({408, 429})
@@ -66,13 +75,14 @@ class Cluster:
         Raises SettingsError if there is neither.
         """
         found = client.Configuration()
+        named = os.environ.get("KUBECONFIG")  # the client looks only when it is imported
         try:
             try:
                 config.load_incluster_config(found)  # type: ignore[no-untyped-call]
                 here = _NAMESPACE_FILE.read_text().strip()
             except ConfigException:
-                config.load_kube_config(client_configuration=found)  # type: ignore[no-untyped-call]
-                _, current = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
+                config.load_kube_config(config_file=named, client_configuration=found)  # type: ignore[no-untyped-call]
+                _, current = config.list_kube_config_contexts(named)  # type: ignore[no-untyped-call]
                 here = current["context"].get("namespace") or "default"
         except (ConfigException, OSError) as error:
             raise SettingsError(

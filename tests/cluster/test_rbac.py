@@ -1,0 +1,90 @@
+"""A worker's rights: those of the Role are enough (every other test runs with them), and each of them is needed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+
+from k8s.cluster import RULES, Cluster, ClusterUnavailable
+from k8s.launcher import KubernetesLauncher
+from k8s.pod import PodSettings
+from pipeline.attempt import AttemptSpec, Phase
+from tests.cluster.api import Json, Namespace, until
+
+MakeSpec = Callable[..., AttemptSpec]
+MakeLauncher = Callable[..., KubernetesLauncher]
+
+RIGHTS = [(rule["resources"][0], verb) for rule in RULES for verb in rule["verbs"]]
+
+
+def _without(resource: str, verb: str) -> list[Json]:
+    rules: list[Json] = copy.deepcopy(RULES)
+    for rule in rules:
+        if rule["resources"] == [resource]:
+            rule["verbs"].remove(verb)
+    return [rule for rule in rules if rule["verbs"]]
+
+
+def _everything(launcher: KubernetesLauncher, namespace: Namespace, spec: AttemptSpec, saved: list[str]) -> None:
+    """Every request that a launcher makes; raises if one of them that matters is refused."""
+    namespace.add_node()
+    launcher.launch(spec)
+    launcher.launch(spec)
+    pod = namespace.bound_pod_of(spec.name)
+    launcher.observe()
+    namespace.start(pod)
+    orphaning = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Orphan"}
+    namespace.api.do("DELETE", namespace.batch(f"jobs/{spec.name}"), orphaning)
+    until(lambda: not namespace.jobs(), what="the end of the Job")
+    launcher.delete(spec.name)
+
+
+@pytest.mark.parametrize(("resource", "verb"), [right for right in RIGHTS if right[0] in ("jobs", "pods")])
+def test_without_one_right_the_launcher_says_so(  # noqa: PLR0917 - fixtures are named, not placed
+    grant: Callable[..., str],
+    make_launcher: MakeLauncher,
+    namespace: Namespace,
+    make_spec: MakeSpec,
+    resource: str,
+    verb: str,
+) -> None:
+    launcher = make_launcher(as_token=grant(_without(resource, verb), name="poorer"))
+    with pytest.raises(ClusterUnavailable, match=f'cannot {verb} resource "{resource}"'):
+        _everything(launcher, namespace, make_spec(), [])
+
+
+def test_with_all_rights_it_does_everything(
+    launcher: KubernetesLauncher, namespace: Namespace, make_spec: MakeSpec
+) -> None:
+    _everything(launcher, namespace, make_spec(), [])
+
+
+def test_logs_and_events_may_be_read(launcher: KubernetesLauncher, namespace: Namespace, make_spec: MakeSpec) -> None:
+    namespace.add_node()
+    launcher.launch(make_spec())
+    pod = namespace.bound_pod_of(make_spec().name)
+    cluster = Cluster.connected(None, PodSettings().request_timeout_s)
+    assert cluster.events()
+    # Nobody serves the log of this pod, so any answer but "forbidden" shows that the right is there.
+    path = f"{cluster._pods}/{pod['metadata']['name']}/log"
+    status, answer = cluster._send("GET", path, {"container": "render"}, None)
+    assert status != 403, answer
+
+
+def test_an_unknown_user_is_refused_and_nothing_fails(make_launcher: MakeLauncher, make_spec: MakeSpec) -> None:
+    launcher = make_launcher(as_token="nobody's")
+    with pytest.raises(ClusterUnavailable, match="401"):
+        launcher.launch(make_spec())
+
+
+def test_a_pod_is_ended_by_its_uid_not_by_its_name(
+    launcher: KubernetesLauncher, namespace: Namespace, make_spec: MakeSpec
+) -> None:
+    namespace.add_node()
+    launcher.launch(make_spec())
+    pod = namespace.bound_pod_of(make_spec().name)
+    cluster = Cluster.connected(None, 5)
+    assert cluster.delete_pod(pod["metadata"]["name"], "00000000-0000-0000-0000-000000000000") is False
+    assert launcher.observe()[make_spec().name].phase is Phase.PENDING
