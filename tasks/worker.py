@@ -45,7 +45,9 @@ def launcher_for(settings: Settings) -> Launcher:
         from tasks.embedded.launcher import LocalLauncher
 
         return LocalLauncher(settings.data_dir)
-    raise TesseraError("TESSERA_LAUNCHER=kubernetes: this version runs attempts on the local node only")
+    from k8s.launcher import KubernetesLauncher
+
+    return KubernetesLauncher.connected(settings)
 
 
 def build(settings: Settings, role: str) -> Context:
