@@ -21,6 +21,10 @@ from tests.factories import image_result, png
 Play = Sequence[Phase | Outcome | Callable[[], object]]
 
 
+class Killed(BaseException):
+    """The worker is gone in the middle of a step, as by SIGKILL: nothing after it happens."""
+
+
 class Node:
     """A `pipeline.attempt.Launcher` in memory."""
 
@@ -29,9 +33,15 @@ class Node:
         self.launched: list[str] = []  # created, not adopted
         self.deleted: list[str] = []
         self.outage = 0  # how many calls are refused
+        self.kills: set[str] = set()  # "before launch", "after launch", "before delete": where a worker dies, once
         self._specs: dict[str, AttemptSpec] = {}
         self._left: dict[str, list[Phase | Outcome | Callable[[], object]]] = {}
         self._lock = threading.RLock()
+
+    def _passed(self, point: str) -> None:
+        if point in self.kills:
+            self.kills.remove(point)
+            raise Killed(point)
 
     def _reached(self) -> None:
         if self.outage > 0:
@@ -42,6 +52,7 @@ class Node:
         """Create or adopt."""
         with self._lock:
             self._reached()
+            self._passed("before launch")
             if spec.name in self._specs:
                 if self._specs[spec.name].digest != spec.digest:
                     raise NameTaken(spec.name, self._specs[spec.name].digest, spec.digest)
@@ -51,6 +62,7 @@ class Node:
             self._specs[spec.name] = spec
             self._left[spec.name] = list(self.play(spec))
             self.launched.append(spec.name)
+            self._passed("after launch")
             return LaunchResult.CREATED
 
     def observe(self) -> Mapping[str, Observation]:
@@ -63,6 +75,7 @@ class Node:
         """Forget it."""
         with self._lock:
             self._reached()
+            self._passed("before delete")
             self.deleted.append(name)
             self._specs.pop(name, None)
 

@@ -11,6 +11,7 @@ import pytest
 from pipeline.deployment import Deployment
 from pipeline.errors import LedgerUnavailable, NoDeployment
 from pipeline.ledger import Ledger
+from pipeline.ledger import locks as locks_module
 from pipeline.ledger import workers as workers_module
 from pipeline.records import BatchRecord
 from pipeline.settings import Settings
@@ -102,23 +103,38 @@ def test_a_deployment_that_a_newer_controller_announced_is_understood(ledger: Le
 
 
 def test_only_one_has_a_lock_until_it_is_given_back(ledger: Ledger) -> None:
-    with ledger.locks.only_one("x", 60) as first:
-        with ledger.locks.only_one("x", 60) as second, ledger.locks.only_one("y", 60) as other:
+    with ledger.locks.only_one("x") as first:
+        with ledger.locks.only_one("x") as second, ledger.locks.only_one("y") as other:
             assert (first, second, other) == (True, False, True)
-        with ledger.locks.only_one("x", 60) as third:
+        with ledger.locks.only_one("x") as third:
             assert not third  # whoever did not have it did not give it back
-    with ledger.locks.only_one("x", 60) as again:
+    with ledger.locks.only_one("x") as again:
         assert again
 
 
-def test_a_lock_that_ran_out_goes_to_another_and_stays_there(ledger: Ledger, bench: Bench) -> None:
-    with ledger.locks.only_one("x", 0.1) as first:
+def test_a_lock_is_kept_as_long_as_its_holder_works_and_ends_soon_after_a_killed_one(
+    ledger: Ledger, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks_module, "TTL_S", 0.3)
+    began = ledger.now()
+    with ledger.locks.only_one("x"):
+        while (ledger.now() - began).total_seconds() < 0.8:
+            with ledger.locks.only_one("x") as other:
+                assert not other
+    key = ledger.store.keys.lock("x")
+    ledger.store.redis.set(key, "a holder that was killed", px=300)
+    bench.soon(lambda: not ledger.store.redis.exists(key), "the lock's end")
+
+
+def test_a_lock_that_was_lost_goes_to_another_and_stays_there(ledger: Ledger) -> None:
+    with ledger.locks.only_one("x") as first:
         assert first
-        bench.soon(lambda: not ledger.store.redis.exists(ledger.store.keys.lock("x")), "the lock's end")
-        successor = ledger.locks.only_one("x", 60)
+        ledger.store.redis.delete(ledger.store.keys.lock("x"))
+        successor = ledger.locks.only_one("x")
         assert successor.__enter__()
-    with ledger.locks.only_one("x", 60) as third:
+    with ledger.locks.only_one("x") as third:
         assert not third
+    successor.__exit__(None, None, None)
 
 
 def test_something_is_due_once_in_its_interval(ledger: Ledger, bench: Bench) -> None:
