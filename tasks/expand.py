@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from datetime import datetime
 
 import structlog
+from pydantic import ValidationError
 
-from pipeline.errors import StaleWrite
+from pipeline.errors import StaleWrite, TesseraError
 from pipeline.objects import BatchObjects
 from pipeline.records import BatchRecord, JobRecord, advance, changed
 from pipeline.request import ResolvedRow
@@ -28,24 +29,43 @@ def expand(context: Context, batch_id: str) -> None:
         record = context.ledger.batches.get(batch_id)
         if not mine or record.jobs is not None or record.state not in (BatchState.VALIDATING, BatchState.CANCELLING):
             return
-        objects = BatchObjects(batch_id)
-        digest = hashlib.sha256()
-        sizes = []
-        rows = _rows(context.artifacts.lines(objects.input), digest)
-        for index, shard in enumerate(cut(rows, context.settings.images_per_job)):
-            context.artifacts.put(objects.shard(index), shard_bytes(shard), content_type="application/x-ndjson")
-            sizes.append(len(images_of(shard)))
         now = context.ledger.now()
-        if digest.hexdigest() != record.manifest.input_sha256:
-            reason = f"{objects.input} is not what was accepted: its digest differs from the one in batch.json"
-            context.ledger.batches.write(advance(record, BatchState.FAILED, at=now, reason=reason))
-            context.artifacts.put(objects.marker(BatchState.FAILED), reason.encode(), content_type="text/plain")
-            log.error("batch failed", batch=batch_id, reason=reason)
+        if record.images_per_job is None:  # settled once: a controller of another setting may have to go on with it
+            record = changed(record, at=now, images_per_job=context.settings.images_per_job)
+            context.ledger.batches.write(record)
+        try:
+            sizes = _write_shards(context, record)
+        except InputChanged as error:
+            context.ledger.batches.write(advance(record, BatchState.FAILED, at=now, reason=str(error)))
+            marker = BatchObjects(batch_id).marker(BatchState.FAILED)
+            context.artifacts.put(marker, str(error).encode(), content_type="text/plain")
+            log.error("batch failed", batch=batch_id, reason=str(error))
             return
         for index, images in enumerate(sizes):
             context.ledger.jobs.create(_job(record, index, images, now))
         _let_run(context, record, len(sizes), now)
         log.info("batch expanded", batch=batch_id, jobs=len(sizes), images=sum(sizes))
+
+
+class InputChanged(TesseraError):
+    """What lies in the bucket is not what was accepted."""
+
+
+def _write_shards(context: Context, record: BatchRecord) -> list[int]:
+    """Write every shard; returns how many images each has. Raises InputChanged."""
+    objects = BatchObjects(record.id)
+    digest = hashlib.sha256()
+    rows = _rows(context.artifacts.lines(objects.input), digest)
+    sizes = []
+    try:
+        for index, shard in enumerate(cut(rows, record.images_per_job or context.settings.images_per_job)):
+            context.artifacts.put(objects.shard(index), shard_bytes(shard), content_type="application/x-ndjson")
+            sizes.append(len(images_of(shard)))
+    except ValidationError as error:
+        raise InputChanged(f"{objects.input} has a line that is no row of this version") from error
+    if digest.hexdigest() != record.manifest.input_sha256:
+        raise InputChanged(f"{objects.input} is not what was accepted: its digest differs from the one in batch.json")
+    return sizes
 
 
 def _rows(lines: Iterator[bytes], digest: hashlib._Hash) -> Iterator[ResolvedRow]:
