@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 
 import structlog
+from pydantic import ValidationError
 
 from pipeline.attempt import job_ref
 from pipeline.deployment import Deployment
@@ -32,13 +33,13 @@ def tick(context: Context) -> None:
         expired, due = context.ledger.leases.promote()
         if expired or due:
             log.info("jobs may be claimed again", expired_leases=expired, delays_over=due)
+        offer(context)  # first, so that an outage of S3 or the cluster does not keep workers from what they can do
         for batch_id in context.ledger.batches.unfinished():
             push(context, batch_id)
         if context.ledger.locks.due("orphans", ORPHANS_EVERY_S):
             end_orphans(context)
         if context.ledger.locks.due("bucket", BUCKET_EVERY_S):
             record_accepted(context)
-        offer(context)
 
 
 def announce(context: Context) -> None:
@@ -113,7 +114,12 @@ def record_accepted(context: Context) -> None:
         body = context.artifacts.get(objects.manifest)
         if body is None:
             continue  # staged, not accepted
-        manifest = BatchManifest.model_validate_json(body).model_copy(update={"incarnation": secrets.token_hex(4)})
+        try:
+            accepted = BatchManifest.model_validate_json(body)
+        except ValidationError as error:
+            log.error("a batch.json cannot be read; left alone", batch=batch_id, problems=error.error_count())
+            continue
+        manifest = accepted.model_copy(update={"incarnation": secrets.token_hex(4)})
         if context.ledger.batches.create(BatchRecord(manifest=manifest, updated_at=context.ledger.now())):
             log.warning("found an accepted batch that the ledger did not know", batch=batch_id, images=manifest.images)
             hint(context.app, EXPAND, batch_id)
