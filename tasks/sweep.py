@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import structlog
 from pydantic import ValidationError
 
 from pipeline.attempt import job_ref
 from pipeline.deployment import Deployment
-from pipeline.errors import ConflictError
+from pipeline.errors import ConflictError, LedgerUnavailable, TesseraError
 from pipeline.messages import EXPAND, FINALIZE, RENDER, hint
 from pipeline.objects import BATCHES, MARKERS, BatchObjects
 from pipeline.records import BatchManifest, BatchRecord, JobRecord
@@ -35,11 +37,25 @@ def tick(context: Context) -> None:
             log.info("jobs may be claimed again", expired_leases=expired, delays_over=due)
         offer(context)  # first, so that an outage of S3 or the cluster does not keep workers from what they can do
         for batch_id in context.ledger.batches.unfinished():
-            push(context, batch_id)
+            with _apart("push", batch=batch_id):
+                push(context, batch_id)
         if context.ledger.locks.due("orphans", ORPHANS_EVERY_S):
-            end_orphans(context)
+            with _apart("orphans"):
+                end_orphans(context)
         if context.ledger.locks.due("bucket", BUCKET_EVERY_S):
-            record_accepted(context)
+            with _apart("bucket"):
+                record_accepted(context)
+
+
+@contextmanager
+def _apart(part: str, **bound: str) -> Iterator[None]:
+    """What is wrong with one batch, the cluster or the bucket keeps the tick from none of its other work."""
+    try:
+        yield
+    except LedgerUnavailable:
+        raise
+    except TesseraError as error:
+        log.warning("part of the tick was put off", part=part, reason=str(error), **bound)
 
 
 def announce(context: Context) -> None:
