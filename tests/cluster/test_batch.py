@@ -1,0 +1,177 @@
+"""Whole batches: real Redis, S3 and workers; pods made by the control plane, their commands run as processes here."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pipeline.artifacts import Artifacts
+from pipeline.client import Client
+from pipeline.connect import Connection
+from pipeline.errors import NoDeployment
+from pipeline.ledger import Ledger
+from pipeline.settings import Settings, load_settings
+from pipeline.states import BatchState, JobState
+from tasks.embedded.model import NATIVE_PX, await_demo_model, begin_demo_model, demo_model, revision
+from tasks.embedded.services import Services, reachable
+from tests.cluster.api import Api, Namespace, until
+from tests.cluster.conftest import IMAGE
+from tests.cluster.kubelet import Kubelet, kubelet_of
+
+ROWS = [{"prompt": f"hill {number}", "width": 128, "height": 96, "steps": 3, "seed": number} for number in range(4)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "logs").mkdir()
+    child = begin_demo_model(folder, {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
+    assert child is not None
+    await_demo_model(child, folder, 120, lambda: False)
+    return demo_model(folder)
+
+
+@dataclass
+class Deployment:
+    """Workers of a deployment in the namespace, each a process."""
+
+    client: Client
+    settings: Settings
+    environment: dict[str, str]
+    folder: Path
+    workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, role: str, name: str) -> None:
+        with (self.folder / f"{name}.log").open("wb") as log:
+            self.workers[name] = subprocess.Popen(
+                [sys.executable, "-P", "-m", "tasks.worker", role],
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        self.workers[name].send_signal(number)
+        self.workers.pop(name).wait(30)
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+
+@pytest.fixture
+def deployment(  # noqa: PLR0917 - fixtures are named, not placed
+    services: Services,
+    settings: Settings,
+    namespace: Namespace,
+    api: Api,
+    token: str,
+    model: Path,
+    tmp_path: Path,
+) -> Iterator[Deployment]:
+    own = load_settings(
+        settings.environment(),
+        launcher="kubernetes",
+        image=IMAGE,
+        models={"demo": {"path": str(model), "revision": revision(model), "native_px": NATIVE_PX}},
+        images_per_job=2,
+        worker_slots=1,
+        lease_s=2.0,
+        observe_s=0.2,
+        tick_s=0.3,
+        log_format="json",
+        # The Secret has what the settings must not say; a pod's processes find the model where the test made it.
+        pod={"env_from_secrets": ["tessera"], "node_selector": namespace.selector, "requests": {}, "limits": {}},
+    )
+    secret = {"TESSERA_REDIS_URL": own.redis_url.get_secret_value(), **services.credentials}
+    data = {name: base64.b64encode(value.encode()).decode() for name, value in secret.items()}
+    api.do("POST", namespace.core("secrets"), {"kind": "Secret", "metadata": {"name": "tessera"}, "data": data})
+    config = api.access.written(tmp_path / "kubeconfig", namespace.name, token=token)
+    environment = (
+        {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        | own.environment()
+        | services.credentials
+        | reachable(os.environ)
+        | {"KUBECONFIG": str(config), "OMP_NUM_THREADS": "1"}
+    )
+    client = Client(Connection(own, Ledger(own), Artifacts(own)))
+    made = Deployment(client, own, environment, tmp_path)
+    for role in ("control", "render", "beat"):
+        made.start(role, role)
+    until(lambda: _announced(Ledger(own)), 30, "controller and render worker")
+    yield made
+    for name in list(made.workers):
+        made.kill(name)
+
+
+def _announced(ledger: Ledger) -> bool:
+    try:
+        ledger.deployment()
+    except NoDeployment:
+        return False
+    return bool(ledger.workers.free_slots())
+
+
+@pytest.fixture
+def kubelet(namespace: Namespace, tmp_path: Path) -> Iterator[Kubelet]:
+    (tmp_path / "pods").mkdir()
+    namespace.add_node()
+    with kubelet_of(namespace, tmp_path / "pods") as running:
+        yield running
+
+
+def test_a_batch_is_rendered_by_pods_and_a_killed_worker_costs_no_pod(
+    deployment: Deployment, kubelet: Kubelet, namespace: Namespace, record_property: Callable[..., None]
+) -> None:
+    began = time.monotonic()
+    deployment.start("render", "second")
+    batch = deployment.client.submit(ROWS, batch_id="Hills.2026")
+    until(lambda: kubelet.started, 30, "a pod")
+    ledger = Ledger(deployment.settings)
+    first = kubelet.started[0]
+    ref = f"Hills.2026/{int(first.split('-')[2]):05d}"
+
+    def holder() -> str | None:
+        log = {name: deployment.log(name) for name in ("render", "second")}
+        return next((name for name, text in log.items() if f'"name": "{first}"' in text), None)
+
+    # Whoever launched the first pod is killed while that runs; somebody else adopts it.
+    until(lambda: (job := ledger.jobs.get(ref)) is not None and job.state is JobState.RUNNING, 60, "a running job")
+    deployment.kill(until(holder, 5, "the worker that launched it"))
+    status = until(lambda: now if (now := batch.status()).state is BatchState.COMPLETED else None, 180, "completion")
+    record_property("batch_s", round(time.monotonic() - began, 1))
+    assert status.images["succeeded"] == len(ROWS)
+    assert {image.result.custom_id for image in batch.images()} == {"row-1", "row-2", "row-3", "row-4"}
+    for index in range(2):
+        job = ledger.jobs.get(f"Hills.2026/{index:05d}")
+        assert job is not None
+        assert job.attempt is not None
+        assert (job.state, job.attempt.number, job.spent) == (JobState.SUCCEEDED, 1, 0)
+    assert len(kubelet.started) == len(set(kubelet.started)) == 2
+    until(lambda: not namespace.jobs() and not namespace.pods(), 30, "a namespace with nothing in it")
+    password = deployment.settings.redis_url.get_secret_value()
+    assert all(environment["TESSERA_REDIS_URL"] == password for environment in kubelet.environments.values())
+
+
+def test_a_cancelled_batch_ends_its_pods(deployment: Deployment, kubelet: Kubelet, namespace: Namespace) -> None:
+    rows = [row | {"steps": 200} for row in ROWS]
+    batch = deployment.client.submit(rows, batch_id="cancelled")
+    ledger = Ledger(deployment.settings)
+    job = f"{batch.id}/00000"
+    until(lambda: (found := ledger.jobs.get(job)) is not None and found.state is JobState.RUNNING, 60, "a running job")
+    batch.cancel()
+    until(lambda: batch.status().state is BatchState.CANCELLED, 90, "the cancelled batch")
+    until(lambda: not namespace.jobs() and not namespace.pods(), 30, "a namespace with nothing in it")
+    found = ledger.jobs.get(job)
+    assert found is not None
+    assert found.state is JobState.CANCELLED
