@@ -28,7 +28,7 @@ class AttemptSpec(BaseModel):
     what runs. Credentials are not part of it; a pod gets them from its environment.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     schema_version: int = SCHEMA_VERSION
     name: str = Field(description="Name of the Kubernetes Job; follows from incarnation, job and attempt.")
@@ -98,7 +98,7 @@ class Code(StrEnum):
 class PodReport(BaseModel):
     """What a pod writes to its termination log when it ends, at most 4096 bytes of JSON."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     schema_version: int = SCHEMA_VERSION
     code: Code

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.attempt import AttemptSpec, Code, job_ref
 from pipeline.errors import IllegalMove
-from pipeline.request import Options
 from pipeline.states import BATCH_MOVES, JOB_MOVES, BatchState, JobState
 
 SCHEMA_VERSION = 1
@@ -23,7 +22,7 @@ PRIORITIES = range(10)  # 0 is served first
 
 class _Record(BaseModel):
     # extra="allow" keeps what a newer version wrote through a read and a write of an older one
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
 
     schema_version: int = SCHEMA_VERSION
 
@@ -41,7 +40,7 @@ class BatchManifest(_Record):
     invalid_rows: int = Field(0, ge=0, description="Rows left out under --skip-invalid; see invalid.jsonl.")
     seed: int
     input_sha256: str = Field(description="Of input.jsonl: the same id with other rows is another batch.")
-    defaults: Options
+    defaults: dict[str, Any] = Field(description="What was said for all rows; they hold it already.")
     client_version: str
 
 
@@ -52,6 +51,7 @@ class BatchRecord(_Record):
     state: BatchState = BatchState.VALIDATING
     revision: int = 1
     updated_at: datetime
+    images_per_job: int | None = Field(None, description="How it is cut; settled before the first shard is written.")
     jobs: int | None = Field(None, description="How many jobs it was cut into; None until it is.")
     reason: str | None = Field(None, description="Why it failed.")
 

@@ -60,7 +60,7 @@ CustomId = Annotated[str, Field(strict=True, min_length=1, max_length=256), Afte
 class Options(BaseModel):
     """What may be said about a picture, for one row or for all of them. Unset means: ask the next level."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
     negative_prompt: Text | None = None
     num_images: int = Field(1, strict=True, ge=1, le=MAX_IMAGES_PER_ROW)
@@ -88,7 +88,7 @@ class Row(Options):
 class ResolvedRow(BaseModel):
     """A row with everything decided: what a retry, another layout or a replay renders is what this says."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     row: int = Field(ge=0, description="Position in the prompt set, from 0.")
     first_image: int = Field(ge=0, description="Position of its first image among all images of the batch.")

@@ -30,7 +30,7 @@ class FailureCode(StrEnum):
 class Provenance(BaseModel):
     """How a picture was made: enough to make it again, and to say what differs if it comes out differently."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     model_revision: str
     layout: str
@@ -44,7 +44,7 @@ class Provenance(BaseModel):
 
 
 class _Line(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     schema_version: int = SCHEMA_VERSION
     custom_id: str
@@ -87,7 +87,7 @@ class ImageFailure(_Line):
 class RefusedLine(BaseModel):
     """A line of errors.jsonl for a row that was left out under --skip-invalid."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     status: Literal["invalid"] = "invalid"
     line: int

@@ -40,7 +40,7 @@ class ImageTask:
 class ShardLine(BaseModel):
     """A line of a shard file: a row, and which of its images are this job's."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     row: ResolvedRow
     start: int = Field(ge=0)

@@ -47,7 +47,7 @@ BATCH_MOVES: Mapping[BatchState, frozenset[BatchState]] = {
     _B.VALIDATING: frozenset({_B.IN_PROGRESS, _B.CANCELLING, _B.FAILED}),
     _B.IN_PROGRESS: frozenset({_B.PAUSED, _B.CANCELLING, _B.FINALIZING, _B.FAILED}),
     _B.PAUSED: frozenset({_B.IN_PROGRESS, _B.CANCELLING}),
-    _B.CANCELLING: frozenset({_B.CANCELLED}),
+    _B.CANCELLING: frozenset({_B.CANCELLED, _B.FAILED}),
     _B.FINALIZING: frozenset({_B.COMPLETED, _B.FAILED}),
 }
 

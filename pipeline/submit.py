@@ -97,7 +97,7 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
             invalid_rows=validation.invalid_rows,
             seed=seed,
             input_sha256=digest.hexdigest(),
-            defaults=submission.defaults,
+            defaults=submission.defaults.model_dump(exclude_unset=True),
             client_version=installed_version(),
         )
         before = _accepted_before(artifacts, objects, manifest)

@@ -15,7 +15,7 @@ from pipeline.deployment import AllowedModel, Deployment
 from pipeline.imagefile import png_bytes
 from pipeline.objects import BatchObjects
 from pipeline.records import BatchManifest, BatchRecord, JobRecord
-from pipeline.request import Options, ResolvedRow
+from pipeline.request import ResolvedRow
 from pipeline.results import ImageResult, Provenance, result_of
 from pipeline.shards import ImageTask
 
@@ -70,7 +70,7 @@ def batch_record(batch_id: str = "b", images: int = 4, **changes: Any) -> BatchR
         "images": images,
         "seed": 7,
         "input_sha256": "0" * 64,
-        "defaults": Options(),
+        "defaults": {},
         "client_version": "0",
     }
     return BatchRecord(manifest=BatchManifest(**(values | changes)), updated_at=at())

@@ -26,7 +26,7 @@ _BATCH = """
 validating  > in_progress cancelling failed
 in_progress > paused cancelling finalizing failed
 paused      > in_progress cancelling
-cancelling  > cancelled
+cancelling  > cancelled failed
 finalizing  > completed failed
 completed   >
 failed      >
