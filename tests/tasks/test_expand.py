@@ -1,0 +1,94 @@
+"""Cutting a batch into jobs, as often as one likes."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.cancel import request_cancel
+from pipeline.objects import BatchObjects
+from pipeline.states import BatchState, JobState
+from tasks.expand import expand
+from tests.tasks.stage import Stage
+
+
+def _objects(stage: Stage) -> dict[str, bytes | None]:
+    return {key: stage.artifacts.get(key) for key in stage.artifacts.list("")}
+
+
+def test_a_batch_becomes_jobs_of_at_most_so_many_images(stage: Stage) -> None:
+    stage.batch(prompts=[{"prompt": "a", "num_images": 5}, {"prompt": "b"}, {"prompt": "c"}], tenant="acme", priority=3)
+    assert [stage.job(index).images for index in range(3)] == [3, 3, 1]
+    record = stage.ledger.batches.get("b")
+    assert (record.state, record.jobs) == (BatchState.IN_PROGRESS, 3)
+    job = stage.job(1)
+    assert (job.tenant, job.priority, job.incarnation) == ("acme", 3, record.manifest.incarnation)
+    assert stage.ledger.batches.counts("b").jobs[JobState.QUEUED] == 3
+    assert stage.ledger.leases.backlog() == 3
+
+
+def test_expanding_twice_gives_the_same_and_disturbs_no_job(stage: Stage) -> None:
+    stage.batch(4)
+    before, job = _objects(stage), stage.ledger.leases.claim("w", 60)
+    expand(stage.worker, "b")
+    assert _objects(stage) == before
+    assert job is not None
+    assert stage.job() == job.job
+    assert stage.ledger.batches.counts("b").jobs[JobState.QUEUED] == 2
+
+
+def test_an_expansion_that_broke_off_among_its_jobs_is_completed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.accepted(7)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tasks.expand._let_run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            expand(stage.worker, "b")
+    before = _objects(stage)
+    assert stage.batch_state() is BatchState.VALIDATING
+    lease = stage.ledger.leases.claim("w", 60)  # a job may be taken before the batch is said to run
+    assert lease is not None
+    expand(stage.worker, "b")
+    assert (stage.batch_state(), stage.ledger.batches.get("b").jobs) == (BatchState.IN_PROGRESS, 3)
+    assert _objects(stage) == before
+    assert stage.ledger.jobs.held(lease.job.ref)
+    assert stage.ledger.leases.backlog() == 2
+
+
+@pytest.mark.parametrize("body", [None, b"", b'{"row":1}\n', b"not json\n", b"\xff\n"])
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_rows_that_are_not_the_accepted_ones_end_the_batch_with_a_reason(
+    stage: Stage, body: bytes | None, cancelled: bool
+) -> None:
+    stage.accepted(3)
+    key = BatchObjects("b").input
+    rows = stage.artifacts.get(key)
+    assert rows is not None
+    stage.artifacts.put(key, rows[: rows.index(b"\n") + 1] if body is None else body, content_type="text/plain")
+    if cancelled:
+        request_cancel(stage.ledger, "b")
+    expand(stage.worker, "b")
+    record = stage.ledger.batches.get("b")
+    assert record.state is BatchState.FAILED
+    assert (record.reason or "").startswith("batches/b/input.jsonl ")
+    assert stage.ledger.leases.backlog() == 0
+    assert stage.artifacts.head(BatchObjects("b").marker(record.state)) is not None
+
+
+def test_a_batch_that_is_over_is_not_expanded_again(stage: Stage) -> None:
+    stage.batch(1)
+    stage.work()
+    stage.finalized()
+    before = _objects(stage)
+    expand(stage.worker, "b")
+    assert _objects(stage) == before
+    assert stage.batch_state() is BatchState.COMPLETED
+
+
+def test_an_expansion_that_is_under_way_is_left_alone(stage: Stage) -> None:
+    stage.accepted(1)
+    with stage.ledger.locks.only_one("expand-b"):
+        expand(stage.worker, "b")
+    assert stage.ledger.batches.get("b").jobs is None
