@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
 
-_CREDENTIALS_IN_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^\s/@]*@")
+_CREDENTIALS_IN_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^\s/\"]*@")
 _SIGNED_QUERY = re.compile(r"\?[^\s\"']*(X-Amz-Signature|X-Amz-Credential|Signature)=[^\s\"']*", re.IGNORECASE)
 
 
@@ -23,12 +22,9 @@ def redacted(text: str) -> str:
     return _SIGNED_QUERY.sub("?***", _CREDENTIALS_IN_URL.sub(r"\g<scheme>***@", text))
 
 
-def without_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """structlog processor: redact every text in the event, tracebacks included."""
-    for key, value in event.items():
-        if isinstance(value, str):
-            event[key] = redacted(value)
-    return event
+def without_secrets(_logger: Any, _method: str, line: str) -> str:
+    """structlog processor, after the renderer: redact the whole line, whatever it was made of, tracebacks included."""
+    return redacted(line)
 
 
 def configure_logging(form: str = "auto", level: str = "info") -> None:
@@ -42,9 +38,15 @@ def configure_logging(form: str = "auto", level: str = "info") -> None:
     ]
     readable = form == "console" or (form == "auto" and sys.stderr.isatty())
     last: list[Any] = (
-        [without_secrets, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                # The default shows local variables where rich is installed, and those hold prompts.
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        ]
         if readable
-        else [structlog.processors.format_exc_info, without_secrets, structlog.processors.JSONRenderer()]
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -56,7 +58,7 @@ def configure_logging(form: str = "auto", level: str = "info") -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last, without_secrets],
         )
     )
     root = logging.getLogger()
