@@ -22,7 +22,7 @@ def redacted(text: str) -> str:
     return _SIGNED_QUERY.sub("?***", _CREDENTIALS_IN_URL.sub(r"\g<scheme>***@", text))
 
 
-def without_secrets(_logger: Any, _method: str, line: str) -> str:
+def without_secrets(_logger: Any, _method: str, line: Any) -> str:
     """structlog processor, after the renderer: redact the whole line, whatever it was made of, tracebacks included."""
     return redacted(line)
 
