@@ -1,0 +1,73 @@
+"""Cutting rows into jobs."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from pipeline.request import ResolvedRow
+from pipeline.shards import cut, images_of, parsed_shard, shard_bytes
+from tests.factories import resolved_row
+
+
+def _rows(counts: list[int], models: str = "") -> list[ResolvedRow]:
+    rows, first = [], 0
+    for index, count in enumerate(counts):
+        model = models[index] if models else "demo"
+        rows.append(resolved_row(index, first_image=first, num_images=count, model=model))
+        first += count
+    return rows
+
+
+def _ids(counts: list[int], size: int, models: str = "") -> list[list[str]]:
+    return [[f"{t.row.row}.{t.number}" for t in images_of(shard)] for shard in cut(_rows(counts, models), size)]
+
+
+@pytest.mark.parametrize(
+    ("counts", "size", "expected"),
+    [
+        ([], 3, []),
+        ([1], 3, [["0.0"]]),
+        ([1, 1, 1], 3, [["0.0", "1.0", "2.0"]]),
+        ([1, 1, 1, 1], 3, [["0.0", "1.0", "2.0"], ["3.0"]]),
+        ([7], 3, [["0.0", "0.1", "0.2"], ["0.3", "0.4", "0.5"], ["0.6"]]),
+        ([2, 3], 3, [["0.0", "0.1", "1.0"], ["1.1", "1.2"]]),
+        ([1, 1], 1, [["0.0"], ["1.0"]]),
+    ],
+)
+def test_shards_are_consecutive_images_and_a_row_with_too_many_goes_over_several(
+    counts: list[int], size: int, expected: list[list[str]]
+) -> None:
+    assert _ids(counts, size) == expected
+
+
+def test_a_job_renders_one_model() -> None:
+    assert _ids([1, 1, 1, 1], 3, "aabb") == [["0.0", "1.0"], ["2.0", "3.0"]]
+    assert _ids([1, 1, 1], 3, "aba") == [["0.0"], ["1.0"], ["2.0"]]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_image_is_in_one_shard_and_cutting_again_gives_the_same(seed: int) -> None:
+    rng = random.Random(seed)
+    rows = _rows([rng.randint(1, 9) for _ in range(30)], "".join(rng.choice("ab") for _ in range(30)))
+    size = rng.randint(1, 12)
+    shards = list(cut(iter(rows), size))
+    tasks = [task for shard in shards for task in images_of(shard)]
+    assert [task.index for task in tasks] == list(range(sum(row.num_images for row in rows)))
+    assert len({task.id for task in tasks}) == len(tasks)
+    assert all(1 <= len(images_of(shard)) <= size for shard in shards)
+    assert [shard_bytes(shard) for shard in cut(rows, size)] == [shard_bytes(shard) for shard in shards]
+
+
+@pytest.mark.parametrize("negative", [None, "", "blur"])
+def test_a_shard_file_reads_back_as_it_was(negative: str | None) -> None:
+    row = resolved_row(prompt='a "b"\n\u2028 ü', negative_prompt=negative, num_images=2, metadata={"k": None, "n": 1.5})
+    [shard] = cut([row], 9)
+    assert parsed_shard(shard_bytes(shard)) == shard
+    assert parsed_shard(shard_bytes(shard))[0].row.negative_prompt == negative
+
+
+def test_image_i_of_a_row_has_seed_plus_i() -> None:
+    [shard] = cut([resolved_row(seed=100, num_images=3)], 9)
+    assert [task.seed for task in images_of(shard)] == [100, 101, 102]
