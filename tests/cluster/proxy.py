@@ -13,8 +13,8 @@ import urllib3
 
 from tests.cluster.api import Access
 
-# Given method and path, says what to do with a request: None lets it pass.
-Fault = Callable[[str, str], "int | str | None"]
+# Given method and path, says what to do with a request: None lets it pass, a status or a text answers it.
+Fault = Callable[[str, str], "int | str | bytes | None"]
 
 SWALLOW = "swallow"  # hand it on, and hang up without an answer
 SILENCE = "silence"  # take it, and neither hand it on nor say a word
@@ -52,6 +52,9 @@ def proxy_to(access: Access) -> Iterator[Proxy]:
             if isinstance(fault, int):
                 self._answer(fault, b'{"kind":"Status","message":"the proxy says no"}', "application/json")
                 return
+            if isinstance(fault, bytes):
+                self._answer(200, fault, "text/plain")
+                return
             answer = upstream.request(
                 self.command, access.server + self.path, body=body, headers=dict(self.headers), timeout=30
             )
@@ -75,7 +78,7 @@ def proxy_to(access: Access) -> Iterator[Proxy]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     proxy = Proxy(f"http://127.0.0.1:{server.server_address[1]}")
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield proxy

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -71,6 +73,24 @@ def test_logs_and_events_may_be_read(launcher: KubernetesLauncher, namespace: Na
     path = f"{cluster._pods}/{pod['metadata']['name']}/log"
     status, answer = cluster._send("GET", path, {"container": "render"}, None)
     assert status != 403, answer
+
+
+def test_a_worker_in_a_pod_finds_its_cluster_by_its_service_account(
+    namespace: Namespace, token: str, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access = namespace.api.access
+    for name, text in (("token", token), ("ca.crt", access.authority), ("namespace", namespace.name)):
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
+    monkeypatch.setattr("k8s.cluster._NAMESPACE_FILE", tmp_path / "namespace")
+    address = urlsplit(access.server)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", str(address.hostname))
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(address.port))
+    monkeypatch.delenv("KUBECONFIG")
+    cluster = Cluster.connected(None, 5)
+    assert cluster.namespace == namespace.name
+    assert cluster.jobs("tessera/deployment=nobody") == []
 
 
 def test_an_unknown_user_is_refused_and_nothing_fails(make_launcher: MakeLauncher, make_spec: MakeSpec) -> None:

@@ -1,0 +1,65 @@
+"""Print the Job of a job's latest attempt: `python -P -m k8s.show BATCH/JOB`, which is what `tessera pod` runs.
+
+From the recorded spec and the settings of this environment, asking no cluster; with --live, as the cluster has it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from k8s.manifest import job_manifest
+from k8s.pod import pod_settings
+from pipeline.attempt import AttemptSpec, job_ref
+from pipeline.errors import RequestError, TesseraError
+from pipeline.ledger import Ledger
+from pipeline.settings import Settings, load_settings
+
+
+def recorded_attempt(ledger: Ledger, ref: str) -> AttemptSpec:
+    """The latest attempt of a job, by `BATCH/JOB` with or without leading zeros. Raises RequestError."""
+    batch_id, _, index = ref.partition("/")
+    if not index.isdecimal():
+        raise RequestError(f"{ref!r} found; BATCH/JOB wanted, as in summer-catalogue/3")
+    job = ledger.jobs.get(job_ref(batch_id, int(index)))
+    if job is None:
+        raise RequestError(f"no job {ref!r}: `tessera status {batch_id}` says how many there are")
+    if job.attempt is None:
+        raise RequestError(f"job {ref} is {job.state.value} and has had no attempt yet")
+    return job.attempt
+
+
+def shown(settings: Settings, spec: AttemptSpec, *, live: bool) -> Mapping[str, Any]:
+    """The Job as these settings make it, or as the cluster has it. Raises SettingsError, ServiceError, RequestError."""
+    pod = pod_settings(settings)
+    if not live:
+        return job_manifest(spec, pod, settings)
+    from k8s.cluster import Cluster
+
+    job = Cluster.connected(pod.namespace, pod.request_timeout_s).job(spec.name)
+    if job is None:
+        raise RequestError(f"{spec.name} is not in the cluster (any more)")
+    return job
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print one Job as JSON, which kubectl reads too; 2 if there is none to print."""
+    parser = argparse.ArgumentParser(prog="tessera pod", description="Print the Kubernetes Job of a job.")
+    parser.add_argument("job", help="BATCH/JOB, as in summer-catalogue/3")
+    parser.add_argument("--live", action="store_true", help="ask the cluster instead of building it from the record")
+    options = parser.parse_args(arguments)
+    try:
+        settings = load_settings()
+        job = shown(settings, recorded_attempt(Ledger(settings), options.job), live=options.live)
+    except TesseraError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(json.dumps(job, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

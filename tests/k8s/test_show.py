@@ -1,0 +1,68 @@
+"""What `tessera pod BATCH/JOB` prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from k8s.manifest import job_manifest
+from k8s.pod import pod_settings
+from pipeline.ledger import Ledger
+from pipeline.ledger.jobs import Place
+from pipeline.records import advance
+from pipeline.settings import Settings, load_settings
+from pipeline.states import JobState
+from tests.factories import at, batch_record, job_record
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def cluster_settings(settings: Settings) -> Settings:
+    """The test's Redis and bucket, as a deployment in a cluster has them."""
+    image = "registry.example/tessera@sha256:" + "0" * 64
+    return load_settings(settings.environment(), launcher="kubernetes", image=image, pod={"env_from_secrets": ["s"]})
+
+
+def _show(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TESSERA_")}
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "k8s.show", *arguments],
+        env=environment | settings.environment(),
+        cwd=Path(__file__).parent,
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_the_latest_attempts_job_is_printed(cluster_settings: Settings, make_spec: Make) -> None:
+    ledger = Ledger(cluster_settings)
+    spec = make_spec(batch_id="b", job_index=0)
+    record = job_record(batch_id="b", index=0)
+    ledger.batches.create(batch_record("b"))
+    ledger.jobs.create(record)
+    lease = ledger.leases.claim("w", 20)
+    assert lease is not None
+    launching = advance(record, JobState.LAUNCHING, at=at(), attempt=spec)
+    ledger.jobs.write(launching, Place.HELD, fence=lease.fence)
+    done = _show(cluster_settings, "b/0")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == job_manifest(spec, pod_settings(cluster_settings), cluster_settings)
+    password = cluster_settings.redis_url.get_secret_value()
+    assert password not in done.stdout
+
+
+@pytest.mark.parametrize(("ref", "message"), [("b", "BATCH/JOB"), ("b/x", "BATCH/JOB"), ("b/7", "no job")])
+def test_a_job_that_cannot_be_shown_is_said_so(cluster_settings: Settings, ref: str, message: str) -> None:
+    done = _show(cluster_settings, ref)
+    assert done.returncode == 2
+    assert message in done.stderr
