@@ -1,0 +1,130 @@
+"""Reading a batch's outcomes, bringing them to a folder, and the page to look at them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import collect
+from pipeline.artifacts import Artifacts
+from pipeline.commit import commit_failure, commit_image
+from pipeline.errors import StoreUnavailable
+from pipeline.gallery import gallery_parts
+from pipeline.objects import BatchObjects
+from pipeline.results import FailureCode, ImageFailure, ImageResult, RefusedLine, failure_of, outcome_lines
+from pipeline.shards import ImageTask
+from tests.factories import image_result, png, resolved_row
+
+OBJECTS = BatchObjects("b")
+HOSTILE = '"><script>alert(1)</script>{title}%s'
+
+
+def _committed(artifacts: Artifacts, count: int = 3) -> list[ImageResult]:
+    results = []
+    for row in range(count):
+        result = image_result(ImageTask(resolved_row(row, prompt=HOSTILE, custom_id=HOSTILE), 0))
+        results.append(commit_image(artifacts, OBJECTS, result, png(result, row)))
+    return results
+
+
+def _failed(row: int, message: str = "why") -> ImageFailure:
+    return failure_of(ImageTask(resolved_row(row), 0), FailureCode.BLACK, message, retryable=True)
+
+
+def _finalized(artifacts: Artifacts, results: list[ImageResult], failures: list[ImageFailure]) -> None:
+    refused = RefusedLine(line=2, field="width", message="no").model_dump_json().encode() + b"\n"
+    for key, body in ((OBJECTS.results, outcome_lines(results)), (OBJECTS.errors, refused + outcome_lines(failures))):
+        artifacts.put(key, body, content_type="application/x-ndjson")
+
+
+def test_a_running_batch_shows_the_images_that_are_there_in_order(artifacts: Artifacts) -> None:
+    results = _committed(artifacts)
+    announced = image_result(ImageTask(resolved_row(3), 0))  # a sidecar whose picture is not there
+    artifacts.put(OBJECTS.sidecar(3, 0), announced.model_dump_json().encode(), content_type="application/json")
+    commit_failure(artifacts, OBJECTS, _failed(4))
+    assert list(collect.results(artifacts, OBJECTS)) == results
+    assert list(collect.failures(artifacts, OBJECTS)) == [_failed(4)]
+
+
+def test_a_finalized_batch_shows_its_results_and_failures_but_rows_left_out_are_no_images(
+    artifacts: Artifacts,
+) -> None:
+    results = _committed(artifacts)
+    failures = [_failed(7, message='"status":"invalid"')]
+    _finalized(artifacts, results, failures)
+    assert list(collect.results(artifacts, OBJECTS)) == results
+    assert list(collect.failures(artifacts, OBJECTS)) == failures
+
+
+def test_an_unknown_batch_has_neither(artifacts: Artifacts) -> None:
+    assert list(collect.results(artifacts, OBJECTS)) == []
+    assert list(collect.failures(artifacts, OBJECTS)) == []
+
+
+def test_a_picture_that_is_gone_or_damaged_is_an_error_and_not_a_picture(artifacts: Artifacts) -> None:
+    [result] = _committed(artifacts, 1)
+    assert collect.image_bytes(artifacts, result) == artifacts.get(result.key)
+    artifacts.put(result.key, b"damaged", content_type="image/png")
+    with pytest.raises(StoreUnavailable, match="does not have the digest that was recorded"):
+        collect.image_bytes(artifacts, result)
+    with pytest.raises(StoreUnavailable, match=r"is not in .* any more"):
+        collect.image_bytes(artifacts, result.model_copy(update={"key": "batches/b/images/x.png"}))
+
+
+@pytest.mark.parametrize("finalized", [False, True])
+def test_a_download_brings_everything_as_it_lies_in_the_bucket(
+    artifacts: Artifacts, tmp_path: Path, finalized: bool
+) -> None:
+    results = _committed(artifacts, 20)
+    commit_failure(artifacts, OBJECTS, _failed(20))
+    if finalized:
+        _finalized(artifacts, results, [_failed(20)])
+    seen: list[ImageResult] = []
+    page = collect.download(artifacts, "b", tmp_path / "out", seen.append)
+    assert sorted(seen, key=lambda result: result.index) == results
+    for result in results:
+        file = tmp_path / "out" / result.key.removeprefix("batches/b/")
+        assert file.read_bytes() == artifacts.get(result.key)
+    assert (tmp_path / "out" / "results.jsonl").exists() == finalized
+    assert page == tmp_path / "out" / "gallery" / "index.html"
+    text = page.read_text()
+    assert text.count("<img ") == 20
+    assert text.count("E_BLACK") == 1
+    assert not list((tmp_path / "out").rglob("*.part"))
+
+
+def test_a_download_that_broke_off_goes_on_and_mends_what_is_damaged(artifacts: Artifacts, tmp_path: Path) -> None:
+    results = _committed(artifacts, 3)
+    collect.download(artifacts, "b", tmp_path)
+    files = [tmp_path / result.key.removeprefix("batches/b/") for result in results]
+    kept = files[0].stat().st_mtime_ns
+    files[1].write_bytes(b"half")
+    files[2].unlink()
+    collect.download(artifacts, "b", tmp_path)
+    assert files[0].stat().st_mtime_ns == kept
+    assert [file.read_bytes() for file in files] == [artifacts.get(result.key) for result in results]
+
+
+def test_a_damaged_picture_ends_a_download_with_its_name(artifacts: Artifacts, tmp_path: Path) -> None:
+    results = _committed(artifacts, 3)
+    artifacts.put(results[1].key, b"damaged", content_type="image/png")
+    _finalized(artifacts, results, [])
+    with pytest.raises(StoreUnavailable, match=results[1].key):
+        collect.download(artifacts, "b", tmp_path)
+
+
+def test_a_page_shows_hostile_text_as_text_and_links_within_its_folder() -> None:
+    result = image_result(ImageTask(resolved_row(prompt=HOSTILE, negative_prompt=HOSTILE, custom_id=HOSTILE), 0))
+    text = "".join(gallery_parts(BatchObjects("b"), [result, _failed(1, message=HOSTILE)]))
+    assert "<script>" not in text
+    assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;{title}%s") == 5
+    assert 'src="../images/00000/0000000-000.png"' in text
+    assert "default-src 'none'" in text
+    assert "http" not in text.replace("http-equiv", "")  # nothing from elsewhere
+
+
+def test_a_page_without_images_is_a_page() -> None:
+    text = "".join(gallery_parts(BatchObjects("b"), []))
+    assert "<title>Batch b</title>" in text
+    assert text.endswith("</html>\n")
