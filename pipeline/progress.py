@@ -61,7 +61,7 @@ class Progress:
             return
         if self._bar:
             running = sum(status.jobs[state] for state in _LIVE_JOBS)
-            detail = f"{running} pods" if running else ""
+            detail = f"{running} {'pod' if running == 1 else 'pods'}" if running else ""
             if status.failed:
                 detail += f" [red]{status.failed} failed[/red]"
             self._bar.update(

@@ -7,6 +7,7 @@ renders. `beat` sends the tick. Settings come from the environment (docs/setting
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import os
 import secrets
@@ -147,6 +148,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         settings = load_settings()
         configure_logging(settings.log_format, settings.log_level)
+        for chatty in ("celery.worker.strategy", "celery.app.trace"):  # two lines a tick, which say nothing
+            logging.getLogger(chatty).setLevel(logging.WARNING)
         log.info("starting", role=role, version=installed_version(), redis=Ledger(settings).store.where)
         if role == "beat":
             beat(settings)

@@ -15,6 +15,7 @@ from datetime import timedelta  # noqa: E402
 
 import structlog  # noqa: E402
 import torch  # noqa: E402
+from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
 from distri.mesh import Layout, Mesh  # noqa: E402
 from distri.run.leader import Leader  # noqa: E402
@@ -49,6 +50,7 @@ def main() -> int:
         settings = load_settings()
         configure_logging(settings.log_format, settings.log_level)
         spec = AttemptSpec.model_validate_json(os.environ[ATTEMPT_VARIABLE])
+        disable_progress_bar()  # type: ignore[no-untyped-call]  # it writes hundreds of lines into a pod's log
         structlog.contextvars.bind_contextvars(batch=spec.batch_id, job=spec.job_index, attempt=spec.number, rank=rank)
         device = "cuda" if spec.device == "cuda" or (spec.device == "auto" and torch.cuda.is_available()) else "cpu"
         mesh = Mesh.join(Layout.parse(spec.layout), device=device, timeout=COLLECTIVE_TIMEOUT)

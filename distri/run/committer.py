@@ -6,6 +6,7 @@ outages are waited out here, and rendering goes on until the queue is full.
 
 from __future__ import annotations
 
+import contextvars
 import queue
 import threading
 import time
@@ -54,7 +55,9 @@ class Committer:
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=QUEUED_IMAGES)
         self._error: BaseException | None = None
         self._refused = False
-        self._thread = threading.Thread(target=self._work, name="committer", daemon=True)
+        # In this context, so that its log lines carry the same batch, job, attempt and rank.
+        target = contextvars.copy_context().run
+        self._thread = threading.Thread(target=target, args=(self._work,), name="committer", daemon=True)
         self._thread.start()
 
     def started(self, task: ImageTask) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from enum import IntEnum
 
@@ -54,7 +55,8 @@ class Leader:
         if refusal is not None:
             raise ClaimRefused(f"this pod may not render {spec.job_ref}: {refusal}")
         self._committer = Committer(self._identity, self._ledger, self._artifacts, self.stop)
-        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+        target = contextvars.copy_context().run
+        threading.Thread(target=target, args=(self._watch,), name="watch", daemon=True).start()
 
     def shard(self) -> Shard:
         """The rows of this job. Raises StoreUnavailable."""
