@@ -131,7 +131,7 @@ def kubelet(namespace: Namespace, tmp_path: Path) -> Iterator[Kubelet]:
 
 
 def test_a_batch_is_rendered_by_pods_and_a_killed_worker_costs_no_pod(
-    deployment: Deployment, kubelet: Kubelet, namespace: Namespace, record_property: Callable[..., None]
+    deployment: Deployment, kubelet: Kubelet, namespace: Namespace, record_testsuite_property: Callable[..., None]
 ) -> None:
     began = time.monotonic()
     deployment.start("render", "second")
@@ -149,7 +149,7 @@ def test_a_batch_is_rendered_by_pods_and_a_killed_worker_costs_no_pod(
     until(lambda: (job := ledger.jobs.get(ref)) is not None and job.state is JobState.RUNNING, 60, "a running job")
     deployment.kill(until(holder, 5, "the worker that launched it"))
     status = until(lambda: now if (now := batch.status()).state is BatchState.COMPLETED else None, 180, "completion")
-    record_property("batch_s", round(time.monotonic() - began, 1))
+    record_testsuite_property("batch_s", round(time.monotonic() - began, 1))
     assert status.images["succeeded"] == len(ROWS)
     assert {image.result.custom_id for image in batch.images()} == {"row-1", "row-2", "row-3", "row-4"}
     for index in range(2):

@@ -103,7 +103,10 @@ def test_a_job_that_the_cluster_will_never_take_has_ended_with_its_words(
 
 
 def test_two_hundred_attempts_at_once(
-    launcher: KubernetesLauncher, namespace: Namespace, make_spec: MakeSpec, record_property: Callable[..., None]
+    launcher: KubernetesLauncher,
+    namespace: Namespace,
+    make_spec: MakeSpec,
+    record_testsuite_property: Callable[..., None],
 ) -> None:
     namespace.add_node(gpus=1600, pods=300)
     specs = [make_spec(index) for index in range(200)]
@@ -116,8 +119,8 @@ def test_two_hundred_attempts_at_once(
     began = time.monotonic()
     seen = launcher.observe()
     observed_s = time.monotonic() - began
-    record_property("created_s", round(created_s, 2))
-    record_property("observed_s", round(observed_s, 2))
+    record_testsuite_property("created_s", round(created_s, 2))
+    record_testsuite_property("observed_s", round(observed_s, 2))
     assert set(seen) == {spec.name for spec in specs}
     assert {one.phase for one in seen.values()} == {Phase.PENDING}
     assert {one.job_index for one in seen.values()} == set(range(200))
