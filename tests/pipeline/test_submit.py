@@ -150,7 +150,7 @@ def test_a_submission_that_broke_off_before_batch_json_leaves_nothing_of_itself_
 
 @pytest.mark.parametrize("skip_invalid", [False, True])
 def test_an_invalid_manifest_leaves_nothing_behind(desk: Desk, skip_invalid: bool) -> None:
-    rows = [{"prompt": ""}] if skip_invalid else [{"prompt": "ok"}, {"prompt": "x", "width": 3}]
+    rows: list[dict[str, Any]] = [{"prompt": ""}] if skip_invalid else [{"prompt": "ok"}, {"prompt": "x", "width": 3}]
     with pytest.raises(ManifestError):
         desk.submit(rows, skip_invalid=skip_invalid)
     assert desk.keys() == []

@@ -97,7 +97,7 @@ def test_what_the_pod_commits_while_it_ends_counts(stage: Stage) -> None:
         ]
 
     stage.node.play = play
-    stage.node.delete = stage.node.deleted.append  # type: ignore[method-assign]  # it takes its time
+    stage.node.delete = stage.node.deleted.append  # type: ignore[method-assign,assignment]  # it takes its time
     stage.work()
     assert stage.images() == ["succeeded", "cancelled"]
     assert len(stage.node.deleted) > 1
