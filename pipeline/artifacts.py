@@ -53,19 +53,21 @@ class Artifacts:
     """Objects of one deployment. Keys are relative to its prefix. Safe to share between threads."""
 
     def __init__(self, settings: Settings, credentials: Credentials | None = None) -> None:
-        self._credentials = credentials
         self._bucket = settings.s3_bucket
         self._prefix = f"{settings.s3_prefix}/" if settings.s3_prefix else ""
         self._endpoint = settings.s3_endpoint
         self._settings = settings
-        self._client = self._connected(READ_TIMEOUT_S, MAX_ATTEMPTS)
+        # Reading boto3's models costs more than a request does: one session for both, made here because making
+        # clients is not safe between threads.
+        session = boto3.session.Session(
+            aws_access_key_id=credentials.access_key_id if credentials else None,
+            aws_secret_access_key=credentials.secret_access_key if credentials else None,
+        )
+        self._client = self._connected(session, READ_TIMEOUT_S, MAX_ATTEMPTS)
+        self._impatient = self._connected(session, settings.connect_timeout_s, 1)
 
-    def _connected(self, read_timeout_s: float, attempts: int) -> S3Client:
-        own = self._credentials
-        return boto3.session.Session(
-            aws_access_key_id=own.access_key_id if own else None,
-            aws_secret_access_key=own.secret_access_key if own else None,
-        ).client(
+    def _connected(self, session: boto3.session.Session, read_timeout_s: float, attempts: int) -> S3Client:
+        return session.client(
             "s3",
             endpoint_url=self._endpoint,
             region_name=self._settings.s3_region,
@@ -84,7 +86,7 @@ class Artifacts:
 
         Raises StoreUnavailable with what is wrong and what to do.
         """
-        client = self._connected(self._settings.connect_timeout_s, 1)
+        client = self._impatient
         key = f"{self._prefix}.probe/{secrets.token_hex(8)}"
         with self._errors():
             client.head_bucket(Bucket=self._bucket)
