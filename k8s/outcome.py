@@ -58,10 +58,11 @@ def read(job: Object | None, pods: Sequence[Object], events: Sequence[Object]) -
         pods: the pods with its name in their label; under our policy there is at most one.
         events: those about the Job and its pods; any of them may be missing.
     """
-    live = [pod for pod in pods if not is_over(pod)]
-    pod = max(live or pods, key=lambda one: one["metadata"].get("creationTimestamp") or "", default=None)
-    if pod is not None and live:
-        return with_live_pod(job, pod, events)
+    in_order = sorted(pods, key=lambda one: one["metadata"].get("creationTimestamp") or "")
+    live = [pod for pod in in_order if not is_over(pod)]
+    if live:
+        return with_live_pod(job, live[0], events)  # the oldest: what was made in its place cannot get its claim
+    pod = in_order[-1] if in_order else None
     if job is None:
         return None if pod is None else _of_pod(pod, None, events, disruption_counts=True)
     if failed := condition(job, "Failed", "FailureTarget"):

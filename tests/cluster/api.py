@@ -110,6 +110,11 @@ class Namespace:
         self._nodes.append(name)
         return name
 
+    def lose_node(self, name: str) -> None:
+        """Nobody hears of the node any more."""
+        gone = {"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown", "message": "no word from it"}
+        self.api.do("PATCH", f"/api/v1/nodes/{name}/status", {"status": {"conditions": [gone]}}, merge=True)
+
     def pods(self) -> list[Json]:
         items: list[Json] = self.api.do("GET", self.core("pods"))["items"]
         return items

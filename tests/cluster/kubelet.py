@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.attempt import REPORT_LIMIT_BYTES
-from tasks.embedded.processes import kill_marked
+from tasks.embedded.processes import kill_marked, marked
 from tests.cluster.api import Json, Namespace
 
 _LOOK_S = 0.1
@@ -37,19 +38,31 @@ class Kubelet:
         self._running: dict[str, _Running] = {}
         self.started: list[str] = []  # Jobs, once for each pod
         self.environments: dict[str, dict[str, str]] = {}
+        self.lost: set[str] = set()  # nodes whose pods go on, and of which nothing is heard
         self._over = threading.Event()
 
     def serve(self) -> None:
         """Until told to stop."""
         while not self._over.wait(_LOOK_S):
             for pod in self._namespace.pods():
-                self._look_after(pod)
+                if pod["spec"].get("nodeName") not in self.lost:
+                    self._look_after(pod)
 
     def stop(self) -> None:
         """End everything at once."""
         self._over.set()
         for uid in self._running:
             kill_marked(_UID, uid, 5)
+
+    def signal(self, uid: str, number: signal.Signals) -> None:
+        """Send a signal to every process of a pod."""
+        for pid in marked(_UID, uid):
+            os.kill(pid, number)
+
+    def is_running(self, uid: str) -> bool:
+        """Whether a process of the pod lives."""
+        self._running[uid].process.poll()
+        return bool(marked(_UID, uid))
 
     def _look_after(self, pod: Json) -> None:
         uid = pod["metadata"]["uid"]

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifacts import Artifacts
+from pipeline.attempt import Code
 from pipeline.client import Client
 from pipeline.connect import Connection
 from pipeline.errors import NoDeployment
@@ -91,7 +92,15 @@ def deployment(  # noqa: PLR0917 - fixtures are named, not placed
         tick_s=0.3,
         log_format="json",
         # The Secret has what the settings must not say; a pod's processes find the model where the test made it.
-        pod={"env_from_secrets": ["tessera"], "node_selector": namespace.selector, "requests": {}, "limits": {}},
+        pod={
+            "env_from_secrets": ["tessera"],
+            "node_selector": namespace.selector,
+            "requests": {},
+            "limits": {},
+            "grace_s": 16,
+            "tolerations": [{"key": "node.kubernetes.io/unreachable", "operator": "Exists", "tolerationSeconds": 1}],
+            "clocks": {"node_lost_s": 1},
+        },
     )
     secret = {"TESSERA_REDIS_URL": own.redis_url.get_secret_value(), **services.credentials}
     data = {name: base64.b64encode(value.encode()).decode() for name, value in secret.items()}
@@ -175,3 +184,31 @@ def test_a_cancelled_batch_ends_its_pods(deployment: Deployment, kubelet: Kubele
     found = ledger.jobs.get(job)
     assert found is not None
     assert found.state is JobState.CANCELLED
+
+
+def test_a_pod_that_lost_its_node_is_fenced_and_comes_back_to_nothing(
+    deployment: Deployment, kubelet: Kubelet, namespace: Namespace
+) -> None:
+    batch = deployment.client.submit([row | {"steps": 60} for row in ROWS[:2]], batch_id="lost")
+    ledger = Ledger(deployment.settings)
+    until(lambda: batch.status().images["running"], 60, "a pod that renders")
+    (pod,) = namespace.pods()
+    uid, node = pod["metadata"]["uid"], pod["spec"]["nodeName"]
+    kubelet.lost.add(node)
+    kubelet.signal(uid, signal.SIGSTOP)
+    namespace.lose_node(node)
+    until(lambda: (job := ledger.jobs.get("lost/00000")) is not None and job.ended, 60, "the end of the first attempt")
+    namespace.add_node()
+    until(lambda: batch.status().state is BatchState.COMPLETED, 120, "completion")
+    job = ledger.jobs.get("lost/00000")
+    assert job is not None
+    assert job.attempt is not None
+    assert [end.code for end in job.ended] == [Code.NODE_LOST, Code.SUCCEEDED]
+    assert (job.attempt.number, job.spent) == (2, 0)
+    before = {image.result.image_id: image.bytes() for image in batch.images()}
+    assert len(before) == 2
+    # The node was only out of reach: its pod wakes, finds its claim gone, and ends without leaving a trace.
+    kubelet.signal(uid, signal.SIGCONT)
+    until(lambda: not kubelet.is_running(uid), 60, "the end of the pod that came back")
+    assert {image.result.image_id: image.bytes() for image in batch.images()} == before
+    assert batch.status().images["succeeded"] == 2

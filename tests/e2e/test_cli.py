@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.local import running_stack
 from tests.e2e.stack import User
 
 ROW = {"prompt": "a hill", "width": 128, "height": 128, "steps": 2}
@@ -102,6 +103,30 @@ def test_a_wrong_redis_is_named_and_no_password_is_shown(studio: User, settings:
         assert done.returncode == 0, "an empty variable is none, so the stack that is up is meant"
     assert "secret" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"TESSERA_S3_ENDPOINT": "http://127.0.0.1:9"}, "check TESSERA_S3_ENDPOINT"),
+        ({"TESSERA_S3_BUCKET": "no-such-bucket"}, "the bucket does not exist"),
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "refuses our credentials"),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "set AWS_ACCESS_KEY_ID"),
+        ({"TESSERA_REDIS_PREFIX": "elsewhere"}, "no Tessera controller has announced itself"),
+    ],
+)
+def test_a_service_that_cannot_be_used_is_named_and_nothing_is_accepted(
+    studio: User, wrong: dict[str, str], said: str
+) -> None:
+    before = _batches(studio)
+    state = running_stack(studio.data_dir)
+    assert state is not None
+    path = studio.manifest("one.jsonl", ROW)
+    done = studio.run("submit", path, environment=dict(state.environment) | wrong)
+    assert done.returncode == 1, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert _batches(studio) == before
 
 
 def test_without_any_deployment_the_way_on_is_shown(studio: User, tmp_path: Path) -> None:

@@ -378,6 +378,16 @@ def test_a_pod_that_a_kubelet_refused(reason: str, message: str, code: Code) -> 
     assert reading.node == "gpu-node-1"
 
 
+def test_a_pod_that_was_made_in_place_of_one_that_still_ends_does_not_hide_it() -> None:
+    """An older cluster, or somebody else's policy, may start a second pod before the first one is gone."""
+    moment = "node-lost-failjob/3-still-terminating"
+    newer = _pod("unschedulable/1-pending")
+    newer["metadata"]["creationTimestamp"] = "2026-11-23T00:00:00Z"
+    reading = read(_job(moment), [newer, *_items(moment, "pods")], [])
+    assert reading is not None
+    assert (reading.phase, reading.code) == (Phase.RUNNING, Code.NODE_LOST)
+
+
 def test_a_pod_without_a_job_is_seen_until_it_is_over() -> None:
     orphan = _pod("succeeded/2-running")
     reading = read(None, [orphan], [])
