@@ -1,0 +1,141 @@
+"""Write what the chart repeats of other places: README.md from values.yaml, the program's part of the values' schema.
+
+`python helm/generate.py` from the repository's root; a test compares.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from k8s.pod import PodSettings
+from pipeline.settings import Settings
+
+CHART = Path(__file__).parent / "tessera"
+
+# Settings that follow from other values of the chart, or that a pod has no use for.
+NOT_IN_SETTINGS = frozenset(
+    {"redis_url", "redis_prefix", "s3_endpoint", "s3_region", "s3_bucket", "s3_prefix", "image", "pod", "launcher"}
+    | {"data_dir"}
+)
+NOT_IN_POD = frozenset({"namespace", "service_account", "image_pull_secrets", "image_pull_policy", "env_from_secrets"})
+
+_KEY = re.compile(r"( *)([A-Za-z]\w*):")
+_DOC = re.compile(r" *# -- (.*)")
+_MORE = re.compile(r" *# ?(.*)")
+
+
+def documented(text: str) -> Iterator[tuple[str, str]]:
+    """Path and explanation of every value under a `# --` comment."""
+    path: list[tuple[int, str]] = []
+    words: list[str] | None = None
+    for line in text.splitlines():
+        if match := _DOC.fullmatch(line):
+            words = [match[1]]
+        elif words is not None and (match := _MORE.fullmatch(line)):
+            words.append(match[1])
+        elif match := _KEY.match(line):
+            indent = len(match[1])
+            path = [*(one for one in path if one[0] < indent), (indent, match[2])]
+            if words is not None:
+                yield ".".join(name for _, name in path), " ".join(words)
+            words = None
+
+
+def at(values: Any, path: str) -> Any:
+    """The value at a dotted path."""
+    for name in path.split("."):
+        values = values[name]
+    return values
+
+
+def readme() -> str:
+    """The chart's README.md."""
+    text = (CHART / "values.yaml").read_text()
+    values = yaml.safe_load(text)
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    rows = [(path, json.dumps(at(values, path)), words) for path, words in documented(text)]
+    fields = [
+        (f"pod.{name}", _default(field), field.description or "")
+        for name, field in PodSettings.model_fields.items()
+        if name not in NOT_IN_POD
+    ]
+    return "\n".join(
+        [
+            "# The chart `tessera`",
+            "",
+            chart["description"],
+            "docs/cluster.md is the way from nothing to the first render. This page is written by `helm/generate.py`.",
+            "",
+            f"Kubernetes {chart['kubeVersion'].removesuffix('-0')}, Helm 4. Required: a registry, a bucket, and one of",
+            "`redis.existingSecret`, `redis.url` and `valkey.enabled`. Without `settings.models` nothing renders.",
+            "",
+            "## Values",
+            "",
+            *_table(rows),
+            "",
+            "## Render pods: `pod`",
+            "",
+            "Lists replace lists, mappings are merged by key. `pod.template` is laid over the pod template at last.",
+            "",
+            *_table(fields),
+            "",
+            "## Settings: `settings`",
+            "",
+            "Those of docs/settings.md by name, except what the chart sets from other values: "
+            + ", ".join(f"`{name}`" for name in sorted(NOT_IN_SETTINGS))
+            + ".",
+            "",
+        ]
+    )
+
+
+def _default(field: Any) -> str:
+    default = field.get_default(call_default_factory=True)
+    return json.dumps(default.model_dump(mode="json") if isinstance(default, BaseModel) else default)
+
+
+def _table(rows: list[tuple[str, str, str]]) -> list[str]:
+    def cell(text: str) -> str:
+        return text.replace("|", "\\|")
+
+    return [
+        "| value | default | meaning |",
+        "|---|---|---|",
+        *(f"| `{path}` | `{cell(default)}` | {cell(words)} |" for path, default, words in rows),
+    ]
+
+
+def schema() -> str:
+    """values.schema.json with the definitions that follow from the program's own types."""
+    whole = json.loads((CHART / "values.schema.json").read_text())
+    for model, left_out in ((Settings, NOT_IN_SETTINGS), (PodSettings, NOT_IN_POD)):
+        own = model.model_json_schema(ref_template="#/$defs/{model}")
+        parts = own.pop("$defs", {}) | {model.__name__: own}
+        own["properties"] = {name: value for name, value in own["properties"].items() if name not in left_out}
+        own.pop("required", None)
+        whole["$defs"] |= {name: _plain(part) for name, part in parts.items()}
+    return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+
+
+def _plain(part: Any) -> Any:
+    """A schema without what only repeats names and defaults."""
+    if isinstance(part, dict):
+        repeated = {"title", "default"}
+        return {
+            name: {key: _plain(one) for key, one in value.items()} if name == "properties" else _plain(value)
+            for name, value in part.items()
+            if name not in repeated
+        }
+    return [_plain(one) for one in part] if isinstance(part, list) else part
+
+
+if __name__ == "__main__":
+    (CHART / "README.md").write_text(readme())
+    (CHART / "values.schema.json").write_text(schema())

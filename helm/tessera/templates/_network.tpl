@@ -1,0 +1,35 @@
+{{- define "tessera.workersSelector" -}}
+matchLabels:
+  app.kubernetes.io/name: {{ include "tessera.name" . }}
+  app.kubernetes.io/instance: {{ .Release.Name }}
+matchExpressions:
+  - key: app.kubernetes.io/component
+    operator: In
+    values: [render-worker, controller, beat, warm-up, test]
+{{- end }}
+
+{{- define "tessera.podsSelector" -}}
+matchLabels:
+  tessera/deployment: {{ include "tessera.deployment" . }}
+{{- end }}
+
+{{/* Nobody connects to our pods. Where they may connect to is restricted only if somebody says to what. */}}
+{{- define "tessera.traffic" -}}
+policyTypes: [Ingress{{ if .Values.networkPolicy.egress }}, Egress{{ end }}]
+ingress: []
+{{- with .Values.networkPolicy.egress }}
+egress:
+  - ports:
+      - {port: 53, protocol: UDP}
+      - {port: 53, protocol: TCP}
+  {{- if $.Values.valkey.enabled }}
+  - to:
+      - podSelector:
+          matchLabels:
+            {{- include "tessera.selector" (dict "root" $ "component" "valkey") | nindent 12 }}
+    ports:
+      - {port: 6379, protocol: TCP}
+  {{- end }}
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}

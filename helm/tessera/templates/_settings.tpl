@@ -1,0 +1,60 @@
+{{/* What the schema cannot say, in one place. */}}
+{{- define "tessera.check" -}}
+{{- $redis := list }}
+{{- if .Values.redis.existingSecret }}{{ $redis = append $redis "redis.existingSecret" }}{{ end }}
+{{- if .Values.redis.url }}{{ $redis = append $redis "redis.url" }}{{ end }}
+{{- if .Values.valkey.enabled }}{{ $redis = append $redis "valkey.enabled" }}{{ end }}
+{{- if ne (len $redis) 1 }}
+{{- fail (printf "redis: %s found; exactly one of redis.existingSecret, redis.url and valkey.enabled wanted" (join " and " $redis | default "none")) }}
+{{- end }}
+{{- $weights := list }}
+{{- if .Values.weights.claim.create }}{{ $weights = append $weights "weights.claim.create" }}{{ end }}
+{{- range list "models_claim" "models_image" "models_cache" }}
+{{- if index $.Values.pod . }}{{ $weights = append $weights (printf "pod.%s" .) }}{{ end }}
+{{- end }}
+{{- if gt (len $weights) 1 }}
+{{- fail (printf "weights: %s found; one of them wanted, or none if the image holds the weights" (join " and " $weights)) }}
+{{- end }}
+{{- if and .Values.weights.warmUp.source (not .Values.weights.claim.create) }}
+{{- fail "weights.warmUp.source: found without weights.claim.create; the Job fills the chart's claim" }}
+{{- end }}
+{{- end }}
+
+{{/* Secrets whose keys become variables of workers and render pods, as JSON. */}}
+{{- define "tessera.secrets" -}}
+{{ list (include "tessera.redisSecret" .) .Values.s3.existingSecret | uniq | compact | toJson }}
+{{- end }}
+
+{{/* `pod` of the values, and what follows from the others, as JSON. */}}
+{{- define "tessera.pod" -}}
+{{- $pod := dict
+  "service_account" (include "tessera.podAccount" .)
+  "image_pull_secrets" .Values.global.imagePullSecrets
+  "image_pull_policy" .Values.engineImage.pullPolicy
+  "env_from_secrets" (include "tessera.secrets" . | fromJsonArray) }}
+{{- if .Values.weights.claim.create }}{{ $_ := set $pod "models_claim" (include "tessera.weightsClaim" .) }}{{ end }}
+{{- mergeOverwrite $pod .Values.pod | toJson }}
+{{- end }}
+
+{{/*
+The settings of pipeline/settings.py as environment variables. Numbers go through JSON: Helm reads all of them as
+floats, and would print a million as 1e+06.
+*/}}
+{{- define "tessera.settings" -}}
+{{- include "tessera.check" . -}}
+{{- $own := dict
+  "redis_prefix" (include "tessera.deployment" .)
+  "redis_url" .Values.redis.url
+  "s3_endpoint" .Values.s3.endpoint
+  "s3_region" .Values.s3.region
+  "s3_bucket" .Values.s3.bucket
+  "s3_prefix" (.Values.s3.prefix | default (include "tessera.deployment" .))
+  "launcher" "kubernetes"
+  "image" (include "tessera.image" (dict "root" . "image" .Values.engineImage "name" "engineImage"))
+  "pod" (include "tessera.pod" .) }}
+{{- range $name, $value := mergeOverwrite $own .Values.settings }}
+{{- if not (has (toJson $value) (list "null" "\"\"")) -}}
+TESSERA_{{ upper $name }}: {{ kindIs "string" $value | ternary $value (toJson $value) | quote }}
+{{ end }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,107 @@
+{{/*
+The pod of one of our processes.
+  root       the chart's context
+  component  its label
+  values     its part of the values: resources, podLabels, podAnnotations, podSpec, extraEnv and so on
+  command    what it runs
+  account    its service account; without one no token is mounted
+  spec       more of its pod spec (YAML)
+  container  more of its container (YAML)
+*/}}
+{{- define "tessera.worker" -}}
+metadata:
+  labels:
+    {{- merge (include "tessera.labels" . | fromYaml) (deepCopy .values.podLabels) | toYaml | nindent 4 }}
+  annotations:
+    {{- merge (include "tessera.checksums" .root | fromYaml) (deepCopy .values.podAnnotations) | toYaml | nindent 4 }}
+spec:
+  {{- $spec := include "tessera.worker.spec" . | fromYaml }}
+  {{- mergeOverwrite $spec (.spec | default "" | fromYaml) (deepCopy .values.podSpec) | toYaml | nindent 2 }}
+  containers:
+    - {{ mergeOverwrite (include "tessera.worker.container" . | fromYaml) (.container | default "" | fromYaml) | toYaml | nindent 6 | trim }}
+{{- end }}
+
+{{/* Pods begin anew when what they read at their start has changed. Existing Secrets are out of the chart's sight. */}}
+{{- define "tessera.checksums" -}}
+checksum/settings: {{ include "tessera.settings" . | sha256sum }}
+{{- if .Values.valkey.enabled }}
+checksum/redis: {{ .Values.valkey.password | sha256sum }}
+{{- end }}
+{{- end }}
+
+{{- define "tessera.worker.spec" -}}
+serviceAccountName: {{ .account | default (include "tessera.podAccount" .root) }}
+automountServiceAccountToken: {{ not (empty .account) }}
+# A Service called tessera-x in this namespace would become the variable TESSERA_X_PORT: no such setting.
+enableServiceLinks: false
+securityContext: {{- include "tessera.podSecurity" 10001 | nindent 2 }}
+{{- with .root.Values.global.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+volumes:
+  {{- $own := dict "scratch" (dict "emptyDir" (dict "sizeLimit" "1Gi")) }}
+  {{- range $name, $source := mergeOverwrite $own (deepCopy .values.extraVolumes) }}
+  - {{ merge (dict "name" $name) $source | toYaml | nindent 4 | trim }}
+  {{- end }}
+{{- end }}
+
+{{- define "tessera.worker.container" -}}
+name: {{ .component }}
+image: {{ include "tessera.image" (dict "root" .root "image" .root.Values.image "name" "image") }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+command: {{ .command | toJson }}
+envFrom:
+  - configMapRef:
+      name: {{ include "tessera.fullname" .root }}-settings
+  {{- range include "tessera.secrets" .root | fromJsonArray }}
+  - secretRef:
+      name: {{ . }}
+  {{- end }}
+env:
+  {{- range $name, $value := mergeOverwrite (dict "HOME" "/tmp") (deepCopy .values.extraEnv) }}
+  - {{ merge (dict "name" $name) (kindIs "map" $value | ternary $value (dict "value" $value)) | toYaml | nindent 4 | trim }}
+  {{- end }}
+securityContext: {{- include "tessera.containerSecurity" . | nindent 2 }}
+resources: {{- toYaml .values.resources | nindent 2 }}
+volumeMounts:
+  {{- range $path, $mount := mergeOverwrite (dict "/tmp" (dict "name" "scratch")) (deepCopy .values.extraVolumeMounts) }}
+  - {{ merge (dict "mountPath" $path) $mount | toYaml | nindent 4 | trim }}
+  {{- end }}
+{{- end }}
+
+{{/* The `restricted` Pod Security Standard. */}}
+{{- define "tessera.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: {{ . }}
+runAsGroup: {{ . }}
+fsGroup: {{ . }}
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "tessera.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{/* Probes ask tasks.probe. An outage of Redis is no fault of the container: it stays alive, and is not ready. */}}
+{{- define "tessera.probes" -}}
+startupProbe:
+  exec: {command: [python, -P, -m, tasks.probe, ready, {{ . }}]}
+  periodSeconds: 5
+  timeoutSeconds: 15
+  failureThreshold: 60
+readinessProbe:
+  exec: {command: [python, -P, -m, tasks.probe, ready, {{ . }}]}
+  periodSeconds: 60
+  timeoutSeconds: 15
+livenessProbe:
+  exec: {command: [python, -P, -m, tasks.probe, alive, {{ . }}]}
+  periodSeconds: 60
+  timeoutSeconds: 15
+  failureThreshold: 3
+{{- end }}

@@ -1,0 +1,108 @@
+"""Does this container do its work? What the chart's probes and tests ask: `python -P -m tasks.probe QUESTION`.
+
+`alive ROLE`   no only if the worker is deaf while Redis answers: an outage of Redis is not mended by restarting workers
+`ready ROLE`   the worker takes work
+`cluster`      the cluster lets us make a render pod's Job, see it and delete it; it is suspended, so no pod starts
+"""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import socket
+import sys
+
+from pipeline.attempt import AttemptSpec, attempt_name
+from pipeline.errors import LedgerUnavailable, TesseraError
+from pipeline.layouts import planned_layout
+from pipeline.ledger import Ledger
+from pipeline.messages import celery_app
+from pipeline.settings import Settings, load_settings
+
+ANSWER_WITHIN_S = 8.0
+
+
+def works(settings: Settings, role: str, host: str) -> bool:
+    """Whether the worker of this host takes work. Raises LedgerUnavailable if Redis does not answer."""
+    ledger = Ledger(settings)
+    ledger.now()
+    if role == "beat":
+        with ledger.store.errors():
+            # RedBeat holds it while it ticks; it ends a few ticks after beat does.
+            return bool(ledger.store.redis.exists(f"{settings.redis_prefix}:redbeat::lock"))
+    inspect = celery_app(settings).control.inspect(
+        pattern=f"{role}@{host}-*", matcher="glob", timeout=ANSWER_WITHIN_S, limit=1
+    )
+    return bool(inspect.ping())
+
+
+def try_cluster(settings: Settings) -> None:
+    """Make the Job of a render pod, suspended, look at it and delete it. Raises TesseraError."""
+    from k8s.cluster import Cluster
+    from k8s.manifest import job_manifest
+    from k8s.pod import pod_settings
+
+    pod = pod_settings(settings)
+    manifest = job_manifest(_spec(settings), pod, settings)
+    manifest["spec"]["suspend"] = True
+    # Without its labels no controller takes it for an attempt, and no queue for work.
+    manifest["metadata"]["labels"] = {}
+    name = manifest["metadata"]["name"]
+    cluster = Cluster.connected(pod.namespace, pod.request_timeout_s)
+    cluster.create_job(manifest)
+    try:
+        if cluster.job(name) is None:
+            raise TesseraError(f"the cluster took {name} and does not have it")
+        cluster.pods(f"job-name={name}")
+        cluster.events()
+    finally:
+        cluster.delete_job(name)
+
+
+def _spec(settings: Settings) -> AttemptSpec:
+    token = secrets.token_hex(4)
+    return AttemptSpec(
+        name=attempt_name(f"probe-{token}", 0, 1),
+        batch_id="probe",
+        incarnation=token,
+        job_index=0,
+        number=1,
+        token=token,
+        image=settings.image,
+        gpus=settings.gpus,
+        layout=planned_layout(settings.gpus, settings.layout),
+        exact=settings.exact,
+        warmup_steps=settings.warmup_steps,
+        device=settings.device,
+        dtype=settings.dtype,
+        shard_key="probe",
+        deadline_s=settings.deadline_s,
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 for yes, 1 for no, with the reason on stderr."""
+    parser = argparse.ArgumentParser(prog="python -P -m tasks.probe", description=__doc__)
+    questions = parser.add_subparsers(dest="question", required=True)
+    for question in ("alive", "ready"):
+        questions.add_parser(question).add_argument("role", choices=["render", "control", "beat"])
+    questions.add_parser("cluster")
+    asked = parser.parse_args(arguments)
+    try:
+        settings = load_settings()
+        if asked.question == "cluster":
+            try_cluster(settings)
+        elif not works(settings, asked.role, socket.gethostname()):
+            print(f"no {asked.role} worker of this host answers", file=sys.stderr)  # noqa: T201
+            return 1
+    except LedgerUnavailable as error:
+        print(error, file=sys.stderr)  # noqa: T201 - read by a kubelet, and by who describes the pod
+        return 0 if asked.question == "alive" else 1
+    except TesseraError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,107 @@
+"""Every switch renders, passes Helm's lint, and makes objects that Kubernetes 1.31 to 1.37 take as they are."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import pytest
+from kubernetes_validate import utils as kubernetes
+
+from tests.helm.chart import Object, lint, pods, render
+
+KUBERNETES = [f"1.{minor}" for minor in range(31, 38)]
+
+DEV = {"redis": {"existingSecret": ""}, "valkey": {"enabled": True, "password": "correct-horse-battery"}}
+CLAIM = {"pod": {"models_claim": None}, "weights": {"claim": {"create": True}}}
+
+SWITCHES: dict[str, dict[str, Any]] = {
+    "nothing more": {},
+    "mirror": {"global": {"imageRegistry": "mirror.example.com/hub"}},
+    "registry secrets": {"global": {"imagePullSecrets": ["one", "two"]}},
+    "names": {"nameOverride": "studio"},
+    "full names": {"fullnameOverride": "studio"},
+    "deployment": {"deployment": "studio"},
+    "digests": {"image": {"digest": "sha256:" + "1" * 64}, "engineImage": {"digest": "sha256:" + "2" * 64}},
+    "redis without password": {"redis": {"existingSecret": "", "url": "redis://redis.data:6379/0"}},
+    "s3 by workload identity": {"s3": {"existingSecret": ""}},
+    "one secret for both": {"s3": {"existingSecret": "tessera-redis"}},
+    "claim": CLAIM,
+    "claim and warm-up": {**CLAIM, "weights": {"claim": {"create": True}, "warmUp": {"source": "models/"}}},
+    "weights in an image volume": {"pod": {"models_claim": None, "models_image": "registry.example.com/sdxl:1"}},
+    "weights in a node's cache": {
+        "pod": {
+            "models_claim": None,
+            "models_cache": {"source": "models/", "volume": {"hostPath": {"path": "/var/cache/sdxl"}}},
+        }
+    },
+    "kueue": {"pod": {"kueue_queue": "renders"}},
+    "no render workers": {"renderWorkers": {"replicas": 0}},
+    "no role": {"rbac": {"create": False}},
+    "other accounts": {
+        "serviceAccount": {"create": False, "name": "worker"},
+        "podServiceAccount": {"create": False, "name": "pod"},
+    },
+    "default accounts": {"serviceAccount": {"create": False}, "podServiceAccount": {"create": False}},
+    "no network policies": {"networkPolicy": {"enabled": False}},
+    "egress": {"networkPolicy": {"egress": [{"ports": [{"port": 443, "protocol": "TCP"}]}]}},
+    "egress and valkey": {**DEV, "networkPolicy": {"egress": [{"ports": [{"port": 443}]}]}},
+    "no disruption budgets": {"podDisruptionBudget": {"enabled": False}},
+    "valkey": DEV,
+    "valkey without policies": {**DEV, "networkPolicy": {"enabled": False}},
+}
+
+
+@functools.cache
+def _schema(name: str, version: str) -> Any:
+    return _read_schema(name, version)
+
+
+_read_schema = kubernetes.schema_contents
+
+
+@pytest.fixture(autouse=True)
+def schemas_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kubernetes, "schema_contents", _schema)
+
+
+@functools.cache
+def _taken(text: str) -> None:
+    """Raises if one of the versions does not know this kind of object, or one of its fields."""
+    for version in KUBERNETES:
+        assert kubernetes.validate(json.loads(text), version, strict=True) == version
+
+
+def _examine(objects: list[Object]) -> None:
+    for one in objects:
+        _taken(json.dumps(one, sort_keys=True))
+    names = [(one["kind"], one["metadata"]["name"]) for one in objects]
+    assert len(set(names)) == len(names)
+    for name, _, spec in pods(objects):
+        assert len({volume["name"] for volume in spec.get("volumes", ())}) == len(spec.get("volumes", ())), name
+        for container in spec["containers"]:
+            for key, identity in (("env", "name"), ("volumeMounts", "mountPath"), ("ports", "name")):
+                found = [item[identity] for item in container.get(key, ())]
+                assert len(set(found)) == len(found), f"{name}: server-side apply refuses a repeated {key}: {found}"
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_a_switch_renders_what_every_kubernetes_takes(switch: str) -> None:
+    values = SWITCHES[switch]
+    answer = lint(values)
+    assert answer.code == 0, answer.text + answer.complaint
+    _examine(render(values).objects)
+
+
+def test_the_fullest_values_render_what_every_kubernetes_takes(fullest: list[Object]) -> None:
+    assert lint(base="fullest").code == 0
+    _examine(fullest)
+
+
+def test_an_unknown_field_or_kind_would_be_noticed(least: list[Object]) -> None:
+    one = next(one for one in least if one["kind"] == "Deployment")
+    with pytest.raises(kubernetes.ValidationError, match="replica_s"):
+        kubernetes.validate({**one, "spec": {**one["spec"], "replica_s": 1}}, KUBERNETES[0], strict=True)
+    with pytest.raises(kubernetes.SchemaNotFoundError):
+        kubernetes.validate({**one, "kind": "Deploiment"}, KUBERNETES[0], strict=True)
