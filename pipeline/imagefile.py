@@ -46,7 +46,7 @@ def record_in(body: bytes) -> ImageResult | None:
             image.load()
             text = image.text.get(RECORD_CHUNK)  # type: ignore[attr-defined]  # PNG images have it
         return ImageResult.model_validate(json.loads(text)) if text else None
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
 
 

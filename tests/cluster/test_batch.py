@@ -28,6 +28,8 @@ from tests.cluster.api import Api, Namespace, until
 from tests.cluster.conftest import IMAGE
 from tests.cluster.kubelet import Kubelet, kubelet_of
 
+_UNREACHABLE = "node.kubernetes.io/unreachable"
+
 ROWS = [{"prompt": f"hill {number}", "width": 128, "height": 96, "steps": 3, "seed": number} for number in range(4)]
 
 
@@ -98,7 +100,7 @@ def deployment(  # noqa: PLR0917 - fixtures are named, not placed
             "requests": {},
             "limits": {},
             "grace_s": 16,
-            "tolerations": [{"key": "node.kubernetes.io/unreachable", "operator": "Exists", "tolerationSeconds": 1}],
+            "tolerations": [{"key": _UNREACHABLE, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1}],
             "clocks": {"node_lost_s": 1},
         },
     )
