@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from pipeline.deployment import AllowedModel, Deployment
 from pipeline.errors import SettingsError
 from pipeline.manifest import Validation, open_source, resolved_rows
 from pipeline.progress import summary
+from pipeline.request import Options
 from pipeline.states import ImageState
 from pipeline.status import BatchStatus
 from pipeline.submit import Submission, checked_options
@@ -65,20 +67,9 @@ def submit(
     as_json: AsJson = False,
 ) -> int:
     """Submit a prompt set. It is accepted as a whole, or refused with everything that is wrong with it."""
-    defaults = _said(
-        width=width,
-        height=height,
-        steps=steps,
-        guidance_scale=guidance_scale,
-        guidance_rescale=guidance_rescale,
-        negative_prompt=negative_prompt,
-        num_images=num_images,
-        model=model,
-    )
+    defaults = _said(locals())
     client = Client()
-    accepted = client.accept(
-        Submission(file, checked_options(defaults), batch_id, tenant, priority, seed, skip_invalid)
-    )
+    accepted = client.accept(Submission(file, defaults, batch_id, tenant, priority, seed, skip_invalid))
     manifest = accepted.manifest
     batch = client.batch(manifest.id)
     if as_json:
@@ -116,18 +107,7 @@ def validate(
     Limits and models are those of the deployment that the settings name. Without settings, only what holds for every
     deployment is checked.
     """
-    defaults = checked_options(
-        _said(
-            width=width,
-            height=height,
-            steps=steps,
-            guidance_scale=guidance_scale,
-            guidance_rescale=guidance_rescale,
-            negative_prompt=negative_prompt,
-            num_images=num_images,
-            model=model,
-        )
-    )
+    defaults = _said(locals())
     source = open_source(file)
     try:
         deployment, where = connect().ledger.deployment(), "the deployment"
@@ -230,8 +210,9 @@ def follow(batch: Batch, timeout: float | None) -> BatchStatus:
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _said(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
+def _said(given: Mapping[str, Any]) -> Options:
+    """What a command's arguments say for all rows. Raises RequestError."""
+    return checked_options({name: given[name] for name in Options.model_fields if given[name] is not None})
 
 
 def _any_deployment(model: str | None) -> Deployment:

@@ -98,10 +98,10 @@ class Namespace:
     def batch(self, rest: str) -> str:
         return f"/apis/batch/v1/namespaces/{self.name}/{rest}"
 
-    def add_node(self, gpus: int = 8, pods: int = 110) -> str:
-        """A node that is Ready; whoever plays its kubelet says what becomes of its pods."""
+    def add_node(self, gpus: int = 8, pods: int = 110, *, chosen: bool = True) -> str:
+        """A node that is Ready; whoever plays its kubelet says what becomes of its pods, if they can choose it."""
         name = f"{self.name}-node-{len(self._nodes)}"
-        metadata = {"name": name, "labels": self.selector}
+        metadata = {"name": name, "labels": self.selector if chosen else {}}
         self.api.do("POST", "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": metadata})
         capacity = {"cpu": "9600", "memory": "100Ti", "pods": str(pods), "nvidia.com/gpu": str(gpus)}
         ready = {"type": "Ready", "status": "True", "reason": "Test", "message": "no kubelet"}

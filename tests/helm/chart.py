@@ -48,7 +48,7 @@ class Answer:
     def objects(self) -> list[Object]:
         """The rendered objects, hooks included; Helm must have succeeded."""
         assert self.code == 0, self.complaint
-        return [one for one in yaml.load_all(self.text, _UniqueKeys) if one]  # noqa: S506 - a safe loader
+        return [one for one in yaml.load_all(self.text, _UniqueKeys) if one]
 
 
 @functools.cache
