@@ -1,0 +1,187 @@
+"""Values: all explained, all read, and refused by name when they are wrong."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from helm import generate
+from tests.helm.chart import CHART, VALUES, render, run_helm
+
+DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
+DOCUMENTED = dict(generate.documented((CHART / "values.yaml").read_text()))
+
+RESOURCES = {"requests", "limits"}
+
+
+def _leaves(values: Any, path: str = "") -> Iterator[str]:
+    """Paths of what is no mapping, of empty mappings, and of resources as a whole."""
+    if isinstance(values, dict) and values and not values.keys() <= RESOURCES:
+        for name, value in values.items():
+            yield from _leaves(value, f"{path}.{name}" if path else name)
+    else:
+        yield path
+
+
+LEAVES = list(_leaves(DEFAULTS))
+SWITCHES = [path for path in LEAVES if isinstance(generate.at(DEFAULTS, path), bool)]
+
+
+def _put(values: dict[str, Any], path: str, value: Any) -> None:
+    *folders, name = path.split(".")
+    for folder in folders:
+        values = values.setdefault(folder, {})
+    values[name] = value
+
+
+def _other(path: str) -> Any:
+    """Another value of the same kind."""
+    default = generate.at(DEFAULTS, path)
+    inner = {"name": "other"} if "Volume" in path else "other"
+    if isinstance(default, int):
+        return default + 7
+    if isinstance(default, dict):
+        return {"requests": {"other": "7"}} if default.keys() & RESOURCES else {"other": inner}
+    if isinstance(default, list):
+        return [{"other": "other"}] if path == "networkPolicy.egress" else ["other"]
+    return f"other{default}"
+
+
+def _unchecked(values: dict[str, Any]) -> str:
+    """The rendering of values that the schema would refuse."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(values, file)
+        file.flush()
+        answer = run_helm("template", "t", str(CHART), "--skip-schema-validation", "--values", file.name)
+    assert answer.code == 0, answer.complaint
+    return answer.text
+
+
+def _everything_on(path: str) -> dict[str, Any]:
+    """Values that have every template render, and do not overrule the value at `path`."""
+    values: dict[str, Any] = {"s3": {"bucket": "renders"}, "redis": {"url": "redis://redis"}}
+    for name in ("image", "engineImage"):
+        _put(values, f"{name}.registry", "registry.example.com")
+    for switch in SWITCHES:
+        _put(values, switch, switch != "valkey.enabled")
+    _put(values, "weights.warmUp.source", "models/")
+    if path == "redis.existingSecret":
+        values["redis"] = {"url": ""}
+    if path.startswith("valkey"):
+        values |= {"redis": {"url": ""}, "valkey": {"enabled": True, "password": "correct-horse-battery"}}
+    return values
+
+
+def test_every_value_is_explained() -> None:
+    unexplained = [path for path in LEAVES if path not in DOCUMENTED]
+    assert unexplained == []
+    assert all(len(words) > 10 for words in DOCUMENTED.values())
+
+
+def test_every_value_is_set_in_the_fullest_values() -> None:
+    fullest = yaml.safe_load((VALUES / "fullest.yaml").read_text())
+    for path in LEAVES:
+        generate.at(fullest, path)
+
+
+@pytest.mark.parametrize("path", [path for path in LEAVES if path not in SWITCHES])
+def test_every_value_is_read_by_a_template(path: str) -> None:
+    values = _everything_on(path)
+    before = "" if path == "redis.existingSecret" else _unchecked(values)
+    _put(values, path, _other(path))
+    assert _unchecked(values) != before
+
+
+@pytest.mark.parametrize("path", SWITCHES)
+def test_every_switch_switches(path: str) -> None:
+    base: dict[str, Any] = {"pod": {"models_claim": None}, "redis": {"existingSecret": ""}}
+    _put(base, "valkey", {"enabled": True, "password": "correct-horse-battery"})
+    on_and_off = []
+    for value in (True, False):
+        values = yaml.safe_load(yaml.safe_dump(base))
+        if path == "valkey.enabled" and not value:
+            _put(values, "redis.url", "redis://redis:6379/0")
+        _put(values, path, value)
+        on_and_off.append({(one["kind"], one["metadata"]["name"]) for one in render(values).objects})
+    assert on_and_off[0] > on_and_off[1]
+
+
+def test_the_readme_is_that_of_the_values() -> None:
+    assert (CHART / "README.md").read_text() == generate.readme(), "run: python -m helm.generate"
+
+
+def test_the_schema_is_that_of_the_programs_settings() -> None:
+    assert (CHART / "values.schema.json").read_text() == generate.schema(), "run: python -m helm.generate"
+
+
+WRONG: list[tuple[str, Any, str]] = [
+    ("s3.bucket", "", "/s3/bucket"),
+    ("s3.buckett", "x", "'buckett' not allowed"),
+    ("s3.endpoint", "s3.example.com", "/s3/endpoint"),
+    ("s3.endpoint", "https://key:secret@s3.example.com", "/s3/endpoint"),
+    ("s3.prefix", "/renders/", "/s3/prefix"),
+    ("redis.url", "redis://:password@redis:6379/0", "/redis/url"),
+    ("redis.url", "http://redis", "/redis/url"),
+    ("redis.existingSecret", "No_Name", "/redis/existingSecret"),
+    ("deployment", "Studio", "/deployment"),
+    ("deployment", "x" * 41, "/deployment"),
+    ("image.digest", "sha256:123", "/image/digest"),
+    ("image.pullPolicy", "Sometimes", "/image/pullPolicy"),
+    ("engineImage.tag", "a b", "/engineImage/tag"),
+    ("settings.max_row", 5, "'max_row' not allowed"),
+    ("settings.max_rows", "many", "/settings/max_rows"),
+    ("settings.max_rows", 0, "/settings/max_rows"),
+    ("settings.device", "tpu", "/settings/device"),
+    ("settings.redis_url", "redis://x", "'redis_url' not allowed"),
+    ("settings.models", {"turbo": {"path": "/models/turbo"}}, "/settings/models/turbo"),
+    ("settings.models", {"sdxl": {"path": "/m", "rev": "1"}}, "'rev' not allowed"),
+    ("pod.gpus", 8, "'gpus' not allowed"),
+    ("pod.service_account", "admin", "'service_account' not allowed"),
+    ("pod.grace_s", 5, "/pod/grace_s"),
+    ("pod.clocks", {"start": 5}, "'start' not allowed"),
+    ("renderWorkers.replicas", -1, "/renderWorkers/replicas"),
+    ("renderWorkers.replicas", "2", "/renderWorkers/replicas"),
+    ("renderWorkers.extraEnv", [{"name": "A", "value": "b"}], "/renderWorkers/extraEnv"),
+    ("renderWorkers.extraEnv", {"A": 1}, "/renderWorkers/extraEnv/A"),
+    ("renderWorkers.extraEnv", {"TESSERA_GPUS": "4"}, "TESSERA_GPUS"),
+    ("renderWorkers.podSpec", {"containers": []}, "/renderWorkers/podSpec/containers"),
+    ("renderWorkers.extraVolumeMounts", {"/ca": {}}, "/renderWorkers/extraVolumeMounts"),
+    ("controller.resource", {}, "'resource' not allowed"),
+    ("beat.replicas", 2, "/beat/replicas"),
+    ("networkPolicy.egress", {}, "/networkPolicy/egress"),
+    ("weights.claim.size", "big", "/weights/claim/size"),
+    ("weights.claim.accessModes", [], "/weights/claim/accessModes"),
+    ("weights.warmUp.source", "../models", "/weights/warmUp/source"),
+    ("valkey", {"enabled": True}, "/valkey/password"),
+    ("valkey", {"enabled": True, "password": "correct horse battery staple"}, "/valkey/password"),
+    ("schedules", {}, "'schedules' not allowed"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "named"), WRONG)
+def test_a_wrong_value_is_refused_by_name(path: str, value: Any, named: str) -> None:
+    values: dict[str, Any] = {}
+    _put(values, path, value)
+    answer = render(values)
+    assert answer.code != 0
+    assert named in answer.complaint
+
+
+CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"redis": {"existingSecret": ""}}, "redis: none found; exactly one of"),
+    ({"redis": {"url": "redis://redis"}}, "redis: redis.existingSecret and redis.url found"),
+    ({"image": {"registry": ""}}, "image.registry: none found"),
+    ({"weights": {"claim": {"create": True}}}, "weights.claim.create and pod.models_claim found"),
+    ({"weights": {"warmUp": {"source": "models/"}}}, "weights.warmUp.source: found without weights.claim.create"),
+]
+
+
+@pytest.mark.parametrize(("values", "said"), CONTRADICTIONS)
+def test_values_that_contradict_each_other_are_refused(values: dict[str, Any], said: str) -> None:
+    answer = render(values)
+    assert answer.code != 0
+    assert said in answer.complaint
