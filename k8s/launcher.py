@@ -207,8 +207,8 @@ class KubernetesLauncher:
 
     def _keep_log(self, name: str, end: _End) -> None:
         ended, batch = end.observation.outcome, end.observation.batch_id
-        if ended is None or ended.code is Code.SUCCEEDED or end.pod is None or batch is None:
-            return
+        if ended is None or ended.code in (Code.SUCCEEDED, Code.NODE_LOST) or end.pod is None or batch is None:
+            return  # nobody answers for a lost node
         key = f"{BatchObjects(batch).root}logs/{end.observation.job_index or 0:05d}-{end.number}.log"
         try:
             text = self._cluster.log_tail(end.pod, CONTAINER)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
+from k8s.merge import merged
 from k8s.pod import MODELS_PATH, TORCHRUN_RESERVE_S, PodSettings
 from pipeline.attempt import AttemptSpec
 from pipeline.settings import Settings
@@ -41,16 +42,6 @@ _NOT_FOR_PODS = frozenset(
         "observe_s", "tick_s", "worker_slots", "gpus", "layout", "exact", "warmup_steps", "device", "dtype",
     )
 )  # fmt: skip
-
-# Lists that are merged item by item, and the field that tells items apart; all other lists are replaced whole.
-_MERGE_KEYS = {
-    "containers": "name",
-    "initContainers": "name",
-    "volumes": "name",
-    "env": "name",
-    "imagePullSecrets": "name",
-    "volumeMounts": "mountPath",
-}
 
 
 def deployment_selector(deployment: str) -> str:
@@ -114,27 +105,6 @@ def job_manifest(
     text = json.dumps(job, sort_keys=True)
     annotations[MANIFEST_ANNOTATION] = hashlib.sha256(text.encode()).hexdigest()[:16]
     return job
-
-
-def merged(base: Any, patch: Any) -> Any:
-    """`base` with `patch` laid over it: mappings by key, lists of named things by name, None removes. Pure."""
-    return _merged(base, patch, key=None)
-
-
-def _merged(base: Any, patch: Any, *, key: str | None) -> Any:
-    if isinstance(base, Mapping) and isinstance(patch, Mapping):
-        result = {name: value for name, value in base.items() if patch.get(name, value) is not None}
-        for name, value in patch.items():
-            if value is not None:
-                result[name] = _merged(result[name], value, key=name) if name in result else value
-        return result
-    if key in _MERGE_KEYS and isinstance(base, list) and isinstance(patch, list):
-        identity = _MERGE_KEYS[key]
-        by_name = {item[identity]: item for item in base}
-        for item in patch:
-            by_name[item[identity]] = _merged(by_name.get(item[identity], {}), item, key=None)
-        return list(by_name.values())
-    return patch
 
 
 def _labels(spec: AttemptSpec, deployment: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from k8s.merge import problems
 from pipeline.errors import SettingsError
 from pipeline.settings import Settings
 
@@ -17,6 +18,7 @@ MODELS_PATH = "/models"
 # torchrun gives its ranks this long to end after SIGTERM; the rest of the grace period is for torchrun itself.
 TORCHRUN_RESERVE_S = 15
 
+_TEMPLATE = {"metadata", "spec"}
 _KUBERNETES_QUANTITY = r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?"
 
 
@@ -54,8 +56,8 @@ class PodSettings(_Part):
         None, description="Where pods run; none is where the worker runs, or the kubeconfig's."
     )
     service_account: str | None = Field(None, description="Service account of the pod; its token is never mounted.")
-    image_pull_secrets: tuple[str, ...] = ()
-    image_pull_policy: str | None = None
+    image_pull_secrets: tuple[str, ...] = Field((), description="Secrets to pull the image with.")
+    image_pull_policy: str | None = Field(None, description="Always, IfNotPresent or Never; none is Kubernetes' own.")
     env_from_secrets: tuple[str, ...] = Field(
         (),
         description="Secrets whose keys become variables: TESSERA_REDIS_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY.",
@@ -75,12 +77,12 @@ class PodSettings(_Part):
     user: int = Field(10001, ge=1, description="User and group that it runs as.")
     models_claim: str | None = Field(None, description="PersistentVolumeClaim with the weights, mounted read-only.")
     models_image: str | None = Field(None, description="Image volume with the weights (Kubernetes 1.33 and later).")
-    models_cache: WeightsCache | None = None
-    node_selector: dict[str, str] = Field(default_factory=dict)
-    tolerations: tuple[dict[str, Any], ...] = ()
-    affinity: dict[str, Any] = Field(default_factory=dict)
-    priority_class: str | None = None
-    runtime_class: str | None = None
+    models_cache: WeightsCache | None = Field(None, description="Node-local copy of weights that lie in the bucket.")
+    node_selector: dict[str, str] = Field(default_factory=dict, description="Labels that its node must have.")
+    tolerations: tuple[dict[str, Any], ...] = Field((), description="Taints that it puts up with.")
+    affinity: dict[str, Any] = Field(default_factory=dict, description="As Kubernetes writes it.")
+    priority_class: str | None = Field(None, description="PriorityClass of the pod.")
+    runtime_class: str | None = Field(None, description="RuntimeClass of the pod; nvidia, say.")
     kueue_queue: str | None = Field(None, description="LocalQueue of Kueue; the Job is made suspended and waits there.")
     kueue_priority_class: str | None = Field(None, description="WorkloadPriorityClass of Kueue.")
     labels: dict[str, str] = Field(default_factory=dict, description="More labels of Job and pod.")
@@ -91,7 +93,7 @@ class PodSettings(_Part):
         default_factory=dict,
         description="Merged by key into the pod template at last: metadata and spec. null removes.",
     )
-    clocks: Clocks = Clocks()
+    clocks: Clocks = Field(Clocks(), description="How long it may wait for what; see outcomes.md.")
     request_timeout_s: float = Field(15, gt=0, description="Longest time for one request to the cluster.")
 
     @model_validator(mode="after")
@@ -104,6 +106,12 @@ class PodSettings(_Part):
         given = [name for name, value in sources.items() if value is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} found; wanted one of them, or none if the image holds the weights")
+        return self
+
+    @model_validator(mode="after")
+    def _template_can_be_merged(self) -> Self:
+        if found := [*problems(self.template), *(f"{key}: no part of it" for key in self.template.keys() - _TEMPLATE)]:
+            raise ValueError("template: " + "; ".join(found))
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from kubernetes import client
 
-from k8s.manifest import HOPELESS_EXIT_CODES, job_manifest, merged
+from k8s.manifest import HOPELESS_EXIT_CODES, job_manifest
+from k8s.merge import merged
 from k8s.pod import PodSettings, pod_settings
 from pipeline.attempt import AttemptSpec
 from pipeline.errors import SettingsError
@@ -294,6 +295,12 @@ def test_avoided_nodes_are_ruled_out_of_every_alternative(make_spec: Make, make_
         ({"pod": {"gpu": 8}}, "TESSERA_POD.gpu"),
         ({"pod": {"clocks": {"node_s": -1}}}, "TESSERA_POD.clocks.node_s"),
         ({"pod": {"models_claim": "a", "models_image": "b"}}, "models_claim and models_image"),
+        (
+            {"pod": {"template": {"spec": {"containers": [{"image": "x"}]}}}},
+            "an object with 'name'",
+        ),
+        ({"pod": {"template": {"spec": {"volumes": {"a": {}}}}}}, "spec.volumes: a list wanted"),
+        ({"pod": {"template": {"containers": []}}}, "containers: no part of it"),
         ({"pod": {"kueue_priority_class": "low"}}, "needs kueue_queue"),
         ({"pod": {"env_from_secrets": []}}, "holds a password"),
         ({"image": "local"}, "TESSERA_IMAGE"),

@@ -1,0 +1,56 @@
+"""Lay one Kubernetes object over another: mappings by key, lists of named things by name, null removes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# Lists that are merged item by item, and the field that tells items apart; all other lists are replaced whole.
+MERGE_KEYS = {
+    "containers": "name",
+    "initContainers": "name",
+    "volumes": "name",
+    "env": "name",
+    "imagePullSecrets": "name",
+    "volumeMounts": "mountPath",
+}
+
+
+def merged(base: Any, patch: Any) -> Any:
+    """`base` with `patch` laid over it; neither is changed. `patch` must have no `problems`."""
+    return _merged(base, patch, key=None)
+
+
+def problems(patch: Any, where: str = "") -> Iterator[str]:
+    """Items of merged lists that cannot be told apart, by path."""
+    if not isinstance(patch, Mapping):
+        return
+    for key, value in patch.items():
+        path = f"{where}.{key}" if where else key
+        identity = MERGE_KEYS.get(key)
+        if identity is None or value is None:
+            yield from problems(value, path)
+        elif not isinstance(value, list):
+            yield f"{path}: a list wanted"
+        else:
+            for number, item in enumerate(value):
+                if not isinstance(item, Mapping) or not isinstance(item.get(identity), str):
+                    yield f"{path}[{number}]: an object with {identity!r} wanted"
+                else:
+                    yield from problems(item, f"{path}[{number}]")
+
+
+def _merged(base: Any, patch: Any, *, key: str | None) -> Any:
+    if isinstance(base, Mapping) and isinstance(patch, Mapping):
+        result = {name: value for name, value in base.items() if patch.get(name, value) is not None}
+        for name, value in patch.items():
+            if value is not None:
+                result[name] = _merged(result[name], value, key=name) if name in result else value
+        return result
+    if key in MERGE_KEYS and isinstance(base, list) and isinstance(patch, list):
+        identity = MERGE_KEYS[key]
+        by_name = {item[identity]: item for item in base}
+        for item in patch:
+            by_name[item[identity]] = _merged(by_name.get(item[identity], {}), item, key=None)
+        return list(by_name.values())
+    return patch
