@@ -8,7 +8,8 @@ end
 if job[1] ~= ARGV[2] or job[2] ~= ARGV[3] then
   return 'attempt ' .. ARGV[2] .. ' is not the one on record (' .. job[1] .. ')'
 end
-if not redis.call('ZSCORE', P .. 'batch:' .. string.match(ARGV[1], '^(.*)/') .. ':jobs', ARGV[1]) then
+local unfinished = P .. 'batch:' .. string.match(ARGV[1], '^(.*)/') .. ':jobs'
+if job[5] == 'queued' or job[5] == 'retrying' or not redis.call('ZSCORE', unfinished, ARGV[1]) then
   return 'the job is ' .. job[5]
 end
 if job[4] == ARGV[2] and job[3] ~= ARGV[4] then

@@ -66,6 +66,21 @@ def test_a_pod_of_a_job_that_is_over_is_refused(ledger: Ledger, claimed: str) ->
     assert ledger.jobs.register_pod(REF, attempt=1, token="token-1", uid="uid-1") == "the job is cancelled"
 
 
+def test_a_pod_whose_attempt_was_settled_is_not_heard_any_more(ledger: Ledger, claimed: str) -> None:
+    job = ledger.jobs.get(REF)
+    assert job is not None
+    ledger.jobs.write(advance(job, JobState.RETRYING, at=at(2)), Place.DELAYED, fence=claimed, delay_s=60)
+    with pytest.raises(ClaimRefused):
+        ledger.images.move_by_pod("b", REF, [0], ImageState.RUNNING, pod="uid-1", attempt=1)
+    assert ledger.jobs.register_pod(REF, attempt=1, token="token-1", uid="uid-1") == "the job is retrying"
+
+
+def test_a_pod_goes_on_while_its_job_changes_hands(ledger: Ledger, claimed: str) -> None:
+    assert ledger.leases.release(REF, claimed)
+    assert ledger.images.move_by_pod("b", REF, [0], ImageState.RUNNING, pod="uid-1", attempt=1) == 1
+    assert ledger.jobs.register_pod(REF, attempt=1, token="token-1", uid="uid-1") is None
+
+
 def test_the_registered_pod_moves_images_and_no_other(ledger: Ledger, claimed: str) -> None:
     assert ledger.images.move_by_pod("b", REF, [0, 3], ImageState.RUNNING, pod="uid-1", attempt=1) == 2
     for pod, attempt in (("uid-2", 1), ("uid-1", 2)):
