@@ -27,6 +27,7 @@ from tasks.embedded.services import Services, reachable
 from tests.cluster.api import Api, Namespace, until
 from tests.cluster.conftest import IMAGE
 from tests.cluster.kubelet import Kubelet, kubelet_of
+from tests.cluster.proxy import SWALLOW, Proxy
 
 _UNREACHABLE = "node.kubernetes.io/unreachable"
 
@@ -79,6 +80,7 @@ def deployment(  # noqa: PLR0917 - fixtures are named, not placed
     namespace: Namespace,
     api: Api,
     token: str,
+    proxy: Proxy,
     model: Path,
     tmp_path: Path,
 ) -> Iterator[Deployment]:
@@ -107,7 +109,7 @@ def deployment(  # noqa: PLR0917 - fixtures are named, not placed
     secret = {"TESSERA_REDIS_URL": own.redis_url.get_secret_value(), **services.credentials}
     data = {name: base64.b64encode(value.encode()).decode() for name, value in secret.items()}
     api.do("POST", namespace.core("secrets"), {"kind": "Secret", "metadata": {"name": "tessera"}, "data": data})
-    config = api.access.written(tmp_path / "kubeconfig", namespace.name, token=token)
+    config = api.access.written(tmp_path / "kubeconfig", namespace.name, server=proxy.server, token=token)
     environment = (
         {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         | own.environment()
@@ -172,6 +174,36 @@ def test_a_batch_is_rendered_by_pods_and_a_killed_worker_costs_no_pod(
     until(lambda: not namespace.jobs() and not namespace.pods(), 30, "a namespace with nothing in it")
     password = deployment.settings.redis_url.get_secret_value()
     assert all(environment["TESSERA_REDIS_URL"] == password for environment in kubelet.environments.values())
+
+
+def test_a_batch_passes_an_outage_of_the_api_server_without_a_second_pod(
+    deployment: Deployment, kubelet: Kubelet, proxy: Proxy
+) -> None:
+    swallowed: list[str] = []
+
+    def swallow_each_first_create(method: str, path: str) -> str | None:
+        if method == "POST" and len(swallowed) < 2:
+            swallowed.append(path)
+            return SWALLOW
+        return None
+
+    proxy.fault = swallow_each_first_create
+    batch = deployment.client.submit([row | {"steps": 30} for row in ROWS], batch_id="outage")
+    until(lambda: batch.status().images["running"], 60, "a pod that renders")
+    proxy.fault = lambda _method, _path: 503
+    until(lambda: "the cluster answers 503" in deployment.log("render"), 20, "a worker that has noticed")
+    time.sleep(3 * deployment.settings.lease_s)  # longer than a lease lasts: it must be kept up meanwhile
+    proxy.fault = lambda _method, _path: None
+    until(lambda: batch.status().state is BatchState.COMPLETED, 120, "completion")
+    assert swallowed
+    assert batch.status().images["succeeded"] == len(ROWS)
+    ledger = Ledger(deployment.settings)
+    for index in range(2):
+        job = ledger.jobs.get(f"outage/{index:05d}")
+        assert job is not None
+        assert job.attempt is not None
+        assert (job.state, job.attempt.number, job.spent) == (JobState.SUCCEEDED, 1, 0)
+    assert len(kubelet.started) == 2
 
 
 def test_a_cancelled_batch_ends_its_pods(deployment: Deployment, kubelet: Kubelet, namespace: Namespace) -> None:
