@@ -1,8 +1,8 @@
 """What an entry point calls: a model loaded once on a mesh, then one image after the other."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,9 @@ from distri.model import Model
 from distri.patches import largest_degree
 from distri.phase import NormMode
 from distri.prompts import Embedding, encode, refuse_long
-from distri.sampler import Control, Guidance, denoise, noise, sharing_axis
-from distri.schedulers import Steps
-from distri.unet import Conditions, SplitUNet
+from distri.sampler import Control, Guidance, Schedule, denoise, noise, sharing_axis
+from distri.schedulers import BatchSteps, Steps
+from distri.unet import Conditions, SplitUNet, together
 from distri.vae import SplitVAE
 
 BLANK_SPREAD = 2  # levels of 255: an image whose pixels differ by no more shows nothing
@@ -66,15 +66,22 @@ class Settings:
         warmup: how many evaluations are synchronous before displaced ones begin, if not exact; at least 1, since the
             first has nothing stale to read.
         norm_mode: GroupNorm in displaced evaluations.
+        resync: drift of the noise prediction above which another evaluation is synchronous; None means never.
     """
 
     exact: bool = False
     warmup: int = 4
     norm_mode: NormMode = NormMode.CORRECTED
+    resync: float | None = None
 
     def __post_init__(self) -> None:
         if self.warmup < 1:
             raise ValueError(f"warmup {self.warmup}: at least 1, the first evaluation has nothing stale to read")
+
+    @property
+    def schedule(self) -> Schedule:
+        """Which evaluations wait."""
+        return Schedule(None) if self.exact else Schedule(self.warmup, self.resync)
 
 
 @dataclass(frozen=True)
@@ -91,9 +98,9 @@ class Rendered:
 
     Attributes:
         pixels: uint8, height x width x 3, on the leader of the replica; None elsewhere.
-        encode_s, denoise_s, decode_s: wall time in seconds.
+        encode_s, denoise_s, decode_s: wall time in seconds; in a batch, an equal share of the batch's.
         evaluations: of the UNet.
-        bytes_sent: by this rank.
+        bytes_sent: by this rank; in a batch, an equal share of the batch's.
         finite: whether latent and decoded image are; equal on all ranks of the replica.
         blank: whether all pixels are about equal; equal on all ranks of the replica.
     """
@@ -136,53 +143,74 @@ class Engine:
         """Held for other ranks' activations, over all shapes kept."""
         return self._unet.exchanges.buffer_bytes
 
-    @torch.inference_mode()
     def render(self, image: ImageSpec, *, control: Callable[[], Control]) -> Rendered:
-        """Render one image; all ranks of the replica call it together, with equal arguments. Blocks.
+        """Render one image: `render_batch` of one."""
+        (rendered,) = self.render_batch([image], control=control)
+        return rendered
+
+    @torch.inference_mode()
+    def render_batch(self, images: Sequence[ImageSpec], *, control: Callable[[], Control]) -> list[Rendered]:
+        """Render images together; all ranks of the replica call it together, with equal arguments. Blocks.
+
+        Each image comes out as it would alone, up to floating-point order: it has noise and scheduler of its own.
 
         Args:
-            image: what to render.
+            images: one or more that differ in prompts, seeds and what the model is told of sizes, and in nothing else.
             control: asked on the leader before every evaluation; ignored on the other ranks.
+
+        Returns:
+            One result per image, in order.
 
         Raises:
             BadImage, TooManyRanks: on all ranks, before any communication.
             Stopped, LeaderFailed: see `sampler.denoise`.
         """
-        mesh, unet = self.mesh, self._unet
+        mesh, unet, first = self.mesh, self._unet, _alike(images)
         sent_before, began = mesh.traffic.sent_bytes, time.perf_counter()
-        guidance = Guidance(image.guidance_scale, image.guidance_rescale)
-        height, width = self._check(image, guidance)
-        scheduler = self._model.scheduler.make(image.scheduler, seed=image.seed)
-        negative, positive = self._conditions(image, guidance)
+        guidance = Guidance(first.guidance_scale, first.guidance_rescale)
+        for image in images:
+            height, width = self._check(image, guidance)
+        schedulers = [self._model.scheduler.make(image.scheduler, seed=image.seed) for image in images]
+        told = [self._conditions(image, guidance) for image in images]
+        positive = together([positive for _, positive in told])
+        negative = together([negative for negative, _ in told if negative is not None]) if guidance.on else None
         encoded = self._clock()
 
-        generator = torch.Generator("cpu").manual_seed(image.seed)
-        steps = Steps(scheduler, image.steps, generator, mesh.device)
-        latent = noise(generator, unet.unet.config.in_channels, height, width).to(mesh.device) * steps.first_sigma
+        walks, latents = [], []
+        for image, scheduler in zip(images, schedulers, strict=True):
+            generator = torch.Generator("cpu").manual_seed(image.seed)
+            walks.append(Steps(scheduler, image.steps, generator, mesh.device))
+            unit = noise(generator, unet.unet.config.in_channels, height, width).to(mesh.device)
+            latents.append(unit * walks[-1].first_sigma)
         sampled = denoise(
             unet,
             mesh,
-            steps,
-            latent,
+            BatchSteps(walks),
+            torch.cat(latents),
             negative=negative,
             positive=positive,
             guidance=guidance,
-            synchronous=None if self.settings.exact else self.settings.warmup,
+            schedule=self.settings.schedule,
             control=control,
         )
         denoised = self._clock()
 
-        pixels, finite, blank = self._decode(sampled.latent)
-        return Rendered(
-            pixels=pixels,
-            encode_s=encoded - began,
-            denoise_s=denoised - encoded,
-            decode_s=self._clock() - denoised,
-            evaluations=Evaluations(sampled.synchronous, sampled.displaced),
-            bytes_sent=mesh.traffic.sent_bytes - sent_before,
-            finite=finite,
-            blank=blank,
-        )
+        share = len(images)
+        decoded = [self._decode(latent_1CHW) for latent_1CHW in sampled.latent.chunk(share)]
+        finished = self._clock()
+        return [
+            Rendered(
+                pixels=pixels,
+                encode_s=(encoded - began) / share,
+                denoise_s=(denoised - encoded) / share,
+                decode_s=(finished - denoised) / share,
+                evaluations=Evaluations(sampled.synchronous, sampled.displaced),
+                bytes_sent=(mesh.traffic.sent_bytes - sent_before) // share,
+                finite=finite,
+                blank=blank,
+            )
+            for pixels, finite, blank in decoded
+        ]
 
     def largest_patch_degree(self, width: int, height: int) -> int:
         """The most patch ranks that an image of this size in pixels can be shared by."""
@@ -251,3 +279,15 @@ class Engine:
         if self.mesh.device.type == "cuda":
             torch.cuda.synchronize(self.mesh.device)
         return time.perf_counter()
+
+
+def _alike(images: Sequence[ImageSpec]) -> ImageSpec:
+    """The first image. Refuses a batch whose images need evaluations of their own."""
+    if not images:
+        raise BadImage("a batch of no images")
+    first = images[0]
+    for image in images:
+        own = {"prompt", "negative_prompt", "seed", "original_size", "crop", "target_size"}
+        if replace(first, **{name: getattr(image, name) for name in own}) != image:
+            raise BadImage("images of one batch must agree in size, steps, guidance and scheduler")
+    return first

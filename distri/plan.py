@@ -12,12 +12,13 @@ from torch import nn
 from distri.context import Context
 from distri.errors import Unsplittable
 from distri.layers.attention import PatchSelfAttention, TextCrossAttention
-from distri.layers.conv import PatchConv2d
+from distri.layers.conv import PatchConv2d, PatchDownsample2d
 from distri.layers.norm import PatchGroupNorm
 
 # Split over the patches: they see beyond one pixel.
 SPLIT: dict[str, Callable[[Any, str, Context, int], Callable[..., Any]]] = {
     "Conv2d": lambda module, site, context, _: PatchConv2d(module, site, context),
+    "Downsample2D": lambda module, site, context, _: PatchDownsample2d(module, site, context),
     "GroupNorm": PatchGroupNorm,
     "Attention": lambda module, site, context, halvings: (
         TextCrossAttention(module, site, context)
@@ -32,7 +33,7 @@ LOCAL = frozenset(
         *("Linear", "LayerNorm", "Dropout", "SiLU", "Timesteps", "TimestepEmbedding", "GEGLU", "FeedForward"),
         *("ModuleList", "UNet2DConditionModel", "ResnetBlock2D", "Transformer2DModel", "BasicTransformerBlock"),
         *("DownBlock2D", "CrossAttnDownBlock2D", "UNetMidBlock2DCrossAttn", "CrossAttnUpBlock2D", "UpBlock2D"),
-        *("Downsample2D", "Upsample2D", "Decoder", "UNetMidBlock2D", "UpDecoderBlock2D"),
+        *("Upsample2D", "Decoder", "UNetMidBlock2D", "UpDecoderBlock2D", "Encoder", "DownEncoderBlock2D"),
     }
 )
 
@@ -77,8 +78,6 @@ def _kind(site: str, module: nn.Module) -> str:
         raise Unsplittable(site, kind, "it resamples inside")
     if kind == "Upsample2D" and (module.use_conv_transpose or not module.interpolate or module.norm is not None):
         raise Unsplittable(site, kind, "only nearest-neighbour upsampling followed by a convolution is known")
-    if kind == "Downsample2D" and (not module.use_conv or module.padding != 1 or module.norm is not None):
-        raise Unsplittable(site, kind, "only a convolution of stride 2 with padding 1 is known")
     if kind == "BasicTransformerBlock" and (module.only_cross_attention or module.pos_embed is not None):
         raise Unsplittable(site, kind, "only self-attention without positions followed by cross-attention is known")
     if kind == "Transformer2DModel" and not module.is_input_continuous:

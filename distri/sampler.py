@@ -12,8 +12,8 @@ from distri.errors import LeaderFailed, Stopped, TooManyRanks
 from distri.mesh import Axis, Mesh
 from distri.patches import Patches, largest_degree
 from distri.phase import Evaluation, Phase
-from distri.schedulers import Steps
-from distri.unet import Conditions, SplitUNet
+from distri.schedulers import BatchSteps
+from distri.unet import Conditions, SplitUNet, together
 
 
 class Control(IntEnum):
@@ -23,7 +23,8 @@ class Control(IntEnum):
     STOP = 1
 
 
-_FAILED = -1  # on the wire only: the leader's callable raised
+# On the wire only: the leader's callable raised; the next evaluation waits.
+_FAILED, _RESYNC = -1, 1 << 8
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Sampled:
     """The end of denoising.
 
     Attributes:
-        latent: whole, 1CHW, float32, equal on all ranks of the replica.
+        latent: whole, BCHW, one per image, float32, equal on all ranks of the replica.
         synchronous, displaced: how many evaluations were which.
     """
 
@@ -70,6 +71,25 @@ class Sampled:
 def noise(generator: torch.Generator, channels: int, height: int, width: int) -> Tensor:
     """Unit noise for the whole latent, drawn on the CPU: it depends on neither ranks, batch nor device."""
     return torch.randn((1, channels, height, width), generator=generator, device="cpu", dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which evaluations wait for the other ranks.
+
+    Attributes:
+        warmup: how many do before displaced ones begin; None means all.
+        resync: drift of the noise prediction above which one more waits; None means never. Drift is the norm of the
+            change since the evaluation before, relative to the norm then. It is known when an evaluation has ended,
+            while the one after has to know whether to send for its successor: so the resync comes one evaluation late.
+    """
+
+    warmup: int | None
+    resync: float | None = None
+
+    def resyncs(self, drift: float | None) -> bool:
+        """Whether what drifted by so much calls for an evaluation that waits."""
+        return self.resync is not None and drift is not None and not drift <= self.resync
 
 
 def sharing_axis(mesh: Mesh, *, guided: bool, height: int, width: int, unit: int) -> Axis:
@@ -93,26 +113,26 @@ def sharing_axis(mesh: Mesh, *, guided: bool, height: int, width: int, unit: int
 def denoise(
     unet: SplitUNet,
     mesh: Mesh,
-    steps: Steps,
-    latent_1CHW: Tensor,
+    steps: BatchSteps,
+    latent_BCHW: Tensor,
     *,
     negative: Conditions | None,
     positive: Conditions,
     guidance: Guidance,
-    synchronous: int | None,
+    schedule: Schedule,
     control: Callable[[], Control],
 ) -> Sampled:
-    """Denoise one image. All ranks of the replica call it together; blocks.
+    """Denoise a batch of images of one size, often of one. All ranks of the replica call it together; blocks.
 
     Args:
         unet: split.
-        mesh: whose replica shares the image.
-        steps: the image's walk, with equal state on all ranks.
-        latent_1CHW: the whole latent to begin with, float32, equal on all ranks.
-        negative: conditions of the negative half; needed when guidance is on.
-        positive: conditions of the prompt.
+        mesh: whose replica shares the images.
+        steps: the images' walk, with equal state on all ranks.
+        latent_BCHW: the whole latents to begin with, float32, equal on all ranks.
+        negative: conditions of the negative half, one row an image; needed when guidance is on.
+        positive: conditions of the prompts, likewise.
         guidance: how the halves go together.
-        synchronous: how many evaluations are synchronous before the displaced ones begin; None means all.
+        schedule: which evaluations wait.
         control: asked on the leader only, before every evaluation; what it says holds for the replica.
 
     Communication: one word from the leader and one gather of the noise prediction per evaluation; the UNet's own.
@@ -122,43 +142,61 @@ def denoise(
         LeaderFailed: the leader's control raised; on the other ranks.
         TooManyRanks: on all ranks, before any communication.
     """
-    height, width = latent_1CHW.shape[2:]
+    height, width = latent_BCHW.shape[2:]
     axis = sharing_axis(mesh, guided=guidance.on, height=height, width=width, unit=unet.unit)
     own = _own_conditions(mesh, guidance, negative, positive)
+    copies = own.text.shape[0] // latent_BCHW.shape[0]  # 2 where both halves of guidance are one batch
     patches = unet.begin(own, axis, height, width)
+    warmup = schedule.warmup if axis.size > 1 else None
     count = {Phase.SYNCHRONOUS: 0, Phase.DISPLACED: 0}
     timesteps = steps.timesteps
+    resync_at, drift = -1, None
+    before: Tensor | None = None
     try:
         for index, timestep in enumerate(timesteps):
-            obey(mesh, control, index)
-            evaluation = phase_of(index, len(timesteps), synchronous if axis.size > 1 else None)
-            count[evaluation.phase] += 1
-            scaled = steps.scaled(latent_1CHW, timestep).to(unet.unet.dtype)
-            patch_BCHW = unet(scaled.expand(own.text.shape[0], -1, -1, -1), timestep, evaluation)
+            here = phase_of(index, len(timesteps), warmup, resync_at)
+            if obey(mesh, control, index, resync=here.publish and schedule.resyncs(drift)):
+                resync_at = index + 1
+                here = Evaluation(here.phase, publish=False)
+            count[here.phase] += 1
+            scaled = steps.scaled(latent_BCHW, timestep).to(unet.unet.dtype)
+            patch_BCHW = unet(scaled.repeat(copies, 1, 1, 1), timestep, here)
             prediction = _prediction(mesh, axis, patches, patch_BCHW.float(), guidance)
-            latent_1CHW = steps.step(prediction, timestep, latent_1CHW).float()
+            if schedule.resync is not None:
+                drift = None if before is None else float((prediction - before).norm() / before.norm())
+                before = prediction
+            latent_BCHW = steps.step(prediction, timestep, latent_BCHW).float()
     except (Stopped, LeaderFailed):
         unet.end()
         raise
     unet.end()
-    return Sampled(latent_1CHW, count[Phase.SYNCHRONOUS], count[Phase.DISPLACED])
+    return Sampled(latent_BCHW, count[Phase.SYNCHRONOUS], count[Phase.DISPLACED])
 
 
-def phase_of(index: int, total: int, synchronous: int | None) -> Evaluation:
-    """Phase of evaluation `index` of `total` when the first `synchronous` ones wait (None: all of them).
+def phase_of(index: int, total: int, warmup: int | None, resync_at: int = -1) -> Evaluation:
+    """Phase of evaluation `index` of `total` when the first `warmup` ones wait (None: all of them), and `resync_at`.
 
     The first evaluation always waits, since nothing stale exists before it.
     """
 
     def displaced(at: int) -> bool:
-        return synchronous is not None and at >= max(1, synchronous)
+        return warmup is not None and at >= max(1, warmup) and at != resync_at
 
     phase = Phase.DISPLACED if displaced(index) else Phase.SYNCHRONOUS
     return Evaluation(phase, publish=index + 1 < total and displaced(index + 1))
 
 
-def obey(mesh: Mesh, control: Callable[[], Control], evaluation: int) -> None:
+def obey(mesh: Mesh, control: Callable[[], Control], evaluation: int, *, resync: bool = False) -> bool:
     """Ask the leader and do as it says, on all ranks of the replica; one word is broadcast.
+
+    Args:
+        mesh: whose replica it is.
+        control: asked on the leader.
+        evaluation: about to begin.
+        resync: what this rank has found about the next evaluation; only the leader's finding counts.
+
+    Returns:
+        Whether the next evaluation is to be synchronous.
 
     Raises:
         Stopped: it said STOP.
@@ -170,13 +208,14 @@ def obey(mesh: Mesh, control: Callable[[], Control], evaluation: int) -> None:
             raise LeaderFailed(f"the leader failed before evaluation {evaluation}")
     else:
         try:
-            word = int(control())
+            word = int(control()) | (_RESYNC if resync else 0)
         except BaseException:
             mesh.broadcast_word(_FAILED)
             raise
         mesh.broadcast_word(word)
-    if Control(word) is Control.STOP:
+    if Control(word & ~_RESYNC) is Control.STOP:
         raise Stopped(evaluation)
+    return bool(word & _RESYNC)
 
 
 def _own_conditions(mesh: Mesh, guidance: Guidance, negative: Conditions | None, positive: Conditions) -> Conditions:
@@ -187,11 +226,7 @@ def _own_conditions(mesh: Mesh, guidance: Guidance, negative: Conditions | None,
         raise AssertionError("guidance needs the negative half")
     if mesh.layout.cfg == 2:
         return (negative, positive)[mesh.cfg_index]
-    return Conditions(
-        torch.cat([negative.text, positive.text]),
-        torch.cat([negative.pooled, positive.pooled]),
-        torch.cat([negative.time_ids, positive.time_ids]),
-    )
+    return together([negative, positive])
 
 
 def _prediction(mesh: Mesh, axis: Axis, patches: Patches, own_BCHW: Tensor, guidance: Guidance) -> Tensor:

@@ -1,7 +1,7 @@
 """Diffusers schedulers, one new object per image: some keep history, and one that serves two images is a bug."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,35 @@ class Steps:
     def step(self, noise: Tensor, timestep: Tensor, latent: Tensor) -> Tensor:
         """The next latent; call it once per timestep, in order."""
         return torch.as_tensor(self._scheduler.step(noise, timestep, latent, **self._extra, return_dict=False)[0])
+
+
+class BatchSteps:
+    """The walks of several images through the same timesteps, side by side.
+
+    Each image keeps a scheduler and a generator of its own, so that it comes out as it would alone, whatever history or
+    noise its scheduler has.
+
+    Args:
+        walks: one per image, made with the same settings and number of steps.
+    """
+
+    def __init__(self, walks: Sequence[Steps]) -> None:
+        self._walks = tuple(walks)
+
+    @property
+    def timesteps(self) -> Tensor:
+        """One per evaluation, the same for all images."""
+        return self._walks[0].timesteps
+
+    def scaled(self, latent_BCHW: Tensor, timestep: Tensor) -> Tensor:
+        """The latents as the network wants them."""
+        own = zip(self._walks, latent_BCHW.chunk(len(latent_BCHW)), strict=True)
+        return torch.cat([walk.scaled(latent_1CHW, timestep) for walk, latent_1CHW in own])
+
+    def step(self, noise_BCHW: Tensor, timestep: Tensor, latent_BCHW: Tensor) -> Tensor:
+        """The next latents; call it once per timestep, in order."""
+        own = zip(self._walks, noise_BCHW.chunk(len(noise_BCHW)), latent_BCHW.chunk(len(latent_BCHW)), strict=True)
+        return torch.cat([walk.step(noise_1CHW, timestep, latent_1CHW) for walk, noise_1CHW, latent_1CHW in own])
 
 
 def _known(kind: Any, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """SDXL's UNet on one rank's patch of the latent."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from distri.plan import SplitLayers
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the UNet is told besides latent and time; B is 2 where both halves of guidance are one batch.
+    """What the UNet is told besides latent and time; B counts both halves of guidance where they are one batch.
 
     Attributes:
         text: BLC, prompt embeddings of both text encoders side by side.
@@ -28,6 +29,15 @@ class Conditions:
     text: Tensor
     pooled: Tensor
     time_ids: Tensor
+
+
+def together(parts: Sequence[Conditions]) -> Conditions:
+    """Several conditions as one batch, in their order."""
+    return Conditions(
+        torch.cat([part.text for part in parts]),
+        torch.cat([part.pooled for part in parts]),
+        torch.cat([part.time_ids for part in parts]),
+    )
 
 
 class SplitUNet:

@@ -2,6 +2,8 @@
 
 # B batch, C channels, H and W of this rank's patch
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -9,6 +11,7 @@ from torch.nn import functional
 from distri.context import Context
 from distri.errors import Unsplittable
 from distri.exchange import Incoming, Outgoing
+from distri.patches import ROWS
 
 
 class PatchConv2d:
@@ -70,3 +73,31 @@ class PatchConv2d:
             padded = torch.cat([above, x_BCHW, below], dim)
         across = (0, self.before) if dim == 2 else (self.before, 0)
         return functional.conv2d(padded, module.weight, module.bias, module.stride, across)
+
+
+class PatchDownsample2d:
+    """What diffusers' `Downsample2D` gives on the whole image, for this rank's patch of it.
+
+    The VAE's encoder pads the right and the lower border only, by one, and convolves without padding; the lower border
+    of the image is that of the last patch alone. With padding inside the convolution (the UNet) there is nothing to do.
+
+    Args:
+        module: owner of the convolution, which is split in its own right and fetches the row after the patch.
+        site: the module's name.
+        context: where the evaluation stands.
+    """
+
+    def __init__(self, module: Any, site: str, context: Context) -> None:
+        if not module.use_conv or module.padding not in (0, 1) or module.norm is not None:
+            raise Unsplittable(site, "Downsample2D", "only a convolution of stride 2 with padding 0 or 1 is known")
+        self.module = module
+        self.context = context
+
+    def __call__(self, x_BCHW: Tensor, *_: Any, **__: Any) -> Tensor:
+        """This rank's patch of the output; trades at the convolution's site."""
+        if self.module.padding == 0:
+            context = self.context
+            end = int(context.axis.index == context.axis.size - 1)
+            right, below = (1, end) if context.patches.dim == ROWS else (end, 1)
+            x_BCHW = functional.pad(x_BCHW, (0, right, 0, below))
+        return torch.as_tensor(self.module.conv(x_BCHW))
