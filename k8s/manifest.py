@@ -15,7 +15,7 @@ from typing import Any
 from k8s.merge import merged
 from k8s.pod import MODELS_PATH, TORCHRUN_RESERVE_S, PodSettings
 from pipeline.attempt import AttemptSpec
-from pipeline.settings import Settings
+from pipeline.settings import PREFIX, Settings
 
 CONTAINER, WEIGHTS_CONTAINER = "render", "fetch-weights"
 
@@ -33,15 +33,18 @@ HOPELESS_EXIT_CODES = (64, 78)
 
 SCRATCH_PATH = "/scratch"
 
-# Settings of workers and of this machine. An older image refuses a name that it does not know, so a pod gets no more
-# than it can use.
-_NOT_FOR_PODS = frozenset(
-    "TESSERA_" + name.upper()
-    for name in (
-        "redis_url", "pod", "launcher", "image", "data_dir", "images_per_job", "max_attempts", "deadline_s", "lease_s",
-        "observe_s", "tick_s", "worker_slots", "gpus", "layout", "exact", "warmup_steps", "device", "dtype",
-    )
-)  # fmt: skip
+# What a pod reads of the deployment's settings, beside the Redis URL. No more: an older image refuses a name that it
+# does not know.
+FOR_PODS = (
+    "redis_prefix",
+    "s3_endpoint",
+    "s3_region",
+    "s3_bucket",
+    "s3_prefix",
+    "connect_timeout_s",
+    "models",
+    "log_level",
+)
 
 
 def deployment_selector(deployment: str) -> str:
@@ -209,7 +212,9 @@ def _container(pod: PodSettings, settings: Settings, spec: AttemptSpec) -> dict[
 
 
 def _environment(pod: PodSettings, settings: Settings, spec: AttemptSpec) -> list[dict[str, Any]]:
-    deployment = {name: value for name, value in settings.environment().items() if name not in _NOT_FOR_PODS}
+    variables = settings.environment()
+    names = [PREFIX + name.upper() for name in FOR_PODS]
+    deployment = {name: variables[name] for name in names if name in variables}
     url = settings.redis_url.get_secret_value()
     if "@" not in url and not pod.env_from_secrets:  # a Secret may hold it all the same, and `env` would win
         deployment["TESSERA_REDIS_URL"] = url

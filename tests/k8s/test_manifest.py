@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from kubernetes import client
 
-from k8s.manifest import HOPELESS_EXIT_CODES, job_manifest
+from k8s.manifest import FOR_PODS, HOPELESS_EXIT_CODES, job_manifest
 from k8s.merge import merged
 from k8s.pod import PodSettings, pod_settings
 from pipeline.attempt import AttemptSpec
@@ -153,6 +155,16 @@ def test_the_pods_environment_is_one_that_a_pod_can_load(make_spec: Make, make_s
     assert loaded.log_format == "json"
     # A Service in the namespace may be called tessera-redis, and settings refuse TESSERA_REDIS_PORT.
     assert _pod(_manifest(make_spec, make_settings))["enableServiceLinks"] is False
+
+
+def test_a_pod_is_told_every_setting_that_its_code_reads() -> None:
+    root = Path(__file__).resolve().parents[2]
+    files = [root / "pipeline" / "artifacts.py", *(root / "pipeline" / "ledger").glob("*.py")]
+    files += (root / "distri" / "run").glob("*.py")
+    read = {name for file in files for name in re.findall(r"settings\.(\w+)", file.read_text())}
+    assert len(files) > 10
+    # The URL comes from a Secret, and a pod always logs JSON.
+    assert read & Settings.model_fields.keys() == {*FOR_PODS, "redis_url", "log_format"}
 
 
 def test_nothing_secret_is_in_the_manifest(make_spec: Make, make_settings: Make) -> None:
