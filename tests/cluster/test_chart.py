@@ -1,0 +1,89 @@
+"""The chart in a real control plane, by Helm's server-side apply, and what its `helm test` asks of the cluster."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks.probe import main
+from tests.cluster.api import Namespace
+from tests.helm.chart import CHART, VALUES, helm, of_kind, render
+
+# This server is older than the chart's Kubernetes, and has PodDisruptionBudgets under another name.
+NOT_HERE = "podDisruptionBudget.enabled=false"
+
+
+@pytest.fixture
+def chart(tmp_path: Path) -> Path:
+    copy = Path(shutil.copytree(CHART, tmp_path / "tessera"))
+    text = (copy / "Chart.yaml").read_text()
+    (copy / "Chart.yaml").write_text("".join(line for line in text.splitlines(True) if "kubeVersion" not in line))
+    return copy
+
+
+@pytest.fixture
+def run(namespace: Namespace, tmp_path: Path) -> Callable[..., str]:
+    kubeconfig = namespace.api.access.written(tmp_path / "helm.json", namespace.name)
+
+    def ran(*arguments: str | Path) -> str:
+        command = [helm(), *arguments, "--namespace", namespace.name, "--kubeconfig", kubeconfig]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return ran
+
+
+def _accounts(namespace: Namespace) -> set[str]:
+    items = namespace.api.do("GET", namespace.core("serviceaccounts"))["items"]
+    return {item["metadata"]["name"] for item in items}
+
+
+def test_two_releases_are_installed_upgraded_and_removed(
+    run: Callable[..., str], chart: Path, namespace: Namespace
+) -> None:
+    for release, values in (("one", "least"), ("night", "fullest")):
+        install = ("upgrade", "--install", release, chart, "--values", VALUES / f"{values}.yaml", "--set", NOT_HERE)
+        run(*install)
+        run(*install)
+        run(*install, "--set", "settings.tick_s=3,controller.extraEnv.MORE=x,controller.extraEnv.HOME=/home")
+    assert _accounts(namespace) >= {"one-tessera-worker", "one-tessera-pod", "renders-worker", "renders-pod"}
+    run("uninstall", "one")
+    assert "were kept" in run("uninstall", "night")
+    assert not _accounts(namespace) & {"one-tessera-worker", "renders-worker"}
+    claims = namespace.api.do("GET", namespace.core("persistentvolumeclaims"))["items"]
+    assert "studio-renders-weights" in {claim["metadata"]["name"] for claim in claims}
+
+
+@pytest.fixture
+def in_cluster(namespace: Namespace, token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a container of the chart's `helm test` has: its settings, and the workers' account."""
+    kubeconfig = namespace.api.access.written(tmp_path / "worker.json", namespace.name, token=token)
+    (config,) = of_kind(render(namespace=namespace.name).objects, "ConfigMap").values()
+    for name, value in config["data"].items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TESSERA_REDIS_URL", "redis://:password@redis:6379/0")
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+
+
+@pytest.mark.usefixtures("in_cluster")
+def test_the_helm_test_finds_that_jobs_may_be_made_and_leaves_none(namespace: Namespace) -> None:
+    assert main(["cluster"]) == 0
+    assert namespace.jobs() == []
+    assert namespace.pods() == []
+
+
+@pytest.mark.usefixtures("in_cluster")
+def test_the_helm_test_says_what_is_not_allowed(
+    namespace: Namespace, grant: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    kubeconfig = namespace.api.access.written(tmp_path / "nobody.json", namespace.name, token=grant([], name="nobody"))
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    assert main(["cluster"]) == 1
+    assert 'cannot create resource "jobs"' in capsys.readouterr().err
