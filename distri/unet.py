@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,15 +60,14 @@ class SplitUNet:
             )
         self.unet = unet
         self.exchanges = Exchanges(kept_shapes)
-        self._levels = len(unet.config.block_out_channels)
         self._context = Context.alone(norm_mode)
-        self._layers = SplitLayers(unet, self._context, self._halvings)
+        self._layers = SplitLayers(unet, self._context, partial(halvings_of, unet))
         self._conditions: Conditions | None = None
 
     @property
     def unit(self) -> int:
         """Latent rows that stay on one rank, so that every stride-2 layer starts on an even row."""
-        return 1 << (self._levels - 1)
+        return 1 << (len(self.unet.config.block_out_channels) - 1)
 
     def begin(self, conditions: Conditions, axis: Axis, height: int, width: int) -> Patches:
         """Prepare for one image; no communication.
@@ -129,10 +129,13 @@ class SplitUNet:
         self.end()
         self._layers.remove()
 
-    def _halvings(self, site: str) -> int:
-        part, _, rest = site.partition(".")
-        if part == "down_blocks":
-            return int(rest.split(".")[0])
-        if part == "up_blocks":
-            return self._levels - 1 - int(rest.split(".")[0])
-        return self._levels - 1 if part == "mid_block" else 0
+
+def halvings_of(unet: Any, site: str) -> int:
+    """How many stride-2 layers lie before the norms and attentions of a part of the UNet, by the part's name."""
+    levels = len(unet.config.block_out_channels)
+    part, _, rest = site.partition(".")
+    if part == "down_blocks":
+        return int(rest.split(".")[0]) if rest else 0
+    if part == "up_blocks":
+        return levels - 1 - int(rest.split(".")[0]) if rest else 0
+    return levels - 1 if part == "mid_block" else 0

@@ -1,0 +1,1 @@
+"""What makes the engine's figures: exactness, arithmetic, traffic and speed. Run `python -m benchmarks.engine`."""

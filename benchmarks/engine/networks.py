@@ -1,0 +1,67 @@
+"""The networks that are measured: diffusers UNets of SDXL's architecture with random weights."""
+
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from distri.unet import Conditions
+
+TEXT_TOKENS, TEXT_WIDTH, POOLED_WIDTH = 77, 256, 128
+
+
+def speed_unet() -> Any:
+    """Widths 64, 128, 256, two layers a block, transformer depths 1, 1, 2; float32."""
+    torch.manual_seed(1)
+    kind: Any = UNet2DConditionModel
+    return (
+        kind(
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=(64, 128, 256),
+            layers_per_block=2,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 1, 2),
+            attention_head_dim=(2, 4, 8),
+            cross_attention_dim=TEXT_WIDTH,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=32,
+            projection_class_embeddings_input_dim=6 * 32 + POOLED_WIDTH,
+        )
+        .eval()
+        .requires_grad_(False)
+    )
+
+
+def sdxl_unet() -> Any:
+    """The UNet of SDXL base 1.0 by its published settings, on the meta device: shapes without numbers."""
+    kind: Any = UNet2DConditionModel
+    with torch.device("meta"):
+        return kind(
+            sample_size=128,
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=(320, 640, 1280),
+            layers_per_block=2,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2, 10),
+            attention_head_dim=(5, 10, 20),
+            cross_attention_dim=2048,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=6 * 256 + 1280,
+        ).eval()
+
+
+def conditions(batch: int) -> Conditions:
+    """What the speed UNet is told, the same on all ranks."""
+    generator = torch.Generator().manual_seed(5)
+    return Conditions(
+        torch.randn((batch, TEXT_TOKENS, TEXT_WIDTH), generator=generator),
+        torch.randn((batch, POOLED_WIDTH), generator=generator),
+        torch.tensor([[512.0, 512.0, 0.0, 0.0, 512.0, 512.0]]).repeat(batch, 1),
+    )

@@ -1,0 +1,84 @@
+"""Several prompts in one batch, and evaluations that wait because the prediction drifts."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from distri.engine import Engine, Evaluations, ImageSpec, Rendered, Settings
+from distri.errors import BadImage
+from distri.mesh import Mesh
+from distri.sampler import Control, Schedule, phase_of
+from tests.distri import on_ranks
+from tests.distri.pool import Ranks
+
+GetRanks = Callable[[int], Ranks]
+CAT = ImageSpec(
+    *("a photo of a cat", "blurry"),
+    seed=7,
+    width=120,
+    height=136,
+    steps=3,
+    guidance_scale=5.0,
+    scheduler="EulerAncestralDiscreteScheduler",
+)
+CASTLE = replace(CAT, prompt="a castle on a hill", negative_prompt=None, seed=1234, crop=(8, 0))
+
+
+def _go() -> Control:
+    return Control.GO
+
+
+def _together_and_alone(model_dir: Path, layout: str) -> tuple[list[Rendered], list[Rendered]]:
+    engine = on_ranks.engine(model_dir, layout, Settings(warmup=1))
+    return engine.render_batch([CAT, CASTLE], control=_go), [engine.render(one, control=_go) for one in (CAT, CASTLE)]
+
+
+@pytest.mark.parametrize(("count", "layout"), [(2, "1x1x2"), (4, "1x2x2")])
+def test_images_of_a_displaced_batch_are_those_rendered_alone(
+    ranks: GetRanks, model_dir: Path, count: int, layout: str
+) -> None:
+    together, alone = ranks(count).run(_together_and_alone, model_dir, layout)[0]
+    for one, other in zip(together, alone, strict=True):
+        assert one.evaluations == other.evaluations == Evaluations(synchronous=1, displaced=2)
+        assert np.abs(one.pixels.astype(int) - other.pixels.astype(int)).max() <= 1
+    assert not np.array_equal(together[0].pixels, together[1].pixels)
+
+
+@pytest.mark.parametrize("images", [[], [CAT, replace(CASTLE, steps=7)], [CAT, replace(CASTLE, scheduler=None)]])
+def test_a_batch_of_images_that_need_evaluations_of_their_own_is_refused(
+    model_dir: Path, images: list[ImageSpec]
+) -> None:
+    engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=Settings())
+    with pytest.raises(BadImage, match="batch"):
+        engine.render_batch(images, control=_go)
+
+
+def _drifting(model_dir: Path, resync: float) -> Evaluations:
+    engine = on_ranks.engine(model_dir, "1x1x2", Settings(warmup=2, resync=resync))
+    return engine.render(replace(CAT, steps=8), control=_go).evaluations
+
+
+@pytest.mark.parametrize(("resync", "synchronous"), [(1e9, 2), (0.0, 7)])
+def test_drift_above_the_threshold_makes_an_evaluation_wait(
+    ranks: GetRanks, model_dir: Path, resync: float, synchronous: int
+) -> None:
+    """A drift takes two evaluations to be known, so with a threshold always passed only evaluation 2 is displaced."""
+    assert ranks(2).run(_drifting, model_dir, resync) == [Evaluations(synchronous, 8 - synchronous)] * 2
+
+
+def test_a_resync_is_known_before_the_evaluation_that_need_not_send() -> None:
+    phases = [phase_of(index, 6, 2, resync_at=4) for index in range(6)]
+    assert [phase.phase.value[0] for phase in phases] == ["s", "s", "d", "d", "s", "d"]
+    assert [phase.publish for phase in phases] == [False, True, True, False, True, False]
+
+
+def test_a_drift_that_is_no_number_makes_the_ranks_wait() -> None:
+    assert Schedule(2, 0.1).resyncs(0.2)
+    assert Schedule(2, 0.1).resyncs(float("nan"))
+    assert not Schedule(2, 0.1).resyncs(0.1)
+    assert not Schedule(2, 0.1).resyncs(None)
+    assert not Schedule(2).resyncs(5.0)
