@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel
 
 from k8s.pod import PodSettings
 from pipeline.settings import Settings
@@ -61,11 +60,6 @@ def readme() -> str:
     values = yaml.safe_load(text)
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     rows = [(path, json.dumps(at(values, path)), words) for path, words in documented(text)]
-    fields = [
-        (f"pod.{name}", _default(field), field.description or "")
-        for name, field in PodSettings.model_fields.items()
-        if name not in NOT_IN_POD
-    ]
     return "\n".join(
         [
             "# The chart `tessera`",
@@ -82,9 +76,9 @@ def readme() -> str:
             "",
             "## Render pods: `pod`",
             "",
-            "Lists replace lists, mappings are merged by key. `pod.template` is laid over the pod template at last.",
-            "",
-            *_table(fields),
+            "Those of docs/pod.md by name, except what the chart sets from other values: "
+            + ", ".join(f"`{name}`" for name in sorted(NOT_IN_POD))
+            + ".",
             "",
             "## Settings: `settings`",
             "",
@@ -94,11 +88,6 @@ def readme() -> str:
             "",
         ]
     )
-
-
-def _default(field: Any) -> str:
-    default = field.get_default(call_default_factory=True)
-    return json.dumps(default.model_dump(mode="json") if isinstance(default, BaseModel) else default)
 
 
 def _table(rows: list[tuple[str, str, str]]) -> list[str]:

@@ -12,6 +12,10 @@ import secrets
 import socket
 import sys
 
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
 from pipeline.attempt import AttemptSpec, attempt_name
 from pipeline.errors import LedgerUnavailable, TesseraError
 from pipeline.layouts import planned_layout
@@ -19,17 +23,24 @@ from pipeline.ledger import Ledger
 from pipeline.messages import celery_app
 from pipeline.settings import Settings, load_settings
 
+# Together less than the probes' timeout, or a Redis that is silent would count as a deaf worker.
+REDIS_WITHIN_S = 3.0
 ANSWER_WITHIN_S = 8.0
 
 
 def works(settings: Settings, role: str, host: str) -> bool:
     """Whether the worker of this host takes work. Raises LedgerUnavailable if Redis does not answer."""
-    ledger = Ledger(settings)
-    ledger.now()
+    client = redis.Redis.from_url(
+        settings.redis_url.get_secret_value(),
+        socket_connect_timeout=REDIS_WITHIN_S,
+        socket_timeout=REDIS_WITHIN_S,
+        retry=Retry(NoBackoff(), 0),
+    )
+    with client, Ledger(settings).store.errors():
+        # RedBeat holds it while it ticks; it ends a few ticks after beat does.
+        ticking = bool(client.exists(f"{settings.redis_prefix}:redbeat::lock"))
     if role == "beat":
-        with ledger.store.errors():
-            # RedBeat holds it while it ticks; it ends a few ticks after beat does.
-            return bool(ledger.store.redis.exists(f"{settings.redis_prefix}:redbeat::lock"))
+        return ticking
     inspect = celery_app(settings).control.inspect(
         pattern=f"{role}@{host}-*", matcher="glob", timeout=ANSWER_WITHIN_S, limit=1
     )

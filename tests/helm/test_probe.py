@@ -78,3 +78,14 @@ def test_an_outage_of_redis_takes_work_away_and_kills_nobody(
     assert main(["ready", role]) == 1
     assert main(["alive", role]) == 0
     assert "does not answer" in capsys.readouterr().err
+
+
+def test_a_redis_that_says_nothing_is_an_outage_too(deployed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("TESSERA_REDIS_URL", f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        monkeypatch.setattr("tasks.probe.REDIS_WITHIN_S", 0.5)
+        began = time.monotonic()
+        assert main(["alive", "render"]) == 0
+        assert time.monotonic() - began < 2

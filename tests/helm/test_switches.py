@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from kubernetes_validate import utils as kubernetes
+from kubernetes_validate import utils as kubernetes  # type: ignore[import-untyped]
 
 from tests.helm.chart import Object, lint, pods, render
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -185,3 +186,14 @@ def test_values_that_contradict_each_other_are_refused(values: dict[str, Any], s
     answer = render(values)
     assert answer.code != 0
     assert said in answer.complaint
+
+
+def test_the_guides_values_are_values_of_the_chart() -> None:
+    guide = (CHART.parents[1] / "docs" / "cluster.md").read_text()
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)]
+    assert len(blocks) == 3
+    for block in blocks:
+        if "engineImage" in block:
+            block["engineImage"]["digest"] = "sha256:" + "1" * 64
+            _put(block, "pod.models_claim", None)
+        assert render(block).code == 0, render(block).complaint

@@ -93,15 +93,15 @@ capabilities: {drop: [ALL]}
 startupProbe:
   exec: {command: [python, -P, -m, tasks.probe, ready, {{ . }}]}
   periodSeconds: 5
-  timeoutSeconds: 15
+  timeoutSeconds: 20
   failureThreshold: 60
 readinessProbe:
   exec: {command: [python, -P, -m, tasks.probe, ready, {{ . }}]}
   periodSeconds: 60
-  timeoutSeconds: 15
+  timeoutSeconds: 20
 livenessProbe:
   exec: {command: [python, -P, -m, tasks.probe, alive, {{ . }}]}
   periodSeconds: 60
-  timeoutSeconds: 15
+  timeoutSeconds: 20
   failureThreshold: 3
 {{- end }}
