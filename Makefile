@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test format clean
+.PHONY: help install demo check test test-cluster format clean
 
 help: ## Show the commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ check: $(INSTALLED) ## ruff, mypy strict, import contracts
 
 test: $(INSTALLED) ## Everything that a machine without GPU and cluster can show
 	$(BIN)/python -m pytest
+
+test-cluster: $(INSTALLED) ## The Kubernetes tests, against the cluster that KUBECONFIG names; they make nodes there
+	CLUSTER_TESTS=required $(BIN)/python -m pytest tests/cluster
 
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff format .

@@ -80,7 +80,7 @@ class KubernetesLauncher:
 
     def launch(self, spec: AttemptSpec) -> LaunchResult:
         """Create the attempt's Job, or adopt the one that carries this very spec."""
-        manifest = job_manifest(spec, self._pod, self._settings, avoid_nodes=self._avoided())
+        manifest = job_manifest(spec, self._pod, self._settings, avoid_nodes={*spec.avoid_nodes, *self._avoided()})
         try:
             self._cluster.create_job(manifest)
         except AlreadyThere:

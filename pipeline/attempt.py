@@ -46,6 +46,7 @@ class AttemptSpec(BaseModel):
     dtype: str
     shard_key: str = Field(description="Object that holds the rows of this job, relative to the deployment's prefix.")
     deadline_s: float = Field(gt=0, description="Longest running time.")
+    avoid_nodes: tuple[str, ...] = Field((), description="Nodes whose GPU proved bad under this job before.")
 
     @property
     def job_ref(self) -> str:

@@ -34,13 +34,23 @@ def connect(environ: Mapping[str, str] | None = None) -> Connection:
     if environ.get("TESSERA_REDIS_URL"):
         settings = load_settings(environ)
         return Connection(settings, Ledger(settings), Artifacts(settings))
+    return of_stack(environment_of_deployment(environ))
+
+
+def environment_of_deployment(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """`environ` as a process of the deployment needs it: itself if it names a Redis, else the local stack's.
+
+    Raises SettingsError if there is neither.
+    """
+    if environ.get("TESSERA_REDIS_URL"):
+        return environ
     stack = running_stack(load_settings(environ, **_NOWHERE).data_dir)
     if stack is None:
         raise SettingsError(
             "no deployment found: TESSERA_REDIS_URL is not set and no local stack runs; `tessera up` starts one, "
             "or set TESSERA_REDIS_URL, TESSERA_S3_BUCKET and TESSERA_S3_ENDPOINT (docs/settings.md)"
         )
-    return of_stack(stack.over(environ))
+    return stack.over(environ)
 
 
 def of_stack(environment: Mapping[str, str]) -> Connection:

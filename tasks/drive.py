@@ -102,6 +102,7 @@ def _recorded(context: Context, job: JobRecord, fence: str) -> JobRecord:
         dtype=settings.dtype,
         shard_key=BatchObjects(job.batch_id).shard(job.index),
         deadline_s=settings.deadline_s,
+        avoid_nodes=tuple(sorted({e.node for e in job.ended if e.node and e.code is Code.GPU_UNHEALTHY})),
     )
     launching = advance(job, JobState.LAUNCHING, at=context.ledger.now(), attempt=spec, confirmed=False)
     context.ledger.jobs.write(launching, Place.HELD, fence=fence)

@@ -137,6 +137,15 @@ def test_without_any_deployment_the_way_on_is_shown(studio: User, tmp_path: Path
     assert studio.run("validate", path, environment={"TESSERA_DATA_DIR": str(tmp_path)}).returncode == 0
 
 
+def test_pod_says_why_a_job_of_the_local_node_has_no_kubernetes_job(studio: User) -> None:
+    path = studio.manifest("pod.jsonl", ROW)
+    assert studio.run("submit", path, "--batch-id", "pod", "--watch").returncode == 0
+    done = studio.run("pod", "pod/0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'local' found; a container image by digest wanted" in done.stderr
+    assert "no job 'pod/7'" in studio.run("pod", "pod/7").stderr
+
+
 def test_doctor_sees_the_stack_and_a_file_that_hides_a_package(studio: User) -> None:
     done = studio.run("doctor", "--json")
     found = {finding["what"]: finding for finding in json.loads(done.stdout)}

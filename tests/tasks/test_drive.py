@@ -102,6 +102,15 @@ def test_disruptions_cost_no_attempt(stage: Stage) -> None:
     assert (stage.state(), stage.job().spent, len(stage.node.launched)) == (JobState.SUCCEEDED, 0, 5)
 
 
+def test_a_node_whose_gpu_proved_bad_is_avoided_by_every_later_attempt(stage: Stage) -> None:
+    stage.batch(1)
+    bad = Outcome(Code.GPU_UNHEALTHY, "Xid 79", exit_code=1, node="gpu-7")
+    stage.node.play = _attempts(lambda _: [bad], lambda _: [ENGINE_ERROR], stage.all_well)
+    stage.work()
+    job = stage.job()
+    assert (job.state, job.attempt is not None and job.attempt.avoid_nodes) == (JobState.SUCCEEDED, ("gpu-7",))
+
+
 def test_exit_0_with_images_missing_is_not_believed(stage: Stage) -> None:
     stage.batch(2)
     stage.node.play = _attempts(
