@@ -1,6 +1,6 @@
 """Write what the chart repeats of other places: README.md from values.yaml, the program's part of the values' schema.
 
-`python helm/generate.py` from the repository's root; a test compares.
+`python -m helm.generate` from the repository's root; a test compares.
 """
 
 from __future__ import annotations

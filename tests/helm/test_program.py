@@ -40,9 +40,9 @@ def test_the_least_values_are_settings_of_the_program(least: list[Object]) -> No
     settings = _settings(least)
     assert settings == load_settings(
         SECRET,
-        redis_prefix="render-tessera",
+        redis_prefix="render--tessera",
         s3_bucket="renders",
-        s3_prefix="render-tessera",
+        s3_prefix="render--tessera",
         models={"sdxl": {"path": "/models/sdxl", "revision": "462165984030d82259a11f4367a4eed129e94a7b"}},
         image="registry.example.com/tessera-engine:0.1.0",
         pod=settings.pod,
@@ -200,9 +200,21 @@ def test_two_releases_in_one_namespace_do_not_meet() -> None:
     assert first.s3_prefix != second.s3_prefix
 
 
-def test_one_release_name_in_two_namespaces_is_two_deployments() -> None:
-    first, second = (_settings(render(namespace=name).objects) for name in ("staging", "production"))
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("staging", "tessera"), ("production", "tessera")),
+        (("a-b", "c"), ("a", "b-c")),
+        (("a", "b.c"), ("a", "b-c")),
+        (("n" * 63, "one"), ("n" * 63, "two")),
+    ],
+)
+def test_each_release_of_each_namespace_is_a_deployment_of_its_own(
+    one: tuple[str, str], other: tuple[str, str]
+) -> None:
+    first, second = (_settings(render(namespace=name, release=release).objects) for name, release in (one, other))
     assert first.redis_prefix != second.redis_prefix
+    assert first.s3_prefix != second.s3_prefix
 
 
 @pytest.mark.parametrize("deployment", ["", "night", "tessera"])
@@ -221,7 +233,7 @@ def test_the_workers_policy_selects_all_pods_of_the_chart_but_valkey(fullest: li
     assert unselected == {"StatefulSet/studio-renders-valkey"}
 
 
-@pytest.mark.parametrize("release", ["tessera", "x", "x" * 53, "a-tessera-b", "0" * 53])
+@pytest.mark.parametrize("release", ["tessera", "x", "x" * 53, "a-tessera-b", "a.b", "0" * 53])
 def test_long_and_strange_release_names_make_valid_names(release: str) -> None:
     objects = render({**DEV, **CLAIM}, release=release, namespace="n" * 63).objects
     for one in objects:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import tempfile
 from collections.abc import Iterator
@@ -52,14 +53,19 @@ def _other(path: str) -> Any:
     return f"other{default}"
 
 
-def _unchecked(values: dict[str, Any]) -> str:
-    """The rendering of values that the schema would refuse."""
+@functools.cache
+def _rendered(text: str) -> str:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        yaml.safe_dump(values, file)
+        file.write(text)
         file.flush()
         answer = run_helm("template", "t", str(CHART), "--skip-schema-validation", "--values", file.name)
     assert answer.code == 0, answer.complaint
     return answer.text
+
+
+def _unchecked(values: dict[str, Any]) -> str:
+    """The rendering of values that the schema would refuse."""
+    return _rendered(yaml.safe_dump(values))
 
 
 def _everything_on(path: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-{{/* At most 40 characters of a name; a longer one ends in a hash, so that two of them stay two. */}}
+{{/* At most 40 characters of a name, without dots; one that is changed ends in a hash, so that two of them stay two. */}}
 {{- define "tessera.short" -}}
-{{- if gt (len .) 40 }}{{ trunc 31 . | trimSuffix "-" }}-{{ sha256sum . | trunc 8 }}{{ else }}{{ . }}{{ end }}
+{{- if or (gt (len .) 40) (contains "." .) }}{{ replace "." "-" . | trunc 31 | trimSuffix "-" }}-{{ sha256sum . | trunc 8 }}{{ else }}{{ . }}{{ end }}
 {{- end }}
 
 {{- define "tessera.name" -}}
@@ -14,9 +14,10 @@
 {{- include "tessera.short" (default $composed .Values.fullnameOverride) }}
 {{- end }}
 
-{{/* What tells this deployment from all others in Redis, in the bucket and among the cluster's Jobs. */}}
+{{/* What tells this deployment from all others in Redis, in the bucket and among the cluster's Jobs. Two dashes: a-b of
+namespace and c of release are not a and b-c. */}}
 {{- define "tessera.deployment" -}}
-{{- default (include "tessera.short" (printf "%s-%s" .Release.Namespace .Release.Name | replace "." "-")) .Values.deployment }}
+{{- default (include "tessera.short" (printf "%s--%s" .Release.Namespace .Release.Name)) .Values.deployment }}
 {{- end }}
 
 {{- define "tessera.workerAccount" -}}
