@@ -9,10 +9,11 @@
     |  |- BadSize             width or height is not a positive multiple of 8
     |  |- PromptTooLong       more tokens than the text encoder reads
     |  `- UnknownScheduler    not the name of a diffusers scheduler that fits the model
+    |- PeerLost               a message failed; raised on each rank that noticed, naming those that do not answer
     |- Stopped                the leader said STOP; raised on every rank of the replica before the same evaluation
     `- LeaderFailed           the leader's control callable raised; raised on the other ranks of its replica
 
-Every error but the last two follows from what is equal on all ranks, so all ranks raise it together and before any
+Every error but the last three follows from what is equal on all ranks, so all ranks raise it together and before any
 collective.
 """
 
@@ -82,6 +83,27 @@ class UnknownScheduler(BadImage):
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"scheduler {name!r}: {reason}")
         self.name = name
+        self.reason = reason
+
+
+class PeerLost(EngineError):
+    """A message failed or timed out. The group is of no use afterwards: the process should end.
+
+    Attributes:
+        missing: ranks that answer no roll call; None if that could not be asked.
+    """
+
+    def __init__(self, *, missing: tuple[int, ...] | None, ranks: tuple[int, ...], reason: str) -> None:
+        among = f"of ranks {', '.join(map(str, ranks))}"
+        if missing is None:
+            who = f"{among} at least one is lost, and the store that could tell which does not answer"
+        elif missing:
+            who = f"{among} no sign from {', '.join(map(str, missing))}: dead, stopped, or stuck"
+        else:
+            who = f"{among} all are there, but a message between them failed"
+        super().__init__(f"{who} ({reason})")
+        self.missing = missing
+        self.ranks = ranks
         self.reason = reason
 
 

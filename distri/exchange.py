@@ -78,9 +78,8 @@ class _Bucket:
     receives: list[wire.Message]
     pending: list[Any]
 
-    def arrive(self) -> None:
-        for work in self.pending:
-            work.wait()
+    def arrive(self, axis: Axis) -> None:
+        wire.finish(axis, self.pending)
         self.pending = []
 
 
@@ -129,7 +128,7 @@ class Exchange:
             yield received
             return
         place = self._sites[site]
-        place.bucket.arrive()
+        place.bucket.arrive(self.axis)
         yield place.received
         if evaluation.publish:
             for view, out in zip(place.sent, outgoing, strict=True):
@@ -169,7 +168,7 @@ class Exchange:
     def drain(self) -> None:
         """Wait for everything under way, so that another image can start."""
         for bucket in self._buckets:
-            bucket.arrive()
+            bucket.arrive(self.axis)
 
     def _keep(
         self, site: str, outgoing: Sequence[Outgoing], incoming: Sequence[Incoming], received: list[Tensor]

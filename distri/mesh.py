@@ -10,6 +10,9 @@ import torch
 import torch.distributed as dist
 
 from distri.errors import LayoutError
+from distri.rollcall import RollCall, blaming
+
+ROLL_CALL_GRACE = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Axis:
         index: this rank's place among them.
         group: their process group; None on an axis of one, which never communicates.
         traffic: where bytes sent are counted.
+        roll: tells which of them is missing when a message fails.
     """
 
     name: str
@@ -72,6 +76,7 @@ class Axis:
     index: int
     group: Any = field(repr=False)
     traffic: Traffic = field(repr=False, compare=False)
+    roll: RollCall | None = field(default=None, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -96,7 +101,14 @@ class Mesh:
         traffic: bytes sent.
     """
 
-    def __init__(self, layout: Layout, device: torch.device, rank: int, groups: dict[tuple[int, ...], Any]) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        device: torch.device,
+        rank: int,
+        groups: dict[tuple[int, ...], Any],
+        roll: RollCall | None = None,
+    ) -> None:
         self.layout = layout
         self.device = device
         self.rank = rank
@@ -104,6 +116,7 @@ class Mesh:
         self.data_index, within = divmod(rank, layout.cfg * layout.patch)
         self.cfg_index, self.patch_index = divmod(within, layout.patch)
         self._groups = groups
+        self._roll = roll
         replica_ranks, patch_ranks = _replica(layout, self.data_index), _half(layout, self.data_index, self.cfg_index)
         self.replica = self._axis("replica", replica_ranks)
         self.patch = self._axis("patch", patch_ranks)
@@ -148,7 +161,10 @@ class Mesh:
             for ranks in (_replica(layout, data), *(_half(layout, data, cfg) for cfg in range(layout.cfg))):
                 if len(ranks) > 1 and ranks not in groups:
                     groups[ranks] = dist.new_group(list(ranks), timeout=timeout)
-        return cls(layout, own, dist.get_rank(), groups)
+        # torch.distributed has no public name for the store that the ranks met in.
+        store = dist.distributed_c10d._get_default_store()
+        roll = RollCall(store, dist.get_rank(), grace=min(ROLL_CALL_GRACE, timeout))
+        return cls(layout, own, dist.get_rank(), groups, roll)
 
     def leave(self) -> None:
         """End all groups; the mesh is of no use afterwards."""
@@ -179,12 +195,13 @@ class Mesh:
         return json.loads(bytes(data.tolist()))
 
     def _broadcast(self, tensor: torch.Tensor) -> None:
-        dist.broadcast(tensor, src=self.replica.ranks[0], group=self.replica.group)
+        with blaming(self._roll, self.replica.ranks):
+            dist.broadcast(tensor, src=self.replica.ranks[0], group=self.replica.group)
         if self.is_leader:
             self.traffic.sent_bytes += tensor.nbytes * (self.replica.size - 1)
 
     def _axis(self, name: str, ranks: tuple[int, ...]) -> Axis:
-        return Axis(name, ranks, ranks.index(self.rank), self._groups.get(ranks), self.traffic)
+        return Axis(name, ranks, ranks.index(self.rank), self._groups.get(ranks), self.traffic, self._roll)
 
 
 def _replica(layout: Layout, data: int) -> tuple[int, ...]:

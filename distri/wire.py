@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from distri.mesh import Axis
+from distri.rollcall import blaming
 
 FREE_TAGS = 16  # tags below are for messages that are waited for at once
 GATHER_TAG = 2
@@ -36,13 +37,22 @@ def post(axis: Axis, sends: Sequence[Message], receives: Sequence[Message]) -> l
     operations = [dist.P2POp(dist.isend, m.tensor, axis.ranks[m.peer], axis.group, m.tag) for m in sends]
     operations += [dist.P2POp(dist.irecv, m.tensor, axis.ranks[m.peer], axis.group, m.tag) for m in receives]
     axis.traffic.sent_bytes += sum(message.tensor.nbytes for message in sends)
-    return list(dist.batch_isend_irecv(operations)) if operations else []
+    if not operations:
+        return []
+    with blaming(axis.roll, axis.ranks):
+        return list(dist.batch_isend_irecv(operations))
+
+
+def finish(axis: Axis, pending: Sequence[Any]) -> None:
+    """Wait for what `post` has started; the first message that fails raises PeerLost."""
+    with blaming(axis.roll, axis.ranks):
+        for work in pending:
+            work.wait()
 
 
 def swap(axis: Axis, sends: Sequence[Message], receives: Sequence[Message]) -> None:
     """Exchange messages and wait for all of them."""
-    for work in post(axis, sends, receives):
-        work.wait()
+    finish(axis, post(axis, sends, receives))
 
 
 def gather(axis: Axis, own: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:

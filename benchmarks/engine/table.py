@@ -85,7 +85,7 @@ def _arithmetic(figures: list[dict[str, Any]]) -> list[str]:
 def _traffic(figures: dict[str, Any]) -> list[str]:
     halos = figures["halo_bytes_by_ranks"]
     return [
-        "By the formulas of docs/engine.md, which tests hold against counted bytes. In brackets DistriFusion's figures.",
+        "By the formulas of docs/engine.md, which tests hold against counted bytes. In brackets: DistriFusion.",
         "",
         *_rows(
             ["pixels", "layout", "received a step, G elements", "halos sent, MB", "prediction, MB", "buffers, GB"],

@@ -56,8 +56,7 @@ class Ranks:
         Raises:
             RankError: with the traceback of the first rank that failed. The pool is of no use afterwards.
         """
-        for pipe in self._pipes:
-            pipe.send((function, args))
+        self.ask(function, *args)
         answers: dict[int, Any] = {}
         while len(answers) < self.count:
             missing = [pipe for rank, pipe in enumerate(self._pipes) if rank not in answers]
@@ -73,6 +72,18 @@ class Ranks:
                 if not good:
                     self._fail(f"rank {rank} raised\n{answers[rank]}")
         return [answers[rank] for rank in range(self.count)]
+
+    def ask(self, function: Callable[..., Any], *args: Any) -> None:
+        """Begin a call on every rank and wait for none."""
+        for pipe in self._pipes:
+            pipe.send((function, args))
+
+    def answer(self, rank: int, *, timeout_s: float) -> tuple[bool, Any]:
+        """One rank's answer to `ask`: whether it returned, and what, or the traceback of what it raised."""
+        if not self._pipes[rank].poll(timeout_s):
+            self._fail(f"rank {rank} gave no answer in {timeout_s} s")
+        good, answer = self._pipes[rank].recv()
+        return good, answer
 
     def stop(self) -> None:
         """End all processes."""

@@ -1,0 +1,83 @@
+"""A rank that is killed or stopped in the middle of an image ends the others in time, and they say which it was."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+
+from distri.engine import Engine, ImageSpec, Settings
+from distri.errors import PeerLost
+from distri.mesh import Layout, Mesh
+from distri.sampler import Control
+from tests.distri.pool import Ranks
+
+TIMEOUT_S, GRACE_S = 4.0, 4.0  # the grace is no longer than the timeout
+IMAGE = ImageSpec("a cat", None, seed=7, width=128, height=128, steps=6, guidance_scale=5.0)
+
+
+@pytest.fixture
+def pool() -> Iterator[Ranks]:
+    ranks = Ranks(3)
+    yield ranks
+    ranks.stop()
+
+
+def _render(model_dir: Path, victim: int, what: signal.Signals, warmup: int) -> tuple[object, str, float]:
+    """Render until the victim does itself harm in its fourth evaluation; who is missing, why, and how long it took."""
+    mesh = Mesh.join(Layout.parse("1x1x3"), device="cpu", timeout=timedelta(seconds=TIMEOUT_S))
+    engine = Engine.load(model_dir, mesh, dtype=torch.float32, settings=Settings(warmup=warmup))
+    evaluations = 0
+
+    def harm(*_: object) -> None:
+        nonlocal evaluations, began
+        evaluations += 1
+        began = time.monotonic()
+        if evaluations == 4 and mesh.rank == victim:
+            os.kill(os.getpid(), what)
+
+    began = time.monotonic()
+    engine._unet.unet.register_forward_pre_hook(harm)
+    with pytest.raises(PeerLost) as caught:
+        engine.render(IMAGE, control=lambda: Control.GO)
+    return caught.value.missing, str(caught.value), time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    ("victim", "what", "warmup"),
+    [(1, signal.SIGKILL, 2), (2, signal.SIGSTOP, 6), (1, signal.SIGSTOP, 2)],
+    ids=["killed while displaced", "stopped while waiting", "stopped while displaced"],
+)
+def test_the_others_end_in_time_and_name_the_missing_rank(
+    pool: Ranks, model_dir: Path, victim: int, what: signal.Signals, warmup: int
+) -> None:
+    pool.ask(_render, model_dir, victim, what, warmup)
+    for rank in {0, 1, 2} - {victim}:
+        good, answer = pool.answer(rank, timeout_s=60)
+        assert good, answer
+        missing, message, took_s = answer
+        assert missing == (victim,)
+        assert f"no sign from {victim}" in message
+        assert took_s < TIMEOUT_S + GRACE_S + 3
+
+
+def _fail(model_dir: Path) -> tuple[object, ...] | None:
+    mesh = Mesh.join(Layout.parse("1x1x3"), device="cpu", timeout=timedelta(seconds=TIMEOUT_S))
+    if mesh.rank == 1:
+        raise ValueError("out of luck")
+    with pytest.raises(PeerLost) as caught:
+        Engine.load(model_dir, mesh, dtype=torch.float32, settings=Settings()).render(IMAGE, control=lambda: Control.GO)
+    return caught.value.missing
+
+
+def test_a_rank_that_raises_is_missed_by_the_others_and_has_the_reason(pool: Ranks, model_dir: Path) -> None:
+    pool.ask(_fail, model_dir)
+    assert pool.answer(0, timeout_s=60) == (True, (1,))
+    assert pool.answer(2, timeout_s=60) == (True, (1,))
+    good, traceback = pool.answer(1, timeout_s=5)
+    assert not good
+    assert "ValueError: out of luck" in traceback
