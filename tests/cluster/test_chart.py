@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tasks.embedded.services import Services, reachable
 from tasks.probe import main
-from tests.cluster.api import Namespace
+from tests.cluster.api import Namespace, until
 from tests.helm.chart import CHART, VALUES, helm, of_kind, render
 
 # This server is older than the chart's Kubernetes, and has PodDisruptionBudgets under another name.
@@ -87,3 +90,39 @@ def test_the_helm_test_says_what_is_not_allowed(
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
     assert main(["cluster"]) == 1
     assert 'cannot create resource "jobs"' in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("in_cluster")
+def test_the_charts_containers_start_become_ready_and_pass_helm_test(
+    namespace: Namespace, services: Services, tmp_path: Path
+) -> None:
+    settings = services.settings
+    where = {"endpoint": settings["s3_endpoint"], "region": settings["s3_region"], "bucket": settings["s3_bucket"]}
+    objects = render({"s3": where}, namespace=namespace.name).objects
+    (config,) = of_kind(objects, "ConfigMap").values()
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("TESSERA_", "AWS_"))}
+    secrets = services.credentials | {"TESSERA_REDIS_URL": settings["redis_url"]}
+    environment = plain | reachable(os.environ) | config["data"] | secrets
+
+    def started(command: list[str], log: str) -> subprocess.Popen[bytes]:
+        program = Path(sys.executable).parent / command[0]
+        with (tmp_path / f"{log}.log").open("wb") as file:
+            return subprocess.Popen([program, *command[1:]], env=environment, stdout=file, stderr=file)
+
+    containers = {
+        name: deployment["spec"]["template"]["spec"]["containers"][0]
+        for name, deployment in of_kind(objects, "Deployment").items()
+    }
+    workers = {name: started(container["command"], name) for name, container in containers.items()}
+    try:
+        for name, container in containers.items():
+            for probe in ("startupProbe", "livenessProbe"):
+                command = container[probe]["exec"]["command"]
+                until(lambda command=command: started(command, "probe").wait() == 0, what=f"{probe} of {name}")
+        for name, pod in of_kind(objects, "Pod").items():
+            ended = started(pod["spec"]["containers"][0]["command"], name).wait()
+            assert ended == 0, (tmp_path / f"{name}.log").read_text()
+    finally:
+        for worker in workers.values():
+            worker.terminate()
+        assert {name: worker.wait(timeout=30) for name, worker in workers.items()} == dict.fromkeys(workers, 0)
