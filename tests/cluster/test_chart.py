@@ -118,7 +118,7 @@ def test_the_charts_containers_start_become_ready_and_pass_helm_test(
         for name, container in containers.items():
             for probe in ("startupProbe", "livenessProbe"):
                 command = container[probe]["exec"]["command"]
-                until(lambda command=command: started(command, "probe").wait() == 0, what=f"{probe} of {name}")
+                until(lambda: started(command, "probe").wait() == 0, what=f"{probe} of {name}")  # noqa: B023 - at once
         for name, pod in of_kind(objects, "Pod").items():
             ended = started(pod["spec"]["containers"][0]["command"], name).wait()
             assert ended == 0, (tmp_path / f"{name}.log").read_text()

