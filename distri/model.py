@@ -83,6 +83,24 @@ def load(directory: Path, *, device: torch.device, dtype: torch.dtype) -> Model:
     )
 
 
+def of_pipeline(pipeline: Any) -> Model:
+    """The parts of a live diffusers `StableDiffusionXLPipeline`, shared with it and not copied.
+
+    LoRA weights must have been fused. While an engine has them split, the pipeline itself cannot be called. The UNet
+    and the VAE may be of any width; the VAE is best in float32.
+    """
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
+        part.eval().requires_grad_(False)
+    return Model(
+        pipeline.unet,
+        pipeline.vae,
+        (pipeline.tokenizer, pipeline.tokenizer_2),
+        (pipeline.text_encoder, pipeline.text_encoder_2),
+        SchedulerRecipe(type(pipeline.scheduler).__name__, dict(pipeline.scheduler.config)),
+        zeros_for_none=bool(pipeline.config.force_zeros_for_empty_prompt),
+    )
+
+
 def _check_tokenizer(name: str, tokenizer: Any) -> None:
     if len(tokenizer) < FEWEST_TOKENS:
         raise ModelError(

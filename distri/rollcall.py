@@ -39,7 +39,7 @@ class RollCall:
         def call() -> None:
             nonlocal silent
             # A client of its own, which no thread that waits in the store can block.
-            store = dist.PrefixStore("tessera.rollcall", self._store.clone())
+            store = dist.PrefixStore("tessera.rollcall", self._store.clone())  # type: ignore[attr-defined]
             store.set(str(self._rank), "here")
             silent = set(ranks) - {self._rank}
             while silent and not over.wait(POLL_S):
