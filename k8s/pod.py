@@ -19,7 +19,7 @@ MODELS_PATH = "/models"
 TORCHRUN_RESERVE_S = 15
 
 _TEMPLATE = {"metadata", "spec"}
-_KUBERNETES_QUANTITY = r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?"
+_KUBERNETES_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
 
 
 class _Part(BaseModel):

@@ -64,17 +64,16 @@ def fetch(artifacts: Artifacts, source: str, target: Path) -> int:
 
 
 def _copy(artifacts: Artifacts, key: str, path: Path, wanted: str) -> None:
-    body = artifacts.get(key)
-    if body is None:
-        raise StoreUnavailable(f"{key} is listed and not in {artifacts.where}")
-    found = hashlib.sha256(body).hexdigest()
-    if found != wanted:
-        raise BadWeights(f"{key} has checksum {found}, {SUMS} says {wanted}")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".new")
-    partial.write_bytes(body)
+    with partial.open("wb") as file:
+        found = artifacts.copy_to(key, file)
+    if found is None:
+        raise StoreUnavailable(f"{key} is listed and not in {artifacts.where}")
+    if found != wanted:
+        raise BadWeights(f"{key} has checksum {found}, {SUMS} says {wanted}")
     partial.replace(path)
-    log.info("file copied", key=key, size_bytes=len(body))
+    log.info("file copied", key=key, size_bytes=path.stat().st_size)
 
 
 def _parsed(text: str) -> dict[str, str]:

@@ -155,6 +155,21 @@ class Artifacts:
             body: bytes = found["Body"].read()
         return body
 
+    def copy_to(self, key: str, file: IO[bytes]) -> str | None:
+        """Write an object to a file as it comes; returns its SHA-256, or None if it is not there."""
+        digest = hashlib.sha256()
+        with self._errors():
+            try:
+                found = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+            except s3_errors.ClientError as error:
+                if _code(error) in _ABSENT:
+                    return None
+                raise
+            for chunk in found["Body"].iter_chunks(1 << 20):
+                digest.update(chunk)
+                file.write(chunk)
+        return digest.hexdigest()
+
     def lines(self, key: str) -> Iterator[bytes]:
         """The lines of an object, streamed; none if it is not there."""
         with self._errors():

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.cli.exits import OK, OUR_FAULT
@@ -33,6 +34,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Write JSON to s
         table = Table("", "what", "found", "what to do", box=None, pad_edge=False)
         for finding in found:
             colour = _COLOURS[finding.verdict]
-            table.add_row(f"[{colour}]{finding.verdict.value}[/]", finding.what, finding.found, finding.advice)
+            said = (escape(text) for text in (finding.what, finding.found, finding.advice))
+            table.add_row(f"[{colour}]{finding.verdict.value}[/]", *said)
         Console(soft_wrap=True).print(table)
     return OUR_FAULT if any(finding.verdict is Verdict.WRONG for finding in found) else OK
