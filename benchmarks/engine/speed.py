@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.engine import networks
+from benchmarks.engine.figures import no_messages
 from distri import wire
-from distri.mesh import Axis
 from distri.phase import EXACT, Evaluation, Phase
 from distri.unet import SplitUNet
 from tests.distri import on_ranks
@@ -100,7 +100,7 @@ def _on_rank(size: int, rounds: int, evaluations: int) -> dict[str, list[Times]]
             whole(latent, time_now, EXACT)
 
     def exchange_off() -> None:
-        with mock.patch.object(wire, "post", _no_messages):
+        with mock.patch.object(wire, "post", no_messages):
             shared(DISPLACED)
 
     work: dict[str, Callable[[], None]] = {
@@ -122,7 +122,3 @@ def _on_rank(size: int, rounds: int, evaluations: int) -> dict[str, list[Times]]
                 times[side].append(spent)
     split.end()
     return times
-
-
-def _no_messages(axis: Axis, sends: object, receives: object) -> list[Any]:
-    return []

@@ -1,0 +1,165 @@
+"""`python -m benchmarks.engine.gpu`: one rank of N on one GPU, its exchange switched off, SDXL at full size.
+
+Random weights have the same speed. What one rank computes is timed; what it would receive is known from shapes. Time of
+a step on N GPUs is projected as the longer of the two, since a displaced exchange has the whole evaluation to arrive.
+`--small` runs a small network on a CPU instead, to see that the command works.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from diffusers import AutoencoderKL
+
+from benchmarks.engine import networks
+from benchmarks.engine.figures import no_messages
+from distri import traffic, wire
+from distri.mesh import Axis, Traffic
+from distri.patches import Patches, split
+from distri.phase import EXACT, Evaluation, Phase
+from distri.unet import Conditions, SplitUNet
+from distri.vae import SplitVAE
+
+LAYOUTS = ((1, 1), (1, 2), (2, 2), (1, 8), (2, 4))  # cfg x patch
+PIXELS = (1024, 2048, 3840)
+DISPLACED = Evaluation(Phase.DISPLACED, publish=True)
+
+
+def main() -> None:
+    """Measure every size and layout, and write benchmarks/results/gpu.json."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--small", action="store_true", help="a small network on the CPU, at 512 pixels")
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--link-gb-s", type=float, default=300.0, help="what a GPU receives, GB a second")
+    arguments = parser.parse_args()
+    if not arguments.small and not torch.cuda.is_available():
+        parser.error("there is no GPU here; --small tries the command on a CPU")
+    device = torch.device("cpu" if arguments.small else "cuda")
+    dtype = torch.float32 if arguments.small else torch.float16
+    unet = networks.speed_unet() if arguments.small else _filled(networks.sdxl_unet(), device, dtype)
+    vae = _vae(small=arguments.small).to(device)
+    rows: list[dict[str, Any]] = []
+    for pixels in (512,) if arguments.small else PIXELS:
+        for cfg, patch in LAYOUTS:
+            row = {"pixels": pixels, "cfg": cfg, "patch": patch}
+            try:
+                row |= _denoise(unet, pixels, (cfg, patch), arguments.repeats, arguments.link_gb_s)
+                row |= _decode(vae, pixels, cfg * patch, arguments.repeats)
+            except torch.OutOfMemoryError:
+                row["out_of_memory"] = True
+            rows.append(row)
+            print(row, flush=True)
+    name = "cpu, small network" if arguments.small else torch.cuda.get_device_name()
+    results = {
+        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": name,
+        "torch": torch.__version__,
+        "dtype": str(dtype),
+        "link_gb_s": arguments.link_gb_s,
+        "rows": rows,
+    }
+    if not arguments.small:
+        (Path(__file__).parents[1] / "results" / "gpu.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _denoise(unet: Any, pixels: int, layout: tuple[int, int], repeats: int, link_gb_s: float) -> dict[str, Any]:
+    """One guided evaluation of the busiest rank."""
+    cfg, patch = layout
+    patches, batch = split(pixels // 8, pixels // 8, patch, unit=4), 2 // cfg
+    axis, index = _busiest(patches)
+    device, dtype = next(unet.parameters()).device, unet.dtype
+    text_width = unet.config.cross_attention_dim
+    pooled_width = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
+    told = Conditions(
+        torch.randn(batch, 77, text_width, device=device, dtype=dtype),
+        torch.randn(batch, pooled_width, device=device, dtype=dtype),
+        torch.full((batch, 6), float(pixels), device=device),
+    )
+    latent = torch.randn(batch, 4, patches.height, patches.width, device=device, dtype=dtype)
+    split_unet, now = SplitUNet(unet), torch.tensor(501.0, device=device)
+    with torch.inference_mode(), mock.patch.object(wire, "post", no_messages):
+        split_unet.begin(told, axis, patches.height, patches.width)
+        evaluation = EXACT
+        if patch > 1:
+            split_unet(latent, now, Evaluation(Phase.SYNCHRONOUS, publish=True))
+            evaluation = DISPLACED
+        seconds, memory_bytes = _timed(lambda: split_unet(latent, now, evaluation), repeats, device)
+    buffers = split_unet.exchanges.buffer_bytes
+    split_unet.remove()
+    own = traffic.of_unet(unet, patches, index, batch=batch, element_bytes=dtype.itemsize)
+    exchange_s = own.received / (link_gb_s * 1e9)
+    return {
+        "evaluation_ms": round(1000 * seconds, 2),
+        "exchange_ms": round(1000 * exchange_s, 2),
+        "projected_ms": round(1000 * max(seconds, exchange_s), 2),
+        "denoise_memory_gb": round(memory_bytes / 1e9, 2),
+        "buffers_gb": round(buffers / 1e9, 3),
+    }
+
+
+def _decode(vae: Any, pixels: int, ranks: int, repeats: int) -> dict[str, Any]:
+    """The decode of the busiest of all ranks of a replica."""
+    axis, _ = _busiest(split(pixels // 8, pixels // 8, ranks, unit=1))
+    device = next(vae.parameters()).device
+    latent = torch.randn(1, 4, pixels // 8, pixels // 8, device=device)
+    split_vae = SplitVAE(vae)
+    with torch.inference_mode(), mock.patch.object(wire, "post", no_messages):
+        seconds, memory_bytes = _timed(lambda: split_vae.decode(latent, axis), max(1, repeats // 3), device)
+    split_vae.remove()
+    return {"decode_ms": round(1000 * seconds, 2), "decode_memory_gb": round(memory_bytes / 1e9, 2)}
+
+
+def _busiest(patches: Patches) -> tuple[Axis, int]:
+    index = max(range(patches.count), key=patches.rows)
+    return Axis("patch", tuple(range(patches.count)), index, None, Traffic()), index
+
+
+def _timed(work: Callable[[], object], repeats: int, device: torch.device) -> tuple[float, int]:
+    """Median of repeats after two that are not counted, and the most memory held meanwhile."""
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    times = []
+    for turn in range(2 + repeats):
+        began = time.perf_counter()
+        work()
+        if cuda:
+            torch.cuda.synchronize()
+        if turn >= 2:
+            times.append(time.perf_counter() - began)
+    return statistics.median(times), torch.cuda.max_memory_allocated() if cuda else 0
+
+
+def _filled(network: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """A network of the meta device with random weights."""
+    network = network.to(dtype).to_empty(device=device).requires_grad_(False)
+    for parameter in network.parameters():
+        parameter.normal_(0.0, 0.02)
+    return network
+
+
+def _vae(*, small: bool) -> Any:
+    """SDXL's VAE by its published settings, random weights, float32."""
+    kind: Any = AutoencoderKL
+    return (
+        kind(
+            block_out_channels=(32, 32, 64, 64) if small else (128, 256, 512, 512),
+            layers_per_block=2,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            scaling_factor=0.13025,
+        )
+        .eval()
+        .requires_grad_(False)
+    )
+
+
+if __name__ == "__main__":
+    main()
