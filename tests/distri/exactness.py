@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def latent(width: int, height: int, batch: int) -> Tensor:
     return seeded(9, batch, 4, height // 8, width // 8, dtype=torch.float32)
 
 
+@cache
 @torch.inference_mode()
 def wanted_evaluation(width: int, height: int, batch: int) -> Tensor:
     """What the plain UNet predicts."""
