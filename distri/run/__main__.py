@@ -17,6 +17,7 @@ import structlog  # noqa: E402
 import torch  # noqa: E402
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
+from distri.errors import LeaderFailed, PeerLost  # noqa: E402
 from distri.mesh import Layout, Mesh  # noqa: E402
 from distri.run.leader import Leader  # noqa: E402
 from distri.run.report import write_report  # noqa: E402
@@ -63,12 +64,14 @@ def main() -> int:
         if leader is not None:
             write_report(_report(leader, Code.SUCCEEDED, ""))
         mesh.leave()
-    except LeaderRefused:
+    except (LeaderRefused, LeaderFailed):
         return 1  # the leader reports
     except Exception as error:
         log.exception("rank ended")
         message = redacted(f"{type(error).__name__}: {error}")
-        write_report(PodReport(code=_code_of(error), message=message, rank=rank))
+        # A rank that was killed reports nothing: whoever misses it names it.
+        lost = error.missing[0] if isinstance(error, PeerLost) and error.missing else rank
+        write_report(PodReport(code=_code_of(error), message=message, rank=lost))
         return 1
     return 0
 
