@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING
 import boto3
 import botocore.exceptions as s3_errors
 from botocore.config import Config
+from botocore.response import StreamingBody
 
 from pipeline.errors import StoreUnavailable
 from pipeline.settings import Settings, without_credentials
@@ -146,26 +147,16 @@ class Artifacts:
     def get(self, key: str) -> bytes | None:
         """The object's bytes, or None if it is not there."""
         with self._errors():
-            try:
-                found = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
-            except s3_errors.ClientError as error:
-                if _code(error) in _ABSENT:
-                    return None
-                raise
-            body: bytes = found["Body"].read()
-        return body
+            body = self._body(key)
+            return None if body is None else body.read()
 
     def copy_to(self, key: str, file: IO[bytes]) -> str | None:
         """Write an object to a file as it comes; returns its SHA-256, or None if it is not there."""
         digest = hashlib.sha256()
         with self._errors():
-            try:
-                found = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
-            except s3_errors.ClientError as error:
-                if _code(error) in _ABSENT:
-                    return None
-                raise
-            for chunk in found["Body"].iter_chunks(1 << 20):
+            if (body := self._body(key)) is None:
+                return None
+            for chunk in body.iter_chunks(1 << 20):
                 digest.update(chunk)
                 file.write(chunk)
         return digest.hexdigest()
@@ -173,13 +164,16 @@ class Artifacts:
     def lines(self, key: str) -> Iterator[bytes]:
         """The lines of an object, streamed; none if it is not there."""
         with self._errors():
-            try:
-                body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"]
-            except s3_errors.ClientError as error:
-                if _code(error) in _ABSENT:
-                    return
-                raise
-            yield from body.iter_lines(chunk_size=1 << 16)
+            if (body := self._body(key)) is not None:
+                yield from body.iter_lines(chunk_size=1 << 16)
+
+    def _body(self, key: str) -> StreamingBody | None:
+        try:
+            return self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"]
+        except s3_errors.ClientError as error:
+            if _code(error) in _ABSENT:
+                return None
+            raise
 
     def head(self, key: str) -> StoredObject | None:
         """Size and metadata of an object, or None if it is not there."""
