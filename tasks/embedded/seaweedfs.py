@@ -88,8 +88,6 @@ def seaweedfs(identity: Identity, data_dir: Path, environment: dict[str, str]) -
             "WEED_JWT_FILER_SIGNING_KEY": key,
             "WEED_JWT_FILER_SIGNING_READ_KEY": key,
             "HOME": str(folder),  # it reads configuration from ~/.seaweedfs
-            "GOGC": "50",
-            "GOMEMLIMIT": "160MiB",  # a soft limit: more garbage collection, not failure
         },
         folder=folder,
         log=data_dir / "logs" / "s3.log",

@@ -96,4 +96,4 @@ def test_interrupted_demo_stops_in_order(user: User) -> None:
     until("it has begun", lambda: "in_progress" in demo.stderr.readline())
     demo.send_signal(signal.SIGINT)
     assert demo.wait(60) == 130
-    assert not user.processes()
+    until("every process is gone", lambda: not user.processes(), 5)
