@@ -69,8 +69,9 @@ def main() -> int:
     except Exception as error:
         log.exception("rank ended")
         message = redacted(f"{type(error).__name__}: {error}")
-        # A rank that was killed reports nothing: whoever misses it names it.
-        lost = error.missing[0] if isinstance(error, PeerLost) and error.missing else rank
+        # A rank that was killed reports nothing: whoever misses it, and no other, names it.
+        missing = error.missing or () if isinstance(error, PeerLost) else ()
+        lost = missing[0] if len(missing) == 1 else rank
         write_report(PodReport(code=_code_of(error), message=message, rank=lost))
         return 1
     return 0

@@ -1,6 +1,7 @@
 """A rank that is killed or stopped in the middle of an image ends the others in time, and they say which it was."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -60,8 +61,10 @@ def test_the_others_end_in_time_and_name_the_missing_rank(
         good, answer = pool.answer(rank, timeout_s=60)
         assert good, answer
         missing, message, took_s = answer
-        assert missing == (victim,)
-        assert f"no sign from {victim}" in message
+        # A rank that waits for one of us, who already answers the roll call, may not have noticed yet.
+        assert victim in missing
+        assert rank not in missing
+        assert re.search(rf"no sign from .*\b{victim}\b", message)
         assert took_s < TIMEOUT_S + GRACE_S + 3
 
 
@@ -76,8 +79,10 @@ def _fail(model_dir: Path) -> tuple[object, ...] | None:
 
 def test_a_rank_that_raises_is_missed_by_the_others_and_has_the_reason(pool: Ranks, model_dir: Path) -> None:
     pool.ask(_fail, model_dir)
-    assert pool.answer(0, timeout_s=60) == (True, (1,))
-    assert pool.answer(2, timeout_s=60) == (True, (1,))
+    for rank in (0, 2):
+        answered, missing = pool.answer(rank, timeout_s=60)
+        assert answered
+        assert 1 in missing
     good, traceback = pool.answer(1, timeout_s=5)
     assert not good
     assert "ValueError: out of luck" in traceback

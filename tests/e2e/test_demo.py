@@ -91,7 +91,18 @@ def test_demo_tied_to_its_parent_dies_with_it(user: User) -> None:
 
 
 def test_interrupted_demo_stops_in_order(user: User) -> None:
-    demo = user.start("demo", EXAMPLES)
+    # Whoever starts these tests in the background of a shell has SIGINT ignored, and children inherit that.
+    heeding = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    demo = subprocess.Popen(
+        [sys.executable, "-c", heeding, *user.command("demo", EXAMPLES)],
+        cwd=user.folder,
+        env=user.environment,
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
     assert demo.stderr is not None
     until("it has begun", lambda: "in_progress" in demo.stderr.readline())
     demo.send_signal(signal.SIGINT)
