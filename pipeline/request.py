@@ -14,6 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pipeline.deployment import Deployment
 
+SCHEMA_VERSION = 1
+
 MAX_PROMPT_CHARACTERS = 20_000
 MAX_IMAGES_PER_ROW = 1_000
 MIN_SIDE_PX, MAX_SIDE_PX = 64, 16_384
@@ -90,6 +92,7 @@ class ResolvedRow(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
+    schema_version: int = SCHEMA_VERSION
     row: int = Field(ge=0, description="Position in the prompt set, from 0.")
     first_image: int = Field(ge=0, description="Position of its first image among all images of the batch.")
     custom_id: str

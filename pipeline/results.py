@@ -89,6 +89,7 @@ class RefusedLine(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
+    schema_version: int = SCHEMA_VERSION
     status: Literal["invalid"] = "invalid"
     line: int
     field: str | None

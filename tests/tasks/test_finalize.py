@@ -42,6 +42,7 @@ def test_results_and_errors_hold_every_image_once_in_the_order_of_the_rows(stage
     results, errors = stage.lines("results.jsonl"), stage.lines("errors.jsonl")
     assert [line["index"] for line in results] == [0, 2, 3, 5, 6]
     assert errors[0] == {
+        "schema_version": 1,
         "status": "invalid",
         "line": 2,
         "field": "prompt",
