@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pipeline.deployment import Deployment
+from pipeline.picture import Picture
 
 SCHEMA_VERSION = 1
 
@@ -87,7 +88,7 @@ class Row(Options):
     metadata: dict[str, str | int | float | bool | None] = Field(default_factory=dict, max_length=64)
 
 
-class ResolvedRow(BaseModel):
+class ResolvedRow(Picture):
     """A row with everything decided: what a retry, another layout or a replay renders is what this says."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -96,17 +97,8 @@ class ResolvedRow(BaseModel):
     row: int = Field(ge=0, description="Position in the prompt set, from 0.")
     first_image: int = Field(ge=0, description="Position of its first image among all images of the batch.")
     custom_id: str
-    prompt: str
-    negative_prompt: str | None
     seed: int
     num_images: int
-    width: int
-    height: int
-    steps: int
-    guidance_scale: float
-    guidance_rescale: float
-    model: str
-    metadata: dict[str, str | int | float | bool | None]
 
 
 def derived_seed(batch_seed: int, custom_id: str) -> int:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from pipeline.errors import RowError
 from pipeline.objects import BatchObjects
+from pipeline.picture import Made, Picture
 from pipeline.shards import ImageTask
 
 SCHEMA_VERSION = 1
@@ -54,21 +55,13 @@ class _Line(BaseModel):
     number: int
 
 
-class ImageResult(_Line):
+class ImageResult(_Line, Picture):
     """An image that is there. `seconds` are those of its encoding, denoising and decoding."""
 
     status: Literal["succeeded"] = "succeeded"
     key: str = Field(description="Relative to the deployment's prefix.")
-    prompt: str
-    negative_prompt: str | None
     seed: int
-    width: int
-    height: int
-    steps: int
-    guidance_scale: float
-    guidance_rescale: float
-    model: str
-    metadata: dict[str, str | int | float | bool | None]
+    made: Made = Made()
     provenance: Provenance
     seconds: float
     sha256: str = ""
@@ -107,26 +100,20 @@ Outcome = ImageResult | ImageFailure
 _OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Annotated[Outcome, Field(discriminator="status")])
 
 
-def result_of(task: ImageTask, objects: BatchObjects, provenance: Provenance, seconds: float) -> ImageResult:
+def result_of(
+    task: ImageTask, objects: BatchObjects, provenance: Provenance, seconds: float, made: Made | None = None
+) -> ImageResult:
     """The result of an image whose file is not made yet: digest and size follow."""
-    row = task.row
     return ImageResult(
-        custom_id=row.custom_id,
+        **{name: getattr(task.row, name) for name in Picture.model_fields},
+        custom_id=task.row.custom_id,
         image_id=task.id,
         index=task.index,
-        row=row.row,
+        row=task.row.row,
         number=task.number,
         key=task.key(objects),
-        prompt=row.prompt,
-        negative_prompt=row.negative_prompt,
         seed=task.seed,
-        width=row.width,
-        height=row.height,
-        steps=row.steps,
-        guidance_scale=row.guidance_scale,
-        guidance_rescale=row.guidance_rescale,
-        model=row.model,
-        metadata=row.metadata,
+        made=made or Made(),
         provenance=provenance,
         seconds=seconds,
     )

@@ -1,0 +1,124 @@
+"""What may be asked of a picture, and what is known of it once it is made: plain values, no torch."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SettingValue = bool | int | float | str
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+
+class LongPrompt(StrEnum):
+    """What to do with a text of more tokens than the encoders read at once (77 with CLIP, two of them marks)."""
+
+    CHUNK = "chunk"  # encode it in pieces and put their embeddings one behind the other
+    TRUNCATE = "truncate"  # leave out what does not fit; the result says what
+    ERROR = "error"  # fail the image as E_PROMPT_TOO_LONG
+
+
+class Scheduler(_Plain):
+    """A diffusers scheduler: its class and what differs from the model's own settings."""
+
+    name: str = Field(description="Diffusers class name.")
+    settings: dict[str, SettingValue] = Field(default_factory=dict)
+
+
+class Lora(_Plain):
+    """One LoRA of a row; several are added up."""
+
+    name: str = Field(description="Id on the deployment's allow-list.")
+    scale: float = Field(1.0, ge=-4, le=4)
+
+
+class HighresMode(StrEnum):
+    """How a picture larger than the model's native size is made."""
+
+    DIRECT = "direct"  # in one pass: large shapes may repeat
+    REFINE = "refine"  # small first, then enlarged and denoised again with low strength
+
+
+class Highres(_Plain):
+    """The way to a large picture, decided."""
+
+    mode: HighresMode = HighresMode.DIRECT
+    strength: float = Field(0.3, gt=0, le=1, description="Of each later pass: the share of the schedule it runs.")
+    steps: int | None = Field(None, ge=1, le=1000, description="Schedule length of later passes; None: as the first.")
+    base_px: int | None = Field(
+        None, ge=64, le=4096, description="Side of a square with the first pass's area; None: the model's native size."
+    )
+
+
+class Conditioning(_Plain):
+    """SDXL's micro-conditioning: what the model is told about size and crop. None: as the picture itself."""
+
+    original_size: tuple[int, int] | None = Field(None, description="Width and height in px.")
+    crop: tuple[int, int] = Field((0, 0), description="Left and top in px.")
+    target_size: tuple[int, int] | None = Field(None, description="Width and height in px.")
+    negative_original_size: tuple[int, int] | None = None
+    negative_crop: tuple[int, int] = (0, 0)
+    negative_target_size: tuple[int, int] | None = None
+
+
+class Format(StrEnum):
+    """Of the file."""
+
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+
+
+class File(_Plain):
+    """How the file is written."""
+
+    format: Format = Format.PNG
+    quality: Annotated[int, Field(ge=1, le=100)] = 95
+    dpi: Annotated[int, Field(ge=1, le=2400)] = 300
+    strip_metadata: bool = Field(False, description="Nothing about the picture in the file; the sidecar keeps it.")
+
+
+class Picture(BaseModel):
+    """All that decides a picture but its seed; rows and results share it."""
+
+    prompt: str
+    prompt_2: str | None = Field(None, description="For the second encoder; None: the prompt itself.")
+    negative_prompt: str | None = Field(description='None: zeroed embeddings; "": the encoded empty text.')
+    negative_prompt_2: str | None = Field(None, description="For the second encoder; None: the negative prompt itself.")
+    long_prompt: LongPrompt = LongPrompt.ERROR
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    guidance_rescale: float
+    scheduler: Scheduler | None = Field(None, description="None: the model's own.")
+    model: str
+    loras: tuple[Lora, ...] = ()
+    highres: Highres = Highres()
+    conditioning: Conditioning = Conditioning()
+    file: File = File()
+    metadata: dict[str, str | int | float | bool | None]
+
+
+class Stage(_Plain):
+    """One pass that was rendered."""
+
+    width: int
+    height: int
+    steps: int
+    strength: float = 1.0
+    seed: int
+
+
+class Made(_Plain):
+    """What only rendering shows about a picture."""
+
+    canvas: tuple[int, int] | None = Field(None, description="Width and height in px before cropping; None: as asked.")
+    stages: tuple[Stage, ...] = Field((), description="The passes; empty: one, as asked.")
+    truncated: dict[str, str] = Field(default_factory=dict, description="By field, the text that was left out.")
+    warnings: tuple[str, ...] = ()
+    repairs: tuple[str, ...] = Field((), description="What was done again, and why.")
