@@ -15,11 +15,11 @@ from typing import Any
 import diffusers
 import torch
 
-from benchmarks.engine import figures, speed, table
+from benchmarks.engine import figures, memory, speed, table
 from distri import demo_model
 
 RESULTS = Path(__file__).parents[1] / "results"
-PARTS = ("exact", "norm", "arithmetic", "traffic", "speed")
+PARTS = ("exact", "norm", "arithmetic", "traffic", "memory", "speed")
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def _measured(part: str, arguments: argparse.Namespace) -> Any:
         return speed.measured(arguments.rounds, arguments.evaluations)
     if part == "traffic":
         return {"table": figures.traffic_table(), "halo_bytes_by_ranks": figures.halos()}
-    return {"norm": figures.half_norm, "arithmetic": figures.arithmetic}[part]()
+    return {"norm": figures.half_norm, "arithmetic": figures.arithmetic, "memory": memory.of_vae}[part]()
 
 
 def _now() -> str:

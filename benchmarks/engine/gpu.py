@@ -16,7 +16,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from diffusers import AutoencoderKL
 
 from benchmarks.engine import networks
 from benchmarks.engine.figures import no_messages
@@ -44,7 +43,7 @@ def main() -> None:
     device = torch.device("cpu" if arguments.small else "cuda")
     dtype = torch.float32 if arguments.small else torch.float16
     unet = networks.speed_unet() if arguments.small else _filled(networks.sdxl_unet(), device, dtype)
-    vae = _vae(small=arguments.small).to(device)
+    vae = networks.small_vae() if arguments.small else _filled(networks.sdxl_vae(), device, torch.float32)
     rows: list[dict[str, Any]] = []
     for pixels in (512,) if arguments.small else PIXELS:
         for cfg, patch in LAYOUTS:
@@ -143,22 +142,6 @@ def _filled(network: Any, device: torch.device, dtype: torch.dtype) -> Any:
     for parameter in network.parameters():
         parameter.normal_(0.0, 0.02)
     return network
-
-
-def _vae(*, small: bool) -> Any:
-    """SDXL's VAE by its published settings, random weights, float32."""
-    kind: Any = AutoencoderKL
-    return (
-        kind(
-            block_out_channels=(32, 32, 64, 64) if small else (128, 256, 512, 512),
-            layers_per_block=2,
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            scaling_factor=0.13025,
-        )
-        .eval()
-        .requires_grad_(False)
-    )
 
 
 if __name__ == "__main__":

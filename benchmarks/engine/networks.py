@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from distri.unet import Conditions
 
@@ -55,6 +55,30 @@ def sdxl_unet() -> Any:
             addition_time_embed_dim=256,
             projection_class_embeddings_input_dim=6 * 256 + 1280,
         ).eval()
+
+
+def sdxl_vae() -> Any:
+    """The VAE of SDXL base 1.0 by its published settings, on the meta device."""
+    kind: Any = AutoencoderKL
+    with torch.device("meta"):
+        return kind(**_vae_settings(128, 256, 512, 512)).eval()
+
+
+def small_vae() -> Any:
+    """The same with narrow blocks and random weights, float32."""
+    kind: Any = AutoencoderKL
+    return kind(**_vae_settings(32, 32, 64, 64)).eval().requires_grad_(False)
+
+
+def _vae_settings(*widths: int) -> dict[str, Any]:
+    return {
+        "block_out_channels": widths,
+        "layers_per_block": 2,
+        "latent_channels": 4,
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "scaling_factor": 0.13025,
+    }
 
 
 def conditions(batch: int) -> Conditions:

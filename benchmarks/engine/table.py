@@ -17,6 +17,7 @@ def markdown(results: dict[str, Any]) -> str:
         ("norm", "GroupNorm in half precision at mean / deviation = 60", _norm),
         ("arithmetic", "Arithmetic of the busiest of N ranks, SDXL's UNet", _arithmetic),
         ("traffic", "Traffic and buffers of a middle rank, SDXL's UNet in fp16, one guided image", _traffic),
+        ("memory", "Activations of the busiest of N ranks in SDXL's VAE, float32", _memory),
         ("speed", "Two ranks on two cores", _speed),
     ):
         if part in results:
@@ -110,6 +111,24 @@ def _traffic(figures: dict[str, Any]) -> list[str]:
 
 def _beside(own: float, peer: float | None) -> str:
     return f"{own}" if peer is None else f"{own} ({peer})"
+
+
+def _memory(figures: list[dict[str, Any]]) -> list[str]:
+    counts = sorted({row["ranks"] for row in figures})
+    return [
+        "Most bytes of tensors alive at once, from shapes; in brackets that times N over one rank's: 1 is perfect. "
+        "What an operation needs only inside itself is not counted.",
+        "",
+        *_rows(
+            ["size", "way", *(f"N = {count}, GB" for count in counts)],
+            [
+                [f"{width} x {height}", way, *(f"{row[f'{way}_gb']:.2f} ({row[f'{way}_share']:.3f})" for row in own)]
+                for width, height in dict.fromkeys((row["width"], row["height"]) for row in figures)
+                for own in ([row for row in figures if (row["width"], row["height"]) == (width, height)],)
+                for way in ("decode", "encode")
+            ],
+        ),
+    ]
 
 
 def _speed(figures: dict[str, Any]) -> list[str]:

@@ -13,6 +13,10 @@ from distri.errors import Unsplittable
 from distri.exchange import Incoming, Outgoing
 from distri.patches import ROWS
 
+# From this many rows on, a patch is convolved as it is and its border rows once more with the neighbour's: a copy of
+# the whole patch with two rows more would be a fifth of the VAE's peak memory. Below, the copy is the faster way.
+BORDERS_APART_ROWS = 64
+
 
 class PatchConv2d:
     """What `nn.Conv2d` gives on the whole image, for this rank's patch of it.
@@ -67,12 +71,35 @@ class PatchConv2d:
                 incoming.append(Incoming(axis.index + 1, row(self.after), everyone=False))
         with context.exchange.trade(self.site, outgoing, incoming, context.evaluation, like=x_BCHW) as received:
             halos = list(received)
-            above = halos.pop(0) if axis.index > 0 and self.before else x_BCHW.new_zeros(row(self.before))
-            # At the image's own end the padding is the module's, which may be more than the kernel reaches inside.
-            below = halos.pop(0) if halos else x_BCHW.new_zeros(row(self.before if axis.index == last else self.after))
+            above = halos.pop(0) if axis.index > 0 and self.before else None
+            below = halos.pop(0) if halos else None
+            if rows >= BORDERS_APART_ROWS and self.after <= self.before:
+                return self._borders_apart(x_BCHW, above, below)
+            if above is None:
+                above = x_BCHW.new_zeros(row(self.before))
+            if below is None:
+                # At the image's own end the padding is the module's, which may be more than the kernel reaches inside.
+                below = x_BCHW.new_zeros(row(self.before if axis.index == last else self.after))
             padded = torch.cat([above, x_BCHW, below], dim)
-        across = (0, self.before) if dim == 2 else (self.before, 0)
-        return functional.conv2d(padded, module.weight, module.bias, module.stride, across)
+        return self._without_padding(padded)
+
+    def _without_padding(self, x_BCHW: Tensor) -> Tensor:
+        """The convolution of rows that bring their borders along; across the rows the padding is the module's."""
+        module = self.module
+        across = (0, self.before) if self.context.patches.dim == ROWS else (self.before, 0)
+        return functional.conv2d(x_BCHW, module.weight, module.bias, module.stride, across)
+
+    def _borders_apart(self, x_BCHW: Tensor, above: Tensor | None, below: Tensor | None) -> Tensor:
+        """The convolution of the patch alone, its first and last row then replaced."""
+        dim, reach = self.context.patches.dim, self.module.kernel_size[0] - 1
+        out_BCHW = nn.Conv2d.forward(self.module, x_BCHW)
+        if above is not None:
+            first_BCHW = torch.cat([above, x_BCHW.narrow(dim, 0, reach)], dim)
+            out_BCHW.narrow(dim, 0, 1).copy_(self._without_padding(first_BCHW))
+        if below is not None:
+            last_BCHW = torch.cat([x_BCHW.narrow(dim, x_BCHW.shape[dim] - reach, reach), below], dim)
+            out_BCHW.narrow(dim, out_BCHW.shape[dim] - 1, 1).copy_(self._without_padding(last_BCHW))
+        return out_BCHW
 
 
 class PatchDownsample2d:

@@ -13,7 +13,7 @@ from tests.distri import networks, on_ranks
 from tests.distri.networks import relative, seeded
 from tests.distri.pool import Ranks
 
-SIZES = [(8, 8), (5, 7), (13, 6), (4, 11)]
+SIZES = [(8, 8), (5, 7), (13, 6), (4, 11), (39, 3), (3, 42)]  # the last two: borders apart, rows and columns
 
 
 def _decode() -> list[Tensor]:

@@ -24,7 +24,7 @@ GetRanks = Callable[[int], Ranks]
 LAST_WAITING = Evaluation(Phase.SYNCHRONOUS, publish=True)
 DISPLACED = Evaluation(Phase.DISPLACED, publish=True)
 EXACT = 1e-12
-SIZES = [(16, 12), (12, 16), (27, 13), (19, 33)]  # rows and columns, even and odd
+SIZES = [(16, 12), (12, 16), (27, 13), (19, 33), (259, 5), (6, 258)]  # rows and columns, even and odd, few and many
 COUNTS = [2, 3, 4]
 
 

@@ -1,0 +1,82 @@
+"""Peak of a rank's activations while it decodes or encodes with SDXL's VAE, counted from shapes on the meta device."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from benchmarks.engine import networks
+from benchmarks.engine.figures import no_messages
+from distri import mesh, wire
+from distri.mesh import Axis
+from distri.patches import split
+from distri.vae import SplitVAE
+
+COUNTS = (1, 2, 3, 4, 8)
+PLANNED = ((1024, 1024), (2480, 3504), (3840, 3840))
+
+
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not say
+    """Counts the storages that operations make, from their making until nothing holds them any more.
+
+    Attributes:
+        peak: most bytes alive at once. What an operation uses only inside itself is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live: int = 0
+        self.peak: int = 0
+        self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(result):
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self._seen:
+                self._seen.add(storage)
+                self.live += storage.nbytes()
+                self.peak = max(self.peak, self.live)
+                weakref.finalize(storage, self._freed, storage.nbytes())
+        return result
+
+    def _freed(self, size: int) -> None:
+        self.live -= size
+
+
+def of_vae() -> list[dict[str, Any]]:
+    """Peak bytes of the busiest of N ranks, float32, and that times N over one rank's: 1 is perfect."""
+    vae = networks.sdxl_vae()
+    rows = []
+    for width, height in PLANNED:
+        whole: dict[str, int] = {}
+        for count in COUNTS:
+            row: dict[str, Any] = {"width": width, "height": height, "ranks": count}
+            for way in ("decode", "encode"):
+                peak = peak_bytes(vae, way, width, height, count)
+                whole.setdefault(way, peak)
+                row |= {f"{way}_gb": round(peak / 1e9, 3), f"{way}_share": round(peak * count / whole[way], 3)}
+            rows.append(row)
+            print(row, flush=True)
+    return rows
+
+
+def peak_bytes(vae: Any, way: str, width: int, height: int, count: int) -> int:
+    """Most bytes alive at once on the busiest of `count` ranks; `way` is decode or encode."""
+    patches = split(height // 8, width // 8, count, unit=1)
+    busiest = max(range(count), key=patches.rows)
+    axis = Axis("patch", tuple(range(count)), busiest, None, mesh.Traffic())
+    owner = SplitVAE(vae)
+    latent = torch.empty((1, 4, height // 8, width // 8), device="meta")
+    image = torch.empty((1, 3, height, width), device="meta")
+    work: Callable[[], object] = (
+        (lambda: owner.decode(latent, axis)) if way == "decode" else (lambda: owner.encode(image, axis))
+    )
+    with torch.inference_mode(), mock.patch.object(wire, "post", no_messages), LiveBytes() as counter:
+        work()
+    owner.remove()
+    return counter.peak
