@@ -11,14 +11,16 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import IO, TYPE_CHECKING
 
 import boto3
 import botocore.exceptions as s3_errors
+from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.response import StreamingBody
 
-from pipeline.errors import StoreUnavailable
+from pipeline.errors import StoreRefused, StoreUnavailable
 from pipeline.settings import Settings, without_credentials
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 READ_TIMEOUT_S = 60.0
 MAX_ATTEMPTS = 5
+
+PROBES = ".probe/"  # where `check` writes and deletes
 
 _PRECONDITION_FAILED = {"PreconditionFailed", "412"}
 _CONFLICT = {"ConditionalRequestConflict", "409"}
@@ -88,7 +92,7 @@ class Artifacts:
         Raises StoreUnavailable with what is wrong and what to do.
         """
         client = self._impatient
-        key = f"{self._prefix}.probe/{secrets.token_hex(8)}"
+        key = f"{self._prefix}{PROBES}{secrets.token_hex(8)}"
         with self._errors():
             client.head_bucket(Bucket=self._bucket)
             client.put_object(Bucket=self._bucket, Key=key, Body=b"1", IfNoneMatch="*")
@@ -141,8 +145,18 @@ class Artifacts:
                 )
             else:
                 self._client.upload_fileobj(
-                    body, self._bucket, self._prefix + key, ExtraArgs={"ContentType": content_type}
+                    body,
+                    self._bucket,
+                    self._prefix + key,
+                    ExtraArgs={"ContentType": content_type},
+                    # Whoever gives up on an upload must not wait for its threads when the interpreter ends.
+                    Config=TransferConfig(use_threads=False),
                 )
+
+    def delete(self, key: str) -> None:
+        """Remove an object; nothing happens if it is not there."""
+        with self._errors():
+            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
     def get(self, key: str) -> bytes | None:
         """The object's bytes, or None if it is not there."""
@@ -196,6 +210,33 @@ class Artifacts:
                 for item in page.get("Contents", ()):
                     yield item["Key"][len(self._prefix) :]
 
+    def older(self, folder: str, before: datetime) -> Iterator[str]:
+        """Keys below a folder (which ends in a slash) that were last written before this moment."""
+        with self._errors():
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + folder
+            )
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    if item["LastModified"] < before:
+                        yield item["Key"][len(self._prefix) :]
+
+    def abort_uploads(self, before: datetime) -> int:
+        """Abort uploads in parts that began before this moment and were never completed; returns how many."""
+        aborted = 0
+        with self._errors():
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self._bucket, Prefix=self._prefix
+            )
+            for page in pages:
+                for upload in page.get("Uploads", ()):
+                    if upload["Initiated"] < before:
+                        self._client.abort_multipart_upload(
+                            Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                        )
+                        aborted += 1
+        return aborted
+
     def folders(self, folder: str) -> Iterator[str]:
         """Names of the folders directly below a folder (which ends in a slash), in order."""
         with self._errors():
@@ -218,15 +259,17 @@ class Artifacts:
         except s3_errors.ClientError as error:
             code = _code(error)
             if code == "NoSuchBucket" or (code in _ABSENT and error.operation_name == "HeadBucket"):
-                raise StoreUnavailable(
+                raise StoreRefused(
                     f"S3 at {self.where}: the bucket does not exist; create it or correct TESSERA_S3_BUCKET"
                 ) from error
             if code in _DENIED:
-                raise StoreUnavailable(
+                raise StoreRefused(
                     f"S3 at {self.where} refuses our credentials ({code} on {error.operation_name}); check "
                     "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do in this bucket"
                 ) from error
-            raise StoreUnavailable(f"S3 at {self.where}: {code} on {error.operation_name}") from error
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+            kind = StoreRefused if 400 <= status < 500 else StoreUnavailable
+            raise kind(f"S3 at {self.where}: {code} on {error.operation_name}") from error
         except (s3_errors.NoCredentialsError, s3_errors.PartialCredentialsError) as error:
             raise StoreUnavailable(
                 f"no credentials for S3 at {self.where}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, "

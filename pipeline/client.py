@@ -18,6 +18,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from pipeline import collect
 from pipeline.cancel import request_cancel
 from pipeline.connect import Connection, connect
@@ -25,16 +27,20 @@ from pipeline.errors import TesseraError
 from pipeline.manifest import Prompts
 from pipeline.messages import EXPAND, TICK, celery_app, hint
 from pipeline.objects import BatchObjects
+from pipeline.patience import OutOfTime, Patience
 from pipeline.progress import Progress
 from pipeline.results import ImageFailure, ImageResult
 from pipeline.states import BatchState
 from pipeline.status import BatchStatus, batch_status
-from pipeline.submit import Accepted, Submission, accept, checked_options
+from pipeline.submit import TIMEOUT_S, Accepted, Submission, accept, checked_options
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 _LOOK_S = 1.0
+_HINT_S = 10.0
+
+log = structlog.get_logger(__name__)
 
 
 class WaitTimeout(TesseraError):
@@ -60,6 +66,7 @@ class Client:
         priority: int = 5,
         batch_seed: int | None = None,
         skip_invalid: bool = False,
+        timeout_s: float = TIMEOUT_S,
         **defaults: Any,
     ) -> Batch:
         """Submit a prompt set and return its batch, which is then accepted as a whole.
@@ -71,11 +78,12 @@ class Client:
             priority: 0 is served first, 9 last.
             batch_seed: where rows without a seed get theirs from; it follows from the batch id if not given.
             skip_invalid: leave invalid rows out, and list them in errors.jsonl, instead of refusing them all.
+            timeout_s: how long Redis and S3 may take altogether; validating the rows is not counted.
             defaults: what holds for rows that do not say it themselves: width, height, steps, guidance_scale,
                 guidance_rescale, negative_prompt, num_images, model.
 
         Raises ManifestError with everything that is wrong with the rows, RequestError, or ServiceError when Redis or
-        S3 cannot be used; then nothing was accepted.
+        S3 cannot be used; nothing was accepted then, unless it is AcceptanceUnknown.
         """
         accepted = self.accept(
             Submission(
@@ -86,6 +94,7 @@ class Client:
                 priority=priority,
                 seed=batch_seed,
                 skip_invalid=skip_invalid,
+                timeout_s=timeout_s,
             )
         )
         return self.batch(accepted.manifest.id)
@@ -93,7 +102,11 @@ class Client:
     def accept(self, submission: Submission) -> Accepted:
         """Submit, and say what was accepted."""
         accepted = accept(submission, self._connection.ledger, self._connection.artifacts)
-        hint(self._app, EXPAND, accepted.manifest.id)
+        try:
+            # Only a hint: the batch is accepted, and the controller finds it by itself.
+            Patience(_HINT_S).call("hinting", lambda: hint(self._app, EXPAND, accepted.manifest.id))
+        except OutOfTime as error:
+            log.warning("the broker did not take a hint; the next tick mends it", error=str(error))
         return accepted
 
     def batch(self, batch_id: str) -> Batch:

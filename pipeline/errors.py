@@ -9,6 +9,9 @@ TesseraError
 ├── ServiceError           something outside is away or refuses us; nothing was lost, try again once it is mended
 │   ├── LedgerUnavailable  Redis
 │   ├── StoreUnavailable   the S3 endpoint
+│   │   └── StoreRefused   it answers, and will not do what was asked
+│   ├── AcceptanceUnknown  no answer came to the request that accepts a batch; carries its id
+│   ├── OutOfTime          the time was up before a service had answered (see pipeline.patience)
 │   └── NoDeployment       Redis answers, but no controller has announced itself there
 ├── ConflictError          somebody else moved first; the caller reads again
 │   ├── StaleWrite         the record's revision moved on
@@ -83,6 +86,21 @@ class LedgerUnavailable(ServiceError):
 
 class StoreUnavailable(ServiceError):
     """The S3 endpoint does not answer, or refuses us."""
+
+
+class StoreRefused(StoreUnavailable):
+    """The S3 endpoint answers, and will not do what was asked; asking again changes nothing."""
+
+
+class AcceptanceUnknown(ServiceError):
+    """No answer came to the one request that accepts a batch."""
+
+    def __init__(self, batch_id: str, reason: str) -> None:
+        self.batch_id = batch_id
+        super().__init__(
+            f"whether batch {batch_id} was accepted is not known: {reason}. Submit the same rows under this batch id "
+            "again, which changes nothing if it was"
+        )
 
 
 class NoDeployment(ServiceError):

@@ -1,8 +1,8 @@
 """Where everything lies in S3: keys relative to the deployment's prefix.
 
     batches/<id>/batch.json             the accepted batch; when it is there, the batch is accepted
-                 input.jsonl            its rows, resolved, one a line
-                 invalid.jsonl          rows that --skip-invalid left out, with the reasons
+                 staged/<token>/input.jsonl     its rows, resolved, one a line
+                 staged/<token>/invalid.jsonl   rows that --skip-invalid left out, with the reasons
                  shards/00003.jsonl     the rows of one job
                  images/00000/0000012-000.png   image 0 of row 12; its PUT is the commit
                  images/00000/0000012-000.json  what is known about it; written first
@@ -12,6 +12,9 @@
                  errors.jsonl           the others, with code and reason
                  gallery/index.html     a page to look at them
                  _SUCCESS               last of all, when the batch is completed; or _CANCELLED, or _FAILED
+
+Each submission stages under a token of its own, and `batch.json` names the one that was accepted: two that submit at
+the same moment never write over each other. What others left is removed after a day (tasks/tidy.py).
 
 Nothing that a user writes is part of a key but the batch id, whose characters `checked_batch_id` restricts.
 """
@@ -60,12 +63,15 @@ class BatchObjects:
         return self.root + "batch.json"
 
     @property
-    def input(self) -> str:
-        return self.root + "input.jsonl"
+    def staged(self) -> str:
+        """The folder of what submissions staged, each under its token."""
+        return self.root + "staged/"
 
-    @property
-    def invalid(self) -> str:
-        return self.root + "invalid.jsonl"
+    def input(self, token: str) -> str:
+        return f"{self.staged}{token}/input.jsonl"
+
+    def invalid(self, token: str) -> str:
+        return f"{self.staged}{token}/invalid.jsonl"
 
     def shard(self, job: int) -> str:
         return f"{self.root}shards/{job:05d}.jsonl"

@@ -37,8 +37,9 @@ class BatchManifest(_Record):
     created_at: datetime
     rows: int = Field(ge=0)
     images: int = Field(ge=0)
-    invalid_rows: int = Field(0, ge=0, description="Rows left out under --skip-invalid; see invalid.jsonl.")
+    invalid_rows: int = Field(0, ge=0, description="Rows left out under --skip-invalid; see its invalid.jsonl.")
     seed: int
+    staged: str = Field(description="Token of the submission that was accepted: where its input.jsonl lies.")
     input_sha256: str = Field(description="Of input.jsonl: the same id with other rows is another batch.")
     defaults: dict[str, Any] = Field(description="What was said for all rows; they hold it already.")
     client_version: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import IO, Any
@@ -14,10 +14,11 @@ import structlog
 from pydantic import ValidationError
 
 from pipeline.artifacts import Artifacts
-from pipeline.errors import BatchExists, LedgerUnavailable, RequestError
+from pipeline.errors import AcceptanceUnknown, BatchExists, LedgerUnavailable, RequestError, ServiceError, StoreRefused
 from pipeline.ledger import Ledger
 from pipeline.manifest import Prompts, Validation, open_source, resolved_rows, row_error
 from pipeline.objects import BatchObjects, checked_batch_id
+from pipeline.patience import OutOfTime, Patience
 from pipeline.records import PRIORITIES, BatchManifest, BatchRecord
 from pipeline.request import MAX_SEED, Options
 from pipeline.results import RefusedLine
@@ -27,10 +28,12 @@ log = structlog.get_logger(__name__)
 
 _IN_MEMORY_BYTES = 8 << 20
 
+TIMEOUT_S = 300.0
+
 
 @dataclass(frozen=True)
 class Submission:
-    """What is asked for: the prompt set, what holds for all its rows, and who asks."""
+    """What is asked for: the prompt set, what holds for all its rows, who asks, and how long Redis and S3 may take."""
 
     prompts: Prompts
     defaults: Options
@@ -39,6 +42,7 @@ class Submission:
     priority: int = 5
     seed: int | None = None
     skip_invalid: bool = False
+    timeout_s: float = TIMEOUT_S
 
 
 @dataclass(frozen=True)
@@ -67,24 +71,27 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
     """Validate and stage a batch, then put it into the ledger.
 
     Either the whole batch is accepted or nothing is. Submitting the same rows under the same id again changes nothing,
-    and completes a submission that broke off. Raises ManifestError, RequestError or ServiceError.
+    and completes a submission that broke off. Raises ManifestError, RequestError or ServiceError; nothing was accepted
+    then, unless it is AcceptanceUnknown.
     """
     batch_id = _checked(submission)
-    now = ledger.now()
+    patience = Patience(submission.timeout_s)
+    redis, s3 = f"Redis at {ledger.store.where}", f"S3 at {artifacts.where}"
+    now = patience.call(f"asking {redis} for the time; nothing was accepted", ledger.now)
     if batch_id is None:
         batch_id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-    deployment = ledger.deployment()
-    artifacts.check()
+    deployment = patience.call(f"asking {redis} what is rendered; nothing was accepted", ledger.deployment)
+    patience.call(f"checking {s3}; nothing was accepted", artifacts.check)
     objects = BatchObjects(batch_id)
     # Follows from the id, so that the same submission under the same id has the same seeds.
     seed = submission.seed if submission.seed is not None else _seed_of(batch_id)
     source = open_source(submission.prompts)
     validation = Validation(source.name)
     digest = hashlib.sha256()
-    with _spool() as staged, _spool() as refused:
+    with _spool() as rows, _spool() as refused:
         validation.sink = lambda error: _append(refused, RefusedLine.of(error).model_dump_json().encode())
         for row in resolved_rows(source, submission.defaults, deployment, validation, batch_seed=seed):
-            digest.update(_append(staged, row.model_dump_json().encode()))
+            digest.update(_append(rows, row.model_dump_json().encode()))
         validation.raise_if_refused(skip_invalid=submission.skip_invalid)
         manifest = BatchManifest(
             id=batch_id,
@@ -96,33 +103,57 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
             images=validation.images,
             invalid_rows=validation.invalid_rows,
             seed=seed,
+            staged=secrets.token_hex(8),
             input_sha256=digest.hexdigest(),
             defaults=submission.defaults.model_dump(exclude_unset=True),
             client_version=installed_version(),
         )
-        before = _accepted_before(artifacts, objects, manifest)
+        before = patience.call(
+            f"looking into {s3}; nothing was accepted", lambda: _accepted_before(artifacts, manifest)
+        )
         if before is None:
-            for spool, key in ((staged, objects.input), (refused, objects.invalid)):
-                # Also over what an earlier submission under this id left when it broke off.
-                if spool.tell() or artifacts.head(key) is not None:
-                    spool.seek(0)
-                    artifacts.put(key, spool, content_type="application/x-ndjson")
-            if not artifacts.put_new(
-                objects.manifest, manifest.model_dump_json().encode(), content_type="application/json"
-            ):
-                before = _accepted_before(artifacts, objects, manifest)  # somebody else was faster
+            staged = {objects.input(manifest.staged): rows, objects.invalid(manifest.staged): refused}
+            patience.call(f"writing the rows to {s3}; nothing was accepted", lambda: _stage(artifacts, staged))
+            if not _put_manifest(artifacts, manifest, patience):
+                # Somebody else was faster. What we staged is nobody's.
+                patience.call(f"removing our rows from {s3}", lambda: _unstage(artifacts, staged))
+                before = patience.call(f"looking into {s3}", lambda: _accepted_before(artifacts, manifest))
     # A ledger that has lost a batch since it was accepted gets it as another incarnation, so that nothing of it can
     # meet the names of attempts that still run. One that has it keeps its record as it is.
     standing = manifest if before is None else before.model_copy(update={"incarnation": manifest.incarnation})
-    return Accepted(before or manifest, created=before is None, recorded=_recorded(ledger, standing, now))
+    return Accepted(before or manifest, created=before is None, recorded=_recorded(ledger, standing, now, patience))
 
 
-def _recorded(ledger: Ledger, manifest: BatchManifest, now: datetime) -> bool:
+def _stage(artifacts: Artifacts, staged: Mapping[str, IO[bytes]]) -> None:
+    for key, spool in staged.items():
+        if spool.tell():
+            spool.seek(0)
+            artifacts.put(key, spool, content_type="application/x-ndjson")
+
+
+def _unstage(artifacts: Artifacts, staged: Iterable[str]) -> None:
+    for key in staged:
+        artifacts.delete(key)
+
+
+def _put_manifest(artifacts: Artifacts, manifest: BatchManifest, patience: Patience) -> bool:
+    """The PUT that accepts the batch; False if there is a batch of that id. Raises AcceptanceUnknown, StoreRefused."""
+    key, body = BatchObjects(manifest.id).manifest, manifest.model_dump_json().encode()
     try:
-        ledger.batches.create(BatchRecord(manifest=manifest, updated_at=now))
-    except LedgerUnavailable as error:
+        return patience.call(f"writing {key}", lambda: artifacts.put_new(key, body, content_type="application/json"))
+    except StoreRefused:
+        raise
+    except ServiceError as error:
+        raise AcceptanceUnknown(manifest.id, str(error)) from error
+
+
+def _recorded(ledger: Ledger, manifest: BatchManifest, now: datetime, patience: Patience) -> bool:
+    record = BatchRecord(manifest=manifest, updated_at=now)
+    try:
+        patience.call("recording it in Redis", lambda: ledger.batches.create(record))
+    except (LedgerUnavailable, OutOfTime) as error:
         # The batch is accepted; the controller finds it in the bucket.
-        log.warning("accepted, but the ledger went away before it was told", batch=manifest.id, error=str(error))
+        log.warning("accepted, but the ledger was not told yet", batch=manifest.id, error=str(error))
         return False
     return True
 
@@ -149,8 +180,8 @@ def _seed_of(batch_id: str) -> int:
     return int.from_bytes(hashlib.sha256(batch_id.encode()).digest()[:4], "big")
 
 
-def _accepted_before(artifacts: Artifacts, objects: BatchObjects, manifest: BatchManifest) -> BatchManifest | None:
-    body = artifacts.get(objects.manifest)
+def _accepted_before(artifacts: Artifacts, manifest: BatchManifest) -> BatchManifest | None:
+    body = artifacts.get(BatchObjects(manifest.id).manifest)
     if body is None:
         return None
     before = BatchManifest.model_validate_json(body)

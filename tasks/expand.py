@@ -54,17 +54,18 @@ class InputChanged(TesseraError):
 def _write_shards(context: Context, record: BatchRecord) -> list[int]:
     """Write every shard; returns how many images each has. Raises InputChanged."""
     objects = BatchObjects(record.id)
+    key = objects.input(record.manifest.staged)
     digest = hashlib.sha256()
-    rows = _rows(context.artifacts.lines(objects.input), digest)
+    rows = _rows(context.artifacts.lines(key), digest)
     sizes = []
     try:
         for index, shard in enumerate(cut(rows, record.images_per_job or context.settings.images_per_job)):
             context.artifacts.put(objects.shard(index), shard_bytes(shard), content_type="application/x-ndjson")
             sizes.append(len(images_of(shard)))
     except ValidationError as error:
-        raise InputChanged(f"{objects.input} has a line that is no row of this version") from error
+        raise InputChanged(f"{key} has a line that is no row of this version") from error
     if digest.hexdigest() != record.manifest.input_sha256:
-        raise InputChanged(f"{objects.input} is not what was accepted: its digest differs from the one in batch.json")
+        raise InputChanged(f"{key} is not what was accepted: its digest differs from the one in batch.json")
     return sizes
 
 

@@ -10,7 +10,7 @@ import structlog
 
 from pipeline.gallery import gallery_parts
 from pipeline.objects import BatchObjects
-from pipeline.records import advance
+from pipeline.records import BatchManifest, advance
 from pipeline.results import ImageResult, Outcome, parsed_outcomes
 from pipeline.states import BatchState
 from tasks.context import Context
@@ -37,14 +37,15 @@ def finalize(context: Context, batch_id: str) -> None:
             return
         end = ends[record.state]
         objects = BatchObjects(batch_id)
-        write_results(context, objects, jobs)
+        write_results(context, record.manifest, jobs)
         context.artifacts.put(objects.marker(end), b"", content_type="text/plain")
         context.ledger.batches.write(advance(record, end, at=context.ledger.now()))
         log.info("batch is over", batch=batch_id, state=end.value)
 
 
-def write_results(context: Context, objects: BatchObjects, jobs: int) -> None:
+def write_results(context: Context, manifest: BatchManifest, jobs: int) -> None:
     """Results, errors and gallery from the jobs' fragments, in the order of the rows, streamed."""
+    objects = BatchObjects(manifest.id)
 
     def outcomes() -> Iterator[Outcome]:
         for job in range(jobs):
@@ -54,7 +55,7 @@ def write_results(context: Context, objects: BatchObjects, jobs: int) -> None:
         file.writelines(_line(o) for o in outcomes() if isinstance(o, ImageResult))
 
     def errors(file: IO[bytes]) -> None:
-        file.writelines(line + b"\n" for line in context.artifacts.lines(objects.invalid))
+        file.writelines(line + b"\n" for line in context.artifacts.lines(objects.invalid(manifest.staged)))
         file.writelines(_line(o) for o in outcomes() if not isinstance(o, ImageResult))
 
     def gallery(file: IO[bytes]) -> None:

@@ -19,10 +19,12 @@ from pipeline.states import BatchState, JobState, is_final
 from pipeline.version import installed_version
 from tasks.context import Context
 from tasks.settle import settle_cancelled
+from tasks.tidy import tidy
 
 log = structlog.get_logger(__name__)
 
 BUCKET_EVERY_S = 30.0
+TIDY_EVERY_S = 24 * 3600.0
 ORPHANS_EVERY_S = 10.0
 
 
@@ -45,6 +47,9 @@ def tick(context: Context) -> None:
         if context.ledger.locks.due("bucket", BUCKET_EVERY_S):
             with _apart("bucket"):
                 record_accepted(context)
+        if context.ledger.locks.due("tidy", TIDY_EVERY_S):
+            with _apart("tidy"):
+                tidy(context.artifacts, context.ledger.now())
 
 
 @contextmanager

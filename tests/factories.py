@@ -69,6 +69,7 @@ def batch_record(batch_id: str = "b", images: int = 4, **changes: Any) -> BatchR
         "rows": images,
         "images": images,
         "seed": 7,
+        "staged": "t0",
         "input_sha256": "0" * 64,
         "defaults": {},
         "client_version": "0",

@@ -22,7 +22,7 @@ from pipeline.progress import summary
 from pipeline.request import Options
 from pipeline.states import ImageState
 from pipeline.status import BatchStatus
-from pipeline.submit import Submission, checked_options
+from pipeline.submit import TIMEOUT_S, Submission, checked_options
 
 BatchId = Annotated[str, typer.Argument(help="Id of a batch.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
@@ -64,12 +64,15 @@ def submit(
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Wait, show progress, exit as `watch` does.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Wait, then download to here.")] = None,
     timeout: Timeout = None,
+    submit_timeout: Annotated[
+        float, typer.Option(help="Give up if Redis and S3 take longer to accept it; validating is not counted.")
+    ] = TIMEOUT_S,
     as_json: AsJson = False,
 ) -> int:
     """Submit a prompt set. It is accepted as a whole, or refused with everything that is wrong with it."""
     defaults = _said(locals())
     client = Client()
-    accepted = client.accept(Submission(file, defaults, batch_id, tenant, priority, seed, skip_invalid))
+    accepted = client.accept(Submission(file, defaults, batch_id, tenant, priority, seed, skip_invalid, submit_timeout))
     manifest = accepted.manifest
     batch = client.batch(manifest.id)
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from pathlib import Path
@@ -39,7 +40,12 @@ class Desk:
         return accept(Submission(prompts, defaults, batch_id, **options), self.ledger, self.artifacts)
 
     def rows(self, batch_id: str = "b") -> list[ResolvedRow]:
-        return [ResolvedRow.model_validate_json(line) for line in self.artifacts.lines(BatchObjects(batch_id).input)]
+        return [ResolvedRow.model_validate_json(line) for line in self.artifacts.lines(self.staged("input", batch_id))]
+
+    def staged(self, kind: str, batch_id: str = "b") -> str:
+        """The key of the rows that were accepted, or of those that were left out."""
+        manifest = BatchManifest.model_validate_json(self.artifacts.get(BatchObjects(batch_id).manifest) or b"")
+        return f"batches/{batch_id}/staged/{manifest.staged}/{kind}.jsonl"
 
     def keys(self) -> list[str]:
         return list(self.artifacts.list(""))
@@ -57,7 +63,7 @@ def desk(ledger: Ledger, artifacts: Artifacts) -> Desk:
 def test_an_accepted_batch_lies_in_the_bucket_and_stands_in_the_ledger(desk: Desk) -> None:
     accepted = desk.submit(tenant="acme", priority=2)
     assert (accepted.created, accepted.recorded) == (True, True)
-    assert desk.keys() == ["batches/b/batch.json", "batches/b/input.jsonl"]
+    assert desk.keys() == ["batches/b/batch.json", desk.staged("input")]
     stored = BatchManifest.model_validate_json(desk.artifacts.get("batches/b/batch.json") or b"")
     assert stored == accepted.manifest == desk.ledger.batches.get("b").manifest
     assert (stored.rows, stored.images, stored.tenant, stored.priority) == (3, 4, "acme", 2)
@@ -141,11 +147,37 @@ def test_a_ledger_that_lost_a_batch_gets_it_again_as_another_incarnation(desk: D
 
 def test_a_submission_that_broke_off_before_batch_json_leaves_nothing_of_itself_in_the_next(desk: Desk) -> None:
     objects = BatchObjects("b")
-    desk.artifacts.put(objects.input, b"{}\n", content_type="application/x-ndjson")
-    desk.artifacts.put(objects.invalid, b'{"line":1}\n', content_type="application/x-ndjson")
+    desk.artifacts.put(objects.input("gone"), b"{}\n", content_type="application/x-ndjson")
+    desk.artifacts.put(objects.invalid("gone"), b'{"line":1}\n', content_type="application/x-ndjson")
     assert desk.submit().created
     assert len(desk.rows()) == 3
-    assert not desk.artifacts.get(objects.invalid)
+    assert not desk.artifacts.get(desk.staged("invalid"))
+
+
+def test_of_two_that_submit_other_rows_under_one_id_at_once_one_is_accepted_whole(desk: Desk) -> None:
+    """The loser writes nothing that the winner's batch.json would name, and takes its own rows away."""
+    ready = threading.Barrier(4)
+    accepted: list[Accepted] = []
+    refused: list[BatchExists] = []
+
+    def submit(number: int) -> None:
+        ready.wait()
+        try:
+            accepted.append(desk.submit([{"prompt": f"of {number}"}] * 20, "same"))
+        except BatchExists as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=submit, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(accepted), len(refused)) == (1, 3)
+    key = desk.staged("input", "same")
+    assert desk.keys() == ["batches/same/batch.json", key]
+    body = desk.artifacts.get(key) or b""
+    assert hashlib.sha256(body).hexdigest() == accepted[0].manifest.input_sha256
+    assert len({row.prompt for row in desk.rows("same")}) == 1
 
 
 @pytest.mark.parametrize("skip_invalid", [False, True])
@@ -164,7 +196,7 @@ def test_invalid_rows_are_left_out_and_listed_when_asked(desk: Desk, tmp_path: P
     accepted = desk.submit(path, skip_invalid=True)
     assert (accepted.manifest.rows, accepted.manifest.images, accepted.manifest.invalid_rows) == (2, 2, 2)
     assert [(row.row, row.custom_id) for row in desk.rows()] == [(0, "row-1"), (1, "row-4")]
-    lines = [json.loads(line) for line in desk.artifacts.lines(BatchObjects("b").invalid)]
+    lines = [json.loads(line) for line in desk.artifacts.lines(desk.staged("invalid"))]
     assert [(line["line"], line["field"], line["code"], line["status"]) for line in lines] == [
         (2, "width", "E_INVALID", "invalid"),
         (2, "height", "E_INVALID", "invalid"),

@@ -63,7 +63,7 @@ def test_rows_that_are_not_the_accepted_ones_end_the_batch_with_a_reason(
     stage: Stage, body: bytes | None, cancelled: bool
 ) -> None:
     stage.accepted(3)
-    key = BatchObjects("b").input
+    key = BatchObjects("b").input(stage.ledger.batches.get("b").manifest.staged)
     rows = stage.artifacts.get(key)
     assert rows is not None
     stage.artifacts.put(key, rows[: rows.index(b"\n") + 1] if body is None else body, content_type="text/plain")
@@ -72,7 +72,7 @@ def test_rows_that_are_not_the_accepted_ones_end_the_batch_with_a_reason(
     expand(stage.worker, "b")
     record = stage.ledger.batches.get("b")
     assert record.state is BatchState.FAILED
-    assert (record.reason or "").startswith("batches/b/input.jsonl ")
+    assert (record.reason or "").startswith(f"{key} ")
     assert stage.ledger.leases.backlog() == 0
     assert stage.artifacts.head(BatchObjects("b").marker(record.state)) is not None
 

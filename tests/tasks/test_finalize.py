@@ -61,7 +61,7 @@ def test_finalizing_twice_writes_the_same_bytes(stage: Stage) -> None:
     root = BatchObjects("b").root
     before = {name: stage.artifacts.get(root + name) for name in FILES}
     assert all(before.values())
-    write_results(stage.worker, BatchObjects("b"), 3)
+    write_results(stage.worker, stage.ledger.batches.get("b").manifest, 3)
     assert {name: stage.artifacts.get(root + name) for name in FILES} == before
     assert b"<b>" not in (before["gallery/index.html"] or b"")
 

@@ -108,7 +108,7 @@ def test_a_batch_that_was_accepted_and_never_recorded_is_found_in_the_bucket(sta
     stage.accepted(2)
     first = stage.ledger.batches.get("b").manifest
     _forget(stage)
-    stage.artifacts.put("batches/staged/input.jsonl", b"{}\n", content_type="text/plain")
+    stage.artifacts.put("batches/staged/staged/t/input.jsonl", b"{}\n", content_type="text/plain")
     sweep.record_accepted(stage.worker)
     found = stage.ledger.batches.get("b").manifest
     assert found == first.model_copy(update={"incarnation": found.incarnation})
