@@ -70,6 +70,7 @@ class AttemptEnd(_Record):
     reason: str
     ended_at: datetime
     node: str | None = None
+    rendering: tuple[int, ...] = Field((), description="Images that it may have died of, by their index.")
 
 
 class JobRecord(_Record):
@@ -87,7 +88,10 @@ class JobRecord(_Record):
     images: int = Field(ge=1)
     attempt: AttemptSpec | None = Field(None, description="The current or last attempt, complete.")
     confirmed: bool = Field(False, description="The attempt was seen to exist; gone then means ended, not unmade.")
-    spent: int = Field(0, description="Attempts that count against the limit.")
+    spent: int = Field(0, description="Attempts that failed since the last that brought an image.")
+    disrupted: int = Field(0, description="Attempts that the cluster took away since then.")
+    isolated: int = Field(0, description="Images taken out since then because they killed their pods.")
+    done: int = Field(0, description="Images with an outcome when an attempt last ended.")
     ended: tuple[AttemptEnd, ...] = ()
 
     @property

@@ -75,7 +75,10 @@ class Settings(BaseModel):
     # How jobs run
     launcher: Literal["local", "kubernetes"] = Field("kubernetes", description="Who runs an attempt.")
     images_per_job: int = Field(64, ge=1, description="Most images of one job.")
-    max_attempts: int = Field(3, ge=1, description="Attempts that may fail before a job does; disruptions count none.")
+    max_attempts: int = Field(3, ge=1, description="Attempts of a job that may fail in a row without a new image.")
+    max_disruptions: int = Field(
+        100, ge=1, description="Attempts of a job that the cluster may take away in a row without a new image."
+    )
     deadline_s: float = Field(6 * 3600, gt=0, description="Longest running time of one attempt.")
     lease_s: float = Field(20.0, ge=2, description="A worker that is silent this long has lost its jobs.")
     observe_s: float = Field(1.0, gt=0, description="Pause between two looks at what runs.")

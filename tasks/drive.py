@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable
 
 import structlog
 
 from pipeline.attempt import AttemptSpec, Code, NameTaken, Outcome, Phase, attempt_name
-from pipeline.errors import LeaseLost, ServiceError, StaleWrite
+from pipeline.errors import LeaseLost, ServiceError, StaleWrite, TesseraError, UnknownBatch
 from pipeline.layouts import planned_layout
 from pipeline.ledger.jobs import Place
 from pipeline.ledger.leases import Lease
 from pipeline.objects import BatchObjects
 from pipeline.records import JobRecord, advance, changed
 from pipeline.states import BatchState, JobState, is_final
+from tasks import retry
 from tasks.context import Context
-from tasks.settle import settle_cancelled, settle_ended
+from tasks.poison import layout_for_suspects
+from tasks.settle import job_images, settle_abandoned, settle_cancelled, settle_ended
 
 log = structlog.get_logger(__name__)
 
@@ -38,33 +41,73 @@ def drive(context: Context, lease: Lease) -> None:
     When the worker stops, the job is handed over at once and its pod left alone. Outages of Redis, S3 or the cluster
     are waited out: they are no failure of the job.
     """
-    ref, fence = lease.job.ref, lease.fence
     with structlog.contextvars.bound_contextvars(batch=lease.job.batch_id, job=lease.job.index):
         log.info("job claimed", state=lease.job.state.value)
-        pause_s = OUTAGE_PAUSE_S
-        while True:
-            try:
-                if context.stopping.is_set():
-                    context.ledger.leases.release(ref, fence)
-                    log.info("job handed over")
-                    return
-                context.ledger.leases.renew(ref, fence, context.settings.lease_s)
-                job = context.ledger.jobs.get(ref)
-                if job is None or is_final(job.state) or not step(context, job, fence):
-                    return
-            except LeaseLost as error:
-                log.warning("job is no longer ours", reason=str(error))
+        try:
+            _see_through(context, lease.job.ref, lease.fence, step)
+        except (LeaseLost, UnknownBatch) as error:
+            log.warning("job is no longer ours", reason=str(error))
+        except Exception as error:  # whatever it is, it must not keep this worker from its other jobs
+            log.exception("our own program failed over this job")
+            _stumble(context, lease, f"{type(error).__name__}: {error}")
+
+
+def _see_through(context: Context, ref: str, fence: str, one_step: Callable[[Context, JobRecord, str], bool]) -> None:
+    """Take steps until there is nothing more to do under this lease, or the worker stops."""
+    pause_s = OUTAGE_PAUSE_S
+    while True:
+        try:
+            if context.stopping.is_set():
+                context.ledger.leases.release(ref, fence)
+                log.info("job handed over")
                 return
-            except StaleWrite:
-                continue  # an answer was lost and our own write stands, or somebody moved it: look again
-            except ServiceError as error:
-                log.warning("waiting for an outage to end", reason=str(error), pause_s=pause_s)
-                if context.stopping.wait(pause_s):
-                    return  # it may not be reachable to hand over; the lease ends by itself
-                pause_s = min(LONGEST_OUTAGE_PAUSE_S, pause_s * 2)
-                continue
-            pause_s = OUTAGE_PAUSE_S
-            context.stopping.wait(context.settings.observe_s)
+            context.ledger.leases.renew(ref, fence, context.settings.lease_s)
+            job = context.ledger.jobs.get(ref)
+            if job is None or is_final(job.state) or not one_step(context, job, fence):
+                return
+        except StaleWrite:
+            continue  # an answer was lost and our own write stands, or somebody moved it: look again
+        except ServiceError as error:
+            log.warning("waiting for an outage to end", reason=str(error), pause_s=pause_s)
+            if context.stopping.wait(pause_s):
+                return  # it may not be reachable to hand over; the lease ends by itself
+            pause_s = min(LONGEST_OUTAGE_PAUSE_S, pause_s * 2)
+            continue
+        pause_s = OUTAGE_PAUSE_S
+        context.stopping.wait(context.settings.observe_s)
+
+
+def _stumble(context: Context, lease: Lease, reason: str) -> None:
+    """Try the job again later; after as many times as an attempt may fail, give it up."""
+    leases, ref, fence = context.ledger.leases, lease.job.ref, lease.fence
+    delay_s = retry.LONGEST_DELAY_S
+    try:
+        times = leases.stumble(ref, fence)
+        if times < context.settings.max_attempts:
+            delay_s = retry.FIRST_DELAY_S * 2 ** (times - 1)
+        else:
+            log.error("job is given up", times=times)
+            said = f"{reason} ({times} times; the workers' logs say where)"
+            _see_through(context, ref, fence, lambda *args: _abandoned(*args, reason=said))
+    except TesseraError as error:
+        log.warning("job is put off", reason=str(error))
+    except Exception:  # it cannot even be given up: somebody must look, and no pod may be wasted until then
+        log.exception("job cannot be given up", next_try_s=delay_s)
+    try:
+        leases.release(ref, fence, delay_s=delay_s)  # nothing happens if it is over
+    except ServiceError as error:
+        log.warning("the lease ends by itself", reason=str(error))
+
+
+def _abandoned(context: Context, job: JobRecord, fence: str, *, reason: str) -> bool:
+    """One step towards the end of a job that is given up; False when it is over."""
+    if job.attempt is not None and job.state not in (JobState.QUEUED, JobState.RETRYING):
+        seen = context.observer.look(after=time.monotonic()).get(job.attempt.name)
+        context.launcher.delete(job.attempt.name)
+        if seen is not None and seen.phase is not Phase.ENDED:
+            return True
+    settle_abandoned(context, job, fence, reason)
+    return False
 
 
 def step(context: Context, job: JobRecord, fence: str) -> bool:
@@ -86,6 +129,9 @@ def step(context: Context, job: JobRecord, fence: str) -> bool:
 def _recorded(context: Context, job: JobRecord, fence: str) -> JobRecord:
     settings = context.settings
     number = job.attempt.number + 1 if job.attempt else 1
+    layout = planned_layout(settings.gpus, settings.layout)
+    if job.ended and len(job.ended[-1].rendering) > 1:
+        layout = layout_for_suspects(job_images(context, job), settings.gpus, layout)
     spec = AttemptSpec(
         name=attempt_name(job.incarnation, job.index, number),
         batch_id=job.batch_id,
@@ -95,7 +141,7 @@ def _recorded(context: Context, job: JobRecord, fence: str) -> JobRecord:
         token=secrets.token_hex(16),
         image=settings.image,
         gpus=settings.gpus,
-        layout=planned_layout(settings.gpus, settings.layout),
+        layout=layout,
         exact=settings.exact,
         warmup_steps=settings.warmup_steps,
         device=settings.device,

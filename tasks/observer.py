@@ -6,7 +6,12 @@ import threading
 import time
 from collections.abc import Mapping
 
+import structlog
+
 from pipeline.attempt import Launcher, Observation
+from pipeline.errors import ServiceError, TesseraError
+
+log = structlog.get_logger(__name__)
 
 
 class Observer:
@@ -27,6 +32,15 @@ class Observer:
         with self._lock:
             now = time.monotonic()
             if self._taken_at <= after or now - self._taken_at > self._max_age_s:
-                self._seen = self._launcher.observe()
+                self._seen = self._observed()
                 self._taken_at = now
             return self._seen
+
+    def _observed(self) -> Mapping[str, Observation]:
+        try:
+            return self._launcher.observe()
+        except TesseraError:
+            raise
+        except Exception as error:  # one look is shared: what breaks it is no job's fault, and is waited for
+            log.exception("what runs cannot be made out")
+            raise ServiceError(f"what runs cannot be made out: {type(error).__name__}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import asdict
 
 import structlog
 
@@ -17,7 +18,8 @@ from pipeline.results import FailureCode, ImageFailure, ImageResult, Outcome, fa
 from pipeline.shards import ImageTask, images_of, parsed_shard
 from pipeline.states import ImageState, JobState
 from tasks.context import Context
-from tasks.retry import GiveUp, decide
+from tasks.poison import convicted, suspects
+from tasks.retry import GiveUp, Limits, Tally, decide
 
 log = structlog.get_logger(__name__)
 
@@ -32,17 +34,30 @@ def settle_ended(context: Context, job: JobRecord, fence: str, ended: AttemptOut
     tasks = job_images(context, job)
     known = known_outcomes(context, job, tasks)
     undone = [task for task in tasks if task.index not in known]
+    tally = Tally(job.spent, job.disrupted, job.isolated) if len(known) == job.done else Tally()
+    suspected = suspects(context, job, undone, ended)
     history = AttemptEnd(
-        number=job.attempt.number, code=ended.code, reason=ended.reason, ended_at=context.ledger.now(), node=ended.node
+        number=job.attempt.number,
+        code=ended.code,
+        reason=ended.reason,
+        ended_at=context.ledger.now(),
+        node=ended.node,
+        rendering=tuple(task.index for task in suspected),
     )
     job = job.model_copy(update={"ended": (*job.ended, history)})
     log.info("attempt ended", code=ended.code.value, reason=ended.reason, images=len(tasks), undone=len(undone))
+    if (poison := convicted(job, suspected)) is not None:
+        log.error("image is isolated", image=poison.image_id, reason=poison.message)
+        commit_failure(context.artifacts, BatchObjects(job.batch_id), poison)
+        known[poison.index] = poison
+        undone = [task for task in undone if task.index != poison.index]
     if not undone:
         # A worker that died while it gave the job up had written its failures down already.
         state = JobState.FAILED if any(_given_up(outcome) for outcome in known.values()) else JobState.SUCCEEDED
         finish(context, job, fence, state=state, tasks=tasks, known=known)
         return
-    decision = decide(ended, spent=job.spent, max_attempts=context.settings.max_attempts, random=random.random)
+    limits = Limits(context.settings.max_attempts, context.settings.max_disruptions)
+    decision = decide(ended, tally, limits, isolated=poison is not None, random=random.random)
     if isinstance(decision, GiveUp):
         log.error("job failed", reason=decision.reason, undone=len(undone))
         give_up(
@@ -59,9 +74,28 @@ def settle_ended(context: Context, job: JobRecord, fence: str, ended: AttemptOut
     move_known(context, job, fence, known)
     left = [task.index for task in undone]
     context.ledger.images.move_by_worker(job.batch_id, job.ref, left, ImageState.QUEUED, fence=fence)
-    retrying = advance(job, JobState.RETRYING, at=context.ledger.now(), spent=decision.spent)
+    counted = asdict(decision.tally) | {"done": len(known)}
+    retrying = advance(job, JobState.RETRYING, at=context.ledger.now(), **counted)
     context.ledger.jobs.write(retrying, Place.DELAYED, fence=fence, delay_s=decision.delay_s)
     log.warning("job will be tried again", delay_s=round(decision.delay_s, 1), code=ended.code.value)
+
+
+def settle_abandoned(context: Context, job: JobRecord, fence: str, reason: str) -> None:
+    """Our own program cannot go on with the job, and none of it runs: what is committed stays, the rest has failed.
+
+    Raises as `settle_ended`.
+    """
+    tasks = job_images(context, job)
+    give_up(
+        context,
+        job,
+        fence,
+        state=JobState.FAILED,
+        tasks=tasks,
+        known=known_outcomes(context, job, tasks),
+        code=FailureCode.INTERNAL,
+        reason=reason,
+    )
 
 
 def settle_cancelled(context: Context, job: JobRecord, fence: str) -> None:
@@ -163,7 +197,7 @@ def move_known(context: Context, job: JobRecord, fence: str, known: dict[int, Ou
 
 
 def _given_up(outcome: Outcome) -> bool:
-    return isinstance(outcome, ImageFailure) and outcome.code is FailureCode.ATTEMPTS_EXHAUSTED
+    return isinstance(outcome, ImageFailure) and outcome.code in (FailureCode.ATTEMPTS_EXHAUSTED, FailureCode.INTERNAL)
 
 
 def _state(outcome: Outcome) -> ImageState:

@@ -61,6 +61,8 @@ def _apart(part: str, **bound: str) -> Iterator[None]:
         raise
     except TesseraError as error:
         log.warning("part of the tick was put off", part=part, reason=str(error), **bound)
+    except Exception:  # a record that cannot be read, say: the other batches go on
+        log.exception("part of the tick failed", part=part, **bound)
 
 
 def announce(context: Context) -> None:

@@ -31,6 +31,7 @@ log = structlog.get_logger(__name__)
 
 QUEUED_IMAGES = 4
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
+MARK_WITHIN_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,36 @@ class Committer:
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=QUEUED_IMAGES)
         self._error: BaseException | None = None
         self._refused = False
+        self._begun: queue.SimpleQueue[tuple[ImageTask, threading.Event]] = queue.SimpleQueue()
+        self._thread = self._in_background(self._work, "committer")
+        self._in_background(self._mark, "marks")
+
+    def _in_background(self, work: Callable[[], None], name: str) -> threading.Thread:
         # In this context, so that its log lines carry the same batch, job, attempt and rank.
         target = contextvars.copy_context().run
-        self._thread = threading.Thread(target=target, args=(self._work,), name="committer", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=target, args=(work,), name=name, daemon=True)
+        thread.start()
+        return thread
 
     def started(self, task: ImageTask) -> None:
-        """This image is being rendered."""
-        self._put(lambda: self._move(task, ImageState.RUNNING))
+        """This image is about to be rendered; returns when the ledger knows, or soon if it cannot be told.
+
+        Not behind the uploads: if the pod dies of this image, the ledger must have it on record.
+        """
+        known = threading.Event()
+        self._begun.put((task, known))
+        known.wait(MARK_WITHIN_S)
+
+    def _mark(self) -> None:
+        while True:
+            task, known = self._begun.get()
+            while not self._begun.empty():  # after an outage only the newest matters
+                task, known = self._begun.get()
+            try:
+                self._move(task, ImageState.RUNNING)
+            except (ClaimRefused, ServiceError) as error:
+                log.warning("the ledger does not know which image is rendered", image=task.id, reason=str(error))
+            known.set()
 
     def rendered(self, task: ImageTask, result: ImageResult, pixels: Any) -> None:
         """Commit an image; `pixels` is uint8, height x width x 3. Blocks while too many wait."""

@@ -10,7 +10,7 @@
 | `batch:<id>:images` | string | four bits an image: its state's code |
 | `batch:<id>:jobs` | zset | refs of jobs that are not final, score = index |
 | `batch:<id>:events` | stream | the last moves, capped |
-| `job:<ref>` | hash | `record`, `state`, `revision`, `fence`, `worker`, `pod`, `pod_attempt` |
+| `job:<ref>` | hash | `record`, `state`, `revision`, `fence`, `worker`, `pod`, `pod_attempt`, `stumbles` |
 | `backlog:<tenant>` | zset | refs of jobs that may be claimed, score = priority, then age |
 | `tenants` | hash | tenants that have a backlog or leases: how many leases each |
 | `delayed` | zset | refs of jobs that wait before their next attempt, score = when |

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import structlog
+from pydantic import ValidationError
+
 from pipeline.errors import LeaseLost
 from pipeline.ledger.store import Store
 from pipeline.records import JobRecord
+
+log = structlog.get_logger(__name__)
+
+# A newer worker, or whoever mends the record, is waited for.
+UNREADABLE_DELAY_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -24,21 +32,34 @@ class Leases:
         self._store = store
 
     def claim(self, worker: str, lease_s: float) -> Lease | None:
-        """The best job that may be claimed: priority, then fair share between tenants, then age."""
-        answer = self._store.run("claim", worker, int(lease_s * 1000))
-        if not answer:
-            return None
-        _ref, fence, record = answer
-        return Lease(JobRecord.model_validate_json(record), fence)
+        """The best job that may be claimed: priority, then fair share between tenants, then age.
+
+        A job whose record cannot be read is put off, and the next best taken.
+        """
+        while answer := self._store.run("claim", worker, int(lease_s * 1000)):
+            ref, fence, record = answer
+            try:
+                return Lease(JobRecord.model_validate_json(record), fence)
+            except ValidationError as error:
+                log.error("a job's record cannot be read; put off", job=ref, problems=error.error_count())
+                self.release(ref, fence, delay_s=UNREADABLE_DELAY_S)
+        return None
 
     def renew(self, ref: str, fence: str, lease_s: float) -> None:
         """Keep the job for another `lease_s`. Raises LeaseLost."""
         if not self._store.run("renew", ref, fence, int(lease_s * 1000)):
             raise LeaseLost(f"job {ref} is held by another worker, or by nobody")
 
-    def release(self, ref: str, fence: str) -> bool:
-        """Hand the job over to whoever claims next, now; what runs for it goes on. False if it was not ours."""
-        return bool(self._store.run("release", ref, fence))
+    def release(self, ref: str, fence: str, delay_s: float = 0) -> bool:
+        """Hand the job over to whoever claims next; what runs for it goes on. False if it was not ours."""
+        return bool(self._store.run("release", ref, fence, int(delay_s * 1000)))
+
+    def stumble(self, ref: str, fence: str) -> int:
+        """Count a failure of our own program over this job; returns how many there were. Raises LeaseLost."""
+        times = int(self._store.run("stumble", ref, fence))
+        if not times:
+            raise LeaseLost(f"job {ref} is held by another worker, or by nobody")
+        return times
 
     def promote(self, limit: int = 1000) -> tuple[int, int]:
         """Put jobs whose lease ran out, and jobs whose delay is over, into the backlog; returns how many of each."""

@@ -33,7 +33,7 @@ failed      >
 cancelled   >
 """
 _JOB = """
-queued        > launching cancelled
+queued        > launching failed cancelled
 launching     > waiting_quota pending running retrying succeeded failed cancelled
 waiting_quota > pending running retrying succeeded failed cancelled
 pending       > waiting_quota running retrying succeeded failed cancelled

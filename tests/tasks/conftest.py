@@ -15,7 +15,7 @@ from tests.tasks.stage import Stage
 @pytest.fixture
 def stage(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     """Its delays are short; an attempt commits everything and succeeds unless the test says otherwise."""
-    for name in ("FIRST_DELAY_S", "DISRUPTION_DELAY_S"):
+    for name in ("FIRST_DELAY_S", "FIRST_DISRUPTION_DELAY_S"):
         monkeypatch.setattr(retry, name, 0.05)
     changes = {"models": MODELS, "images_per_job": 3, "observe_s": 0.02, "lease_s": 2.0}
     stage = Stage(load_settings(settings.environment(), **changes))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pipeline.artifacts import Artifacts
 from pipeline.attempt import AttemptSpec, LaunchResult, NameTaken, Observation, Outcome, Phase
-from pipeline.commit import commit_failure, commit_image
+from pipeline.commit import commit_failure, commit_image, committed_failure, committed_result
 from pipeline.errors import ServiceError
 from pipeline.ledger import Ledger
 from pipeline.objects import BatchObjects
@@ -17,7 +17,8 @@ from pipeline.shards import ImageTask, images_of, parsed_shard
 from pipeline.states import ImageState
 from tests.factories import image_result, png
 
-# What an attempt shows at one look after the other: it stays at the last. Functions are called on the way.
+# What an attempt shows at one look after the other: it stays at the last. Functions are called on the way; an outcome
+# that one returns is the attempt's.
 Play = Sequence[Phase | Outcome | Callable[[], object]]
 
 
@@ -95,7 +96,8 @@ class Node:
     def _seen(self, name: str, spec: AttemptSpec) -> Observation:
         left = self._left[name]
         while callable(left[0]):
-            left.pop(0)()  # type: ignore[operator]  # the callable one
+            if isinstance(ended := left.pop(0)(), Outcome):  # type: ignore[operator]  # the callable one
+                left[:] = [ended]
         now = left[0]
         if len(left) > 1:
             left.pop(0)
@@ -117,6 +119,15 @@ class Pod:
     @property
     def tasks(self) -> list[ImageTask]:
         return images_of(parsed_shard(self._artifacts.get(self.spec.shard_key) or b""))
+
+    def left(self) -> list[ImageTask]:
+        """Images that have no outcome yet: what a pod renders."""
+        return [
+            task
+            for task in self.tasks
+            if not committed_result(self._artifacts, self.objects, task)
+            and not committed_failure(self._artifacts, self.objects, task)
+        ]
 
     def register(self) -> str | None:
         return self._ledger.jobs.register_pod(

@@ -23,7 +23,7 @@ redis.call('HSET', key, 'record', ARGV[6], 'state', state, 'revision', revision 
 local place = ARGV[7]
 if place ~= 'held' then
   drop_lease(ref)
-  redis.call('HSET', key, 'pod', '') -- the attempt is over: what its pod still says is not heard
+  redis.call('HSET', key, 'pod', '', 'stumbles', 0) -- the attempt is over: what its pod still says is not heard
 end
 if place == 'backlog' then
   to_backlog(ref)
