@@ -14,7 +14,7 @@ from typing import Any
 
 from k8s.merge import merged
 from k8s.pod import MODELS_PATH, TORCHRUN_RESERVE_S, PodSettings
-from pipeline.attempt import AttemptSpec
+from pipeline.attempt import HOPELESS_EXIT_CODES, SHUTDOWN_VARIABLE, AttemptSpec, torchrun
 from pipeline.settings import PREFIX, Settings
 
 CONTAINER, WEIGHTS_CONTAINER = "render", "fetch-weights"
@@ -27,9 +27,6 @@ BATCH_ANNOTATION = "tessera/batch"  # up to 80 characters; a label holds 63
 SPEC_ANNOTATION = "tessera/spec"
 DIGEST_ANNOTATION = "tessera/spec-digest"
 MANIFEST_ANNOTATION = "tessera/manifest-digest"
-
-# Exit codes that no retry mends (sysexits: EX_USAGE, EX_CONFIG). The Job names them when its pod is gone.
-HOPELESS_EXIT_CODES = (64, 78)
 
 SCRATCH_PATH = "/scratch"
 
@@ -130,7 +127,7 @@ def _template(spec: AttemptSpec, pod: PodSettings, settings: Settings, avoid_nod
     main = _container(pod, settings, spec)
     main |= {
         "name": CONTAINER,
-        "command": ["torchrun", "--standalone", f"--nproc-per-node={spec.gpus}", "-m", "distri.run"],
+        "command": torchrun("python", spec.gpus),
         "resources": _resources(pod, spec),
         "volumeMounts": [
             *writable,
@@ -226,7 +223,7 @@ def _environment(pod: PodSettings, settings: Settings, spec: AttemptSpec) -> lis
         "OMP_NUM_THREADS": "1",
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
-        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(pod.grace_s - TORCHRUN_RESERVE_S),
+        SHUTDOWN_VARIABLE: str(max(1, _grace_s(pod) - TORCHRUN_RESERVE_S)),
         **deployment,
         "TESSERA_LOG_FORMAT": "json",
         **pod.env,
@@ -237,6 +234,11 @@ def _environment(pod: PodSettings, settings: Settings, spec: AttemptSpec) -> lis
         *({"name": name, "value": value.replace("$(", "$$(")} for name, value in plain.items()),
         {"name": "TESSERA_POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
     ]
+
+
+def _grace_s(pod: PodSettings) -> int:
+    """The pod's grace period, which the template may have set."""
+    return int((pod.template.get("spec") or {}).get("terminationGracePeriodSeconds") or pod.grace_s)
 
 
 def _resources(pod: PodSettings, spec: AttemptSpec) -> dict[str, Any]:

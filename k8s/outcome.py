@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from k8s.manifest import HOPELESS_EXIT_CODES, WEIGHTS_CONTAINER
+from k8s.manifest import WEIGHTS_CONTAINER
 from k8s.reading import Object, Reading, condition, deleted_at, event, is_over, status
 from k8s.waits import with_live_pod, without_pod
-from pipeline.attempt import Code, Phase, PodReport
+from pipeline.attempt import HOPELESS_EXIT_CODES, Code, Phase, PodReport
 
 _DISRUPTIONS = {
     "PreemptionByScheduler": Code.PREEMPTED,
@@ -45,7 +45,7 @@ _CONTAINER_REASONS = {
 }
 
 _SIGKILL_EXIT = 137
-# torchrun exits 1 whatever became of its ranks; its summary says more.
+# The rank that was killed need not be the first that torchrun noticed; its summary names each.
 _RANK_KILLED = re.compile(r"exitcode\s*:\s*-9\b")
 _EXIT_CODE = re.compile(r"failed with exit code (\d+)")
 

@@ -16,7 +16,7 @@ from pipeline.settings import Settings
 MODELS_PATH = "/models"
 
 # torchrun gives its ranks this long to end after SIGTERM; the rest of the grace period is for torchrun itself.
-TORCHRUN_RESERVE_S = 15
+TORCHRUN_RESERVE_S = 5
 
 _TEMPLATE = {"metadata", "spec"}
 _KUBERNETES_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"

@@ -20,6 +20,11 @@ SCHEMA_VERSION = 1
 
 REPORT_LIMIT_BYTES = 4096  # what a kubelet keeps of a termination message
 
+# What a pod exits with when no retry mends its end: it cannot read its attempt (EX_USAGE of sysexits.h), or its
+# deployment is wrong (EX_CONFIG). A Job remembers the code when its pod, and with it the report, is gone.
+EXIT_USAGE, EXIT_CONFIG = 64, 78
+HOPELESS_EXIT_CODES = (EXIT_USAGE, EXIT_CONFIG)
+
 
 class AttemptSpec(BaseModel):
     """Everything that decides what a pod does, recorded before the pod is launched.
@@ -71,6 +76,15 @@ def attempt_name(incarnation: str, job_index: int, number: int) -> str:
     must not meet the names of what still runs.
     """
     return f"tessera-{incarnation}-{job_index:05d}-{number}"
+
+
+# What torchrun's --shutdown-timeout reads where it is not given: whole seconds that ranks get to end after SIGTERM.
+SHUTDOWN_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+
+
+def torchrun(python: str, gpus: int) -> list[str]:
+    """The command of a pod, by the interpreter to use: torchrun, but for the exit code (see distri/run/torchrun.py)."""
+    return [python, "-P", "-m", "distri.run.torchrun", "--standalone", f"--nproc-per-node={gpus}", "-m", "distri.run"]
 
 
 class Code(StrEnum):

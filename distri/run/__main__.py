@@ -1,4 +1,8 @@
-"""Entry point of every rank of a pod. Exits 0 only if every image of the job has an outcome in the bucket."""
+"""Entry point of every rank of a pod.
+
+Exits 0 only if every image of the job has an outcome in the bucket; with 64 if it cannot read its attempt, with 78 if
+the deployment is wrong: no retry mends these. 1 is everything else.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +19,16 @@ from datetime import timedelta  # noqa: E402
 
 import structlog  # noqa: E402
 import torch  # noqa: E402
+from pydantic import ValidationError  # noqa: E402
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
-from distri.errors import LeaderFailed, PeerLost  # noqa: E402
+from distri.errors import LayoutError, LeaderFailed, PeerLost  # noqa: E402
 from distri.mesh import Layout, Mesh  # noqa: E402
 from distri.run.leader import Leader  # noqa: E402
 from distri.run.report import write_report  # noqa: E402
 from distri.run.shard import LeaderRefused, PodMisconfigured, render_shard  # noqa: E402
 from distri.run.sigterm import on_sigterm  # noqa: E402
-from pipeline.attempt import AttemptSpec, Code, PodReport  # noqa: E402
+from pipeline.attempt import EXIT_CONFIG, EXIT_USAGE, AttemptSpec, Code, PodReport  # noqa: E402
 from pipeline.errors import ClaimRefused, ServiceError, SettingsError  # noqa: E402
 from pipeline.logs import configure_logging, redacted  # noqa: E402
 from pipeline.results import ImageResult  # noqa: E402
@@ -50,7 +55,7 @@ def main() -> int:
     try:
         settings = load_settings()
         configure_logging(settings.log_format, settings.log_level)
-        spec = AttemptSpec.model_validate_json(os.environ[ATTEMPT_VARIABLE])
+        spec = _attempt()
         disable_progress_bar()  # type: ignore[no-untyped-call]  # it writes hundreds of lines into a pod's log
         structlog.contextvars.bind_contextvars(batch=spec.batch_id, job=spec.job_index, attempt=spec.number, rank=rank)
         device = "cuda" if spec.device == "cuda" or (spec.device == "auto" and torch.cuda.is_available()) else "cpu"
@@ -72,9 +77,29 @@ def main() -> int:
         # A rank that was killed reports nothing: whoever misses it, and no other, names it.
         missing = error.missing or () if isinstance(error, PeerLost) else ()
         lost = missing[0] if len(missing) == 1 else rank
-        write_report(PodReport(code=_code_of(error), message=message, rank=lost))
-        return 1
+        code = _code_of(error)
+        write_report(PodReport(code=code, message=message, rank=lost))
+        if isinstance(error, UnreadableAttempt):
+            return EXIT_USAGE
+        return EXIT_CONFIG if code is Code.CONFIG_ERROR else 1
     return 0
+
+
+class UnreadableAttempt(PodMisconfigured):
+    """The environment names no attempt that this version can read."""
+
+
+def _attempt() -> AttemptSpec:
+    text = os.environ.get(ATTEMPT_VARIABLE)
+    if text is None:
+        raise UnreadableAttempt(f"{ATTEMPT_VARIABLE} is not set; a worker sets it to the attempt's JSON")
+    try:
+        return AttemptSpec.model_validate_json(text)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise UnreadableAttempt(
+            f"{ATTEMPT_VARIABLE} cannot be read by this image ({problems}): is it older than the workers?"
+        ) from error
 
 
 def _report(leader: Leader, code: Code, message: str) -> PodReport:
@@ -86,7 +111,7 @@ def _report(leader: Leader, code: Code, message: str) -> PodReport:
 def _code_of(error: Exception) -> Code:
     if isinstance(error, ClaimRefused):
         return Code.CLAIM_REFUSED
-    if isinstance(error, PodMisconfigured | SettingsError):
+    if isinstance(error, PodMisconfigured | SettingsError | LayoutError):
         return Code.CONFIG_ERROR
     if isinstance(error, ServiceError):
         return Code.STORAGE

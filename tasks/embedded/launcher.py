@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from pipeline.attempt import (
+    HOPELESS_EXIT_CODES,
     AttemptSpec,
     Code,
     LaunchResult,
@@ -24,7 +25,7 @@ from tasks.embedded.attempts import AttemptFolder, AttemptStatus, Gone
 NODE = "local"
 
 _SIGKILL = 9
-# torchrun exits 1 whatever became of its ranks; its summary in the log says more.
+# The rank that was killed need not be the first that torchrun noticed; its summary in the log names each.
 _RANK_KILLED = re.compile(r"exitcode\s*:\s*-9\b")
 
 
@@ -107,12 +108,18 @@ def outcome(status: AttemptStatus) -> Outcome:
         return ended(Code.DEADLINE, "the attempt ran longer than its deadline")
     if report is not None and report.code is not Code.SUCCEEDED:
         return ended(report.code, report.message)
+    if status.exit_code in HOPELESS_EXIT_CODES:
+        return ended(Code.CONFIG_ERROR, _words(status, report, f"ended with exit code {status.exit_code}"))
     if report is None and (status.signal == _SIGKILL or _RANK_KILLED.search(status.log_tail)):
         return ended(Code.KILLED, "a process of the attempt was killed by signal 9; was memory short?")
     how = f"ended by signal {status.signal}" if status.signal else f"ended with exit code {status.exit_code}"
+    return ended(Code.UNKNOWN, _words(status, report, how))
+
+
+def _words(status: AttemptStatus, report: PodReport | None, how: str) -> str:
     word = "a report of success" if report else "no report"
     said = [text.strip() for text in ("" if report else status.message, status.log_tail) if text.strip()]
-    return ended(Code.UNKNOWN, "\n".join([f"{how} and {word}", *said]))
+    return "\n".join([f"{how} and {word}", *said])
 
 
 def _report(message: str) -> PodReport | None:

@@ -24,7 +24,7 @@ import structlog
 from pydantic import ValidationError
 
 from pipeline import flock
-from pipeline.attempt import REPORT_LIMIT_BYTES, AttemptSpec, Code, Phase, PodReport
+from pipeline.attempt import REPORT_LIMIT_BYTES, SHUTDOWN_VARIABLE, AttemptSpec, Code, Phase, PodReport, torchrun
 from pipeline.local import log_tail
 from pipeline.logs import configure_logging
 from tasks.embedded.attempts import AttemptFolder, AttemptStatus
@@ -41,10 +41,9 @@ _PREDECESSOR_S = 5.0
 log = structlog.get_logger("tasks.embedded.node")
 
 
-def torchrun(spec: AttemptSpec) -> list[str]:
+def render(spec: AttemptSpec) -> list[str]:
     """The command of a pod: the same that a container runs."""
-    ranks = f"--nproc-per-node={spec.gpus}"
-    return [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", ranks, "-m", "distri.run"]
+    return torchrun(sys.executable, spec.gpus)
 
 
 @dataclass
@@ -61,7 +60,7 @@ class Node:
     def __init__(
         self,
         data_dir: Path,
-        command: Callable[[AttemptSpec], Sequence[str]] = torchrun,
+        command: Callable[[AttemptSpec], Sequence[str]] = render,
         *,
         grace_s: float = 5.0,
     ) -> None:
@@ -172,6 +171,7 @@ class Node:
             "OMP_NUM_THREADS": "1",
             "PYTHONSAFEPATH": "1",
             "HF_HUB_OFFLINE": "1",
+            SHUTDOWN_VARIABLE: str(int(max(0, self._grace_s - 1))),  # the rest is for torchrun itself
         }
         with (self._logs / f"{spec.name}.log").open("ab") as output:
             return subprocess.Popen(
@@ -251,7 +251,7 @@ def _last_bytes(path: Path) -> str:
         return ""
 
 
-def main(arguments: Sequence[str], command: Callable[[AttemptSpec], Sequence[str]] = torchrun) -> int:
+def main(arguments: Sequence[str], command: Callable[[AttemptSpec], Sequence[str]] = render) -> int:
     """Entry point of the node's process."""
     parser = argparse.ArgumentParser(
         prog="python -P -m tasks.embedded.node", description="Run attempts on this machine."

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from kubernetes import client
 
-from k8s.manifest import FOR_PODS, HOPELESS_EXIT_CODES, job_manifest
+from k8s.manifest import FOR_PODS, job_manifest
 from k8s.merge import merged
 from k8s.pod import PodSettings, pod_settings
-from pipeline.attempt import AttemptSpec
+from pipeline.attempt import HOPELESS_EXIT_CODES, AttemptSpec
 from pipeline.errors import SettingsError
 from pipeline.settings import Settings, load_settings
 
@@ -126,17 +126,25 @@ def test_the_pod_is_what_the_restricted_standard_asks_for(make_spec: Make, make_
 def test_the_container_runs_torchrun_on_all_gpus_with_room_to_end(make_spec: Make, make_settings: Make) -> None:
     pod = _pod(_manifest(make_spec, make_settings))
     (container,) = pod["containers"]
-    assert container["command"] == ["torchrun", "--standalone", "--nproc-per-node=8", "-m", "distri.run"]
+    torchrun = "torchrun --standalone --nproc-per-node=8 -m distri.run"
+    assert " ".join(container["command"]) == f"python -P -m distri.run.{torchrun}"
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
     assert container["resources"]["requests"]["nvidia.com/gpu"] == "8"
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     assert volumes[mounts["/dev/shm"]]["emptyDir"] == {"medium": "Memory", "sizeLimit": "8Gi"}  # noqa: S108
     environment = _environment(container)
-    assert int(environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) < pod["terminationGracePeriodSeconds"]
+    assert 0 < int(environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) < pod["terminationGracePeriodSeconds"]
     assert environment["HF_HUB_OFFLINE"] == "1"
     assert environment["TESSERA_POD_UID"] == {"fieldRef": {"fieldPath": "metadata.uid"}}
     assert AttemptSpec.model_validate_json(environment["TESSERA_ATTEMPT"]) == make_spec()
+
+
+def test_a_grace_period_of_the_template_leaves_room_to_end_too(make_spec: Make, make_settings: Make) -> None:
+    template = {"spec": {"terminationGracePeriodSeconds": 20}}
+    pod = _pod(_manifest(make_spec, make_settings, {"template": template}))
+    assert pod["terminationGracePeriodSeconds"] == 20
+    assert _environment(pod["containers"][0])["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "15"
 
 
 def test_a_cpu_attempt_asks_for_no_gpu(make_spec: Make, make_settings: Make) -> None:

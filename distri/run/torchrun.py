@@ -1,0 +1,44 @@
+"""torchrun that ends as its ranks did: `python -P -m distri.run.torchrun --standalone ... -m distri.run`.
+
+torchrun exits with 1 whatever became of its ranks, and a pod failure policy reads exit codes. This is torchrun itself,
+in this very process: it takes torchrun's arguments, signals reach it as they reach torchrun, and ranks die with it.
+Only the exit code is another: 0, or that of the rank which failed, or 128 and the signal that ended rank or torchrun.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.run import main as torchrun
+
+from pipeline.attempt import HOPELESS_EXIT_CODES
+
+
+def main(arguments: list[str]) -> int:
+    """Run torchrun; returns what the process is to exit with."""
+    try:
+        torchrun(arguments)
+    except ChildFailedError as error:
+        sys.stderr.write(f"{error}\n")  # the ranks' ends, one by one
+        return _as_exit_code(_who_speaks(list(error.failures.values())).exitcode)
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    return 0
+
+
+def _who_speaks(failures: list[ProcessFailure]) -> ProcessFailure:
+    """Whose exit code counts: a rank with one that no retry mends, else the first that failed.
+
+    Their times are whole seconds, so that most are equal; they are in the order in which torchrun noticed them.
+    """
+    return min(failures, key=lambda one: (one.exitcode not in HOPELESS_EXIT_CODES, one.timestamp))
+
+
+def _as_exit_code(code: int) -> int:
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
