@@ -30,8 +30,7 @@ MANIFEST_ANNOTATION = "tessera/manifest-digest"
 
 SCRATCH_PATH = "/scratch"
 
-# What a pod reads of the deployment's settings, beside the Redis URL. No more: an older image refuses a name that it
-# does not know.
+# What a pod reads of the deployment's settings, beside the Redis URL.
 FOR_PODS = (
     "redis_prefix",
     "s3_endpoint",

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pipeline.errors import ConflictError
+from pipeline.schema import OpenCode, Versioned
 
 SCHEMA_VERSION = 1
 
@@ -26,14 +27,15 @@ EXIT_USAGE, EXIT_CONFIG = 64, 78
 HOPELESS_EXIT_CODES = (EXIT_USAGE, EXIT_CONFIG)
 
 
-class AttemptSpec(BaseModel):
+class AttemptSpec(Versioned):
     """Everything that decides what a pod does, recorded before the pod is launched.
 
     Adoption compares with the recorded spec, never with one built anew: an upgrade of the workers must not orphan
     what runs. Credentials are not part of it; a pod gets them from its environment.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    # extra="allow": what a newer version says in it goes on to the pod, and its digest stays what it was.
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
 
     schema_version: int = SCHEMA_VERSION
     name: str = Field(description="Name of the Kubernetes Job; follows from incarnation, job and attempt.")
@@ -87,7 +89,7 @@ def torchrun(python: str, gpus: int) -> list[str]:
     return [python, "-P", "-m", "distri.run.torchrun", "--standalone", f"--nproc-per-node={gpus}", "-m", "distri.run"]
 
 
-class Code(StrEnum):
+class Code(OpenCode):
     """How an attempt ended. What follows from each is the retry policy's business."""
 
     SUCCEEDED = "SUCCEEDED"
@@ -106,12 +108,16 @@ class Code(StrEnum):
     ADMISSION_DENIED = "ADMISSION_DENIED"
     DELETED = "DELETED"
     CLAIM_REFUSED = "CLAIM_REFUSED"  # the pod found its place taken and did nothing
+    TOO_OLD = "TOO_OLD"  # the pod's program cannot read what it was asked to do, and did nothing
     KILLED = "KILLED"  # by a signal that nobody of us sent
     UNKNOWN = "UNKNOWN"
 
 
 class PodReport(BaseModel):
-    """What a pod writes to its termination log when it ends, at most 4096 bytes of JSON."""
+    """What a pod writes to its termination log when it ends, at most 4096 bytes of JSON.
+
+    Read whatever its version: it only explains, and the bucket decides.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -122,6 +128,11 @@ class PodReport(BaseModel):
     committed: int = Field(0, ge=0, description="Images that this pod put into the bucket.")
     skipped: int = Field(0, ge=0, description="Images that were there before.")
     failed: int = Field(0, ge=0, description="Images that this pod gave up on, each with a reason of its own.")
+
+    @field_validator("code")
+    @classmethod
+    def _of_ours(cls, code: Code) -> Code:
+        return code if code in Code else Code.UNKNOWN
 
     def to_message(self) -> str:
         """The report as it is written: JSON, its message shortened until the whole fits the kubelet's limit."""

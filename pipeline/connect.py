@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.artifacts import Artifacts, Credentials
 from pipeline.errors import SettingsError
@@ -13,7 +14,7 @@ from pipeline.local import running_stack
 from pipeline.settings import Settings, load_settings
 
 # Enough to find a stack of one's own without naming a Redis and a bucket that nobody asks for.
-_NOWHERE = {"redis_url": "redis://nowhere.invalid", "s3_bucket": "nowhere"}
+_NOWHERE: dict[str, Any] = {"redis_url": "redis://nowhere.invalid", "s3_bucket": "nowhere"}
 
 
 @dataclass(frozen=True)

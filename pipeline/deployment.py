@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.layouts import planned_layout, shortest_long_side_px
+from pipeline.schema import Versioned
 from pipeline.settings import Settings
 
 SCHEMA_VERSION = 1
@@ -19,7 +20,7 @@ class AllowedModel(BaseModel):
     native_px: int
 
 
-class Deployment(BaseModel):
+class Deployment(Versioned):
     """The limits that rows are checked against. Newer controllers may announce more; older clients ignore it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -31,6 +32,7 @@ class Deployment(BaseModel):
     max_megapixels: float
     max_rows: int
     layout: str
+    image: str | None = Field(None, description="Container image that batches accepted now are rendered with.")
 
     @classmethod
     def of(cls, settings: Settings, version: str) -> Deployment:
@@ -45,6 +47,7 @@ class Deployment(BaseModel):
             max_megapixels=settings.max_megapixels,
             max_rows=settings.max_rows,
             layout=planned_layout(settings.gpus, settings.layout),
+            image=settings.image,
         )
 
     @property

@@ -12,6 +12,8 @@ TesseraError
 │   │   └── StoreRefused   it answers, and will not do what was asked
 │   ├── AcceptanceUnknown  no answer came to the request that accepts a batch; carries its id
 │   ├── OutOfTime          the time was up before a service had answered (see pipeline.patience)
+│   ├── RecordUnreadable   written by another version of Tessera, which can read it; it stays as it is
+│   │   └── RecordTooNew   its schema version says so
 │   └── NoDeployment       Redis answers, but no controller has announced itself there
 ├── ConflictError          somebody else moved first; the caller reads again
 │   ├── StaleWrite         the record's revision moved on
@@ -100,6 +102,21 @@ class AcceptanceUnknown(ServiceError):
         super().__init__(
             f"whether batch {batch_id} was accepted is not known: {reason}. Submit the same rows under this batch id "
             "again, which changes nothing if it was"
+        )
+
+
+class RecordUnreadable(ServiceError):
+    """A record that this version cannot read; it stays as it is, for one that can."""
+
+
+class RecordTooNew(RecordUnreadable):
+    """A record of a newer version than this one can read; it stays as it is, for a version that can."""
+
+    def __init__(self, what: str, found: int, wanted: int) -> None:
+        self.what, self.found, self.wanted = what, found, wanted
+        super().__init__(
+            f"{what} of schema version {found} found; this version of Tessera reads up to {wanted}. "
+            "It was left as it is: upgrade what runs here"
         )
 
 

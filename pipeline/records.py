@@ -9,10 +9,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from pipeline.attempt import AttemptSpec, Code, job_ref
 from pipeline.errors import IllegalMove
+from pipeline.schema import Versioned
 from pipeline.states import BATCH_MOVES, JOB_MOVES, BatchState, JobState
 
 SCHEMA_VERSION = 1
@@ -20,7 +21,7 @@ SCHEMA_VERSION = 1
 PRIORITIES = range(10)  # 0 is served first
 
 
-class _Record(BaseModel):
+class _Record(Versioned):
     # extra="allow" keeps what a newer version wrote through a read and a write of an older one
     model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
 
@@ -42,6 +43,9 @@ class BatchManifest(_Record):
     staged: str = Field(description="Token of the submission that was accepted: where its input.jsonl lies.")
     input_sha256: str = Field(description="Of input.jsonl: the same id with other rows is another batch.")
     defaults: dict[str, Any] = Field(description="What was said for all rows; they hold it already.")
+    image: str | None = Field(
+        None, description="Container image of its pods, as the deployment announced it; None: the deployment's of then."
+    )
     client_version: str
 
 

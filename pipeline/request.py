@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pipeline.deployment import Deployment
 from pipeline.picture import Picture
+from pipeline.schema import Versioned
 
 SCHEMA_VERSION = 1
 
@@ -88,10 +89,10 @@ class Row(Options):
     metadata: dict[str, str | int | float | bool | None] = Field(default_factory=dict, max_length=64)
 
 
-class ResolvedRow(Picture):
+class ResolvedRow(Versioned, Picture):
     """A row with everything decided: what a retry, another layout or a replay renders is what this says."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
 
     schema_version: int = SCHEMA_VERSION
     row: int = Field(ge=0, description="Position in the prompt set, from 0.")

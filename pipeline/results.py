@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -11,12 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pipeline.errors import RowError
 from pipeline.objects import BatchObjects
 from pipeline.picture import Made, Picture
+from pipeline.schema import OpenCode, Versioned
 from pipeline.shards import ImageTask
 
 SCHEMA_VERSION = 1
 
 
-class FailureCode(StrEnum):
+class FailureCode(OpenCode):
     """Why there is no picture. The values are part of the product: scripts read them from errors.jsonl."""
 
     INVALID = "E_INVALID"  # the row was left out under --skip-invalid
@@ -46,7 +46,7 @@ class Provenance(BaseModel):
     versions: dict[str, str]
 
 
-class _Line(BaseModel):
+class _Line(Versioned):
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     schema_version: int = SCHEMA_VERSION
@@ -79,7 +79,7 @@ class ImageFailure(_Line):
     retryable: bool = Field(description="Whether `tessera retry` could change it without another request.")
 
 
-class RefusedLine(BaseModel):
+class RefusedLine(Versioned):
     """A line of errors.jsonl for a row that was left out under --skip-invalid."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)

@@ -140,16 +140,17 @@ class Settings(BaseModel):
         return variables | {"TESSERA_REDIS_URL": self.redis_url.get_secret_value()}
 
 
-def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+def load_settings(environ: Mapping[str, str] | None = None, *, newer: bool = False, **overrides: Any) -> Settings:
     """Read the settings from the environment; `overrides` win.
 
+    With `newer`, names that are no settings are passed over: a pod keeps its image while what launches it is upgraded.
     Raises SettingsError with every problem at once: what is missing, misspelt or out of range, by variable name.
     """
     environ = os.environ if environ is None else environ
     known = {PREFIX + name.upper(): name for name in Settings.model_fields}
     given = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
     problems = []
-    for name in sorted(given.keys() - known.keys() - PROCESS_VARIABLES):
+    for name in () if newer else sorted(given.keys() - known.keys() - PROCESS_VARIABLES):
         near = difflib.get_close_matches(name, known, n=1)
         problems.append(f"{name}: no such setting" + (f"; did you mean {near[0]}?" if near else ""))
     values: dict[str, Any] = {}

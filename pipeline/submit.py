@@ -106,6 +106,7 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
             staged=secrets.token_hex(8),
             input_sha256=digest.hexdigest(),
             defaults=submission.defaults.model_dump(exclude_unset=True),
+            image=deployment.image,
             client_version=installed_version(),
         )
         before = patience.call(
@@ -184,7 +185,7 @@ def _accepted_before(artifacts: Artifacts, manifest: BatchManifest) -> BatchMani
     body = artifacts.get(BatchObjects(manifest.id).manifest)
     if body is None:
         return None
-    before = BatchManifest.model_validate_json(body)
+    before = BatchManifest.parsed(body)
     if before.input_sha256 != manifest.input_sha256:
         raise BatchExists(
             f"batch {manifest.id!r} exists with other rows ({before.rows} rows, {before.images} images, submitted "

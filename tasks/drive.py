@@ -12,10 +12,10 @@ from collections.abc import Callable
 import structlog
 
 from pipeline.attempt import AttemptSpec, Code, NameTaken, Outcome, Phase, attempt_name
-from pipeline.errors import LeaseLost, ServiceError, StaleWrite, TesseraError, UnknownBatch
+from pipeline.errors import LeaseLost, RecordUnreadable, ServiceError, StaleWrite, TesseraError, UnknownBatch
 from pipeline.layouts import planned_layout
 from pipeline.ledger.jobs import Place
-from pipeline.ledger.leases import Lease
+from pipeline.ledger.leases import UNREADABLE_DELAY_S, Lease
 from pipeline.objects import BatchObjects
 from pipeline.records import JobRecord, advance, changed
 from pipeline.states import BatchState, JobState, is_final
@@ -47,6 +47,9 @@ def drive(context: Context, lease: Lease) -> None:
             _see_through(context, lease.job.ref, lease.fence, step)
         except (LeaseLost, UnknownBatch) as error:
             log.warning("job is no longer ours", reason=str(error))
+        except RecordUnreadable as error:
+            log.error("job is put back", reason=str(error))
+            context.ledger.leases.release(lease.job.ref, lease.fence, delay_s=UNREADABLE_DELAY_S)
         except Exception as error:  # whatever it is, it must not keep this worker from its other jobs
             log.exception("our own program failed over this job")
             _stumble(context, lease, f"{type(error).__name__}: {error}")
@@ -67,6 +70,8 @@ def _see_through(context: Context, ref: str, fence: str, one_step: Callable[[Con
                 return
         except StaleWrite:
             continue  # an answer was lost and our own write stands, or somebody moved it: look again
+        except RecordUnreadable:
+            raise  # no outage: another version is waited for
         except ServiceError as error:
             log.warning("waiting for an outage to end", reason=str(error), pause_s=pause_s)
             if context.stopping.wait(pause_s):
@@ -139,7 +144,8 @@ def _recorded(context: Context, job: JobRecord, fence: str) -> JobRecord:
         job_index=job.index,
         number=number,
         token=secrets.token_hex(16),
-        image=settings.image,
+        # A running batch keeps its program when the deployment is upgraded.
+        image=context.ledger.batches.get(job.batch_id).manifest.image or settings.image,
         gpus=settings.gpus,
         layout=layout,
         exact=settings.exact,

@@ -9,9 +9,9 @@ from datetime import datetime
 import structlog
 from pydantic import ValidationError
 
-from pipeline.errors import StaleWrite, TesseraError
+from pipeline.errors import RecordUnreadable, StaleWrite, TesseraError
 from pipeline.objects import BatchObjects
-from pipeline.records import BatchRecord, JobRecord, advance, changed
+from pipeline.records import BatchManifest, BatchRecord, JobRecord, advance, changed
 from pipeline.request import ResolvedRow
 from pipeline.shards import cut, images_of, shard_bytes
 from pipeline.states import BatchState
@@ -52,27 +52,33 @@ class InputChanged(TesseraError):
 
 
 def _write_shards(context: Context, record: BatchRecord) -> list[int]:
-    """Write every shard; returns how many images each has. Raises InputChanged."""
+    """Write every shard; returns how many images each has. Raises InputChanged or RecordUnreadable."""
     objects = BatchObjects(record.id)
-    key = objects.input(record.manifest.staged)
-    digest = hashlib.sha256()
-    rows = _rows(context.artifacts.lines(key), digest)
     sizes = []
-    try:
-        for index, shard in enumerate(cut(rows, record.images_per_job or context.settings.images_per_job)):
-            context.artifacts.put(objects.shard(index), shard_bytes(shard), content_type="application/x-ndjson")
-            sizes.append(len(images_of(shard)))
-    except ValidationError as error:
-        raise InputChanged(f"{key} has a line that is no row of this version") from error
-    if digest.hexdigest() != record.manifest.input_sha256:
-        raise InputChanged(f"{key} is not what was accepted: its digest differs from the one in batch.json")
+    rows = _rows(context, record.manifest)
+    for index, shard in enumerate(cut(rows, record.images_per_job or context.settings.images_per_job)):
+        context.artifacts.put(objects.shard(index), shard_bytes(shard), content_type="application/x-ndjson")
+        sizes.append(len(images_of(shard)))
     return sizes
 
 
-def _rows(lines: Iterator[bytes], digest: hashlib._Hash) -> Iterator[ResolvedRow]:
-    for line in lines:
+def _rows(context: Context, manifest: BatchManifest) -> Iterator[ResolvedRow]:
+    """The rows as they were accepted. Raises InputChanged; RecordUnreadable if another version must expand them."""
+    key, digest = BatchObjects(manifest.id).input(manifest.staged), hashlib.sha256()
+    unreadable: ValidationError | None = None
+    for line in context.artifacts.lines(key):
         digest.update(line + b"\n")
-        yield ResolvedRow.model_validate_json(line)
+        if unreadable is None:
+            try:
+                row = ResolvedRow.model_validate_json(line)
+            except ValidationError as error:
+                unreadable = error  # by another version, or by nobody: the digest knows
+            else:
+                yield row
+    if digest.hexdigest() != manifest.input_sha256:
+        raise InputChanged(f"{key} is not what was accepted: its digest differs from the one in batch.json")
+    if unreadable is not None:
+        raise RecordUnreadable(f"{key} has a row that this version of Tessera cannot read") from unreadable
 
 
 def _job(record: BatchRecord, index: int, images: int, now: datetime) -> JobRecord:

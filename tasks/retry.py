@@ -35,6 +35,7 @@ POLICY: Mapping[Code, Effect] = {
     Code.QUOTA: _D,
     Code.UNSCHEDULABLE: _D,
     Code.CLAIM_REFUSED: _D,
+    Code.TOO_OLD: _D,
     Code.IMAGE_PULL: _H,
     Code.CONFIG_ERROR: _H,
     Code.ADMISSION_DENIED: _H,

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import structlog
-from pydantic import ValidationError
 
 from pipeline.attempt import job_ref
 from pipeline.deployment import Deployment
-from pipeline.errors import ConflictError, LedgerUnavailable, TesseraError
+from pipeline.errors import ConflictError, LedgerUnavailable, RecordUnreadable, TesseraError
 from pipeline.messages import EXPAND, FINALIZE, RENDER, hint
 from pipeline.objects import BATCHES, MARKERS, BatchObjects
 from pipeline.records import BatchManifest, BatchRecord, JobRecord
@@ -115,7 +114,11 @@ def end_orphans(context: Context) -> None:
     for name, seen in context.launcher.observe().items():
         if seen.batch_id is None or seen.job_index is None or not context.ledger.batches.known(seen.batch_id):
             continue
-        job = context.ledger.jobs.get(job_ref(seen.batch_id, seen.job_index))
+        try:
+            job = context.ledger.jobs.get(job_ref(seen.batch_id, seen.job_index))
+        except RecordUnreadable as error:
+            log.warning("an attempt is left alone", name=name, reason=str(error))
+            continue
         current = job.attempt.name if job is not None and job.attempt is not None else None
         if job is None or is_final(job.state) or current != name:
             log.warning("deleting an orphaned attempt", name=name, batch=seen.batch_id, job=seen.job_index)
@@ -138,9 +141,9 @@ def record_accepted(context: Context) -> None:
         if body is None:
             continue  # staged, not accepted
         try:
-            accepted = BatchManifest.model_validate_json(body)
-        except ValidationError as error:
-            log.error("a batch.json cannot be read; left alone", batch=batch_id, problems=error.error_count())
+            accepted = BatchManifest.parsed(body)
+        except RecordUnreadable as error:
+            log.error("a batch.json is left alone", batch=batch_id, reason=str(error))
             continue
         manifest = accepted.model_copy(update={"incarnation": secrets.token_hex(4)})
         if context.ledger.batches.create(BatchRecord(manifest=manifest, updated_at=context.ledger.now())):

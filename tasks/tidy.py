@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 import structlog
-from pydantic import ValidationError
 
 from pipeline.artifacts import PROBES, Artifacts
+from pipeline.errors import RecordUnreadable
 from pipeline.objects import BATCHES, BatchObjects
 from pipeline.records import BatchManifest
 
@@ -40,9 +40,9 @@ def _accepted_tokens(artifacts: Artifacts, objects: BatchObjects) -> set[str] | 
     if body is None:
         return set()
     try:
-        return {BatchManifest.model_validate_json(body).staged}
-    except ValidationError as error:
-        log.error("a batch.json cannot be read; left alone", batch=objects.batch_id, problems=error.error_count())
+        return {BatchManifest.parsed(body).staged}
+    except RecordUnreadable as error:
+        log.error("a batch.json is left alone", batch=objects.batch_id, reason=str(error))
         return None
 
 

@@ -29,7 +29,7 @@ from distri.run.report import write_report  # noqa: E402
 from distri.run.shard import LeaderRefused, PodMisconfigured, render_shard  # noqa: E402
 from distri.run.sigterm import on_sigterm  # noqa: E402
 from pipeline.attempt import EXIT_CONFIG, EXIT_USAGE, AttemptSpec, Code, PodReport  # noqa: E402
-from pipeline.errors import ClaimRefused, ServiceError, SettingsError  # noqa: E402
+from pipeline.errors import ClaimRefused, RecordTooNew, ServiceError, SettingsError  # noqa: E402
 from pipeline.logs import configure_logging, redacted  # noqa: E402
 from pipeline.results import ImageResult  # noqa: E402
 from pipeline.settings import load_settings  # noqa: E402
@@ -53,7 +53,7 @@ def main() -> int:
 
     on_sigterm(asked_to_end)
     try:
-        settings = load_settings()
+        settings = load_settings(newer=True)
         configure_logging(settings.log_format, settings.log_level)
         spec = _attempt()
         disable_progress_bar()  # type: ignore[no-untyped-call]  # it writes hundreds of lines into a pod's log
@@ -113,6 +113,8 @@ def _code_of(error: Exception) -> Code:
         return Code.CLAIM_REFUSED
     if isinstance(error, PodMisconfigured | SettingsError | LayoutError):
         return Code.CONFIG_ERROR
+    if isinstance(error, RecordTooNew):
+        return Code.TOO_OLD
     if isinstance(error, ServiceError):
         return Code.STORAGE
     return Code.ENGINE_ERROR

@@ -59,12 +59,12 @@ class Batches:
         )
 
     def get(self, batch_id: str) -> BatchRecord:
-        """The record of a batch. Raises UnknownBatch."""
+        """The record of a batch. Raises UnknownBatch, RecordUnreadable."""
         with self._store.errors():
             text = self._store.redis.hget(self._store.keys.batch(batch_id), "record")
         if text is None:
             raise UnknownBatch(batch_id)
-        return BatchRecord.model_validate_json(str(text))
+        return BatchRecord.parsed(str(text))
 
     def known(self, batch_id: str) -> bool:
         """Whether there is a batch of that id."""

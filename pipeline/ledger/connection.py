@@ -46,4 +46,4 @@ class Ledger:
                 f"Redis at {self.store.where} answers, but no Tessera controller has announced itself under the prefix "
                 f"{self.store.keys.prefix!r}; check TESSERA_REDIS_PREFIX, or start the deployment"
             )
-        return Deployment.model_validate_json(str(text))
+        return Deployment.parsed(str(text))

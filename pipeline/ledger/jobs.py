@@ -65,10 +65,10 @@ class Jobs:
         )
 
     def get(self, ref: str) -> JobRecord | None:
-        """The record of a job."""
+        """The record of a job. Raises RecordUnreadable."""
         with self._store.errors():
             text = self._store.redis.hget(self._store.keys.job(ref), "record")
-        return JobRecord.model_validate_json(str(text)) if text is not None else None
+        return JobRecord.parsed(str(text)) if text is not None else None
 
     def unfinished(self, batch_id: str) -> list[str]:
         """Refs of the jobs of a batch that are not final, in order."""

@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import structlog
-from pydantic import ValidationError
 
-from pipeline.errors import LeaseLost
+from pipeline.errors import LeaseLost, RecordUnreadable
 from pipeline.ledger.store import Store
 from pipeline.records import JobRecord
 
 log = structlog.get_logger(__name__)
 
-# A newer worker, or whoever mends the record, is waited for.
-UNREADABLE_DELAY_S = 300.0
+# For a worker of another version, or for whoever mends the record.
+UNREADABLE_DELAY_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,14 @@ class Leases:
     def claim(self, worker: str, lease_s: float) -> Lease | None:
         """The best job that may be claimed: priority, then fair share between tenants, then age.
 
-        A job whose record cannot be read is put off, and the next best taken.
+        A job whose record cannot be read is put back for a while, and the next best taken.
         """
         while answer := self._store.run("claim", worker, int(lease_s * 1000)):
             ref, fence, record = answer
             try:
-                return Lease(JobRecord.model_validate_json(record), fence)
-            except ValidationError as error:
-                log.error("a job's record cannot be read; put off", job=ref, problems=error.error_count())
+                return Lease(JobRecord.parsed(record), fence)
+            except RecordUnreadable as error:
+                log.error("a job is put back", job=ref, reason=str(error))
                 self.release(ref, fence, delay_s=UNREADABLE_DELAY_S)
         return None
 

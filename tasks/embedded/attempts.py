@@ -91,9 +91,9 @@ class AttemptFolder:
         return Listing(_cut(names, _SPEC), _cut(names, _DELETE))
 
     def spec(self, name: str) -> AttemptSpec | None:
-        """The spec; None if the attempt was deleted. Raises pydantic.ValidationError for one that is not ours."""
+        """The spec; None if the attempt was deleted. Raises RecordUnreadable."""
         text = _text(self._path(name, _SPEC))
-        return None if text is None else AttemptSpec.model_validate_json(text)
+        return None if text is None else AttemptSpec.parsed(text)
 
     def status(self, name: str) -> AttemptStatus | None:
         """What the node knows; None until it has started the attempt."""

@@ -19,6 +19,7 @@ from pipeline.attempt import (
     Phase,
     PodReport,
 )
+from pipeline.errors import RecordUnreadable
 from pipeline.logs import redacted
 from tasks.embedded.attempts import AttemptFolder, AttemptStatus, Gone
 
@@ -46,7 +47,7 @@ class LocalLauncher:
             except FileExistsError:
                 try:
                     found = self._attempts.spec(spec.name)
-                except ValidationError as error:
+                except RecordUnreadable as error:
                     raise NameTaken(spec.name, "that cannot be read", spec.digest) from error
                 if found is None:
                     continue  # deleted meanwhile, so the next try says that it is gone
@@ -73,7 +74,7 @@ class LocalLauncher:
         status = self._attempts.status(name)
         try:
             spec = self._attempts.spec(name)
-        except ValidationError:
+        except RecordUnreadable:
             spec, batch_id, job_index = None, None, None
         else:
             if spec is None:

@@ -21,10 +21,10 @@ from pathlib import Path
 from types import FrameType
 
 import structlog
-from pydantic import ValidationError
 
 from pipeline import flock
 from pipeline.attempt import REPORT_LIMIT_BYTES, SHUTDOWN_VARIABLE, AttemptSpec, Code, Phase, PodReport, torchrun
+from pipeline.errors import RecordTooNew, RecordUnreadable
 from pipeline.local import log_tail
 from pipeline.logs import configure_logging
 from tasks.embedded.attempts import AttemptFolder, AttemptStatus
@@ -144,8 +144,11 @@ class Node:
         status = AttemptStatus(uid=secrets.token_hex(16), phase=Phase.RUNNING, started_at=datetime.now(UTC))
         try:
             spec = self._attempts.spec(name)
-        except ValidationError as error:
-            self._refuse(name, status, f"the node cannot read the spec: {error.error_count()} problems")
+        except RecordTooNew as error:
+            self._refuse(name, status, str(error), Code.TOO_OLD)
+            return
+        except RecordUnreadable as error:
+            self._refuse(name, status, str(error))
             return
         if spec is None:
             return
@@ -184,8 +187,8 @@ class Node:
                 start_new_session=True,
             )
 
-    def _refuse(self, name: str, status: AttemptStatus, reason: str) -> None:
-        message = PodReport(code=Code.CONFIG_ERROR, message=reason).to_message()
+    def _refuse(self, name: str, status: AttemptStatus, reason: str, code: Code = Code.CONFIG_ERROR) -> None:
+        message = PodReport(code=code, message=reason).to_message()
         ended = {"phase": Phase.ENDED, "ended_at": datetime.now(UTC), "message": message}
         self._attempts.write_status(name, status.model_copy(update=ended))
         self._ended.add(name)

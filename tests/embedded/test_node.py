@@ -270,16 +270,19 @@ def test_a_node_that_is_asked_to_stop_ends_its_attempts_and_says_so(bench: Bench
     assert bench.outcome(spec).code is Code.NODE_LOST
 
 
-def test_a_spec_that_the_node_cannot_read_ends_and_its_neighbours_run(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("text", "code"), [('{"schema_version": 99}', Code.TOO_OLD), ('{"schema_version": 1}', Code.CONFIG_ERROR)]
+)
+def test_a_spec_that_the_node_cannot_read_ends_and_its_neighbours_run(bench: Bench, text: str, code: Code) -> None:
     foreign = bench.data_dir / "node" / "attempts" / "tessera-new-00000-1.spec.json"
-    foreign.write_text('{"schema_version": 99}')
+    foreign.write_text(text)
     spec = _spec(_report("SUCCEEDED"))
     bench.launcher.launch(spec)
     bench.start_node()
     assert bench.outcome(spec).code is Code.SUCCEEDED
     refused = bench.launcher.observe()["tessera-new-00000-1"]
     assert refused.outcome is not None
-    assert refused.outcome.code is Code.CONFIG_ERROR
+    assert refused.outcome.code is code
 
 
 def test_processes_are_found_by_what_they_were_started_with(tmp_path: Path, patience: Any) -> None:
