@@ -3,58 +3,27 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from distri import model as pipeline_model
-from distri import wire
+from distri import prompts
 from distri.errors import BadImage, BadSize
-from distri.mesh import Axis, Mesh
+from distri.image import SMALLEST_SIDE_PX, Evaluations, ImageSpec, Rendered
+from distri.mesh import Mesh
 from distri.model import Model
 from distri.patches import largest_degree
 from distri.phase import NormMode
-from distri.prompts import Embedding, encode, refuse_long
-from distri.sampler import Control, Guidance, Schedule, denoise, noise, sharing_axis
+from distri.pixels import Darkroom
+from distri.prompts import Embedding, Prompts
+from distri.sampler import Control, Guidance, Sampled, Schedule, denoise, noise, sharing
 from distri.schedulers import BatchSteps, Steps
+from distri.stages import Plan, plan
 from distri.unet import Conditions, SplitUNet, together
 from distri.vae import SplitVAE
-
-BLANK_SPREAD = 2  # levels of 255: an image whose pixels differ by no more shows nothing
-
-
-@dataclass(frozen=True)
-class ImageSpec:
-    """One image to render.
-
-    Attributes:
-        prompt: text; at most 77 tokens for CLIP.
-        negative_prompt: None is no negative prompt (zeroed embeddings), "" is the encoded empty text.
-        seed: of the image's own generator.
-        width, height: pixels, multiples of 8.
-        steps: of the scheduler.
-        guidance_scale: at most 1 switches guidance off.
-        guidance_rescale: 0 to 1.
-        scheduler: a diffusers class name; None is the model's own.
-        original_size, target_size: height and width that the model is told; None is the requested size.
-        crop: top and left that the model is told.
-    """
-
-    prompt: str
-    negative_prompt: str | None
-    seed: int
-    width: int
-    height: int
-    steps: int
-    guidance_scale: float
-    guidance_rescale: float = 0.0
-    scheduler: str | None = None
-    original_size: tuple[int, int] | None = None
-    crop: tuple[int, int] = (0, 0)
-    target_size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,15 +33,21 @@ class Settings:
     Attributes:
         exact: every evaluation synchronous, TF32 off.
         warmup: how many evaluations are synchronous before displaced ones begin, if not exact; at least 1, since the
-            first has nothing stale to read.
+            first has nothing stale to read. Every pass of an image warms up by itself.
         norm_mode: GroupNorm in displaced evaluations.
         resync: drift of the noise prediction above which another evaluation is synchronous; None means never.
+        native_px: side of the square that the model was trained on; None is what its UNet says.
+        idle_ranks: render an image that has too few rows for the layout on fewer ranks, instead of refusing it.
+        lean: use as little memory as can be (see `sampler.denoise`), and keep buffers for one shape only.
     """
 
     exact: bool = False
     warmup: int = 4
     norm_mode: NormMode = NormMode.CORRECTED
     resync: float | None = None
+    native_px: int | None = None
+    idle_ranks: bool = False
+    lean: bool = False
 
     def __post_init__(self) -> None:
         if self.warmup < 1:
@@ -81,38 +56,7 @@ class Settings:
     @property
     def schedule(self) -> Schedule:
         """Which evaluations wait."""
-        return Schedule(None) if self.exact else Schedule(self.warmup, self.resync)
-
-
-@dataclass(frozen=True)
-class Evaluations:
-    """How many evaluations of the UNet were of which phase."""
-
-    synchronous: int
-    displaced: int
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """One image, and what it took on this rank.
-
-    Attributes:
-        pixels: uint8, height x width x 3, on the leader of the replica; None elsewhere.
-        encode_s, denoise_s, decode_s: wall time in seconds; in a batch, an equal share of the batch's.
-        evaluations: of the UNet.
-        bytes_sent: by this rank; in a batch, an equal share of the batch's.
-        finite: whether latent and decoded image are; equal on all ranks of the replica.
-        blank: whether all pixels are about equal; equal on all ranks of the replica.
-    """
-
-    pixels: npt.NDArray[np.uint8] | None
-    encode_s: float
-    denoise_s: float
-    decode_s: float
-    evaluations: Evaluations
-    bytes_sent: int
-    finite: bool
-    blank: bool
+        return Schedule(None) if self.exact or self.lean else Schedule(self.warmup, self.resync)
 
 
 class Engine:
@@ -122,8 +66,10 @@ class Engine:
         self.mesh = mesh
         self.settings = settings
         self._model = model
-        self._unet = SplitUNet(model.unet, norm_mode=settings.norm_mode)
+        self._unet = SplitUNet(model.unet, norm_mode=settings.norm_mode, kept_shapes=1 if settings.lean else 4)
         self._vae = SplitVAE(model.vae)
+        self._darkroom = Darkroom(self._vae, mesh)
+        self._native_px = settings.native_px or int(model.unet.config.sample_size) * self._vae.factor
 
     @classmethod
     def load(cls, model_dir: Path, mesh: Mesh, *, dtype: torch.dtype, settings: Settings) -> "Engine":
@@ -165,120 +111,172 @@ class Engine:
             BadImage, TooManyRanks: on all ranks, before any communication.
             Stopped, LeaderFailed: see `sampler.denoise`.
         """
-        mesh, unet, first = self.mesh, self._unet, _alike(images)
-        sent_before, began = mesh.traffic.sent_bytes, time.perf_counter()
+        traffic, first, share = self.mesh.traffic, _alike(images), len(images)
+        sent_before, began = traffic.sent_bytes, time.perf_counter()
         guidance = Guidance(first.guidance_scale, first.guidance_rescale)
-        for image in images:
-            height, width = self._check(image, guidance)
-        schedulers = [self._model.scheduler.make(image.scheduler, seed=image.seed) for image in images]
-        told = [self._conditions(image, guidance) for image in images]
-        positive = together([positive for _, positive in told])
-        negative = together([negative for negative, _ in told if negative is not None]) if guidance.on else None
-        encoded = self._clock()
-
-        walks, latents = [], []
-        for image, scheduler in zip(images, schedulers, strict=True):
-            generator = torch.Generator("cpu").manual_seed(image.seed)
-            walks.append(Steps(scheduler, image.steps, generator, mesh.device))
-            unit = noise(generator, unet.unet.config.in_channels, height, width).to(mesh.device)
-            latents.append(unit * walks[-1].first_sigma)
-        sampled = denoise(
-            unet,
-            mesh,
-            BatchSteps(walks),
-            torch.cat(latents),
-            negative=negative,
-            positive=positive,
-            guidance=guidance,
-            schedule=self.settings.schedule,
-            control=control,
-        )
-        denoised = self._clock()
-
-        share = len(images)
-        decoded = [self._decode(latent_1CHW) for latent_1CHW in sampled.latent.chunk(share)]
-        finished = self._clock()
+        batch = self._prepared(images, guidance)
+        stages, crop = batch[0].way.stages, batch[0].way.crop
+        marks = [self._clock()]
+        repairs: list[tuple[str, ...]] = [()] * share
+        evaluations = Evaluations(0, 0)
+        latents: list[Tensor] = []
+        for number, stage in enumerate(stages):
+            if number:
+                grown = [self._darkroom.enlarge(latent_1CHW, stage.height, stage.width) for latent_1CHW in latents]
+                latents = [latent_1CHW for latent_1CHW, _ in grown]
+                repairs = [before + again for before, (_, again) in zip(repairs, grown, strict=True)]
+            marks.append(self._clock())
+            sampled = self._pass(number, batch, latents, guidance, control)
+            latents = list(sampled.latent.chunk(share))
+            evaluations += Evaluations(sampled.synchronous, sampled.displaced)
+            marks.append(self._clock())
+        size = first.width, first.height
+        shown = [self._darkroom.show(latent_1CHW, crop, size) for latent_1CHW in latents]
+        marks.append(self._clock())
+        spent = [(end - start) / share for start, end in pairwise(marks)]
         return [
             Rendered(
-                pixels=pixels,
-                encode_s=(encoded - began) / share,
-                denoise_s=(denoised - encoded) / share,
-                decode_s=(finished - denoised) / share,
-                evaluations=Evaluations(sampled.synchronous, sampled.displaced),
-                bytes_sent=(mesh.traffic.sent_bytes - sent_before) // share,
-                finite=finite,
-                blank=blank,
+                pixels=picture.pixels,
+                encode_s=(marks[0] - began) / share,
+                denoise_s=sum(spent[1::2]),
+                decode_s=sum(spent[0::2]),
+                evaluations=evaluations,
+                bytes_sent=(traffic.sent_bytes - sent_before) // share,
+                finite=picture.finite,
+                blank=picture.blank,
+                stages=one.way.stages,
+                canvas=one.way.canvas if one.way.canvas != size else None,
+                crop=crop,
+                left_out=one.left_out,
+                warnings=one.way.warnings,
+                repairs=repaired + picture.repairs,
             )
-            for pixels, finite, blank in decoded
+            for picture, one, repaired in zip(shown, batch, repairs, strict=True)
         ]
 
     def largest_patch_degree(self, width: int, height: int) -> int:
-        """The most patch ranks that an image of this size in pixels can be shared by."""
+        """The most patch ranks that an image of this size in pixels can be shared by, in one pass."""
         factor = self._vae.factor
-        return largest_degree(height // factor, width // factor, unit=self._unet.unit)
+        return largest_degree(-(-height // factor), -(-width // factor), unit=self._unet.unit)
 
-    def _check(self, image: ImageSpec, guidance: Guidance) -> tuple[int, int]:
-        """Height and width of the latent. Refuses what cannot be rendered, equally on all ranks."""
-        factor = self._vae.factor
-        if image.width < factor or image.height < factor or image.width % factor or image.height % factor:
-            raise BadSize(image.width, image.height)
+    def _planned(self, image: ImageSpec) -> Plan:
+        if min(image.width, image.height) < SMALLEST_SIDE_PX:
+            raise BadSize(image.width, image.height, f"both sides must have at least {SMALLEST_SIDE_PX} pixels")
         if image.steps < 1:
             raise BadImage(f"steps {image.steps}: at least 1")
-        refuse_long(self._model.tokenizers, image.prompt, field="prompt")
-        if guidance.on and image.negative_prompt is not None:
-            refuse_long(self._model.tokenizers, image.negative_prompt, field="negative_prompt")
-        height, width = image.height // factor, image.width // factor
-        sharing_axis(self.mesh, guided=guidance.on, height=height, width=width, unit=self._unet.unit)
-        return height, width
+        return plan(
+            image.width,
+            image.height,
+            steps=image.steps,
+            seed=image.seed,
+            highres=image.highres,
+            native_px=self._native_px,
+        )
 
-    def _conditions(self, image: ImageSpec, guidance: Guidance) -> tuple[Conditions | None, Conditions]:
-        positive = self._embedded(image.prompt)
-        conditions = self._told(positive, image)
-        if not guidance.on:
-            return None, conditions
-        if image.negative_prompt is None and self._model.zeros_for_none:
-            return self._told(positive.zeroed(), image), conditions
-        return self._told(self._embedded(image.negative_prompt or ""), image), conditions
+    def _read(self, image: ImageSpec, guidance: Guidance) -> Prompts:
+        return prompts.read(
+            self._model.tokenizers,
+            (image.prompt, image.prompt_2),
+            (image.negative_prompt, image.negative_prompt_2) if guidance.on else None,
+            long=image.long_prompt,
+            zeros_for_none=self._model.zeros_for_none,
+        )
 
-    def _embedded(self, text: str) -> Embedding:
-        return encode(self._model.tokenizers, self._model.text_encoders, text, device=self.mesh.device)
+    def _check(self, image: ImageSpec, way: Plan, guidance: Guidance) -> None:
+        """Refuse what a pass of the image could not render, equally on all ranks."""
+        for stage in way.stages:
+            self._model.scheduler.try_out(
+                image.scheduler, image.scheduler_settings, steps=stage.steps, strength=stage.strength
+            )
+            sharing(
+                self.mesh,
+                apart=guidance.on and self.mesh.layout.cfg == 2 and not self.settings.lean,
+                height=stage.height // self._vae.factor,
+                width=stage.width // self._vae.factor,
+                unit=self._unet.unit,
+                idle_ranks=self.settings.idle_ranks,
+            )
 
-    def _told(self, embedding: Embedding, image: ImageSpec) -> Conditions:
-        requested = (image.height, image.width)
-        ids = (*(image.original_size or requested), *image.crop, *(image.target_size or requested))
+    def _prepared(self, images: Sequence[ImageSpec], guidance: Guidance) -> list["_Prepared"]:
+        """All that precedes the first pass; refuses before anything is computed."""
+        plans = [self._planned(image) for image in images]
+        texts = [self._read(image, guidance) for image in images]
+        if len({text.pieces for text in texts}) > 1:
+            raise BadImage("images of one batch must agree in how many pieces their prompts are read in")
+        self._check(images[0], plans[0], guidance)
+        tokenizers, encoders = self._model.tokenizers, self._model.text_encoders
+        return [
+            _Prepared(
+                image,
+                way,
+                text.left_out,
+                positive=prompts.encode(tokenizers, encoders, text.positive, pieces=text.pieces),
+                negative=prompts.encode(tokenizers, encoders, text.negative, pieces=text.pieces)
+                if text.negative is not None
+                else None,
+            )
+            for image, way, text in zip(images, plans, texts, strict=True)
+        ]
+
+    def _pass(
+        self,
+        number: int,
+        batch: Sequence["_Prepared"],
+        latents: Sequence[Tensor],
+        guidance: Guidance,
+        control: Callable[[], Control],
+    ) -> Sampled:
+        """Denoise one pass of all images: from noise, or from latents of this pass's size."""
+        mesh, unet, factor = self.mesh, self._unet, self._vae.factor
+        walks, starts, positive, negative = [], [], [], []
+        for place, one in enumerate(batch):
+            image, stage = one.image, one.way.stages[number]
+            last = stage is one.way.stages[-1]
+            size = (image.height, image.width) if last else (stage.height, stage.width)
+            positive.append(self._told(one.positive, image.told(size)))
+            if one.negative is not None:
+                negative.append(self._told(one.negative, image.told_negative(size)))
+            scheduler = self._model.scheduler.make(image.scheduler, image.scheduler_settings, seed=stage.seed)
+            generator = torch.Generator("cpu").manual_seed(stage.seed)
+            walk = Steps(scheduler, stage.steps, generator, mesh.device, strength=stage.strength)
+            unit = noise(generator, unet.unet.config.in_channels, stage.height // factor, stage.width // factor)
+            walks.append(walk)
+            starts.append(walk.begin(latents[place] if number else None, unit.to(mesh.device)))
+        return denoise(
+            unet,
+            mesh,
+            BatchSteps(walks),
+            torch.cat(starts),
+            negative=together(negative) if negative else None,
+            positive=together(positive),
+            guidance=guidance,
+            schedule=self.settings.schedule,
+            control=control,
+            idle_ranks=self.settings.idle_ranks,
+            lean=self.settings.lean,
+        )
+
+    def _told(self, embedding: Embedding, ids: tuple[int, ...]) -> Conditions:
         dtype = self._unet.unet.dtype
         # float32 in every dtype: bfloat16 would round sizes above 2048 pixels.
         time_ids_16 = torch.tensor([ids], dtype=torch.float32, device=self.mesh.device)
         return Conditions(embedding.text.to(dtype), embedding.pooled.to(dtype), time_ids_16)
 
-    def _decode(self, latent_1CHW: Tensor) -> tuple[npt.NDArray[np.uint8] | None, bool, bool]:
-        """Pixels on the leader; finite and blank on all ranks of the replica. Blocks."""
-        axis = self._decoding_axis(latent_1CHW)
-        patch_13HW, patches = self._vae.decode(latent_1CHW, axis)
-        levels = ((patch_13HW / 2 + 0.5).clamp(0, 1) * 255).nan_to_num().round().to(torch.uint8)
-        finite = torch.tensor([bool(torch.isfinite(patch_13HW).all())], dtype=torch.uint8, device=self.mesh.device)
-        parts = wire.collect(axis, levels, [(1, 3, *patches.size(place)) for place in range(axis.size)])
-        finites = wire.collect(axis, finite, [(1,)] * axis.size)
-        pixels = None
-        verdict = [False, False]
-        if self.mesh.is_leader:
-            whole_HW3 = torch.cat(parts, dim=patches.dim)[0].permute(1, 2, 0).cpu().contiguous().numpy()
-            spread = int(whole_HW3.max()) - int(whole_HW3.min())
-            pixels = whole_HW3
-            verdict = [all(bool(flag.item()) for flag in finites), spread <= BLANK_SPREAD]
-        finite_everywhere, blank = self.mesh.broadcast_object(verdict)
-        return pixels, finite_everywhere, blank
-
-    def _decoding_axis(self, latent_1CHW: Tensor) -> Axis:
-        """All ranks of the replica where the latent has rows for them, else one half's, else each rank by itself."""
-        units = largest_degree(*latent_1CHW.shape[2:], unit=self._vae.unit)
-        fitting = [axis for axis in (self.mesh.replica, self.mesh.patch) if axis.size <= units]
-        return fitting[0] if fitting else self.mesh.alone
-
     def _clock(self) -> float:
         if self.mesh.device.type == "cuda":
             torch.cuda.synchronize(self.mesh.device)
         return time.perf_counter()
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """One image, its passes, and its prompts embedded; `negative` is None without guidance."""
+
+    image: ImageSpec
+    way: Plan
+    left_out: dict[str, str]
+    positive: Embedding
+    negative: Embedding | None
 
 
 def _alike(images: Sequence[ImageSpec]) -> ImageSpec:
@@ -287,7 +285,14 @@ def _alike(images: Sequence[ImageSpec]) -> ImageSpec:
         raise BadImage("a batch of no images")
     first = images[0]
     for image in images:
-        own = {"prompt", "negative_prompt", "seed", "original_size", "crop", "target_size"}
-        if replace(first, **{name: getattr(image, name) for name in own}) != image:
+        if replace(first, **{name: getattr(image, name) for name in _OWN}) != image:
             raise BadImage("images of one batch must agree in size, steps, guidance and scheduler")
     return first
+
+
+# What may differ among the images of a batch.
+_OWN = (
+    *("prompt", "prompt_2", "negative_prompt", "negative_prompt_2", "seed"),
+    *("original_size", "crop", "target_size"),
+    *("negative_original_size", "negative_crop", "negative_target_size"),
+)

@@ -6,7 +6,7 @@
     |- Unsplittable           a module, or a setting of one, that the engine does not know how to split
     |- ModelError             a model directory that cannot be loaded, or is not what it claims to be
     |- BadImage               an image that was asked for and cannot be rendered as asked
-    |  |- BadSize             width or height is not a positive multiple of 8
+    |  |- BadSize             a width or height that cannot be rendered
     |  |- PromptTooLong       more tokens than the text encoder reads
     |  `- UnknownScheduler    not the name of a diffusers scheduler that fits the model
     |- PeerLost               a message failed; raised on each rank that noticed, naming those that do not answer
@@ -59,10 +59,10 @@ class BadImage(EngineError):
 
 
 class BadSize(BadImage):
-    """Width or height is not a positive multiple of 8."""
+    """A width or height that cannot be rendered."""
 
-    def __init__(self, width: int, height: int) -> None:
-        super().__init__(f"size {width}x{height} was asked for; width and height must be positive multiples of 8")
+    def __init__(self, width: int, height: int, wanted: str) -> None:
+        super().__init__(f"size {width}x{height} was asked for; {wanted}")
         self.width = width
         self.height = height
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -87,6 +87,12 @@ class Axis:
         """Places of the other ranks."""
         return tuple(index for index in range(self.size) if index != self.index)
 
+    def first(self, count: int) -> "Axis | None":
+        """The first so many of these ranks, or None on a rank that is not among them."""
+        if self.index >= count:
+            return None
+        return self if count == self.size else replace(self, name=f"{self.name}[:{count}]", ranks=self.ranks[:count])
+
 
 class Mesh:
     """This process's place in a layout.
@@ -161,6 +167,10 @@ class Mesh:
             for ranks in (_replica(layout, data), *(_half(layout, data, cfg) for cfg in range(layout.cfg))):
                 if len(ranks) > 1 and ranks not in groups:
                     groups[ranks] = dist.new_group(list(ranks), timeout=timeout)
+                    if kind == "cuda" and dist.get_rank() in ranks:
+                        # NCCL makes a group's communicator with its first message, which needs all members; later
+                        # ones may concern a few of them.
+                        dist.all_reduce(torch.zeros(1, device=own), group=groups[ranks])
         # torch.distributed has no public name for the store that the ranks met in.
         store = dist.distributed_c10d._get_default_store()
         roll = RollCall(store, dist.get_rank(), grace=min(ROLL_CALL_GRACE, timeout))

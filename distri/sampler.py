@@ -10,7 +10,7 @@ from torch import Tensor
 from distri import wire
 from distri.errors import LeaderFailed, Stopped, TooManyRanks
 from distri.mesh import Axis, Mesh
-from distri.patches import Patches, largest_degree
+from distri.patches import Patches, largest_degree, split
 from distri.phase import Evaluation, Phase
 from distri.schedulers import BatchSteps
 from distri.unet import Conditions, SplitUNet, together
@@ -92,22 +92,48 @@ class Schedule:
         return self.resync is not None and drift is not None and not drift <= self.resync
 
 
-def sharing_axis(mesh: Mesh, *, guided: bool, height: int, width: int, unit: int) -> Axis:
+@dataclass(frozen=True)
+class Sharing:
+    """Which ranks share one latent.
+
+    Attributes:
+        whole: all ranks that need the prediction of this rank's latent, some of which may have no part in it.
+        count: how many of them do, the first ones.
+    """
+
+    whole: Axis
+    count: int
+
+    @property
+    def axis(self) -> Axis | None:
+        """The ranks that compute; None on one that does not."""
+        return self.whole.first(self.count)
+
+
+def sharing(mesh: Mesh, *, apart: bool, height: int, width: int, unit: int, idle_ranks: bool = False) -> Sharing:
     """The ranks that share one latent as patches.
 
-    With guidance these are the ranks of one half. Without it there is one half only: where guidance has ranks of its
-    own (cfg 2), all ranks of the replica become patches; if the latent has too few units for that, both halves do the
-    same work redundantly.
+    With guidance whose halves have ranks of their own these are the ranks of one half. Else all ranks of the replica
+    become patches; if the latent has too few units for that and cfg is 2, both halves of the replica do the same work
+    redundantly.
+
+    Args:
+        mesh: whose replica it is.
+        apart: whether the halves of guidance have ranks of their own.
+        height, width: of the latent.
+        unit: latent rows that stay together.
+        idle_ranks: whether ranks may be left without a part where the latent has too few units.
 
     Raises:
-        TooManyRanks: the latent has too few units for the patch degree of the layout; on all ranks.
+        TooManyRanks: the latent has too few units for the layout; on all ranks.
     """
     units = largest_degree(height, width, unit=unit)
-    if not guided and mesh.replica.size <= units:
-        return mesh.replica
-    if mesh.patch.size > units:
+    whole = mesh.patch if apart else mesh.replica
+    if whole.size > units and mesh.patch.size <= units:
+        whole = mesh.patch
+    if whole.size > units and not idle_ranks:
         raise TooManyRanks(ranks=mesh.patch.size, units=units, unit_rows=unit, rows=max(height, width))
-    return mesh.patch
+    return Sharing(whole, min(whole.size, units))
 
 
 def denoise(
@@ -121,6 +147,8 @@ def denoise(
     guidance: Guidance,
     schedule: Schedule,
     control: Callable[[], Control],
+    idle_ranks: bool = False,
+    lean: bool = False,
 ) -> Sampled:
     """Denoise a batch of images of one size, often of one. All ranks of the replica call it together; blocks.
 
@@ -134,6 +162,9 @@ def denoise(
         guidance: how the halves go together.
         schedule: which evaluations wait.
         control: asked on the leader only, before every evaluation; what it says holds for the replica.
+        idle_ranks: whether ranks may be left without a part where the latent has too few units for all.
+        lean: whether to use little memory: all ranks of the replica are patches, the halves of guidance are evaluated
+            one after the other, and nothing is kept for the next evaluation.
 
     Communication: one word from the leader and one gather of the noise prediction per evaluation; the UNet's own.
 
@@ -143,11 +174,14 @@ def denoise(
         TooManyRanks: on all ranks, before any communication.
     """
     height, width = latent_BCHW.shape[2:]
-    axis = sharing_axis(mesh, guided=guidance.on, height=height, width=width, unit=unet.unit)
-    own = _own_conditions(mesh, guidance, negative, positive)
-    copies = own.text.shape[0] // latent_BCHW.shape[0]  # 2 where both halves of guidance are one batch
-    patches = unet.begin(own, axis, height, width)
-    warmup = schedule.warmup if axis.size > 1 else None
+    apart = guidance.on and mesh.layout.cfg == 2 and not lean
+    ranks = sharing(mesh, apart=apart, height=height, width=width, unit=unet.unit, idle_ranks=idle_ranks)
+    axis = ranks.axis
+    patches = split(height, width, ranks.count, unit=unet.unit)
+    turns = _turns(mesh, guidance, negative, positive, apart=apart, lean=lean)
+    if axis is not None:
+        unet.begin(turns[0], axis, height, width)
+    warmup = schedule.warmup if ranks.count > 1 and not lean else None
     count = {Phase.SYNCHRONOUS: 0, Phase.DISPLACED: 0}
     timesteps = steps.timesteps
     resync_at, drift = -1, None
@@ -159,9 +193,19 @@ def denoise(
                 resync_at = index + 1
                 here = Evaluation(here.phase, publish=False)
             count[here.phase] += 1
-            scaled = steps.scaled(latent_BCHW, timestep).to(unet.unet.dtype)
-            patch_BCHW = unet(scaled.repeat(copies, 1, 1, 1), timestep, here)
-            prediction = _prediction(mesh, axis, patches, patch_BCHW.float(), guidance)
+            own_BCHW = latent_BCHW.new_empty(0)
+            scaled = steps.scaled(latent_BCHW, timestep).to(unet.unet.dtype)  # by idle ranks too: schedulers count
+            if axis is not None:
+                halves = []
+                for turn in turns:
+                    if len(turns) > 1:
+                        unet.begin(turn, axis, height, width)
+                    copies = turn.text.shape[0] // latent_BCHW.shape[0]  # 2 where both halves are one batch
+                    halves.append(unet(scaled.repeat(copies, 1, 1, 1), timestep, here).float())
+                own_BCHW = torch.cat(halves)
+            shape = (latent_BCHW.shape[0] * (2 if guidance.on and not apart else 1), latent_BCHW.shape[1])
+            gathered = _gathered(mesh.replica if apart else ranks.whole, ranks.whole.size, patches, own_BCHW, shape)
+            prediction = gathered if not guidance.on else guidance.combined(*gathered.chunk(2))
             if schedule.resync is not None:
                 drift = None if before is None else float((prediction - before).norm() / before.norm())
                 before = prediction
@@ -218,29 +262,37 @@ def obey(mesh: Mesh, control: Callable[[], Control], evaluation: int, *, resync:
     return bool(word & _RESYNC)
 
 
-def _own_conditions(mesh: Mesh, guidance: Guidance, negative: Conditions | None, positive: Conditions) -> Conditions:
-    """Those that this rank evaluates: the prompt's, both as a batch, or its half's."""
+def _turns(
+    mesh: Mesh, guidance: Guidance, negative: Conditions | None, positive: Conditions, *, apart: bool, lean: bool
+) -> list[Conditions]:
+    """What this rank evaluates, one batch after the other: the prompts, its half, both halves as one or in turn."""
     if not guidance.on:
-        return positive
+        return [positive]
     if negative is None:
         raise AssertionError("guidance needs the negative half")
-    if mesh.layout.cfg == 2:
-        return (negative, positive)[mesh.cfg_index]
-    return together([negative, positive])
+    if apart:
+        return [(negative, positive)[mesh.cfg_index]]
+    return [negative, positive] if lean else [together([negative, positive])]
 
 
-def _prediction(mesh: Mesh, axis: Axis, patches: Patches, own_BCHW: Tensor, guidance: Guidance) -> Tensor:
-    """The whole image's guided noise prediction on every rank, from every rank's patch of its half; blocks."""
-    apart = guidance.on and mesh.layout.cfg == 2
-    gathered = mesh.replica if apart else axis
-    batch, channels = own_BCHW.shape[:2]
-    shapes = [(batch, channels, *patches.size(place % patches.count)) for place in range(gathered.size)]
-    parts = wire.gather(gathered, own_BCHW, shapes) if gathered.size > 1 else [own_BCHW]
-    halves = [
-        torch.cat(parts[start : start + patches.count], dim=patches.dim)
-        for start in range(0, len(parts), patches.count)
-    ]
-    if not guidance.on:
-        return halves[0]
-    negative, positive = halves if apart else halves[0].chunk(2)
-    return guidance.combined(negative, positive)
+def _gathered(axis: Axis, half: int, patches: Patches, own_BCHW: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Whole noise predictions on every rank of the axis, the negative half before the positive one; blocks.
+
+    Args:
+        axis: the ranks that need it: those of one latent, or of both halves one after the other.
+        half: how many ranks one latent has; the first `patches.count` of them hold a patch.
+        patches: how the latent is split.
+        own_BCHW: this rank's patch; empty if it has none.
+        shape: batch that a rank evaluates, and channels.
+    """
+    parts = [own_BCHW]
+    if axis.size > 1:
+        places = [place % half for place in range(axis.size)]
+        shapes = [(*shape, *patches.size(place)) if place < patches.count else (0,) for place in places]
+        parts = wire.gather(axis, own_BCHW, shapes)
+    return torch.cat(
+        [
+            torch.cat(parts[start : start + patches.count], dim=patches.dim)
+            for start in range(0, len(parts), half if axis.size > 1 else 1)
+        ]
+    )

@@ -11,6 +11,12 @@ from torch import Tensor
 
 from distri.errors import UnknownScheduler
 
+# It reads the settings of any SDXL model, which diffusers does not say of it; a LoRA made for it gives it sense.
+_FOR_DISTILLED = ("LCMScheduler",)
+
+# What diffusers raises, here or there, for settings that do not go together.
+_REFUSALS = (ValueError, TypeError, NotImplementedError, AttributeError, IndexError, KeyError, ArithmeticError)
+
 
 @dataclass(frozen=True)
 class SchedulerRecipe:
@@ -24,58 +30,100 @@ class SchedulerRecipe:
     name: str
     config: Mapping[str, Any]
 
-    def make(self, name: str | None, *, seed: int) -> Any:
+    def make(self, name: str | None, settings: Mapping[str, Any], *, seed: int) -> Any:
         """A new scheduler: the model's own, or another diffusers class with the model's settings.
 
         Args:
             name: a diffusers class name; None is the model's own.
+            settings: what differs from the model's, by the class's parameters.
             seed: for the few that sample noise by themselves.
 
         Raises:
-            UnknownScheduler: no such class, one that does not read these settings, or one that lacks a package here.
+            UnknownScheduler: no such class or setting, one that does not read the model's settings, or one that lacks
+                a package here.
         """
         wanted = name or self.name
         kind: Any = getattr(diffusers, wanted, None)
         own: Any = getattr(diffusers, self.name)
+        if needed := getattr(kind, "_backends", None):  # what diffusers puts in the place of a class it cannot import
+            raise UnknownScheduler(wanted, f"it needs packages that are not all installed: {', '.join(needed)}")
         if not (inspect.isclass(kind) and issubclass(kind, diffusers.SchedulerMixin)):
             raise UnknownScheduler(wanted, "diffusers has no scheduler of this name")
-        if kind is not own and wanted not in {other.__name__ for other in own(**_known(own, self.config)).compatibles}:
+        fitting = {self.name, *(one.__name__ for one in own._get_compatibles()), *_FOR_DISTILLED}
+        if wanted not in fitting:
             raise UnknownScheduler(wanted, f"it does not fit a model made for {self.name}")
-        changed = {"noise_sampler_seed": seed} if "noise_sampler_seed" in inspect.signature(kind).parameters else {}
+        parameters = inspect.signature(kind).parameters
+        if unknown := sorted(settings.keys() - parameters.keys()):
+            raise UnknownScheduler(
+                wanted, f"it has no setting {', '.join(unknown)}; it has {', '.join(sorted(parameters))}"
+            )
+        changed = {"noise_sampler_seed": seed} if "noise_sampler_seed" in parameters else {}
         try:
             build: Any = kind.from_config
-            return build(dict(self.config), **changed)
-        except ImportError as error:
-            raise UnknownScheduler(wanted, str(error)) from error
+            return build(dict(self.config), **changed, **settings)
+        except (ImportError, *_REFUSALS) as error:
+            raise UnknownScheduler(wanted, _first_line(error)) from error
+
+    def try_out(self, name: str | None, settings: Mapping[str, Any], *, steps: int, strength: float) -> None:
+        """Walk through all timesteps with a latent of one element; refuses what would fail in the middle of an image.
+
+        Raises:
+            UnknownScheduler: as `make`, or the walk fails or leaves the finite numbers.
+        """
+        scheduler = self.make(name, settings, seed=0)
+        try:
+            walk = Steps(scheduler, steps, torch.Generator().manual_seed(0), torch.device("cpu"), strength=strength)
+            one = torch.ones(1, 1, 1, 1)
+            latent = walk.begin(None if strength >= 1 else one, one)
+            for timestep in walk.timesteps:
+                latent = walk.step(walk.scaled(latent, timestep), timestep, latent)
+        except _REFUSALS as error:
+            raise UnknownScheduler(name or self.name, _first_line(error)) from error
+        if not bool(torch.isfinite(latent).all()):
+            raise UnknownScheduler(name or self.name, "with these settings its steps lead out of the finite numbers")
 
 
 class Steps:
-    """One image's walk through its timesteps.
+    """One image's walk through its timesteps, or through the last share of them.
 
     Args:
         scheduler: new; becomes this walk's own.
         steps: as asked for; a scheduler with two evaluations a step has about twice as many timesteps.
         generator: the image's; what a stochastic scheduler draws, it draws from here, for the whole latent.
         device: of the latent.
+        strength: share of the steps that is walked, the last ones; at least one step is.
     """
 
-    def __init__(self, scheduler: Any, steps: int, generator: torch.Generator, device: torch.device) -> None:
+    def __init__(
+        self,
+        scheduler: Any,
+        steps: int,
+        generator: torch.Generator,
+        device: torch.device,
+        *,
+        strength: float = 1.0,
+    ) -> None:
         self._scheduler = scheduler
         scheduler.set_timesteps(steps, device=device)
+        # As diffusers' image-to-image pipelines count: whole steps, each of `order` timesteps.
+        left_out = steps - min(max(1, int(steps * strength)), steps)
+        first = left_out * scheduler.order
         if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(0)
+            scheduler.set_begin_index(first)
+        self._timesteps = torch.as_tensor(scheduler.timesteps[first:])
         takes_generator = "generator" in inspect.signature(scheduler.step).parameters
         self._extra = {"generator": generator} if takes_generator else {}
 
     @property
     def timesteps(self) -> Tensor:
         """One per evaluation."""
-        return torch.as_tensor(self._scheduler.timesteps)
+        return self._timesteps
 
-    @property
-    def first_sigma(self) -> Tensor:
-        """What unit noise is multiplied by to begin with."""
-        return torch.as_tensor(self._scheduler.init_noise_sigma)
+    def begin(self, latent: Tensor | None, noise: Tensor) -> Tensor:
+        """What the walk begins with: unit noise as this scheduler scales it, or noise added to a latent."""
+        if latent is None:
+            return noise * torch.as_tensor(self._scheduler.init_noise_sigma)
+        return torch.as_tensor(self._scheduler.add_noise(latent, noise, self._timesteps[:1]))
 
     def scaled(self, latent: Tensor, timestep: Tensor) -> Tensor:
         """The latent as the network wants it."""
@@ -115,6 +163,5 @@ class BatchSteps:
         return torch.cat([walk.step(noise_1CHW, timestep, latent_1CHW) for walk, noise_1CHW, latent_1CHW in own])
 
 
-def _known(kind: Any, config: Mapping[str, Any]) -> dict[str, Any]:
-    parameters = inspect.signature(kind.__init__).parameters
-    return {key: value for key, value in config.items() if key in parameters}
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0]

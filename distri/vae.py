@@ -1,5 +1,7 @@
 """The VAE on one rank's patch of the image: exact, with about 1/N of the activations on each of N ranks."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -89,7 +91,7 @@ class SplitVAE:
         """
         height, width = image_BCHW.shape[2:]
         if height % self.factor or width % self.factor:
-            raise BadSize(width, height)
+            raise BadSize(width, height, f"to encode it, both sides must be multiples of {self.factor}")
         patches = self._begin(height // self.factor, width // self.factor, axis)
         own_BCHW = patches.at(1 - self._levels).cut(image_BCHW, axis.index).to(self.vae.dtype)
         moments_BCHW = self.vae.encoder(own_BCHW.contiguous())
@@ -102,6 +104,18 @@ class SplitVAE:
             mean_BCHW, deviation_BCHW = (mean_BCHW - mean) / deviation, deviation_BCHW / deviation
         scale = self.vae.config.scaling_factor
         return mean_BCHW * scale, deviation_BCHW * scale, patches
+
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Compute in float32 within the block. The weights are afterwards what they were, bit for bit."""
+        dtype = self.vae.dtype
+        with torch.inference_mode(False):
+            self.vae.to(torch.float32)
+        try:
+            yield
+        finally:
+            with torch.inference_mode(False):
+                self.vae.to(dtype)
 
     def remove(self) -> None:
         """Give the plain network back."""

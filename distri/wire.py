@@ -60,14 +60,14 @@ def gather(axis: Axis, own: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[T
 
     Args:
         own: this rank's tensor, of shape `shapes[axis.index]`.
-        shapes: each rank's shape; they may differ.
+        shapes: each rank's shape; they may differ. A rank whose tensor holds nothing sends nothing.
     """
     own = own.contiguous()
     parts = [own if place == axis.index else own.new_empty(shape) for place, shape in enumerate(shapes)]
     swap(
         axis,
-        [Message(peer, own, GATHER_TAG) for peer in axis.others],
-        [Message(peer, parts[peer], GATHER_TAG) for peer in axis.others],
+        [Message(peer, own, GATHER_TAG) for peer in axis.others if own.numel()],
+        [Message(peer, parts[peer], GATHER_TAG) for peer in axis.others if parts[peer].numel()],
     )
     return parts
 

@@ -17,7 +17,8 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
-from distri.engine import Engine, ImageSpec, Settings
+from distri.engine import Engine, Settings
+from distri.image import ImageSpec
 from distri.mesh import Layout, Mesh, default_layout
 from distri.model import of_pipeline
 from distri.sampler import Control

@@ -118,6 +118,7 @@ class Made(_Plain):
     """What only rendering shows about a picture."""
 
     canvas: tuple[int, int] | None = Field(None, description="Width and height in px before cropping; None: as asked.")
+    crop: tuple[int, int] = Field((0, 0), description="Left and top in px of the picture on its canvas.")
     stages: tuple[Stage, ...] = Field((), description="The passes; empty: one, as asked.")
     truncated: dict[str, str] = Field(default_factory=dict, description="By field, the text that was left out.")
     warnings: tuple[str, ...] = ()

@@ -8,8 +8,9 @@ from enum import IntEnum
 
 import structlog
 
-from distri.engine import Rendered
+from distri.image import Rendered
 from distri.run.committer import Committer, PodIdentity
+from distri.run.translate import made_of
 from distri.sampler import Control
 from pipeline.artifacts import Artifacts
 from pipeline.attempt import AttemptSpec
@@ -102,7 +103,7 @@ class Leader:
             self.committer.failed(task, failure)
             return
         seconds = rendered.encode_s + rendered.denoise_s + rendered.decode_s
-        result = result_of(task, self._objects, provenance, round(seconds, 3))
+        result = result_of(task, self._objects, provenance, round(seconds, 3), made_of(rendered))
         self.committer.rendered(task, result, rendered.pixels)
 
     def fail(self, task: ImageTask, code: FailureCode, message: str) -> None:

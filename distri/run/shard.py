@@ -8,11 +8,12 @@ from pathlib import Path
 import structlog
 import torch
 
-from distri.engine import Engine, ImageSpec
+from distri.engine import Engine
 from distri.engine import Settings as EngineSettings
 from distri.errors import BadImage, EngineError, LayoutError, ModelError, PromptTooLong, Stopped, TooManyRanks
 from distri.mesh import Mesh
 from distri.run.leader import Leader, Word
+from distri.run.translate import image_of
 from distri.sampler import Control
 from pipeline.attempt import AttemptSpec
 from pipeline.errors import TesseraError
@@ -48,7 +49,7 @@ def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings:
             Path(source.path),
             mesh,
             dtype=dtype,
-            settings=EngineSettings(exact=spec.exact, warmup=spec.warmup_steps),
+            settings=EngineSettings(exact=spec.exact, warmup=spec.warmup_steps, native_px=source.native_px),
         )
     except (ModelError, LayoutError) as error:
         raise PodMisconfigured(f"model {model_id!r}: {error}") from error
@@ -86,19 +87,8 @@ def _render(mesh: Mesh, engine: Engine, leader: Leader | None, task: ImageTask, 
     word = Word(mesh.broadcast_word(leader.decide(task) if leader is not None else 0))
     if word is not Word.RENDER:
         return word is Word.SKIP
-    row = task.row
-    image = ImageSpec(
-        prompt=row.prompt,
-        negative_prompt=row.negative_prompt,
-        seed=task.seed,
-        width=row.width,
-        height=row.height,
-        steps=row.steps,
-        guidance_scale=row.guidance_scale,
-        guidance_rescale=row.guidance_rescale,
-    )
     try:
-        rendered = engine.render(image, control=leader.control if leader is not None else _never_asked)
+        rendered = engine.render(image_of(task), control=leader.control if leader is not None else _never_asked)
     except Stopped:
         return False
     except (BadImage, TooManyRanks) as error:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from distri import sampler
-from distri.engine import ImageSpec, Settings
+from distri.engine import Settings
+from distri.image import ImageSpec
 from distri.phase import EXACT, Evaluation, Phase
 from distri.unet import Conditions, SplitUNet
 from distri.vae import SplitVAE
@@ -126,7 +127,7 @@ def found_pictures(model_dir: Path, layout: str, batches: Sequence[Sequence[Imag
         for of_batch in latents:
             own = []
             for final in of_batch.chunk(len(of_batch)):
-                patch, _ = vae.decode(final, engine._decoding_axis(final))
+                patch, _ = vae.decode(final, engine._darkroom._sharing(*final.shape[2:]))
                 own.append(Picture(final, patch.clamp(-1, 1).clone()))
             answers.append(own)
     return answers

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from distri.engine import Engine, ImageSpec, Settings
+from distri.engine import Engine, Settings
+from distri.image import ImageSpec
 from distri.mesh import Layout, Mesh
 from distri.sampler import Control
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from distri.engine import Engine, Evaluations, ImageSpec, Rendered, Settings
+from distri.engine import Engine, Settings
 from distri.errors import BadImage
+from distri.image import Evaluations, ImageSpec, Rendered
 from distri.mesh import Mesh
 from distri.sampler import Control, Schedule, phase_of
 from tests.distri import on_ranks

@@ -10,8 +10,9 @@ import torch
 from transformers import CLIPTokenizer
 
 from distri import demo_model, model
-from distri.engine import Engine, ImageSpec, Settings
+from distri.engine import Engine, Settings
 from distri.errors import ModelError
+from distri.image import ImageSpec
 from distri.mesh import Mesh
 from distri.sampler import Control
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from distri.engine import Engine, ImageSpec, Settings
+from distri.engine import Engine, Settings
 from distri.errors import PeerLost
+from distri.image import ImageSpec
 from distri.mesh import Layout, Mesh
 from distri.sampler import Control
 from tests.distri.pool import Ranks

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from distri.engine import Engine, ImageSpec, Rendered, Settings
+from distri.engine import Engine, Settings
+from distri.image import ImageSpec, Rendered
 from distri.mesh import Mesh
 from distri.sampler import Control
 from tests.distri import on_ranks

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from distri import sampler
-from distri.engine import Engine, Evaluations, ImageSpec, Settings
+from distri.engine import Engine, Settings
 from distri.errors import BadImage, BadSize, LeaderFailed, PromptTooLong, Stopped, TooManyRanks, UnknownScheduler
+from distri.image import Evaluations, ImageSpec
 from distri.mesh import Mesh
 from distri.sampler import Control
 from tests.distri import on_ranks, reference
@@ -167,7 +168,7 @@ def test_a_leader_whose_control_raises_does_not_leave_the_others_waiting(ranks: 
 REFUSED = [
     (replace(PLAIN, prompt="mountain " * 100), PromptTooLong, r"prompt has \d{3,} tokens.* reads 77"),
     (replace(PLAIN, negative_prompt="mountain " * 100), PromptTooLong, "negative_prompt has"),
-    (replace(PLAIN, width=100), BadSize, "100x128"),
+    (replace(PLAIN, width=63), BadSize, "63x128"),
     (replace(PLAIN, height=0), BadSize, "128x0"),
     (replace(PLAIN, scheduler="NoSuchScheduler"), UnknownScheduler, "NoSuchScheduler"),
     (replace(PLAIN, scheduler="UNet2DConditionModel"), UnknownScheduler, "no scheduler"),

@@ -1,0 +1,60 @@
+"""A row to what the engine is asked for, and what the engine made to what the result says of it."""
+
+from __future__ import annotations
+
+from distri.image import ImageSpec, Rendered
+from distri.prompts import LongPrompt
+from distri.stages import Highres
+from pipeline.picture import HighresMode, Made, Stage
+from pipeline.shards import ImageTask
+
+
+def image_of(task: ImageTask) -> ImageSpec:
+    """The engine's words for an image. Sizes are width and height in a row, height and width in the engine."""
+    row, told = task.row, task.row.conditioning
+    return ImageSpec(
+        prompt=row.prompt,
+        prompt_2=row.prompt_2,
+        negative_prompt=row.negative_prompt,
+        negative_prompt_2=row.negative_prompt_2,
+        long_prompt=LongPrompt(row.long_prompt.value),
+        seed=task.seed,
+        width=row.width,
+        height=row.height,
+        steps=row.steps,
+        guidance_scale=row.guidance_scale,
+        guidance_rescale=row.guidance_rescale,
+        scheduler=row.scheduler.name if row.scheduler is not None else None,
+        scheduler_settings=row.scheduler.settings if row.scheduler is not None else {},
+        highres=Highres(
+            refine=row.highres.mode is HighresMode.REFINE,
+            strength=row.highres.strength,
+            steps=row.highres.steps,
+            base_px=row.highres.base_px,
+        ),
+        original_size=_turned(told.original_size),
+        crop=(told.crop[1], told.crop[0]),
+        target_size=_turned(told.target_size),
+        negative_original_size=_turned(told.negative_original_size),
+        negative_crop=(told.negative_crop[1], told.negative_crop[0]),
+        negative_target_size=_turned(told.negative_target_size),
+    )
+
+
+def made_of(rendered: Rendered) -> Made:
+    """What only rendering shows."""
+    return Made(
+        canvas=rendered.canvas,
+        crop=rendered.crop,
+        stages=tuple(
+            Stage(width=one.width, height=one.height, steps=one.steps, strength=one.strength, seed=one.seed)
+            for one in rendered.stages
+        ),
+        truncated=dict(rendered.left_out),
+        warnings=rendered.warnings,
+        repairs=rendered.repairs,
+    )
+
+
+def _turned(size: tuple[int, int] | None) -> tuple[int, int] | None:
+    return None if size is None else (size[1], size[0])
