@@ -79,4 +79,4 @@ def peak_bytes(vae: Any, way: str, width: int, height: int, count: int) -> int:
     with torch.inference_mode(), mock.patch.object(wire, "post", no_messages), LiveBytes() as counter:
         work()
     owner.remove()
-    return counter.peak
+    return int(counter.peak)
