@@ -2,6 +2,9 @@
 
 import json
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -51,11 +54,40 @@ class Layout:
         return cls(*(int(part) for part in parts))
 
 
-@dataclass
 class Traffic:
-    """Bytes that this rank has sent since the mesh was made."""
+    """What this rank has sent, and how long its computing stood still for messages, since the mesh was made.
 
-    sent_bytes: int = 0
+    Attributes:
+        sent_bytes: payload, each receiver counted.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.sent_bytes = 0
+        self._cuda = device is not None and device.type == "cuda"
+        self._stalled_s = 0.0
+        self._stalls: list[tuple[Any, Any]] = []  # CUDA events
+
+    @contextmanager
+    def stalling(self) -> Iterator[None]:
+        """Within the block this rank waits for messages: the process on gloo, its CUDA stream on NCCL."""
+        if self._cuda:
+            event: Any = torch.cuda.Event
+            before, after = event(enable_timing=True), event(enable_timing=True)
+            before.record()
+            yield
+            after.record()
+            self._stalls.append((before, after))
+        else:
+            began = time.perf_counter()
+            yield
+            self._stalled_s += time.perf_counter() - began
+
+    def stalled_s(self) -> float:
+        """Seconds of exposed communication so far; on CUDA only after a synchronisation."""
+        while self._stalls:
+            before, after = self._stalls.pop()
+            self._stalled_s += before.elapsed_time(after) / 1000
+        return self._stalled_s
 
 
 @dataclass(frozen=True)
@@ -118,7 +150,7 @@ class Mesh:
         self.layout = layout
         self.device = device
         self.rank = rank
-        self.traffic = Traffic()
+        self.traffic = Traffic(device)
         self.data_index, within = divmod(rank, layout.cfg * layout.patch)
         self.cfg_index, self.patch_index = divmod(within, layout.patch)
         self._groups = groups
@@ -203,6 +235,15 @@ class Mesh:
         data = torch.frombuffer(payload, dtype=torch.uint8) if self.is_leader else torch.empty(size, dtype=torch.uint8)
         self._broadcast(data)
         return json.loads(bytes(data.tolist()))
+
+    def gathered_objects(self, value: Any) -> list[Any]:
+        """Every rank's JSON-able value, by rank of the pod, on rank 0; nothing elsewhere. Blocks."""
+        if self.layout.ranks == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.layout.ranks if self.rank == 0 else None
+        with blaming(self._roll, range(self.layout.ranks)):
+            dist.gather_object(value, values, dst=0)
+        return values or []
 
     def _broadcast(self, tensor: torch.Tensor) -> None:
         with blaming(self._roll, self.replica.ranks):

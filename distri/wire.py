@@ -45,7 +45,9 @@ def post(axis: Axis, sends: Sequence[Message], receives: Sequence[Message]) -> l
 
 def finish(axis: Axis, pending: Sequence[Any]) -> None:
     """Wait for what `post` has started; the first message that fails raises PeerLost."""
-    with blaming(axis.roll, axis.ranks):
+    if not pending:
+        return
+    with blaming(axis.roll, axis.ranks), axis.traffic.stalling():
         for work in pending:
             work.wait()
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from k8s.manifest import job_manifest
 from k8s.pod import pod_settings
-from pipeline.attempt import AttemptSpec, job_ref
+from pipeline.attempt import AttemptSpec, job_ref, parsed_job_ref
 from pipeline.errors import RequestError, TesseraError
 from pipeline.ledger import Ledger
 from pipeline.settings import Settings, load_settings
@@ -21,10 +21,8 @@ from pipeline.settings import Settings, load_settings
 
 def recorded_attempt(ledger: Ledger, ref: str) -> AttemptSpec:
     """The latest attempt of a job, by `BATCH/JOB` with or without leading zeros. Raises RequestError."""
-    batch_id, _, index = ref.partition("/")
-    if not index.isdecimal():
-        raise RequestError(f"{ref!r} found; BATCH/JOB wanted, as in summer-catalogue/3")
-    job = ledger.jobs.get(job_ref(batch_id, int(index)))
+    batch_id, index = parsed_job_ref(ref)
+    job = ledger.jobs.get(job_ref(batch_id, index))
     if job is None:
         raise RequestError(f"no job {ref!r}: `tessera status {batch_id}` says how many there are")
     if job.attempt is None:

@@ -14,7 +14,8 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from pipeline.errors import ConflictError
+from pipeline.errors import ConflictError, RequestError
+from pipeline.objects import checked_batch_id
 from pipeline.schema import OpenCode, Versioned
 
 SCHEMA_VERSION = 1
@@ -71,6 +72,14 @@ def job_ref(batch_id: str, index: int) -> str:
     return f"{batch_id}/{index:05d}"
 
 
+def parsed_job_ref(text: str) -> tuple[str, int]:
+    """Batch and index of a job that a person names, with or without leading zeros. Raises RequestError."""
+    batch_id, _, index = text.partition("/")
+    if not index.isascii() or not index.isdecimal():
+        raise RequestError(f"{text[:100]!r} found; BATCH/JOB wanted, as in summer-catalogue/3")
+    return checked_batch_id(batch_id), int(index)
+
+
 def attempt_name(incarnation: str, job_index: int, number: int) -> str:
     """The attempt's name in the cluster, at most 63 characters, a valid DNS label.
 
@@ -113,6 +122,22 @@ class Code(OpenCode):
     UNKNOWN = "UNKNOWN"
 
 
+class Usage(BaseModel):
+    """What an attempt spent, as its leader measured it.
+
+    `seconds` are the wall time of the leader by phase, `rank_seconds` that of all ranks together; the others are sums
+    over the ranks, `peak_memory_bytes` the largest of any.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    seconds: dict[str, float] = Field(default_factory=dict)
+    rank_seconds: float = 0.0
+    stalled_s: float = 0.0
+    sent_bytes: int = 0
+    peak_memory_bytes: int = 0
+
+
 class PodReport(BaseModel):
     """What a pod writes to its termination log when it ends, at most 4096 bytes of JSON.
 
@@ -128,6 +153,7 @@ class PodReport(BaseModel):
     committed: int = Field(0, ge=0, description="Images that this pod put into the bucket.")
     skipped: int = Field(0, ge=0, description="Images that were there before.")
     failed: int = Field(0, ge=0, description="Images that this pod gave up on, each with a reason of its own.")
+    usage: Usage | None = None
 
     @field_validator("code")
     @classmethod

@@ -8,6 +8,7 @@
                  images/00000/0000012-000.json  what is known about it; written first
                  failures/00000/0000012-000.json  why there is no such image
                  fragments/00003.jsonl  the outcome of every image of one job
+                 traces/00003-1.json    what each rank of attempt 1 of job 3 did and when
                  results.jsonl          the outcome of every image that succeeded
                  errors.jsonl           the others, with code and reason
                  gallery/index.html     a page to look at them
@@ -78,6 +79,13 @@ class BatchObjects:
 
     def fragment(self, job: int) -> str:
         return f"{self.root}fragments/{job:05d}.jsonl"
+
+    @property
+    def traces(self) -> str:
+        return self.root + "traces/"
+
+    def trace(self, job: int, attempt: int) -> str:
+        return f"{self.traces}{job:05d}-{attempt}.json"
 
     def image(self, row: int, number: int) -> str:
         return self._of_image("images", row, number, "png")

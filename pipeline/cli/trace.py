@@ -1,0 +1,65 @@
+"""The command `trace`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.connect import connect
+from pipeline.timeline import timeline_png
+from pipeline.trace import Trace, chrome_events, find_trace, in_order, summarised
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this command to the program."""
+    app.command()(trace)
+
+
+def trace(
+    job: Annotated[str, typer.Argument(help="BATCH/JOB, as in summer-catalogue/3.", show_default=False)],
+    attempt: Annotated[int | None, typer.Option(help="Which attempt; the last that left a trace otherwise.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="The sums as JSON.")] = False,
+) -> int:
+    """Show where a job's time went, rank by rank, and save its timeline.
+
+    Two files: one in Chrome's trace format, for ui.perfetto.dev or chrome://tracing, and the same as a PNG.
+    """
+    found = find_trace(connect().artifacts, job, attempt)
+    stem = f"trace-{found.batch_id}-{found.job_index:05d}-{found.attempt}"
+    out.mkdir(parents=True, exist_ok=True)
+    files = [out / f"{stem}.json", out / f"{stem}.png"]
+    files[0].write_text(json.dumps(chrome_events(found)))
+    files[1].write_bytes(timeline_png(found))
+    if as_json:
+        sums = [summary.model_dump() for summary in summarised(found)]
+        typer.echo(json.dumps({"files": [str(file) for file in files], "ranks": sums}))
+        return 0
+    Console().print(_table(found))
+    for file in files:
+        typer.echo(str(file))
+    return 0
+
+
+def _table(found: Trace) -> Table:
+    sums = summarised(found)
+    phases = in_order({name for summary in sums for name in summary.seconds})
+    table = Table(title=f"{found.batch_id}/{found.job_index}, attempt {found.attempt}: seconds of wall time")
+    for head in ("rank", "wall", *phases, "stalled", "busy", "sent MB", "peak MB"):
+        table.add_column(head, justify="right")
+    for summary in sums:
+        table.add_row(
+            str(summary.rank),
+            f"{summary.wall_s:.2f}",
+            *(f"{summary.seconds.get(name, 0.0):.2f}" for name in phases),
+            f"{summary.stalled_s:.2f}",
+            f"{summary.busy:.0%}",
+            f"{summary.sent_bytes / 1e6:.1f}",
+            f"{summary.peak_memory_bytes / 1e6:.0f}",
+        )
+    return table
