@@ -21,7 +21,7 @@ CHART = Path(__file__).parent / "tessera"
 # Settings that follow from other values of the chart, or that a pod has no use for.
 NOT_IN_SETTINGS = frozenset(
     {"redis_url", "redis_prefix", "s3_endpoint", "s3_region", "s3_bucket", "s3_prefix", "image", "pod", "launcher"}
-    | {"data_dir"}
+    | {"data_dir", "metrics_port"}
 )
 NOT_IN_POD = frozenset({"namespace", "service_account", "image_pull_secrets", "image_pull_policy", "env_from_secrets"})
 

@@ -85,6 +85,11 @@ class Settings(BaseModel):
     tick_s: float = Field(2.0, gt=0, description="Pause between two of the controller's ticks.")
     worker_slots: int = Field(4, ge=1, description="Pods that one render worker looks after at a time.")
 
+    # What operators see
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="Port on which workers serve Prometheus metrics; none serves none."
+    )
+
     # This machine
     data_dir: Path = Field(Path("~/.tessera"), description="Folder of the embedded stack: all its data, logs, state.")
     log_format: Literal["auto", "console", "json"] = Field(

@@ -13,6 +13,7 @@ from pipeline.artifacts import Artifacts
 from pipeline.attempt import Launcher
 from pipeline.ledger import Ledger
 from pipeline.settings import Settings
+from tasks.metrics import Metrics
 from tasks.observer import Observer
 
 
@@ -54,3 +55,4 @@ class Context:
     worker: str
     slots: Slots
     stopping: threading.Event
+    metrics: Metrics = field(default_factory=Metrics)

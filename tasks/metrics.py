@@ -13,11 +13,11 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from pipeline.attempt import Code, Usage
 from pipeline.attempt import Outcome as AttemptOutcome
-from pipeline.attempt import Usage
 from pipeline.errors import ServiceError
 from pipeline.ledger import Ledger
-from pipeline.results import ImageResult, Outcome
+from pipeline.results import FailureCode, ImageResult, Outcome
 from pipeline.states import ImageState, JobState
 
 log = structlog.get_logger(__name__)
@@ -48,6 +48,12 @@ class Metrics:
         )
         self._exchanged = Counter("tessera_exchanged_bytes", "Sent from rank to rank.", registry=self.registry)
         self._uploaded = Counter("tessera_uploaded_bytes", "Image files put into the bucket.", registry=self.registry)
+
+        # All from the start: the first of a kind is a rise from 0, and no new series that `increase` does not see.
+        for outcome in ("succeeded", *FailureCode):
+            self._images.labels(outcome)
+        for code in Code:
+            self._attempts.labels(code)
 
     def attempt_ended(self, ended: AttemptOutcome) -> None:
         """Count an attempt, and what its pod says it spent."""

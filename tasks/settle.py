@@ -45,6 +45,7 @@ def settle_ended(context: Context, job: JobRecord, fence: str, ended: AttemptOut
         rendering=tuple(task.index for task in suspected),
     )
     job = job.model_copy(update={"ended": (*job.ended, history)})
+    context.metrics.attempt_ended(ended)
     log.info("attempt ended", code=ended.code.value, reason=ended.reason, images=len(tasks), undone=len(undone))
     if (poison := convicted(job, suspected)) is not None:
         log.error("image is isolated", image=poison.image_id, reason=poison.message)
@@ -183,6 +184,7 @@ def finish(
     context.artifacts.put(objects.fragment(job.index), body, content_type="application/x-ndjson")
     move_known(context, job, fence, known)
     left = context.ledger.jobs.write(advance(job, state, at=context.ledger.now()), Place.DONE, fence=fence)
+    context.metrics.job_over(known.values())
     log.info("job is over", state=state.value, jobs_left=left)
     if left == 0:
         hint(context.app, FINALIZE, job.batch_id)

@@ -29,6 +29,7 @@ from pipeline.settings import Settings, load_settings
 from pipeline.version import installed_version
 from tasks.app import register
 from tasks.context import Context, Slots
+from tasks.metrics import LedgerMetrics
 from tasks.observer import Observer
 from tasks.sweep import announce
 
@@ -72,6 +73,10 @@ def work(context: Context, role: str) -> None:
     threads = context.settings.worker_slots if role == "render" else CONTROL_THREADS
     queue = queue_name(context.settings, RENDER_QUEUE if role == "render" else CONTROL_QUEUE)
     register(context.app, context)
+    if context.settings.metrics_port is not None:
+        if role == "control":
+            context.metrics.registry.register(LedgerMetrics(context.ledger))
+        context.metrics.serve(context.settings.metrics_port)
     connected = _connect_signals(context, role)
     context.app.worker_main(
         [

@@ -15,9 +15,9 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 def _kind(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return ", ".join(get_args(annotation))
-    return {"int": "integer", "float": "number", "bool": "true or false"}.get(
-        getattr(annotation, "__name__", ""), "text"
-    )
+    kinds = {"int": "integer", "float": "number", "bool": "true or false"}
+    own = [one for one in get_args(annotation) if one is not type(None)] or [annotation]
+    return kinds.get(getattr(own[0], "__name__", ""), "text")
 
 
 def _default(field: FieldInfo) -> str:

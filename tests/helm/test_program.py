@@ -22,7 +22,7 @@ SECRET = {"TESSERA_REDIS_URL": "rediss://user:password@redis:6379/0"}
 
 def _settings(objects: list[Object]) -> Settings:
     """What a worker reads: the ConfigMap, and what the Secrets hold."""
-    (config,) = of_kind(objects, "ConfigMap").values()
+    (config,) = (one for name, one in of_kind(objects, "ConfigMap").items() if name.endswith("-settings"))
     assert all(isinstance(value, str) for value in config["data"].values())
     redis = {} if "TESSERA_REDIS_URL" in config["data"] else SECRET
     return load_settings(config["data"] | redis)

@@ -6,15 +6,21 @@ import functools
 import json
 from typing import Any
 
+import jsonschema
 import pytest
 from kubernetes_validate import utils as kubernetes  # type: ignore[import-untyped]
 
+from tests.helm import operator
 from tests.helm.chart import Object, lint, pods, render
 
 KUBERNETES = [f"1.{minor}" for minor in range(31, 38)]
 
 DEV = {"redis": {"existingSecret": ""}, "valkey": {"enabled": True, "password": "correct-horse-battery"}}
 CLAIM = {"pod": {"models_claim": None}, "weights": {"claim": {"create": True}}}
+
+METRICS = {
+    "metrics": {name: {"enabled": True} for name in ("serviceMonitor", "rules", "dashboard")} | {"enabled": True}
+}
 
 SWITCHES: dict[str, dict[str, Any]] = {
     "nothing more": {},
@@ -48,6 +54,8 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "egress": {"networkPolicy": {"egress": [{"ports": [{"port": 443, "protocol": "TCP"}]}]}},
     "egress and valkey": {**DEV, "networkPolicy": {"egress": [{"ports": [{"port": 443}]}]}},
     "no disruption budgets": {"podDisruptionBudget": {"enabled": False}},
+    "metrics": {"metrics": {"enabled": True}},
+    "everything of metrics": METRICS,
     "valkey": DEV,
     "valkey without policies": {**DEV, "networkPolicy": {"enabled": False}},
 }
@@ -69,8 +77,12 @@ def schemas_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @functools.cache
 def _taken(text: str) -> None:
     """Raises if one of the versions does not know this kind of object, or one of its fields."""
+    one = json.loads(text)
+    if one["apiVersion"] == operator.API:
+        jsonschema.validate(one, operator.SCHEMAS[one["kind"]])
+        return
     for version in KUBERNETES:
-        assert kubernetes.validate(json.loads(text), version, strict=True) == version
+        assert kubernetes.validate(one, version, strict=True) == version
 
 
 def _examine(objects: list[Object]) -> None:

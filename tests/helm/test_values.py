@@ -107,6 +107,7 @@ def test_every_value_is_read_by_a_template(path: str) -> None:
 def test_every_switch_switches(path: str) -> None:
     base: dict[str, Any] = {"pod": {"models_claim": None}, "redis": {"existingSecret": ""}}
     _put(base, "valkey", {"enabled": True, "password": "correct-horse-battery"})
+    _put(base, "metrics.enabled", path.startswith("metrics."))
     on_and_off = []
     for value in (True, False):
         values = yaml.safe_load(yaml.safe_dump(base))
@@ -163,6 +164,9 @@ WRONG: list[tuple[str, Any, str]] = [
     ("weights.claim.size", "big", "/weights/claim/size"),
     ("weights.claim.accessModes", [], "/weights/claim/accessModes"),
     ("weights.warmUp.source", "../models", "/weights/warmUp/source"),
+    ("metrics.port", 80, "/metrics/port"),
+    ("metrics.serviceMonitor.interval", "often", "/metrics/serviceMonitor/interval"),
+    ("settings.metrics_port", 9464, "'metrics_port' not allowed"),
     ("valkey", {"enabled": True}, "/valkey/password"),
     ("valkey", {"enabled": True, "password": "correct horse battery staple"}, "/valkey/password"),
     ("schedules", {}, "'schedules' not allowed"),
@@ -184,6 +188,10 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"image": {"registry": ""}}, "image.registry: none found"),
     ({"weights": {"claim": {"create": True}}}, "weights.claim.create and pod.models_claim found"),
     ({"weights": {"warmUp": {"source": "models/"}}}, "weights.warmUp.source: found without weights.claim.create"),
+    *(
+        ({"metrics": {part: {"enabled": True}}}, f"metrics.{part}.enabled: found without metrics.enabled")
+        for part in ("serviceMonitor", "rules", "dashboard")
+    ),
 ]
 
 

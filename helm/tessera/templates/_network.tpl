@@ -13,20 +13,26 @@ matchLabels:
   tessera/deployment: {{ include "tessera.deployment" . }}
 {{- end }}
 
-{{/* Nobody connects to our pods. Where they may connect to is restricted only if somebody says to what. */}}
+{{/* Nobody connects to our pods, but to the port of the metrics if there are any. Where they may connect to is restricted only if somebody says to what. */}}
 {{- define "tessera.traffic" -}}
-policyTypes: [Ingress{{ if .Values.networkPolicy.egress }}, Egress{{ end }}]
+policyTypes: [Ingress{{ if .root.Values.networkPolicy.egress }}, Egress{{ end }}]
+{{- if and .metrics .root.Values.metrics.enabled }}
+ingress:
+  - ports:
+      - {port: metrics, protocol: TCP}
+{{- else }}
 ingress: []
-{{- with .Values.networkPolicy.egress }}
+{{- end }}
+{{- with .root.Values.networkPolicy.egress }}
 egress:
   - ports:
       - {port: 53, protocol: UDP}
       - {port: 53, protocol: TCP}
-  {{- if $.Values.valkey.enabled }}
+  {{- if $.root.Values.valkey.enabled }}
   - to:
       - podSelector:
           matchLabels:
-            {{- include "tessera.selector" (dict "root" $ "component" "valkey") | nindent 12 }}
+            {{- include "tessera.selector" (dict "root" $.root "component" "valkey") | nindent 12 }}
     ports:
       - {port: 6379, protocol: TCP}
   {{- end }}

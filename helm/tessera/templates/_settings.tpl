@@ -15,6 +15,11 @@
 {{- if gt (len $weights) 1 }}
 {{- fail (printf "weights: %s found; one of them wanted, or none if the image holds the weights" (join " and " $weights)) }}
 {{- end }}
+{{- range list "serviceMonitor" "rules" "dashboard" }}
+{{- if and (index $.Values.metrics .).enabled (not $.Values.metrics.enabled) }}
+{{- fail (printf "metrics.%s.enabled: found without metrics.enabled, which makes what it shows" .) }}
+{{- end }}
+{{- end }}
 {{- if and .Values.weights.warmUp.source (not .Values.weights.claim.create) }}
 {{- fail "weights.warmUp.source: found without weights.claim.create; the Job fills the chart's claim" }}
 {{- end }}
@@ -52,6 +57,7 @@ floats, and would print a million as 1e+06.
   "launcher" "kubernetes"
   "image" (include "tessera.image" (dict "root" . "image" .Values.engineImage "name" "engineImage"))
   "pod" (include "tessera.pod" .) }}
+{{- if .Values.metrics.enabled }}{{ $_ := set $own "metrics_port" (int .Values.metrics.port) }}{{ end }}
 {{- range $name, $value := mergeOverwrite $own .Values.settings }}
 {{- if not (has (toJson $value) (list "null" "\"\"")) -}}
 TESSERA_{{ upper $name }}: {{ kindIs "string" $value | ternary $value (toJson $value) | quote }}

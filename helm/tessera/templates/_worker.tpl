@@ -4,6 +4,7 @@ The pod of one of our processes.
   component  its label
   values     its part of the values: resources, podLabels, podAnnotations, podSpec, extraEnv and so on
   command    what it runs
+  metrics    whether it serves metrics
   account    its service account; without one no token is mounted
   spec       more of its pod spec (YAML)
   container  more of its container (YAML)
@@ -11,7 +12,9 @@ The pod of one of our processes.
 {{- define "tessera.worker" -}}
 metadata:
   labels:
-    {{- merge (include "tessera.labels" . | fromYaml) (deepCopy .values.podLabels) | toYaml | nindent 4 }}
+    {{- $labels := include "tessera.labels" . | fromYaml }}
+    {{- if and .metrics .root.Values.metrics.enabled }}{{ $_ := set $labels "tessera/metrics" "true" }}{{ end }}
+    {{- merge $labels (deepCopy .values.podLabels) | toYaml | nindent 4 }}
   annotations:
     {{- merge (include "tessera.checksums" .root | fromYaml) (deepCopy .values.podAnnotations) | toYaml | nindent 4 }}
 spec:
@@ -64,6 +67,10 @@ env:
   {{- range $name, $value := mergeOverwrite (dict "HOME" "/tmp") (deepCopy .values.extraEnv) }}
   - {{ merge (dict "name" $name) (kindIs "map" $value | ternary $value (dict "value" $value)) | toYaml | nindent 4 | trim }}
   {{- end }}
+{{- if and .metrics .root.Values.metrics.enabled }}
+ports:
+  - {name: metrics, containerPort: {{ int .root.Values.metrics.port }}, protocol: TCP}
+{{- end }}
 securityContext: {{- include "tessera.containerSecurity" . | nindent 2 }}
 resources: {{- toYaml .values.resources | nindent 2 }}
 volumeMounts:
