@@ -11,6 +11,7 @@ from pipeline.artifacts import Artifacts
 from pipeline.attempt import Usage, parsed_job_ref
 from pipeline.errors import RequestError
 from pipeline.objects import BatchObjects
+from pipeline.schema import Versioned
 
 SCHEMA_VERSION = 1
 
@@ -51,8 +52,10 @@ class RankTrace(_Plain):
     peak_memory_bytes: int = Field(0, description="Of the GPU's allocator; without a GPU, of the process.")
 
 
-class Trace(_Plain):
+class Trace(Versioned):
     """One attempt of a job."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     schema_version: int = SCHEMA_VERSION
     batch_id: str
@@ -98,7 +101,8 @@ def usage_of(trace: Trace) -> Usage:
 def find_trace(artifacts: Artifacts, job: str, attempt: int | None) -> Trace:
     """The trace of a job's attempt, or of the last that left one.
 
-    Raises RequestError if there is none, StoreUnavailable.
+    Raises RequestError if there is none, StoreUnavailable, RecordTooNew or
+    RecordUnreadable.
     """
     batch_id, index = parsed_job_ref(job)
     objects = BatchObjects(batch_id)
@@ -112,7 +116,7 @@ def find_trace(artifacts: Artifacts, job: str, attempt: int | None) -> Trace:
             f"no trace of {job}{f', attempt {attempt}' if attempt is not None else ''}: {left}; a pod writes it at its "
             "end, unless it was killed"
         )
-    return Trace.model_validate_json(body)
+    return Trace.parsed(body)
 
 
 def _summary(rank: RankTrace) -> RankSummary:
