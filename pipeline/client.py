@@ -25,11 +25,12 @@ from pipeline.cancel import request_cancel
 from pipeline.connect import Connection, connect
 from pipeline.errors import TesseraError
 from pipeline.manifest import Prompts
-from pipeline.messages import EXPAND, TICK, celery_app, hint
+from pipeline.messages import EXPAND, REOPEN, TICK, celery_app, hint
 from pipeline.objects import BatchObjects
 from pipeline.patience import OutOfTime, Patience
 from pipeline.progress import Progress
 from pipeline.results import ImageFailure, ImageResult
+from pipeline.retry import Retried, request_retry
 from pipeline.states import BatchState
 from pipeline.status import BatchStatus, batch_status
 from pipeline.submit import TIMEOUT_S, Accepted, Submission, accept, checked_options
@@ -177,6 +178,16 @@ class Batch:
         """Bring images, results.jsonl, errors.jsonl and the gallery to a folder; returns the gallery's path."""
         self.status()  # an unknown batch is an error, not an empty folder
         return collect.download(self._connection.artifacts, self.id, Path(folder))
+
+    def retry(self, *codes: str) -> Retried:
+        """Render again what failed and may succeed another time, or only failures of these codes (as "E_OOM").
+
+        The batch must have ended; it is opened again and ends anew. What is committed stays. Raises RequestError.
+        """
+        retried = request_retry(self._connection.ledger, self._connection.artifacts, self.id, codes)
+        if retried.images:
+            hint(self._app, REOPEN, self.id)
+        return retried
 
     def cancel(self) -> BatchState:
         """Cancel what is not rendered yet; returns the state it is in now. What is committed stays."""

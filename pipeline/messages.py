@@ -1,4 +1,4 @@
-"""What is said through Celery: four names, two queues, and ids as arguments. The message is only a hint.
+"""What is said through Celery: six names, two queues, and ids as arguments. The message is only a hint.
 
 Whatever is lost or doubled here, the controller's next tick mends; the truth is in the ledger.
 """
@@ -16,13 +16,15 @@ from pipeline.settings import Settings
 log = structlog.get_logger(__name__)
 
 EXPAND = "tessera.expand"  # batch id: cut an accepted batch into jobs
+REOPEN = "tessera.reopen"  # batch id: open the jobs again that a retry was asked for
+CANCEL = "tessera.cancel"  # batch id: cancel its waiting jobs
 FINALIZE = "tessera.finalize"  # batch id: write the results of a batch whose jobs are all final
 TICK = "tessera.tick"  # nothing: mend what stands still
 RENDER = "tessera.render"  # nothing: there may be a job to claim
 
 CONTROL_QUEUE, RENDER_QUEUE = "control", "render"
 
-_QUEUES = {EXPAND: CONTROL_QUEUE, FINALIZE: CONTROL_QUEUE, TICK: CONTROL_QUEUE, RENDER: RENDER_QUEUE}
+_QUEUES = dict.fromkeys((EXPAND, REOPEN, CANCEL, FINALIZE, TICK), CONTROL_QUEUE) | {RENDER: RENDER_QUEUE}
 
 
 def queue_name(settings: Settings, queue: str) -> str:

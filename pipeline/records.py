@@ -59,6 +59,10 @@ class BatchRecord(_Record):
     images_per_job: int | None = Field(None, description="How it is cut; settled before the first shard is written.")
     jobs: int | None = Field(None, description="How many jobs it was cut into; None until it is.")
     reason: str | None = Field(None, description="Why it failed.")
+    round: int = Field(0, description="How often it was opened again after its end, by `tessera retry`.")
+    reopen: tuple[str, ...] | None = Field(
+        None, description="While its jobs are being opened again: codes of the failures to retry, none meaning all."
+    )
 
     @property
     def id(self) -> str:
@@ -97,6 +101,10 @@ class JobRecord(_Record):
     isolated: int = Field(0, description="Images taken out since then because they killed their pods.")
     done: int = Field(0, description="Images with an outcome when an attempt last ended.")
     ended: tuple[AttemptEnd, ...] = ()
+    round: int = Field(0, description="The batch's, when the job was last opened.")
+    reopen: tuple[str, ...] | None = Field(
+        None, description="Set until its failures of these codes (none meaning all) are cleared away for another try."
+    )
 
     @property
     def ref(self) -> str:

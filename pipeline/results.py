@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -100,6 +100,11 @@ class RefusedLine(Versioned):
 
 Outcome = ImageResult | ImageFailure
 _OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Annotated[Outcome, Field(discriminator="status")])
+
+
+def is_retried(outcome: Outcome, codes: Collection[str]) -> bool:
+    """Whether `tessera retry` renders this image again: a failure that may change, of one of these codes if any."""
+    return isinstance(outcome, ImageFailure) and outcome.retryable and (not codes or outcome.code.value in codes)
 
 
 def result_of(

@@ -71,6 +71,10 @@ IMAGE_MOVES: Mapping[ImageState, frozenset[ImageState]] = {
     _I.RUNNING: frozenset({_I.QUEUED, _I.SUCCEEDED, _I.FAILED, _I.CANCELLED}),
 }
 
+# What `tessera retry` opens again. No move: for everything else a final state is final.
+REOPENED_IMAGES = frozenset({_I.FAILED, _I.CANCELLED})
+REOPENED_BATCHES = frozenset({_B.COMPLETED, _B.CANCELLED})
+
 # How an image's state is written into the four bits that the ledger keeps for it. Never renumber.
 IMAGE_CODES: Mapping[ImageState, int] = {
     _I.QUEUED: 0,

@@ -1,4 +1,4 @@
-"""The four tasks of `pipeline.messages`, each a call of the function that does it."""
+"""The tasks of `pipeline.messages`, each a call of the function that does it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import structlog
 from celery import Celery
 
 from pipeline.errors import ConflictError, ServiceError, UnknownBatch
-from pipeline.messages import EXPAND, FINALIZE, RENDER, TICK
+from pipeline.messages import CANCEL, EXPAND, FINALIZE, RENDER, REOPEN, TICK
+from tasks.cancel import cancel
 from tasks.context import Context
 from tasks.drive import drive
 from tasks.expand import expand
 from tasks.finalize import finalize
+from tasks.reopen import reopen
 from tasks.sweep import tick
 
 log = structlog.get_logger(__name__)
@@ -31,7 +33,14 @@ def render(context: Context) -> None:
 
 def register(app: Celery, context: Context) -> None:
     """Give the application its tasks, bound to this process' context."""
-    actions: dict[str, Callable[..., None]] = {EXPAND: expand, FINALIZE: finalize, TICK: tick, RENDER: render}
+    actions: dict[str, Callable[..., None]] = {
+        EXPAND: expand,
+        REOPEN: reopen,
+        CANCEL: cancel,
+        FINALIZE: finalize,
+        TICK: tick,
+        RENDER: render,
+    }
     for name, action in actions.items():
         app.task(name=name)(_bound(context, name, action))
 

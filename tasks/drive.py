@@ -22,6 +22,7 @@ from pipeline.states import BatchState, JobState, is_final
 from tasks import retry
 from tasks.context import Context
 from tasks.poison import layout_for_suspects
+from tasks.reopen import cleared
 from tasks.settle import job_images, settle_abandoned, settle_cancelled, settle_ended
 
 log = structlog.get_logger(__name__)
@@ -122,6 +123,8 @@ def step(context: Context, job: JobRecord, fence: str) -> bool:
         if cancelling:
             settle_cancelled(context, job, fence)
             return False
+        if job.reopen is not None:
+            job = cleared(context, job, fence)
         job = _recorded(context, job, fence)
     if job.attempt is None:
         raise ValueError(f"job {job.ref} is {job.state.value} without an attempt")

@@ -27,7 +27,7 @@ def finalize(context: Context, batch_id: str) -> None:
             return
         record = context.ledger.batches.get(batch_id)
         jobs = record.jobs
-        if jobs is None or context.ledger.jobs.unfinished(batch_id):
+        if jobs is None or record.reopen is not None or context.ledger.jobs.any_unfinished(batch_id):
             return
         if record.state is BatchState.IN_PROGRESS:
             record = advance(record, BatchState.FINALIZING, at=context.ledger.now())

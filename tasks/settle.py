@@ -65,7 +65,6 @@ def settle_ended(context: Context, job: JobRecord, fence: str, ended: AttemptOut
             context,
             job,
             fence,
-            state=JobState.FAILED,
             tasks=tasks,
             known=known,
             code=FailureCode.ATTEMPTS_EXHAUSTED,
@@ -91,7 +90,6 @@ def settle_abandoned(context: Context, job: JobRecord, fence: str, reason: str) 
         context,
         job,
         fence,
-        state=JobState.FAILED,
         tasks=tasks,
         known=known_outcomes(context, job, tasks),
         code=FailureCode.INTERNAL,
@@ -106,16 +104,10 @@ def settle_cancelled(context: Context, job: JobRecord, fence: str) -> None:
     """
     tasks = job_images(context, job)
     known = known_outcomes(context, job, tasks)
-    give_up(
-        context,
-        job,
-        fence,
-        state=JobState.CANCELLED,
-        tasks=tasks,
-        known=known,
-        code=FailureCode.CANCELLED,
-        reason="the batch was cancelled",
-    )
+    for task in tasks:  # no object for each, for there may be a million: the job's fragment says it
+        if task.index not in known:
+            known[task.index] = failure_of(task, FailureCode.CANCELLED, "the batch was cancelled", retryable=True)
+    finish(context, job, fence, state=JobState.CANCELLED, tasks=tasks, known=known)
 
 
 def job_images(context: Context, job: JobRecord) -> list[ImageTask]:
@@ -132,13 +124,16 @@ def known_outcomes(context: Context, job: JobRecord, tasks: list[ImageTask]) -> 
     objects = BatchObjects(job.batch_id)
     reported = {o.index: o for o in parsed_outcomes(context.artifacts.lines(objects.fragment(job.index)))}
     folders = {task.key(objects).rpartition("/")[0] + "/" for task in tasks}
+    folders |= {objects.failure(task.row.row, task.number).rpartition("/")[0] + "/" for task in tasks}
     present = {key for folder in sorted(folders) for key in context.artifacts.list(folder)}
     known: dict[int, Outcome] = {}
     for task in tasks:
         report = reported.get(task.index)
         if task.key(objects) in present:
             known[task.index] = report if isinstance(report, ImageResult) else _found(context, objects, task)
-        elif failure := committed_failure(context.artifacts, objects, task):
+        elif objects.failure(task.row.row, task.number) in present and (
+            failure := committed_failure(context.artifacts, objects, task)
+        ):
             known[task.index] = failure
     return known
 
@@ -158,13 +153,12 @@ def give_up(
     job: JobRecord,
     fence: str,
     *,
-    state: JobState,
     tasks: list[ImageTask],
     known: dict[int, Outcome],
     code: FailureCode,
     reason: str,
 ) -> None:
-    """End the job; images without an outcome get this one, with a reason."""
+    """End the job as failed; images without an outcome get this one, with a reason."""
     objects = BatchObjects(job.batch_id)
     complete = dict(known)
     for task in tasks:
@@ -172,7 +166,7 @@ def give_up(
             failure = failure_of(task, code, reason, retryable=True)
             commit_failure(context.artifacts, objects, failure)
             complete[task.index] = failure
-    finish(context, job, fence, state=state, tasks=tasks, known=complete)
+    finish(context, job, fence, state=JobState.FAILED, tasks=tasks, known=complete)
 
 
 def finish(

@@ -10,14 +10,13 @@ import structlog
 
 from pipeline.attempt import job_ref
 from pipeline.deployment import Deployment
-from pipeline.errors import ConflictError, LedgerUnavailable, RecordUnreadable, TesseraError
-from pipeline.messages import EXPAND, FINALIZE, RENDER, hint
+from pipeline.errors import LedgerUnavailable, RecordUnreadable, TesseraError
+from pipeline.messages import CANCEL, EXPAND, FINALIZE, RENDER, REOPEN, hint
 from pipeline.objects import BATCHES, MARKERS, BatchObjects
-from pipeline.records import BatchManifest, BatchRecord, JobRecord
-from pipeline.states import BatchState, JobState, is_final
+from pipeline.records import BatchManifest, BatchRecord
+from pipeline.states import BatchState, is_final
 from pipeline.version import installed_version
 from tasks.context import Context
-from tasks.settle import settle_cancelled
 from tasks.tidy import tidy
 
 log = structlog.get_logger(__name__)
@@ -70,7 +69,7 @@ def announce(context: Context) -> None:
 
 
 def push(context: Context, batch_id: str) -> None:
-    """Ask for the next thing that a batch needs as a whole: expansion, cancellation of what waits, finalization."""
+    """Ask for the next thing that a batch needs as a whole."""
     record = context.ledger.batches.get(batch_id)
     lasts_s = 2 * context.settings.tick_s
     if is_final(record.state):
@@ -78,24 +77,12 @@ def push(context: Context, batch_id: str) -> None:
     if record.jobs is None:
         hint(context.app, EXPAND, batch_id, expires_s=lasts_s)
         return
-    waiting = context.ledger.jobs.unfinished(batch_id)
-    if not waiting:
+    if record.reopen is not None:
+        hint(context.app, REOPEN, batch_id, expires_s=lasts_s)
+    elif not context.ledger.jobs.any_unfinished(batch_id):
         hint(context.app, FINALIZE, batch_id, expires_s=lasts_s)
     elif record.state is BatchState.CANCELLING:
-        for ref in waiting:
-            job = context.ledger.jobs.get(ref)
-            if job is not None and job.state in (JobState.QUEUED, JobState.RETRYING):
-                cancel_waiting(context, job)
-
-
-def cancel_waiting(context: Context, job: JobRecord) -> None:
-    """Cancel a job that nobody holds; one that a worker has just claimed is cancelled by that worker."""
-    if context.ledger.jobs.held(job.ref):
-        return
-    try:
-        settle_cancelled(context, job, fence="")
-    except ConflictError as error:
-        log.info("a worker was faster", job=job.ref, reason=str(error))
+        hint(context.app, CANCEL, batch_id, expires_s=lasts_s)
 
 
 def offer(context: Context) -> None:

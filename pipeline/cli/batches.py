@@ -1,4 +1,4 @@
-"""Commands about batches: submit, validate, status, watch, list, cancel, download."""
+"""Commands about batches: submit, validate, status, watch, list, cancel, retry, download."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Model = Annotated[str | None, typer.Option(help="Model of rows that name none, f
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the program."""
-    for command in (submit, validate, status, watch, list_batches, cancel, download):
+    for command in (submit, validate, status, watch, list_batches, cancel, retry, download):
         name = "list" if command is list_batches else command.__name__
         app.command(name)(command)
 
@@ -186,6 +186,30 @@ def cancel(batch_id: BatchId, as_json: AsJson = False) -> int:
     else:
         typer.echo(f"{batch_id} is {state.value}")
     return OK
+
+
+def retry(
+    batch_id: BatchId,
+    code: Annotated[
+        list[str] | None, typer.Option(help="Only failures of this code, as E_POISON; may be given several times.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Wait, show progress, exit as `watch` does.")] = False,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> int:
+    """Render again what failed in a batch that has ended; images that are committed stay."""
+    batch = Client().batch(batch_id)
+    retried = batch.retry(*(code or ()))
+    if as_json:
+        _write({"batch": batch_id, "images": retried.images, "failed": retried.failed})
+    elif retried.images:
+        typer.echo(f"{batch_id} is opened again for {retried.images} images")
+    else:
+        there = ", ".join(f"{count} {name}" for name, count in sorted(retried.failed.items())) or "none"
+        typer.echo(f"{batch_id}: nothing to retry; failures: {there}")
+    if not (watch and retried.images):
+        return OK
+    return follow(batch, timeout).exit_code
 
 
 def download(

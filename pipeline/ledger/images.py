@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from pipeline.errors import ClaimRefused, LeaseLost
 from pipeline.ledger.keys import BITS_PER_IMAGE
 from pipeline.ledger.store import Store
-from pipeline.states import IMAGE_CODES, IMAGE_MOVES, ImageState, sources
+from pipeline.states import IMAGE_CODES, IMAGE_MOVES, REOPENED_IMAGES, ImageState, sources
 
 _BY_CODE = {code: state for state, code in IMAGE_CODES.items()}
 _NAMES = ",".join(_BY_CODE[code].value for code in sorted(_BY_CODE))
@@ -39,10 +39,28 @@ class Images:
             raise LeaseLost(f"job {ref} is held by another worker")
         return moved
 
+    def reopen(self, batch_id: str, ref: str, indices: Iterable[int], *, fence: str) -> int:
+        """Queue images again that failed or were cancelled, under a lease; returns how many. Raises LeaseLost."""
+        moved = self._move(
+            batch_id, ref, list(indices), ImageState.QUEUED, pod="", attempt=0, fence=fence, out_of=REOPENED_IMAGES
+        )
+        if moved is None:
+            raise LeaseLost(f"job {ref} is held by another worker")
+        return moved
+
     def _move(
-        self, batch_id: str, ref: str, indices: Sequence[int], to: ImageState, *, pod: str, attempt: int, fence: str
+        self,
+        batch_id: str,
+        ref: str,
+        indices: Sequence[int],
+        to: ImageState,
+        *,
+        pod: str,
+        attempt: int,
+        fence: str,
+        out_of: Collection[ImageState] | None = None,
     ) -> int | None:
-        allowed = ",".join(str(IMAGE_CODES[state]) for state in sources(IMAGE_MOVES, to))
+        allowed = ",".join(str(IMAGE_CODES[state]) for state in out_of or sources(IMAGE_MOVES, to))
         total = 0
         for start in range(0, len(indices), _CHUNK):
             chunk = indices[start : start + _CHUNK]

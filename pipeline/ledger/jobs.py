@@ -75,6 +75,11 @@ class Jobs:
         with self._store.errors():
             return list(self._store.redis.zrange(self._store.keys.jobs(batch_id), 0, -1))
 
+    def any_unfinished(self, batch_id: str) -> bool:
+        """Whether a job of the batch is not final."""
+        with self._store.errors():
+            return bool(self._store.redis.exists(self._store.keys.jobs(batch_id)))
+
     def held(self, ref: str) -> bool:
         """Whether a worker holds a lease on the job."""
         with self._store.errors():

@@ -142,10 +142,12 @@ class Pod:
         if tell:
             self._tell(tasks, ImageState.SUCCEEDED)
 
-    def fail(self, tasks: Sequence[ImageTask], code: FailureCode = FailureCode.BLACK) -> None:
+    def fail(
+        self, tasks: Sequence[ImageTask], code: FailureCode = FailureCode.BLACK, *, retryable: bool = True
+    ) -> None:
         """Give up on these images."""
         for task in tasks:
-            failure: ImageFailure = failure_of(task, code, "of one colour", retryable=True)
+            failure: ImageFailure = failure_of(task, code, "of one colour", retryable=retryable)
             commit_failure(self._artifacts, self.objects, failure)
             self.outcomes.append(failure)
         self._tell(tasks, ImageState.FAILED)

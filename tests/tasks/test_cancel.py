@@ -9,6 +9,7 @@ from pipeline.cancel import request_cancel
 from pipeline.states import BatchState, JobState
 from tasks import sweep
 from tasks.app import render
+from tasks.cancel import cancel
 from tasks.expand import expand
 from tests.tasks.node import Killed, Play
 from tests.tasks.stage import Stage
@@ -23,10 +24,17 @@ def _cancelled(stage: Stage, codes: list[str]) -> None:
     assert stage.artifacts.head("batches/b/_SUCCESS") is None
 
 
+def _swept(stage: Stage) -> None:
+    """The tick asks for waiting jobs to be cancelled, and somebody does it."""
+    sweep.tick(stage.worker)
+    assert "tessera.cancel" in stage.hints()
+    cancel(stage.worker, "b")
+
+
 def test_jobs_that_wait_are_cancelled_by_the_tick_and_never_launched(stage: Stage) -> None:
     stage.batch(4)
     request_cancel(stage.ledger, "b")
-    sweep.tick(stage.worker)
+    _swept(stage)
     assert (stage.state(0), stage.state(1)) == (JobState.CANCELLED, JobState.CANCELLED)
     assert stage.images() == ["cancelled"] * 4
     assert stage.node.launched == []
@@ -39,7 +47,7 @@ def test_a_batch_cancelled_before_it_was_cut_gives_each_image_an_outcome(stage: 
     sweep.tick(stage.worker)
     assert "tessera.expand" in stage.hints()
     expand(stage.worker, "b")
-    sweep.tick(stage.worker)
+    _swept(stage)
     _cancelled(stage, ["E_CANCELLED"] * 4)
 
 
@@ -58,7 +66,7 @@ def test_a_job_cancelled_while_it_is_launched_ends_without_a_pod(stage: Stage, p
     with pytest.raises(Killed):
         render(stage.new_worker("dying", lease_s=0.3))
     request_cancel(stage.ledger, "b")
-    sweep.tick(stage.worker)
+    _swept(stage)
     assert stage.state() is JobState.LAUNCHING  # somebody may hold it, or something may run: not the tick's to end
     stage.work()
     assert stage.state() is JobState.CANCELLED
@@ -112,7 +120,7 @@ def test_a_job_that_waits_for_its_next_attempt_is_cancelled_by_the_tick(
     render(stage.worker)
     assert stage.state() is JobState.RETRYING
     request_cancel(stage.ledger, "b")
-    sweep.tick(stage.worker)
+    _swept(stage)
     assert stage.state() is JobState.CANCELLED
     _cancelled(stage, ["E_CANCELLED"])
 
@@ -123,3 +131,29 @@ def test_a_cancelled_batch_whose_jobs_were_all_done_keeps_its_pictures(stage: St
     request_cancel(stage.ledger, "b")
     _cancelled(stage, [])
     assert len(stage.lines("results.jsonl")) == 2
+
+
+def test_a_large_batch_is_cancelled_in_portions_and_not_by_the_tick(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.cancel.JOBS_AT_A_TIME", 2)
+    stage.batch(15)
+    request_cancel(stage.ledger, "b")
+    sweep.tick(stage.worker)
+    assert len(stage.ledger.jobs.unfinished("b")) == 5
+    left = []
+    for _ in range(3):
+        cancel(stage.worker, "b")
+        left.append(len(stage.ledger.jobs.unfinished("b")))
+    assert left == [3, 1, 0]
+    assert stage.hints().count("tessera.cancel") == 3  # the tick's, and one for each portion after the first
+    _cancelled(stage, ["E_CANCELLED"] * 15)
+
+
+def test_a_cancelled_batch_stays_cancelled_over_a_restart_of_everybody(stage: Stage) -> None:
+    stage.batch(2)
+    request_cancel(stage.ledger, "b")
+    again = Stage(stage.settings)
+    again.work()
+    _cancelled(again, ["E_CANCELLED"] * 2)
+    assert again.node.launched == []

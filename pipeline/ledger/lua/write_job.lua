@@ -16,7 +16,9 @@ if before then
   redis.call('HINCRBY', batch_key .. ':counts', 'job.' .. before, -1)
 else
   redis.call('HSET', key, 'tenant', ARGV[9], 'score', ARGV[10], 'fence', 0, 'worker', '', 'pod', '', 'pod_attempt', 0)
-  redis.call('ZADD', batch_key .. ':jobs', ARGV[11], ref)
+end
+if ARGV[7] ~= 'done' then
+  redis.call('ZADD', batch_key .. ':jobs', ARGV[11], ref) -- also a job that was over and is opened again
 end
 redis.call('HINCRBY', batch_key .. ':counts', 'job.' .. state, 1)
 redis.call('HSET', key, 'record', ARGV[6], 'state', state, 'revision', revision + 1, 'attempt', ARGV[12], 'token', ARGV[13])
