@@ -20,7 +20,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.response import StreamingBody
 
-from pipeline.errors import StoreRefused, StoreUnavailable
+from pipeline.errors import RequestError, StoreRefused, StoreUnavailable
 from pipeline.settings import Settings, without_credentials
 
 if TYPE_CHECKING:
@@ -181,6 +181,23 @@ class Artifacts:
             if (body := self._body(key)) is not None:
                 yield from body.iter_lines(chunk_size=1 << 16)
 
+    def chunks_of(self, url: str) -> Iterator[bytes]:
+        """An object of any bucket as it comes, asked for with our own credentials.
+
+        Raises RequestError if the URL or the object is none, StoreUnavailable.
+        """
+        bucket, _, key = url.removeprefix("s3://").partition("/")
+        if not bucket or not key:
+            raise RequestError(f"{url}: s3://BUCKET/KEY wanted")
+        with self._errors():
+            try:
+                body = self._client.get_object(Bucket=bucket, Key=key)["Body"]
+            except s3_errors.ClientError as error:
+                if _code(error) in _ABSENT | {"NoSuchBucket"}:
+                    raise RequestError(f"{url}: no such object at {self._endpoint_shown}") from error
+                raise
+            yield from body.iter_chunks(1 << 16)
+
     def _body(self, key: str) -> StreamingBody | None:
         try:
             return self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"]
@@ -250,7 +267,11 @@ class Artifacts:
     @property
     def where(self) -> str:
         """Endpoint and bucket, for messages."""
-        return f"{without_credentials(self._endpoint) if self._endpoint else 'AWS S3'} (bucket {self._bucket})"
+        return f"{self._endpoint_shown} (bucket {self._bucket})"
+
+    @property
+    def _endpoint_shown(self) -> str:
+        return without_credentials(self._endpoint) if self._endpoint else "AWS S3"
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -24,13 +24,13 @@ from pipeline import collect
 from pipeline.cancel import request_cancel
 from pipeline.connect import Connection, connect
 from pipeline.errors import TesseraError
-from pipeline.manifest import Prompts
 from pipeline.messages import EXPAND, REOPEN, TICK, celery_app, hint
 from pipeline.objects import BatchObjects
 from pipeline.patience import OutOfTime, Patience
 from pipeline.progress import Progress
 from pipeline.results import ImageFailure, ImageResult
 from pipeline.retry import Retried, request_retry
+from pipeline.source import Prompts
 from pipeline.states import BatchState
 from pipeline.status import BatchStatus, batch_status
 from pipeline.submit import TIMEOUT_S, Accepted, Submission, accept, checked_options

@@ -29,6 +29,7 @@ class Deployment(Versioned):
     version: str = Field(description="Version of the controller that announced it.")
     models: dict[str, AllowedModel]
     default_model: str | None
+    loras: dict[str, str] = Field(default_factory=dict, description="LoRAs that rows may name, and their revisions.")
     max_megapixels: float
     max_rows: int
     layout: str

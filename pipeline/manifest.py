@@ -5,35 +5,24 @@ Rows stream: memory holds one row, and sixteen bytes a row to notice a custom_id
 
 from __future__ import annotations
 
-import codecs
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from pipeline.deployment import Deployment
 from pipeline.errors import ManifestError, RequestError, RowError
-from pipeline.request import Options, ResolvedRow, Row, resolve
+from pipeline.request import Options, ResolvedRow, Row
+from pipeline.resolve import resolve
+from pipeline.source import Source
+from pipeline.spelling import Misspelt, nearest, spelled
 
 SHOWN_ERRORS = 50
-MAX_LINE_BYTES = 1_000_000
 
 # Fields whose values are client material: messages about them never repeat what was found.
-_PRIVATE = frozenset({"prompt", "negative_prompt", "metadata"})
-
-Prompts = str | Path | Iterable[str | Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Source:
-    """A prompt set's rows as they come: each either an object, or what is wrong with its line."""
-
-    name: str
-    rows: Iterator[tuple[int, Mapping[str, Any] | RowError]]
+_PRIVATE = frozenset({"prompt", "prompt_2", "negative_prompt", "negative_prompt_2", "metadata", "body"})
 
 
 @dataclass
@@ -62,65 +51,6 @@ class Validation:
         """Raise ManifestError if a row is invalid, unless those are to be skipped and some row is left."""
         if self.invalid and not (skip_invalid and self.rows):
             raise ManifestError(self.source, self.errors, self.invalid)
-
-
-def open_source(prompts: Prompts) -> Source:
-    """A prompt set from the path of a JSON Lines file, or from prompts and objects in memory.
-
-    Raises RequestError if there is no such file or it is of another kind.
-    """
-    if isinstance(prompts, str | Path):
-        path = Path(prompts)
-        if path.suffix.lower() not in (".jsonl", ".ndjson"):
-            hint = "a list holds prompts themselves: submit([...])" if isinstance(prompts, str) else "JSON Lines"
-            raise RequestError(f"{str(prompts)[:200]!r} is no path that ends in .jsonl or .ndjson; {hint}")
-        if not path.is_file():
-            raise RequestError(f"{path}: no such file")
-        return Source(str(path), _json_lines(path))
-    return Source("prompts", _objects(prompts))
-
-
-def _objects(prompts: Iterable[str | Mapping[str, Any]]) -> Iterator[tuple[int, Mapping[str, Any] | RowError]]:
-    for number, item in enumerate(prompts, 1):
-        if isinstance(item, str):
-            yield number, {"prompt": item}
-        elif isinstance(item, Mapping):
-            yield number, dict(item)
-        else:
-            yield number, RowError(number, None, f"{type(item).__name__} found; a prompt or an object wanted")
-
-
-def _json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RowError]]:
-    with path.open("rb") as file:
-        number = 0
-        while line := file.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if number == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)
-            if len(line) > MAX_LINE_BYTES:
-                while line and not line.endswith(b"\n"):
-                    line = file.readline(MAX_LINE_BYTES)
-                yield number, RowError(number, None, f"longer than {MAX_LINE_BYTES:,} bytes")
-            elif line.strip():
-                yield number, _parsed(number, line)
-
-
-def _parsed(number: int, line: bytes) -> Mapping[str, Any] | RowError:
-    try:
-        value = json.loads(line.rstrip().decode(), parse_constant=_no_constant)
-    except UnicodeDecodeError as error:
-        return RowError(number, None, f"not UTF-8 at byte {error.start + 1}")
-    except json.JSONDecodeError as error:
-        return RowError(number, None, f"broken JSON at column {error.colno}: {error.msg}")
-    except (ValueError, RecursionError) as error:
-        return RowError(number, None, f"broken JSON: {error}")
-    if not isinstance(value, dict):
-        return RowError(number, None, f"{type(value).__name__} found; a JSON object wanted")
-    return value
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def resolved_rows(
@@ -155,12 +85,12 @@ def resolved_rows(
         if validation.rows > deployment.max_rows:
             raise RequestError(f"{source.name}: more than {deployment.max_rows:,} rows; split it into several batches")
     if not validation.rows and not validation.invalid:
-        validation.refuse(RowError(1, None, "no rows found; one JSON object a line wanted"))
+        validation.refuse(RowError(1, None, "no rows found; at least one wanted"))
 
 
 def _resolved(
     line: int,
-    item: Mapping[str, Any],
+    item: Mapping[str, Any] | Row,
     *,
     defaults: Options,
     deployment: Deployment,
@@ -168,10 +98,9 @@ def _resolved(
     batch_seed: int,
 ) -> tuple[list[RowError], ResolvedRow | None]:
     try:
-        row = Row.model_validate(item)
-    except ValidationError as error:
-        # a metadata value gives one error for each type that it might have been
-        return list(dict.fromkeys(row_error(line, problem) for problem in error.errors(include_url=False))), None
+        row = item if isinstance(item, Row) else Row.model_validate(item)
+    except ValidationError:
+        return fields_errors(line, item, Row), None
     try:
         return [], resolve(
             row,
@@ -187,14 +116,33 @@ def _resolved(
         return [RowError(line, name, message)], None
 
 
-def row_error(line: int, problem: Any) -> RowError:
+def fields_errors(line: int, item: Any, kind: type[Options]) -> list[RowError]:
+    """Everything that is wrong with a row, or with what holds for all rows; empty if nothing is."""
+    fields, problems = spelled(item, kind.model_fields.keys())
+    errors = [RowError(line, _harmless(name), message) for name, message in problems.items()]
+    if not fields and problems:  # an envelope without a body
+        return errors
+    try:
+        kind.model_validate(fields)
+    except ValidationError as error:
+        for problem in error.errors(include_url=False):
+            cause = problem.get("ctx", {}).get("error")
+            if isinstance(cause, Misspelt):
+                errors += [RowError(line, name, message) for name, message in cause.problems.items()]
+            else:
+                errors.append(_row_error(line, problem, kind))
+    # a metadata value gives one error for each type that it might have been
+    return list(dict.fromkeys(errors))
+
+
+def _row_error(line: int, problem: Any, kind: type[Options]) -> RowError:
     """One of pydantic's errors in our words: the field, what was found, what was wanted."""
     of_metadata = problem["loc"][:1] == ("metadata",) and len(problem["loc"]) > 1
     parts = problem["loc"][:2] if of_metadata else problem["loc"]
     name = _harmless(".".join(str(part) for part in parts)) or None
     if problem["type"] == "extra_forbidden":
-        fields = ", ".join(sorted(Row.model_fields))
-        return RowError(line, name, f"unknown field; known are {fields}")
+        inside = len(problem["loc"]) > 1
+        return RowError(line, name, "unknown" if inside else f"unknown field; {nearest(str(name), kind.model_fields)}")
     if of_metadata:
         return RowError(line, name, "a text, a number, true, false or null wanted")
     if problem["type"] == "missing":

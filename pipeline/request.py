@@ -1,40 +1,59 @@
 """One row of a prompt set: as a user writes it, and resolved, when nothing about it is open any more.
 
-Precedence: the row, over what the command line or the client says for all rows, over the deployment's defaults.
-A negative prompt of None (zeroed embeddings) and of "" (the encoded empty text) give different pictures, so the two
-stay apart from here to the encoder.
+Precedence: the row, over what the command line or the client says for all rows, over the deployment's defaults
+(`pipeline.resolve`). A negative prompt of None (zeroed embeddings) and of "" (the encoded empty text) give different
+pictures, so the two stay apart from here to the encoder.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from pipeline.deployment import Deployment
-from pipeline.picture import Picture
+from pipeline import notation
+from pipeline.picture import Format, LongPrompt, Lora, Picture, Scheduler
 from pipeline.schema import Versioned
+from pipeline.spelling import Misspelt, spelled
 
 SCHEMA_VERSION = 1
 
 MAX_PROMPT_CHARACTERS = 20_000
 MAX_IMAGES_PER_ROW = 1_000
+MAX_LORAS = 16
 MIN_SIDE_PX, MAX_SIDE_PX = 64, 16_384
 # Image i of a row has seed + i, and the sum must stay inside what torch takes as a seed.
 MAX_SEED = 2**63 - 1 - MAX_IMAGES_PER_ROW
 
-DEFAULT_STEPS = 30
-DEFAULT_GUIDANCE_SCALE = 5.0
 
-
-def _multiple_of_8(value: int) -> int:
-    if value % 8:
-        low = value - value % 8
-        raise ValueError(f"{value} found; a multiple of 8 wanted, the nearest are {low} and {low + 8}")
+def _side(value: int) -> int:
     if not MIN_SIDE_PX <= value <= MAX_SIDE_PX:
-        raise ValueError(f"{value} found; {MIN_SIDE_PX} to {MAX_SIDE_PX} wanted")
+        raise ValueError(f"{value} found; {MIN_SIDE_PX} to {MAX_SIDE_PX} pixels wanted")
     return value
+
+
+def _size(value: object) -> tuple[int, int]:
+    width, height = notation.pair(value)
+    return _side(width), _side(height)
+
+
+def _told_size(value: object) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    width, height = notation.pair(value)
+    if not (0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX):
+        raise ValueError(f"{width}x{height} found; 1 to {MAX_SIDE_PX} pixels wanted")
+    return width, height
+
+
+def _crop(value: object) -> tuple[int, int]:
+    left, top = notation.pair(value, "left and top as 0,64 or [0, 64]")
+    if not (0 <= left <= MAX_SIDE_PX and 0 <= top <= MAX_SIDE_PX):
+        raise ValueError(f"{left},{top} found; 0 to {MAX_SIDE_PX} pixels wanted")
+    return left, top
 
 
 def _text(value: str) -> str:
@@ -55,38 +74,157 @@ def _prompt(value: str) -> str:
     return _text(value)
 
 
-Side = Annotated[int, Field(strict=True), AfterValidator(_multiple_of_8)]
-Text = Annotated[str, Field(strict=True, max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_text)]
-Prompt = Annotated[str, Field(strict=True, max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_prompt)]
-CustomId = Annotated[str, Field(strict=True, min_length=1, max_length=256), AfterValidator(_identifier)]
+def _each_once(value: tuple[Lora, ...]) -> tuple[Lora, ...]:
+    names = [lora.name for lora in value]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{twice[:80]!r} is there twice; add up its scales")
+    return value
 
 
-class Options(BaseModel):
-    """What may be said about a picture, for one row or for all of them. Unset means: ask the next level."""
+def _jpeg(value: object) -> object:
+    return "jpeg" if isinstance(value, str) and value.lower() == "jpg" else _lower(value)
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+class HighresChoice(StrEnum):
+    """How a user wants a large picture made."""
+
+    AUTO = "auto"  # refine where the picture is much larger than the model's native size, else direct
+    DIRECT = "direct"
+    REFINE = "refine"
+
+
+class HighresWish(BaseModel):
+    """The way to a large picture, as far as a user says it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
-    negative_prompt: Text | None = None
-    num_images: int = Field(1, strict=True, ge=1, le=MAX_IMAGES_PER_ROW)
-    width: Side | None = None
-    height: Side | None = None
-    steps: int = Field(DEFAULT_STEPS, strict=True, ge=1, le=1000)
-    guidance_scale: float = Field(DEFAULT_GUIDANCE_SCALE, strict=True, ge=0, le=100)
-    guidance_rescale: float = Field(0.0, strict=True, ge=0, le=1)
-    model: str | None = Field(None, strict=True)
+    mode: HighresChoice = HighresChoice.AUTO
+    strength: float = Field(0.3, strict=True, gt=0, le=1)
+    steps: int = Field(30, strict=True, ge=1, le=1000)
+    base_px: int = Field(1024, strict=True, ge=64, le=4096)
 
-    def over(self, lower: Options) -> dict[str, Any]:
-        """What is set here, and what only `lower` sets."""
-        return lower.model_dump(exclude_unset=True) | self.model_dump(exclude_unset=True)
+    @model_validator(mode="before")
+    @classmethod
+    def _base_size(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and "base_size" in given and "base_px" not in given:
+            return {"base_px" if key == "base_size" else key: value for key, value in given.items()}
+        return given
+
+
+Side = Annotated[int, Field(strict=True), AfterValidator(_side)]
+Text = Annotated[str, Field(strict=True, max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_text)]
+Prompt = Annotated[str, Field(strict=True, max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_prompt)]
+CustomId = Annotated[str, Field(strict=True, min_length=1, max_length=256), AfterValidator(_identifier)]
+Size = Annotated[tuple[int, int], BeforeValidator(_size)]
+ToldSize = Annotated[tuple[int, int] | None, BeforeValidator(_told_size)]
+Crop = Annotated[tuple[int, int], BeforeValidator(_crop)]
+
+
+class Options(BaseModel):
+    """What may be said about a picture, for one row or for all of them. Unset means: ask the next level.
+
+    The values here are the deployment's defaults; None stands for one that follows from something else.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+    prompt_2: Text | None = Field(None, description="Prompt of the second text encoder; null: the prompt itself.")
+    negative_prompt: Text | None = Field(
+        None, description='What to avoid. null: zeroed embeddings; "": the encoded empty text, another picture.'
+    )
+    negative_prompt_2: Text | None = Field(
+        None, description="Negative prompt of the second text encoder; null: the negative prompt itself."
+    )
+    long_prompt: Annotated[LongPrompt, BeforeValidator(_lower)] = Field(
+        LongPrompt.ERROR, description="Texts over 77 tokens: encode them in pieces, cut them off, or fail the image."
+    )
+    num_images: int = Field(
+        1, strict=True, ge=1, le=MAX_IMAGES_PER_ROW, description="Images of a row; image i has seed + i."
+    )
+    width: Side | None = Field(None, description="Pixels, any number from 64 on; by default the model's native size.")
+    height: Side | None = Field(None, description="Pixels, likewise.")
+    size: Size | None = Field(None, description="Width and height at once.")
+    aspect: Annotated[float, BeforeValidator(notation.aspect)] | None = Field(
+        None, description="Width through height, instead of one side or both; sides become multiples of 8."
+    )
+    megapixels: float | None = Field(
+        None, strict=True, gt=0, le=268, description="Millions of pixels of an aspect; by default the native size's."
+    )
+    steps: int = Field(30, strict=True, ge=1, le=1000, description="Denoising steps; 8 with LCM.")
+    guidance_scale: float = Field(
+        5.0, strict=True, ge=0, le=100, description="Classifier-free guidance; up to 1 is off. 1 with LCM."
+    )
+    guidance_rescale: float = Field(
+        0.0, strict=True, ge=0, le=1, description="Against overexposure at high guidance scales."
+    )
+    scheduler: Annotated[Scheduler, BeforeValidator(notation.scheduler)] | None = Field(
+        None, description="Sampler, by the name users know or by its diffusers class; by default the model's own."
+    )
+    model: str | None = Field(
+        None, strict=True, description="From the deployment's allow-list; by default the deployment's."
+    )
+    loras: Annotated[tuple[Lora, ...], BeforeValidator(notation.loras), AfterValidator(_each_once)] = Field(
+        (), max_length=MAX_LORAS, description="LoRAs from the deployment's allow-list, with scales; added up."
+    )
+    highres: Annotated[HighresWish, BeforeValidator(notation.highres)] = Field(
+        HighresWish(), description="How a large picture is made: auto, direct or refine; strength, steps, base_px."
+    )
+    original_size: ToldSize = Field(None, description="Size that the model is told its picture had; null: its own.")
+    crop: Crop = Field((0, 0), description="Left and top that the model is told were cut off.")
+    target_size: ToldSize = Field(None, description="Size that the model is told to aim for; null: its own.")
+    negative_original_size: ToldSize = Field(None, description="`original_size` of the negative half.")
+    negative_crop: Crop = Field((0, 0), description="`crop` of the negative half.")
+    negative_target_size: ToldSize = Field(None, description="`target_size` of the negative half.")
+    format: Annotated[Format, BeforeValidator(_jpeg)] = Field(Format.PNG, description="Of the file.")
+    quality: int = Field(95, strict=True, ge=1, le=100, description="Of JPEG and WebP.")
+    dpi: int = Field(300, strict=True, ge=1, le=2400, description="Pixels an inch that the file names for printing.")
+    strip_metadata: bool = Field(
+        False, strict=True, description="Write nothing about the picture into the file; the sidecar keeps it."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _under_our_names(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        fields, problems = spelled(given, cls.model_fields.keys())
+        if problems:
+            raise Misspelt(problems)
+        return fields
+
+    @model_validator(mode="after")
+    def _one_way_to_say_a_size(self) -> Self:
+        said = {name for name in ("width", "height", "size", "aspect", "megapixels") if getattr(self, name) is not None}
+        for one, others in (("size", {"width", "height", "aspect", "megapixels"}),):
+            if one in said and said & others:
+                raise Misspelt({one: f"given with {', '.join(sorted(said & others))}; one way to say a size wanted"})
+        if {"width", "height"} <= said and (both := said & {"aspect", "megapixels"}):
+            name = min(both)
+            raise Misspelt({name: "given with width and height, which say it all"})
+        if "megapixels" in said and said & {"width", "height"}:
+            raise Misspelt({"megapixels": "given with a side; an aspect wanted with one of both"})
+        return self
+
+    def said(self) -> dict[str, Any]:
+        """What is set here."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
 
 
 class Row(Options):
     """A row as the user writes it."""
 
-    prompt: Prompt
-    custom_id: CustomId | None = None
-    seed: int | None = Field(None, strict=True, ge=0, le=MAX_SEED)
-    metadata: dict[str, str | int | float | bool | None] = Field(default_factory=dict, max_length=64)
+    prompt: Prompt = Field(description="What to paint.")
+    custom_id: CustomId | None = Field(None, description="Yours, unique in the batch; by default `row-<line>`.")
+    seed: int | None = Field(
+        None, strict=True, ge=0, le=MAX_SEED, description="By default it follows from batch seed and custom_id."
+    )
+    metadata: dict[str, str | int | float | bool | None] = Field(
+        default_factory=dict, max_length=64, description="Flat; comes back with the result."
+    )
 
 
 class ResolvedRow(Versioned, Picture):
@@ -105,47 +243,3 @@ class ResolvedRow(Versioned, Picture):
 def derived_seed(batch_seed: int, custom_id: str) -> int:
     """The seed of a row that names none, below 2^32: it follows from batch seed and row id, not from its place."""
     return int.from_bytes(hashlib.sha256(f"{batch_seed}:{custom_id}".encode()).digest()[:4], "big")
-
-
-def resolve(
-    row: Row, defaults: Options, deployment: Deployment, *, line: int, index: int, first_image: int, batch_seed: int
-) -> ResolvedRow:
-    """Decide everything that the row leaves open; without a custom_id it is named for its line.
-
-    Raises ValueError with (field, message) for what only shows when all levels are known: an image larger than the
-    deployment renders, one too small for its layout, a model that is not on the allow-list.
-    """
-    said = row.over(defaults)
-    model = said.get("model") or deployment.default_model
-    if model is None:
-        raise ValueError("model", f"none given, and the deployment has no default; allowed are {deployment.listed()}")
-    if model not in deployment.models:
-        raise ValueError("model", f"{model[:80]!r} is not on the allow-list; allowed are {deployment.listed()}")
-    native_px = deployment.models[model].native_px
-    width, height = said.get("width") or native_px, said.get("height") or native_px
-    if width * height > deployment.max_megapixels * 1e6:
-        found = f"{width}x{height} is {width * height / 1e6:.1f} megapixels"
-        raise ValueError("width", f"{found}; the deployment renders up to {deployment.max_megapixels:g}")
-    if max(width, height) < deployment.shortest_long_side_px:
-        raise ValueError(
-            "width",
-            f"{width}x{height} found; the deployment's layout {deployment.layout} wants a longer side of at least "
-            f"{deployment.shortest_long_side_px} px",
-        )
-    custom_id = row.custom_id if row.custom_id is not None else f"row-{line}"
-    return ResolvedRow(
-        row=index,
-        first_image=first_image,
-        custom_id=custom_id,
-        prompt=row.prompt,
-        negative_prompt=said.get("negative_prompt"),
-        seed=row.seed if row.seed is not None else derived_seed(batch_seed, custom_id),
-        num_images=said.get("num_images", 1),
-        width=width,
-        height=height,
-        steps=said.get("steps", DEFAULT_STEPS),
-        guidance_scale=said.get("guidance_scale", DEFAULT_GUIDANCE_SCALE),
-        guidance_rescale=said.get("guidance_rescale", 0.0),
-        model=model,
-        metadata=row.metadata,
-    )

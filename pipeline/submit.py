@@ -11,17 +11,18 @@ from datetime import datetime
 from typing import IO, Any
 
 import structlog
-from pydantic import ValidationError
 
 from pipeline.artifacts import Artifacts
 from pipeline.errors import AcceptanceUnknown, BatchExists, LedgerUnavailable, RequestError, ServiceError, StoreRefused
 from pipeline.ledger import Ledger
-from pipeline.manifest import Prompts, Validation, open_source, resolved_rows, row_error
+from pipeline.manifest import Validation, fields_errors, resolved_rows
 from pipeline.objects import BatchObjects, checked_batch_id
 from pipeline.patience import OutOfTime, Patience
 from pipeline.records import PRIORITIES, BatchManifest, BatchRecord
 from pipeline.request import MAX_SEED, Options
 from pipeline.results import RefusedLine
+from pipeline.rowformats import InputFormat
+from pipeline.source import Prompts, open_source
 from pipeline.version import installed_version
 
 log = structlog.get_logger(__name__)
@@ -43,6 +44,7 @@ class Submission:
     seed: int | None = None
     skip_invalid: bool = False
     timeout_s: float = TIMEOUT_S
+    input_format: InputFormat | None = None
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,9 @@ class Accepted:
 
 def checked_options(values: Mapping[str, Any]) -> Options:
     """Options that hold for all rows. Raises RequestError naming each that cannot be used."""
-    try:
-        return Options.model_validate(dict(values))
-    except ValidationError as error:
-        problems = [row_error(0, problem) for problem in error.errors(include_url=False)]
-        raise RequestError("; ".join(f"{problem.field}: {problem.message}" for problem in problems)) from error
+    if problems := fields_errors(0, values, Options):
+        raise RequestError("; ".join(f"{problem.field}: {problem.message}" for problem in problems))
+    return Options.model_validate(values)
 
 
 def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Accepted:
@@ -85,7 +85,7 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
     objects = BatchObjects(batch_id)
     # Follows from the id, so that the same submission under the same id has the same seeds.
     seed = submission.seed if submission.seed is not None else _seed_of(batch_id)
-    source = open_source(submission.prompts)
+    source = open_source(submission.prompts, input_format=submission.input_format, bucket=artifacts)
     validation = Validation(source.name)
     digest = hashlib.sha256()
     with _spool() as rows, _spool() as refused:
@@ -105,8 +105,8 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
             seed=seed,
             staged=secrets.token_hex(8),
             input_sha256=digest.hexdigest(),
-            defaults=submission.defaults.model_dump(exclude_unset=True),
             image=deployment.image,
+            defaults=submission.defaults.model_dump(mode="json", exclude_unset=True),
             client_version=installed_version(),
         )
         before = patience.call(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,30 +12,32 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli.exits import INTERRUPTED, OK
+from pipeline.cli.options import with_picture
 from pipeline.client import Batch, Client
-from pipeline.connect import connect
+from pipeline.connect import Connection, connect
 from pipeline.deployment import AllowedModel, Deployment
 from pipeline.errors import SettingsError
-from pipeline.manifest import Validation, open_source, resolved_rows
+from pipeline.manifest import Validation, resolved_rows
 from pipeline.progress import summary
 from pipeline.request import Options
+from pipeline.rowformats import InputFormat
+from pipeline.source import open_source
 from pipeline.states import ImageState
 from pipeline.status import BatchStatus
-from pipeline.submit import TIMEOUT_S, Submission, checked_options
+from pipeline.submit import TIMEOUT_S, Submission
 
 BatchId = Annotated[str, typer.Argument(help="Id of a batch.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
 Timeout = Annotated[float | None, typer.Option(help="Give up waiting after so many seconds (exit code 5).")]
 
-File = Annotated[Path, typer.Argument(help="Prompt set: one JSON object a line (.jsonl).", show_default=False)]
-Width = Annotated[int | None, typer.Option(help="Width in pixels of rows that name none, a multiple of 8.")]
-Height = Annotated[int | None, typer.Option(help="Height in pixels of rows that name none, a multiple of 8.")]
-Steps = Annotated[int | None, typer.Option(help="Denoising steps of rows that name none.")]
-Guidance = Annotated[float | None, typer.Option(help="Guidance scale of rows that name none; up to 1 is off.")]
-Rescale = Annotated[float | None, typer.Option(help="Guidance rescale of rows that name none, 0 to 1.")]
-Negative = Annotated[str | None, typer.Option(help='Negative prompt of rows that name none; "" is not the same.')]
-NumImages = Annotated[int | None, typer.Option(help="Images of each row that names no number.")]
-Model = Annotated[str | None, typer.Option(help="Model of rows that name none, from the allow-list.")]
+File = Annotated[
+    str,
+    typer.Argument(
+        help="Prompt set: .jsonl, .csv or .txt, also .gz or .zst; a path, s3://BUCKET/KEY, or - for standard input.",
+        show_default=False,
+    ),
+]
+InFormat = Annotated[InputFormat | None, typer.Option(help="What the prompt set is, where its name does not say so.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -46,16 +47,11 @@ def add_to(app: typer.Typer) -> None:
         app.command(name)(command)
 
 
+@with_picture
 def submit(
     file: File,
-    width: Width = None,
-    height: Height = None,
-    steps: Steps = None,
-    guidance_scale: Guidance = None,
-    guidance_rescale: Rescale = None,
-    negative_prompt: Negative = None,
-    num_images: NumImages = None,
-    model: Model = None,
+    picture: Options,
+    input_format: InFormat = None,
     batch_id: Annotated[str | None, typer.Option(help="Your own id; submitting it again changes nothing.")] = None,
     seed: Annotated[int | None, typer.Option(help="Batch seed, from which rows without a seed get theirs.")] = None,
     tenant: Annotated[str, typer.Option(help="Who shares fairly with whom.")] = "default",
@@ -70,9 +66,20 @@ def submit(
     as_json: AsJson = False,
 ) -> int:
     """Submit a prompt set. It is accepted as a whole, or refused with everything that is wrong with it."""
-    defaults = _said(locals())
     client = Client()
-    accepted = client.accept(Submission(file, defaults, batch_id, tenant, priority, seed, skip_invalid, submit_timeout))
+    accepted = client.accept(
+        Submission(
+            prompts=file,
+            defaults=picture,
+            batch_id=batch_id,
+            tenant=tenant,
+            priority=priority,
+            seed=seed,
+            skip_invalid=skip_invalid,
+            timeout_s=submit_timeout,
+            input_format=input_format,
+        )
+    )
     manifest = accepted.manifest
     batch = client.batch(manifest.id)
     if as_json:
@@ -93,16 +100,11 @@ def submit(
     return status.exit_code
 
 
+@with_picture
 def validate(
     file: File,
-    width: Width = None,
-    height: Height = None,
-    steps: Steps = None,
-    guidance_scale: Guidance = None,
-    guidance_rescale: Rescale = None,
-    negative_prompt: Negative = None,
-    num_images: NumImages = None,
-    model: Model = None,
+    picture: Options,
+    input_format: InFormat = None,
     as_json: AsJson = False,
 ) -> int:
     """Check a prompt set without submitting it; exit code 2 if a row is invalid.
@@ -110,14 +112,15 @@ def validate(
     Limits and models are those of the deployment that the settings name. Without settings, only what holds for every
     deployment is checked.
     """
-    defaults = _said(locals())
-    source = open_source(file)
+    connection: Connection | None = None
     try:
-        deployment, where = connect().ledger.deployment(), "the deployment"
+        connection = connect()
+        deployment, where = connection.ledger.deployment(), "the deployment"
     except SettingsError:
-        deployment, where = _any_deployment(model), "any deployment (none is configured, so models are not checked)"
+        deployment, where = _any_deployment(), "any deployment (none is configured, so models are not checked)"
+    source = open_source(file, input_format=input_format, bucket=connection.artifacts if connection else None)
     found = Validation(source.name)
-    for _row in resolved_rows(source, defaults, deployment, found, batch_seed=0):
+    for _row in resolved_rows(source, picture, deployment, found, batch_seed=0):
         pass
     found.raise_if_refused()
     if as_json:
@@ -237,23 +240,26 @@ def follow(batch: Batch, timeout: float | None) -> BatchStatus:
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _said(given: Mapping[str, Any]) -> Options:
-    """What a command's arguments say for all rows. Raises RequestError."""
-    return checked_options({name: given[name] for name in Options.model_fields if given[name] is not None})
+class _Anything(dict[str, Any]):
+    """An allow-list with everything on it."""
+
+    def __init__(self, each: Any) -> None:
+        super().__init__()
+        self._each = each
+
+    def __contains__(self, _name: object) -> bool:
+        return True
+
+    def __missing__(self, _name: str) -> Any:
+        return self._each
 
 
-def _any_deployment(model: str | None) -> Deployment:
-    class AnyModel(dict[str, AllowedModel]):
-        def __contains__(self, _name: object) -> bool:
-            return True
-
-        def __missing__(self, _name: str) -> AllowedModel:
-            return AllowedModel(revision="any", native_px=1024)
-
+def _any_deployment() -> Deployment:
     return Deployment.model_construct(
         version="none",
-        models=AnyModel(),
-        default_model=model or "any",
+        models=_Anything(AllowedModel(revision="any", native_px=1024)),
+        default_model="any",
+        loras=_Anything("any"),
         max_megapixels=float("inf"),
         max_rows=10**9,
         layout="1x1x1",

@@ -51,7 +51,7 @@ def test_exit_codes_of_calls_that_ask_for_nothing(studio: User, arguments: list[
 
 def test_an_invalid_manifest_shows_all_errors_and_submits_nothing(studio: User) -> None:
     before = _batches(studio)
-    path = studio.manifest("bad.jsonl", ROW, ROW | {"width": 1001}, ROW | {"stepz": 3}, {"steps": 2})
+    path = studio.manifest("bad.jsonl", ROW, ROW | {"width": 11}, ROW | {"stepz": 3}, {"steps": 2})
     path.write_text(path.read_text() + "{broken\n")
     done = studio.run("submit", path)
     assert done.returncode == 2
@@ -64,7 +64,7 @@ def test_an_invalid_manifest_shows_all_errors_and_submits_nothing(studio: User) 
 
 
 def test_skip_invalid_renders_the_rest_and_lists_what_was_left_out(studio: User) -> None:
-    path = studio.manifest("mixed.jsonl", ROW, ROW | {"width": 1001})
+    path = studio.manifest("mixed.jsonl", ROW, ROW | {"width": 11})
     done = studio.run("submit", path, "--skip-invalid", "--batch-id", "mixed", "-o", "mixed")
     assert done.returncode == 3, "partly failed"
     (line,) = (studio.folder / "mixed" / "errors.jsonl").read_text().splitlines()

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.request import MAX_IMAGES_PER_ROW, MAX_SEED, Options, ResolvedRow, Row, derived_seed, resolve
+from pipeline.request import MAX_IMAGES_PER_ROW, MAX_SEED, Options, ResolvedRow, Row, derived_seed
+from pipeline.resolve import resolve
 from tests.factories import deployment
 
 
@@ -100,7 +101,7 @@ def test_seeds_follow_from_batch_and_row_id_unless_the_row_says_one() -> None:
         ({"prompt": "\ud800"}, "prompt"),
         ({"prompt": "x" * 20_001}, "prompt"),
         ({"negative_prompt": "a\x07"}, "negative_prompt"),
-        ({"width": 100}, "width"),
+        ({"width": 63}, "width"),
         ({"width": 0}, "width"),
         ({"width": -64}, "width"),
         ({"width": 56}, "width"),
@@ -108,7 +109,7 @@ def test_seeds_follow_from_batch_and_row_id_unless_the_row_says_one() -> None:
         ({"width": 64.0}, "width"),
         ({"width": "64"}, "width"),
         ({"width": True}, "width"),
-        ({"height": 65}, "height"),
+        ({"height": "x"}, "height"),
         ({"steps": 0}, "steps"),
         ({"steps": 10**9}, "steps"),
         ({"num_images": 0}, "num_images"),

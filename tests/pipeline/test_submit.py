@@ -13,11 +13,11 @@ import pytest
 from pipeline.artifacts import Artifacts
 from pipeline.errors import BatchExists, LedgerUnavailable, ManifestError, NoDeployment, RequestError
 from pipeline.ledger import Ledger
-from pipeline.manifest import Prompts
 from pipeline.objects import BatchObjects
 from pipeline.records import BatchManifest
 from pipeline.request import ResolvedRow, derived_seed
 from pipeline.settings import Settings
+from pipeline.source import Prompts
 from pipeline.states import BatchState, ImageState
 from pipeline.submit import Accepted, Submission, accept, checked_options
 from tests.factories import deployment, prompts_file
@@ -191,7 +191,8 @@ def test_an_invalid_manifest_leaves_nothing_behind(desk: Desk, skip_invalid: boo
 
 def test_invalid_rows_are_left_out_and_listed_when_asked(desk: Desk, tmp_path: Path) -> None:
     path = prompts_file(
-        tmp_path / "p.jsonl", [{"prompt": "a"}, {"prompt": "SECRET", "width": 65, "height": 65}, "{", {"prompt": "d"}]
+        tmp_path / "p.jsonl",
+        [{"prompt": "a"}, {"prompt": "SECRET", "width": 63, "height": 65_000}, "{", {"prompt": "d"}],
     )
     accepted = desk.submit(path, skip_invalid=True)
     assert (accepted.manifest.rows, accepted.manifest.images, accepted.manifest.invalid_rows) == (2, 2, 2)
@@ -223,7 +224,7 @@ def test_an_id_that_could_not_be_part_of_a_path_is_refused(desk: Desk, batch_id:
         ({"priority": -1}, "priority -1 found"),
         ({"seed": -1}, "seed -1 found"),
         ({"seed": 2**63}, "seed 9223372036854775808 found"),
-        ({"defaults": {"width": 65, "hight": 3}}, "width: 65 found.*hight: unknown field"),
+        ({"defaults": {"width": 63, "hight": 3}}, "width: 63 found.*hight: unknown field"),
         ({"defaults": {"prompt": "x"}}, "prompt: unknown field"),
     ],
 )
