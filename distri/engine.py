@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ from distri.pixels import Darkroom
 from distri.prompts import Embedding, Prompts
 from distri.sampler import Control, Guidance, Sampled, Schedule, denoise, noise, sharing
 from distri.schedulers import BatchSteps, Steps
+from distri.spans import Spans, Stopwatch
 from distri.stages import Plan, plan
 from distri.unet import Conditions, SplitUNet, together
 from distri.vae import SplitVAE
@@ -62,8 +62,10 @@ class Settings:
 class Engine:
     """A model on a mesh. Made and used by all ranks of a replica together, in the same order."""
 
-    def __init__(self, model: Model, mesh: Mesh, settings: Settings) -> None:
+    def __init__(self, model: Model, mesh: Mesh, settings: Settings, spans: Spans | None = None) -> None:
+        """`spans` is where the engine notes what it does and when."""
         self.mesh = mesh
+        self.spans = Spans() if spans is None else spans
         self.settings = settings
         self._model = model
         self._unet = SplitUNet(model.unet, norm_mode=settings.norm_mode, kept_shapes=1 if settings.lean else 4)
@@ -72,7 +74,9 @@ class Engine:
         self._native_px = settings.native_px or int(model.unet.config.sample_size) * self._vae.factor
 
     @classmethod
-    def load(cls, model_dir: Path, mesh: Mesh, *, dtype: torch.dtype, settings: Settings) -> "Engine":
+    def load(
+        cls, model_dir: Path, mesh: Mesh, *, dtype: torch.dtype, settings: Settings, spans: Spans | None = None
+    ) -> "Engine":
         """Load an SDXL pipeline directory onto the mesh's device; no communication.
 
         Raises:
@@ -82,7 +86,7 @@ class Engine:
         if settings.exact:
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.allow_tf32 = False
-        return cls(pipeline_model.load(model_dir, device=mesh.device, dtype=dtype), mesh, settings)
+        return cls(pipeline_model.load(model_dir, device=mesh.device, dtype=dtype), mesh, settings, spans)
 
     @property
     def buffer_bytes(self) -> int:
@@ -112,11 +116,11 @@ class Engine:
             Stopped, LeaderFailed: see `sampler.denoise`.
         """
         traffic, first, share = self.mesh.traffic, _alike(images), len(images)
-        sent_before, began = traffic.sent_bytes, time.perf_counter()
+        sent_before, watch = traffic.sent_bytes, Stopwatch(self.spans, self._now_ns)
         guidance = Guidance(first.guidance_scale, first.guidance_rescale)
         batch = self._prepared(images, guidance)
         stages, crop = batch[0].way.stages, batch[0].way.crop
-        marks = [self._clock()]
+        watch.lap("encode")
         repairs: list[tuple[str, ...]] = [()] * share
         evaluations = Evaluations(0, 0)
         latents: list[Tensor] = []
@@ -125,21 +129,21 @@ class Engine:
                 grown = [self._darkroom.enlarge(latent_1CHW, stage.height, stage.width) for latent_1CHW in latents]
                 latents = [latent_1CHW for latent_1CHW, _ in grown]
                 repairs = [before + again for before, (_, again) in zip(repairs, grown, strict=True)]
-            marks.append(self._clock())
+                watch.lap("enlarge")
             sampled = self._pass(number, batch, latents, guidance, control)
             latents = list(sampled.latent.chunk(share))
             evaluations += Evaluations(sampled.synchronous, sampled.displaced)
-            marks.append(self._clock())
+            watch.lap("denoise", synchronous=sampled.synchronous, displaced=sampled.displaced)
         size = first.width, first.height
         shown = [self._darkroom.show(latent_1CHW, crop, size) for latent_1CHW in latents]
-        marks.append(self._clock())
-        spent = [(end - start) / share for start, end in pairwise(marks)]
+        watch.lap("decode")
+        spent_s = {name: seconds / share for name, seconds in watch.seconds.items()}
         return [
             Rendered(
                 pixels=picture.pixels,
-                encode_s=(marks[0] - began) / share,
-                denoise_s=sum(spent[1::2]),
-                decode_s=sum(spent[0::2]),
+                encode_s=spent_s["encode"],
+                denoise_s=spent_s["denoise"],
+                decode_s=spent_s["decode"] + spent_s.get("enlarge", 0.0),
                 evaluations=evaluations,
                 bytes_sent=(traffic.sent_bytes - sent_before) // share,
                 finite=picture.finite,
@@ -262,10 +266,10 @@ class Engine:
         time_ids_16 = torch.tensor([ids], dtype=torch.float32, device=self.mesh.device)
         return Conditions(embedding.text.to(dtype), embedding.pooled.to(dtype), time_ids_16)
 
-    def _clock(self) -> float:
+    def _now_ns(self) -> int:
         if self.mesh.device.type == "cuda":
             torch.cuda.synchronize(self.mesh.device)
-        return time.perf_counter()
+        return time.monotonic_ns()
 
 
 @dataclass(frozen=True)

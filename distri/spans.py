@@ -4,8 +4,8 @@ All ranks of a pod share one machine and so one monotonic clock: their spans can
 """
 
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -39,12 +39,34 @@ class Span:
         return asdict(self)
 
 
+class Stopwatch:
+    """Laps of one track, each from the end of the one before; noted as spans, and added up by name.
+
+    Args:
+        spans: where they are noted.
+        now_ns: the clock; on a GPU it waits for the device first.
+    """
+
+    def __init__(self, spans: "Spans", now_ns: Callable[[], int]) -> None:
+        self._spans, self._now_ns = spans, now_ns
+        self._last_ns = now_ns()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    def lap(self, name: str, **detail: Any) -> None:
+        """What has just ended."""
+        end_ns = self._now_ns()
+        self._spans.add(name, self._last_ns, end_ns, **detail)
+        self.seconds[name] += (end_ns - self._last_ns) / 1e9
+        self._last_ns = end_ns
+
+
 class Spans:
     """The spans of one process. Threads may add to it; beyond the limit the oldest are forgotten and counted."""
 
     def __init__(self, limit: int = 20_000) -> None:
         self._kept: deque[Span] = deque(maxlen=limit)
         self._added = 0
+        self._about: dict[str, Any] = {}
 
     @contextmanager
     def span(self, name: str, *, track: str = RANK, **detail: Any) -> Iterator[dict[str, Any]]:
@@ -55,10 +77,20 @@ class Spans:
         finally:
             self.add(name, start_ns, time.monotonic_ns(), track=track, **detail)
 
+    @contextmanager
+    def about(self, **detail: Any) -> Iterator[None]:
+        """Within the block this detail belongs to every span of the rank's own track."""
+        before, self._about = self._about, self._about | detail
+        try:
+            yield
+        finally:
+            self._about = before
+
     def add(self, name: str, start_ns: int, end_ns: int, *, track: str = RANK, **detail: Any) -> None:
         """Note a span that was timed elsewhere."""
         self._added += 1
-        self._kept.append(Span(name, track, start_ns, end_ns, detail))
+        own = self._about | detail if track == RANK else detail
+        self._kept.append(Span(name, track, start_ns, end_ns, own))
 
     @property
     def forgotten(self) -> int:

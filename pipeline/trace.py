@@ -17,9 +17,22 @@ SCHEMA_VERSION = 1
 
 RANK_TRACK = "rank"
 # Phases in the order in which a job goes through them; others follow by name.
-PHASES = ("start", "meet", "load", "ask", "encode", "denoise", "decode", "hand over", "finish")
+PHASES = (
+    "launch",
+    "start",
+    "meet",
+    "claim",
+    "load",
+    "ask",
+    "encode",
+    "denoise",
+    "enlarge",
+    "decode",
+    "hand over",
+    "finish",
+)
 # What moves a picture on; the rest of a rank's time is start-up or waiting.
-WORK = frozenset({"encode", "denoise", "decode"})
+WORK = frozenset({"encode", "denoise", "enlarge", "decode"})
 
 
 class _Plain(BaseModel):

@@ -28,11 +28,14 @@ from distri.run.leader import Leader  # noqa: E402
 from distri.run.report import write_report  # noqa: E402
 from distri.run.shard import LeaderRefused, PodMisconfigured, render_shard  # noqa: E402
 from distri.run.sigterm import on_sigterm  # noqa: E402
+from distri.run.tracing import gathered, note_start  # noqa: E402
+from distri.spans import Spans  # noqa: E402
 from pipeline.attempt import EXIT_CONFIG, EXIT_USAGE, AttemptSpec, Code, PodReport  # noqa: E402
 from pipeline.errors import ClaimRefused, RecordTooNew, ServiceError, SettingsError  # noqa: E402
 from pipeline.logs import configure_logging, redacted  # noqa: E402
 from pipeline.results import ImageResult  # noqa: E402
 from pipeline.settings import load_settings  # noqa: E402
+from pipeline.trace import Trace, usage_of  # noqa: E402
 
 log = structlog.get_logger("distri.run")
 
@@ -52,6 +55,8 @@ def main() -> int:
             leader.stop("the pod was asked to end (SIGTERM)")
 
     on_sigterm(asked_to_end)
+    spans = Spans()
+    note_start(spans)
     try:
         settings = load_settings(newer=True)
         configure_logging(settings.log_format, settings.log_level)
@@ -59,15 +64,19 @@ def main() -> int:
         disable_progress_bar()  # type: ignore[no-untyped-call]  # it writes hundreds of lines into a pod's log
         structlog.contextvars.bind_contextvars(batch=spec.batch_id, job=spec.job_index, attempt=spec.number, rank=rank)
         device = "cuda" if spec.device == "cuda" or (spec.device == "auto" and torch.cuda.is_available()) else "cpu"
-        mesh = Mesh.join(Layout.parse(spec.layout), device=device, timeout=COLLECTIVE_TIMEOUT)
+        with spans.span("meet"):
+            mesh = Mesh.join(Layout.parse(spec.layout), device=device, timeout=COLLECTIVE_TIMEOUT)
         if mesh.is_leader:
             leader = Leader(spec, os.environ.get(UID_VARIABLE) or secrets.token_hex(8), settings)
-        render_shard(mesh, leader, spec, settings)
+        render_shard(mesh, leader, spec, settings, spans)
+        trace = gathered(mesh, spans, spec)
+        if leader is not None and trace is not None:
+            leader.keep(trace)
         if leader is not None and leader.stopped_because is not None:
-            write_report(_report(leader, Code.DELETED, leader.stopped_because))
+            write_report(_report(leader, Code.DELETED, leader.stopped_because, trace))
             return 1
         if leader is not None:
-            write_report(_report(leader, Code.SUCCEEDED, ""))
+            write_report(_report(leader, Code.SUCCEEDED, "", trace))
         mesh.leave()
     except (LeaderRefused, LeaderFailed):
         return 1  # the leader reports
@@ -102,10 +111,11 @@ def _attempt() -> AttemptSpec:
         ) from error
 
 
-def _report(leader: Leader, code: Code, message: str) -> PodReport:
+def _report(leader: Leader, code: Code, message: str, trace: Trace | None) -> PodReport:
     outcomes = leader.committer.outcomes.values()
     committed = sum(isinstance(outcome, ImageResult) for outcome in outcomes)
-    return PodReport(code=code, message=message, committed=committed, failed=len(outcomes) - committed)
+    usage = usage_of(trace) if trace is not None else None
+    return PodReport(code=code, message=message, committed=committed, failed=len(outcomes) - committed, usage=usage)
 
 
 def _code_of(error: Exception) -> Code:

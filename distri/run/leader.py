@@ -22,6 +22,7 @@ from pipeline.results import FailureCode, Outcome, Provenance, failure_of, resul
 from pipeline.settings import Settings
 from pipeline.shards import ImageTask, Shard, parsed_shard
 from pipeline.states import BatchState
+from pipeline.trace import Trace
 
 log = structlog.get_logger(__name__)
 
@@ -109,6 +110,14 @@ class Leader:
     def fail(self, task: ImageTask, code: FailureCode, message: str) -> None:
         """Write down why this image cannot be rendered."""
         self.committer.failed(task, failure_of(task, code, message, retryable=False))
+
+    def keep(self, trace: Trace) -> None:
+        """Put the attempt's trace into the bucket; it explains and decides nothing, so an outage only loses it."""
+        key = self._objects.trace(self.spec.job_index, self.spec.number)
+        try:
+            self._artifacts.put(key, trace.model_dump_json().encode(), content_type="application/json")
+        except ServiceError as error:
+            log.warning("the trace is lost", reason=str(error))
 
     def _before(self, task: ImageTask) -> Outcome | None:
         try:

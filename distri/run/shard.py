@@ -15,6 +15,7 @@ from distri.mesh import Mesh
 from distri.run.leader import Leader, Word
 from distri.run.translate import image_of
 from distri.sampler import Control
+from distri.spans import Spans
 from pipeline.attempt import AttemptSpec
 from pipeline.errors import TesseraError
 from pipeline.results import FailureCode, Provenance
@@ -33,35 +34,39 @@ class LeaderRefused(TesseraError):
     """The leader could not begin; its own rank has the reason."""
 
 
-def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings: Settings) -> None:
+def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings: Settings, spans: Spans) -> None:
     """Claim the job, load its model and render its images, each replica its share.
 
     Whatever one rank alone may find out is broadcast before anybody acts on it. Raises on all ranks of the replica.
     """
-    tasks = _agreed_tasks(mesh, leader)
+    with spans.span("claim"):
+        tasks = _agreed_tasks(mesh, leader)
     model_id = tasks[0].row.model
     source = settings.models.get(model_id)
     if source is None:
         raise PodMisconfigured(f"model {model_id!r} is not in TESSERA_MODELS of this pod")
     dtype = _dtype(spec.dtype, mesh.device)
     try:
-        engine = Engine.load(
-            Path(source.path),
-            mesh,
-            dtype=dtype,
-            settings=EngineSettings(exact=spec.exact, warmup=spec.warmup_steps, native_px=source.native_px),
-        )
+        with spans.span("load"):
+            engine = Engine.load(
+                Path(source.path),
+                mesh,
+                dtype=dtype,
+                settings=EngineSettings(exact=spec.exact, warmup=spec.warmup_steps, native_px=source.native_px),
+                spans=spans,
+            )
     except (ModelError, LayoutError) as error:
         raise PodMisconfigured(f"model {model_id!r}: {error}") from error
     provenance = _provenance(mesh, spec, source, dtype)
     log.info("model loaded", model=model_id, revision=source.revision, images=len(tasks))
     for task in tasks[mesh.data_index :: mesh.layout.data]:
-        with structlog.contextvars.bound_contextvars(image=task.id):
+        with structlog.contextvars.bound_contextvars(image=task.id), spans.about(image=task.id):
             if not _render(mesh, engine, leader, task, provenance):
                 break
     if leader is not None:
         whole = mesh.layout.data == 1 and leader.stopped_because is None
-        leader.committer.finish(spec.job_index if whole else None)
+        with spans.span("finish"):
+            leader.committer.finish(spec.job_index if whole else None)
 
 
 def _agreed_tasks(mesh: Mesh, leader: Leader | None) -> list[ImageTask]:
@@ -84,7 +89,8 @@ def _agreed_tasks(mesh: Mesh, leader: Leader | None) -> list[ImageTask]:
 
 def _render(mesh: Mesh, engine: Engine, leader: Leader | None, task: ImageTask, provenance: Provenance) -> bool:
     """Render one image; False if the replica is to stop."""
-    word = Word(mesh.broadcast_word(leader.decide(task) if leader is not None else 0))
+    with engine.spans.span("ask"):
+        word = Word(mesh.broadcast_word(leader.decide(task) if leader is not None else 0))
     if word is not Word.RENDER:
         return word is Word.SKIP
     try:
@@ -106,7 +112,8 @@ def _render(mesh: Mesh, engine: Engine, leader: Leader | None, task: ImageTask, 
         sent_bytes=rendered.bytes_sent,
     )
     if leader is not None:
-        leader.take(task, rendered, provenance)
+        with engine.spans.span("hand over"):
+            leader.take(task, rendered, provenance)
     return True
 
 

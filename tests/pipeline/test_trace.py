@@ -13,7 +13,7 @@ from pipeline.artifacts import Artifacts
 from pipeline.errors import RequestError
 from pipeline.objects import BatchObjects
 from pipeline.settings import Settings
-from pipeline.timeline import PALETTE, timeline_png
+from pipeline.timeline import COLOURS, OTHERS, timeline_png
 from pipeline.trace import RankTrace, SpanRecord, Trace, chrome_events, find_trace, summarised, usage_of
 
 S = 1_000_000_000
@@ -83,7 +83,7 @@ def test_chrome_gets_a_process_a_rank_and_a_thread_a_track() -> None:
 def test_the_picture_shows_every_phase_in_its_colour() -> None:
     with Image.open(io.BytesIO(timeline_png(_trace()))) as image:
         colours = {pixel for _, pixel in image.getcolors(1 << 24) or []}
-    assert set(PALETTE[:5]) <= colours  # load, denoise, decode, file, odd
+    assert {COLOURS["load"], COLOURS["denoise"], COLOURS["decode"], *OTHERS[:2]} <= colours  # the last: file and odd
 
 
 def test_the_last_attempt_that_left_a_trace_is_found(settings: Settings) -> None:
