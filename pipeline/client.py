@@ -207,7 +207,7 @@ class RenderedImage:
         return f"RenderedImage({self.result.image_id!r}, custom_id={self.result.custom_id!r})"
 
     def bytes(self) -> bytes:
-        """The PNG file, checked against its recorded digest."""
+        """The file, checked against its recorded digest."""
         return collect.image_bytes(self._connection.artifacts, self.result)
 
     def open(self) -> Image:
@@ -217,8 +217,8 @@ class RenderedImage:
         return Image.open(io.BytesIO(self.bytes()))
 
     def save(self, folder: str | Path) -> Path:
-        """Write the file as `<image id>.png` into a folder, which is made if need be; returns its path."""
-        target = Path(folder) / f"{self.result.image_id}.png"
+        """Write the file as `<image id>.<suffix>` into a folder, which is made if need be; returns its path."""
+        target = Path(folder) / self.result.key.rpartition("/")[2]
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(self.bytes())
         return target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -21,12 +22,10 @@ def results(artifacts: Artifacts, objects: BatchObjects) -> Iterator[ImageResult
         yield from (o for o in parsed_outcomes(artifacts.lines(objects.results)) if isinstance(o, ImageResult))
         return
     # Not finalized yet. A sidecar is written before its image, so it alone proves nothing.
-    sidecar = None
-    for key in artifacts.list(objects.root + "images/"):
-        if key.endswith(".json"):
-            sidecar = key
-        elif sidecar is not None and sidecar.removesuffix(".json") == key.removesuffix(".png"):
-            body = artifacts.get(sidecar)
+    keys = artifacts.list(objects.root + "images/")
+    for stem, group in itertools.groupby(keys, lambda key: key.rpartition(".")[0]):
+        if len(list(group)) > 1:
+            body = artifacts.get(f"{stem}.json")
             if body is not None:
                 yield ImageResult.model_validate_json(body)
 

@@ -4,7 +4,7 @@
                  staged/<token>/input.jsonl     its rows, resolved, one a line
                  staged/<token>/invalid.jsonl   rows that --skip-invalid left out, with the reasons
                  shards/00003.jsonl     the rows of one job
-                 images/00000/0000012-000.png   image 0 of row 12; its PUT is the commit
+                 images/00000/0000012-000.png   image 0 of row 12 (or .jpg, .webp); its PUT is the commit
                  images/00000/0000012-000.json  what is known about it; written first
                  failures/00000/0000012-000.json  why there is no such image
                  fragments/00003.jsonl  the outcome of every image of one job
@@ -26,12 +26,14 @@ import re
 from dataclasses import dataclass
 
 from pipeline.errors import RequestError
+from pipeline.picture import Format
 from pipeline.states import BatchState
 
 _BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _ROWS_PER_FOLDER = 1_000
 
 BATCHES = "batches/"
+SUFFIXES = {Format.PNG: "png", Format.JPEG: "jpg", Format.WEBP: "webp"}
 MARKERS = {BatchState.COMPLETED: "_SUCCESS", BatchState.CANCELLED: "_CANCELLED", BatchState.FAILED: "_FAILED"}
 
 
@@ -87,8 +89,8 @@ class BatchObjects:
     def trace(self, job: int, attempt: int) -> str:
         return f"{self.traces}{job:05d}-{attempt}.json"
 
-    def image(self, row: int, number: int) -> str:
-        return self._of_image("images", row, number, "png")
+    def image(self, row: int, number: int, kind: Format) -> str:
+        return self._of_image("images", row, number, SUFFIXES[kind])
 
     def sidecar(self, row: int, number: int) -> str:
         return self._of_image("images", row, number, "json")

@@ -182,6 +182,18 @@ def scheduler_of(name: str, settings: Mapping[str, Any] | None = None) -> Schedu
     return Scheduler(name=kind, settings=values)
 
 
+def shown_name(scheduler: Scheduler) -> str:
+    """The name that users know, as "DPM++ 2M Karras"; the class where there is none."""
+    plain, suffix = scheduler.name, ""
+    most = -1
+    for name, (kind, settings) in _NAMES.items():
+        if kind == scheduler.name and settings.items() <= scheduler.settings.items() and len(settings) > most:
+            plain, most = name, len(settings)
+    if most >= 0:
+        suffix = next((end for end, setting in _SUFFIXES.items() if scheduler.settings.get(setting)), "")
+    return plain + suffix.title()
+
+
 def refusal(scheduler: Scheduler, *, steps: int, guidance_scale: float) -> tuple[str, str] | None:
     """The field that does not go with the scheduler, and why; None if all is well."""
     if scheduler.name != LCM:

@@ -34,7 +34,7 @@ class ImageTask:
 
     def key(self, objects: BatchObjects) -> str:
         """Where its picture goes."""
-        return objects.image(self.row.row, self.number)
+        return objects.image(self.row.row, self.number, self.row.file.format)
 
 
 class ShardLine(BaseModel):

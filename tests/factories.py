@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.attempt import AttemptSpec
 from pipeline.deployment import AllowedModel, Deployment
-from pipeline.imagefile import png_bytes
+from pipeline.imagefile import ImageFile, image_file
 from pipeline.objects import BatchObjects
 from pipeline.records import BatchManifest, BatchRecord, JobRecord
 from pipeline.request import ResolvedRow
@@ -128,11 +128,11 @@ def image_result(task: ImageTask, batch_id: str = "b", *, attempt: int = 1) -> I
     return result_of(task, BatchObjects(batch_id), provenance, 0.5)
 
 
-def png(result: ImageResult, shade: int = 0) -> bytes:
+def file_of(result: ImageResult, shade: int = 0) -> ImageFile:
     """The file of an image whose pixels are a gradient; another shade is another picture."""
     rows = np.arange(result.height, dtype=np.uint8)[:, None, None]
     pixels = np.broadcast_to(rows + np.uint8(shade), (result.height, result.width, 3))
-    return png_bytes(np.ascontiguousarray(pixels), result)
+    return image_file(np.ascontiguousarray(pixels), result)
 
 
 def prompts_file(path: Path, rows: Iterable[Mapping[str, Any] | str | bytes]) -> Path:

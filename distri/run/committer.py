@@ -20,7 +20,7 @@ from pipeline.artifacts import Artifacts
 from pipeline.attempt import AttemptSpec
 from pipeline.commit import ForeignObject, commit_failure, commit_image
 from pipeline.errors import ClaimRefused, ServiceError
-from pipeline.imagefile import png_bytes
+from pipeline.imagefile import image_file
 from pipeline.ledger import Ledger
 from pipeline.objects import BatchObjects
 from pipeline.results import FailureCode, ImageFailure, ImageResult, Outcome, failure_of, outcome_lines
@@ -146,7 +146,7 @@ class Committer:
 
     def _commit(self, task: ImageTask, result: ImageResult, pixels: Any) -> None:
         try:
-            outcome: Outcome = commit_image(self._artifacts, self._objects, result, png_bytes(pixels, result))
+            outcome: Outcome = commit_image(self._artifacts, self._objects, result, image_file(pixels, result))
         except ForeignObject as error:
             self._fail(task, failure_of(task, FailureCode.FOREIGN_OBJECT, str(error), retryable=True))
             return

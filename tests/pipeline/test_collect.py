@@ -12,9 +12,10 @@ from pipeline.commit import commit_failure, commit_image
 from pipeline.errors import StoreUnavailable
 from pipeline.gallery import gallery_parts
 from pipeline.objects import BatchObjects
+from pipeline.picture import File, Format
 from pipeline.results import FailureCode, ImageFailure, ImageResult, RefusedLine, failure_of, outcome_lines
 from pipeline.shards import ImageTask
-from tests.factories import image_result, png, resolved_row
+from tests.factories import file_of, image_result, resolved_row
 
 OBJECTS = BatchObjects("b")
 HOSTILE = '"><script>alert(1)</script>{title}%s'
@@ -23,8 +24,9 @@ HOSTILE = '"><script>alert(1)</script>{title}%s'
 def _committed(artifacts: Artifacts, count: int = 3) -> list[ImageResult]:
     results = []
     for row in range(count):
-        result = image_result(ImageTask(resolved_row(row, prompt=HOSTILE, custom_id=HOSTILE), 0))
-        results.append(commit_image(artifacts, OBJECTS, result, png(result, row)))
+        kind = File(format=list(Format)[row % 3])
+        result = image_result(ImageTask(resolved_row(row, prompt=HOSTILE, custom_id=HOSTILE, file=kind), 0))
+        results.append(commit_image(artifacts, OBJECTS, result, file_of(result, row)))
     return results
 
 

@@ -17,9 +17,10 @@ from pipeline.commit import (
 )
 from pipeline.imagefile import record_in
 from pipeline.objects import BatchObjects
+from pipeline.picture import File, Format
 from pipeline.results import FailureCode, ImageResult, failure_of
 from pipeline.shards import ImageTask
-from tests.factories import image_result, png, resolved_row
+from tests.factories import file_of, image_result, resolved_row
 
 OBJECTS = BatchObjects("b")
 TASK = ImageTask(resolved_row(12, num_images=3, negative_prompt=""), 2)
@@ -28,7 +29,7 @@ KEY, SIDECAR = "batches/b/images/00000/0000012-002.png", "batches/b/images/00000
 
 def _commit(artifacts: Artifacts, shade: int = 0, attempt: int = 1) -> ImageResult:
     result = image_result(TASK, attempt=attempt)
-    return commit_image(artifacts, OBJECTS, result, png(result, shade))
+    return commit_image(artifacts, OBJECTS, result, file_of(result, shade))
 
 
 def test_a_commit_leaves_the_picture_and_what_is_known_about_it(artifacts: Artifacts) -> None:
@@ -74,7 +75,7 @@ def test_a_sidecar_alone_is_no_image(artifacts: Artifacts) -> None:
 @pytest.mark.parametrize("sidecar", ["of another picture", "missing"])
 def test_the_files_own_record_decides_when_the_sidecar_does_not_fit(artifacts: Artifacts, sidecar: str) -> None:
     result = image_result(TASK)
-    body = png(result)
+    body = file_of(result).body
     artifacts.put_new(KEY, body, content_type="image/png")
     if sidecar == "of another picture":
         loser = image_result(TASK, attempt=2).model_copy(update={"sha256": "0" * 64, "size_bytes": 1})
@@ -90,8 +91,8 @@ def test_something_else_in_the_pictures_place_is_never_taken_for_it(artifacts: A
     bodies: dict[str, bytes] = {
         "text": b"hello",
         "empty": b"",
-        "another image of ours": png(image_result(other)),
-        "cut short": png(image_result(TASK))[:-200],
+        "another image of ours": file_of(image_result(other)).body,
+        "cut short": file_of(image_result(TASK)).body[:-200],
     }
     artifacts.put(KEY, bodies[what], content_type="image/png")
     with pytest.raises(ForeignObject, match=r"0000012-002\.png holds something that Tessera did not write"):
@@ -110,43 +111,55 @@ def test_a_failure_is_written_down_and_may_be_written_anew(artifacts: Artifacts)
     assert (failure.message, failure.code, failure.image_id) == ("second", FailureCode.BLACK, "0000012-002")
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"prompt": 'ü "quoted"\nsecond line \u2028 日本'},
-        {"prompt": "x" * 20_000, "negative_prompt": "y" * 20_000},
-        {"negative_prompt": ""},
-        {"metadata": {"a": None, "b": 1.5, "c": True, "d": "\x00"}},
-        {"custom_id": "<script>"},
-    ],
-)
-def test_the_file_carries_everything_that_is_known_of_the_image(changes: dict[str, Any]) -> None:
-    result = image_result(ImageTask(resolved_row(**changes), 0))
-    found = record_in(png(result))
-    assert found == result
-    assert found is not None
-    assert found.negative_prompt == changes.get("negative_prompt")
+RECORDLESS = [{"format": "png", "strip_metadata": True}, {"format": "webp", "strip_metadata": True}, {"format": "jpeg"}]
 
 
-def test_the_file_is_the_pixels_and_reads_in_any_gallery() -> None:
-    import io
+@pytest.mark.parametrize("asked", RECORDLESS)
+@pytest.mark.parametrize("sidecar", ["fits", "of another attempt"])
+def test_a_file_without_a_record_is_known_by_its_objects_metadata(
+    artifacts: Artifacts, asked: dict[str, Any], sidecar: str
+) -> None:
+    """It was stripped, or its prompt has no room in a JPEG."""
+    prompt = "x" * 20_000 if asked["format"] == "jpeg" else "a harbour"
+    row = resolved_row(
+        12, file=File(**asked), prompt=prompt, negative_prompt=prompt, prompt_2=prompt, negative_prompt_2=prompt
+    )
+    task = ImageTask(row, 0)
+    result = image_result(task, attempt=1)
+    file = file_of(result)
+    assert record_in(file.body) is None
+    stands = commit_image(artifacts, OBJECTS, result, file)
+    key = OBJECTS.sidecar(12, 0)
+    if sidecar != "fits":
+        loser = image_result(task, attempt=2).model_copy(update={"sha256": "0" * 64, "size_bytes": 1})
+        artifacts.put(key, loser.model_dump_json().encode(), content_type="application/json")
+    assert committed_result(artifacts, OBJECTS, task) == stands
+    assert commit_image(artifacts, OBJECTS, image_result(task, attempt=3), file_of(result, 7)) == stands
+    assert ImageResult.model_validate_json(artifacts.get(key) or b"") == stands
+    assert stands.provenance.attempt == 1
 
-    import numpy as np
-    from PIL import Image
 
-    result = image_result(ImageTask(resolved_row(width=64, height=72, negative_prompt="blur"), 0))
-    with Image.open(io.BytesIO(png(result, shade=3))) as image:
-        pixels = np.asarray(image)
-        text = image.text["parameters"]  # type: ignore[attr-defined]  # PNG images have it
-    assert pixels.shape == (72, 64, 3)
-    assert pixels[:, 0, 0].tolist() == list(range(3, 75))
-    assert text.splitlines() == [
-        "a harbour",
-        "Negative prompt: blur",
-        "Steps: 2, CFG scale: 5, Seed: 100, Size: 64x72, Model: demo, Version: tessera 0",
-    ]
+@pytest.mark.parametrize("what", ["text", "a stripped image of another", "no sidecar"])
+def test_a_file_without_a_record_that_is_not_ours_is_never_taken_for_it(artifacts: Artifacts, what: str) -> None:
+    stripped = File(strip_metadata=True)
+    task = ImageTask(resolved_row(12, file=stripped), 0)
+    result = image_result(task)
+    body = file_of(result).body
+    if what == "no sidecar":
+        commit_image(artifacts, OBJECTS, result, file_of(result))
+        artifacts.delete(OBJECTS.sidecar(12, 0))
+    else:
+        artifacts.put(result.key, body if what != "text" else b"hello", content_type="image/png")
+        artifacts.put(OBJECTS.sidecar(12, 0), result.model_dump_json().encode(), content_type="application/json")
+    with pytest.raises(ForeignObject):
+        committed_result(artifacts, OBJECTS, task)
 
 
-@pytest.mark.parametrize("body", [b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8\xff"])
-def test_what_is_no_picture_of_ours_has_no_record(body: bytes) -> None:
-    assert record_in(body) is None
+@pytest.mark.parametrize(("kind", "suffix"), [("png", "png"), ("jpeg", "jpg"), ("webp", "webp")])
+def test_a_file_lies_under_its_formats_name_and_type(artifacts: Artifacts, kind: str, suffix: str) -> None:
+    task = ImageTask(resolved_row(12, file=File(format=Format(kind))), 0)
+    result = image_result(task)
+    stands = commit_image(artifacts, OBJECTS, result, file_of(result))
+    assert stands.key == f"batches/b/images/00000/0000012-000.{suffix}"
+    assert committed_result(artifacts, OBJECTS, task) == stands
+    assert file_of(result).content_type == f"image/{kind}"

@@ -15,7 +15,7 @@ from pipeline.results import FailureCode, ImageFailure, ImageResult, failure_of,
 from pipeline.results import Outcome as ImageOutcome
 from pipeline.shards import ImageTask, images_of, parsed_shard
 from pipeline.states import ImageState
-from tests.factories import image_result, png
+from tests.factories import file_of, image_result
 
 # What an attempt shows at one look after the other: it stays at the last. Functions are called on the way; an outcome
 # that one returns is the attempt's.
@@ -138,7 +138,7 @@ class Pod:
         """Put these images into the bucket, and tell the ledger unless the pod dies before that."""
         for task in tasks:
             result = image_result(task, self.spec.batch_id, attempt=self.spec.number)
-            self.outcomes.append(commit_image(self._artifacts, self.objects, result, png(result, task.index)))
+            self.outcomes.append(commit_image(self._artifacts, self.objects, result, file_of(result, task.index)))
         if tell:
             self._tell(tasks, ImageState.SUCCEEDED)
 
