@@ -140,6 +140,18 @@ def failure_of(task: ImageTask, code: FailureCode, message: str, *, retryable: b
     )
 
 
+def in_row_order(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+    """Outcomes of all images of a batch in the order of its rows; memory holds those that came before their turn."""
+    early: dict[int, Outcome] = {}
+    turn = 0
+    for outcome in outcomes:
+        early[outcome.index] = outcome
+        while turn in early:
+            yield early.pop(turn)
+            turn += 1
+    yield from (early[index] for index in sorted(early))
+
+
 def outcome_lines(outcomes: Iterable[Outcome]) -> bytes:
     """Outcomes as a fragment: one JSON object a line."""
     return b"".join(outcome.model_dump_json().encode() + b"\n" for outcome in outcomes)

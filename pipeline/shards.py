@@ -1,4 +1,8 @@
-"""Cut a batch into jobs: consecutive images of one model, few enough for one pod."""
+"""Cut a batch into jobs: images of one model, few enough for one pod, those of one LoRA set and size together.
+
+A pod that changes its LoRAs fuses weights anew, and one that changes size needs other buffers. So rows that agree move
+together, but never further than a window: memory holds one window, and the first rows are rendered first.
+"""
 
 from __future__ import annotations
 
@@ -54,14 +58,18 @@ class ShardLine(BaseModel):
 Shard = list[ShardLine]
 
 
-def cut(rows: Iterable[ResolvedRow], images_per_job: int) -> Iterator[Shard]:
-    """Shards in the order of the rows; the same rows always give the same shards, so that cutting twice is harmless.
+WINDOW_IMAGES = 4096
 
-    A row with more images than fit goes over several shards.
+
+def cut(rows: Iterable[ResolvedRow], images_per_job: int) -> Iterator[Shard]:
+    """Shards of rows that agree; the same rows always give the same shards, so that cutting twice is harmless.
+
+    Of each WINDOW_IMAGES images, those of one model, LoRA set and size stand together, in the order in which the first
+    of them came. A row with more images than fit goes over several shards.
     """
     shard: Shard = []
     room = images_per_job
-    for row in rows:
+    for row in _together(rows):
         if shard and shard[-1].row.model != row.model:
             yield shard
             shard, room = [], images_per_job
@@ -76,6 +84,28 @@ def cut(rows: Iterable[ResolvedRow], images_per_job: int) -> Iterator[Shard]:
                 shard, room = [], images_per_job
     if shard:
         yield shard
+
+
+def _together(rows: Iterable[ResolvedRow]) -> Iterator[ResolvedRow]:
+    window: list[ResolvedRow] = []
+    images = 0
+    for row in rows:
+        window.append(row)
+        images += row.num_images
+        if images >= WINDOW_IMAGES:
+            yield from _grouped(window)
+            window, images = [], 0
+    yield from _grouped(window)
+
+
+def _grouped(window: list[ResolvedRow]) -> list[ResolvedRow]:
+    first: dict[tuple[object, ...], int] = {}
+
+    def place(row: ResolvedRow) -> list[int]:
+        traits = (row.model, row.loras, row.width, row.height)
+        return [first.setdefault(traits[:length], row.row) for length in (1, 2, 4)]
+
+    return sorted(window, key=place)
 
 
 def shard_bytes(shard: Shard) -> bytes:

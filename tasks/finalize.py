@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import IO
@@ -11,7 +12,7 @@ import structlog
 from pipeline.gallery import gallery_parts
 from pipeline.objects import BatchObjects
 from pipeline.records import BatchManifest, advance
-from pipeline.results import ImageResult, Outcome, parsed_outcomes
+from pipeline.results import ImageResult, Outcome, in_row_order, parsed_outcomes
 from pipeline.states import BatchState
 from tasks.context import Context
 
@@ -48,8 +49,8 @@ def write_results(context: Context, manifest: BatchManifest, jobs: int) -> None:
     objects = BatchObjects(manifest.id)
 
     def outcomes() -> Iterator[Outcome]:
-        for job in range(jobs):
-            yield from parsed_outcomes(context.artifacts.lines(objects.fragment(job)))
+        fragments = (context.artifacts.lines(objects.fragment(job)) for job in range(jobs))
+        return in_row_order(parsed_outcomes(itertools.chain.from_iterable(fragments)))
 
     def results(file: IO[bytes]) -> None:
         file.writelines(_line(o) for o in outcomes() if isinstance(o, ImageResult))

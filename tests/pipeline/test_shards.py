@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from pipeline.picture import Lora
 from pipeline.request import ResolvedRow
-from pipeline.shards import cut, images_of, parsed_shard, shard_bytes
+from pipeline.results import FailureCode, failure_of, in_row_order
+from pipeline.shards import WINDOW_IMAGES, cut, images_of, parsed_shard, shard_bytes
 from tests.factories import resolved_row
 
 
@@ -44,7 +48,7 @@ def test_shards_are_consecutive_images_and_a_row_with_too_many_goes_over_several
 
 def test_a_job_renders_one_model() -> None:
     assert _ids([1, 1, 1, 1], 3, "aabb") == [["0.0", "1.0"], ["2.0", "3.0"]]
-    assert _ids([1, 1, 1], 3, "aba") == [["0.0"], ["1.0"], ["2.0"]]
+    assert _ids([1, 1, 1], 3, "aba") == [["0.0", "2.0"], ["1.0"]]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -54,7 +58,7 @@ def test_every_image_is_in_one_shard_and_cutting_again_gives_the_same(seed: int)
     size = rng.randint(1, 12)
     shards = list(cut(iter(rows), size))
     tasks = [task for shard in shards for task in images_of(shard)]
-    assert [task.index for task in tasks] == list(range(sum(row.num_images for row in rows)))
+    assert sorted(task.index for task in tasks) == list(range(sum(row.num_images for row in rows)))
     assert len({task.id for task in tasks}) == len(tasks)
     assert all(1 <= len(images_of(shard)) <= size for shard in shards)
     assert [shard_bytes(shard) for shard in cut(rows, size)] == [shard_bytes(shard) for shard in shards]
@@ -66,6 +70,47 @@ def test_a_shard_file_reads_back_as_it_was(negative: str | None) -> None:
     [shard] = cut([row], 9)
     assert parsed_shard(shard_bytes(shard)) == shard
     assert parsed_shard(shard_bytes(shard))[0].row.negative_prompt == negative
+
+
+def test_rows_of_one_lora_set_and_size_stand_together_in_the_order_of_their_first() -> None:
+    film, grain = (Lora(name="film"),), (Lora(name="grain"),)
+    traits: list[dict[str, Any]] = [{"width": 64}, {"width": 72}, {"loras": film}, {"loras": grain, "width": 72}]
+    rows = [resolved_row(n, first_image=n, **traits[n % 4]) for n in range(12)]
+    [shard] = cut(rows, 100)
+    assert [line.row.row for line in shard] == [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]
+
+
+def test_rows_move_no_further_than_a_window_so_that_memory_holds_one_only() -> None:
+    read = 0
+
+    def rows() -> Iterator[ResolvedRow]:
+        nonlocal read
+        for n in range(3 * WINDOW_IMAGES):
+            read = n + 1
+            yield resolved_row(n, first_image=n, width=64 + 8 * (n % 3))
+
+    shards = cut(rows(), 64)
+    first = next(shards)
+    assert read == WINDOW_IMAGES
+    assert {line.row.width for line in first} == {64}
+    seen = [line.row.row for line in first] + [line.row.row for shard in shards for line in shard]
+    assert sorted(seen) == list(range(3 * WINDOW_IMAGES))
+    assert all(abs(place - row) < WINDOW_IMAGES for place, row in enumerate(seen))
+
+
+def test_a_window_counts_images_so_that_rows_of_many_do_not_swell_it() -> None:
+    rows = [resolved_row(n, first_image=n * 1000, num_images=1000, width=64 + 8 * (n % 2)) for n in range(10)]
+    assert [line.row.row for shard in cut(rows, 1000) for line in shard] == [0, 2, 4, 1, 3, 5, 7, 9, 6, 8]
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_outcomes_come_back_into_the_order_of_the_rows(size: int) -> None:
+    rows = [resolved_row(n, first_image=2 * n, num_images=2, width=64 + 8 * (n * n % 5)) for n in range(100)]
+    tasks = [task for shard in cut(rows, size) for task in images_of(shard)]
+    outcomes = [failure_of(task, FailureCode.BLACK, "", retryable=True) for task in tasks]
+    assert [outcome.index for outcome in outcomes] != list(range(200))
+    assert [outcome.index for outcome in in_row_order(outcomes)] == list(range(200))
+    assert [outcome.index for outcome in in_row_order(outcomes[50:])] == sorted(o.index for o in outcomes[50:])
 
 
 def test_image_i_of_a_row_has_seed_plus_i() -> None:
