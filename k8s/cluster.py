@@ -10,15 +10,18 @@ that exist. What can go wrong is translated once, here:
     other answers to a create      Refused: this very object will never be taken; `denied` if a policy said so
     404                            None, or nothing to delete
     410 of a continued list        the list begins anew
+    410 of a watch                 WatchExpired: nothing can be told from that version on
+    a watch that says nothing      ClusterUnavailable
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NoReturn
 
 import urllib3
 from kubernetes import client, config
@@ -31,10 +34,15 @@ from pipeline.errors import ServiceError, SettingsError, TesseraError
 PAGE = 500
 LOG_TAIL_BYTES = 256 * 1024
 
+# The server ends a watch after the one; a bookmark comes every minute, so the other is a connection that is dead.
+WATCH_S, SILENCE_S = 300, 120
+
+Kind = Literal["jobs", "pods"]
+
 # All that a worker's service account must be allowed, in the namespace of its pods; the chart's Role says the same.
 RULES: list[dict[str, list[str]]] = [
-    {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "get", "list", "delete"]},
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "delete"]},
+    {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "get", "list", "watch", "delete"]},
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
     {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
 ]
@@ -48,6 +56,10 @@ class ClusterUnavailable(ServiceError):
     """The Kubernetes API does not answer, or refuses us."""
 
 
+class WatchExpired(ServiceError):
+    """The version that a watch was to go on from has been compacted away."""
+
+
 class AlreadyThere(TesseraError):
     """An object of that name exists."""
 
@@ -58,6 +70,14 @@ class Refused(TesseraError):
     def __init__(self, message: str, *, denied: bool) -> None:
         self.denied = denied
         super().__init__(message)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One line of a watch: the version to go on from, and whether anything moved (a bookmark says only the version)."""
+
+    version: str
+    moves: bool
 
 
 class Cluster:
@@ -111,6 +131,11 @@ class Cluster:
         """Every Job that the label selector matches, as of now."""
         return self._list(self._jobs, {"labelSelector": selector})
 
+    def pod(self, name: str) -> Object | None:
+        """A pod, or None."""
+        status, body = self._request("GET", f"{self._pods}/{name}")
+        return None if status == _NOT_FOUND else _checked(status, body)
+
     def pods(self, selector: str) -> list[Object]:
         """Every pod that the label selector matches, as of now."""
         return self._list(self._pods, {"labelSelector": selector})
@@ -127,10 +152,41 @@ class Cluster:
         options = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
         return self._delete(f"{self._jobs}/{name}", options)
 
-    def delete_pod(self, name: str, uid: str) -> bool:
-        """Delete this very pod, with its grace period; False if it is gone."""
-        options = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}}
-        return self._delete(f"{self._pods}/{name}", options)
+    def watch(self, kind: Kind, selector: str, version: str | None) -> Iterator[Change]:
+        """What changes from `version` on, or from now on with all that is there first, until the server ends it.
+
+        Returns when the watch is open. Raises WatchExpired or ClusterUnavailable, then and while it lasts.
+        """
+        query: dict[str, Any] = {
+            "watch": "true", "labelSelector": selector, "allowWatchBookmarks": "true", "timeoutSeconds": WATCH_S,
+        }  # fmt: skip
+        if version is not None:
+            query["resourceVersion"] = version
+        path = self._jobs if kind == "jobs" else self._pods
+        answer = self._opened("GET", path, query, None, silence_s=SILENCE_S)
+        if answer.status != 200:
+            self._refused_watch(answer.status, _read(answer))
+        return self._changes(answer.response)
+
+    def _changes(self, answer: urllib3.HTTPResponse) -> Iterator[Change]:
+        try:
+            for line in answer:
+                change = json.loads(line)
+                kind, found = change.get("type"), change.get("object") or {}
+                if kind == "ERROR":
+                    self._refused_watch(int(found.get("code") or 500), line)
+                yield Change(str(found["metadata"]["resourceVersion"]), moves=kind != "BOOKMARK")
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise ClusterUnavailable(f"a watch broke off ({type(error).__name__}): {error}") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ClusterUnavailable("a watch says what cannot be read") from error
+        finally:
+            answer.close()
+
+    def _refused_watch(self, status: int, body: bytes) -> NoReturn:
+        if status == _GONE:
+            raise WatchExpired("the version to go on from is gone")
+        raise ClusterUnavailable(f"the cluster refuses a watch ({status}): {body[:200].decode(errors='replace')}")
 
     def log_tail(self, pod: str, container: str) -> str | None:
         """The end of a container's log; None if it cannot be had."""
@@ -184,17 +240,35 @@ class Cluster:
         return status, answer if isinstance(answer, dict) else {}
 
     def _send(self, method: str, path: str, query: Mapping[str, Any], body: Any) -> tuple[int, bytes]:
+        answer = self._opened(method, path, query, body)
+        return int(answer.status), _read(answer)
+
+    def _opened(
+        self, method: str, path: str, query: Mapping[str, Any], body: Any, *, silence_s: float | None = None
+    ) -> client.rest.RESTResponse:
+        """The answer's beginning; the whole of it in time, or with `silence_s` no longer without a word than that."""
         headers = {"Accept": "application/json"} | ({"Content-Type": "application/json"} if body is not None else {})
         try:
             prepared = self._api.param_serialize(
                 method, path, query_params=list(query.items()), header_params=headers, body=body,
                 auth_settings=["BearerToken"],
             )  # fmt: skip
-            answer = self._api.call_api(*prepared, _request_timeout=self._timeout_s)
-            text: bytes = answer.read()  # type: ignore[no-untyped-call]
+            limit = self._timeout_s if silence_s is None else (self._timeout_s, silence_s)
+            return self._api.call_api(*prepared, _request_timeout=limit)
         except (ApiException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise ClusterUnavailable(f"the cluster does not answer ({type(error).__name__}): {error}") from error
-        return int(answer.status), text
+            raise _no_answer(error) from error
+
+
+def _read(answer: client.rest.RESTResponse) -> bytes:
+    try:
+        text: bytes = answer.read()  # type: ignore[no-untyped-call]
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise _no_answer(error) from error
+    return text
+
+
+def _no_answer(error: Exception) -> ClusterUnavailable:
+    return ClusterUnavailable(f"the cluster does not answer ({type(error).__name__}): {error}")
 
 
 def _message(body: Any) -> str:

@@ -24,7 +24,8 @@ from k8s.manifest import (
 )
 from k8s.outcome import read
 from k8s.pod import PodSettings, pod_settings
-from k8s.reading import Object, Reading, deleted_at, is_over
+from k8s.reading import Object, Reading, deleted_at, failed_containers
+from k8s.watch import Watch
 from pipeline.artifacts import Artifacts
 from pipeline.attempt import AttemptSpec, Code, LaunchResult, NameTaken, Observation, Outcome, Phase
 from pipeline.errors import ServiceError
@@ -60,6 +61,7 @@ class KubernetesLauncher:
         self._cluster, self._settings, self._pod = cluster, settings, pod
         self._now, self._save_log = now, save_log
         self._selector = deployment_selector(settings.redis_prefix)
+        self._watches = [Watch(cluster, "jobs", self._selector), Watch(cluster, "pods", self._selector)]
         self._lock = threading.Lock()
         self._ended: dict[str, _End] = {}
         self._refused: dict[str, Observation] = {}
@@ -132,19 +134,25 @@ class KubernetesLauncher:
                     seen[name] = one
         return seen
 
+    def quiet_since(self, moment: float) -> bool:
+        """Whether watches on Jobs and pods are open and have heard nothing since `moment` (time.monotonic())."""
+        return all(watch.quiet_since(moment) for watch in self._watches)
+
+    def close(self) -> None:
+        """End the watches."""
+        for watch in self._watches:
+            watch.close()
+
     def delete(self, name: str) -> None:
-        """Delete the attempt's Job and pod in the background; the log of one that failed is saved before."""
+        """Delete the attempt's Job and pod in the background; the log of one that failed is saved before.
+
+        A pod that somebody parted from its Job is left: it ends by itself when its claim or its batch has ended.
+        """
         with self._lock:
             end, self._refused = self._ended.get(name), {k: v for k, v in self._refused.items() if k != name}
         if end is not None:
             self._keep_log(name, end)
-        if self._cluster.delete_job(name):
-            return
-        # Somebody deleted the Job and left its pod behind.
-        for label in _JOB_NAME_LABELS:
-            for pod in self._cluster.pods(f"{self._selector},{label}={name}"):
-                if deleted_at(pod) is None:
-                    self._cluster.delete_pod(pod["metadata"]["name"], pod["metadata"]["uid"])
+        self._cluster.delete_job(name)
 
     def _observation(self, name: str, job: Object | None, pods: list[Object]) -> Observation | None:
         reading = read(job, pods, self._events.get(name, ()))
@@ -154,8 +162,10 @@ class KubernetesLauncher:
         if _wants_events(reading, pods) and self._refresh_events(fresh=reading.phase is Phase.ENDED):
             reading = read(job, pods, self._events.get(name, ())) or reading
         reading = reading.by(now, self._pod.clocks)
-        if reading.phase is Phase.ENDED and job is None and not all(is_over(pod) for pod in pods):
-            # Its node is lost and its Job deleted: nobody can do more, and nothing of it counts.
+        waits = reading.phase is Phase.PENDING and all(deleted_at(pod) is None for pod in pods)
+        if job is None and (waits or reading.phase is Phase.ENDED):
+            # Its Job is gone, and nothing of it runs, or ever will: a pod that begins now is refused its claim. What is
+            # on a lost node, nobody can do more about.
             return None
         metadata = (job or pods[0])["metadata"]
         index = (metadata.get("labels") or {}).get(JOB_LABEL, "")
@@ -211,7 +221,10 @@ class KubernetesLauncher:
             return  # nobody answers for a lost node
         key = f"{BatchObjects(batch).root}logs/{end.observation.job_index or 0:05d}-{end.number}.log"
         try:
-            text = self._cluster.log_tail(end.pod, CONTAINER)
+            pod = self._cluster.pod(end.pod)  # its containers may have said more since the end was seen
+            failed = (failed_containers(pod) or [CONTAINER]) if pod is not None else []
+            tails = {container: self._cluster.log_tail(end.pod, container) for container in failed}
+            text = "\n".join(_titled(tail, container, len(tails)) for container, tail in tails.items() if tail)
             if text:
                 self._save_log(key, redacted(text))
         except ServiceError as error:
@@ -219,6 +232,10 @@ class KubernetesLauncher:
             log.warning("the log could not be saved", name=name, reason=str(error))
         else:
             log.info("log saved" if text else "no log to be had", name=name, key=key)
+
+
+def _titled(tail: str, container: str, of: int) -> str:
+    return tail if of == 1 else f"== container {container}\n{tail}"
 
 
 class _End:

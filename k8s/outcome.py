@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from pydantic import ValidationError
 
 from k8s.manifest import WEIGHTS_CONTAINER
-from k8s.reading import Object, Reading, condition, deleted_at, event, is_over, status
+from k8s.reading import Object, Reading, condition, deleted_at, ends, event, is_over, status
 from k8s.waits import with_live_pod, without_pod
 from pipeline.attempt import HOPELESS_EXIT_CODES, Code, Phase, PodReport
 
@@ -175,20 +174,12 @@ def _of_containers(pod: Object, report: PodReport | None, said: str) -> Reading:
 
 def _first_bad(pod: Object) -> tuple[str, Object] | None:
     """The name and end of the container that ended badly first."""
-    ends = [(one["name"], end) for one, end in _ends(pod) if end["exitCode"] != 0]
-    return min(ends, key=lambda one: one[1].get("finishedAt") or "", default=None)
-
-
-def _ends(pod: Object) -> list[tuple[Object, Object]]:
-    containers: list[Any] = [
-        *(status(pod).get("initContainerStatuses") or ()),
-        *(status(pod).get("containerStatuses") or ()),
-    ]
-    return [(one, end) for one in containers if (end := (one.get("state") or {}).get("terminated"))]
+    bad = [(name, end) for name, end in ends(pod) if end["exitCode"] != 0]
+    return min(bad, key=lambda one: one[1].get("finishedAt") or "", default=None)
 
 
 def _report(pod: Object) -> PodReport | None:
-    for _, end in _ends(pod):
+    for _, end in ends(pod):
         try:
             return PodReport.model_validate_json(end.get("message") or "")
         except ValidationError:
@@ -199,9 +190,9 @@ def _report(pod: Object) -> PodReport | None:
 def _ended(code: Code, reason: str, pod: Object | None) -> Reading:
     if pod is None:
         return Reading(Phase.ENDED, reason, code)
-    ends = _ends(pod)
+    ended = ends(pod)
     bad = _first_bad(pod)
-    exit_code = int(bad[1]["exitCode"]) if bad else (int(ends[-1][1]["exitCode"]) if ends else None)
+    exit_code = int(bad[1]["exitCode"]) if bad else (int(ended[-1][1]["exitCode"]) if ended else None)
     return Reading(
         Phase.ENDED, reason, code, exit_code=exit_code, report=_report(pod), node=pod["spec"].get("nodeName")
     )

@@ -81,6 +81,20 @@ def is_over(pod: Object) -> bool:
     return status(pod).get("phase") in ("Succeeded", "Failed")
 
 
+def ends(pod: Object) -> list[tuple[str, Object]]:
+    """Name and end of each container that has ended, init containers first."""
+    containers = [
+        *(status(pod).get("initContainerStatuses") or ()),
+        *(status(pod).get("containerStatuses") or ()),
+    ]
+    return [(one["name"], end) for one in containers if (end := (one.get("state") or {}).get("terminated"))]
+
+
+def failed_containers(pod: Object) -> list[str]:
+    """Names of those that ended badly."""
+    return [name for name, end in ends(pod) if end.get("exitCode") != 0]
+
+
 def deleted_at(of: Object) -> datetime | None:
     """When the object's grace period is over, if it is being deleted."""
     return time_of(of["metadata"].get("deletionTimestamp"))

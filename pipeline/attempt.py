@@ -223,5 +223,8 @@ class Launcher(Protocol):
     def observe(self) -> Mapping[str, Observation]:
         """Every attempt of this deployment that exists, by name: one LIST, the truth."""
 
+    def quiet_since(self, moment: float) -> bool:
+        """Whether a watch has heard nothing move since then (time.monotonic()): a hint, False if in doubt."""
+
     def delete(self, name: str) -> None:
         """End the attempt and forget it, in the background; nothing happens if it is not there."""

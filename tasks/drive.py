@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
-from pipeline.attempt import AttemptSpec, Code, NameTaken, Outcome, Phase, attempt_name
+from pipeline.attempt import AttemptSpec, Code, LaunchResult, NameTaken, Outcome, Phase, attempt_name
 from pipeline.errors import LeaseLost, RecordUnreadable, ServiceError, StaleWrite, TesseraError, UnknownBatch
 from pipeline.layouts import planned_layout
 from pipeline.ledger.jobs import Place
@@ -166,7 +166,10 @@ def _recorded(context: Context, job: JobRecord, fence: str) -> JobRecord:
 
 def _launched(context: Context, job: JobRecord, spec: AttemptSpec, fence: str) -> bool:
     try:
-        result = context.launcher.launch(spec)
+        if context.ledger.jobs.claimed(job.ref, attempt=spec.number):
+            result = LaunchResult.ADOPTED  # its pod had its token, so it was created; gone since, it has ended
+        else:
+            result = context.launcher.launch(spec)
     except NameTaken as error:
         # Created before and gone since, or not ours: never create it again, count it as an attempt that ended.
         settle_ended(context, job, fence, Outcome(Code.UNKNOWN, str(error)))

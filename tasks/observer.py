@@ -11,6 +11,9 @@ import structlog
 from pipeline.attempt import Launcher, Observation
 from pipeline.errors import ServiceError, TesseraError
 
+# How old a look may get while nothing is heard to move: what a watch that went silent costs at most.
+QUIET_LOOK_S = 15.0
+
 log = structlog.get_logger(__name__)
 
 
@@ -25,13 +28,16 @@ class Observer:
         self._seen: Mapping[str, Observation] = {}
 
     def look(self, *, after: float = float("-inf")) -> Mapping[str, Observation]:
-        """What there is, no older than the interval, and begun after the monotonic time `after`.
+        """What there is, begun after the monotonic time `after`.
 
+        It is no older than the interval; or, while the launcher's watch hears nothing, than QUIET_LOOK_S.
         Raises ServiceError if the launcher cannot be asked.
         """
         with self._lock:
             now = time.monotonic()
-            if self._taken_at <= after or now - self._taken_at > self._max_age_s:
+            age_s = now - self._taken_at
+            old = age_s > self._max_age_s and (age_s > QUIET_LOOK_S or not self._launcher.quiet_since(self._taken_at))
+            if self._taken_at <= after or old:
                 self._seen = self._observed()
                 self._taken_at = now
             return self._seen

@@ -18,6 +18,7 @@ Fault = Callable[[str, str], "int | str | bytes | None"]
 
 SWALLOW = "swallow"  # hand it on, and hang up without an answer
 SILENCE = "silence"  # take it, and neither hand it on nor say a word
+DEAF = "deaf"  # of a watch: it is open, and what it says is lost
 
 _SILENCE_S = 10.0
 
@@ -55,15 +56,34 @@ def proxy_to(access: Access) -> Iterator[Proxy]:
             if isinstance(fault, bytes):
                 self._answer(200, fault, "text/plain")
                 return
+            watch = "watch=" in self.path
             answer = upstream.request(
-                self.command, access.server + self.path, body=body, headers=dict(self.headers), timeout=30
-            )
+                self.command, access.server + self.path, body=body, headers=dict(self.headers),
+                timeout=400 if watch else 30, preload_content=not watch,
+            )  # fmt: skip
+            if watch:
+                self._hand_on(answer)
+                return
             if fault == SWALLOW:
                 self.close_connection = True
                 return
             self._answer(answer.status, answer.data, answer.headers.get("Content-Type", "application/json"))
 
         do_GET = do_POST = do_DELETE = do_PATCH = do_PUT = _handle  # noqa: N815 - the base class's names
+
+        def _hand_on(self, watch: urllib3.BaseHTTPResponse) -> None:
+            self.send_response(watch.status)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            try:
+                for line in watch:
+                    if proxy.fault(self.command, self.path) != DEAF:
+                        self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
+                self.wfile.write(b"0\r\n\r\n")
+            except (OSError, urllib3.exceptions.HTTPError):  # one of the two has gone
+                self.close_connection = True
+            finally:
+                watch.close()
 
         def _answer(self, status: int, body: bytes, kind: str) -> None:
             self.send_response(status)

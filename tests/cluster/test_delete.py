@@ -41,19 +41,33 @@ def test_deleting_what_is_not_there_does_nothing(launcher: KubernetesLauncher, m
     launcher.delete(make_spec().name)
 
 
-def test_a_pod_whose_job_was_deleted_without_it_is_seen_and_can_be_ended(
+def test_a_pod_that_was_parted_from_its_job_is_seen_until_it_ends(
     launcher: KubernetesLauncher, namespace: Namespace, make_spec: MakeSpec
 ) -> None:
     spec = make_spec()
     pod = _running(launcher, namespace, spec)
+    _part(namespace, spec)
+    assert launcher.observe()[spec.name].phase is Phase.RUNNING
+    launcher.delete(spec.name)  # there is no right to end it; it ends itself when its claim has
+    namespace.end(pod, 1)
+    assert until(lambda: spec.name not in launcher.observe(), what="the end of the attempt")
+
+
+def test_a_pod_that_was_parted_from_its_job_before_it_ran_counts_for_nothing(
+    launcher: KubernetesLauncher, namespace: Namespace, make_spec: MakeSpec
+) -> None:
+    namespace.add_node()
+    spec = make_spec()
+    launcher.launch(spec)
+    namespace.bound_pod_of(spec.name)
+    _part(namespace, spec)
+    assert spec.name not in launcher.observe()
+
+
+def _part(namespace: Namespace, spec: AttemptSpec) -> None:
     orphaning = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Orphan"}
     namespace.api.do("DELETE", namespace.batch(f"jobs/{spec.name}"), orphaning)
     until(lambda: not namespace.jobs(), what="the end of the Job")
-    assert launcher.observe()[spec.name].phase is Phase.RUNNING
-    launcher.delete(spec.name)
-    until(lambda: namespace.pods()[0]["metadata"].get("deletionTimestamp"), what="the pod's deletion")
-    namespace.confirm_deletion(pod)
-    assert until(lambda: spec.name not in launcher.observe(), what="the end of the attempt")
 
 
 def test_a_pod_that_nobody_reports_on_and_without_a_job_is_given_up(

@@ -37,12 +37,27 @@ def replayed(answer: Answer) -> Iterator[Replay]:
             text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             replay.asked.append((self.command, self.path, json.loads(text) if text else None))
             status, body = replay.answer(self.command, self.path)
+            if isinstance(body, Iterator):
+                self._stream(status, body)
+                return
             data = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
+
+        def _stream(self, status: int, lines: Iterator[Any]) -> None:
+            self.send_response(status)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            try:
+                for line in lines:
+                    data = line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n"
+                    self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+                self.wfile.write(b"0\r\n\r\n")
+            except OSError:  # whoever watched has gone, or a test's lines end in a broken connection
+                self.close_connection = True
 
         do_GET = do_POST = do_DELETE = _handle  # noqa: N815 - the base class's names
 

@@ -33,6 +33,7 @@ class Node:
         self.play = play
         self.launched: list[str] = []  # created, not adopted
         self.deleted: list[str] = []
+        self.forgets = False  # a name that was there and is gone may be created again, as in a cluster
         self.outage = 0  # how many calls are refused
         self.kills: set[str] = set()  # "before launch", "after launch", "before delete": where a worker dies, once
         self._specs: dict[str, AttemptSpec] = {}
@@ -58,7 +59,7 @@ class Node:
                 if self._specs[spec.name].digest != spec.digest:
                     raise NameTaken(spec.name, self._specs[spec.name].digest, spec.digest)
                 return LaunchResult.ADOPTED
-            if spec.name in self.launched:
+            if spec.name in self.launched and not self.forgets:
                 raise NameTaken(spec.name, "none, for it was deleted", spec.digest)
             self._specs[spec.name] = spec
             self._left[spec.name] = list(self.play(spec))
@@ -71,6 +72,10 @@ class Node:
         with self._lock:
             self._reached()
             return {name: self._seen(name, spec) for name, spec in list(self._specs.items())}
+
+    def quiet_since(self, moment: float) -> bool:
+        """Nobody watches here."""
+        return False
 
     def delete(self, name: str) -> None:
         """Forget it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.attempt import AttemptSpec, Code, Outcome, Phase
+from pipeline.errors import ClaimRefused
 from pipeline.states import JobState
 from tasks.app import render
 from tasks.drive import drive
@@ -72,6 +73,47 @@ def test_an_unconfirmed_attempt_that_came_and_went_is_never_created_again(stage:
     stage.work()
     assert stage.node.launched == [name, name.removesuffix("1") + "2"]
     assert [end.code for end in stage.job().ended] == [Code.UNKNOWN, Code.SUCCEEDED]
+
+
+def test_an_unconfirmed_attempt_whose_pod_has_begun_is_never_created_again(stage: Stage) -> None:
+    """A cluster forgets a name with its Job; the ledger remembers that a pod has come with the attempt's token."""
+    stage.batch(1)
+    stage.node.forgets = True
+    _dies_at(stage, "after launch")
+    [name] = stage.node.launched
+    spec = stage.job().attempt
+    assert spec is not None
+    assert stage.pod(spec).register() is None
+    stage.node.vanish(name)
+    stage.work()
+    assert stage.node.launched == [name, name.removesuffix("1") + "2"]
+    assert [end.code for end in stage.job().ended] == [Code.DELETED, Code.SUCCEEDED]
+
+
+def test_an_unconfirmed_attempt_that_went_before_its_pod_began_has_one_pod_that_renders(stage: Stage) -> None:
+    """Created again under its name, it may have two pods for a while: the claim is given to one."""
+    stage.batch(1)
+    stage.node.forgets = True
+    _dies_at(stage, "after launch")
+    [name] = stage.node.launched
+    spec = stage.job().attempt
+    assert spec is not None
+    stage.node.vanish(name)
+    left_over = stage.pod(spec, "left over")  # its Job is gone, and it has not begun yet
+
+    def second(spec: AttemptSpec) -> Play:
+        def begins() -> None:
+            stage.pods_work(spec)
+            assert left_over.register() == "another pod has registered for this attempt"
+            with pytest.raises(ClaimRefused):
+                left_over.start(left_over.tasks)
+
+        return [begins, SUCCEEDED]
+
+    stage.node.play = second
+    stage.work()
+    assert stage.node.launched == [name, name]
+    assert [end.code for end in stage.job().ended] == [Code.SUCCEEDED]
 
 
 @pytest.mark.parametrize("ended", [SUCCEEDED, Outcome(Code.ENGINE_ERROR, "boom")])
