@@ -12,8 +12,21 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from k8s.manifest import WEIGHTS_CONTAINER
-from k8s.reading import Object, Reading, condition, deleted_at, ends, event, is_over, status
+from k8s.manifest import CONTAINER, WEIGHTS_CONTAINER
+from k8s.reading import (
+    NO_DEVICE,
+    Object,
+    Reading,
+    condition,
+    containers,
+    deleted_at,
+    ends,
+    event,
+    is_over,
+    metadata,
+    spec,
+    status,
+)
 from k8s.waits import with_live_pod, without_pod
 from pipeline.attempt import HOPELESS_EXIT_CODES, Code, Phase, PodReport
 
@@ -46,6 +59,9 @@ _CONTAINER_REASONS = {
 _SIGKILL_EXIT = 137
 # The rank that was killed need not be the first that torchrun noticed; its summary names each.
 _RANK_KILLED = re.compile(r"exitcode\s*:\s*-9\b")
+# Older kubelets, and those without the gate, do not mark such a pod as disrupted.
+_NODE_SHORT = re.compile(r"node was low on resource|node had condition", re.IGNORECASE)
+_NO_DEVICES = re.compile(r"gpu|devices? (is |are )?unavailable", re.IGNORECASE)
 _EXIT_CODE = re.compile(r"failed with exit code (\d+)")
 
 
@@ -57,7 +73,7 @@ def read(job: Object | None, pods: Sequence[Object], events: Sequence[Object]) -
         pods: the pods with its name in their label; under our policy there is at most one.
         events: those about the Job and its pods; any of them may be missing.
     """
-    in_order = sorted(pods, key=lambda one: one["metadata"].get("creationTimestamp") or "")
+    in_order = sorted(pods, key=lambda one: metadata(one).get("creationTimestamp") or "")
     live = [pod for pod in in_order if not is_over(pod)]
     if live:
         return with_live_pod(job, live[0], events)  # the oldest: what was made in its place cannot get its claim
@@ -72,7 +88,7 @@ def read(job: Object | None, pods: Sequence[Object], events: Sequence[Object]) -
         return _of_pod(pod, job, events, disruption_counts=True)
     if pod is None:
         return without_pod(job, events)
-    if deleted_at(pod) is not None and (job.get("spec") or {}).get("suspend"):
+    if deleted_at(pod) is not None and spec(job).get("suspend"):
         return without_pod(job, events)
     if condition(pod, "DisruptionTarget") and _replaces_disrupted(job):
         return Reading(Phase.PENDING, "was disrupted; its Job starts another pod")
@@ -81,33 +97,34 @@ def read(job: Object | None, pods: Sequence[Object], events: Sequence[Object]) -
 
 def _replaces_disrupted(job: Object) -> bool:
     """Whether it is a Job of an older policy, which does not end with its pod."""
-    rules = (job["spec"].get("podFailurePolicy") or {}).get("rules") or ()
+    rules = (spec(job).get("podFailurePolicy") or {}).get("rules") or ()
     return any(
-        rule["action"] == "Ignore"
-        and any(one["type"] == "DisruptionTarget" for one in rule.get("onPodConditions") or ())
+        rule.get("action") == "Ignore"
+        and any(one.get("type") == "DisruptionTarget" for one in rule.get("onPodConditions") or ())
         for rule in rules
     )
 
 
 def _of_failed_job(failed: Object, pod: Object | None, events: Sequence[Object]) -> Reading:
     reason, message = failed.get("reason"), failed.get("message") or ""
-    by_policy = reason == "PodFailurePolicy"
-    if by_policy and "DisruptionTarget" in message:
+    by_exit_code = _EXIT_CODE.search(message) if reason == "PodFailurePolicy" else None
+    if reason == "PodFailurePolicy" and by_exit_code is None:  # our policy has two rules
         return _disrupted(pod, events, message)
     if reason == "DeadlineExceeded":
         return _ended(Code.DEADLINE, message, pod)
     if pod is not None:
         # A pod that had finished may be marked as disrupted later; the Job knows better.
         return _of_pod(pod, None, events, disruption_counts=False)
-    if by_policy and (match := _EXIT_CODE.search(message)):
-        return Reading(Phase.ENDED, message, Code.CONFIG_ERROR, exit_code=int(match[1]))
+    if by_exit_code:
+        return Reading(Phase.ENDED, message, Code.CONFIG_ERROR, exit_code=int(by_exit_code[1]))
     for kinds, code in (
         (("DeadlineExceeded",), Code.DEADLINE),
-        (("Evicted",), Code.STORAGE),
+        (("Evicted",), None),
         (("Killing",), Code.DELETED),
     ):
         if told := event(events, "Pod", kinds):
-            return Reading(Phase.ENDED, f"the pod is gone: {told.get('message')}", code)
+            words = told.get("message") or ""
+            return Reading(Phase.ENDED, f"the pod is gone: {words}", code or _evicted(words))
     return Reading(Phase.ENDED, f"the pod is gone, and the Job says only {reason}: {message}", Code.UNKNOWN)
 
 
@@ -127,16 +144,21 @@ def _of_pod(pod: Object, job: Object | None, events: Sequence[Object], *, disrup
     """How a pod ended that is over."""
     report = _report(pod)
     succeeded = status(pod).get("phase") == "Succeeded"
-    if succeeded and report is not None and report.code is Code.SUCCEEDED:
+    # A sidecar that ended badly makes the pod Failed, and the render no less done.
+    done = succeeded or any(name == CONTAINER and end.get("exitCode") == 0 for name, end in ends(pod))
+    if done and report is not None and report.code is Code.SUCCEEDED:
         return _ended(Code.SUCCEEDED, report.message, pod)
-    if disruption_counts and condition(pod, "DisruptionTarget"):
+    target = condition(pod, "DisruptionTarget")
+    if disruption_counts and target and not _was_over(pod, target):
         return _disrupted(pod, events, "")
     reason, message = status(pod).get("reason") or "", status(pod).get("message") or ""
     if reason in _POD_REASONS:
         return _ended(_POD_REASONS[reason], message or reason, pod)
-    if reason == "Evicted":  # without a disruption: over a limit of its own
-        return _ended(Code.STORAGE, message, pod)
-    if reason == "UnexpectedAdmissionError" and "gpu" in message:  # a device went bad after the pod was placed
+    if reason == "Evicted":
+        return _ended(_evicted(message), message, pod)
+    if reason == "UnexpectedAdmissionError" and _NO_DEVICES.search(
+        message
+    ):  # a device went bad after the pod was placed
         return _ended(Code.GPU_UNHEALTHY, message, pod)
     if reason.startswith("OutOf"):  # two schedulers' decisions met on one node
         return _ended(Code.EVICTED, message or reason, pod)
@@ -149,16 +171,32 @@ def _of_pod(pod: Object, job: Object | None, events: Sequence[Object], *, disrup
     return _of_containers(pod, report, f"{reason}: {message}" if reason else message)
 
 
+def _evicted(message: str) -> Code:
+    """Why a kubelet evicted a pod and did not call it a disruption: the node was short, or the pod over a limit."""
+    return Code.EVICTED if _NODE_SHORT.search(message) else Code.STORAGE
+
+
+def _was_over(pod: Object, target: Object) -> bool:
+    """Whether the pod had ended before it was marked as disrupted, as one that finished on a node that goes later."""
+    if any((one.get("state") or {}).get("running") for one in containers(pod)):
+        return False  # its node was lost before it could say more
+    marked = target.get("lastTransitionTime") or ""
+    finished = [end.get("finishedAt") or "" for _, end in ends(pod)]
+    return bool(marked and finished) and max(finished) < marked
+
+
 def _of_containers(pod: Object, report: PodReport | None, said: str) -> Reading:
     bad = _first_bad(pod)
     if bad is None:
         return _ended(report.code if report else Code.UNKNOWN, said or "the pod failed and no container says why", pod)
     name, end = bad
-    exit_code, reason = int(end["exitCode"]), end.get("reason")
+    exit_code, reason = end.get("exitCode"), end.get("reason")
     message = (end.get("message") or "").strip()
     what = f"container {name} ended with exit code {exit_code}"
-    if reason in _CONTAINER_REASONS:
-        return _ended(_CONTAINER_REASONS[reason], f"{what} ({reason})" + (f": {message}" if message else ""), pod)
+    if code := _CONTAINER_REASONS.get(str(reason)):
+        if code is Code.CONFIG_ERROR and NO_DEVICE.search(message):
+            code = Code.GPU_UNHEALTHY
+        return _ended(code, f"{what} ({reason})" + (f": {message}" if message else ""), pod)
     if name == WEIGHTS_CONTAINER:
         return _ended(Code.STORAGE, f"{what}: {message}", pod)
     if report is not None and report.code is not Code.SUCCEEDED:
@@ -174,7 +212,7 @@ def _of_containers(pod: Object, report: PodReport | None, said: str) -> Reading:
 
 def _first_bad(pod: Object) -> tuple[str, Object] | None:
     """The name and end of the container that ended badly first."""
-    bad = [(name, end) for name, end in ends(pod) if end["exitCode"] != 0]
+    bad = [(name, end) for name, end in ends(pod) if end.get("exitCode") != 0]
     return min(bad, key=lambda one: one[1].get("finishedAt") or "", default=None)
 
 
@@ -192,7 +230,5 @@ def _ended(code: Code, reason: str, pod: Object | None) -> Reading:
         return Reading(Phase.ENDED, reason, code)
     ended = ends(pod)
     bad = _first_bad(pod)
-    exit_code = int(bad[1]["exitCode"]) if bad else (int(ended[-1][1]["exitCode"]) if ended else None)
-    return Reading(
-        Phase.ENDED, reason, code, exit_code=exit_code, report=_report(pod), node=pod["spec"].get("nodeName")
-    )
+    exit_code = bad[1].get("exitCode") if bad else (ended[-1][1].get("exitCode") if ended else None)
+    return Reading(Phase.ENDED, reason, code, exit_code=exit_code, report=_report(pod), node=spec(pod).get("nodeName"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,6 +17,9 @@ from pipeline.logs import redacted
 Object = Mapping[str, Any]
 
 REASON_LIMIT = 2000
+
+# What NVIDIA's container toolkit says, through the runtime, when it cannot give a container its GPUs.
+NO_DEVICE = re.compile(r"nvidia-container|nvml|CDI device", re.IGNORECASE)
 
 
 class Clock(StrEnum):
@@ -63,11 +67,27 @@ class Reading:
 def condition(of: Object, *kinds: str) -> Object | None:
     """The first of these conditions that is true."""
     for kind in kinds:
-        for one in status(of).get("conditions") or ():
-            if one["type"] == kind and one["status"] == "True":
-                found: Object = one
-                return found
+        for one in conditions(of):
+            if one.get("type") == kind and one.get("status") == "True":
+                return one
     return None
+
+
+def conditions(of: Object) -> list[Object]:
+    """All conditions, true or not."""
+    return [one for one in status(of).get("conditions") or () if one]
+
+
+def metadata(of: Object) -> Object:
+    """The metadata."""
+    found: Object = of.get("metadata") or {}
+    return found
+
+
+def spec(of: Object) -> Object:
+    """The spec."""
+    found: Object = of.get("spec") or {}
+    return found
 
 
 def status(of: Object) -> Object:
@@ -76,18 +96,28 @@ def status(of: Object) -> Object:
     return found
 
 
+def about(event: Object) -> Object:
+    """What an event is about: kind and name."""
+    found: Object = event.get("involvedObject") or {}
+    return found
+
+
 def is_over(pod: Object) -> bool:
     """Whether nothing of the pod runs, or ever will."""
     return status(pod).get("phase") in ("Succeeded", "Failed")
 
 
+def containers(pod: Object) -> list[Object]:
+    """The status of each container that has one, init containers first."""
+    found = [*(status(pod).get("initContainerStatuses") or ()), *(status(pod).get("containerStatuses") or ())]
+    return [one for one in found if one]
+
+
 def ends(pod: Object) -> list[tuple[str, Object]]:
     """Name and end of each container that has ended, init containers first."""
-    containers = [
-        *(status(pod).get("initContainerStatuses") or ()),
-        *(status(pod).get("containerStatuses") or ()),
+    return [
+        (str(one.get("name")), end) for one in containers(pod) if (end := (one.get("state") or {}).get("terminated"))
     ]
-    return [(one["name"], end) for one in containers if (end := (one.get("state") or {}).get("terminated"))]
 
 
 def failed_containers(pod: Object) -> list[str]:
@@ -97,7 +127,7 @@ def failed_containers(pod: Object) -> list[str]:
 
 def deleted_at(of: Object) -> datetime | None:
     """When the object's grace period is over, if it is being deleted."""
-    return time_of(of["metadata"].get("deletionTimestamp"))
+    return time_of(metadata(of).get("deletionTimestamp"))
 
 
 def time_of(text: str | None) -> datetime | None:
@@ -107,10 +137,10 @@ def time_of(text: str | None) -> datetime | None:
 
 def event(events: Iterable[Object], kind: str, reasons: Sequence[str]) -> Object | None:
     """The latest event about an object of this kind with one of these reasons."""
-    found = [one for one in events if one["involvedObject"].get("kind") == kind and one.get("reason") in reasons]
+    found = [one for one in events if one and about(one).get("kind") == kind and one.get("reason") in reasons]
     return max(found, key=_written_at, default=None)
 
 
 def _written_at(one: Object) -> str:
     # The scheduler's events have the one, the others the other.
-    return one.get("lastTimestamp") or one.get("eventTime") or one["metadata"].get("creationTimestamp") or ""
+    return one.get("lastTimestamp") or one.get("eventTime") or metadata(one).get("creationTimestamp") or ""

@@ -6,7 +6,22 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 
-from k8s.reading import Clock, Object, Reading, condition, deleted_at, event, status, time_of
+from k8s.reading import (
+    NO_DEVICE,
+    Clock,
+    Object,
+    Reading,
+    about,
+    condition,
+    conditions,
+    containers,
+    deleted_at,
+    event,
+    metadata,
+    spec,
+    status,
+    time_of,
+)
 from pipeline.attempt import Code, Phase
 
 # Why a container does not start, by the kubelet's word, and what that comes to when it lasts.
@@ -20,6 +35,7 @@ _WAITS = {
     "CreateContainerConfigError": Code.CONFIG_ERROR,
     "CreateContainerError": Code.CONFIG_ERROR,
     "RunContainerError": Code.CONFIG_ERROR,
+    "CrashLoopBackOff": Code.CONFIG_ERROR,  # of a sidecar: nothing else is started again
 }
 # ... and what no waiting mends.
 _INVALID = {"InvalidImageName": Code.CONFIG_ERROR}
@@ -34,8 +50,8 @@ _QUOTA = re.compile(r"exceeded quota")
 
 def without_pod(job: Object, events: Sequence[Object]) -> Reading:
     """A Job that has no pod and is not over: suspended, refused, or just made."""
-    created = time_of(job["metadata"].get("creationTimestamp"))
-    if (job.get("spec") or {}).get("suspend"):
+    created = time_of(metadata(job).get("creationTimestamp"))
+    if spec(job).get("suspend"):
         suspended = condition(job, "Suspended")
         since = time_of(suspended.get("lastTransitionTime")) if suspended else created
         return Reading(
@@ -52,7 +68,7 @@ def without_pod(job: Object, events: Sequence[Object]) -> Reading:
 
 def with_live_pod(job: Object | None, pod: Object, events: Sequence[Object]) -> Reading:
     """A pod that may still run: nothing is over while it may."""
-    node = pod["spec"].get("nodeName")
+    node = spec(pod).get("nodeName")
     started = status(pod).get("phase") == "Running"
     if job is None or deleted_at(pod) is not None:
         why = "its Job is gone" if job is None else _why_it_ends(job, pod)
@@ -71,17 +87,17 @@ def _why_it_ends(job: Object, pod: Object) -> str:
     for one in (condition(pod, "DisruptionTarget"), condition(job, "FailureTarget", "Failed")):
         if one is not None:
             return str(one.get("message") or one.get("reason"))
-    return "its Job was suspended" if (job.get("spec") or {}).get("suspend") else "it was deleted"
+    return "its Job was suspended" if spec(job).get("suspend") else "it was deleted"
 
 
 def _unready(pod: Object) -> bool:
-    return any(one["type"] == "Ready" for one in status(pod).get("conditions") or ())
+    return any(one.get("type") == "Ready" for one in conditions(pod))
 
 
 def _unscheduled(pod: Object) -> Reading:
-    created = time_of(pod["metadata"].get("creationTimestamp"))
-    for one in status(pod).get("conditions") or ():
-        if one["type"] != "PodScheduled" or one["status"] == "True":
+    created = time_of(metadata(pod).get("creationTimestamp"))
+    for one in conditions(pod):
+        if one.get("type") != "PodScheduled" or one.get("status") == "True":
             continue
         message = str(one.get("message") or one.get("reason"))
         if one.get("reason") == "SchedulingGated":
@@ -93,19 +109,19 @@ def _unscheduled(pod: Object) -> Reading:
 
 
 def _starting(pod: Object, events: Sequence[Object]) -> Reading:
-    node = pod["spec"]["nodeName"]
-    for container in (*(status(pod).get("initContainerStatuses") or ()), *(status(pod).get("containerStatuses") or ())):
+    node = spec(pod).get("nodeName")
+    for container in containers(pod):
         waiting = (container.get("state") or {}).get("waiting") or {}
         reason, message = waiting.get("reason"), waiting.get("message") or ""
         said = f"{reason}: {message}" if message else f"{reason}"
         if reason in _INVALID:
             return Reading(Phase.ENDED, said, _INVALID[reason], node=node)
-        if reason in _WAITS:
-            if _WAITS[reason] is Code.IMAGE_PULL:
+        if code := _WAITS.get(str(reason)):
+            if code is Code.IMAGE_PULL:
                 said = _registrys_words(said, events)
-            return Reading(
-                Phase.PENDING, said, _WAITS[reason], Clock.START, _since(pod, events, ("Failed",)), node=node
-            )
+            elif NO_DEVICE.search(message):
+                code = Code.GPU_UNHEALTHY
+            return Reading(Phase.PENDING, said, code, Clock.START, _since(pod, events, ("Failed",)), node=node)
     if mount := event(events, "Pod", _MOUNT_EVENTS):
         message = mount.get("message") or ""
         code = Code.CONFIG_ERROR if _ABSENT_CONFIG.search(message) else Code.STORAGE
@@ -116,7 +132,7 @@ def _starting(pod: Object, events: Sequence[Object]) -> Reading:
             Phase.PENDING, message, Code.UNKNOWN, Clock.START, _since(pod, events, _SANDBOX_EVENTS), node=node
         )
     return Reading(
-        Phase.PENDING, f"starts on {node}", Code.UNKNOWN, Clock.NODE, time_of(pod["metadata"].get("creationTimestamp"))
+        Phase.PENDING, f"starts on {node}", Code.UNKNOWN, Clock.NODE, time_of(metadata(pod).get("creationTimestamp"))
     )
 
 
@@ -131,8 +147,8 @@ def _since(pod: Object, events: Sequence[Object], reasons: Sequence[str]) -> dat
     begun = [
         one.get("firstTimestamp") or one.get("eventTime")
         for one in events
-        if one["involvedObject"].get("name") == pod["metadata"]["name"] and one.get("reason") in reasons
+        if about(one).get("name") == metadata(pod).get("name") and one.get("reason") in reasons
     ]
     scheduled = condition(pod, "PodScheduled")
     fallback = scheduled.get("lastTransitionTime") if scheduled else None
-    return time_of(min((one for one in begun if one), default=fallback or pod["metadata"].get("creationTimestamp")))
+    return time_of(min((one for one in begun if one), default=fallback or metadata(pod).get("creationTimestamp")))

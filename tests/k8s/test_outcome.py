@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -414,3 +415,152 @@ def test_credentials_in_the_clusters_words_are_not_handed_on() -> None:
     assert reading.outcome is not None
     assert "hunter2" not in reading.outcome.reason
     assert "registry.example" in reading.outcome.reason
+
+
+def _end(name: str, code: int, finished: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "state": {"terminated": {"exitCode": code, "finishedAt": finished, **more}}}
+
+
+def _pod_of(
+    *containers: dict[str, Any], phase: str = "Failed", init: tuple[dict[str, Any], ...] = ()
+) -> dict[str, Any]:
+    statuses = {"initContainerStatuses": list(init), "containerStatuses": list(containers)}
+    return _pod("failed-exit-1/3-final", phase=phase, **statuses)
+
+
+@pytest.mark.parametrize(
+    ("pod", "code", "exit_code"),
+    [
+        # A sidecar of the template that ends badly makes the pod Failed, and the render no less done ...
+        (_pod_of(_end("render", 0, "T1", message=_OK), _end("proxy", 137, "T2", reason="Error")), Code.SUCCEEDED, 137),
+        # ... and says nothing about one that failed, whatever the order in which they are listed.
+        (_pod_of(_end("proxy", 143, "T2"), _end("render", 137, "T1", reason="OOMKilled")), Code.OOM_KILLED, 137),
+        (_pod_of(_end("proxy", 143, "T2"), _end("render", 1, "T1", message=_BAD)), Code.GPU_UNHEALTHY, 1),
+        # A sidecar among the init containers is ended by the kubelet, after the render.
+        (_pod_of(_end("render", 78, "T1"), init=(_end("mesh", 137, "T2"),)), Code.CONFIG_ERROR, 78),
+        (_pod_of(_end("render", 0, "T1"), init=(_end("mesh", 137, "T2"),), phase="Succeeded"), Code.SUCCEEDED, 137),
+        # Nothing else starts when an init container fails.
+        (
+            _pod_of({"name": "render", "state": {"waiting": {"reason": "PodInitializing"}}},
+                    init=(_end("setup", 1, "T1", message="no licence"),)),
+            Code.ENGINE_ERROR, 1,
+        ),
+        (_pod_of(init=(_end("fetch-weights", 137, "T1", reason="OOMKilled"),)), Code.OOM_KILLED, 137),
+        (_pod_of(init=(_end("fetch-weights", 0, "T0"), _end("setup", 64, "T1"))), Code.CONFIG_ERROR, 64),
+        # What the container toolkit says of a GPU that is gone.
+        (
+            _pod_of(_end("render", 128, "T1", reason="StartError", message="nvidia-container-cli: device error: 3")),
+            Code.GPU_UNHEALTHY, 128,
+        ),
+        (
+            _pod_of(_end("render", 128, "T1", reason="StartError", message="unresolvable CDI devices gpu=3")),
+            Code.GPU_UNHEALTHY, 128,
+        ),
+        (_pod_of({"name": "render", "state": {}}), Code.UNKNOWN, None),
+        (_pod_of({"name": "render"}), Code.UNKNOWN, None),
+        (_pod_of(_end("render", 143, "T1")), Code.UNKNOWN, 143),
+    ],
+)  # fmt: skip
+def test_the_container_that_counts_speaks(pod: dict[str, Any], code: Code, exit_code: int | None) -> None:
+    reading = read(_job("failed-exit-1/3-final"), [pod], [])
+    assert reading is not None
+    assert (reading.phase, reading.code, reading.exit_code) == (Phase.ENDED, code, exit_code)
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("The node was low on resource: memory. Threshold quantity: 100Mi, available: 92Mi.", Code.EVICTED),
+        ("The node had condition: [DiskPressure]. ", Code.EVICTED),
+        ("Pod ephemeral local storage usage exceeds the total limit of containers 20Gi. ", Code.STORAGE),
+        ('Usage of EmptyDir volume "scratch" exceeds the limit "20Gi". ', Code.STORAGE),
+    ],
+)
+def test_an_eviction_is_the_nodes_or_the_pods_own(message: str, code: Code) -> None:
+    job = _job("failed-exit-1/3-final")
+    pod = _pod("failed-exit-1/3-final", reason="Evicted", message=message, containerStatuses=None)
+    event = {"involvedObject": {"kind": "Pod"}, "reason": "Evicted", "message": message}
+    for reading in (read(job, [pod], []), read(job, [], [event])):
+        assert reading is not None
+        assert reading.code is code
+        assert message.strip() in reading.reason
+
+
+def test_a_pod_that_was_marked_as_disrupted_after_its_end_has_the_end_that_it_had() -> None:
+    moment = "oom-killed-failjob/2-marked-later"
+    for job in (None, {**(_job(moment) or {}), "status": {}}):
+        reading = read(job, _items(moment, "pods"), _items(moment, "events"))
+        assert reading is not None
+        assert reading.code is Code.OOM_KILLED
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "code"),
+    [
+        ("CreateContainerError", "failed to inject CDI devices: unresolvable CDI devices", Code.GPU_UNHEALTHY),
+        ("RunContainerError", "nvidia-container-cli: detection error: nvml error", Code.GPU_UNHEALTHY),
+        ("RunContainerError", "exec format error", Code.CONFIG_ERROR),
+        ("CrashLoopBackOff", "back-off 5m0s restarting failed container=mesh", Code.CONFIG_ERROR),
+        ("ErrImagePull", "401 Unauthorized", Code.IMAGE_PULL),
+        ("ContainerCreating", "", Code.UNKNOWN),
+    ],
+)
+def test_what_keeps_a_container_from_starting(reason: str, message: str, code: Code) -> None:
+    waiting = {"reason": reason} | ({"message": message} if message else {})
+    for kind in ("initContainerStatuses", "containerStatuses"):
+        pod = _pod("secret-missing/2-waiting", initContainerStatuses=None, containerStatuses=None)
+        pod["status"][kind] = [{"name": "any", "state": {"waiting": waiting}}]
+        reading = read(_job("secret-missing/2-waiting"), [pod], [])
+        assert reading is not None
+        assert (reading.phase, reading.code) == (Phase.PENDING, code)
+        assert message in reading.reason
+
+
+def test_a_policy_failure_in_other_words_is_a_disruption_unless_it_names_an_exit_code() -> None:
+    job = _job("preempted-failjob/7-long-after")
+    assert job is not None
+    for one in job["status"]["conditions"]:
+        one["message"] = "rule 0 matched"
+    reading = read(job, [], _items("preempted-failjob/7-long-after", "events"))
+    assert reading is not None
+    assert reading.code is Code.PREEMPTED
+
+
+Where = tuple[str | int, ...]
+
+
+def _paths(found: Any, path: Where = ()) -> Iterator[Where]:
+    items = found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, list) else ()
+    for key, value in items:
+        if isinstance(found, dict):
+            yield (*path, key)
+        yield from _paths(value, (*path, key))
+
+
+def _without(found: Any, path: Where, *, null: bool) -> Any:
+    changed = copy.deepcopy(found)
+    holder = changed
+    for key in path[:-1]:
+        holder = holder[key]
+    if null:
+        holder[path[-1]] = None
+    else:
+        del holder[path[-1]]
+    return changed
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_whatever_a_field_lacks_a_look_is_a_look_and_never_a_success(moment: str) -> None:
+    """Each field of Job, pod and events once absent and once null, what the pod's spec holds apart."""
+    whole = _read(moment)
+    good = {Code.SUCCEEDED} if whole is not None and whole.code is Code.SUCCEEDED else set()
+    found = {"job": _job(moment), "pods": _items(moment, "pods"), "events": _items(moment, "events")}
+    for kind, objects in found.items():
+        for path in _paths(objects):
+            if "template" in path or (kind == "pods" and "spec" in path[:-1]):
+                continue
+            for null in (True, False):
+                changed = found | {kind: _without(objects, path, null=null)}
+                reading = read(changed["job"], changed["pods"], changed["events"])
+                if reading is not None and reading.outcome is not None:
+                    assert reading.outcome.code not in {Code.SUCCEEDED} - good, (kind, path)
