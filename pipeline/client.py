@@ -32,7 +32,7 @@ from pipeline.results import ImageFailure, ImageResult
 from pipeline.retry import Retried, request_retry
 from pipeline.source import Prompts
 from pipeline.states import BatchState
-from pipeline.status import BatchStatus, batch_status
+from pipeline.status import BatchStatus, JobStatus, batch_status, jobs_status
 from pipeline.submit import TIMEOUT_S, Accepted, Submission, accept, checked_options
 
 if TYPE_CHECKING:
@@ -133,6 +133,10 @@ class Batch:
     def status(self) -> BatchStatus:
         """How it stands now. Raises UnknownBatch."""
         return batch_status(self._connection.ledger, self.id)
+
+    def jobs(self) -> list[JobStatus]:
+        """Its jobs that are under way, at most 100, each with what it waits for and how its earlier attempts ended."""
+        return jobs_status(self._connection.ledger, self.id)
 
     def updates(self, timeout_s: float | None = None) -> Iterator[BatchStatus]:
         """Its status now, and again whenever something moved or a second has passed, until it is finished.

@@ -96,6 +96,7 @@ class JobRecord(_Record):
     images: int = Field(ge=1)
     attempt: AttemptSpec | None = Field(None, description="The current or last attempt, complete.")
     confirmed: bool = Field(False, description="The attempt was seen to exist; gone then means ended, not unmade.")
+    detail: str = Field("", description="What the attempt does or waits for while it lasts, as its cluster says it.")
     spent: int = Field(0, description="Attempts that failed since the last that brought an image.")
     disrupted: int = Field(0, description="Attempts that the cluster took away since then.")
     isolated: int = Field(0, description="Images taken out since then because they killed their pods.")

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from pipeline.ledger import Ledger
+from pipeline.records import AttemptEnd, JobRecord
 from pipeline.states import BatchState, ImageState, JobState, is_final
 
 
@@ -71,6 +72,40 @@ class BatchStatus:
             "finished": self.finished,
             "elapsed_s": round(self.elapsed_s, 3),
         }
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """A job whose attempts have begun and that is not over."""
+
+    ref: str
+    state: JobState
+    attempt: int
+    detail: str  # in the cluster's own words; of a job that is tried again, why its last attempt ended
+    ended: tuple[AttemptEnd, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able, for scripts."""
+        ended = [
+            end.model_dump(mode="json", include={"number", "code", "reason", "ended_at", "node"}) for end in self.ended
+        ]
+        return {
+            "job": self.ref, "state": self.state.value, "attempt": self.attempt, "detail": self.detail, "ended": ended
+        }  # fmt: skip
+
+
+def jobs_status(ledger: Ledger, batch_id: str, limit: int = 100) -> list[JobStatus]:
+    """The jobs of a batch that are under way, in order."""
+    return [
+        JobStatus(job.ref, job.state, job.attempt.number if job.attempt else 0, _detail(job), job.ended)
+        for job in ledger.jobs.begun(batch_id, limit)
+    ]
+
+
+def _detail(job: JobRecord) -> str:
+    if job.state is JobState.RETRYING and job.ended:
+        return f"{job.ended[-1].code.value}: {job.ended[-1].reason}"
+    return job.detail
 
 
 def batch_status(ledger: Ledger, batch_id: str) -> BatchStatus:

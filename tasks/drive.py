@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 OUTAGE_PAUSE_S, LONGEST_OUTAGE_PAUSE_S = 0.5, 10.0
 
+DETAIL_LIMIT = 500  # characters of what a cluster says; a scheduler counts every kind of node
+
 _STATE_OF = {
     Phase.WAITING_QUOTA: JobState.WAITING_QUOTA,
     Phase.PENDING: JobState.PENDING,
@@ -159,7 +161,7 @@ def _recorded(context: Context, job: JobRecord, fence: str) -> JobRecord:
         deadline_s=settings.deadline_s,
         avoid_nodes=tuple(sorted({e.node for e in job.ended if e.node and e.code is Code.GPU_UNHEALTHY})),
     )
-    launching = advance(job, JobState.LAUNCHING, at=context.ledger.now(), attempt=spec, confirmed=False)
+    launching = advance(job, JobState.LAUNCHING, at=context.ledger.now(), attempt=spec, confirmed=False, detail="")
     context.ledger.jobs.write(launching, Place.HELD, fence=fence)
     return launching
 
@@ -198,7 +200,18 @@ def _observed(context: Context, job: JobRecord, spec: AttemptSpec, fence: str, *
         settle_ended(context, job, fence, seen_outcome)
         context.launcher.delete(spec.name)
         return False
-    if seen is not None and (state := _STATE_OF[seen.phase]) is not job.state:
-        log.info("attempt moved", state=state.value, detail=seen.detail)
-        context.ledger.jobs.write(advance(job, state, at=context.ledger.now()), Place.HELD, fence=fence)
+    if seen is not None:
+        _noted(context, job, _STATE_OF[seen.phase], seen.detail[:DETAIL_LIMIT], fence)
     return True
+
+
+def _noted(context: Context, job: JobRecord, state: JobState, detail: str, fence: str) -> None:
+    """Write down what the attempt does, if that is news."""
+    if state is not job.state:
+        moved = advance(job, state, at=context.ledger.now(), detail=detail)
+    elif detail != job.detail:
+        moved = changed(job, at=context.ledger.now(), detail=detail)
+    else:
+        return
+    log.info("attempt moved", state=state.value, detail=detail)
+    context.ledger.jobs.write(moved, Place.HELD, fence=fence)

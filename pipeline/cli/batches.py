@@ -130,11 +130,15 @@ def validate(
     return OK
 
 
+_JOBS_SHOWN = 20
+
+
 def status(batch_id: BatchId, as_json: AsJson = False) -> int:
     """Show how a batch stands."""
-    seen = Client().batch(batch_id).status()
+    batch = Client().batch(batch_id)
+    seen, jobs = batch.status(), batch.jobs()
     if as_json:
-        _write(seen.as_dict())
+        _write(seen.as_dict() | {"under_way": [job.as_dict() for job in jobs]})
         return OK
     typer.echo(summary(seen))
     for state in ImageState:
@@ -144,6 +148,10 @@ def status(batch_id: BatchId, as_json: AsJson = False) -> int:
         typer.echo(f"  {seen.invalid_rows:>8,} errors in rows left out")
     if seen.reason:
         typer.echo(f"  {seen.reason}")
+    for job in jobs[:_JOBS_SHOWN]:
+        typer.echo(f"  {job.ref} {job.state.value}, attempt {job.attempt}" + (f": {job.detail}" if job.detail else ""))
+    if len(jobs) > _JOBS_SHOWN:
+        typer.echo(f"  ... and more jobs under way; --json shows up to {len(jobs)}")
     return OK
 
 

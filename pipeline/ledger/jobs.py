@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pipeline.errors import LeaseLost, StaleWrite
+from pipeline.errors import LeaseLost, RecordUnreadable, StaleWrite
 from pipeline.ledger.store import Store
 from pipeline.records import JobRecord
 
@@ -19,6 +19,13 @@ class Place(StrEnum):
 
 
 _PRIORITY_STEP = 10**13  # more than milliseconds since 1970 will be for centuries
+
+
+def _readable(text: str) -> JobRecord | None:
+    try:
+        return JobRecord.parsed(text)
+    except RecordUnreadable:
+        return None
 
 
 class Jobs:
@@ -74,6 +81,20 @@ class Jobs:
         """Refs of the jobs of a batch that are not final, in order."""
         with self._store.errors():
             return list(self._store.redis.zrange(self._store.keys.jobs(batch_id), 0, -1))
+
+    def begun(self, batch_id: str, limit: int) -> list[JobRecord]:
+        """Jobs of a batch that are not final and have had an attempt, in order.
+
+        Looked for among the first thousand that are not final; one that cannot be read is left out.
+        """
+        refs = self.unfinished(batch_id)[:1000]
+        with self._store.errors():
+            pipe = self._store.redis.pipeline(transaction=False)
+            for ref in refs:
+                pipe.hmget(self._store.keys.job(ref), "attempt", "record")
+            answers = pipe.execute()
+        found = [text for attempt, text in answers if text is not None and attempt not in (None, "0")]
+        return [job for text in found[:limit] if (job := _readable(str(text))) is not None]
 
     def any_unfinished(self, batch_id: str) -> bool:
         """Whether a job of the batch is not final."""

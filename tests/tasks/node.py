@@ -19,7 +19,8 @@ from tests.factories import file_of, image_result
 
 # What an attempt shows at one look after the other: it stays at the last. Functions are called on the way; an outcome
 # that one returns is the attempt's.
-Play = Sequence[Phase | Outcome | Callable[[], object]]
+Step = Phase | tuple[Phase, str] | Outcome | Callable[[], object]  # a phase with the cluster's words, if it has any
+Play = Sequence[Step]
 
 
 class Killed(BaseException):
@@ -37,7 +38,7 @@ class Node:
         self.outage = 0  # how many calls are refused
         self.kills: set[str] = set()  # "before launch", "after launch", "before delete": where a worker dies, once
         self._specs: dict[str, AttemptSpec] = {}
-        self._left: dict[str, list[Phase | Outcome | Callable[[], object]]] = {}
+        self._left: dict[str, list[Step]] = {}
         self._lock = threading.RLock()
 
     def _passed(self, point: str) -> None:
@@ -108,8 +109,9 @@ class Node:
             left.pop(0)
         if isinstance(now, Outcome):
             return Observation(name, Phase.ENDED, now.reason, now, spec.batch_id, spec.job_index)
-        assert isinstance(now, Phase)
-        return Observation(name, now, "", None, spec.batch_id, spec.job_index)
+        phase, detail = now if isinstance(now, tuple) else (now, "")
+        assert isinstance(phase, Phase)
+        return Observation(name, phase, detail, None, spec.batch_id, spec.job_index)
 
 
 class Pod:

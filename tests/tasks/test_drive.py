@@ -9,6 +9,9 @@ import pytest
 from pipeline.attempt import AttemptSpec, Code, Outcome, Phase
 from pipeline.results import FailureCode
 from pipeline.states import BatchState, JobState
+from pipeline.status import jobs_status
+from tasks import retry
+from tasks.app import render
 from tests.tasks.node import Play
 from tests.tasks.stage import SUCCEEDED, Stage
 
@@ -222,3 +225,49 @@ def test_an_outage_of_the_launcher_is_waited_out_and_costs_nothing(
     stage.node.outage = 3
     stage.work()
     assert (stage.state(), stage.job().spent, len(stage.node.launched)) == (JobState.SUCCEEDED, 0, 1)
+
+
+def test_what_an_attempt_waits_for_is_seen_in_the_clusters_words_while_it_lasts(stage: Stage) -> None:
+    stage.batch(1)
+    seen: list[tuple[JobState, int, str]] = []
+
+    def look() -> None:
+        [job] = jobs_status(stage.ledger, "b")
+        seen.append((job.state, job.attempt, job.detail))
+
+    def waits(_: AttemptSpec) -> Play:
+        return [
+            (Phase.WAITING_QUOTA, "exceeded quota: gpus"), (Phase.WAITING_QUOTA, "exceeded quota: gpus"), look,
+            (Phase.PENDING, "0/5 nodes are available"), look,
+            (Phase.PENDING, "ImagePullBackOff: 401 Unauthorized " + 1000 * "x"), look,
+            (Phase.RUNNING, "runs on gpu-7"), look, ENGINE_ERROR,
+        ]  # fmt: skip
+
+    stage.node.play = _attempts(waits, lambda spec: [look, *stage.all_well(spec)])
+    assert jobs_status(stage.ledger, "b") == []
+    stage.work()
+    assert [one[:2] for one in seen] == [
+        (JobState.WAITING_QUOTA, 1),
+        (JobState.PENDING, 1),
+        (JobState.PENDING, 1),
+        (JobState.RUNNING, 1),
+        (JobState.LAUNCHING, 2),
+    ]
+    details = [one[2] for one in seen]
+    assert details[:2] == ["exceeded quota: gpus", "0/5 nodes are available"]
+    assert details[2].startswith("ImagePullBackOff: 401 Unauthorized x")
+    assert len(details[2]) == 500
+    assert details[3:] == ["runs on gpu-7", ""]
+    assert jobs_status(stage.ledger, "b") == []
+
+
+def test_a_job_that_waits_for_another_attempt_says_how_the_last_one_ended(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "FIRST_DELAY_S", 600.0)
+    stage.batch(1)
+    stage.node.play = lambda _: [ENGINE_ERROR]
+    render(stage.worker)
+    [job] = jobs_status(stage.ledger, "b")
+    assert (job.state, job.attempt, job.detail) == (JobState.RETRYING, 1, "ENGINE_ERROR: RuntimeError: boom")
+    assert job.as_dict()["ended"][0]["node"] == "n1"
