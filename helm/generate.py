@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from k8s.pod import PodSettings
+from pipeline.schedules.records import ScheduleSpec
 from pipeline.settings import Settings
 
 CHART = Path(__file__).parent / "tessera"
@@ -21,7 +22,7 @@ CHART = Path(__file__).parent / "tessera"
 # Settings that follow from other values of the chart, or that a pod has no use for.
 NOT_IN_SETTINGS = frozenset(
     {"redis_url", "redis_prefix", "s3_endpoint", "s3_region", "s3_bucket", "s3_prefix", "image", "pod", "launcher"}
-    | {"data_dir", "metrics_port"}
+    | {"data_dir", "metrics_port", "schedules"}
 )
 NOT_IN_POD = frozenset({"namespace", "service_account", "image_pull_secrets", "image_pull_policy", "env_from_secrets"})
 
@@ -104,11 +105,13 @@ def _table(rows: list[tuple[str, str, str]]) -> list[str]:
 def schema() -> str:
     """values.schema.json with the definitions that follow from the program's own types."""
     whole = json.loads((CHART / "values.schema.json").read_text())
-    for model, left_out in ((Settings, NOT_IN_SETTINGS), (PodSettings, NOT_IN_POD)):
+    nothing: frozenset[str] = frozenset()
+    for model, left_out in ((Settings, NOT_IN_SETTINGS), (PodSettings, NOT_IN_POD), (ScheduleSpec, nothing)):
         own = model.model_json_schema(ref_template="#/$defs/{model}")
         parts = own.pop("$defs", {}) | {model.__name__: own}
         own["properties"] = {name: value for name, value in own["properties"].items() if name not in left_out}
-        own.pop("required", None)
+        if left_out:
+            own.pop("required", None)
         whole["$defs"] |= {name: _plain(part) for name, part in parts.items()}
     return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
 

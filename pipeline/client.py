@@ -30,6 +30,7 @@ from pipeline.patience import OutOfTime, Patience
 from pipeline.progress import Progress
 from pipeline.results import ImageFailure, ImageResult
 from pipeline.retry import Retried, request_retry
+from pipeline.schedules.client import Schedules
 from pipeline.source import Prompts
 from pipeline.states import BatchState
 from pipeline.status import BatchStatus, JobStatus, batch_status, jobs_status
@@ -57,6 +58,11 @@ class Client:
     @cached_property
     def _app(self) -> Any:
         return celery_app(self._connection.settings)
+
+    @cached_property
+    def schedules(self) -> Schedules:
+        """Prompt sets that are rendered again and again."""
+        return Schedules(self._connection, self._app)
 
     def submit(
         self,

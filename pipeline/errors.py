@@ -5,7 +5,9 @@ TesseraError
 ├── ManifestError          rows of a prompt set that cannot be rendered as written; carries all of them
 ├── RequestError           a call that cannot be right (a bad batch id, a taken one, an option out of range)
 │   ├── BatchExists        the id is taken by a batch with other rows
-│   └── UnknownBatch       no batch of that id
+│   ├── UnknownBatch       no batch of that id
+│   ├── UnknownSchedule    no schedule of that name
+│   └── NothingNew         no row of a prompt set is wanted
 ├── ServiceError           something outside is away or refuses us; nothing was lost, try again once it is mended
 │   ├── LedgerUnavailable  Redis
 │   ├── StoreUnavailable   the S3 endpoint
@@ -53,6 +55,18 @@ class UnknownBatch(RequestError):
     def __init__(self, batch_id: str) -> None:
         self.batch_id = batch_id
         super().__init__(f"no batch {batch_id!r}: `tessera list` shows the ones there are")
+
+
+class UnknownSchedule(RequestError):
+    """No schedule of that name is known here."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"no schedule {name!r}: `tessera schedule list` shows the ones there are")
+
+
+class NothingNew(RequestError):
+    """Every row of the prompt set is left out, because none is new."""
 
 
 @dataclass(frozen=True)

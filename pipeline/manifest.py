@@ -34,6 +34,7 @@ class Validation:
     images: int = 0
     invalid: int = 0
     invalid_rows: int = 0
+    unwanted: int = 0
     errors: list[RowError] = field(default_factory=list)
     sink: Callable[[RowError], object] | None = None
 
@@ -49,14 +50,23 @@ class Validation:
 
     def raise_if_refused(self, *, skip_invalid: bool = False) -> None:
         """Raise ManifestError if a row is invalid, unless those are to be skipped and some row is left."""
-        if self.invalid and not (skip_invalid and self.rows):
+        if self.invalid and not (skip_invalid and (self.rows or self.unwanted)):
             raise ManifestError(self.source, self.errors, self.invalid)
 
 
 def resolved_rows(
-    source: Source, defaults: Options, deployment: Deployment, validation: Validation, *, batch_seed: int
+    source: Source,
+    defaults: Options,
+    deployment: Deployment,
+    validation: Validation,
+    *,
+    batch_seed: int,
+    wanted: Callable[[ResolvedRow], bool] | None = None,
 ) -> Iterator[ResolvedRow]:
-    """The valid rows, everything about them decided; what is wrong with the others is noted in `validation`."""
+    """The valid rows, everything about them decided; what is wrong with the others is noted in `validation`.
+
+    `wanted` is asked about each valid row, and those that are not wanted are left out as if they were not there.
+    """
     seen: dict[bytes, int] = {}
     for line, item in source.rows:
         if isinstance(item, RowError):
@@ -78,13 +88,15 @@ def resolved_rows(
                 errors, resolved = [RowError(line, "custom_id", message)], None
         if errors:
             validation.refuse(*errors)
-        if resolved is not None:
+        if resolved is not None and wanted is not None and not wanted(resolved):
+            validation.unwanted += 1
+        elif resolved is not None:
             validation.rows += 1
             validation.images += resolved.num_images
             yield resolved
         if validation.rows > deployment.max_rows:
             raise RequestError(f"{source.name}: more than {deployment.max_rows:,} rows; split it into several batches")
-    if not validation.rows and not validation.invalid:
+    if not (validation.rows or validation.unwanted or validation.invalid):
         validation.refuse(RowError(1, None, "no rows found; at least one wanted"))
 
 

@@ -28,6 +28,14 @@ class _Record(Versioned):
     schema_version: int = SCHEMA_VERSION
 
 
+class Origin(_Record):
+    """The firing of a schedule that a batch was made by."""
+
+    schedule: str
+    fire_at: datetime
+    rows_key: str | None = Field(None, description="Where the digests of all rows of the prompt set lie.")
+
+
 class BatchManifest(_Record):
     """`batch.json`: the batch as it was accepted. It is written once and never changes."""
 
@@ -47,6 +55,7 @@ class BatchManifest(_Record):
         None, description="Container image of its pods, as the deployment announced it; None: the deployment's of then."
     )
     client_version: str
+    origin: Origin | None = Field(None, description="The schedule that submitted it; None for a user.")
 
 
 class BatchRecord(_Record):

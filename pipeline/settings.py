@@ -89,6 +89,9 @@ class Settings(BaseModel):
     metrics_port: int | None = Field(
         None, ge=1, le=65535, description="Port on which workers serve Prometheus metrics; none serves none."
     )
+    schedules: dict[str, Any] = Field(
+        default_factory=dict, description="Schedules of the deployment (JSON): name to its fields (docs/schedules.md)."
+    )
 
     # This machine
     data_dir: Path = Field(Path("~/.tessera"), description="Folder of the embedded stack: all its data, logs, state.")
@@ -162,7 +165,7 @@ def load_settings(environ: Mapping[str, str] | None = None, *, newer: bool = Fal
     for variable, name in known.items():
         if given.get(variable):
             values[name] = given[variable]
-    for name in ("models", "pod"):
+    for name in ("models", "pod", "schedules"):
         if isinstance(values.get(name), str):
             try:
                 values[name] = json.loads(values[name])

@@ -8,18 +8,26 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import structlog
 
 from pipeline.artifacts import Artifacts
-from pipeline.errors import AcceptanceUnknown, BatchExists, LedgerUnavailable, RequestError, ServiceError, StoreRefused
+from pipeline.errors import (
+    AcceptanceUnknown,
+    BatchExists,
+    LedgerUnavailable,
+    NothingNew,
+    RequestError,
+    ServiceError,
+    StoreRefused,
+)
 from pipeline.ledger import Ledger
 from pipeline.manifest import Validation, fields_errors, resolved_rows
 from pipeline.objects import BatchObjects, checked_batch_id
 from pipeline.patience import OutOfTime, Patience
-from pipeline.records import PRIORITIES, BatchManifest, BatchRecord
-from pipeline.request import MAX_SEED, Options
+from pipeline.records import PRIORITIES, BatchManifest, BatchRecord, Origin
+from pipeline.request import MAX_SEED, Options, ResolvedRow
 from pipeline.results import RefusedLine
 from pipeline.rowformats import InputFormat
 from pipeline.source import Prompts, open_source
@@ -30,6 +38,16 @@ log = structlog.get_logger(__name__)
 _IN_MEMORY_BYTES = 8 << 20
 
 TIMEOUT_S = 300.0
+
+
+class Choice(Protocol):
+    """Which rows of a prompt set a batch is made of."""
+
+    def wants(self, row: ResolvedRow) -> bool:
+        """Whether the row is part of the batch."""
+
+    def keep(self) -> None:
+        """Called when all rows have been asked about, before the batch is accepted or found to be empty."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +63,8 @@ class Submission:
     skip_invalid: bool = False
     timeout_s: float = TIMEOUT_S
     input_format: InputFormat | None = None
+    choice: Choice | None = None
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -52,12 +72,13 @@ class Accepted:
     """A batch that is accepted.
 
     `created` is False if it was before. `recorded` is False if Redis went away at the last moment; the controller then
-    finds the batch in the bucket.
+    finds the batch in the bucket. `left_out` rows were left out by choice.
     """
 
     manifest: BatchManifest
     created: bool
     recorded: bool
+    left_out: int = 0
 
 
 def checked_options(values: Mapping[str, Any]) -> Options:
@@ -71,8 +92,8 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
     """Validate and stage a batch, then put it into the ledger.
 
     Either the whole batch is accepted or nothing is. Submitting the same rows under the same id again changes nothing,
-    and completes a submission that broke off. Raises ManifestError, RequestError or ServiceError; nothing was accepted
-    then, unless it is AcceptanceUnknown.
+    and completes a submission that broke off. Raises ManifestError, RequestError (NothingNew if every row is left
+    out by choice) or ServiceError; nothing was accepted then, unless it is AcceptanceUnknown.
     """
     batch_id = _checked(submission)
     patience = Patience(submission.timeout_s)
@@ -86,13 +107,19 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
     # Follows from the id, so that the same submission under the same id has the same seeds.
     seed = submission.seed if submission.seed is not None else _seed_of(batch_id)
     source = open_source(submission.prompts, input_format=submission.input_format, bucket=artifacts)
+    choice = submission.choice
     validation = Validation(source.name)
     digest = hashlib.sha256()
     with _spool() as rows, _spool() as refused:
         validation.sink = lambda error: _append(refused, RefusedLine.of(error).model_dump_json().encode())
-        for row in resolved_rows(source, submission.defaults, deployment, validation, batch_seed=seed):
+        wanted = choice.wants if choice is not None else None
+        for row in resolved_rows(source, submission.defaults, deployment, validation, batch_seed=seed, wanted=wanted):
             digest.update(_append(rows, row.model_dump_json().encode()))
         validation.raise_if_refused(skip_invalid=submission.skip_invalid)
+        if choice is not None:
+            choice.keep()
+        if not validation.rows:
+            raise NothingNew(f"{source.name}: none of {validation.unwanted} rows is new")
         manifest = BatchManifest(
             id=batch_id,
             incarnation=secrets.token_hex(4),
@@ -108,6 +135,7 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
             image=deployment.image,
             defaults=submission.defaults.model_dump(mode="json", exclude_unset=True),
             client_version=installed_version(),
+            origin=submission.origin,
         )
         before = patience.call(
             f"looking into {s3}; nothing was accepted", lambda: _accepted_before(artifacts, manifest)
@@ -122,7 +150,8 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
     # A ledger that has lost a batch since it was accepted gets it as another incarnation, so that nothing of it can
     # meet the names of attempts that still run. One that has it keeps its record as it is.
     standing = manifest if before is None else before.model_copy(update={"incarnation": manifest.incarnation})
-    return Accepted(before or manifest, created=before is None, recorded=_recorded(ledger, standing, now, patience))
+    recorded = _recorded(ledger, standing, now, patience)
+    return Accepted(before or manifest, before is None, recorded, validation.unwanted)
 
 
 def _stage(artifacts: Artifacts, staged: Mapping[str, IO[bytes]]) -> None:

@@ -9,13 +9,14 @@ import structlog
 from celery import Celery
 
 from pipeline.errors import ConflictError, ServiceError, UnknownBatch
-from pipeline.messages import CANCEL, EXPAND, FINALIZE, RENDER, REOPEN, TICK
+from pipeline.messages import CANCEL, EXPAND, FINALIZE, FIRE, RENDER, REOPEN, TICK
 from tasks.cancel import cancel
 from tasks.context import Context
 from tasks.drive import drive
 from tasks.expand import expand
 from tasks.finalize import finalize
 from tasks.reopen import reopen
+from tasks.schedules import fire
 from tasks.sweep import tick
 
 log = structlog.get_logger(__name__)
@@ -39,6 +40,7 @@ def register(app: Celery, context: Context) -> None:
         CANCEL: cancel,
         FINALIZE: finalize,
         TICK: tick,
+        FIRE: fire,
         RENDER: render,
     }
     for name, action in actions.items():

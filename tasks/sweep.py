@@ -17,6 +17,7 @@ from pipeline.records import BatchManifest, BatchRecord
 from pipeline.states import BatchState, is_final
 from pipeline.version import installed_version
 from tasks.context import Context
+from tasks.schedules import call_due, recover_schedules
 from tasks.tidy import tidy
 
 log = structlog.get_logger(__name__)
@@ -39,12 +40,15 @@ def tick(context: Context) -> None:
         for batch_id in context.ledger.batches.unfinished():
             with _apart("push", batch=batch_id):
                 push(context, batch_id)
+        call_due(context)
         if context.ledger.locks.due("orphans", ORPHANS_EVERY_S):
             with _apart("orphans"):
                 end_orphans(context)
         if context.ledger.locks.due("bucket", BUCKET_EVERY_S):
             with _apart("bucket"):
                 record_accepted(context)
+            with _apart("schedules"):
+                recover_schedules(context)
         if context.ledger.locks.due("tidy", TIDY_EVERY_S):
             with _apart("tidy"):
                 tidy(context.artifacts, context.ledger.now())

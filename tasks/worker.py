@@ -14,6 +14,7 @@ import secrets
 import socket
 import sys
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -25,12 +26,15 @@ from pipeline.errors import ServiceError, TesseraError
 from pipeline.ledger import Ledger
 from pipeline.logs import configure_logging
 from pipeline.messages import CONTROL_QUEUE, RENDER_QUEUE, TICK, celery_app, queue_name
+from pipeline.schedules.declared import declared_schedules
+from pipeline.schedules.records import ScheduleSpec
 from pipeline.settings import Settings, load_settings
 from pipeline.version import installed_version
 from tasks.app import register
 from tasks.context import Context, Slots
 from tasks.metrics import LedgerMetrics
 from tasks.observer import Observer
+from tasks.schedules import declare_schedules
 from tasks.sweep import announce
 
 log = structlog.get_logger(__name__)
@@ -77,7 +81,7 @@ def work(context: Context, role: str) -> None:
         if role == "control":
             context.metrics.registry.register(LedgerMetrics(context.ledger))
         context.metrics.serve(context.settings.metrics_port)
-    connected = _connect_signals(context, role)
+    connected = _connect_signals(context, role, declared_schedules(context.settings))
     context.app.worker_main(
         [
             "worker",
@@ -110,11 +114,12 @@ def beat(settings: Settings) -> None:
     app.Beat(quiet=True).run()
 
 
-def _connect_signals(context: Context, role: str) -> list[Any]:
+def _connect_signals(context: Context, role: str, specs: Mapping[str, ScheduleSpec]) -> list[Any]:
     def ready(**_: Any) -> None:
         log.info("worker is ready", role=role, worker=context.worker)
         if role == "control":
             announce(context)
+            threading.Thread(target=declare_schedules, args=(context, specs), name="declare", daemon=True).start()
         else:
             threading.Thread(target=_report, args=(context,), name="report", daemon=True).start()
 

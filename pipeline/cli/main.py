@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import batches, doctor, pod, stack, trace
+from pipeline.cli import batches, doctor, pod, schedules, stack, trace
 from pipeline.cli.exits import INTERRUPTED, USAGE, exit_code
 from pipeline.errors import ManifestError, TesseraError
 from pipeline.logs import configure_logging, redacted
@@ -28,6 +28,7 @@ stack.add_to(app)
 doctor.add_to(app)
 pod.add_to(app)
 trace.add_to(app)
+schedules.add_to(app)
 
 # Its module changed its name between typer's versions; what every version has is this class of it.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]

@@ -11,6 +11,7 @@ from pipeline.ledger.images import Images
 from pipeline.ledger.jobs import Jobs
 from pipeline.ledger.leases import Leases
 from pipeline.ledger.locks import Locks
+from pipeline.ledger.schedules import Schedules
 from pipeline.ledger.store import Store
 from pipeline.ledger.workers import Workers
 from pipeline.settings import Settings
@@ -27,6 +28,7 @@ class Ledger:
         self.images = Images(self.store)
         self.workers = Workers(self.store)
         self.locks = Locks(self.store)
+        self.schedules = Schedules(self.store)
 
     def now(self) -> datetime:
         """The ledger's clock."""

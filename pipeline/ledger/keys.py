@@ -17,6 +17,9 @@
 | `leases` | zset | refs of jobs that a worker holds, score = when its lease ends |
 | `workers` | zset | render workers, score = when they were last heard of |
 | `slots` | hash | how many pods each worker could still look after |
+| `schedules` | zset | names of schedules, score = when each is due next |
+| `schedule:<name>` | hash | `record` (JSON), `revision` |
+| `schedule:<name>:firings` | list | what became of its last firings (JSON), newest first, capped |
 | `lock:<name>` | string | who runs the tick, expands or finalizes, with a time to live |
 """
 
@@ -89,6 +92,16 @@ class Keys:
     @property
     def slots(self) -> str:
         return self("slots")
+
+    @property
+    def schedules(self) -> str:
+        return self("schedules")
+
+    def schedule(self, name: str) -> str:
+        return self("schedule", name)
+
+    def firings(self, name: str) -> str:
+        return self("schedule", name, "firings")
 
     def lock(self, name: str) -> str:
         return self("lock", name)

@@ -13,9 +13,11 @@ from k8s.cluster import RULES
 from k8s.manifest import job_manifest
 from k8s.pod import PodSettings, pod_settings
 from pipeline.attempt import AttemptSpec
+from pipeline.schedules.declared import declared_schedules
 from pipeline.settings import Settings, load_settings
 from tests.helm.chart import Object, of_kind, pods, render
 from tests.helm.test_switches import CLAIM, DEV
+from tests.helm.test_values import NIGHTLY
 
 SECRET = {"TESSERA_REDIS_URL": "rediss://user:password@redis:6379/0"}
 
@@ -73,13 +75,36 @@ def test_the_fullest_values_are_settings_of_the_program(fullest: list[Object]) -
 @pytest.mark.parametrize(
     ("values", "said"),
     [
+        ({"schedules": {"n": {**NIGHTLY, "tz": "Berlin"}}}, "TESSERA_SCHEDULES: n: tz: .*Europe/Berlin"),
+        ({"schedules": {"n": {**NIGHTLY, "cron": "61 * * * *"}}}, "TESSERA_SCHEDULES: n: cron: .*bad minute"),
+        ({"schedules": {"n": {**NIGHTLY, "vary_seed": True, "seed": 1}}}, "n: vary_seed and seed found"),
         ({"settings": {"default_model": "turbo"}}, "default_model"),
         ({"pod": {"kueue_priority_class": "night"}}, "kueue_priority_class needs kueue_queue"),
     ],
 )
 def test_what_the_schema_cannot_see_the_program_refuses_at_its_start(values: dict[str, Any], said: str) -> None:
     with pytest.raises(Exception, match=said):
-        pod_settings(_settings(render(values).objects))
+        _started_with(_settings(render(values).objects))
+
+
+def test_schedules_of_the_values_are_schedules_of_the_program(fullest: list[Object], least: list[Object]) -> None:
+    [(name, spec)] = declared_schedules(_settings(fullest)).items()
+    assert (name, spec.cron, spec.tz, spec.overlap) == ("nightly", "0 2 * * *", "Europe/Berlin", "replace")
+    assert spec.options.model_dump(exclude_unset=True) == {"steps": 20, "negative_prompt": "people"}
+    assert (spec.catch_up, spec.only_new, spec.skip_invalid, spec.priority, spec.tenant) == (
+        True,
+        True,
+        True,
+        7,
+        "press",
+    )
+    assert declared_schedules(_settings(least)) == {}
+
+
+def _started_with(settings: Settings) -> None:
+    """What a controller reads at its start."""
+    pod_settings(settings)
+    declared_schedules(settings)
 
 
 def test_the_role_is_what_the_launcher_needs(least: list[Object]) -> None:

@@ -126,6 +126,8 @@ def test_the_schema_is_that_of_the_programs_settings() -> None:
     assert (CHART / "values.schema.json").read_text() == generate.schema(), "run: python -m helm.generate"
 
 
+NIGHTLY = {"cron": "0 2 * * *", "prompts": "s3://prompts/nightly.jsonl"}
+
 WRONG: list[tuple[str, Any, str]] = [
     ("s3.bucket", "", "/s3/bucket"),
     ("s3.buckett", "x", "'buckett' not allowed"),
@@ -169,7 +171,14 @@ WRONG: list[tuple[str, Any, str]] = [
     ("settings.metrics_port", 9464, "'metrics_port' not allowed"),
     ("valkey", {"enabled": True}, "/valkey/password"),
     ("valkey", {"enabled": True, "password": "correct horse battery staple"}, "/valkey/password"),
-    ("schedules", {}, "'schedules' not allowed"),
+    ("schedules", ["nightly"], "/schedules"),
+    ("schedules", {"nightly": {"cron": "0 2 * * *"}}, "missing property 'prompts'"),
+    ("schedules", {"nightly": {**NIGHTLY, "cron": "@daily"}}, "/schedules/nightly/cron"),
+    ("schedules", {"nightly": {**NIGHTLY, "prompts": "prompts.jsonl"}}, "/schedules/nightly/prompts"),
+    ("schedules", {"nightly": {**NIGHTLY, "overlap": "queue"}}, "/schedules/nightly/overlap"),
+    ("schedules", {"nightly": {**NIGHTLY, "catchUp": True}}, "'catchUp' not allowed"),
+    ("schedules", {"nightly": {**NIGHTLY, "options": {"stepz": 3}}}, "'stepz' not allowed"),
+    ("schedules", {"every night": NIGHTLY}, "'every night' not allowed"),
 ]
 
 

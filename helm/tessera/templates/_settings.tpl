@@ -56,7 +56,8 @@ floats, and would print a million as 1e+06.
   "s3_prefix" (.Values.s3.prefix | default (include "tessera.deployment" .))
   "launcher" "kubernetes"
   "image" (include "tessera.image" (dict "root" . "image" .Values.engineImage "name" "engineImage"))
-  "pod" (include "tessera.pod" .) }}
+  "pod" (include "tessera.pod" .)
+  "schedules" (empty .Values.schedules | ternary "" (toJson .Values.schedules)) }}
 {{- if .Values.metrics.enabled }}{{ $_ := set $own "metrics_port" (int .Values.metrics.port) }}{{ end }}
 {{- range $name, $value := mergeOverwrite $own .Values.settings }}
 {{- if not (has (toJson $value) (list "null" "\"\"")) -}}

@@ -1,0 +1,207 @@
+"""Commands about schedules: add, list, show, pause, resume, run-now, remove, history."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.cli.exits import OK
+from pipeline.client import Client
+from pipeline.errors import RequestError
+from pipeline.schedules.client import FiringStatus, ScheduleStatus
+from pipeline.schedules.records import Overlap
+
+Name = Annotated[str, typer.Argument(help="Name of a schedule.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
+
+_app = typer.Typer(help="Render a prompt set again and again.", no_args_is_help=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the program, under `schedule`."""
+    app.add_typer(_app, name="schedule")
+
+
+@_app.command()
+def add(
+    name: Name,
+    cron: Annotated[str, typer.Option(help='When, as in "0 2 * * *": minute, hour, day of month, month, weekday.')],
+    prompts: Annotated[str, typer.Option(help="s3://bucket/key of the prompt set; read anew at each firing.")],
+    tz: Annotated[str, typer.Option(help="Time zone that the times are said in, as in Europe/Berlin.")] = "UTC",
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="OPTION=VALUE", help="For rows that do not say it: steps=20. May come often."),
+    ] = None,
+    overlap: Annotated[Overlap, typer.Option(help="If a batch of the schedule is not finished yet.")] = Overlap.FORBID,
+    catch_up: Annotated[
+        bool, typer.Option("--catch-up", help="Fire for each time missed, not only the latest.")
+    ] = False,
+    only_new: Annotated[bool, typer.Option("--only-new", help="Render only rows that are others than before.")] = False,
+    vary_seed: Annotated[bool, typer.Option("--vary-seed", help="Other seeds at each firing.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Batch seed, from which rows without a seed get theirs.")] = None,
+    tenant: Annotated[str, typer.Option(help="Who shares fairly with whom.")] = "default",
+    priority: Annotated[int, typer.Option(help="0 is served first, 9 last.")] = 5,
+    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave invalid rows out.")] = False,
+    paused: Annotated[bool, typer.Option("--paused", help="Add it paused.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Change the schedule of this name if there is one.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Add a schedule. Adding the same again changes nothing."""
+    seen = Client().schedules.add(
+        name,
+        update=update,
+        paused=paused,
+        cron=cron,
+        tz=tz,
+        prompts=prompts,
+        options=_options(options or []),
+        overlap=overlap,
+        catch_up=catch_up,
+        only_new=only_new,
+        vary_seed=vary_seed,
+        seed=seed,
+        tenant=tenant,
+        priority=priority,
+        skip_invalid=skip_invalid,
+    )
+    return _told(seen, as_json)
+
+
+@_app.command("list")
+def list_schedules(as_json: AsJson = False) -> int:
+    """List schedules: when each fires next, in its zone and in UTC, and how its last firing went."""
+    found = Client().schedules.list()
+    if as_json:
+        for seen in found:
+            _write(seen.as_dict())
+        return OK
+    table = Table("schedule", "cron", "next", "next (UTC)", "last", "result", box=None, pad_edge=False)
+    for seen in found:
+        record = seen.record
+        table.add_row(
+            f"{record.name} (settings)" if record.declared else record.name,
+            record.spec.cron,
+            f"{seen.next_local:%Y-%m-%d %H:%M %Z} {record.spec.tz}" if seen.next_local else "paused",
+            f"{record.next_at:%Y-%m-%d %H:%M}" if record.next_at else "",
+            f"{seen.last.firing.fire_at:%Y-%m-%d %H:%M}" if seen.last else "never",
+            seen.last.result if seen.last else "",
+        )
+    Console().print(table)
+    return OK
+
+
+@_app.command()
+def show(name: Name, as_json: AsJson = False) -> int:
+    """Show everything about a schedule."""
+    seen = Client().schedules.get(name)
+    if as_json:
+        _write(seen.as_dict())
+        return OK
+    for key, value in seen.as_dict().items():
+        if key != "last":
+            typer.echo(f"{key + ':':<15}{value if isinstance(value, str) else json.dumps(value)}")
+    typer.echo(f"{'last:':<15}{_line(seen.last) if seen.last else 'never'}")
+    return OK
+
+
+@_app.command()
+def pause(name: Name, as_json: AsJson = False) -> int:
+    """Let a schedule fire no more; what runs goes on."""
+    return _told(Client().schedules.pause(name), as_json)
+
+
+@_app.command()
+def resume(name: Name, as_json: AsJson = False) -> int:
+    """Let a schedule fire again from now on; what was due meanwhile is not made up for."""
+    return _told(Client().schedules.resume(name), as_json)
+
+
+@_app.command("run-now")
+def run_now(
+    name: Name,
+    everything: Annotated[bool, typer.Option("--all", help="With --only-new: also rows that are not new.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Let a schedule fire once, now, also while it is paused; its overlap rule holds."""
+    batch_id = Client().schedules.run_now(name, everything=everything)
+    if as_json:
+        _write({"schedule": name, "batch": batch_id})
+    else:
+        typer.echo(batch_id)
+        typer.echo(f"see what becomes of it with: tessera schedule history {name}", err=True)
+    return OK
+
+
+@_app.command()
+def remove(name: Name, as_json: AsJson = False) -> int:
+    """Remove a schedule and its history; its batches stay, and what runs goes on."""
+    Client().schedules.remove(name)
+    if as_json:
+        _write({"schedule": name, "removed": True})
+    else:
+        typer.echo(f"{name} is removed")
+    return OK
+
+
+@_app.command()
+def history(
+    name: Name,
+    limit: Annotated[int, typer.Option(help="How many firings, newest first.", min=1)] = 20,
+    as_json: AsJson = False,
+) -> int:
+    """Show what became of the last firings of a schedule, newest first."""
+    for seen in Client().schedules.history(name, limit):
+        if as_json:
+            _write(seen.as_dict())
+        else:
+            typer.echo(_line(seen))
+    return OK
+
+
+def _options(given: list[str]) -> dict[str, Any]:
+    options = {}
+    for item in given:
+        name, equals, text = item.partition("=")
+        if not equals or not name:
+            raise RequestError(f"--set {item[:100]!r} found; OPTION=VALUE wanted, as in --set steps=20")
+        try:
+            options[name] = json.loads(text)
+        except json.JSONDecodeError:
+            options[name] = text
+    return options
+
+
+def _told(seen: ScheduleStatus, as_json: bool) -> int:
+    record = seen.record
+    if as_json:
+        _write(seen.as_dict())
+    elif record.next_at is None:
+        typer.echo(f"{record.name} is paused")
+    else:
+        local = f"{seen.next_local:%Y-%m-%d %H:%M %Z}"
+        typer.echo(f"{record.name} fires next at {local} ({record.spec.tz}), {record.next_at:%Y-%m-%d %H:%M} UTC")
+    return OK
+
+
+def _line(seen: FiringStatus) -> str:
+    firing = seen.firing
+    parts = [f"{firing.fire_at:%Y-%m-%d %H:%M:%S} UTC", f"{seen.result:<12}", firing.id]
+    if firing.images:
+        parts.append(f"{firing.rows} rows, {firing.images} images")
+    if firing.unchanged:
+        parts.append(f"{firing.unchanged} rows as before")
+    if firing.replaced:
+        parts.append(f"replaces {', '.join(firing.replaced)}")
+    if firing.reason:
+        parts.append(firing.reason)
+    return "  ".join(parts)
+
+
+def _write(value: Any) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,37 @@
+"""Where schedules lie in S3: keys relative to the deployment's prefix.
+
+schedules/<name>/schedule.json      the schedule as it was last changed by somebody; when it is there, it exists
+                 firings/<id>.json  what became of one firing
+                 rows/<id>-*.bin    digests of the rows of the last firing, for --only-new
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SCHEDULES = "schedules/"
+
+
+@dataclass(frozen=True)
+class ScheduleObjects:
+    """The keys of one schedule."""
+
+    name: str
+
+    @property
+    def root(self) -> str:
+        return f"{SCHEDULES}{self.name}/"
+
+    @property
+    def record(self) -> str:
+        return self.root + "schedule.json"
+
+    @property
+    def firings(self) -> str:
+        return self.root + "firings/"
+
+    def firing(self, firing_id: str) -> str:
+        return f"{self.firings}{firing_id}.json"
+
+    def rows(self, firing_id: str, token: str) -> str:
+        return f"{self.root}rows/{firing_id}-{token}.bin"
