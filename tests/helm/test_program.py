@@ -75,9 +75,9 @@ def test_the_fullest_values_are_settings_of_the_program(fullest: list[Object]) -
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"schedules": {"n": {**NIGHTLY, "tz": "Berlin"}}}, "TESSERA_SCHEDULES: n: tz: .*Europe/Berlin"),
-        ({"schedules": {"n": {**NIGHTLY, "cron": "61 * * * *"}}}, "TESSERA_SCHEDULES: n: cron: .*bad minute"),
-        ({"schedules": {"n": {**NIGHTLY, "vary_seed": True, "seed": 1}}}, "n: vary_seed and seed found"),
+        ({"schedules": {"night": {**NIGHTLY, "tz": "Berlin"}}}, "TESSERA_SCHEDULES: night: tz: .*Europe/Berlin"),
+        ({"schedules": {"night": {**NIGHTLY, "cron": "61 * * * *"}}}, "TESSERA_SCHEDULES: night: cron: .*bad minute"),
+        ({"schedules": {"night": {**NIGHTLY, "vary_seed": True, "seed": 1}}}, "night: vary_seed and seed found"),
         ({"settings": {"default_model": "turbo"}}, "default_model"),
         ({"pod": {"kueue_priority_class": "night"}}, "kueue_priority_class needs kueue_queue"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -230,7 +230,7 @@ def test_with_replace_the_one_before_is_cancelled_once_the_new_one_is_accepted(s
 @pytest.mark.parametrize(
     ("prompts", "said"),
     [
-        ("missing.jsonl", "missing.jsonl is not there (NoSuchKey"),
+        ("missing.jsonl", "missing.jsonl: no such"),
         ("prompts.exe", "prompts.exe' is no path"),
         ("invalid.jsonl", "line 2: widht: unknown field"),
         ("empty.jsonl", "no rows found"),
@@ -260,7 +260,7 @@ def test_a_firing_that_fails_says_why_and_does_not_stop_later_ones(stage: Stage,
 def test_a_bucket_that_is_not_there_fails_the_firing(stage: Stage) -> None:
     schedule(stage, prompts="s3://no-such-bucket-of-ours/prompts.jsonl")
     fire(stage.worker, "nightly")
-    assert "s3://no-such-bucket-of-ours/prompts.jsonl is not there (NoSuchBucket" in (history(stage)[0].reason or "")
+    assert "s3://no-such-bucket-of-ours/prompts.jsonl: no such" in (history(stage)[0].reason or "")
 
 
 def test_invalid_rows_may_be_skipped(stage: Stage) -> None:
@@ -343,13 +343,13 @@ def test_run_now_fires_a_paused_schedule_and_leaves_its_times_alone(stage: Stage
 
 def test_a_schedule_that_is_paused_while_it_fires_has_the_firing_in_its_history(stage: Stage) -> None:
     schedule(stage)
-    real = stage.worker.artifacts.copy_of_other
+    real = stage.worker.artifacts.chunks_of
 
-    def paused_meanwhile(*args: Any) -> None:
+    def paused_meanwhile(url: str) -> Iterator[bytes]:
         edit.pause(stage.ledger, stage.artifacts, "nightly")
-        real(*args)
+        return real(url)
 
-    stage.worker.artifacts.copy_of_other = paused_meanwhile  # type: ignore[method-assign]
+    stage.worker.artifacts.chunks_of = paused_meanwhile  # type: ignore[method-assign]
     fire(stage.worker, "nightly")
     assert outcomes(stage) == ["submitted"]
     record = stage.ledger.schedules.get("nightly")

@@ -84,7 +84,7 @@ def test_adding_again_needs_update_unless_it_is_the_same(tessera: Tessera) -> No
         (["add", *NIGHTLY[:-1], "k.jsonl"], "s3://bucket/key wanted: the controller reads it"),
         (["add", *NIGHTLY, "--tz", "Berlin"], "did you mean Europe/Berlin"),
         (["add", *NIGHTLY, "--set", "steps"], "OPTION=VALUE wanted, as in --set steps=20"),
-        (["add", *NIGHTLY, "--set", "stepz=20"], "options.stepz: no such field"),
+        (["add", *NIGHTLY, "--set", "stepz=20"], "options.stepz: unknown field; did you mean steps?"),
         (["add", *NIGHTLY, "--overlap", "queue"], "overlap"),
         (["add", *NIGHTLY, "--vary-seed", "--only-new"], "vary_seed and only_new found"),
         (["add", "a/b", *NIGHTLY[1:]], "schedule name 'a/b'"),

@@ -92,7 +92,7 @@ def test_every_schedule_that_cannot_be_used_is_named(settings: Settings) -> None
         ({"tz": "Europe/Berlni"}, "tz: 'Europe/Berlni' found; an IANA time zone wanted; did you mean Europe/Berlin"),
         ({"prompts": "prompts.jsonl"}, "prompts: 'prompts.jsonl' found; s3://bucket/key wanted"),
         ({"prompts": "s3://bucket"}, "prompts: 's3://bucket' found"),
-        ({"options": {"stepz": 3}}, "options.stepz: no such field; known are"),
+        ({"options": {"stepz": 3}}, "options.stepz: unknown field; did you mean steps?"),
         ({"options": {"steps": "x"}}, "options.steps: Input should be a valid integer"),
         ({"overlap": "queue"}, "overlap: Input should be 'forbid', 'allow' or 'replace'"),
         ({"tenant": "a/b"}, "tenant: "),
