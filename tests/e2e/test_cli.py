@@ -26,6 +26,10 @@ def test_submit_watch_status_list_download(studio: User) -> None:
     assert "hills" in studio.run("list").stdout
     page = Path(studio.json("download", "hills", "--output", "out")["gallery"])
     assert (studio.folder / page).is_file()
+    traced = studio.json("trace", "hills/0", "--out", "traces")
+    assert [one["rank"] for one in traced["ranks"]] == [0, 1]
+    assert all(one["seconds"]["denoise"] > 0 and one["sent_bytes"] > 0 and one["wall_s"] > 0 for one in traced["ranks"])
+    assert all((studio.folder / file).stat().st_size > 1000 for file in traced["files"])
     assert studio.json("submit", manifest, "--batch-id", "hills")["created"] is False
     watched = studio.run("watch", "hills", "--json")
     assert json.loads(watched.stdout.splitlines()[-1])["state"] == "completed"
