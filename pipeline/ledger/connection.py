@@ -12,6 +12,7 @@ from pipeline.ledger.jobs import Jobs
 from pipeline.ledger.leases import Leases
 from pipeline.ledger.locks import Locks
 from pipeline.ledger.schedules import Schedules
+from pipeline.ledger.speeds import Speeds
 from pipeline.ledger.store import Store
 from pipeline.ledger.workers import Workers
 from pipeline.settings import Settings
@@ -29,6 +30,7 @@ class Ledger:
         self.workers = Workers(self.store)
         self.locks = Locks(self.store)
         self.schedules = Schedules(self.store)
+        self.speeds = Speeds(self.store)
 
     def now(self) -> datetime:
         """The ledger's clock."""

@@ -20,6 +20,8 @@
 | `schedules` | zset | names of schedules, score = when each is due next |
 | `schedule:<name>` | hash | `record` (JSON), `revision` |
 | `schedule:<name>:firings` | list | what became of its last firings (JSON), newest first, capped |
+| `speeds` | set | kinds of jobs that were finished: model, layout, exact, device, size |
+| `speed:<kind>` | hash | sums over them: images, work, seconds, pixels, bytes, pods, idle seconds |
 | `lock:<name>` | string | who runs the tick, expands or finalizes, with a time to live |
 """
 
@@ -51,6 +53,13 @@ class Keys:
     @property
     def open(self) -> str:
         return self("open")
+
+    @property
+    def speeds(self) -> str:
+        return self("speeds")
+
+    def speed(self, name: str) -> str:
+        return self("speed", name)
 
     def batch(self, batch_id: str) -> str:
         return self("batch", batch_id)

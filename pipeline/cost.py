@@ -1,0 +1,150 @@
+"""How much work a picture is, and how fast pods have done such work: what estimates, shards and layouts go by.
+
+Work is counted in floating-point operations of SDXL at full width, from its shapes; what a deployment really does a
+second is learned from the jobs that it has finished. Before the first one it is assumed from published figures of an
+A100 (arXiv 2402.19481, table of latencies), which every estimate then says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.picture import HighresMode, Picture
+
+MEGA = 2**20
+
+# Tera-operations of one evaluation of SDXL's UNet, of a decode and of an encode, by megapixels: linear layers and
+# convolutions grow with them, self-attention with their square. Fitted to counts at 1024, 2048 and 3840 px
+# (`python -m benchmarks.engine arithmetic`), which they meet within 0.1 %.
+UNET, DECODE, ENCODE = (5.957, 0.752), (9.921, 0.550), (4.329, 0.550)
+
+# Schedulers that ask the network twice a step.
+TWO_EVALUATIONS = frozenset({"HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"})
+
+LARGEST_STEP = 2.15  # by how much one refining pass enlarges, see docs/pictures.md
+
+ASSUMED_TERA_A_SECOND = 134.0  # one A100, fp16, 1024 px: 50 guided steps in 5.02 s
+# Patches lose what they talk: n ranks give n / (1 + (n - 1) a / megapixels^b) times the speed of one.
+_LOSS, _SHRINKS = 0.27, 0.68
+
+BUCKETS_AN_OCTAVE = 2
+
+
+def tera_operations(picture: Picture, native_px: int) -> float:
+    """Work of one image: every pass, both halves of guidance, decode, and what a refining pass adds."""
+    halves = 2 if picture.guidance_scale > 1 else 1
+    twice = 2 if picture.scheduler is not None and picture.scheduler.name in TWO_EVALUATIONS else 1
+    highres = picture.highres
+    whole = picture.width * picture.height / MEGA
+    first = whole
+    passes = 0
+    if highres.mode is HighresMode.REFINE:
+        first = min(whole, (highres.base_px or native_px) ** 2 / MEGA)
+        passes = math.ceil(math.log(math.sqrt(whole / first)) / math.log(LARGEST_STEP) - 1e-9) if whole > first else 0
+    total = picture.steps * twice * halves * _at(UNET, first if passes else whole)
+    for number in range(1, passes + 1):
+        pixels = first * (whole / first) ** (number / passes)
+        before = first * (whole / first) ** ((number - 1) / passes)
+        evaluations = max(1, round((highres.steps or picture.steps) * highres.strength)) * twice * halves
+        total += _at(DECODE, before) + _at(ENCODE, pixels) + evaluations * _at(UNET, pixels)
+    return total + _at(DECODE, whole)
+
+
+def _at(coefficients: tuple[float, float], megapixels: float) -> float:
+    linear, square = coefficients
+    return linear * megapixels + square * megapixels**2
+
+
+def patch_speedup(ranks: int, megapixels: float) -> float:
+    """How much faster `ranks` GPUs make one image than one does, by published figures."""
+    return ranks / (1 + (ranks - 1) * _LOSS / megapixels**_SHRINKS)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What jobs of one kind have done, added up.
+
+    Attributes:
+        images, tera: how many, and their work.
+        seconds: of encoding, denoising and decoding, a replica's wall time.
+        pixels, bytes: of their files.
+        pods, idle_s: attempts that ended well, and the seconds in which they rendered nothing: start, load, end.
+    """
+
+    images: int = 0
+    tera: float = 0.0
+    seconds: float = 0.0
+    pixels: int = 0
+    bytes: int = 0
+    pods: int = 0
+    idle_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class SpeedKey:
+    """What makes jobs comparable. `size` is a bucket: half an octave of pixels."""
+
+    model: str
+    layout: str
+    exact: bool
+    device: str
+    size: int
+
+    @classmethod
+    def of(cls, model: str, layout: str, *, exact: bool, device: str, pixels: int) -> SpeedKey:
+        """The kind that an image of so many pixels belongs to."""
+        return cls(model, layout, exact, device, bucket(pixels))
+
+
+def bucket(pixels: int) -> int:
+    """Half octaves of a megapixel, 0 around one."""
+    return round(BUCKETS_AN_OCTAVE * math.log2(pixels / MEGA))
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """How fast one replica is expected to be.
+
+    Attributes:
+        tera_a_second: of one replica of the layout.
+        learned: whether from this deployment's own jobs.
+        basis: what it rests on, for people.
+    """
+
+    tera_a_second: float
+    learned: bool
+    basis: str
+
+
+def expected(
+    speeds: Mapping[SpeedKey, Speed], *, model: str, layout: str, exact: bool, pixels: int, device: str | None = None
+) -> Expectation:
+    """The speed of a replica for images of this size: learned from the nearest size that was rendered, or assumed.
+
+    Speeds of another size or layout are carried over by the published way in which patches lose.
+    """
+    wanted = bucket(pixels)
+    data, cfg, patch = map(int, layout.split("x"))
+    ours = [
+        (key, speed)
+        for key, speed in speeds.items()
+        if key.model == model and speed.seconds > 0 and device in (None, key.device)
+    ]
+    # The same layout and exactness first, then the nearest size, then who has done most.
+    ours.sort(key=lambda item: (item[0].layout != layout, item[0].exact != exact, abs(item[0].size - wanted), -item[1].images))
+    if ours:
+        key, speed = ours[0]
+        _, known_cfg, known_patch = map(int, key.layout.split("x"))
+        known_megapixels = 2 ** (key.size / BUCKETS_AN_OCTAVE)
+        rate = speed.tera / speed.seconds
+        rate *= _replica_speedup(cfg, patch, pixels / MEGA) / _replica_speedup(known_cfg, known_patch, known_megapixels)
+        how = "" if (key.layout, key.exact, key.size) == (layout, exact, wanted) else ", carried over"
+        return Expectation(rate, True, f"{speed.images} images on {key.device}, layout {key.layout}{how}")
+    rate = ASSUMED_TERA_A_SECOND * _replica_speedup(cfg, patch, pixels / MEGA)
+    return Expectation(rate, False, f"assumed from published figures of an A100, layout {layout}: nothing was rendered here yet")
+
+
+def _replica_speedup(cfg: int, patch: int, megapixels: float) -> float:
+    return cfg * patch_speedup(patch, megapixels)

@@ -1,0 +1,44 @@
+"""How fast this deployment has been: sums over finished jobs, one hash per kind of job."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, astuple, fields
+
+from pipeline.cost import Speed, SpeedKey
+from pipeline.ledger.store import Store
+
+
+class Speeds:
+    """Sums only grow, each by one atomic step; they explain and decide nothing, so losing them costs an estimate."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def learn(self, done: Mapping[SpeedKey, Speed]) -> None:
+        """Add what a job has done."""
+        keys = self._store.keys
+        with self._store.errors():
+            pipe = self._store.redis.pipeline()
+            for key, speed in done.items():
+                name = json.dumps(astuple(key))
+                pipe.sadd(keys.speeds, name)
+                for part, amount in asdict(speed).items():
+                    pipe.hincrbyfloat(keys.speed(name), part, amount)
+            pipe.execute()
+
+    def all(self) -> dict[SpeedKey, Speed]:
+        """Everything that was learned."""
+        with self._store.errors():
+            names = sorted(self._store.redis.smembers(self._store.keys.speeds))
+            pipe = self._store.redis.pipeline(transaction=False)
+            for name in names:
+                pipe.hgetall(self._store.keys.speed(name))
+            found = pipe.execute()
+        return {SpeedKey(*json.loads(name)): _speed(sums) for name, sums in zip(names, found, strict=True)}
+
+
+def _speed(sums: Mapping[str, str]) -> Speed:
+    kinds = {field.name: type(field.default) for field in fields(Speed)}
+    return Speed(**{name: kinds[name](float(text)) for name, text in sums.items() if name in kinds})
