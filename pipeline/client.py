@@ -24,14 +24,17 @@ from pipeline import collect
 from pipeline.cancel import request_cancel
 from pipeline.connect import Connection, connect
 from pipeline.errors import TesseraError
+from pipeline.estimate import Estimate, Estimator
+from pipeline.manifest import Validation, resolved_rows
 from pipeline.messages import EXPAND, REOPEN, TICK, celery_app, hint
 from pipeline.objects import BatchObjects
 from pipeline.patience import OutOfTime, Patience
 from pipeline.progress import Progress
 from pipeline.results import ImageFailure, ImageResult
 from pipeline.retry import Retried, request_retry
+from pipeline.rowformats import InputFormat
 from pipeline.schedules.client import Schedules
-from pipeline.source import Prompts
+from pipeline.source import Prompts, open_source
 from pipeline.states import BatchState
 from pipeline.status import BatchStatus, JobStatus, batch_status, jobs_status
 from pipeline.submit import TIMEOUT_S, Accepted, Submission, accept, checked_options
@@ -115,6 +118,27 @@ class Client:
         except OutOfTime as error:
             log.warning("the broker did not take a hint; the next tick mends it", error=str(error))
         return accepted
+
+    def estimate(
+        self, prompts: Prompts, *, pods: int | None = None, input_format: InputFormat | None = None, **defaults: Any
+    ) -> Estimate:
+        """What the prompt set would cost, before anything runs; invalid rows are left out.
+
+        Args:
+            prompts, defaults: as in `submit`.
+            pods: that would work at the same time; as many as workers have room for if not given.
+            input_format: what the prompt set is, where its name does not say so.
+
+        Raises ManifestError if no row is valid, RequestError or ServiceError.
+        """
+        ledger = self._connection.ledger
+        deployment = ledger.deployment()
+        source = open_source(prompts, input_format=input_format, bucket=self._connection.artifacts)
+        found, estimator = Validation(source.name), Estimator(deployment, ledger.speeds.all())
+        for row in resolved_rows(source, checked_options(defaults), deployment, found, batch_seed=0):
+            estimator.add(row)
+        found.raise_if_refused(skip_invalid=True)
+        return estimator.estimate(pods=pods or max(1, sum(ledger.workers.free_slots().values())))
 
     def batch(self, batch_id: str) -> Batch:
         """A batch that was submitted before. Nothing is asked yet."""

@@ -43,10 +43,10 @@ def tera_operations(picture: Picture, native_px: int) -> float:
     if highres.mode is HighresMode.REFINE:
         first = min(whole, (highres.base_px or native_px) ** 2 / MEGA)
         passes = math.ceil(math.log(math.sqrt(whole / first)) / math.log(LARGEST_STEP) - 1e-9) if whole > first else 0
-    total = picture.steps * twice * halves * _at(UNET, first if passes else whole)
+    total: float = picture.steps * twice * halves * _at(UNET, first if passes else whole)
     for number in range(1, passes + 1):
-        pixels = first * (whole / first) ** (number / passes)
-        before = first * (whole / first) ** ((number - 1) / passes)
+        pixels = first * math.pow(whole / first, number / passes)
+        before = first * math.pow(whole / first, (number - 1) / passes)
         evaluations = max(1, round((highres.steps or picture.steps) * highres.strength)) * twice * halves
         total += _at(DECODE, before) + _at(ENCODE, pixels) + evaluations * _at(UNET, pixels)
     return total + _at(DECODE, whole)
@@ -59,7 +59,7 @@ def _at(coefficients: tuple[float, float], megapixels: float) -> float:
 
 def patch_speedup(ranks: int, megapixels: float) -> float:
     """How much faster `ranks` GPUs make one image than one does, by published figures."""
-    return ranks / (1 + (ranks - 1) * _LOSS / megapixels**_SHRINKS)
+    return ranks / (1 + (ranks - 1) * _LOSS / math.pow(megapixels, _SHRINKS))
 
 
 @dataclass(frozen=True)
@@ -118,33 +118,42 @@ class Expectation:
     basis: str
 
 
-def expected(
-    speeds: Mapping[SpeedKey, Speed], *, model: str, layout: str, exact: bool, pixels: int, device: str | None = None
-) -> Expectation:
+def expected(speeds: Mapping[SpeedKey, Speed], *, model: str, layout: str, exact: bool, pixels: int) -> Expectation:
     """The speed of a replica for images of this size: learned from the nearest size that was rendered, or assumed.
 
     Speeds of another size or layout are carried over by the published way in which patches lose.
     """
-    wanted = bucket(pixels)
-    data, cfg, patch = map(int, layout.split("x"))
-    ours = [
-        (key, speed)
-        for key, speed in speeds.items()
-        if key.model == model and speed.seconds > 0 and device in (None, key.device)
-    ]
-    # The same layout and exactness first, then the nearest size, then who has done most.
-    ours.sort(key=lambda item: (item[0].layout != layout, item[0].exact != exact, abs(item[0].size - wanted), -item[1].images))
-    if ours:
-        key, speed = ours[0]
-        _, known_cfg, known_patch = map(int, key.layout.split("x"))
-        known_megapixels = 2 ** (key.size / BUCKETS_AN_OCTAVE)
-        rate = speed.tera / speed.seconds
-        rate *= _replica_speedup(cfg, patch, pixels / MEGA) / _replica_speedup(known_cfg, known_patch, known_megapixels)
-        how = "" if (key.layout, key.exact, key.size) == (layout, exact, wanted) else ", carried over"
-        return Expectation(rate, True, f"{speed.images} images on {key.device}, layout {key.layout}{how}")
-    rate = ASSUMED_TERA_A_SECOND * _replica_speedup(cfg, patch, pixels / MEGA)
-    return Expectation(rate, False, f"assumed from published figures of an A100, layout {layout}: nothing was rendered here yet")
+    wanted = SpeedKey(model, layout, exact, "", bucket(pixels))
+    ours = [(key, speed) for key, speed in speeds.items() if key.model == model and speed.seconds > 0]
+    if not ours:
+        basis = f"assumed from published figures of an A100, layout {layout}: nothing was rendered here yet"
+        return Expectation(assumed_rate(layout, pixels / MEGA), learned=False, basis=basis)
+
+    def unlike(item: tuple[SpeedKey, Speed]) -> tuple[bool, bool, int, int]:
+        key, speed = item
+        return key.layout != layout, key.exact != exact, abs(key.size - wanted.size), -speed.images
+
+    key, speed = min(ours, key=unlike)
+    known = assumed_rate(key.layout, 2 ** (key.size / BUCKETS_AN_OCTAVE))
+    rate = speed.tera / speed.seconds * assumed_rate(layout, pixels / MEGA) / known
+    carried = "" if (key.layout, key.exact, key.size) == (layout, exact, wanted.size) else ", carried over"
+    basis = f"{speed.images} images on {key.device}, layout {key.layout}{carried}"
+    return Expectation(rate, learned=True, basis=basis)
 
 
-def _replica_speedup(cfg: int, patch: int, megapixels: float) -> float:
-    return cfg * patch_speedup(patch, megapixels)
+def assumed_rate(layout: str, megapixels: float) -> float:
+    """Tera-operations a second of one replica of a layout, by published figures."""
+    _, cfg, patch = map(int, layout.split("x"))
+    return ASSUMED_TERA_A_SECOND * cfg * patch_speedup(patch, megapixels)
+
+
+def paces(speeds: Mapping[SpeedKey, Speed]) -> dict[str, float]:
+    """By model, how many times as fast as assumed this deployment has been over all that it has rendered."""
+    assumed: dict[str, float] = {}
+    real: dict[str, float] = {}
+    for key, speed in speeds.items():
+        if speed.seconds > 0:
+            rate = assumed_rate(key.layout, 2 ** (key.size / BUCKETS_AN_OCTAVE))
+            assumed[key.model] = assumed.get(key.model, 0.0) + speed.tera / rate
+            real[key.model] = real.get(key.model, 0.0) + speed.seconds
+    return {model: assumed[model] / real[model] for model in real}

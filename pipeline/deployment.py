@@ -33,6 +33,10 @@ class Deployment(Versioned):
     max_megapixels: float
     max_rows: int
     layout: str
+    exact: bool = False
+    gpus: int = Field(8, description="Of one pod.")
+    images_per_job: int = 1000
+    job_seconds: float = 900.0
     image: str | None = Field(None, description="Container image that batches accepted now are rendered with.")
 
     @classmethod
@@ -48,6 +52,10 @@ class Deployment(Versioned):
             max_megapixels=settings.max_megapixels,
             max_rows=settings.max_rows,
             layout=planned_layout(settings.gpus, settings.layout),
+            exact=settings.exact,
+            gpus=settings.gpus,
+            images_per_job=settings.images_per_job,
+            job_seconds=settings.job_seconds,
             image=settings.image,
         )
 

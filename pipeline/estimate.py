@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
@@ -79,22 +79,20 @@ class Estimator:
         formats = kind.bytes_by_format
         formats[row.file.format] = formats.get(row.file.format, 0) + row.num_images * pixels
 
-    def estimate(self, *, pods: int, images_per_job: int, job_target_s: float) -> Estimate:
-        """The sums so far, as so many pods at a time would do them in jobs of at most so many images and seconds."""
+    def estimate(self, *, pods: int) -> Estimate:
+        """The sums so far, as so many pods at a time would do them in the deployment's jobs."""
         deployment = self._deployment
         data = int(deployment.layout.split("x")[0])
         render_s, images, total_bytes, basis, learned = 0.0, 0, 0.0, [], True
         for (model, _), kind in sorted(self._kinds.items()):
             pixels = kind.pixels // kind.images
-            speed = expected(
-                self._speeds, model=model, layout=deployment.layout, exact=deployment.exact, pixels=pixels
-            )
+            speed = expected(self._speeds, model=model, layout=deployment.layout, exact=deployment.exact, pixels=pixels)
             render_s += kind.tera / speed.tera_a_second / data
             images += kind.images
             total_bytes += self._bytes(model, kind)
             learned = learned and speed.learned
             basis.append(f"{model}, about {pixels / 1e6:.2g} megapixels: {speed.basis}")
-        jobs = max(math.ceil(images / images_per_job), math.ceil(render_s / job_target_s)) if images else 0
+        jobs = max(math.ceil(images / deployment.images_per_job), math.ceil(render_s / deployment.job_seconds))
         idle_s = jobs * self._idle_s()
         at_once = max(1, min(pods, jobs))
         return Estimate(
@@ -122,19 +120,3 @@ class Estimator:
     def _idle_s(self) -> float:
         pods = sum(speed.pods for speed in self._speeds.values())
         return sum(speed.idle_s for speed in self._speeds.values()) / pods if pods else ASSUMED_IDLE_S
-
-
-def estimated(
-    rows: Iterable[ResolvedRow],
-    deployment: Deployment,
-    speeds: Mapping[SpeedKey, Speed],
-    *,
-    pods: int,
-    images_per_job: int,
-    job_target_s: float,
-) -> Estimate:
-    """The estimate of all rows."""
-    estimator = Estimator(deployment, speeds)
-    for row in rows:
-        estimator.add(row)
-    return estimator.estimate(pods=pods, images_per_job=images_per_job, job_target_s=job_target_s)

@@ -9,10 +9,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, TypeVar
 
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.attempt import AttemptSpec, Code, job_ref
+from pipeline.cost import MEGA, assumed_rate, tera_operations
 from pipeline.errors import IllegalMove
+from pipeline.request import ResolvedRow
 from pipeline.schema import Versioned
 from pipeline.states import BATCH_MOVES, JOB_MOVES, BatchState, JobState
 
@@ -58,6 +60,30 @@ class BatchManifest(_Record):
     origin: Origin | None = Field(None, description="The schedule that submitted it; None for a user.")
 
 
+class Pace(BaseModel):
+    """How long the images of a batch are expected to take, settled before it is cut, so that cutting again is the same.
+
+    Attributes:
+        job_seconds: of rendering that one job is cut to.
+        layout: of its pods, as far as known then.
+        faster: by model, how many times as fast as assumed (`pipeline.cost`).
+        native_px: by model.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    job_seconds: float
+    layout: str
+    faster: dict[str, float]
+    native_px: dict[str, int]
+
+    def seconds(self, row: ResolvedRow) -> float:
+        """Of one image of the row, for a whole pod."""
+        native_px = self.native_px.get(row.model, 1024)
+        rate = assumed_rate(self.layout, row.width * row.height / MEGA) * self.faster.get(row.model, 1.0)
+        return tera_operations(row, native_px) / rate / int(self.layout.partition("x")[0])
+
+
 class BatchRecord(_Record):
     """A batch in the ledger."""
 
@@ -66,6 +92,7 @@ class BatchRecord(_Record):
     revision: int = 1
     updated_at: datetime
     images_per_job: int | None = Field(None, description="How it is cut; settled before the first shard is written.")
+    pace: Pace | None = Field(None, description="Settled with images_per_job; None cuts by images alone.")
     jobs: int | None = Field(None, description="How many jobs it was cut into; None until it is.")
     reason: str | None = Field(None, description="Why it failed.")
     round: int = Field(0, description="How often it was opened again after its end, by `tessera retry`.")

@@ -74,7 +74,8 @@ class Settings(BaseModel):
 
     # How jobs run
     launcher: Literal["local", "kubernetes"] = Field("kubernetes", description="Who runs an attempt.")
-    images_per_job: int = Field(64, ge=1, description="Most images of one job.")
+    images_per_job: int = Field(1000, ge=1, description="Most images of one job.")
+    job_seconds: float = Field(900, gt=0, description="Rendering that one job is cut to, by the estimate.")
     max_attempts: int = Field(3, ge=1, description="Attempts of a job that may fail in a row without a new image.")
     max_disruptions: int = Field(
         100, ge=1, description="Attempts of a job that the cluster may take away in a row without a new image."

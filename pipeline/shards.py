@@ -6,7 +6,8 @@ together, but never further than a window: memory holds one window, and the firs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -61,27 +62,45 @@ Shard = list[ShardLine]
 WINDOW_IMAGES = 4096
 
 
-def cut(rows: Iterable[ResolvedRow], images_per_job: int) -> Iterator[Shard]:
+@dataclass(frozen=True)
+class Bounds:
+    """What one job may hold at most; one image it always may.
+
+    Attributes:
+        images: how many.
+        seconds: of rendering.
+        seconds_of: what one image of a row takes.
+    """
+
+    images: int
+    seconds: float = math.inf
+    seconds_of: Callable[[ResolvedRow], float] = lambda _: 0.0
+
+
+def cut(rows: Iterable[ResolvedRow], bounds: Bounds) -> Iterator[Shard]:
     """Shards of rows that agree; the same rows always give the same shards, so that cutting twice is harmless.
 
     Of each WINDOW_IMAGES images, those of one model, LoRA set and size stand together, in the order in which the first
     of them came. A row with more images than fit goes over several shards.
     """
     shard: Shard = []
-    room = images_per_job
+    images, seconds = 0, 0.0
     for row in _together(rows):
-        if shard and shard[-1].row.model != row.model:
-            yield shard
-            shard, room = [], images_per_job
+        each_s = bounds.seconds_of(row)
         start = 0
         while start < row.num_images:
-            stop = min(start + room, row.num_images)
-            shard.append(ShardLine(row=row, start=start, stop=stop))
-            room -= stop - start
-            start = stop
-            if room == 0:
+            room = bounds.images - images
+            if each_s > 0 and bounds.seconds < math.inf:
+                room = min(room, int((bounds.seconds - seconds) / each_s))
+            if shard and (room < 1 or shard[-1].row.model != row.model):
                 yield shard
-                shard, room = [], images_per_job
+                shard, images, seconds = [], 0, 0.0
+                continue
+            stop = min(start + max(1, room), row.num_images)
+            shard.append(ShardLine(row=row, start=start, stop=stop))
+            images += stop - start
+            seconds += (stop - start) * each_s
+            start = stop
     if shard:
         yield shard
 

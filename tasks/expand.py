@@ -9,15 +9,20 @@ from datetime import datetime
 import structlog
 from pydantic import ValidationError
 
+from pipeline.cost import paces
 from pipeline.errors import RecordUnreadable, StaleWrite, TesseraError
+from pipeline.layouts import planned_layout
 from pipeline.objects import BatchObjects
-from pipeline.records import BatchManifest, BatchRecord, JobRecord, advance, changed
+from pipeline.records import BatchManifest, BatchRecord, JobRecord, Pace, advance, changed
 from pipeline.request import ResolvedRow
-from pipeline.shards import cut, images_of, shard_bytes
+from pipeline.shards import Bounds, cut, images_of, shard_bytes
 from pipeline.states import BatchState
 from tasks.context import Context
 
 log = structlog.get_logger(__name__)
+
+# Most images of a job while nothing is known of this deployment's speed: its first jobs shall not take all day.
+UNKNOWN_IMAGES = 64
 
 
 def expand(context: Context, batch_id: str) -> None:
@@ -31,7 +36,11 @@ def expand(context: Context, batch_id: str) -> None:
             return
         now = context.ledger.now()
         if record.images_per_job is None:  # settled once: a controller of another setting may have to go on with it
-            record = changed(record, at=now, images_per_job=context.settings.images_per_job)
+            pace = _pace(context)
+            images = (
+                context.settings.images_per_job if pace.faster else min(UNKNOWN_IMAGES, context.settings.images_per_job)
+            )
+            record = changed(record, at=now, images_per_job=images, pace=pace)
             context.ledger.batches.write(record)
         try:
             sizes = _write_shards(context, record)
@@ -47,6 +56,16 @@ def expand(context: Context, batch_id: str) -> None:
         log.info("batch expanded", batch=batch_id, jobs=len(sizes), images=sum(sizes))
 
 
+def _pace(context: Context) -> Pace:
+    settings = context.settings
+    return Pace(
+        job_seconds=settings.job_seconds,
+        layout=planned_layout(settings.gpus, settings.layout),
+        faster=paces(context.ledger.speeds.all()),
+        native_px={name: model.native_px for name, model in settings.models.items()},
+    )
+
+
 class InputChanged(TesseraError):
     """What lies in the bucket is not what was accepted."""
 
@@ -56,7 +75,10 @@ def _write_shards(context: Context, record: BatchRecord) -> list[int]:
     objects = BatchObjects(record.id)
     sizes = []
     rows = _rows(context, record.manifest)
-    for index, shard in enumerate(cut(rows, record.images_per_job or context.settings.images_per_job)):
+    images = record.images_per_job or context.settings.images_per_job
+    pace = record.pace
+    bounds = Bounds(images, pace.job_seconds, pace.seconds) if pace is not None else Bounds(images)
+    for index, shard in enumerate(cut(rows, bounds)):
         context.artifacts.put(objects.shard(index), shard_bytes(shard), content_type="application/x-ndjson")
         sizes.append(len(images_of(shard)))
     return sizes

@@ -18,6 +18,7 @@ from pipeline.results import FailureCode, ImageFailure, ImageResult, Outcome, fa
 from pipeline.shards import ImageTask, images_of, parsed_shard
 from pipeline.states import ImageState, JobState
 from tasks.context import Context
+from tasks.learn import learn
 from tasks.poison import convicted, suspects
 from tasks.retry import GiveUp, Limits, Tally, decide
 
@@ -31,7 +32,7 @@ def settle_ended(context: Context, job: JobRecord, fence: str, ended: AttemptOut
     """
     if job.attempt is None:
         raise ValueError(f"job {job.ref} has no attempt that could have ended")
-    tasks = job_images(context, job)
+    gpus, tasks = job.attempt.gpus, job_images(context, job)
     known = known_outcomes(context, job, tasks)
     undone = [task for task in tasks if task.index not in known]
     tally = Tally(job.spent, job.disrupted, job.isolated) if len(known) == job.done else Tally()
@@ -56,6 +57,7 @@ def settle_ended(context: Context, job: JobRecord, fence: str, ended: AttemptOut
         # A worker that died while it gave the job up had written its failures down already.
         state = JobState.FAILED if any(_given_up(outcome) for outcome in known.values()) else JobState.SUCCEEDED
         finish(context, job, fence, state=state, tasks=tasks, known=known)
+        learn(context, known.values(), ended.report.usage if ended.report else None, gpus)
         return
     limits = Limits(context.settings.max_attempts, context.settings.max_disruptions)
     decision = decide(ended, tally, limits, isolated=poison is not None, random=random.random)

@@ -9,6 +9,9 @@ from dataclasses import asdict, astuple, fields
 from pipeline.cost import Speed, SpeedKey
 from pipeline.ledger.store import Store
 
+_PARTS = tuple(field.name for field in fields(Speed))
+_WHOLE = frozenset({"images", "pixels", "bytes", "pods"})
+
 
 class Speeds:
     """Sums only grow, each by one atomic step; they explain and decide nothing, so losing them costs an estimate."""
@@ -40,5 +43,5 @@ class Speeds:
 
 
 def _speed(sums: Mapping[str, str]) -> Speed:
-    kinds = {field.name: type(field.default) for field in fields(Speed)}
-    return Speed(**{name: kinds[name](float(text)) for name, text in sums.items() if name in kinds})
+    found = {name: float(sums.get(name, 0)) for name in _PARTS}
+    return Speed(**{name: int(found[name]) if name in _WHOLE else found[name] for name in _PARTS})  # type: ignore[arg-type]

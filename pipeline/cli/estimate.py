@@ -1,0 +1,66 @@
+"""The command `estimate`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.batches import AsJson, File, InFormat
+from pipeline.cli.exits import OK
+from pipeline.cli.options import with_picture
+from pipeline.client import Client
+from pipeline.estimate import Estimate
+from pipeline.request import Options
+
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this command to the program."""
+    app.command()(estimate)
+
+
+@with_picture
+def estimate(
+    file: File,
+    picture: Options,
+    input_format: InFormat = None,
+    pods: Annotated[
+        int | None, typer.Option(min=1, help="Pods at the same time; as many as workers have room for otherwise.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Say what a prompt set would cost before anything runs: images, GPU hours, wall time, bytes.
+
+    It rests on the jobs that this deployment has finished, by model, size, layout and GPU; before the first one on
+    published figures, which it then says.
+    """
+    found = Client().estimate(file, pods=pods, input_format=input_format, **picture.model_dump(exclude_unset=True))
+    typer.echo(found.model_dump_json() if as_json else "\n".join(_lines(found)))
+    return OK
+
+
+def _lines(found: Estimate) -> list[str]:
+    pods = f"{found.pods} {'pod' if found.pods == 1 else 'pods'} of {found.gpus} GPUs at a time"
+    return [
+        f"{found.images:,} images in {found.jobs:,} jobs, about {_bytes(found.bytes)}",
+        f"{found.gpu_hours:,.2f} GPU hours; {_duration(found.wall_s)} with {pods}",
+        f"of that {found.idle_s / max(1e-9, found.idle_s + found.render_s):.0%} is start, load and end of pods",
+        *(f"  {'learned' if found.learned else 'not learned'}: {line}" for line in found.basis),
+    ]
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _bytes(count: float) -> str:
+    for unit in _UNITS[:-1]:
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} {_UNITS[-1]}"
