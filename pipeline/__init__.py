@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.client import Batch, Client
+    from pipeline.request import Row
 
-__all__ = ["Batch", "Client"]
+__all__ = ["Batch", "Client", "Row"]
 
 
 def __getattr__(name: str) -> Any:
     """Import the client when somebody asks for it: a pod that only needs the records should not pay for it."""
     if name in __all__:
-        from pipeline import client
+        from pipeline import client, request
 
-        return getattr(client, name)
+        return getattr(request if name == "Row" else client, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

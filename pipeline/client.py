@@ -14,22 +14,25 @@ import io
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import structlog
 
 from pipeline import collect
 from pipeline.cancel import request_cancel
 from pipeline.connect import Connection, connect
-from pipeline.errors import TesseraError
+from pipeline.errors import RequestError, TesseraError
 from pipeline.estimate import Estimate, Estimator
+from pipeline.keywords import Picture
 from pipeline.manifest import Validation, resolved_rows
 from pipeline.messages import EXPAND, REOPEN, TICK, celery_app, hint
 from pipeline.objects import BatchObjects
 from pipeline.patience import OutOfTime, Patience
 from pipeline.progress import Progress
+from pipeline.replay import Difference, Likeness, differences, likeness, records_in, row_of
 from pipeline.results import ImageFailure, ImageResult
 from pipeline.retry import Retried, request_retry
 from pipeline.rowformats import InputFormat
@@ -50,6 +53,10 @@ log = structlog.get_logger(__name__)
 
 class WaitTimeout(TesseraError):
     """The batch was not finished in time; it goes on."""
+
+
+class ReplayFailed(TesseraError):
+    """The image could not be rendered again; the message says why."""
 
 
 class Client:
@@ -77,20 +84,23 @@ class Client:
         batch_seed: int | None = None,
         skip_invalid: bool = False,
         timeout_s: float = TIMEOUT_S,
-        **defaults: Any,
+        input_format: InputFormat | None = None,
+        **picture: Unpack[Picture],
     ) -> Batch:
         """Submit a prompt set and return its batch, which is then accepted as a whole.
 
         Args:
-            prompts: path of a JSON Lines file, or prompts and objects in memory.
+            prompts: path or s3:// URL of a prompt set (docs/manifests.md), "-" for standard input; or prompts, objects
+                and `Row`s in memory.
             batch_id: your own id. Submitting the same rows under it again changes nothing.
             tenant: who shares fairly with whom.
             priority: 0 is served first, 9 last.
             batch_seed: where rows without a seed get theirs from; it follows from the batch id if not given.
             skip_invalid: leave invalid rows out, and list them in errors.jsonl, instead of refusing them all.
             timeout_s: how long Redis and S3 may take altogether; validating the rows is not counted.
-            defaults: what holds for rows that do not say it themselves: width, height, steps, guidance_scale,
-                guidance_rescale, negative_prompt, num_images, model.
+            input_format: what the prompt set is, where its name does not say so.
+            picture: what holds for rows that do not say it themselves: steps=20, size="832x1216", scheduler="Euler a"
+                and all other fields of a row but prompt, custom_id, seed and metadata.
 
         Raises ManifestError with everything that is wrong with the rows, RequestError, or ServiceError when Redis or
         S3 cannot be used; nothing was accepted then, unless it is AcceptanceUnknown.
@@ -98,13 +108,14 @@ class Client:
         accepted = self.accept(
             Submission(
                 prompts=prompts,
-                defaults=checked_options(defaults),
+                defaults=checked_options(picture),
                 batch_id=batch_id,
                 tenant=tenant,
                 priority=priority,
                 seed=batch_seed,
                 skip_invalid=skip_invalid,
                 timeout_s=timeout_s,
+                input_format=input_format,
             )
         )
         return self.batch(accepted.manifest.id)
@@ -140,6 +151,37 @@ class Client:
         found.raise_if_refused(skip_invalid=True)
         return estimator.estimate(pods=pods or max(1, sum(ledger.workers.free_slots().values())))
 
+    def replay(self, file: str | Path, *, timeout_s: float | None = None, progress: bool = False) -> Replay:
+        """Render an image again as its record says, and compare.
+
+        Args:
+            file: the image; or its sidecar, or a results.jsonl with its line alone.
+            timeout_s: how long to wait for it.
+            progress: show it, as `Batch.wait` does.
+
+        Raises RequestError if there is no record, or several; ReplayFailed, WaitTimeout, and as `submit` does.
+        """
+        found = list(records_in(Path(file)))
+        if len(found) != 1:
+            raise RequestError(f"{file} holds {len(found)} records; one wanted (`tessera extract` takes all)")
+        (then,) = found
+        batch = self.batch(self.accept(Submission([row_of(then.result)], checked_options({}))).manifest.id)
+        batch.wait(timeout_s, progress=progress)
+        for failure in batch.errors():
+            raise ReplayFailed(f"batch {batch.id}: {failure.code.value}: {failure.message}")
+        image = next(batch.images(), None)
+        if image is None:
+            raise ReplayFailed(f"batch {batch.id} was {batch.status().state.value} before the image was rendered")
+        before = then.body or collect.image_if_there(self._connection.artifacts, then.result)
+        return Replay(
+            batch_id=batch.id,
+            then=then.result,
+            image=image,
+            differences=differences(then.result, image.result),
+            compared=before is not None,
+            likeness=None if before is None else likeness(before, image.bytes()),
+        )
+
     def batch(self, batch_id: str) -> Batch:
         """A batch that was submitted before. Nothing is asked yet."""
         return Batch(self._connection, batch_id, self._app)
@@ -148,6 +190,27 @@ class Client:
         """The newest batches."""
         ledger = self._connection.ledger
         return [batch_status(ledger, record.id) for record in ledger.batches.newest(limit)]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """An image that was rendered again.
+
+    Attributes:
+        batch_id: of the batch that rendered it again.
+        then: its record of the first time.
+        image: the second one.
+        differences: in how the two were made.
+        compared: whether the first one's pixels were there to compare: in the file itself, or still in the bucket.
+        likeness: of the pixels; None if they were not compared, or if the sizes differ.
+    """
+
+    batch_id: str
+    then: ImageResult
+    image: RenderedImage
+    differences: list[Difference]
+    compared: bool
+    likeness: Likeness | None
 
 
 class Batch:

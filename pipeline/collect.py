@@ -57,6 +57,12 @@ def image_bytes(artifacts: Artifacts, result: ImageResult) -> bytes:
     return body
 
 
+def image_if_there(artifacts: Artifacts, result: ImageResult) -> bytes | None:
+    """The image's file if it is still in the bucket as it was; None if not."""
+    body = artifacts.get(result.key)
+    return body if body is not None and sha256(body) == result.sha256 else None
+
+
 def download(
     artifacts: Artifacts, batch_id: str, folder: Path, on_image: Callable[[ImageResult], None] | None = None
 ) -> Path:

@@ -65,7 +65,7 @@ def resolve(
         loras=values["loras"],
         highres=highres,
         conditioning=Conditioning.model_construct(**{name: values[name] for name in Conditioning.model_fields}),
-        file=_file(row, values, max(width, height)),
+        file=_file(row, defaults, values, max(width, height)),
         metadata=row.metadata,
     )
 
@@ -124,10 +124,14 @@ def _highres(row: Row, defaults: Options, steps: int, pixels: int, native_px: in
     return refine
 
 
-def _file(row: Row, values: dict[str, Any], longest_px: int) -> File:
+def _file(row: Row, defaults: Options, values: dict[str, Any], longest_px: int) -> File:
     file = File.model_construct(**{name: values[name] for name in File.model_fields})
     if file.format is Format.WEBP and longest_px > MAX_WEBP_PX:
         raise ValueError("format", f"webp found for a side of {longest_px} pixels; it holds up to {MAX_WEBP_PX}")
-    if file.format is Format.PNG and "quality" in row.model_fields_set:
+    if file.format is not Format.PNG:
+        return file
+    # A batch's quality is for its rows in JPEG and WebP; a row of it that says PNG needs none.
+    of_batch = "quality" in defaults.model_fields_set and "format" not in row.model_fields_set
+    if of_batch or "quality" in row.model_fields_set:
         raise ValueError("quality", "given for a PNG, which loses nothing; jpeg or webp wanted as its format")
-    return file
+    return file.model_copy(update={"quality": _DEFAULTS["quality"]})

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import batches, doctor, estimate, pod, schedules, stack, trace
+from pipeline.cli import batches, doctor, estimate, pod, replay, schedules, stack, trace
 from pipeline.cli.exits import INTERRUPTED, USAGE, exit_code
 from pipeline.errors import ManifestError, TesseraError
 from pipeline.logs import configure_logging, redacted
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 batches.add_to(app)
 estimate.add_to(app)
+replay.add_to(app)
 stack.add_to(app)
 doctor.add_to(app)
 pod.add_to(app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import get_type_hints
 
 import pytest
 import typer
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from pipeline.cli.batches import submit, validate
 from pipeline.cli.options import with_picture
 from pipeline.errors import RequestError
+from pipeline.keywords import Picture
 from pipeline.request import Options
 
 SAID: dict[str, tuple[list[str], object]] = {
@@ -81,6 +83,10 @@ def test_what_is_not_said_is_left_to_the_rows() -> None:
 def test_an_option_that_cannot_be_is_refused_before_anything_is_asked() -> None:
     with pytest.raises(RequestError, match="scheduler: 'Eular' is no scheduler; did you mean Euler"):
         _run("p.jsonl", "--scheduler", "Eular")
+
+
+def test_keyword_arguments_of_the_client_are_the_same_fields() -> None:
+    assert list(get_type_hints(Picture)) == list(Options.model_fields)
 
 
 def test_submit_and_validate_have_the_same_pictures() -> None:

@@ -1,0 +1,74 @@
+"""Fields, formats and replays through the whole stack."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+from PIL import Image
+
+from pipeline.client import Client
+from pipeline.request import Row
+from tests.e2e.stack import User
+
+
+def test_a_table_becomes_files_in_every_format_which_replay_to_the_same_pixels(studio: User) -> None:
+    table = studio.folder / "rows.csv.gz"
+    text = "custom_id,prompt,negative_prompt,size,steps,format,quality,sampler,strip_metadata,metadata.series\n"
+    text += 'png,a hill,"""""",130x128,3,png,,Euler a,,a\n'
+    text += "jpeg,a hill,,128x136,3,jpg,90,DPM++ 2M Karras,,b\n"
+    text += "webp,a hill,blur,128x128,3,webp,80,,true,c\n"
+    table.write_bytes(gzip.compress(text.encode()))
+    done = studio.run("submit", table, "--batch-id", "formats", "-o", "formats", "--seed", "5", "--dpi", "240")
+    assert done.returncode == 0, done.stderr
+    folder = studio.folder / "formats"
+    results = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    assert [result["custom_id"] for result in results] == ["png", "jpeg", "webp"]
+    assert [result["negative_prompt"] for result in results] == ["", None, "blur"]
+    files = sorted(folder.glob("images/*/*.*"))
+    assert [path.suffix for path in files] == [".png", ".jpg", ".webp"]
+    for path, size in zip(files, [(130, 128), (128, 136), (128, 128)], strict=True):
+        with Image.open(path) as image:
+            assert image.size == size
+            assert image.info["icc_profile"]
+    page = (folder / "gallery" / "index.html").read_text()
+    assert all(path.name in page for path in files)
+
+    for path in files[:2]:
+        again = studio.json("replay", path)
+        assert again["differences"] == []
+        assert again["pixels"] == {"same": True, "psnr_db": None, "largest_difference": 0}
+    done = studio.run("replay", files[2])
+    assert done.returncode == 2
+    assert "carries no record" in done.stderr
+    line = studio.folder / "line.jsonl"
+    line.write_text((folder / "results.jsonl").read_text().splitlines()[2] + "\n")
+    done = studio.run("replay", line, "--out", "again")
+    assert done.returncode == 0, done.stderr
+    assert "pixels: the same" in done.stdout, "the first picture is still in the bucket"
+    assert list((studio.folder / "again").glob("*.webp"))
+
+    done = studio.run("extract", *files)
+    assert (done.returncode, done.stderr.count("left out")) == (3, 1)
+    (studio.folder / "extracted.jsonl").write_text(done.stdout)
+    done = studio.run("submit", "extracted.jsonl", "-o", "extracted")
+    assert done.returncode == 0, done.stderr
+    for path in files[:2]:
+        [copy] = (studio.folder / "extracted").glob(f"images/*/*{path.suffix}")
+        with Image.open(path) as first, Image.open(copy) as second:
+            assert first.tobytes() == second.tobytes()
+
+
+def test_rows_and_keywords_of_the_client_are_typed(client: Client, tmp_path: Path) -> None:
+    rows = [Row(prompt="a hill", custom_id="own", width=136), "another hill"]
+    batch = client.submit(rows, size="128x128", steps=3, scheduler="DDIM", format="webp", batch_seed=7)
+    batch.wait(timeout_s=120)
+    images = list(batch.images())
+    assert [image.open().size for image in images] == [(136, 128), (128, 128)]
+    assert [image.save(tmp_path).suffix for image in images] == [".webp", ".webp"]
+    assert {image.result.scheduler.name for image in images if image.result.scheduler} == {"DDIMScheduler"}
+    again = client.replay(images[0].save(tmp_path), timeout_s=120)
+    assert again.differences == []
+    assert again.likeness is not None
+    assert again.likeness.same
