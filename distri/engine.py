@@ -12,6 +12,7 @@ from distri import model as pipeline_model
 from distri import prompts
 from distri.errors import BadImage, BadSize
 from distri.image import SMALLEST_SIDE_PX, Evaluations, ImageSpec, Rendered
+from distri.lora import Fused
 from distri.mesh import Mesh
 from distri.model import Model
 from distri.patches import largest_degree
@@ -70,6 +71,7 @@ class Engine:
         self._model = model
         self._unet = SplitUNet(model.unet, norm_mode=settings.norm_mode, kept_shapes=1 if settings.lean else 4)
         self._vae = SplitVAE(model.vae)
+        self._fused = Fused(model, mesh)
         self._darkroom = Darkroom(self._vae, mesh)
         self._native_px = settings.native_px or int(model.unet.config.sample_size) * self._vae.factor
 
@@ -112,7 +114,7 @@ class Engine:
             One result per image, in order.
 
         Raises:
-            BadImage, TooManyRanks: on all ranks, before any communication.
+            BadImage, TooManyRanks: on all ranks, before any communication; BadLora after they have agreed on it.
             Stopped, LeaderFailed: see `sampler.denoise`.
         """
         traffic, first, share = self.mesh.traffic, _alike(images), len(images)
@@ -208,6 +210,7 @@ class Engine:
         if len({text.pieces for text in texts}) > 1:
             raise BadImage("images of one batch must agree in how many pieces their prompts are read in")
         self._check(images[0], plans[0], guidance)
+        self._fused.set(images[0].loras)
         tokenizers, encoders = self._model.tokenizers, self._model.text_encoders
         return [
             _Prepared(
@@ -290,7 +293,7 @@ def _alike(images: Sequence[ImageSpec]) -> ImageSpec:
     first = images[0]
     for image in images:
         if replace(first, **{name: getattr(image, name) for name in _OWN}) != image:
-            raise BadImage("images of one batch must agree in size, steps, guidance and scheduler")
+            raise BadImage("images of one batch must agree in size, steps, guidance, scheduler and LoRAs")
     return first
 
 

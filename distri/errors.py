@@ -8,7 +8,8 @@
     |- BadImage               an image that was asked for and cannot be rendered as asked
     |  |- BadSize             a width or height that cannot be rendered
     |  |- PromptTooLong       more tokens than the text encoder reads
-    |  `- UnknownScheduler    not the name of a diffusers scheduler that fits the model
+    |  |- UnknownScheduler    not a diffusers scheduler, or settings of one, that fit the model
+    |  `- BadLora             a LoRA file that cannot be used with the model
     |- PeerLost               a message failed; raised on each rank that noticed, naming those that do not answer
     |- Stopped                the leader said STOP; raised on every rank of the replica before the same evaluation
     `- LeaderFailed           the leader's control callable raised; raised on the other ranks of its replica
@@ -82,6 +83,15 @@ class UnknownScheduler(BadImage):
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"scheduler {name!r}: {reason}")
+        self.name = name
+        self.reason = reason
+
+
+class BadLora(BadImage):
+    """A LoRA file that cannot be read, is not what it claims to be, or does not fit the model."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"LoRA {name}: {reason}")
         self.name = name
         self.reason = reason
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from distri.lora import Lora
 from distri.prompts import LongPrompt
 from distri.stages import Highres, Stage
 
@@ -30,6 +31,7 @@ class ImageSpec:
         long_prompt: what becomes of texts of more tokens than the encoders read at once.
         scheduler: a diffusers class name; None is the model's own.
         scheduler_settings: what differs from the model's own settings, by the class's parameters.
+        loras: fused into the model for this image.
         highres: the way above the model's native size.
         original_size, target_size: height and width that the model is told; None is the requested size in the last
             pass, and the pass's own size in those before.
@@ -51,6 +53,7 @@ class ImageSpec:
     long_prompt: LongPrompt = LongPrompt.ERROR
     scheduler: str | None = None
     scheduler_settings: Mapping[str, SettingValue] = field(default_factory=dict)
+    loras: tuple[Lora, ...] = ()
     highres: Highres = field(default_factory=Highres)
     original_size: tuple[int, int] | None = None
     crop: tuple[int, int] = (0, 0)

@@ -104,9 +104,7 @@ class Darkroom:
 
     def _agreed(self, axis: Axis, patch: Tensor) -> bool:
         """Whether the patches of all ranks are finite, as the leader's axis finds it; the same on all ranks. Blocks."""
-        own = torch.tensor([bool(torch.isfinite(patch).all())], dtype=torch.uint8, device=self._mesh.device)
-        flags = wire.collect(axis, own, [(1,)] * axis.size)
-        return bool(self._mesh.broadcast_word(int(all(bool(flag.item()) for flag in flags))))
+        return wire.all_agree(self._mesh, axis, bool(torch.isfinite(patch).all()))
 
     def _sharing(self, height: int, width: int) -> Axis:
         """All ranks of the replica where the latent has rows for them, else one half's, else each rank by itself."""

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from distri.mesh import Axis
+from distri.mesh import Axis, Mesh
 from distri.rollcall import blaming
 
 FREE_TAGS = 16  # tags below are for messages that are waited for at once
@@ -83,3 +83,10 @@ def collect(axis: Axis, own: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[
     parts = [own, *(torch.empty(shape, dtype=own.dtype, device=own.device) for shape in shapes[1:])]
     swap(axis, [], [Message(peer, parts[peer], GATHER_TAG) for peer in axis.others])
     return parts
+
+
+def all_agree(mesh: Mesh, axis: Axis, own: bool) -> bool:
+    """Whether all ranks of the leader's axis say yes, on all ranks of the replica; blocks."""
+    flag = torch.tensor([own], dtype=torch.uint8, device=mesh.device)
+    flags = collect(axis, flag, [(1,)] * axis.size)
+    return bool(mesh.broadcast_word(int(all(bool(flag.item()) for flag in flags))))
