@@ -13,6 +13,7 @@ from distri import prompts
 from distri.errors import BadImage, BadSize
 from distri.image import SMALLEST_SIDE_PX, Evaluations, ImageSpec, Rendered
 from distri.lora import Fused
+from distri.memory import running_out
 from distri.mesh import Mesh
 from distri.model import Model
 from distri.patches import largest_degree
@@ -39,7 +40,6 @@ class Settings:
         resync: drift of the noise prediction above which another evaluation is synchronous; None means never.
         native_px: side of the square that the model was trained on; None is what its UNet says.
         idle_ranks: render an image that has too few rows for the layout on fewer ranks, instead of refusing it.
-        lean: use as little memory as can be (see `sampler.denoise`), and keep buffers for one shape only.
     """
 
     exact: bool = False
@@ -48,7 +48,6 @@ class Settings:
     resync: float | None = None
     native_px: int | None = None
     idle_ranks: bool = False
-    lean: bool = False
 
     def __post_init__(self) -> None:
         if self.warmup < 1:
@@ -57,7 +56,7 @@ class Settings:
     @property
     def schedule(self) -> Schedule:
         """Which evaluations wait."""
-        return Schedule(None) if self.exact or self.lean else Schedule(self.warmup, self.resync)
+        return Schedule(None) if self.exact else Schedule(self.warmup, self.resync)
 
 
 class Engine:
@@ -69,7 +68,7 @@ class Engine:
         self.spans = Spans() if spans is None else spans
         self.settings = settings
         self._model = model
-        self._unet = SplitUNet(model.unet, norm_mode=settings.norm_mode, kept_shapes=1 if settings.lean else 4)
+        self._unet = SplitUNet(model.unet, norm_mode=settings.norm_mode)
         self._vae = SplitVAE(model.vae)
         self._fused = Fused(model, mesh)
         self._darkroom = Darkroom(self._vae, mesh)
@@ -77,7 +76,14 @@ class Engine:
 
     @classmethod
     def load(
-        cls, model_dir: Path, mesh: Mesh, *, dtype: torch.dtype, settings: Settings, spans: Spans | None = None
+        cls,
+        model_dir: Path,
+        mesh: Mesh,
+        *,
+        dtype: torch.dtype,
+        settings: Settings,
+        vae_dtype: torch.dtype = torch.float32,
+        spans: Spans | None = None,
     ) -> "Engine":
         """Load an SDXL pipeline directory onto the mesh's device; no communication.
 
@@ -88,20 +94,24 @@ class Engine:
         if settings.exact:
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.allow_tf32 = False
-        return cls(pipeline_model.load(model_dir, device=mesh.device, dtype=dtype), mesh, settings, spans)
+        model = pipeline_model.load(model_dir, device=mesh.device, dtype=dtype, vae_dtype=vae_dtype)
+        return cls(model, mesh, settings, spans)
 
     @property
     def buffer_bytes(self) -> int:
         """Held for other ranks' activations, over all shapes kept."""
         return self._unet.exchanges.buffer_bytes
 
-    def render(self, image: ImageSpec, *, control: Callable[[], Control]) -> Rendered:
+    def render(self, image: ImageSpec, *, control: Callable[[], Control], lean: bool = False) -> Rendered:
         """Render one image: `render_batch` of one."""
-        (rendered,) = self.render_batch([image], control=control)
+        (rendered,) = self.render_batch([image], control=control, lean=lean)
         return rendered
 
+    @running_out()
     @torch.inference_mode()
-    def render_batch(self, images: Sequence[ImageSpec], *, control: Callable[[], Control]) -> list[Rendered]:
+    def render_batch(
+        self, images: Sequence[ImageSpec], *, control: Callable[[], Control], lean: bool = False
+    ) -> list[Rendered]:
         """Render images together; all ranks of the replica call it together, with equal arguments. Blocks.
 
         Each image comes out as it would alone, up to floating-point order: it has noise and scheduler of its own.
@@ -109,6 +119,7 @@ class Engine:
         Args:
             images: one or more that differ in prompts, seeds and what the model is told of sizes, and in nothing else.
             control: asked on the leader before every evaluation; ignored on the other ranks.
+            lean: use as little memory as can be: see `sampler.denoise`; and the buffers kept for other images go.
 
         Returns:
             One result per image, in order.
@@ -116,11 +127,16 @@ class Engine:
         Raises:
             BadImage, TooManyRanks: on all ranks, before any communication; BadLora after they have agreed on it.
             Stopped, LeaderFailed: see `sampler.denoise`.
+            OutOfMemory: on the rank that ran out, and maybe on no other; its process should end.
         """
+        if lean:
+            self._unet.exchanges.clear()
+            if self.mesh.device.type == "cuda":
+                torch.cuda.empty_cache()
         traffic, first, share = self.mesh.traffic, _alike(images), len(images)
         sent_before, watch = traffic.sent_bytes, Stopwatch(self.spans, self._now_ns)
         guidance = Guidance(first.guidance_scale, first.guidance_rescale)
-        batch = self._prepared(images, guidance)
+        batch = self._prepared(images, guidance, lean=lean)
         stages, crop = batch[0].way.stages, batch[0].way.crop
         watch.lap("encode")
         repairs: list[tuple[str, ...]] = [()] * share
@@ -132,7 +148,7 @@ class Engine:
                 latents = [latent_1CHW for latent_1CHW, _ in grown]
                 repairs = [before + again for before, (_, again) in zip(repairs, grown, strict=True)]
                 watch.lap("enlarge")
-            sampled = self._pass(number, batch, latents, guidance, control)
+            sampled = self._pass(number, batch, latents, guidance, control=control, lean=lean)
             latents = list(sampled.latent.chunk(share))
             evaluations += Evaluations(sampled.synchronous, sampled.displaced)
             watch.lap("denoise", synchronous=sampled.synchronous, displaced=sampled.displaced)
@@ -188,7 +204,7 @@ class Engine:
             zeros_for_none=self._model.zeros_for_none,
         )
 
-    def _check(self, image: ImageSpec, way: Plan, guidance: Guidance) -> None:
+    def _check(self, image: ImageSpec, way: Plan, guidance: Guidance, *, lean: bool) -> None:
         """Refuse what a pass of the image could not render, equally on all ranks."""
         for stage in way.stages:
             self._model.scheduler.try_out(
@@ -196,20 +212,20 @@ class Engine:
             )
             sharing(
                 self.mesh,
-                apart=guidance.on and self.mesh.layout.cfg == 2 and not self.settings.lean,
+                apart=guidance.on and self.mesh.layout.cfg == 2 and not lean,
                 height=stage.height // self._vae.factor,
                 width=stage.width // self._vae.factor,
                 unit=self._unet.unit,
                 idle_ranks=self.settings.idle_ranks,
             )
 
-    def _prepared(self, images: Sequence[ImageSpec], guidance: Guidance) -> list["_Prepared"]:
+    def _prepared(self, images: Sequence[ImageSpec], guidance: Guidance, *, lean: bool) -> list["_Prepared"]:
         """All that precedes the first pass; refuses before anything is computed."""
         plans = [self._planned(image) for image in images]
         texts = [self._read(image, guidance) for image in images]
         if len({text.pieces for text in texts}) > 1:
             raise BadImage("images of one batch must agree in how many pieces their prompts are read in")
-        self._check(images[0], plans[0], guidance)
+        self._check(images[0], plans[0], guidance, lean=lean)
         self._fused.set(images[0].loras)
         tokenizers, encoders = self._model.tokenizers, self._model.text_encoders
         return [
@@ -231,7 +247,9 @@ class Engine:
         batch: Sequence["_Prepared"],
         latents: Sequence[Tensor],
         guidance: Guidance,
+        *,
         control: Callable[[], Control],
+        lean: bool,
     ) -> Sampled:
         """Denoise one pass of all images: from noise, or from latents of this pass's size."""
         mesh, unet, factor = self.mesh, self._unet, self._vae.factor
@@ -260,7 +278,7 @@ class Engine:
             schedule=self.settings.schedule,
             control=control,
             idle_ranks=self.settings.idle_ranks,
-            lean=self.settings.lean,
+            lean=lean,
         )
 
     def _told(self, embedding: Embedding, ids: tuple[int, ...]) -> Conditions:

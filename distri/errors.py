@@ -11,10 +11,11 @@
     |  |- UnknownScheduler    not a diffusers scheduler, or settings of one, that fit the model
     |  `- BadLora             a LoRA file that cannot be used with the model
     |- PeerLost               a message failed; raised on each rank that noticed, naming those that do not answer
+    |- OutOfMemory            an allocation failed on this rank; the others may wait for it, so the process should end
     |- Stopped                the leader said STOP; raised on every rank of the replica before the same evaluation
     `- LeaderFailed           the leader's control callable raised; raised on the other ranks of its replica
 
-Every error but the last three follows from what is equal on all ranks, so all ranks raise it together and before any
+Every error but the last four follows from what is equal on all ranks, so all ranks raise it together and before any
 collective.
 """
 
@@ -94,6 +95,10 @@ class BadLora(BadImage):
         super().__init__(f"LoRA {name}: {reason}")
         self.name = name
         self.reason = reason
+
+
+class OutOfMemory(EngineError):
+    """An allocation failed on this rank, and maybe on no other: the process should end."""
 
 
 class PeerLost(EngineError):

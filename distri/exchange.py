@@ -240,6 +240,10 @@ class Exchanges:
         self._by_shape.move_to_end(shape)
         return self._by_shape[shape]
 
+    def clear(self) -> None:
+        """Drop all of them with their buffers; nothing may be under way."""
+        self._by_shape.clear()
+
     @property
     def buffer_bytes(self) -> int:
         return sum(exchange.buffer_bytes for exchange in self._by_shape.values())

@@ -25,7 +25,7 @@ class Model:
 
     Attributes:
         unet: in the dtype asked for.
-        vae: float32, since SDXL's own overflows in float16.
+        vae: best in float32: SDXL's own overflows in float16, and is then computed again in float32.
         tokenizers, text_encoders: two each, in SDXL's order.
         scheduler: the recipe of the model's own.
         zeros_for_none: whether a missing negative prompt means zeroed embeddings (SDXL base) or the empty text.
@@ -39,13 +39,14 @@ class Model:
     zeros_for_none: bool
 
 
-def load(directory: Path, *, device: torch.device, dtype: torch.dtype) -> Model:
+def load(directory: Path, *, device: torch.device, dtype: torch.dtype, vae_dtype: torch.dtype = torch.float32) -> Model:
     """Load a pipeline for inference. No network, no pickled weights, no code from the directory.
 
     Args:
         directory: holds model_index.json and one folder per part.
         device: where all parts go.
         dtype: of the UNet and the text encoders.
+        vae_dtype: of the VAE.
 
     Raises:
         ModelError: something is missing, is not safetensors, or is not SDXL.
@@ -59,7 +60,7 @@ def load(directory: Path, *, device: torch.device, dtype: torch.dtype) -> Model:
             directory, subfolder="unet", torch_dtype=dtype, use_safetensors=True, local_files_only=True
         )
         vae = NETWORKS["vae"].from_pretrained(
-            directory, subfolder="vae", torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
+            directory, subfolder="vae", torch_dtype=vae_dtype, use_safetensors=True, local_files_only=True
         )
         encoders = [
             kind.from_pretrained(directory / name, dtype=dtype, use_safetensors=True, local_files_only=True)
@@ -86,8 +87,9 @@ def load(directory: Path, *, device: torch.device, dtype: torch.dtype) -> Model:
 def of_pipeline(pipeline: Any) -> Model:
     """The parts of a live diffusers `StableDiffusionXLPipeline`, shared with it and not copied.
 
-    LoRA weights must have been fused. While an engine has them split, the pipeline itself cannot be called. The UNet
-    and the VAE may be of any width; the VAE is best in float32.
+    LoRA weights that peft holds must have been fused; those that an image names are the engine's. While an engine has
+    the networks split, the pipeline itself cannot be called. The UNet and the VAE may be of any width; the VAE is best
+    in float32.
     """
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
         part.eval().requires_grad_(False)

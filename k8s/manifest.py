@@ -39,6 +39,7 @@ FOR_PODS = (
     "s3_prefix",
     "connect_timeout_s",
     "models",
+    "loras",
     "log_level",
 )
 

@@ -52,6 +52,9 @@ class AttemptSpec(Versioned):
     warmup_steps: int = Field(ge=0)
     device: str
     dtype: str
+    vae_dtype: str = "float32"
+    idle_ranks: bool = False
+    lean: tuple[int, ...] = Field((), description="Images, by index, to render in as little memory as can be.")
     shard_key: str = Field(description="Object that holds the rows of this job, relative to the deployment's prefix.")
     deadline_s: float = Field(gt=0, description="Longest running time.")
     avoid_nodes: tuple[str, ...] = Field((), description="Nodes whose GPU proved bad under this job before.")
@@ -103,7 +106,8 @@ class Code(OpenCode):
 
     SUCCEEDED = "SUCCEEDED"
     ENGINE_ERROR = "ENGINE_ERROR"  # the program's own reason is in the report
-    OOM_KILLED = "OOM_KILLED"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"  # a rank's own memory, its GPU's; the report names the image
+    OOM_KILLED = "OOM_KILLED"  # the pod's, by the kernel
     DEADLINE = "DEADLINE"
     IMAGE_PULL = "IMAGE_PULL"
     UNSCHEDULABLE = "UNSCHEDULABLE"  # no node could take the pod for as long as it may wait
@@ -150,6 +154,7 @@ class PodReport(BaseModel):
     code: Code
     message: str = ""
     rank: int | None = Field(None, description="The rank that ended badly first; None if none did.")
+    image: int | None = Field(None, description="Index of the image that is to blame, where the pod knows it.")
     committed: int = Field(0, ge=0, description="Images that this pod put into the bucket.")
     skipped: int = Field(0, ge=0, description="Images that were there before.")
     failed: int = Field(0, ge=0, description="Images that this pod gave up on, each with a reason of its own.")

@@ -20,6 +20,18 @@ class AllowedModel(BaseModel):
     native_px: int
 
 
+class AllowedLora(BaseModel):
+    """A LoRA that rows may name, by what a client needs to know of it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    models: tuple[str, ...] = Field((), description="Model ids that it fits; none means all.")
+
+    def fits(self, model: str) -> bool:
+        """Whether it was made for this model."""
+        return not self.models or model in self.models
+
+
 class Deployment(Versioned):
     """The limits that rows are checked against. Newer controllers may announce more; older clients ignore it."""
 
@@ -29,7 +41,7 @@ class Deployment(Versioned):
     version: str = Field(description="Version of the controller that announced it.")
     models: dict[str, AllowedModel]
     default_model: str | None
-    loras: dict[str, str] = Field(default_factory=dict, description="LoRAs that rows may name, and their revisions.")
+    loras: dict[str, AllowedLora] = Field(default_factory=dict, description="LoRAs that rows may name.")
     max_megapixels: float
     max_rows: int
     layout: str
@@ -37,6 +49,7 @@ class Deployment(Versioned):
     gpus: int = Field(8, description="Of one pod.")
     images_per_job: int = 1000
     job_seconds: float = 900.0
+    idle_ranks: bool = Field(False, description="Images too small for the layout are rendered on fewer ranks.")
     image: str | None = Field(None, description="Container image that batches accepted now are rendered with.")
 
     @classmethod
@@ -49,6 +62,7 @@ class Deployment(Versioned):
                 for name, model in settings.models.items()
             },
             default_model=settings.model_by_default,
+            loras={name: AllowedLora(models=lora.models) for name, lora in settings.loras.items()},
             max_megapixels=settings.max_megapixels,
             max_rows=settings.max_rows,
             layout=planned_layout(settings.gpus, settings.layout),
@@ -56,13 +70,14 @@ class Deployment(Versioned):
             gpus=settings.gpus,
             images_per_job=settings.images_per_job,
             job_seconds=settings.job_seconds,
+            idle_ranks=settings.idle_ranks,
             image=settings.image,
         )
 
     @property
     def shortest_long_side_px(self) -> int:
-        """The least longer side, in pixels, that the layout can split."""
-        return shortest_long_side_px(self.layout)
+        """The least longer side, in pixels, that can be rendered."""
+        return 0 if self.idle_ranks else shortest_long_side_px(self.layout)
 
     def listed(self) -> str:
         """The allowed models, for a message."""

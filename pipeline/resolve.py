@@ -43,6 +43,10 @@ def resolve(
     if unknown:
         listed = ", ".join(sorted(deployment.loras)) or "none"
         raise ValueError("loras", f"{unknown[0][:80]!r} is not on the allow-list; allowed are {listed}")
+    strange = [lora.name for lora in values["loras"] if not deployment.loras[lora.name].fits(model)]
+    if strange:
+        made_for = ", ".join(deployment.loras[strange[0]].models)
+        raise ValueError("loras", f"{strange[0][:80]!r} is for {made_for}; the row's model is {model!r}")
     custom_id = row.custom_id if row.custom_id is not None else f"row-{line}"
     return ResolvedRow(
         row=index,

@@ -23,6 +23,7 @@ class FailureCode(OpenCode):
     PROMPT_TOO_LONG = "E_PROMPT_TOO_LONG"
     UNSUPPORTED = "E_UNSUPPORTED"  # the engine cannot render this combination, and says why
     BLACK = "E_BLACK"  # the picture is not finite, or of one colour, also after the repair
+    OOM = "E_OOM"  # it does not fit into memory, not even in the leaner layout
     FOREIGN_OBJECT = "E_FOREIGN_OBJECT"  # something that Tessera did not write lies where the picture goes
     ATTEMPTS_EXHAUSTED = "E_ATTEMPTS_EXHAUSTED"  # its job failed as often as it may; the message says how at last
     POISON = "E_POISON"  # the pod died twice while it rendered this image; its neighbours went on without it
@@ -42,6 +43,9 @@ class Provenance(BaseModel):
     warmup_steps: int
     device: str
     dtype: str
+    vae_dtype: str = "float32"
+    lean: bool = False
+    loras: dict[str, str] = Field(default_factory=dict, description="SHA-256 of each LoRA's file, by name.")
     attempt: int
     versions: dict[str, str]
 

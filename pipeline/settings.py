@@ -37,6 +37,16 @@ class ModelSource(BaseModel):
     native_px: int = Field(1024, ge=64, description="Side of the square that the model was trained on.")
 
 
+class LoraSource(BaseModel):
+    """A LoRA of the allow-list: its file in the pod, which file it must be, and the models it was made for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str = Field(description="Safetensors file, as the pod sees it: beside the models, on the same volume.")
+    sha256: str = Field(description="Of the file, checked before use.", pattern=r"^[0-9a-f]{64}$")
+    models: tuple[str, ...] = Field((), description="Model ids that it fits; none means all.")
+
+
 class Settings(BaseModel):
     """What a client, a worker and a pod need to know about the deployment they belong to."""
 
@@ -56,6 +66,7 @@ class Settings(BaseModel):
         default_factory=dict, description="Allow-list: model id to its source (JSON)."
     )
     default_model: str | None = Field(None, description="Model of rows that name none; the only one if there is one.")
+    loras: dict[str, LoraSource] = Field(default_factory=dict, description="Allow-list: LoRA id to its source (JSON).")
     max_megapixels: float = Field(64.0, gt=0, description="Largest image that a row may ask for.")
     max_rows: int = Field(1_000_000, gt=0, description="Most rows of one batch.")
 
@@ -66,6 +77,12 @@ class Settings(BaseModel):
     warmup_steps: int = Field(4, ge=0, description="Synchronous evaluations before displaced ones begin.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="What a pod's ranks compute on.")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field("auto", description="UNet's number format.")
+    vae_dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="VAE's number format; what is not finite in it is decoded again in float32."
+    )
+    idle_ranks: bool = Field(
+        False, description="Render images with too few rows for the layout on fewer ranks, instead of refusing them."
+    )
     image: str = Field("local", description="Container image of a pod, by digest; `local` for processes.")
 
     pod: dict[str, Any] = Field(
@@ -136,6 +153,14 @@ class Settings(BaseModel):
             raise ValueError(f"default_model {self.default_model!r} is not among models ({_listed(self.models)})")
         return self
 
+    @model_validator(mode="after")
+    def _loras_of_known_models(self) -> Self:
+        for name, lora in self.loras.items():
+            if unknown := sorted(set(lora.models) - self.models.keys()):
+                found = ", ".join(map(repr, unknown))
+                raise ValueError(f"lora {name!r} is for {found}, not among models ({_listed(self.models)})")
+        return self
+
     @property
     def model_by_default(self) -> str | None:
         """The model of a row that names none: the chosen one, or the only one."""
@@ -166,7 +191,7 @@ def load_settings(environ: Mapping[str, str] | None = None, *, newer: bool = Fal
     for variable, name in known.items():
         if given.get(variable):
             values[name] = given[variable]
-    for name in ("models", "pod", "schedules"):
+    for name in ("models", "loras", "pod", "schedules"):
         if isinstance(values.get(name), str):
             try:
                 values[name] = json.loads(values[name])

@@ -21,7 +21,7 @@ from pipeline.records import JobRecord, advance, changed
 from pipeline.states import BatchState, JobState, is_final
 from tasks import retry
 from tasks.context import Context
-from tasks.poison import layout_for_suspects
+from tasks.poison import layout_for_suspects, ran_out
 from tasks.reopen import cleared
 from tasks.settle import job_images, settle_abandoned, settle_cancelled, settle_ended
 
@@ -157,6 +157,9 @@ def _recorded(context: Context, job: JobRecord, fence: str) -> JobRecord:
         warmup_steps=settings.warmup_steps,
         device=settings.device,
         dtype=settings.dtype,
+        vae_dtype=settings.vae_dtype,
+        idle_ranks=settings.idle_ranks,
+        lean=ran_out(job),
         shard_key=BatchObjects(job.batch_id).shard(job.index),
         deadline_s=settings.deadline_s,
         avoid_nodes=tuple(sorted({e.node for e in job.ended if e.node and e.code is Code.GPU_UNHEALTHY})),

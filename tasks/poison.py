@@ -15,7 +15,7 @@ from pipeline.results import FailureCode, ImageFailure, failure_of
 from pipeline.shards import ImageTask
 from pipeline.states import ImageState
 from tasks.context import Context
-from tasks.retry import BLAMES_AN_IMAGE
+from tasks.retry import BLAMES_AN_IMAGE, WANTS_MEMORY
 
 
 def suspects(
@@ -23,11 +23,14 @@ def suspects(
 ) -> tuple[ImageTask, ...]:
     """The images that the attempt may have died of, of those that it left undone.
 
-    A pod of one replica renders one image at a time: the last that it began. What it had rendered before and was still
-    uploading is not to blame. Of more replicas, nobody knows which one died first.
+    A pod that ran out of memory says over which image. Otherwise: a pod of one replica renders one image at a time,
+    the last that it began. What it had rendered before and was still uploading is not to blame. Of more replicas,
+    nobody knows which one died first.
     """
     if ended.code not in BLAMES_AN_IMAGE or job.attempt is None:
         return ()
+    if ended.report is not None and ended.report.image is not None:
+        return tuple(task for task in undone if task.index == ended.report.image)
     states = context.ledger.images.states(job.batch_id, [task.index for task in undone])
     begun = [task for task, state in zip(undone, states, strict=True) if state is ImageState.RUNNING]
     return tuple(begun[-1:] if _replicas(job.attempt.layout) == 1 else begun)
@@ -41,12 +44,20 @@ def convicted(job: JobRecord, suspected: Sequence[ImageTask]) -> ImageFailure | 
     deaths = [end for end in job.ended if task.index in end.rendering]
     if len(deaths) < 2:
         return None
+    if all(end.code in WANTS_MEMORY for end in deaths):
+        said = "it does not fit into memory, also not rendered in as little as can be: " + "; ".join(map(_told, deaths))
+        return failure_of(task, FailureCode.OOM, said, retryable=True)
     return failure_of(
         task,
         FailureCode.POISON,
         f"the pod died {len(deaths)} times while it rendered this image: " + "; ".join(map(_told, deaths)),
         retryable=True,
     )
+
+
+def ran_out(job: JobRecord) -> tuple[int, ...]:
+    """Images, by index, over which an attempt ran out of memory: the next renders them in less."""
+    return tuple(sorted({index for end in job.ended if end.code in WANTS_MEMORY for index in end.rendering}))
 
 
 def layout_for_suspects(tasks: Sequence[ImageTask], gpus: int, layout: str) -> str:

@@ -22,6 +22,7 @@ _S, _D, _H = Effect.SPENDS, Effect.DISRUPTS, Effect.HOPELESS
 POLICY: Mapping[Code, Effect] = {
     Code.SUCCEEDED: _S,  # with images undone: the word is not believed
     Code.ENGINE_ERROR: _S,
+    Code.OUT_OF_MEMORY: _S,
     Code.OOM_KILLED: _S,
     Code.DEADLINE: _S,
     Code.STORAGE: _S,
@@ -42,7 +43,12 @@ POLICY: Mapping[Code, Effect] = {
 }
 
 # Ends that the image which was being rendered may have caused.
-BLAMES_AN_IMAGE = frozenset({Code.ENGINE_ERROR, Code.OOM_KILLED, Code.DEADLINE, Code.KILLED, Code.UNKNOWN})
+BLAMES_AN_IMAGE = frozenset(
+    {Code.ENGINE_ERROR, Code.OUT_OF_MEMORY, Code.OOM_KILLED, Code.DEADLINE, Code.KILLED, Code.UNKNOWN}
+)
+
+# Of those, the ends after which the image is rendered once more in less memory.
+WANTS_MEMORY = frozenset({Code.OUT_OF_MEMORY, Code.OOM_KILLED})
 
 FIRST_DELAY_S, FIRST_DISRUPTION_DELAY_S, LONGEST_DELAY_S = 2.0, 1.0, 300.0
 

@@ -26,12 +26,12 @@ from distri.errors import LayoutError, LeaderFailed, PeerLost  # noqa: E402
 from distri.mesh import Layout, Mesh  # noqa: E402
 from distri.run.leader import Leader  # noqa: E402
 from distri.run.report import write_report  # noqa: E402
-from distri.run.shard import LeaderRefused, PodMisconfigured, render_shard  # noqa: E402
+from distri.run.shard import ImageTooLarge, LeaderRefused, PodMisconfigured, render_shard  # noqa: E402
 from distri.run.sigterm import on_sigterm  # noqa: E402
 from distri.run.tracing import gathered, note_start  # noqa: E402
 from distri.spans import Spans  # noqa: E402
 from pipeline.attempt import EXIT_CONFIG, EXIT_USAGE, AttemptSpec, Code, PodReport  # noqa: E402
-from pipeline.errors import ClaimRefused, RecordTooNew, ServiceError, SettingsError  # noqa: E402
+from pipeline.errors import ClaimRefused, RecordTooNew, ServiceError, SettingsError, TesseraError  # noqa: E402
 from pipeline.logs import configure_logging, redacted  # noqa: E402
 from pipeline.results import ImageResult  # noqa: E402
 from pipeline.settings import load_settings  # noqa: E402
@@ -87,11 +87,23 @@ def main() -> int:
         missing = error.missing or () if isinstance(error, PeerLost) else ()
         lost = missing[0] if len(missing) == 1 else rank
         code = _code_of(error)
-        write_report(PodReport(code=code, message=message, rank=lost))
+        image = error.index if isinstance(error, ImageTooLarge) else None
+        write_report(PodReport(code=code, message=message, rank=lost, image=image))
+        _commit_what_is_rendered(leader)
         if isinstance(error, UnreadableAttempt):
             return EXIT_USAGE
         return EXIT_CONFIG if code is Code.CONFIG_ERROR else 1
     return 0
+
+
+def _commit_what_is_rendered(leader: Leader | None) -> None:
+    """Finish the uploads, so that no image is rendered twice. In an outage torchrun's SIGTERM ends the wait."""
+    if leader is None or not leader.claimed:
+        return
+    try:
+        leader.committer.finish(None)
+    except TesseraError as error:
+        log.warning("some images will be rendered again", reason=str(error))
 
 
 class UnreadableAttempt(PodMisconfigured):
@@ -123,6 +135,8 @@ def _code_of(error: Exception) -> Code:
         return Code.CLAIM_REFUSED
     if isinstance(error, PodMisconfigured | SettingsError | LayoutError):
         return Code.CONFIG_ERROR
+    if isinstance(error, ImageTooLarge):
+        return Code.OUT_OF_MEMORY
     if isinstance(error, RecordTooNew):
         return Code.TOO_OLD
     if isinstance(error, ServiceError):

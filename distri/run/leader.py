@@ -68,6 +68,11 @@ class Leader:
         return parsed_shard(body)
 
     @property
+    def claimed(self) -> bool:
+        """Whether this pod has its claim."""
+        return self._committer is not None
+
+    @property
     def committer(self) -> Committer:
         """Where images go; there is one once the pod has its claim."""
         if self._committer is None:
@@ -104,7 +109,7 @@ class Leader:
             self.committer.failed(task, failure)
             return
         seconds = rendered.encode_s + rendered.denoise_s + rendered.decode_s
-        result = result_of(task, self._objects, provenance, round(seconds, 3), made_of(rendered))
+        result = result_of(task, self._objects, provenance, round(seconds, 3), made_of(rendered, lean=provenance.lean))
         self.committer.rendered(task, result, rendered.pixels)
 
     def fail(self, task: ImageTask, code: FailureCode, message: str) -> None:

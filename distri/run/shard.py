@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -10,7 +12,16 @@ import torch
 
 from distri.engine import Engine
 from distri.engine import Settings as EngineSettings
-from distri.errors import BadImage, EngineError, LayoutError, ModelError, PromptTooLong, Stopped, TooManyRanks
+from distri.errors import (
+    BadImage,
+    EngineError,
+    LayoutError,
+    ModelError,
+    OutOfMemory,
+    PromptTooLong,
+    Stopped,
+    TooManyRanks,
+)
 from distri.mesh import Mesh
 from distri.run.leader import Leader, Word
 from distri.run.translate import image_of
@@ -19,7 +30,7 @@ from distri.spans import Spans
 from pipeline.attempt import AttemptSpec
 from pipeline.errors import TesseraError
 from pipeline.results import FailureCode, Provenance
-from pipeline.settings import ModelSource, Settings
+from pipeline.settings import LoraSource, ModelSource, Settings
 from pipeline.shards import ImageTask, images_of, parsed_shard, shard_bytes
 from pipeline.version import installed_version
 
@@ -32,6 +43,31 @@ class PodMisconfigured(TesseraError):
 
 class LeaderRefused(TesseraError):
     """The leader could not begin; its own rank has the reason."""
+
+
+class ImageTooLarge(TesseraError):
+    """A rank ran out of memory over an image."""
+
+    def __init__(self, task: ImageTask, error: OutOfMemory) -> None:
+        self.index = task.index
+        super().__init__(f"image {task.id} ({task.row.width}x{task.row.height}): out of memory: {error}")
+
+
+@dataclass(frozen=True)
+class _Replica:
+    """Who renders, and what is the same for all images."""
+
+    mesh: Mesh
+    engine: Engine
+    leader: Leader | None
+    spec: AttemptSpec
+    loras: Mapping[str, LoraSource]
+    provenance: Provenance
+
+    def provenance_of(self, task: ImageTask) -> Provenance:
+        """What is true of one image that was rendered."""
+        loras = {one.name: self.loras[one.name].sha256 for one in task.row.loras}
+        return self.provenance.model_copy(update={"lean": task.index in self.spec.lean, "loras": loras})
 
 
 def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings: Settings, spans: Spans) -> None:
@@ -52,16 +88,23 @@ def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings:
                 Path(source.path),
                 mesh,
                 dtype=dtype,
-                settings=EngineSettings(exact=spec.exact, warmup=spec.warmup_steps, native_px=source.native_px),
+                settings=EngineSettings(
+                    exact=spec.exact,
+                    warmup=spec.warmup_steps,
+                    native_px=source.native_px,
+                    idle_ranks=spec.idle_ranks,
+                ),
+                vae_dtype=getattr(torch, spec.vae_dtype),
                 spans=spans,
             )
     except (ModelError, LayoutError) as error:
         raise PodMisconfigured(f"model {model_id!r}: {error}") from error
     provenance = _provenance(mesh, spec, source, dtype)
     log.info("model loaded", model=model_id, revision=source.revision, images=len(tasks))
+    replica = _Replica(mesh, engine, leader, spec, settings.loras, provenance)
     for task in tasks[mesh.data_index :: mesh.layout.data]:
         with structlog.contextvars.bound_contextvars(image=task.id), spans.about(image=task.id):
-            if not _render(mesh, engine, leader, task, provenance):
+            if not _render(replica, task):
                 break
     if leader is not None:
         whole = mesh.layout.data == 1 and leader.stopped_because is None
@@ -87,16 +130,23 @@ def _agreed_tasks(mesh: Mesh, leader: Leader | None) -> list[ImageTask]:
     return images_of(parsed_shard(word["shard"].encode()))
 
 
-def _render(mesh: Mesh, engine: Engine, leader: Leader | None, task: ImageTask, provenance: Provenance) -> bool:
+def _render(replica: _Replica, task: ImageTask) -> bool:
     """Render one image; False if the replica is to stop."""
+    mesh, engine, leader = replica.mesh, replica.engine, replica.leader
     with engine.spans.span("ask"):
         word = Word(mesh.broadcast_word(leader.decide(task) if leader is not None else 0))
     if word is not Word.RENDER:
         return word is Word.SKIP
     try:
-        rendered = engine.render(image_of(task), control=leader.control if leader is not None else _never_asked)
+        rendered = engine.render(
+            image_of(task, replica.loras),
+            control=leader.control if leader is not None else _never_asked,
+            lean=task.index in replica.spec.lean,
+        )
     except Stopped:
         return False
+    except OutOfMemory as error:
+        raise ImageTooLarge(task, error) from error
     except (BadImage, TooManyRanks) as error:
         # These follow from what is equal on all ranks, so all of them come here.
         if leader is not None:
@@ -113,7 +163,7 @@ def _render(mesh: Mesh, engine: Engine, leader: Leader | None, task: ImageTask, 
     )
     if leader is not None:
         with engine.spans.span("hand over"):
-            leader.take(task, rendered, provenance)
+            leader.take(task, rendered, replica.provenance_of(task))
     return True
 
 
@@ -141,6 +191,7 @@ def _provenance(mesh: Mesh, spec: AttemptSpec, source: ModelSource, dtype: torch
         warmup_steps=spec.warmup_steps,
         device=torch.cuda.get_device_name(mesh.device) if mesh.device.type == "cuda" else platform.machine(),
         dtype=str(dtype).removeprefix("torch."),
+        vae_dtype=spec.vae_dtype,
         attempt=spec.number,
         versions={name: installed_version(name) for name in ("tessera-render", "torch", "diffusers", "transformers")},
     )

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
+from distri.errors import BadLora
 from distri.image import ImageSpec, Rendered
+from distri.lora import Lora
 from distri.prompts import LongPrompt
 from distri.stages import Highres
 from pipeline.picture import HighresMode, Made, Stage
+from pipeline.picture import Lora as RowLora
+from pipeline.settings import LoraSource
 from pipeline.shards import ImageTask
 
+LEAN = "rendered again in the leaner layout: out of memory before"
 
-def image_of(task: ImageTask) -> ImageSpec:
-    """The engine's words for an image. Sizes are width and height in a row, height and width in the engine."""
+
+def image_of(task: ImageTask, loras: Mapping[str, LoraSource]) -> ImageSpec:
+    """The engine's words for an image. Sizes are width and height in a row, height and width in the engine.
+
+    Args:
+        task: the image.
+        loras: the allow-list of this pod.
+
+    Raises:
+        BadLora: the row names one that is not on it; the same on all ranks.
+    """
     row, told = task.row, task.row.conditioning
     return ImageSpec(
         prompt=row.prompt,
@@ -26,6 +43,7 @@ def image_of(task: ImageTask) -> ImageSpec:
         guidance_rescale=row.guidance_rescale,
         scheduler=row.scheduler.name if row.scheduler is not None else None,
         scheduler_settings=row.scheduler.settings if row.scheduler is not None else {},
+        loras=tuple(_lora(one, loras) for one in row.loras),
         highres=Highres(
             refine=row.highres.mode is HighresMode.REFINE,
             strength=row.highres.strength,
@@ -41,8 +59,8 @@ def image_of(task: ImageTask) -> ImageSpec:
     )
 
 
-def made_of(rendered: Rendered) -> Made:
-    """What only rendering shows."""
+def made_of(rendered: Rendered, *, lean: bool) -> Made:
+    """What only rendering shows; `lean`: it was rendered in less memory, since an attempt before ran out of it."""
     return Made(
         canvas=rendered.canvas,
         crop=rendered.crop,
@@ -52,8 +70,15 @@ def made_of(rendered: Rendered) -> Made:
         ),
         truncated=dict(rendered.left_out),
         warnings=rendered.warnings,
-        repairs=rendered.repairs,
+        repairs=((LEAN,) if lean else ()) + rendered.repairs,
     )
+
+
+def _lora(wanted: RowLora, loras: Mapping[str, LoraSource]) -> Lora:
+    source = loras.get(wanted.name)
+    if source is None:
+        raise BadLora(wanted.name, "it is not in TESSERA_LORAS of this pod")
+    return Lora(Path(source.path), wanted.scale, source.sha256)
 
 
 def _turned(size: tuple[int, int] | None) -> tuple[int, int] | None:

@@ -17,6 +17,7 @@ import pytest
 import zstandard
 
 from pipeline.artifacts import Artifacts
+from pipeline.deployment import AllowedLora
 from pipeline.errors import RequestError, RowError
 from pipeline.manifest import Validation, resolved_rows
 from pipeline.request import Options, ResolvedRow, Row
@@ -74,7 +75,9 @@ PACKED: dict[str, Callable[[bytes], bytes]] = {
 def _resolved(prompts: Prompts, **options: Any) -> tuple[list[ResolvedRow], list[str]]:
     source = open_source(prompts, **options)
     found = Validation(source.name)
-    rows = resolved_rows(source, Options(), deployment(loras={"film": "r", "grain": "r"}), found, batch_seed=1)
+    rows = resolved_rows(
+        source, Options(), deployment(loras={"film": AllowedLora(), "grain": AllowedLora()}), found, batch_seed=1
+    )
     return list(rows), [str(error) for error in found.errors]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from pipeline.attempt import AttemptSpec, Code, Outcome
+from pipeline.attempt import AttemptSpec, Code, Outcome, PodReport
 from pipeline.settings import Settings
 from pipeline.shards import ImageTask
 from pipeline.states import BatchState, JobState
@@ -61,7 +61,7 @@ def _codes(stage: Stage) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("poison", [0, 2, 4])
-@pytest.mark.parametrize("code", [Code.KILLED, Code.ENGINE_ERROR, Code.OOM_KILLED, Code.DEADLINE, Code.UNKNOWN])
+@pytest.mark.parametrize("code", [Code.KILLED, Code.ENGINE_ERROR, Code.DEADLINE, Code.UNKNOWN])
 def test_an_image_that_kills_its_pod_is_isolated_after_the_second_time(stage: Stage, poison: int, code: Code) -> None:
     stage.batch(5)
     _poisoned(stage, [poison], Outcome(code, "it died"))
@@ -77,6 +77,60 @@ def test_an_image_that_kills_its_pod_is_isolated_after_the_second_time(stage: St
         f"attempt 1: {code.value}: it died; attempt 2: {code.value}: it died"
     )
     assert stage.batch_state() is BatchState.COMPLETED
+
+
+def _out_of_memory(stage: Stage, large: Sequence[int], *, lean_fits: bool, named: bool) -> list[AttemptSpec]:
+    """Pods that run out over these images, unless they are told to render them in less memory and that is enough."""
+    specs: list[AttemptSpec] = []
+
+    def play(spec: AttemptSpec) -> Play:
+        specs.append(spec)
+
+        def work() -> Outcome:
+            pod = stage.pod(spec)
+            assert pod.register() is None
+            rendered: list[ImageTask] = []
+            for task in pod.left():
+                pod.start([task])
+                if task.index in large and not (lean_fits and task.index in spec.lean):
+                    pod.commit(rendered)
+                    code = Code.OUT_OF_MEMORY if named else Code.OOM_KILLED
+                    report = PodReport(code=code, image=task.index) if named else None
+                    return Outcome(code, "no memory", report=report)
+                rendered.append(task)
+            pod.commit(rendered)
+            return SUCCEEDED
+
+        return [work, SUCCEEDED]
+
+    stage.node.play = play
+    return specs
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("large", [[0], [2], [4], [1, 3]])
+def test_an_image_that_does_not_fit_is_rendered_in_less_memory_by_the_next_attempt(
+    stage: Stage, large: list[int], named: bool
+) -> None:
+    stage.batch(5)
+    specs = _out_of_memory(stage, large, lean_fits=True, named=named)
+    stage.work()
+    assert stage.images() == ["succeeded"] * 5
+    assert [spec.lean for spec in specs] == [tuple(large[:count]) for count in range(len(large) + 1)]
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("large", [[0], [2], [4], [1, 3]])
+def test_an_image_that_does_not_fit_there_either_fails_alone(stage: Stage, large: list[int], named: bool) -> None:
+    stage.batch(5)
+    specs = _out_of_memory(stage, large, lean_fits=False, named=named)
+    stage.work()
+    assert stage.state() is JobState.SUCCEEDED
+    assert stage.images() == ["failed" if index in large else "succeeded" for index in range(5)]
+    assert _codes(stage) == {f"row-{index + 1}": "E_OOM" for index in large}
+    assert all(error["retryable"] for error in stage.lines("errors.jsonl"))
+    assert specs[0].lean == ()
+    assert specs[1].lean == (large[0],)
 
 
 @pytest.mark.parametrize("poison", [[0, 1, 2], [0, 3, 5], [1, 2, 4, 5]])

@@ -11,6 +11,7 @@ from tasks.retry import FIRST_DISRUPTION_DELAY_S, LONGEST_DELAY_S, POLICY, Effec
 _SPENDS = {
     Code.SUCCEEDED,
     Code.ENGINE_ERROR,
+    Code.OUT_OF_MEMORY,
     Code.OOM_KILLED,
     Code.DEADLINE,
     Code.STORAGE,
