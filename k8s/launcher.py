@@ -28,7 +28,7 @@ from k8s.reading import Object, Reading, deleted_at, failed_containers
 from k8s.watch import Watch
 from pipeline.artifacts import Artifacts
 from pipeline.attempt import AttemptSpec, Code, LaunchResult, NameTaken, Observation, Outcome, Phase
-from pipeline.errors import ServiceError
+from pipeline.errors import RecordUnreadable, ServiceError
 from pipeline.logs import redacted
 from pipeline.objects import BatchObjects
 from pipeline.settings import Settings
@@ -176,6 +176,7 @@ class KubernetesLauncher:
             reading.outcome,
             (metadata.get("annotations") or {}).get(BATCH_ANNOTATION),
             int(index) if index.isdigit() else None,
+            _spec(job),
         )
         if reading.phase is Phase.ENDED and job is not None:
             self._note_end(observation, job, pods)
@@ -236,6 +237,15 @@ class KubernetesLauncher:
 
 def _titled(tail: str, container: str, of: int) -> str:
     return tail if of == 1 else f"== container {container}\n{tail}"
+
+
+def _spec(job: Object | None) -> AttemptSpec | None:
+    """The spec that a Job carries, if it does and this version can read it."""
+    text = ((job or {}).get("metadata", {}).get("annotations") or {}).get(SPEC_ANNOTATION)
+    try:
+        return AttemptSpec.model_validate_json(text) if text else None
+    except (ValidationError, RecordUnreadable):
+        return None
 
 
 class _End:

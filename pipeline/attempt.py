@@ -205,6 +205,7 @@ class Observation:
     outcome: Outcome | None = None
     batch_id: str | None = None
     job_index: int | None = None
+    spec: AttemptSpec | None = None  # as it was launched, where that can be read
 
 
 class LaunchResult(StrEnum):

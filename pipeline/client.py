@@ -14,6 +14,7 @@ import io
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ import structlog
 from pipeline import collect
 from pipeline.cancel import request_cancel
 from pipeline.connect import Connection, connect
-from pipeline.errors import RequestError, TesseraError
+from pipeline.errors import RequestError, TesseraError, UnknownBatch
 from pipeline.estimate import Estimate, Estimator
 from pipeline.keywords import Picture
 from pipeline.manifest import Validation, resolved_rows
@@ -34,6 +35,7 @@ from pipeline.patience import OutOfTime, Patience
 from pipeline.progress import Progress
 from pipeline.replay import Difference, Likeness, differences, likeness, records_in, row_of
 from pipeline.results import ImageFailure, ImageResult
+from pipeline.resume import check_lost, take_up, unknown_batches
 from pipeline.retry import Retried, request_retry
 from pipeline.rowformats import InputFormat
 from pipeline.schedules.client import Schedules
@@ -186,6 +188,17 @@ class Client:
         """A batch that was submitted before. Nothing is asked yet."""
         return Batch(self._connection, batch_id, self._app)
 
+    def resume(self) -> Resumed:
+        """Take up every accepted batch that Redis does not know, also those that have ended: after it lost its data.
+
+        The controller then rebuilds them from the bucket and adopts what still runs. What Redis knows stays as it is.
+        Raises ServiceError.
+        """
+        ledger, artifacts = self._connection.ledger, self._connection.artifacts
+        taken_up = [m.id for m in unknown_batches(ledger, artifacts, ended=True) if take_up(ledger, m)]
+        hint(self._app, TICK)
+        return Resumed(tuple(taken_up))
+
     def batches(self, limit: int = 20) -> list[BatchStatus]:
         """The newest batches."""
         ledger = self._connection.ledger
@@ -213,6 +226,12 @@ class Replay:
     likeness: Likeness | None
 
 
+class Resumed:
+    """Ids of the batches that were taken up."""
+
+    batches: tuple[str, ...]
+
+
 class Batch:
     """A submitted batch."""
 
@@ -224,8 +243,17 @@ class Batch:
         return f"Batch({self.id!r})"
 
     def status(self) -> BatchStatus:
-        """How it stands now. Raises UnknownBatch."""
-        return batch_status(self._connection.ledger, self.id)
+        """How it stands now. Raises UnknownBatch, or BatchLost if it is in the bucket and Redis does not know it."""
+        with self._known():
+            return batch_status(self._connection.ledger, self.id)
+
+    @contextmanager
+    def _known(self) -> Iterator[None]:
+        try:
+            yield
+        except UnknownBatch:
+            check_lost(self._connection.artifacts, self.id)
+            raise
 
     def jobs(self) -> list[JobStatus]:
         """Its jobs that are under way, at most 100, each with what it waits for and how its earlier attempts ended."""
@@ -281,14 +309,16 @@ class Batch:
 
         The batch must have ended; it is opened again and ends anew. What is committed stays. Raises RequestError.
         """
-        retried = request_retry(self._connection.ledger, self._connection.artifacts, self.id, codes)
+        with self._known():
+            retried = request_retry(self._connection.ledger, self._connection.artifacts, self.id, codes)
         if retried.images:
             hint(self._app, REOPEN, self.id)
         return retried
 
     def cancel(self) -> BatchState:
         """Cancel what is not rendered yet; returns the state it is in now. What is committed stays."""
-        state = request_cancel(self._connection.ledger, self.id)
+        with self._known():
+            state = request_cancel(self._connection.ledger, self.id)
         hint(self._app, TICK)
         return state
 

@@ -16,6 +16,7 @@ TesseraError
 │   ├── OutOfTime          the time was up before a service had answered (see pipeline.patience)
 │   ├── RecordUnreadable   written by another version of Tessera, which can read it; it stays as it is
 │   │   └── RecordTooNew   its schema version says so
+│   ├── BatchLost          a batch is accepted in the bucket and Redis does not know it: `tessera resume`
 │   └── NoDeployment       Redis answers, but no controller has announced itself there
 ├── ConflictError          somebody else moved first; the caller reads again
 │   ├── StaleWrite         the record's revision moved on
@@ -106,6 +107,17 @@ class StoreUnavailable(ServiceError):
 
 class StoreRefused(StoreUnavailable):
     """The S3 endpoint answers, and will not do what was asked; asking again changes nothing."""
+
+
+class BatchLost(ServiceError):
+    """A batch is accepted in the bucket, and the ledger knows nothing of it."""
+
+    def __init__(self, batch_id: str) -> None:
+        self.batch_id = batch_id
+        super().__init__(
+            f"batch {batch_id} is in the bucket and Redis does not know it (was it emptied?): run `tessera resume`. "
+            "No picture is lost, and what runs goes on"
+        )
 
 
 class AcceptanceUnknown(ServiceError):

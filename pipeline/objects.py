@@ -3,6 +3,7 @@
     batches/<id>/batch.json             the accepted batch; when it is there, the batch is accepted
                  staged/<token>/input.jsonl     its rows, resolved, one a line
                  staged/<token>/invalid.jsonl   rows that --skip-invalid left out, with the reasons
+                 plan.json              how the batch is cut into jobs
                  shards/00003.jsonl     the rows of one job
                  images/00000/0000012-000.png   image 0 of row 12 (or .jpg, .webp); its PUT is the commit
                  images/00000/0000012-000.json  what is known about it; written first
@@ -76,11 +77,24 @@ class BatchObjects:
     def invalid(self, token: str) -> str:
         return f"{self.staged}{token}/invalid.jsonl"
 
+    @property
+    def plan(self) -> str:
+        return self.root + "plan.json"
+
+    @property
+    def fragments(self) -> str:
+        return self.root + "fragments/"
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """Folders that are empty as long as no image has an outcome."""
+        return self.fragments, self.root + "images/", self.root + "failures/"
+
     def shard(self, job: int) -> str:
         return f"{self.root}shards/{job:05d}.jsonl"
 
     def fragment(self, job: int) -> str:
-        return f"{self.root}fragments/{job:05d}.jsonl"
+        return f"{self.fragments}{job:05d}.jsonl"
 
     @property
     def traces(self) -> str:

@@ -84,6 +84,13 @@ class Pace(BaseModel):
         return tera_operations(row, native_px) / rate / int(self.layout.partition("x")[0])
 
 
+class Plan(_Record):
+    """`plan.json`: how a batch is cut into jobs. It is written once, before the first shard, and never changes."""
+
+    images_per_job: int
+    pace: Pace | None = None
+
+
 class BatchRecord(_Record):
     """A batch in the ledger."""
 
@@ -91,6 +98,7 @@ class BatchRecord(_Record):
     state: BatchState = BatchState.VALIDATING
     revision: int = 1
     updated_at: datetime
+    recovered: bool = Field(False, description="Taken up from the bucket, where some of it may be done already.")
     images_per_job: int | None = Field(None, description="How it is cut; settled before the first shard is written.")
     pace: Pace | None = Field(None, description="Settled with images_per_job; None cuts by images alone.")
     jobs: int | None = Field(None, description="How many jobs it was cut into; None until it is.")
@@ -142,6 +150,21 @@ class JobRecord(_Record):
     reopen: tuple[str, ...] | None = Field(
         None, description="Set until its failures of these codes (none meaning all) are cleared away for another try."
     )
+
+    @classmethod
+    def queued(cls, batch: BatchRecord, index: int, images: int, at: datetime) -> JobRecord:
+        """A job of a batch that nobody has worked on."""
+        manifest = batch.manifest
+        return cls(
+            batch_id=manifest.id,
+            incarnation=manifest.incarnation,
+            index=index,
+            tenant=manifest.tenant,
+            priority=manifest.priority,
+            created_at=manifest.created_at,
+            updated_at=at,
+            images=images,
+        )
 
     @property
     def ref(self) -> str:

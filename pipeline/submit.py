@@ -7,7 +7,6 @@ import secrets
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import IO, Any, Protocol
 
 import structlog
@@ -150,7 +149,8 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
     # A ledger that has lost a batch since it was accepted gets it as another incarnation, so that nothing of it can
     # meet the names of attempts that still run. One that has it keeps its record as it is.
     standing = manifest if before is None else before.model_copy(update={"incarnation": manifest.incarnation})
-    recorded = _recorded(ledger, standing, now, patience)
+    record = BatchRecord(manifest=standing, updated_at=now, recovered=before is not None)
+    recorded = _recorded(ledger, record, patience)
     return Accepted(before or manifest, before is None, recorded, validation.unwanted)
 
 
@@ -177,13 +177,12 @@ def _put_manifest(artifacts: Artifacts, manifest: BatchManifest, patience: Patie
         raise AcceptanceUnknown(manifest.id, str(error)) from error
 
 
-def _recorded(ledger: Ledger, manifest: BatchManifest, now: datetime, patience: Patience) -> bool:
-    record = BatchRecord(manifest=manifest, updated_at=now)
+def _recorded(ledger: Ledger, record: BatchRecord, patience: Patience) -> bool:
     try:
         patience.call("recording it in Redis", lambda: ledger.batches.create(record))
     except (LedgerUnavailable, OutOfTime) as error:
         # The batch is accepted; the controller finds it in the bucket.
-        log.warning("accepted, but the ledger was not told yet", batch=manifest.id, error=str(error))
+        log.warning("accepted, but the ledger was not told yet", batch=record.id, error=str(error))
         return False
     return True
 

@@ -13,11 +13,13 @@ from pipeline.cost import paces
 from pipeline.errors import RecordUnreadable, StaleWrite, TesseraError
 from pipeline.layouts import planned_layout
 from pipeline.objects import BatchObjects
-from pipeline.records import BatchManifest, BatchRecord, JobRecord, Pace, advance, changed
+from pipeline.records import BatchManifest, BatchRecord, JobRecord, Pace, Plan, advance, changed
 from pipeline.request import ResolvedRow
-from pipeline.shards import Bounds, cut, images_of, shard_bytes
+from pipeline.shards import Bounds, Shard, cut, images_of, shard_bytes
 from pipeline.states import BatchState
 from tasks.context import Context
+from tasks.rebuild import marker_of, remains_of, restore, restore_ended
+from tasks.settle import job_images
 
 log = structlog.get_logger(__name__)
 
@@ -35,15 +37,18 @@ def expand(context: Context, batch_id: str) -> None:
         if not mine or record.jobs is not None or record.state not in (BatchState.VALIDATING, BatchState.CANCELLING):
             return
         now = context.ledger.now()
-        if record.images_per_job is None:  # settled once: a controller of another setting may have to go on with it
-            pace = _pace(context)
-            images = (
-                context.settings.images_per_job if pace.faster else min(UNKNOWN_IMAGES, context.settings.images_per_job)
-            )
-            record = changed(record, at=now, images_per_job=images, pace=pace)
+        if record.recovered and (end := marker_of(context.artifacts, BatchObjects(batch_id))) is not None:
+            restore_ended(context, record, end, now)
+            return
+        if record.images_per_job is None:
+            plan = _plan(context, batch_id)
+            record = changed(record, at=now, images_per_job=plan.images_per_job, pace=plan.pace)
             context.ledger.batches.write(record)
+        remains = remains_of(context, record)
         try:
-            sizes = _write_shards(context, record)
+            sizes = [
+                _write_shard(context, record, index, shard) for index, shard in enumerate(_shards(context, record))
+            ]
         except InputChanged as error:
             context.ledger.batches.write(advance(record, BatchState.FAILED, at=now, reason=str(error)))
             marker = BatchObjects(batch_id).marker(BatchState.FAILED)
@@ -51,7 +56,11 @@ def expand(context: Context, batch_id: str) -> None:
             log.error("batch failed", batch=batch_id, reason=str(error))
             return
         for index, images in enumerate(sizes):
-            context.ledger.jobs.create(_job(record, index, images, now))
+            job = JobRecord.queued(record, index, images, now)
+            if record.recovered:
+                restore(context, job, job_images(context, job), remains)
+            else:
+                context.ledger.jobs.create(job)
         _let_run(context, record, len(sizes), now)
         log.info("batch expanded", batch=batch_id, jobs=len(sizes), images=sum(sizes))
 
@@ -70,18 +79,28 @@ class InputChanged(TesseraError):
     """What lies in the bucket is not what was accepted."""
 
 
-def _write_shards(context: Context, record: BatchRecord) -> list[int]:
-    """Write every shard; returns how many images each has. Raises InputChanged or RecordUnreadable."""
-    objects = BatchObjects(record.id)
-    sizes = []
-    rows = _rows(context, record.manifest)
-    images = record.images_per_job or context.settings.images_per_job
-    pace = record.pace
+def _plan(context: Context, batch_id: str) -> Plan:
+    """How the batch is cut: settled once and for all, also for a controller of another setting that goes on with it."""
+    pace, most = _pace(context), context.settings.images_per_job
+    ours = Plan(images_per_job=most if pace.faster else min(UNKNOWN_IMAGES, most), pace=pace)
+    key = BatchObjects(batch_id).plan
+    if context.artifacts.put_new(key, ours.model_dump_json().encode(), content_type="application/json"):
+        return ours
+    body = context.artifacts.get(key)
+    return Plan.parsed(body) if body is not None else ours
+
+
+def _shards(context: Context, record: BatchRecord) -> Iterator[Shard]:
+    """The shards of a batch. Raises InputChanged or RecordUnreadable."""
+    images, pace = record.images_per_job or context.settings.images_per_job, record.pace
     bounds = Bounds(images, pace.job_seconds, pace.seconds) if pace is not None else Bounds(images)
-    for index, shard in enumerate(cut(rows, bounds)):
-        context.artifacts.put(objects.shard(index), shard_bytes(shard), content_type="application/x-ndjson")
-        sizes.append(len(images_of(shard)))
-    return sizes
+    return cut(_rows(context, record.manifest), bounds)
+
+
+def _write_shard(context: Context, record: BatchRecord, index: int, shard: Shard) -> int:
+    key = BatchObjects(record.id).shard(index)
+    context.artifacts.put(key, shard_bytes(shard), content_type="application/x-ndjson")
+    return len(images_of(shard))
 
 
 def _rows(context: Context, manifest: BatchManifest) -> Iterator[ResolvedRow]:
@@ -101,20 +120,6 @@ def _rows(context: Context, manifest: BatchManifest) -> Iterator[ResolvedRow]:
         raise InputChanged(f"{key} is not what was accepted: its digest differs from the one in batch.json")
     if unreadable is not None:
         raise RecordUnreadable(f"{key} has a row that this version of Tessera cannot read") from unreadable
-
-
-def _job(record: BatchRecord, index: int, images: int, now: datetime) -> JobRecord:
-    manifest = record.manifest
-    return JobRecord(
-        batch_id=manifest.id,
-        incarnation=manifest.incarnation,
-        index=index,
-        tenant=manifest.tenant,
-        priority=manifest.priority,
-        created_at=manifest.created_at,
-        updated_at=now,
-        images=images,
-    )
 
 
 def _let_run(context: Context, record: BatchRecord, jobs: int, now: datetime) -> None:

@@ -99,9 +99,10 @@ def decide(
         random: uniform in [0, 1), for jitter: full jitter over the upper half of the delay.
     """
     said = f"{outcome.code.value}: {outcome.reason}"
-    if POLICY[outcome.code] is Effect.HOPELESS:
+    effect = POLICY.get(outcome.code, Effect.SPENDS)  # a newer pod's code, say
+    if effect is Effect.HOPELESS:
         return GiveUp(f"{said}; no retry mends this")
-    if POLICY[outcome.code] is Effect.DISRUPTS:
+    if effect is Effect.DISRUPTS:
         after = replace(tally, disrupted=tally.disrupted + 1)
         if after.disrupted >= limits.disruptions:
             return GiveUp(f"{said} (disruption {after.disrupted} of {limits.disruptions} without an image in between)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import asdict
 
 import structlog
@@ -55,8 +56,7 @@ def settle_ended(context: Context, job: JobRecord, fence: str, ended: AttemptOut
         undone = [task for task in undone if task.index != poison.index]
     if not undone:
         # A worker that died while it gave the job up had written its failures down already.
-        state = JobState.FAILED if any(_given_up(outcome) for outcome in known.values()) else JobState.SUCCEEDED
-        finish(context, job, fence, state=state, tasks=tasks, known=known)
+        finish(context, job, fence, state=final_state(known.values()), tasks=tasks, known=known)
         learn(context, known.values(), ended.report.usage if ended.report else None, gpus)
         return
     limits = Limits(context.settings.max_attempts, context.settings.max_disruptions)
@@ -175,9 +175,7 @@ def finish(
     context: Context, job: JobRecord, fence: str, *, state: JobState, tasks: list[ImageTask], known: dict[int, Outcome]
 ) -> None:
     """Write the job's fragment, move its images, then the job itself; the last job of a batch asks for its results."""
-    objects = BatchObjects(job.batch_id)
-    body = outcome_lines(known[task.index] for task in tasks)
-    context.artifacts.put(objects.fragment(job.index), body, content_type="application/x-ndjson")
+    put_fragment(context, job, [known[task.index] for task in tasks])
     move_known(context, job, fence, known)
     left = context.ledger.jobs.write(advance(job, state, at=context.ledger.now()), Place.DONE, fence=fence)
     context.metrics.job_over(known.values())
@@ -186,16 +184,27 @@ def finish(
         hint(context.app, FINALIZE, job.batch_id)
 
 
+def put_fragment(context: Context, job: JobRecord, outcomes: Iterable[Outcome]) -> None:
+    """Write down the outcome of every image of a job, in order."""
+    key = BatchObjects(job.batch_id).fragment(job.index)
+    context.artifacts.put(key, outcome_lines(outcomes), content_type="application/x-ndjson")
+
+
+def final_state(outcomes: Iterable[Outcome]) -> JobState:
+    """The state of a job whose images have these outcomes."""
+    codes = {outcome.code for outcome in outcomes if isinstance(outcome, ImageFailure)}
+    if FailureCode.CANCELLED in codes:
+        return JobState.CANCELLED
+    gave_up = codes & {FailureCode.ATTEMPTS_EXHAUSTED, FailureCode.INTERNAL}
+    return JobState.FAILED if gave_up else JobState.SUCCEEDED
+
+
 def move_known(context: Context, job: JobRecord, fence: str, known: dict[int, Outcome]) -> None:
     """Bring the ledger up to what the bucket says; what it knows already does not move."""
     for state in (ImageState.SUCCEEDED, ImageState.CANCELLED, ImageState.FAILED):
         indices = [index for index, outcome in known.items() if _state(outcome) is state]
         if indices:
             context.ledger.images.move_by_worker(job.batch_id, job.ref, indices, state, fence=fence)
-
-
-def _given_up(outcome: Outcome) -> bool:
-    return isinstance(outcome, ImageFailure) and outcome.code in (FailureCode.ATTEMPTS_EXHAUSTED, FailureCode.INTERNAL)
 
 
 def _state(outcome: Outcome) -> ImageState:

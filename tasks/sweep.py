@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,10 +9,9 @@ import structlog
 
 from pipeline.attempt import job_ref
 from pipeline.deployment import Deployment
-from pipeline.errors import LedgerUnavailable, RecordUnreadable, TesseraError
+from pipeline.errors import LedgerUnavailable, RecordUnreadable, TesseraError, UnknownBatch
 from pipeline.messages import CANCEL, EXPAND, FINALIZE, RENDER, REOPEN, hint
-from pipeline.objects import BATCHES, MARKERS, BatchObjects
-from pipeline.records import BatchManifest, BatchRecord
+from pipeline.resume import take_up, unknown_batches
 from pipeline.states import BatchState, is_final
 from pipeline.version import installed_version
 from tasks.context import Context
@@ -98,15 +96,20 @@ def offer(context: Context) -> None:
 
 
 def end_orphans(context: Context) -> None:
-    """Delete attempts that no job has on record as its own, of batches that the ledger knows.
+    """Delete attempts that no job has on record as its own, of batches whose jobs the ledger knows.
 
-    A batch that it does not know may be one that it lost; what runs for it is left alone.
+    A batch that it does not know may be one that it lost, and one without jobs is being rebuilt; what runs for them is
+    left alone.
     """
     for name, seen in context.launcher.observe().items():
-        if seen.batch_id is None or seen.job_index is None or not context.ledger.batches.known(seen.batch_id):
+        if seen.batch_id is None or seen.job_index is None:
             continue
         try:
+            if context.ledger.batches.get(seen.batch_id).jobs is None:
+                continue
             job = context.ledger.jobs.get(job_ref(seen.batch_id, seen.job_index))
+        except UnknownBatch:
+            continue
         except RecordUnreadable as error:
             log.warning("an attempt is left alone", name=name, reason=str(error))
             continue
@@ -117,26 +120,10 @@ def end_orphans(context: Context) -> None:
 
 
 def record_accepted(context: Context) -> None:
-    """Put batches into the ledger that are accepted in the bucket and unknown here.
+    """Take up batches that are accepted in the bucket, have not ended, and are unknown here.
 
-    Their client died, or Redis was away, between the two. Each gets an incarnation of its own, so that nothing of it
-    can meet the names of attempts that an emptied Redis forgot.
+    An emptied Redis has forgotten when this was last done, so it is done at the next tick.
     """
-    for batch_id in context.artifacts.folders(BATCHES):
-        objects = BatchObjects(batch_id)
-        if context.ledger.batches.known(batch_id) or any(
-            context.artifacts.head(objects.marker(state)) for state in MARKERS
-        ):
-            continue
-        body = context.artifacts.get(objects.manifest)
-        if body is None:
-            continue  # staged, not accepted
-        try:
-            accepted = BatchManifest.parsed(body)
-        except RecordUnreadable as error:
-            log.error("a batch.json is left alone", batch=batch_id, reason=str(error))
-            continue
-        manifest = accepted.model_copy(update={"incarnation": secrets.token_hex(4)})
-        if context.ledger.batches.create(BatchRecord(manifest=manifest, updated_at=context.ledger.now())):
-            log.warning("found an accepted batch that the ledger did not know", batch=batch_id, images=manifest.images)
-            hint(context.app, EXPAND, batch_id)
+    for manifest in unknown_batches(context.ledger, context.artifacts, ended=False):
+        if take_up(context.ledger, manifest):
+            hint(context.app, EXPAND, manifest.id)

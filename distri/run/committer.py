@@ -19,7 +19,7 @@ import structlog
 from pipeline.artifacts import Artifacts
 from pipeline.attempt import AttemptSpec
 from pipeline.commit import ForeignObject, commit_failure, commit_image
-from pipeline.errors import ClaimRefused, ServiceError
+from pipeline.errors import BatchLost, ClaimRefused, ServiceError
 from pipeline.imagefile import image_file
 from pipeline.ledger import Ledger
 from pipeline.objects import BatchObjects
@@ -40,6 +40,11 @@ class PodIdentity:
 
     spec: AttemptSpec
     uid: str
+
+    def register(self, ledger: Ledger) -> str | None:
+        """Claim the right to report; None if it is ours, else why not. Raises BatchLost or LedgerUnavailable."""
+        spec = self.spec
+        return ledger.jobs.register_pod(spec.job_ref, attempt=spec.number, token=spec.token, uid=self.uid)
 
 
 class Committer:
@@ -164,10 +169,21 @@ class Committer:
         self.outcomes[task.index] = outcome
 
     def _move(self, task: ImageTask, to: ImageState) -> None:
-        spec = self._identity.spec
-        self._ledger.images.move_by_pod(
-            spec.batch_id, spec.job_ref, [task.index], to, pod=self._identity.uid, attempt=spec.number
-        )
+        try:
+            try:
+                self._tell(task, to)
+            except ClaimRefused:
+                # A ledger that was lost and rebuilt has our attempt on record, and no pod yet.
+                if (refusal := self._identity.register(self._ledger)) is not None:
+                    raise ClaimRefused(refusal) from None
+                self._tell(task, to)
+        except BatchLost as error:
+            # The bucket has it, and the ledger is rebuilt from there.
+            log.warning("the ledger was not told of an image", image=task.id, state=to.value, reason=str(error))
+
+    def _tell(self, task: ImageTask, to: ImageState) -> None:
+        spec, uid = self._identity.spec, self._identity.uid
+        self._ledger.images.move_by_pod(spec.batch_id, spec.job_ref, [task.index], to, pod=uid, attempt=spec.number)
 
     def _write_fragment(self, job: int) -> None:
         body = outcome_lines(self.outcomes[index] for index in sorted(self.outcomes))

@@ -15,7 +15,7 @@ from distri.sampler import Control
 from pipeline.artifacts import Artifacts
 from pipeline.attempt import AttemptSpec
 from pipeline.commit import ForeignObject, committed_failure, committed_result
-from pipeline.errors import ClaimRefused, ServiceError, StoreUnavailable, UnknownBatch
+from pipeline.errors import BatchLost, ClaimRefused, ServiceError, StoreUnavailable, UnknownBatch
 from pipeline.ledger import Ledger
 from pipeline.objects import BatchObjects
 from pipeline.results import FailureCode, Outcome, Provenance, failure_of, result_of
@@ -50,12 +50,12 @@ class Leader:
 
     def claim(self) -> None:
         """Register this pod for its job. Raises ClaimRefused or LedgerUnavailable."""
-        spec = self.spec
-        refusal = self._ledger.jobs.register_pod(
-            spec.job_ref, attempt=spec.number, token=spec.token, uid=self._identity.uid
-        )
+        try:
+            refusal = self._identity.register(self._ledger)
+        except BatchLost as error:
+            refusal = str(error)
         if refusal is not None:
-            raise ClaimRefused(f"this pod may not render {spec.job_ref}: {refusal}")
+            raise ClaimRefused(f"this pod may not render {self.spec.job_ref}: {refusal}")
         self._committer = Committer(self._identity, self._ledger, self._artifacts, self.stop)
         target = contextvars.copy_context().run
         threading.Thread(target=target, args=(self._watch,), name="watch", daemon=True).start()
@@ -137,18 +137,19 @@ class Leader:
             return None
 
     def _watch(self) -> None:
-        pause = threading.Event()
+        pause, lost = threading.Event(), False
         while self.stopped_because is None:
             try:
                 if self._ledger.batches.state(self.spec.batch_id) is BatchState.CANCELLING:
                     self.stop("the batch is being cancelled")
                 # Also notices that the job went to another attempt.
-                if refusal := self._ledger.jobs.register_pod(
-                    self.spec.job_ref, attempt=self.spec.number, token=self.spec.token, uid=self._identity.uid
-                ):
+                if refusal := self._identity.register(self._ledger):
                     self.stop(f"the claim is gone: {refusal}")
-            except UnknownBatch as error:
-                self.stop(str(error))
+                lost = False
+            except (UnknownBatch, BatchLost) as error:
+                if not lost:  # Redis was emptied: what we commit is what it will be rebuilt from
+                    log.warning("the ledger does not know this job; going on", reason=str(error))
+                lost = True
             except ServiceError as error:
                 log.warning("cannot look for cancellation", reason=str(error))
             pause.wait(WATCH_S)

@@ -1,4 +1,4 @@
-"""Commands about batches: submit, validate, status, watch, list, cancel, retry, download."""
+"""Commands about batches: from `submit` over `status` and `retry` to `download`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ InFormat = Annotated[InputFormat | None, typer.Option(help="What the prompt set 
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the program."""
-    for command in (submit, validate, status, watch, list_batches, cancel, retry, download):
+    for command in (submit, validate, status, watch, list_batches, cancel, retry, resume, download):
         name = "list" if command is list_batches else command.__name__
         app.command(name)(command)
 
@@ -221,6 +221,19 @@ def retry(
     if not (watch and retried.images):
         return OK
     return follow(batch, timeout).exit_code
+
+
+def resume(as_json: AsJson = False) -> int:
+    """Rebuild what Redis has lost from the bucket. What runs goes on; what Redis knows stays as it is."""
+    resumed = Client().resume()
+    if as_json:
+        _write({"batches": list(resumed.batches)})
+    elif resumed.batches:
+        typer.echo(f"taken up: {', '.join(resumed.batches)}")
+        typer.echo("the controller rebuilds them now; look with: tessera list", err=True)
+    else:
+        typer.echo("nothing was lost: Redis knows every batch of the bucket")
+    return OK
 
 
 def download(

@@ -55,6 +55,7 @@ class Batches:
                 int(is_final(record.state)),
                 record.manifest.images,
                 int(record.manifest.created_at.timestamp() * 1000),
+                record.manifest.incarnation,
             )
         )
 

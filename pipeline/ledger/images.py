@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from pipeline.errors import ClaimRefused, LeaseLost
+from pipeline.errors import BatchLost, ClaimRefused, LeaseLost
 from pipeline.ledger.keys import BITS_PER_IMAGE
 from pipeline.ledger.store import Store
 from pipeline.states import IMAGE_CODES, IMAGE_MOVES, REOPENED_IMAGES, ImageState, sources
@@ -12,6 +12,8 @@ from pipeline.states import IMAGE_CODES, IMAGE_MOVES, REOPENED_IMAGES, ImageStat
 _BY_CODE = {code: state for state, code in IMAGE_CODES.items()}
 _NAMES = ",".join(_BY_CODE[code].value for code in sorted(_BY_CODE))
 _CHUNK = 500
+
+NOT_KNOWN = -2
 
 
 class Images:
@@ -23,7 +25,10 @@ class Images:
     def move_by_pod(
         self, batch_id: str, ref: str, indices: Iterable[int], to: ImageState, *, pod: str, attempt: int
     ) -> int:
-        """Move images under a pod claim; returns how many moved. Raises ClaimRefused if the claim is not the pod's."""
+        """Move images under a pod claim; returns how many moved.
+
+        Raises ClaimRefused if the claim is not the pod's, BatchLost if the ledger does not know the job.
+        """
         moved = self._move(batch_id, ref, list(indices), to, pod=pod, attempt=attempt, fence="")
         if moved is None:
             raise ClaimRefused(f"pod {pod} no longer holds job {ref}")
@@ -67,6 +72,8 @@ class Images:
             moved = self._store.run(
                 "move_images", batch_id, ref, pod, attempt, fence, to.value, IMAGE_CODES[to], allowed, _NAMES, *chunk
             )
+            if moved == NOT_KNOWN:
+                raise BatchLost(batch_id)
             if moved < 0:
                 return None
             total += moved

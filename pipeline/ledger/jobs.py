@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pipeline.errors import LeaseLost, RecordUnreadable, StaleWrite
+from pipeline.errors import BatchLost, LeaseLost, RecordUnreadable, StaleWrite
 from pipeline.ledger.store import Store
 from pipeline.records import JobRecord
 
@@ -34,9 +34,9 @@ class Jobs:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def create(self, record: JobRecord) -> bool:
-        """Put a new job into ledger and backlog; False if it was there, and then it stays as it is."""
-        return self._write(record, 0, Place.BACKLOG, fence="", delay_s=0) >= 0
+    def create(self, record: JobRecord, place: Place = Place.BACKLOG) -> bool:
+        """Put a new job into the ledger; False if it was there, and then it stays as it is."""
+        return self._write(record, 0, place, fence="", delay_s=0) >= 0
 
     def write(self, record: JobRecord, place: Place, *, fence: str, delay_s: float = 0) -> int:
         """Write a record that was changed from the one that was read.
@@ -68,6 +68,7 @@ class Jobs:
                 record.index,
                 record.attempt.number if record.attempt else 0,
                 record.attempt.token if record.attempt else "",
+                record.incarnation,
             )
         )
 
@@ -112,5 +113,11 @@ class Jobs:
             return str(self._store.redis.hget(self._store.keys.job(ref), "pod_attempt")) == str(attempt)
 
     def register_pod(self, ref: str, *, attempt: int, token: str, uid: str) -> str | None:
-        """Claim the right to report for a job; None if it is the caller's, else why it is refused."""
-        return str(self._store.run("register_pod", ref, attempt, token, uid)) or None
+        """Claim the right to report for a job; None if it is the caller's, else why it is refused.
+
+        Raises BatchLost if the ledger does not know the job.
+        """
+        answer = self._store.run("register_pod", ref, attempt, token, uid)
+        if answer is None:
+            raise BatchLost(ref.rpartition("/")[0])
+        return str(answer) or None

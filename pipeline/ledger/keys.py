@@ -5,12 +5,12 @@
 | `deployment` | string | what this deployment renders (JSON), announced by its controller |
 | `batches` | zset | batch ids by time of creation, for lists |
 | `open` | set | ids of batches that are not final: what the tick looks at |
-| `batch:<id>` | hash | `record` (JSON), `state`, `revision` |
+| `batch:<id>` | hash | `record` (JSON), `state`, `revision`, `incarnation` |
 | `batch:<id>:counts` | hash | `image.<state>` and `job.<state>`: always the sum of the states |
 | `batch:<id>:images` | string | four bits an image: its state's code |
 | `batch:<id>:jobs` | zset | refs of jobs that are not final, score = index |
 | `batch:<id>:events` | stream | the last moves, capped |
-| `job:<ref>` | hash | `record`, `state`, `revision`, `fence`, `worker`, `pod`, `pod_attempt`, `stumbles` |
+| `job:<ref>` | hash | `record`, `state`, `revision`, `incarnation`, `fence`, `worker`, `pod`, `stumbles`, ... |
 | `backlog:<tenant>` | zset | refs of jobs that may be claimed, score = priority, then age |
 | `tenants` | hash | tenants that have a backlog or leases: how many leases each |
 | `delayed` | zset | refs of jobs that wait before their next attempt, score = when |

@@ -86,11 +86,11 @@ class LocalLauncher:
                 return None  # deleted since the listing
             batch_id, job_index = spec.batch_id, spec.job_index
         if status is None:
-            return Observation(name, Phase.PENDING, "waits for the local node", None, batch_id, job_index)
+            return Observation(name, Phase.PENDING, "waits for the local node", None, batch_id, job_index, spec)
         if status.phase is Phase.RUNNING:
-            return Observation(name, Phase.RUNNING, f"process {status.pid}", None, batch_id, job_index)
+            return Observation(name, Phase.RUNNING, f"process {status.pid}", None, batch_id, job_index, spec)
         ended = outcome(status)
-        return Observation(name, Phase.ENDED, ended.reason, ended, batch_id, job_index)
+        return Observation(name, Phase.ENDED, ended.reason, ended, batch_id, job_index, spec)
 
 
 def outcome(status: AttemptStatus) -> Outcome:

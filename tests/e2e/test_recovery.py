@@ -6,9 +6,13 @@ import os
 import signal
 from collections.abc import Callable
 
+import pytest
+
 from pipeline.client import Batch, Client
-from pipeline.errors import LedgerUnavailable
-from pipeline.states import BatchState
+from pipeline.connect import Connection
+from pipeline.errors import BatchLost, LedgerUnavailable
+from pipeline.results import FailureCode
+from pipeline.states import BatchState, ImageState, JobState
 from tests.e2e.stack import User, until
 
 
@@ -65,3 +69,36 @@ def _answers(batch: Batch) -> bool:
     except LedgerUnavailable:
         return False
     return True
+
+
+def test_an_emptied_redis_is_rebuilt_while_the_pod_goes_on(client: Client, connection: Connection) -> None:
+    over = client.submit(["over"], width=128, height=128, steps=2)
+    over.wait(timeout_s=150)
+    batch = _begun(client, "emptied")
+    connection.ledger.store.redis.flushall()
+    with pytest.raises(BatchLost, match="run `tessera resume`"):
+        over.status()
+    assert over.id in client.resume().batches
+    assert _attempts(batch) == {1}
+    status = over.wait(timeout_s=60)
+    assert (status.state, status.succeeded) == (BatchState.COMPLETED, 1)
+    assert client.resume().batches == ()
+
+
+def test_an_image_whose_pod_is_killed_twice_is_isolated_and_retried_when_asked(client: Client, studio: User) -> None:
+    batch = client.submit([f"poison {i}" for i in range(3)], width=256, height=256, steps=12)
+    for attempt in (1, 2):
+        until("an image is rendered", lambda: batch.status().images[ImageState.RUNNING])
+        for pid, command in studio.processes().items():
+            if "distri.run" in command and "torch.distributed" not in command:
+                os.kill(pid, signal.SIGKILL)
+        if attempt == 1:
+            until("the attempt is over", lambda: batch.status().jobs[JobState.RETRYING])
+    status = batch.wait(timeout_s=150)
+    assert (status.state, status.succeeded) == (BatchState.COMPLETED, 2)
+    assert [failure.code for failure in batch.errors()] == [FailureCode.POISON]
+    done = studio.run("retry", batch.id, "--code", "E_POISON", "--watch")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{batch.id} is opened again for 1 images\n"
+    assert len(list(batch.images())) == 3
+    assert studio.json("retry", batch.id) == {"batch": batch.id, "images": 0, "failed": {}}

@@ -108,10 +108,10 @@ class Node:
         if len(left) > 1:
             left.pop(0)
         if isinstance(now, Outcome):
-            return Observation(name, Phase.ENDED, now.reason, now, spec.batch_id, spec.job_index)
+            return Observation(name, Phase.ENDED, now.reason, now, spec.batch_id, spec.job_index, spec)
         phase, detail = now if isinstance(now, tuple) else (now, "")
         assert isinstance(phase, Phase)
-        return Observation(name, phase, detail, None, spec.batch_id, spec.job_index)
+        return Observation(name, phase, detail, None, spec.batch_id, spec.job_index, spec)
 
 
 class Pod:

@@ -10,9 +10,8 @@ from pipeline.attempt import Phase
 from pipeline.cancel import request_cancel
 from pipeline.errors import ServiceError
 from pipeline.objects import BatchObjects
-from pipeline.states import BatchState, JobState
+from pipeline.states import JobState
 from tasks import sweep
-from tasks.expand import expand
 from tasks.settle import job_images
 from tests.factories import attempt_spec, job_record
 from tests.tasks.stage import Stage
@@ -123,25 +122,6 @@ def test_a_batch_that_is_over_is_not_taken_up_again_by_an_emptied_ledger(stage: 
     _forget(stage)
     sweep.record_accepted(stage.worker)
     assert not stage.ledger.batches.known("b")
-
-
-def test_a_batch_lost_while_it_ran_is_rendered_to_its_end(stage: Stage) -> None:
-    stage.batch(4)
-    stage.node.play = lambda _: [Phase.RUNNING]
-    stage.in_background(stage.new_worker("w2"))
-    stage.soon(lambda: stage.state() is JobState.RUNNING, "a running job")
-    [old] = stage.node.running
-    stage.close()
-    _forget(stage)
-    stage.node.play = stage.all_well
-    sweep.record_accepted(stage.worker)
-    expand(stage.worker, "b")
-    sweep.end_orphans(stage.worker)
-    assert old not in stage.node.running
-    stage.work()
-    stage.finalized()
-    assert stage.images() == ["succeeded"] * 4
-    assert stage.batch_state() is BatchState.COMPLETED
 
 
 def test_a_batch_json_that_cannot_be_read_does_not_hide_the_batches_after_it(stage: Stage) -> None:

@@ -27,4 +27,4 @@ redis.call('HINCRBY', P .. 'tenants', best_tenant, 1)
 redis.call('ZADD', P .. 'leases', now_ms() + ARGV[2], best)
 redis.call('HSET', key, 'worker', ARGV[1])
 local fence = redis.call('HINCRBY', key, 'fence', 1)
-return {best, tostring(fence), redis.call('HGET', key, 'record')}
+return {best, string.format('%.0f', fence), redis.call('HGET', key, 'record')}

@@ -1,8 +1,11 @@
 -- ARGV: batch, ref, pod's UID or '', attempt, fence or '', target's name, target's code, codes it may come from
 --       (comma-separated), names of all codes (comma-separated, in order), then image indices
--- Returns -1 if the caller has no right, else how many images moved; those in other states stay as they are.
+-- Returns -1 if the caller has no right, -2 if a pod's job is not known here at all, else how many images moved; those in other states stay as they are.
 local batch, ref, pod = ARGV[1], ARGV[2], ARGV[3]
 if pod ~= '' then
+  if redis.call('EXISTS', P .. 'job:' .. ref) == 0 then
+    return -2
+  end
   local claim = redis.call('HMGET', P .. 'job:' .. ref, 'pod', 'pod_attempt', 'attempt')
   if claim[1] ~= pod or claim[2] ~= ARGV[4] or claim[3] ~= ARGV[4] then
     return -1

@@ -47,6 +47,12 @@ local function may_write(ref, fence)
   return held and redis.call('HGET', P .. 'job:' .. ref, 'fence') == fence
 end
 
+-- Whether the record is of another incarnation than its writer read: the ledger was lost and rebuilt meanwhile.
+local function is_another(key, incarnation)
+  local found = redis.call('HGET', key, 'incarnation')
+  return found and found ~= incarnation
+end
+
 local function tell(batch, what, id, state)
   redis.call('XADD', P .. 'batch:' .. batch .. ':events', 'MAXLEN', '~', 1000, '*', 'what', what, 'id', id, 'state', state)
 end

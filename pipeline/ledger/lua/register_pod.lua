@@ -1,9 +1,10 @@
 -- ARGV: ref, attempt number, token, pod's UID
--- One pod an attempt: the first to come with the attempt on record has the claim. Returns '' or why not.
+-- One pod an attempt: the first to come with the attempt on record has the claim.
+-- Returns '', or why not, or false if the job is not known here at all.
 local key = P .. 'job:' .. ARGV[1]
 local job = redis.call('HMGET', key, 'attempt', 'token', 'pod', 'pod_attempt', 'state')
 if not job[1] then
-  return 'no such job'
+  return false
 end
 if job[1] ~= ARGV[2] or job[2] ~= ARGV[3] then
   return 'attempt ' .. ARGV[2] .. ' is not the one on record (' .. job[1] .. ')'

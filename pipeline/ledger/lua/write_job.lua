@@ -1,11 +1,11 @@
 -- ARGV: ref, batch, revision that must stand (0: must not exist), fence or '', state, record, place, delay_ms,
---       tenant, score, index, attempt number or 0, attempt's token or ''
+--       tenant, score, index, attempt number or 0, attempt's token or '', incarnation
 -- place: 'backlog' may be claimed, 'held' stays with its lease, 'delayed' waits, 'done' is final
 -- Returns: -1 the revision moved on, -2 the lease is somebody else's, else how many jobs of the batch are not final.
 local ref, batch, expected, fence, state = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local key, batch_key = P .. 'job:' .. ref, P .. 'batch:' .. batch
 local revision = redis.call('HGET', key, 'revision') or '0'
-if revision ~= expected then
+if revision ~= expected or is_another(key, ARGV[14]) then
   return -1
 end
 if expected ~= '0' and not may_write(ref, fence) then
@@ -15,7 +15,9 @@ local before = redis.call('HGET', key, 'state')
 if before then
   redis.call('HINCRBY', batch_key .. ':counts', 'job.' .. before, -1)
 else
-  redis.call('HSET', key, 'tenant', ARGV[9], 'score', ARGV[10], 'fence', 0, 'worker', '', 'pod', '', 'pod_attempt', 0)
+  -- The fence begins at the time: no lease of a ledger that was lost can have the number of a lease of this one.
+  redis.call('HSET', key, 'tenant', ARGV[9], 'score', ARGV[10], 'incarnation', ARGV[14], 'fence', now_ms(), 'worker', '',
+    'pod', '', 'pod_attempt', 0)
 end
 if ARGV[7] ~= 'done' then
   redis.call('ZADD', batch_key .. ':jobs', ARGV[11], ref) -- also a job that was over and is opened again

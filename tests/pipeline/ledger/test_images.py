@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from pipeline.errors import ClaimRefused, LeaseLost
+from pipeline.errors import BatchLost, ClaimRefused, LeaseLost
 from pipeline.ledger import Ledger
 from pipeline.ledger.jobs import Place
 from pipeline.ledger.leases import Lease
@@ -49,7 +49,10 @@ def test_an_old_attempt_a_wrong_token_and_an_unknown_job_are_refused(
         refusal = ledger.jobs.register_pod(REF, attempt=attempt, token=token, uid="uid-1")
         assert refusal == f"attempt {attempt} is not the one on record (2)"
     assert ledger.jobs.register_pod(REF, attempt=2, token="token-2", uid="uid-2") is None
-    assert ledger.jobs.register_pod("b/00007", attempt=1, token="", uid="u") == "no such job"
+    with pytest.raises(BatchLost):
+        ledger.jobs.register_pod("b/00007", attempt=1, token="", uid="u")
+    with pytest.raises(BatchLost):
+        ledger.images.move_by_pod("b", "b/00007", [0], ImageState.RUNNING, pod="u", attempt=1)
     with pytest.raises(ClaimRefused):
         ledger.images.move_by_pod("b", REF, [0], ImageState.RUNNING, pod="uid-1", attempt=1)
 

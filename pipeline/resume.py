@@ -1,0 +1,60 @@
+"""Take up batches that are accepted in the bucket and that the ledger does not know.
+
+Redis has lost them, or their client died between the two. Each gets an incarnation of its own, so that nothing of it
+can meet the names, or pass the fences, of what an emptied Redis forgot. What was made of it, the controller finds out
+(tasks/rebuild.py). What the ledger knows stays as it is, so this may be done at any time, twice, and by two at once.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+import structlog
+
+from pipeline.artifacts import Artifacts
+from pipeline.errors import BatchLost, RecordUnreadable, RequestError
+from pipeline.ledger import Ledger
+from pipeline.objects import BATCHES, MARKERS, BatchObjects, checked_batch_id
+from pipeline.records import BatchManifest, BatchRecord
+
+log = structlog.get_logger(__name__)
+
+
+def unknown_batches(ledger: Ledger, artifacts: Artifacts, *, ended: bool) -> Iterator[BatchManifest]:
+    """Accepted batches that the ledger does not know; those that have ended only if asked for. Raises ServiceError.
+
+    A `batch.json` that cannot be read is left alone, with a line in the log.
+    """
+    for batch_id in artifacts.folders(BATCHES):
+        objects = BatchObjects(batch_id)
+        if ledger.batches.known(batch_id):
+            continue
+        if not ended and any(artifacts.head(objects.marker(state)) for state in MARKERS):
+            continue
+        body = artifacts.get(objects.manifest)
+        if body is None:
+            continue  # staged, not accepted
+        try:
+            yield BatchManifest.parsed(body)
+        except RecordUnreadable as error:
+            log.error("a batch.json is left alone", batch=batch_id, reason=str(error))
+
+
+def take_up(ledger: Ledger, manifest: BatchManifest) -> bool:
+    """Put such a batch into the ledger; False if somebody else was faster."""
+    again = manifest.model_copy(update={"incarnation": secrets.token_hex(4)})
+    created = ledger.batches.create(BatchRecord(manifest=again, updated_at=ledger.now(), recovered=True))
+    if created:
+        log.warning("took up a batch that the ledger did not know", batch=manifest.id, images=manifest.images)
+    return created
+
+
+def check_lost(artifacts: Artifacts, batch_id: str) -> None:
+    """Raise BatchLost if a batch that the ledger does not know is accepted in the bucket."""
+    try:
+        checked_batch_id(batch_id)
+    except RequestError:
+        return
+    if artifacts.head(BatchObjects(batch_id).manifest) is not None:
+        raise BatchLost(batch_id)
