@@ -86,7 +86,7 @@ def list_schedules(as_json: AsJson = False) -> int:
         table.add_row(
             f"{record.name} (settings)" if record.declared else record.name,
             record.spec.cron,
-            f"{seen.next_local:%Y-%m-%d %H:%M %Z} {record.spec.tz}" if seen.next_local else "paused",
+            f"{seen.next_local:%Y-%m-%d %H:%M} {record.spec.tz}" if seen.next_local else "paused",
             f"{record.next_at:%Y-%m-%d %H:%M}" if record.next_at else "",
             f"{seen.last.firing.fire_at:%Y-%m-%d %H:%M}" if seen.last else "never",
             seen.last.result if seen.last else "",
@@ -183,8 +183,8 @@ def _told(seen: ScheduleStatus, as_json: bool) -> int:
     elif record.next_at is None:
         typer.echo(f"{record.name} is paused")
     else:
-        local = f"{seen.next_local:%Y-%m-%d %H:%M %Z}"
-        typer.echo(f"{record.name} fires next at {local} ({record.spec.tz}), {record.next_at:%Y-%m-%d %H:%M} UTC")
+        local = f"{seen.next_local:%Y-%m-%d %H:%M %Z} ({record.spec.tz}), " if record.spec.tz != "UTC" else ""
+        typer.echo(f"{record.name} fires next at {local}{record.next_at:%Y-%m-%d %H:%M} UTC")
     return OK
 
 

@@ -13,7 +13,7 @@ from pipeline.messages import TICK, hint
 from pipeline.schedules import edit
 from pipeline.schedules.cron import zone
 from pipeline.schedules.records import Firing, FiringOutcome, ScheduleRecord, checked_name, checked_spec
-from pipeline.states import BatchState
+from pipeline.states import BATCH_MOVES, BatchState
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class ScheduleStatus:
     """One look at a schedule."""
 
     record: ScheduleRecord
+    running: tuple[str, ...]
     last: FiringStatus | None
 
     @property
@@ -61,7 +62,7 @@ class ScheduleStatus:
             "paused": record.paused,
             "next_utc": record.next_at.isoformat() if record.next_at else None,
             "next_local": self.next_local.isoformat() if self.next_local else None,
-            "open_batches": list(record.open),
+            "running": list(self.running),
             "last": self.last.as_dict() if self.last else None,
         }
 
@@ -129,13 +130,14 @@ class Schedules:
 
     def _status(self, record: ScheduleRecord) -> ScheduleStatus:
         last = self._ledger.schedules.firings(record.name, 1)
-        return ScheduleStatus(record, self._firing(last[0]) if last else None)
+        running = tuple(batch_id for batch_id in record.open if self._state(batch_id) in BATCH_MOVES)
+        return ScheduleStatus(record, running, self._firing(last[0]) if last else None)
 
     def _firing(self, firing: Firing) -> FiringStatus:
-        state = None
-        if firing.outcome is FiringOutcome.SUBMITTED:
-            try:
-                state = self._ledger.batches.state(firing.id)
-            except UnknownBatch:
-                state = None  # an emptied ledger does not take up finished batches again
-        return FiringStatus(firing, state)
+        return FiringStatus(firing, self._state(firing.id) if firing.outcome is FiringOutcome.SUBMITTED else None)
+
+    def _state(self, batch_id: str) -> BatchState | None:
+        try:
+            return self._ledger.batches.state(batch_id)
+        except UnknownBatch:
+            return None  # an emptied ledger does not take up finished batches again

@@ -51,6 +51,7 @@ def test_add_list_show_pause_resume_run_history_remove(tessera: Tessera) -> None
     assert seen["options"] == {"steps": 20, "negative_prompt": "people"}
     assert (seen["catch_up"], seen["only_new"], seen["overlap"], seen["declared"]) == (True, False, "forbid", False)
     assert seen["next_local"][11:16] == "02:00"
+    assert seen["running"] == []
     assert seen["next_utc"][11:16] in ("00:00", "01:00")
     code, table, _ = tessera("list")
     assert code == 0
