@@ -1,0 +1,88 @@
+"""docs/manifests.md names every field of a row, as the program has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from pipeline.request import Row
+from pipeline.schedulers import known_names
+from pipeline.spelling import ALIASES
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "manifests.md"
+
+# What a type does not show: the forms that a field's value may take.
+FORMS = {
+    "size": "`1024x1536`, `[1024, 1536]`",
+    "original_size": "as `size`, or null",
+    "crop": "`0,64`, `[0, 64]`",
+    "target_size": "as `size`, or null",
+    "negative_original_size": "as `size`, or null",
+    "negative_crop": "as `crop`",
+    "negative_target_size": "as `size`, or null",
+    "aspect": "`16:9`, number",
+    "scheduler": "name, object",
+    "loras": "list of names and objects",
+    "highres": "mode, object",
+    "metadata": "object",
+}
+KINDS = {"int": "integer", "float": "number", "bool": "true, false", "str": "text"}
+
+
+def _kind(annotation: Any) -> str:
+    if annotation is type(None):
+        return "null"
+    if isinstance(annotation, type):
+        return KINDS.get(annotation.__name__) or ", ".join(f"`{one.value}`" for one in annotation)  # type: ignore[attr-defined]
+    inner = get_args(annotation)
+    kinds = [_kind(one) for one in (inner[:1] if get_origin(annotation).__name__ == "Annotated" else inner)]
+    return ", ".join(kinds)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if value in (None, {}, ()):
+        return ""
+    if isinstance(value, BaseModel):
+        return f"`{value.mode.value}`"  # type: ignore[attr-defined]
+    if isinstance(value, tuple):
+        return f"`{value[0]},{value[1]}`"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def row(name: str, field: FieldInfo) -> str:
+    """The line of the table for one field."""
+    kind = FORMS.get(name) or _kind(field.annotation).replace("text, null", "text, null")
+    # null says no more than leaving the field out, but where another level says something
+    kind = kind if "prompt" in name else kind.removesuffix(", null")
+    return f"| `{name}` | {kind} | {_default(field)} | {field.description} |"
+
+
+def _table(start: str) -> list[str]:
+    lines = PAGE.read_text().splitlines()
+    begin = lines.index(start) + 2
+    end = next(n for n in range(begin, len(lines)) if not lines[n].startswith("|"))
+    return lines[begin:end]
+
+
+def test_the_page_has_exactly_the_fields_of_a_row() -> None:
+    names = ["prompt", "custom_id", "seed", *(n for n in Row.model_fields if n not in ("prompt", "custom_id", "seed"))]
+    wanted = [row(name, Row.model_fields[name]) for name in names]
+    found = _table("| field | value | default | meaning |")
+    assert found == wanted, "replace the table by:\n" + "\n".join(wanted)
+
+
+def test_the_page_has_every_other_name_of_a_field() -> None:
+    fields = dict.fromkeys(ALIASES.values())
+    wanted = [f"| `{f}` | {', '.join(f'`{a}`' for a, of in ALIASES.items() if of == f)} |" for f in fields]
+    found = _table("| field | also |")
+    assert found == wanted, "replace the table by:\n" + "\n".join(wanted)
+
+
+def test_the_page_has_every_scheduler() -> None:
+    assert ", ".join(f"`{name}`" for name in known_names()) in PAGE.read_text().replace("\n", " ")
