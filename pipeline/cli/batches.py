@@ -15,7 +15,7 @@ from pipeline.cli.exits import INTERRUPTED, OK
 from pipeline.cli.options import with_picture
 from pipeline.client import Batch, Client
 from pipeline.connect import Connection, connect
-from pipeline.deployment import AllowedModel, Deployment
+from pipeline.deployment import AllowedLora, AllowedModel, Deployment
 from pipeline.errors import SettingsError
 from pipeline.manifest import Validation, resolved_rows
 from pipeline.progress import summary
@@ -280,7 +280,7 @@ def _any_deployment() -> Deployment:
         version="none",
         models=_Anything(AllowedModel(revision="any", native_px=1024)),
         default_model="any",
-        loras=_Anything("any"),
+        loras=_Anything(AllowedLora()),
         max_megapixels=float("inf"),
         max_rows=10**9,
         layout="1x1x1",

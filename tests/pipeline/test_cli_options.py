@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import get_type_hints
 
 import pytest
@@ -10,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from pipeline.cli.batches import submit, validate
+from pipeline.cli.main import app
 from pipeline.cli.options import with_picture
 from pipeline.errors import RequestError
 from pipeline.keywords import Picture
@@ -48,16 +50,16 @@ SAID: dict[str, tuple[list[str], object]] = {
 
 def _run(*arguments: str) -> tuple[str, Options]:
     seen: list[tuple[str, Options]] = []
-    app = typer.Typer()
+    own = typer.Typer()
 
-    @app.command()
+    @own.command()
     @with_picture
     def render(file: str, picture: Options, timeout: float | None = None) -> int:
         """Render."""
         seen.append((file, picture))
         return 0
 
-    done = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    done = CliRunner().invoke(own, list(arguments), catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return seen[0]
 
@@ -93,3 +95,15 @@ def test_submit_and_validate_have_the_same_pictures() -> None:
     of = [set(inspect.signature(command).parameters) for command in (submit, validate)]
     assert set(Options.model_fields) <= of[0] & of[1]
     assert "picture" not in of[0] | of[1]
+
+
+def test_validate_without_a_deployment_takes_any_model_and_lora(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TESSERA_REDIS_URL", raising=False)
+    monkeypatch.setenv("TESSERA_DATA_DIR", str(tmp_path))
+    path = tmp_path / "p.txt"
+    path.write_text("a fox\n")
+    done = CliRunner().invoke(app, ["validate", str(path), "--lora", "film:0.5", "--model", "sdxl"])
+    assert done.exit_code == 0, done.output
+    assert "1 rows, 1 images, valid for any deployment" in done.output

@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline.cli.main import app
-from pipeline.deployment import AllowedModel
+from pipeline.deployment import AllowedLora, AllowedModel
 from pipeline.errors import RequestError
 from pipeline.picture import Conditioning, File, Format, Highres, HighresMode, LongPrompt, Lora, Picture
 from pipeline.replay import Difference, differences, likeness, manifest_rows, records_in, row_of
@@ -61,7 +61,7 @@ def test_a_row_from_a_result_renders_the_same_picture_whatever_holds_for_all(
         Options.model_validate(defaults | {"negative_prompt": "elsewhere", "model": "other"}),
         deployment(
             models={name: AllowedModel(revision="r", native_px=256) for name in ("demo", "other")},
-            loras={"film": "r", "grain": "r"},
+            loras={"film": AllowedLora(), "grain": AllowedLora()},
         ),
         line=9,
         index=0,
