@@ -188,16 +188,16 @@ class Client:
         """A batch that was submitted before. Nothing is asked yet."""
         return Batch(self._connection, batch_id, self._app)
 
-    def resume(self) -> Resumed:
+    def resume(self) -> list[str]:
         """Take up every accepted batch that Redis does not know, also those that have ended: after it lost its data.
 
         The controller then rebuilds them from the bucket and adopts what still runs. What Redis knows stays as it is.
-        Raises ServiceError.
+        Returns the ids. Raises ServiceError.
         """
         ledger, artifacts = self._connection.ledger, self._connection.artifacts
         taken_up = [m.id for m in unknown_batches(ledger, artifacts, ended=True) if take_up(ledger, m)]
         hint(self._app, TICK)
-        return Resumed(tuple(taken_up))
+        return taken_up
 
     def batches(self, limit: int = 20) -> list[BatchStatus]:
         """The newest batches."""
@@ -224,12 +224,6 @@ class Replay:
     differences: list[Difference]
     compared: bool
     likeness: Likeness | None
-
-
-class Resumed:
-    """Ids of the batches that were taken up."""
-
-    batches: tuple[str, ...]
 
 
 class Batch:

@@ -227,9 +227,9 @@ def resume(as_json: AsJson = False) -> int:
     """Rebuild what Redis has lost from the bucket. What runs goes on; what Redis knows stays as it is."""
     resumed = Client().resume()
     if as_json:
-        _write({"batches": list(resumed.batches)})
-    elif resumed.batches:
-        typer.echo(f"taken up: {', '.join(resumed.batches)}")
+        _write({"batches": resumed})
+    elif resumed:
+        typer.echo(f"taken up: {', '.join(resumed)}")
         typer.echo("the controller rebuilds them now; look with: tessera list", err=True)
     else:
         typer.echo("nothing was lost: Redis knows every batch of the bucket")
