@@ -11,6 +11,7 @@ A text that begins with { or [ is JSON. Errors are ValueErrors that say what was
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -53,15 +54,21 @@ def scheduler(value: object) -> Scheduler:
     """A scheduler: its name, its name with settings, or {"name", "settings"}."""
     if isinstance(value, Scheduler):
         return scheduler_of(value.name, value.settings)
-    value = _unpacked(value)
     if isinstance(value, str):
-        name, settings = _named(value)
-        return scheduler_of(name, settings)
+        return _scheduler_of_text(value)
     if isinstance(value, Mapping):
         given_name, given = value.get("name"), value.get("settings") or {}
         if value.keys() <= {"name", "settings"} and isinstance(given_name, str) and isinstance(given, Mapping):
             return scheduler_of(given_name, given)
     raise ValueError(f'{_shown(value)} found; a name as "DPM++ 2M Karras", or {{"name", "settings"}} wanted')
+
+
+@functools.lru_cache(maxsize=256)
+def _scheduler_of_text(text: str) -> Scheduler:
+    value = _unpacked(text)
+    if isinstance(value, str):
+        return scheduler_of(*_named(value))
+    return scheduler(value)
 
 
 def loras(value: object) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -68,7 +69,7 @@ def resolve(
         model=model,
         loras=values["loras"],
         highres=highres,
-        conditioning=Conditioning.model_construct(**{name: values[name] for name in Conditioning.model_fields}),
+        conditioning=_conditioning(*(values[name] for name in Conditioning.model_fields)),
         file=_file(row, defaults, values, max(width, height)),
         metadata=row.metadata,
     )
@@ -129,7 +130,7 @@ def _highres(row: Row, defaults: Options, steps: int, pixels: int, native_px: in
 
 
 def _file(row: Row, defaults: Options, values: dict[str, Any], longest_px: int) -> File:
-    file = File.model_construct(**{name: values[name] for name in File.model_fields})
+    file = _same_file(*(values[name] for name in File.model_fields))
     if file.format is Format.WEBP and longest_px > MAX_WEBP_PX:
         raise ValueError("format", f"webp found for a side of {longest_px} pixels; it holds up to {MAX_WEBP_PX}")
     if file.format is not Format.PNG:
@@ -138,4 +139,15 @@ def _file(row: Row, defaults: Options, values: dict[str, Any], longest_px: int) 
     of_batch = "quality" in defaults.model_fields_set and "format" not in row.model_fields_set
     if of_batch or "quality" in row.model_fields_set:
         raise ValueError("quality", "given for a PNG, which loses nothing; jpeg or webp wanted as its format")
-    return file.model_copy(update={"quality": _DEFAULTS["quality"]})
+    return _same_file(file.format, _DEFAULTS["quality"], file.dpi, file.strip_metadata)
+
+
+# Most rows of a batch agree in these, and a million of each would take their time.
+@functools.lru_cache(maxsize=256)
+def _conditioning(*values: Any) -> Conditioning:
+    return Conditioning(**dict(zip(Conditioning.model_fields, values, strict=True)))
+
+
+@functools.lru_cache(maxsize=256)
+def _same_file(*values: Any) -> File:
+    return File(**dict(zip(File.model_fields, values, strict=True)))
