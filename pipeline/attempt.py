@@ -122,6 +122,7 @@ class Code(OpenCode):
     DELETED = "DELETED"
     CLAIM_REFUSED = "CLAIM_REFUSED"  # the pod found its place taken and did nothing
     TOO_OLD = "TOO_OLD"  # the pod's program cannot read what it was asked to do, and did nothing
+    PAUSED = "PAUSED"  # it stopped between two images because its batch was paused
     KILLED = "KILLED"  # by a signal that nobody of us sent
     UNKNOWN = "UNKNOWN"
 

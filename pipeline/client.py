@@ -32,6 +32,7 @@ from pipeline.manifest import Validation, resolved_rows
 from pipeline.messages import EXPAND, REOPEN, TICK, celery_app, hint
 from pipeline.objects import BatchObjects
 from pipeline.patience import OutOfTime, Patience
+from pipeline.pause import request_pause, request_unpause
 from pipeline.progress import Progress
 from pipeline.replay import Difference, Likeness, differences, likeness, records_in, row_of
 from pipeline.results import ImageFailure, ImageResult
@@ -308,6 +309,18 @@ class Batch:
         if retried.images:
             hint(self._app, REOPEN, self.id)
         return retried
+
+    def pause(self) -> BatchState:
+        """Let images that are being rendered finish, then free the GPUs; returns the state it is in now."""
+        with self._known():
+            return request_pause(self._connection.ledger, self.id)
+
+    def unpause(self) -> BatchState:
+        """Let it go on after `pause`; returns the state it is in now."""
+        with self._known():
+            state = request_unpause(self._connection.ledger, self.id)
+        hint(self._app, TICK)
+        return state
 
     def cancel(self) -> BatchState:
         """Cancel what is not rendered yet; returns the state it is in now. What is committed stays."""

@@ -44,9 +44,10 @@ class ImageState(StrEnum):
 _B, _J, _I = BatchState, JobState, ImageState
 
 BATCH_MOVES: Mapping[BatchState, frozenset[BatchState]] = {
-    _B.VALIDATING: frozenset({_B.IN_PROGRESS, _B.CANCELLING, _B.FAILED}),
+    _B.VALIDATING: frozenset({_B.IN_PROGRESS, _B.PAUSED, _B.CANCELLING, _B.FAILED}),
     _B.IN_PROGRESS: frozenset({_B.PAUSED, _B.CANCELLING, _B.FINALIZING, _B.FAILED}),
-    _B.PAUSED: frozenset({_B.IN_PROGRESS, _B.CANCELLING}),
+    # Back to where it came from; and its last images may have been the ones that were to finish.
+    _B.PAUSED: frozenset({_B.VALIDATING, _B.IN_PROGRESS, _B.CANCELLING, _B.FINALIZING}),
     _B.CANCELLING: frozenset({_B.CANCELLED, _B.FAILED}),
     _B.FINALIZING: frozenset({_B.COMPLETED, _B.FAILED}),
 }

@@ -120,10 +120,14 @@ def _abandoned(context: Context, job: JobRecord, fence: str, *, reason: str) -> 
 
 def step(context: Context, job: JobRecord, fence: str) -> bool:
     """One step of one job; False when there is nothing more to do under this lease."""
-    cancelling = context.ledger.batches.state(job.batch_id) is BatchState.CANCELLING
+    state = context.ledger.batches.state(job.batch_id)
+    cancelling, paused = state is BatchState.CANCELLING, state is BatchState.PAUSED
     if job.state in (JobState.QUEUED, JobState.RETRYING):
         if cancelling:
             settle_cancelled(context, job, fence)
+            return False
+        if paused:
+            context.ledger.leases.release(job.ref, fence)  # whoever claims next puts it aside
             return False
         if job.reopen is not None:
             job = cleared(context, job, fence)
@@ -133,7 +137,7 @@ def step(context: Context, job: JobRecord, fence: str) -> bool:
     with structlog.contextvars.bound_contextvars(attempt=job.attempt.number):
         if not job.confirmed and not cancelling:
             return _launched(context, job, job.attempt, fence)
-        return _observed(context, job, job.attempt, fence, cancelling=cancelling)
+        return _observed(context, job, job.attempt, fence, cancelling=cancelling, paused=paused)
 
 
 def _recorded(context: Context, job: JobRecord, fence: str) -> JobRecord:
@@ -184,7 +188,9 @@ def _launched(context: Context, job: JobRecord, spec: AttemptSpec, fence: str) -
     return True
 
 
-def _observed(context: Context, job: JobRecord, spec: AttemptSpec, fence: str, *, cancelling: bool) -> bool:
+def _observed(
+    context: Context, job: JobRecord, spec: AttemptSpec, fence: str, *, cancelling: bool, paused: bool
+) -> bool:
     seen = context.observer.look().get(spec.name)
     if seen is None:  # the shared look may be older than the launch
         seen = context.observer.look(after=time.monotonic()).get(spec.name)
@@ -195,8 +201,13 @@ def _observed(context: Context, job: JobRecord, spec: AttemptSpec, fence: str, *
             return False
         context.launcher.delete(spec.name)
         return True
-    if seen is None:
-        seen_outcome: Outcome | None = Outcome(Code.DELETED, "the attempt is gone, and nobody here deleted it")
+    if paused and seen is not None and seen.phase in (Phase.WAITING_QUOTA, Phase.PENDING):
+        context.launcher.delete(spec.name)  # one that renders ends by itself, between two images
+        return True
+    if seen is None and paused:
+        seen_outcome: Outcome | None = Outcome(Code.PAUSED, "the attempt was ended because its batch is paused")
+    elif seen is None:
+        seen_outcome = Outcome(Code.DELETED, "the attempt is gone, and nobody here deleted it")
     else:
         seen_outcome = seen.outcome
     if seen_outcome is not None:

@@ -30,7 +30,7 @@ def finalize(context: Context, batch_id: str) -> None:
         jobs = record.jobs
         if jobs is None or record.reopen is not None or context.ledger.jobs.any_unfinished(batch_id):
             return
-        if record.state is BatchState.IN_PROGRESS:
+        if record.state in (BatchState.IN_PROGRESS, BatchState.PAUSED):
             record = advance(record, BatchState.FINALIZING, at=context.ledger.now())
             context.ledger.batches.write(record)
         ends = {BatchState.FINALIZING: BatchState.COMPLETED, BatchState.CANCELLING: BatchState.CANCELLED}

@@ -14,10 +14,11 @@ class Effect(StrEnum):
 
     SPENDS = "spends"  # the program failed: counts against max_attempts
     DISRUPTS = "disrupts"  # the cluster's reasons, not the program's: counts against max_disruptions
+    WAITS = "waits"  # we asked it to stop: it counts for nothing, and another may come at once
     HOPELESS = "hopeless"  # the deployment is wrong, and stays so until somebody changes it
 
 
-_S, _D, _H = Effect.SPENDS, Effect.DISRUPTS, Effect.HOPELESS
+_S, _D, _W, _H = Effect.SPENDS, Effect.DISRUPTS, Effect.WAITS, Effect.HOPELESS
 
 POLICY: Mapping[Code, Effect] = {
     Code.SUCCEEDED: _S,  # with images undone: the word is not believed
@@ -37,6 +38,7 @@ POLICY: Mapping[Code, Effect] = {
     Code.UNSCHEDULABLE: _D,
     Code.CLAIM_REFUSED: _D,
     Code.TOO_OLD: _D,
+    Code.PAUSED: _W,
     Code.IMAGE_PULL: _H,
     Code.CONFIG_ERROR: _H,
     Code.ADMISSION_DENIED: _H,
@@ -102,6 +104,8 @@ def decide(
     effect = POLICY.get(outcome.code, Effect.SPENDS)  # a newer pod's code, say
     if effect is Effect.HOPELESS:
         return GiveUp(f"{said}; no retry mends this")
+    if effect is Effect.WAITS:
+        return Retry(0.0, tally)
     if effect is Effect.DISRUPTS:
         after = replace(tally, disrupted=tally.disrupted + 1)
         if after.disrupted >= limits.disruptions:

@@ -76,6 +76,8 @@ def push(context: Context, batch_id: str) -> None:
     lasts_s = 2 * context.settings.tick_s
     if is_final(record.state):
         return
+    if record.state is BatchState.PAUSED and (record.jobs is None or record.reopen is not None):
+        return
     if record.jobs is None:
         hint(context.app, EXPAND, batch_id, expires_s=lasts_s)
         return

@@ -73,7 +73,7 @@ def main() -> int:
         if leader is not None and trace is not None:
             leader.keep(trace)
         if leader is not None and leader.stopped_because is not None:
-            write_report(_report(leader, Code.DELETED, leader.stopped_because, trace))
+            write_report(_report(leader, leader.stop_code, leader.stopped_because, trace))
             return 1
         if leader is not None:
             write_report(_report(leader, Code.SUCCEEDED, "", trace))

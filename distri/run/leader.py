@@ -13,7 +13,7 @@ from distri.run.committer import Committer, PodIdentity
 from distri.run.translate import made_of
 from distri.sampler import Control
 from pipeline.artifacts import Artifacts
-from pipeline.attempt import AttemptSpec
+from pipeline.attempt import AttemptSpec, Code
 from pipeline.commit import ForeignObject, committed_failure, committed_result
 from pipeline.errors import BatchLost, ClaimRefused, ServiceError, StoreUnavailable, UnknownBatch
 from pipeline.ledger import Ledger
@@ -43,6 +43,8 @@ class Leader:
     def __init__(self, spec: AttemptSpec, uid: str, settings: Settings) -> None:
         self.spec = spec
         self.stopped_because: str | None = None
+        self.stop_code = Code.DELETED
+        self._paused = False
         self._objects = BatchObjects(spec.batch_id)
         self._ledger, self._artifacts = Ledger(settings), Artifacts(settings)
         self._identity = PodIdentity(spec, uid)
@@ -87,6 +89,9 @@ class Leader:
 
     def decide(self, task: ImageTask) -> Word:
         """Whether to render this image: not if it has an outcome, nor if this pod is to stop."""
+        if self._paused and self.stopped_because is None:
+            self.stop_code = Code.PAUSED
+            self.stop("the batch is paused")
         if self.stopped_because is not None:
             return Word.STOP
         before = self._before(task)
@@ -140,7 +145,9 @@ class Leader:
         pause, lost = threading.Event(), False
         while self.stopped_because is None:
             try:
-                if self._ledger.batches.state(self.spec.batch_id) is BatchState.CANCELLING:
+                state = self._ledger.batches.state(self.spec.batch_id)
+                self._paused = state is BatchState.PAUSED  # the image that is being rendered may finish
+                if state is BatchState.CANCELLING:
                     self.stop("the batch is being cancelled")
                 # Also notices that the job went to another attempt.
                 if refusal := self._identity.register(self._ledger):

@@ -22,7 +22,7 @@ from pipeline.progress import summary
 from pipeline.request import Options
 from pipeline.rowformats import InputFormat
 from pipeline.source import open_source
-from pipeline.states import ImageState
+from pipeline.states import BatchState, ImageState
 from pipeline.status import BatchStatus
 from pipeline.submit import TIMEOUT_S, Submission
 
@@ -42,7 +42,7 @@ InFormat = Annotated[InputFormat | None, typer.Option(help="What the prompt set 
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the program."""
-    for command in (submit, validate, status, watch, list_batches, cancel, retry, resume, download):
+    for command in (submit, validate, status, watch, list_batches, cancel, pause, unpause, retry, resume, download):
         name = "list" if command is list_batches else command.__name__
         app.command(name)(command)
 
@@ -191,12 +191,27 @@ def list_batches(
 
 def cancel(batch_id: BatchId, as_json: AsJson = False) -> int:
     """Cancel what a batch has not rendered yet; images that are committed stay."""
-    state = Client().batch(batch_id).cancel()
+    _say_state(batch_id, Client().batch(batch_id).cancel(), as_json=as_json)
+    return OK
+
+
+def pause(batch_id: BatchId, as_json: AsJson = False) -> int:
+    """Let images that are being rendered finish, then free the GPUs; `unpause` goes on."""
+    _say_state(batch_id, Client().batch(batch_id).pause(), as_json=as_json)
+    return OK
+
+
+def unpause(batch_id: BatchId, as_json: AsJson = False) -> int:
+    """Let a paused batch go on."""
+    _say_state(batch_id, Client().batch(batch_id).unpause(), as_json=as_json)
+    return OK
+
+
+def _say_state(batch_id: str, state: BatchState, *, as_json: bool) -> None:
     if as_json:
         _write({"batch": batch_id, "state": state.value})
     else:
         typer.echo(f"{batch_id} is {state.value}")
-    return OK
 
 
 def retry(

@@ -9,6 +9,7 @@
 | `batch:<id>:counts` | hash | `image.<state>` and `job.<state>`: always the sum of the states |
 | `batch:<id>:images` | string | four bits an image: its state's code |
 | `batch:<id>:jobs` | zset | refs of jobs that are not final, score = index |
+| `batch:<id>:parked` | set | refs of jobs that are put aside while the batch is paused |
 | `batch:<id>:events` | stream | the last moves, capped |
 | `job:<ref>` | hash | `record`, `state`, `revision`, `incarnation`, `fence`, `worker`, `pod`, `stumbles`, ... |
 | `backlog:<tenant>` | zset | refs of jobs that may be claimed, score = priority, then age |

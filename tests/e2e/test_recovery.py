@@ -102,3 +102,14 @@ def test_an_image_whose_pod_is_killed_twice_is_isolated_and_retried_when_asked(c
     assert done.stdout == f"{batch.id} is opened again for 1 images\n"
     assert len(list(batch.images())) == 3
     assert studio.json("retry", batch.id) == {"batch": batch.id, "images": 0, "failed": {}}
+
+
+def test_a_paused_batch_frees_its_pod_between_two_images_and_goes_on(client: Client, studio: User) -> None:
+    batch = _begun(client, "paused")
+    assert studio.json("pause", batch.id) == {"batch": batch.id, "state": "paused"}
+    until("no pod is left", lambda: not any("distri.run" in command for command in studio.processes().values()))
+    status = batch.status()
+    assert (status.state, status.images[ImageState.RUNNING]) == (BatchState.PAUSED, 0)
+    assert 0 < status.succeeded < 4
+    assert studio.json("unpause", batch.id) == {"batch": batch.id, "state": "in_progress"}
+    assert _attempts(batch) == {1, 2}

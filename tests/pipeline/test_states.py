@@ -23,9 +23,9 @@ from tests.factories import at, batch_record, job_record
 
 # Written out a second time, one line a state, so that a change of the table is a change of two files.
 _BATCH = """
-validating  > in_progress cancelling failed
+validating  > in_progress paused cancelling failed
 in_progress > paused cancelling finalizing failed
-paused      > in_progress cancelling
+paused      > validating in_progress cancelling finalizing
 cancelling  > cancelled failed
 finalizing  > completed failed
 completed   >

@@ -42,6 +42,7 @@ def test_every_code_is_in_one_group() -> None:
     assert {code for code, effect in POLICY.items() if effect is Effect.SPENDS} == _SPENDS
     assert {code for code, effect in POLICY.items() if effect is Effect.DISRUPTS} == _COSTS_NOTHING
     assert {code for code, effect in POLICY.items() if effect is Effect.HOPELESS} == _HOPELESS
+    assert {code for code, effect in POLICY.items() if effect is Effect.WAITS} == {Code.PAUSED}
     assert set(POLICY) == set(Code)
 
 
@@ -51,6 +52,8 @@ def test_a_decision_follows_from_the_code_and_the_attempts_spent(code: Code, spe
     decision = _decided(code, Tally(spent=spent))
     if code in _HOPELESS:
         assert decision == GiveUp(f"{code}: why; no retry mends this")
+    elif code is Code.PAUSED:
+        assert decision == Retry(0.0, Tally(spent=spent))
     elif code in _COSTS_NOTHING:
         assert isinstance(decision, Retry)
         assert decision.tally == Tally(spent=spent, disrupted=1)

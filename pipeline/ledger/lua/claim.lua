@@ -1,12 +1,31 @@
 -- ARGV: worker, lease_ms
 -- The best job that may be claimed: least priority number, then the tenant that holds fewest leases, then age.
+-- A job of a paused batch is put aside until the batch goes on, unless an attempt of it is still to be looked after.
 -- Returns false, or {ref, fence, record}.
 promote(100)
+local function head_of(tenant)
+  local backlog = P .. 'backlog:' .. tenant
+  for _ = 1, 1000 do
+    local head = redis.call('ZRANGE', backlog, 0, 0, 'WITHSCORES')
+    if not head[1] then
+      return head
+    end
+    local batch = P .. 'batch:' .. string.match(head[1], '^(.*)/')
+    local state = redis.call('HGET', P .. 'job:' .. head[1], 'state')
+    local waits = state == 'queued' or state == 'retrying'
+    if not waits or redis.call('HGET', batch, 'state') ~= 'paused' then
+      return head
+    end
+    redis.call('ZREM', backlog, head[1])
+    redis.call('SADD', batch .. ':parked', head[1])
+  end
+  return {}
+end
 local best, best_tenant, best_priority, best_held, best_score
 local tenants = redis.call('HGETALL', P .. 'tenants')
 for i = 1, #tenants, 2 do
   local tenant, held = tenants[i], tonumber(tenants[i + 1])
-  local head = redis.call('ZRANGE', P .. 'backlog:' .. tenant, 0, 0, 'WITHSCORES')
+  local head = head_of(tenant)
   if head[1] then
     local score = tonumber(head[2])
     local priority = math.floor(score / 1e13)
@@ -14,7 +33,7 @@ for i = 1, #tenants, 2 do
       or (priority == best_priority and (held < best_held or (held == best_held and score < best_score))) then
       best, best_tenant, best_priority, best_held, best_score = head[1], tenant, priority, held, score
     end
-  elseif held <= 0 then
+  elseif held <= 0 and redis.call('EXISTS', P .. 'backlog:' .. tenant) == 0 then
     redis.call('HDEL', P .. 'tenants', tenant)
   end
 end
