@@ -1,7 +1,8 @@
 """Which module of a diffusers network becomes which split layer; whatever stands in no table is refused by name.
 
 A layer takes the place of its module's `forward` on that one instance. Module tree, names and weights stay as they are,
-so nothing is copied, and removing the layers gives the plain network back. LoRA weights must be fused before.
+so nothing is copied, and removing the layers gives the plain network back. Layers read the weights at every call, so
+that a LoRA may be fused into them in place; peft's own layers are refused.
 """
 
 from collections.abc import Callable
