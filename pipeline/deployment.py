@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.layouts import planned_layout, shortest_long_side_px
+from pipeline.layouts import Load, fastest_layout, planned_layout, shortest_long_side_px
 from pipeline.schema import Versioned
 from pipeline.settings import Settings
 
@@ -45,6 +45,8 @@ class Deployment(Versioned):
     max_megapixels: float
     max_rows: int
     layout: str
+    goal: str = "latency"
+    one_gpu_megapixels: float = 4.2
     exact: bool = False
     gpus: int = Field(8, description="Of one pod.")
     images_per_job: int = 1000
@@ -66,6 +68,8 @@ class Deployment(Versioned):
             max_megapixels=settings.max_megapixels,
             max_rows=settings.max_rows,
             layout=planned_layout(settings.gpus, settings.layout),
+            goal=settings.goal if settings.layout is None else "latency",
+            one_gpu_megapixels=settings.one_gpu_megapixels,
             exact=settings.exact,
             gpus=settings.gpus,
             images_per_job=settings.images_per_job,
@@ -73,6 +77,13 @@ class Deployment(Versioned):
             idle_ranks=settings.idle_ranks,
             image=settings.image,
         )
+
+    def usual_layout(self, width: int, height: int) -> str:
+        """The layout of a pod that has many images of this size to render."""
+        if self.goal != "throughput":
+            return self.layout
+        many = [Load(width, height, 1.0)] * self.gpus
+        return fastest_layout(self.gpus, many, one_gpu_megapixels=self.one_gpu_megapixels).layout
 
     @property
     def shortest_long_side_px(self) -> int:

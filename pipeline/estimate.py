@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.cost import Speed, SpeedKey, expected, tera_operations
+from pipeline.cost import Speed, SpeedKey, bucket, expected, tera_operations
 from pipeline.deployment import Deployment
 from pipeline.picture import Format
 from pipeline.request import ResolvedRow
@@ -57,6 +57,8 @@ class _Kind:
     images: int = 0
     tera: float = 0.0
     pixels: int = 0
+    widths: int = 0
+    heights: int = 0
     bytes_by_format: dict[Format, int] = field(default_factory=dict)
 
 
@@ -71,18 +73,18 @@ class Estimator:
         """Count a row's images."""
         pixels = row.width * row.height
         native_px = self._deployment.models[row.model].native_px
-        key = SpeedKey.of(row.model, self._deployment.layout, exact=False, device="", pixels=pixels)
-        kind = self._kinds.setdefault((row.model, key.size), _Kind())
+        kind = self._kinds.setdefault((row.model, bucket(pixels)), _Kind())
         kind.images += row.num_images
         kind.tera += row.num_images * tera_operations(row, native_px)
         kind.pixels += row.num_images * pixels
+        kind.widths += row.num_images * row.width
+        kind.heights += row.num_images * row.height
         formats = kind.bytes_by_format
         formats[row.file.format] = formats.get(row.file.format, 0) + row.num_images * pixels
 
     def estimate(self, *, pods: int) -> Estimate:
         """The sums so far, as so many pods at a time would do them in the deployment's jobs."""
         deployment = self._deployment
-        data = int(deployment.layout.split("x")[0])
         render_s, images, total_bytes, basis, learned = 0.0, 0, 0.0, [], True
         for (model, _), kind in sorted(self._kinds.items()):
             pixels = kind.pixels // kind.images

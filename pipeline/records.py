@@ -139,6 +139,7 @@ class JobRecord(_Record):
     updated_at: datetime
     images: int = Field(ge=1)
     attempt: AttemptSpec | None = Field(None, description="The current or last attempt, complete.")
+    layout_reason: str = Field("", description="Why that attempt has the layout that it has.")
     confirmed: bool = Field(False, description="The attempt was seen to exist; gone then means ended, not unmade.")
     detail: str = Field("", description="What the attempt does or waits for while it lasts, as its cluster says it.")
     spent: int = Field(0, description="Attempts that failed since the last that brought an image.")

@@ -73,6 +73,10 @@ class Settings(BaseModel):
     # How a pod renders
     gpus: int = Field(8, ge=1, description="Ranks of one pod: its GPUs, or processes on a CPU.")
     layout: str | None = Field(None, description="data x cfg x patch, as in 1x2x4; none lets the planner choose.")
+    goal: Literal["latency", "throughput"] = Field(
+        "latency", description="Without a layout: all GPUs on one image, or whatever is through with a job first."
+    )
+    one_gpu_megapixels: float = Field(4.2, gt=0, description="Largest image that fits one GPU, for `throughput`.")
     exact: bool = Field(False, description="Exchange synchronously at every step: the one-rank image, but slower.")
     warmup_steps: int = Field(4, ge=0, description="Synchronous evaluations before displaced ones begin.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="What a pod's ranks compute on.")

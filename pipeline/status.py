@@ -82,6 +82,8 @@ class JobStatus:
     state: JobState
     attempt: int
     detail: str  # in the cluster's own words; of a job that is tried again, why its last attempt ended
+    layout: str  # of the latest attempt
+    layout_reason: str
     ended: tuple[AttemptEnd, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -90,14 +92,28 @@ class JobStatus:
             end.model_dump(mode="json", include={"number", "code", "reason", "ended_at", "node"}) for end in self.ended
         ]
         return {
-            "job": self.ref, "state": self.state.value, "attempt": self.attempt, "detail": self.detail, "ended": ended
-        }  # fmt: skip
+            "job": self.ref,
+            "state": self.state.value,
+            "attempt": self.attempt,
+            "detail": self.detail,
+            "layout": self.layout,
+            "layout_reason": self.layout_reason,
+            "ended": ended,
+        }
 
 
 def jobs_status(ledger: Ledger, batch_id: str, limit: int = 100) -> list[JobStatus]:
     """The jobs of a batch that are under way, in order."""
     return [
-        JobStatus(job.ref, job.state, job.attempt.number if job.attempt else 0, _detail(job), job.ended)
+        JobStatus(
+            job.ref,
+            job.state,
+            job.attempt.number if job.attempt else 0,
+            _detail(job),
+            job.attempt.layout if job.attempt else "",
+            job.layout_reason,
+            job.ended,
+        )
         for job in ledger.jobs.begun(batch_id, limit)
     ]
 

@@ -12,8 +12,9 @@ from collections.abc import Callable
 import structlog
 
 from pipeline.attempt import AttemptSpec, Code, LaunchResult, NameTaken, Outcome, Phase, attempt_name
+from pipeline.cost import tera_operations
 from pipeline.errors import LeaseLost, RecordUnreadable, ServiceError, StaleWrite, TesseraError, UnknownBatch
-from pipeline.layouts import planned_layout
+from pipeline.layouts import Choice, Load, fastest_layout, planned_layout
 from pipeline.ledger.jobs import Place
 from pipeline.ledger.leases import UNREADABLE_DELAY_S, Lease
 from pipeline.objects import BatchObjects
@@ -143,9 +144,7 @@ def step(context: Context, job: JobRecord, fence: str) -> bool:
 def _recorded(context: Context, job: JobRecord, fence: str) -> JobRecord:
     settings = context.settings
     number = job.attempt.number + 1 if job.attempt else 1
-    layout = planned_layout(settings.gpus, settings.layout)
-    if job.ended and len(job.ended[-1].rendering) > 1:
-        layout = layout_for_suspects(job_images(context, job), settings.gpus, layout)
+    choice = _layout(context, job)
     spec = AttemptSpec(
         name=attempt_name(job.incarnation, job.index, number),
         batch_id=job.batch_id,
@@ -156,7 +155,7 @@ def _recorded(context: Context, job: JobRecord, fence: str) -> JobRecord:
         # A running batch keeps its program when the deployment is upgraded.
         image=context.ledger.batches.get(job.batch_id).manifest.image or settings.image,
         gpus=settings.gpus,
-        layout=layout,
+        layout=choice.layout,
         exact=settings.exact,
         warmup_steps=settings.warmup_steps,
         device=settings.device,
@@ -168,9 +167,35 @@ def _recorded(context: Context, job: JobRecord, fence: str) -> JobRecord:
         deadline_s=settings.deadline_s,
         avoid_nodes=tuple(sorted({e.node for e in job.ended if e.node and e.code is Code.GPU_UNHEALTHY})),
     )
-    launching = advance(job, JobState.LAUNCHING, at=context.ledger.now(), attempt=spec, confirmed=False, detail="")
+    launching = advance(
+        job,
+        JobState.LAUNCHING,
+        at=context.ledger.now(),
+        attempt=spec,
+        layout_reason=choice.reason,
+        confirmed=False,
+        detail="",
+    )
     context.ledger.jobs.write(launching, Place.HELD, fence=fence)
     return launching
+
+
+def _layout(context: Context, job: JobRecord) -> Choice:
+    settings = context.settings
+    if settings.layout is not None:
+        choice = Choice(planned_layout(settings.gpus, settings.layout), "TESSERA_LAYOUT names it")
+    elif settings.goal == "throughput":
+        # Models that are gone fail in the pod, with a reason.
+        native_px = {name: model.native_px for name, model in settings.models.items()}
+        rows = [task.row for task in job_images(context, job)]
+        loads = [Load(r.width, r.height, tera_operations(r, native_px.get(r.model, r.width))) for r in rows]
+        choice = fastest_layout(settings.gpus, loads, one_gpu_megapixels=settings.one_gpu_megapixels)
+    else:
+        choice = Choice(planned_layout(settings.gpus), "the goal is latency: all GPUs on one image")
+    if job.ended and len(job.ended[-1].rendering) > 1:
+        single = layout_for_suspects(job_images(context, job), settings.gpus, choice.layout)
+        choice = Choice(single, "one image at a time, to find out which one killed the pod before")
+    return choice
 
 
 def _launched(context: Context, job: JobRecord, spec: AttemptSpec, fence: str) -> bool:

@@ -10,13 +10,14 @@ import structlog
 from pydantic import ValidationError
 
 from pipeline.cost import paces
+from pipeline.deployment import Deployment
 from pipeline.errors import RecordUnreadable, StaleWrite, TesseraError
-from pipeline.layouts import planned_layout
 from pipeline.objects import BatchObjects
 from pipeline.records import BatchManifest, BatchRecord, JobRecord, Pace, Plan, advance, changed
 from pipeline.request import ResolvedRow
 from pipeline.shards import Bounds, Shard, cut, images_of, shard_bytes
 from pipeline.states import BatchState
+from pipeline.version import installed_version
 from tasks.context import Context
 from tasks.rebuild import marker_of, remains_of, restore, restore_ended
 from tasks.settle import job_images
@@ -67,9 +68,10 @@ def expand(context: Context, batch_id: str) -> None:
 
 def _pace(context: Context) -> Pace:
     settings = context.settings
+    native_px = max((model.native_px for model in settings.models.values()), default=1024)
     return Pace(
         job_seconds=settings.job_seconds,
-        layout=planned_layout(settings.gpus, settings.layout),
+        layout=Deployment.of(settings, installed_version()).usual_layout(native_px, native_px),
         faster=paces(context.ledger.speeds.all()),
         native_px={name: model.native_px for name, model in settings.models.items()},
     )

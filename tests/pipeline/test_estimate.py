@@ -73,7 +73,7 @@ def test_what_was_learned_is_used_for_its_own_size_and_carried_over_to_others() 
     assert "carried over" not in same.basis
     assert "carried over" in larger.basis
     assert larger.tera_a_second / same.tera_a_second == pytest.approx(patch_speedup(4, 4) / patch_speedup(4, 1))
-    assert paces(speeds)["demo"] == pytest.approx(tera / 2.0 / (134 * 2 * patch_speedup(4, 1)))
+    assert paces(speeds)["demo"] == pytest.approx(tera / 2.0 / (134 * 1.9 * patch_speedup(4, 1)))
 
 
 def test_jobs_are_whole_and_pods_no_more_than_jobs() -> None:
@@ -104,3 +104,13 @@ def test_the_ledger_adds_up_what_jobs_did(settings: Settings) -> None:
     assert ledger.speeds.all() == {
         key: Speed(images=3, tera=7.5, seconds=1.5, pixels=192, bytes=300, pods=3, idle_s=4.5)
     }
+
+
+def test_for_throughput_replicas_are_expected() -> None:
+    found = {}
+    for goal in ("latency", "throughput"):
+        estimator = Estimator(deployment(layout="1x2x4", gpus=8, goal=goal), {})
+        estimator.add(_row(num_images=1000))
+        found[goal] = estimator.estimate(pods=1).render_s
+    assert found["throughput"] == pytest.approx(1000 * (5.02 + 10.47 / 134) / 8, rel=0.02)
+    assert found["latency"] > 1.5 * found["throughput"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.errors import SettingsError
-from pipeline.layouts import planned_layout, shortest_long_side_px
+from pipeline.layouts import Load, fastest_layout, planned_layout, shortest_long_side_px
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,42 @@ def test_any_other_layout_is_refused_by_name(wanted: str) -> None:
 @pytest.mark.parametrize(("layout", "px"), [("1x1x1", 32), ("1x2x4", 128), ("2x2x2", 64), ("1x1x12", 384)])
 def test_the_longer_side_gives_each_patch_a_unit(layout: str, px: int) -> None:
     assert shortest_long_side_px(layout) == px
+
+
+def _chosen(count: int, side: int, gpus: int = 8) -> str:
+    return fastest_layout(gpus, [Load(side, side, side * side / 1e5)] * count, one_gpu_megapixels=4.2).layout
+
+
+@pytest.mark.parametrize(
+    ("count", "side", "layout"),
+    [
+        (64, 1024, "8x1x1"),  # enough for all, each fits
+        (8, 2048, "8x1x1"),
+        (1, 1024, "1x2x4"),  # one image gets all
+        (2, 1024, "2x2x2"),
+        (4, 1024, "4x2x1"),
+        (64, 4096, "2x1x4"),  # 16.8 megapixels need four patches of 4.2
+    ],
+)
+def test_replicas_win_while_there_are_images_that_fit(count: int, side: int, layout: str) -> None:
+    assert _chosen(count, side) == layout
+
+
+def test_a_tail_of_one_image_more_than_replicas_is_shared() -> None:
+    """Nine images on eight replicas take two rounds of one GPU; fewer replicas are through before."""
+    assert not _chosen(9, 2048).startswith("8x")
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 3, 5, 6, 7, 8])
+@pytest.mark.parametrize("count", [1, 3, 100])
+def test_every_gpu_is_used(gpus: int, count: int) -> None:
+    data, cfg, patch = map(int, _chosen(count, 1024, gpus).split("x"))
+    assert data * cfg * patch == gpus
+
+
+def test_what_fits_nowhere_keeps_the_default_and_small_images_get_no_more_patches_than_units() -> None:
+    choice = fastest_layout(2, [Load(16384, 16384, 1.0)], one_gpu_megapixels=4.2)
+    assert choice.layout == planned_layout(2)
+    assert "268.4 megapixels" in choice.reason
+    small = fastest_layout(8, [Load(64, 64, 1.0)], one_gpu_megapixels=4.2).layout
+    assert shortest_long_side_px(small) <= 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -271,3 +272,24 @@ def test_a_job_that_waits_for_another_attempt_says_how_the_last_one_ended(
     [job] = jobs_status(stage.ledger, "b")
     assert (job.state, job.attempt, job.detail) == (JobState.RETRYING, 1, "ENGINE_ERROR: RuntimeError: boom")
     assert job.as_dict()["ended"][0]["node"] == "n1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "layout", "said"),
+    [
+        ({"gpus": 4}, "1x2x2", "latency"),
+        ({"gpus": 4, "layout": "4x1x1"}, "4x1x1", "TESSERA_LAYOUT"),
+        ({"gpus": 3, "goal": "throughput"}, "3x1x1", "3 replicas of 1 GPUs"),
+        ({"gpus": 4, "goal": "throughput", "one_gpu_megapixels": 0.001}, "1x", ""),
+    ],
+)
+def test_the_layout_and_its_reason_stand_in_the_jobs_record(
+    stage: Stage, changes: dict[str, Any], layout: str, said: str
+) -> None:
+    stage.batch(12)
+    worker = stage.new_worker("w2", **changes)
+    stage.work(worker=worker)
+    job = stage.job(0)
+    assert job.attempt is not None
+    assert job.attempt.layout.startswith(layout)
+    assert said in job.layout_reason
