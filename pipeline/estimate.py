@@ -88,8 +88,9 @@ class Estimator:
         render_s, images, total_bytes, basis, learned = 0.0, 0, 0.0, [], True
         for (model, _), kind in sorted(self._kinds.items()):
             pixels = kind.pixels // kind.images
-            speed = expected(self._speeds, model=model, layout=deployment.layout, exact=deployment.exact, pixels=pixels)
-            render_s += kind.tera / speed.tera_a_second / data
+            layout = deployment.usual_layout(kind.widths // kind.images, kind.heights // kind.images)
+            speed = expected(self._speeds, model=model, layout=layout, exact=deployment.exact, pixels=pixels)
+            render_s += kind.tera / speed.tera_a_second / int(layout.partition("x")[0])
             images += kind.images
             total_bytes += self._bytes(model, kind)
             learned = learned and speed.learned
