@@ -69,14 +69,15 @@ def without_pod(job: Object, events: Sequence[Object]) -> Reading:
 def with_live_pod(job: Object | None, pod: Object, events: Sequence[Object]) -> Reading:
     """A pod that may still run: nothing is over while it may."""
     node = spec(pod).get("nodeName")
-    started = status(pod).get("phase") == "Running"
+    reported = status(pod).get("phase")
+    started = reported in ("Running", "Unknown")  # nothing was heard of its node, so it may run
     if job is None or deleted_at(pod) is not None:
         why = "its Job is gone" if job is None else _why_it_ends(job, pod)
         phase = Phase.RUNNING if started else Phase.PENDING
         # What a dead node does not report never ends by itself.
         return Reading(phase, f"the pod is ending: {why}", Code.NODE_LOST, Clock.NODE_LOST, deleted_at(pod), node=node)
     if started:
-        silent = condition(pod, "Ready") is None and _unready(pod)
+        silent = reported == "Unknown" or (condition(pod, "Ready") is None and _unready(pod))
         return Reading(Phase.RUNNING, f"node {node} does not answer" if silent else f"runs on {node}", node=node)
     if node is None:
         return _unscheduled(pod)

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from k8s.launcher import KubernetesLauncher
 from pipeline.artifacts import Artifacts
-from pipeline.attempt import Code
+from pipeline.attempt import AttemptSpec, Code
 from pipeline.client import Client
 from pipeline.connect import Connection
 from pipeline.errors import NoDeployment
@@ -28,6 +29,8 @@ from tests.cluster.api import Api, Namespace, until
 from tests.cluster.conftest import IMAGE
 from tests.cluster.kubelet import Kubelet, kubelet_of
 from tests.cluster.proxy import SWALLOW, Proxy
+
+MakeLauncher = Callable[..., KubernetesLauncher]
 
 _UNREACHABLE = "node.kubernetes.io/unreachable"
 
@@ -218,6 +221,30 @@ def test_a_cancelled_batch_ends_its_pods(deployment: Deployment, kubelet: Kubele
     found = ledger.jobs.get(job)
     assert found is not None
     assert found.state is JobState.CANCELLED
+
+
+def test_an_attempt_that_no_job_has_on_record_is_deleted(
+    deployment: Deployment, namespace: Namespace, make_launcher: MakeLauncher, make_spec: Callable[..., AttemptSpec]
+) -> None:
+    """No node is there, so nothing runs; the controller compares what the cluster has with the ledger all the same."""
+    batch = deployment.client.submit(ROWS[:2], batch_id="orphans")
+    ledger = Ledger(deployment.settings)
+    until(lambda: (job := ledger.jobs.get("orphans/00000")) is not None and job.confirmed, 60, "an attempt")
+    job = ledger.jobs.get("orphans/00000")
+    assert job is not None
+    assert job.attempt is not None
+    launcher = make_launcher(redis_prefix=deployment.settings.redis_prefix)
+    orphan, unknown = make_spec(0, 9, batch_id=batch.id), make_spec(1, 1, batch_id="unknown")
+    launcher.launch(unknown)  # of a batch that the ledger may have lost: left alone
+    launcher.launch(orphan)
+
+    def names() -> set[str]:
+        return {one["metadata"]["name"] for one in namespace.jobs()}
+
+    until(lambda: orphan.name not in names(), 60, "the end of the orphan")
+    assert names() == {job.attempt.name, unknown.name}
+    until(lambda: "nodes" in batch.jobs()[0].detail, 60, "the scheduler's words")
+    assert batch.jobs()[0].state is JobState.PENDING
 
 
 def test_a_pod_that_lost_its_node_is_fenced_and_comes_back_to_nothing(

@@ -389,6 +389,13 @@ def test_a_pod_that_was_made_in_place_of_one_that_still_ends_does_not_hide_it() 
     assert (reading.phase, reading.code) == (Phase.RUNNING, Code.NODE_LOST)
 
 
+def test_a_pod_of_which_nothing_is_known_may_run() -> None:
+    reading = read(_job("succeeded/2-running"), [_pod("succeeded/2-running", phase="Unknown")], [])
+    assert reading is not None
+    assert (reading.phase, reading.clock) == (Phase.RUNNING, None)
+    assert "does not answer" in reading.reason
+
+
 def test_a_pod_without_a_job_is_seen_until_it_is_over() -> None:
     orphan = _pod("succeeded/2-running")
     reading = read(None, [orphan], [])
