@@ -112,7 +112,7 @@ time.sleep(300)
     [
         ({}, 78, "TESSERA_S3_BUCKET"),
         ({"TESSERA_S3_BUCKET": "renders"}, 64, "TESSERA_ATTEMPT is not set"),
-        ({"TESSERA_S3_BUCKET": "renders", "TESSERA_ATTEMPT": '{"newer": 1}'}, 64, "newer: Extra inputs"),
+        ({"TESSERA_S3_BUCKET": "renders", "TESSERA_ATTEMPT": '{"newer": 1}'}, 64, "TESSERA_ATTEMPT cannot be read"),
     ],
 )
 def test_what_no_retry_mends_has_an_exit_code_of_its_own(
