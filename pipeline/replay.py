@@ -24,7 +24,7 @@ _MAGIC, _MAGIC_BYTES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF"), 4
 # Fields of a row that a result has under another name, or that are left out of a row where they say nothing.
 _OWN = frozenset({"file", "conditioning", "highres", "metadata"})
 _SAYS_NOTHING: tuple[object, ...] = (None, [], (0, 0), [0, 0], {})
-_ALWAYS = frozenset({"negative_prompt"})
+_ALWAYS = frozenset({"prompt_2", "negative_prompt", "negative_prompt_2", "scheduler", "loras"})
 
 
 @dataclass(frozen=True)

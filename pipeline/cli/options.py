@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
+from pipeline.errors import RequestError
 from pipeline.request import Options
 from pipeline.submit import checked_options
 
 PANEL = "Pictures (of rows that do not say it themselves)"
+
+Defaults = Annotated[
+    Path | None,
+    typer.Option(help="JSON file with fields for all rows, below the options here.", rich_help_panel=PANEL),
+]
+SIZE = frozenset({"width", "height", "size", "aspect", "megapixels"})
 
 # Fields whose option is more than a typed value: what stands for its value in the help.
 _METAVARS = {
@@ -40,20 +49,40 @@ def with_picture(command: Callable[..., int]) -> Callable[..., int]:
 
     @functools.wraps(command)
     def run(**given: Any) -> int:
-        said = {name: given.pop(name) for name in Options.model_fields}
-        lists = {"loras": said.pop("loras") or None}
-        picture = checked_options({name: value for name, value in (said | lists).items() if value is not None})
-        return command(**given, picture=picture)
+        of_file = _read(given.pop("defaults"))
+        options = {name: given.pop(name) for name in Options.model_fields}
+        options["loras"] = options["loras"] or None
+        said = {name: value for name, value in options.items() if value is not None}
+        if said.keys() & SIZE:
+            of_file = {name: value for name, value in of_file.items() if name not in SIZE}
+        return command(**given, picture=checked_options({**of_file, **said}))
 
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "picture"]
     of_picture = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(name))
         for name in Options.model_fields
     ]
-    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + of_picture
+    defaults = inspect.Parameter("defaults", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Defaults)
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + [defaults, *of_picture]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what inspect looks for first
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def _read(path: Path | None) -> Mapping[str, Any]:
+    """The fields of a file of defaults, under our own names. Raises RequestError."""
+    if path is None:
+        return {}
+    try:
+        given = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RequestError(f"--defaults {path} cannot be read: {error}") from error
+    if not isinstance(given, dict):
+        raise RequestError(f"--defaults {path}: a JSON object of fields wanted")
+    try:
+        return checked_options(given).said()
+    except RequestError as error:
+        raise RequestError(f"--defaults {path}: {error}") from error
 
 
 def _option(name: str) -> Any:

@@ -82,6 +82,35 @@ def test_what_is_not_said_is_left_to_the_rows() -> None:
     assert _run("p.jsonl", "--no-strip-metadata")[1].said() == {"strip_metadata": False}
 
 
+def test_options_outrank_a_file_of_defaults_and_a_size_replaces_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "batch.json"
+    path.write_text('{"num_inference_steps": 9, "cfg_scale": 3, "width": 64, "height": 72}')
+    assert _run("p.jsonl", "--defaults", str(path))[1].said() == {
+        "steps": 9,
+        "guidance_scale": 3.0,
+        "width": 64,
+        "height": 72,
+    }
+    assert _run("p.jsonl", "--defaults", str(path), "--steps", "7", "--size", "128x128")[1].said() == {
+        "steps": 7,
+        "guidance_scale": 3.0,
+        "size": (128, 128),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("[]", "a JSON object of fields wanted"), ("{", "cannot be read"), ('{"prompt": "p"}', "prompt: unknown field")],
+)
+def test_a_file_of_defaults_that_cannot_be_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "batch.json"
+    path.write_text(text)
+    with pytest.raises(RequestError, match=words):
+        _run("p.jsonl", "--defaults", str(path))
+    with pytest.raises(RequestError, match="cannot be read"):
+        _run("p.jsonl", "--defaults", str(tmp_path / "nothing.json"))
+
+
 def test_an_option_that_cannot_be_is_refused_before_anything_is_asked() -> None:
     with pytest.raises(RequestError, match="scheduler: 'Eular' is no scheduler; did you mean Euler"):
         _run("p.jsonl", "--scheduler", "Eular")
