@@ -21,10 +21,13 @@ CHART = Path(__file__).parent / "tessera"
 
 # Settings that follow from other values of the chart, or that a pod has no use for.
 NOT_IN_SETTINGS = frozenset(
-    {"redis_url", "redis_prefix", "s3_endpoint", "s3_region", "s3_bucket", "s3_prefix", "image", "pod", "launcher"}
-    | {"data_dir", "metrics_port", "schedules"}
+    {"redis_url", "redis_ca", "redis_cert", "redis_key", "redis_prefix", "image", "pod", "launcher", "data_dir"}
+    | {"s3_endpoint", "s3_region", "s3_bucket", "s3_prefix", "metrics_port", "schedules"}
 )
-NOT_IN_POD = frozenset({"namespace", "service_account", "image_pull_secrets", "image_pull_policy", "env_from_secrets"})
+NOT_IN_POD = frozenset(
+    {"namespace", "service_account", "image_pull_secrets", "image_pull_policy", "env_from_secrets"}
+    | {"redis_ca_secret", "redis_client_secret"}
+)
 
 _KEY = re.compile(r"( *)([A-Za-z]\w*):")
 _DOC = re.compile(r" *# -- (.*)")

@@ -29,8 +29,8 @@ from k8s.watch import Watch
 from pipeline.artifacts import Artifacts
 from pipeline.attempt import AttemptSpec, Code, LaunchResult, NameTaken, Observation, Outcome, Phase
 from pipeline.errors import RecordUnreadable, ServiceError
-from pipeline.logs import redacted
 from pipeline.objects import BatchObjects
+from pipeline.redact import redacted
 from pipeline.settings import Settings
 
 EVENTS_EVERY_S = 10.0

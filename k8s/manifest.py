@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from k8s.merge import merged
-from k8s.pod import MODELS_PATH, TORCHRUN_RESERVE_S, PodSettings
+from k8s.pod import MODELS_PATH, REDIS_CA_PATH, REDIS_CLIENT_PATH, TORCHRUN_RESERVE_S, PodSettings
 from pipeline.attempt import HOPELESS_EXIT_CODES, SHUTDOWN_VARIABLE, AttemptSpec, torchrun
 from pipeline.settings import PREFIX, Settings
 
@@ -32,6 +32,9 @@ SCRATCH_PATH = "/scratch"
 
 # What a pod reads of the deployment's settings, beside the Redis URL.
 FOR_PODS = (
+    "redis_ca",
+    "redis_cert",
+    "redis_key",
     "redis_prefix",
     "s3_endpoint",
     "s3_region",
@@ -132,6 +135,7 @@ def _template(spec: AttemptSpec, pod: PodSettings, settings: Settings, avoid_nod
         "volumeMounts": [
             *writable,
             {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - the one place where NCCL looks
+            *({"name": name, "mountPath": path, "readOnly": True} for name, path, _ in _redis_secrets(pod)),
             *([{"name": "models", "mountPath": MODELS_PATH, "readOnly": True}] if models else []),
         ],
     }
@@ -246,11 +250,21 @@ def _resources(pod: PodSettings, spec: AttemptSpec) -> dict[str, Any]:
     return {"requests": {**pod.requests, **gpus}, "limits": {**pod.limits, **gpus}}
 
 
+def _redis_secrets(pod: PodSettings) -> list[tuple[str, str, str]]:
+    """Volume, path and Secret of what TLS needs."""
+    parts = (
+        ("redis-ca", REDIS_CA_PATH, pod.redis_ca_secret),
+        ("redis-client", REDIS_CLIENT_PATH, pod.redis_client_secret),
+    )
+    return [(name, path, secret) for name, path, secret in parts if secret is not None]
+
+
 def _volumes(pod: PodSettings) -> tuple[list[dict[str, Any]], bool]:
     volumes: list[dict[str, Any]] = [
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": pod.shm_size}},
         {"name": "scratch", "emptyDir": {"sizeLimit": pod.scratch_size}},
     ]
+    volumes += [{"name": name, "secret": {"secretName": secret}} for name, _, secret in _redis_secrets(pod)]
     models: dict[str, Any] | None = None
     if pod.models_claim is not None:
         models = {"persistentVolumeClaim": {"claimName": pod.models_claim, "readOnly": True}}

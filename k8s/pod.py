@@ -14,6 +14,7 @@ from pipeline.errors import SettingsError
 from pipeline.settings import Settings
 
 MODELS_PATH = "/models"
+REDIS_CA_PATH, REDIS_CLIENT_PATH = "/etc/tessera/redis-ca", "/etc/tessera/redis-client"
 
 # torchrun gives its ranks this long to end after SIGTERM; the rest of the grace period is for torchrun itself.
 TORCHRUN_RESERVE_S = 5
@@ -61,6 +62,12 @@ class PodSettings(_Part):
     env_from_secrets: tuple[str, ...] = Field(
         (),
         description="Secrets whose keys become variables: TESSERA_REDIS_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY.",
+    )
+    redis_ca_secret: str | None = Field(
+        None, description="Secret with the file of TESSERA_REDIS_CA, mounted at /etc/tessera/redis-ca."
+    )
+    redis_client_secret: str | None = Field(
+        None, description="Secret with those of TESSERA_REDIS_CERT and _KEY, mounted at /etc/tessera/redis-client."
     )
     env: dict[str, str] = Field(default_factory=dict, description="More variables, nothing secret: NCCL_DEBUG, say.")
     gpu_resource: str = Field("nvidia.com/gpu", description="What a GPU is called in requests.")

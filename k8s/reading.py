@@ -11,7 +11,7 @@ from typing import Any
 
 from k8s.pod import Clocks
 from pipeline.attempt import Code, Outcome, Phase, PodReport
-from pipeline.logs import redacted
+from pipeline.redact import redacted
 
 # An object as the API's JSON has it. Absent, null and empty mean the same there.
 Object = Mapping[str, Any]

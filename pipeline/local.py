@@ -84,7 +84,7 @@ def missing_parts() -> list[str]:
 
 def log_tail(path: Path, lines: int = 12, since: int = 0) -> str:
     """The last lines of a log, credentials taken out; only what stands after byte `since`."""
-    from pipeline.logs import redacted
+    from pipeline.redact import redacted
 
     try:
         with path.open("rb") as file:

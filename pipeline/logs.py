@@ -7,19 +7,13 @@ never logged; `without_secrets` is the last line of defence for text that third 
 from __future__ import annotations
 
 import logging
-import re
+import os
 import sys
 from typing import Any
 
 import structlog
 
-_CREDENTIALS_IN_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^\s/\"]*@")
-_SIGNED_QUERY = re.compile(r"\?[^\s\"']*(X-Amz-Signature|X-Amz-Credential|Signature)=[^\s\"']*", re.IGNORECASE)
-
-
-def redacted(text: str) -> str:
-    """`text` with user and password of URLs and the query of presigned URLs replaced."""
-    return _SIGNED_QUERY.sub("?***", _CREDENTIALS_IN_URL.sub(r"\g<scheme>***@", text))
+from pipeline.redact import conceal_environment, redacted
 
 
 def without_secrets(_logger: Any, _method: str, line: Any) -> str:
@@ -28,7 +22,8 @@ def without_secrets(_logger: Any, _method: str, line: Any) -> str:
 
 
 def configure_logging(form: str = "auto", level: str = "info") -> None:
-    """Send structlog's and the standard library's records to stderr in one form."""
+    """Send structlog's and the standard library's records to stderr in one form, without this process's secrets."""
+    conceal_environment(os.environ)
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

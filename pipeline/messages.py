@@ -38,9 +38,13 @@ def celery_app(settings: Settings) -> Celery:
     app = Celery("tessera")
     app.conf.update(
         broker_url=settings.redis_url.get_secret_value(),
+        # Without it kombu would take any certificate. RedBeat reads it, too.
+        broker_use_ssl=settings.redis_tls or None,
         broker_transport_options={
             "global_keyprefix": f"{settings.redis_prefix}:celery:",
             "queue_order_strategy": "priority",
+            # A user with rights to some channels may subscribe to them, but not to patterns.
+            "fanout_patterns": False,
             "socket_connect_timeout": settings.connect_timeout_s,
             # A half-open connection would otherwise hang for ever.
             "socket_timeout": 30.0,

@@ -54,6 +54,9 @@ class Settings(BaseModel):
 
     # Where things are
     redis_url: SecretStr = Field(description="redis:// or rediss:// URL of one Redis or Valkey (not a Cluster).")
+    redis_ca: Path | None = Field(None, description="CA certificates (PEM) for rediss://; none means the system's.")
+    redis_cert: Path | None = Field(None, description="Our certificate (PEM), where Redis wants one of its clients.")
+    redis_key: Path | None = Field(None, description="Key of our certificate (PEM).")
     redis_prefix: str = Field("tessera", description="Namespace of all keys and queues, so releases can share a Redis.")
     s3_endpoint: str | None = Field(None, description="URL of the S3 endpoint; none means AWS.")
     s3_region: str = Field("us-east-1", description="Region that requests are signed for.")
@@ -122,19 +125,22 @@ class Settings(BaseModel):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line shown.")
 
-    @field_validator("data_dir")
+    @field_validator("data_dir", "redis_ca", "redis_cert", "redis_key")
     @classmethod
-    def _expand_home(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+    def _expand_home(cls, value: Path | None) -> Path | None:
+        return value.expanduser().absolute() if value is not None else None
 
     @field_validator("redis_url")
     @classmethod
     def _one_redis(cls, value: SecretStr) -> SecretStr:
-        scheme = urlsplit(value.get_secret_value()).scheme
+        url = urlsplit(value.get_secret_value())
+        scheme = url.scheme
         if scheme not in ("redis", "rediss"):
             raise ValueError(
                 f"scheme {scheme!r} found, redis:// or rediss:// wanted (Redis Cluster cannot be a broker)"
             )
+        if url.query or url.fragment:  # ssl_cert_reqs=none, say, which would end all checks without a word
+            raise ValueError("options found behind '?' or '#', none wanted; TLS has settings of its own")
         return value
 
     @field_validator("redis_prefix")
@@ -164,6 +170,27 @@ class Settings(BaseModel):
                 found = ", ".join(map(repr, unknown))
                 raise ValueError(f"lora {name!r} is for {found}, not among models ({_listed(self.models)})")
         return self
+
+    @model_validator(mode="after")
+    def _tls_where_it_is_used(self) -> Self:
+        given = [name for name in ("redis_ca", "redis_cert", "redis_key") if getattr(self, name) is not None]
+        if given and not self.redis_tls:
+            raise ValueError(f"{' and '.join(given)} found, and redis_url is not rediss://")
+        if (self.redis_cert is None) is not (self.redis_key is None):
+            raise ValueError("redis_cert and redis_key are wanted together")
+        return self
+
+    @property
+    def redis_tls(self) -> dict[str, Any]:
+        """What redis-py and kombu need for TLS; empty without it. Certificate and host name are always checked."""
+        if urlsplit(self.redis_url.get_secret_value()).scheme != "rediss":
+            return {}
+        files = {"ssl_ca_certs": self.redis_ca, "ssl_certfile": self.redis_cert, "ssl_keyfile": self.redis_key}
+        return {
+            "ssl_cert_reqs": "required",
+            "ssl_check_hostname": True,
+            **{name: str(path) for name, path in files.items() if path is not None},
+        }
 
     @property
     def model_by_default(self) -> str | None:

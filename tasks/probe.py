@@ -32,6 +32,7 @@ def works(settings: Settings, role: str, host: str) -> bool:
     """Whether the worker of this host takes work. Raises LedgerUnavailable if Redis does not answer."""
     client = redis.Redis.from_url(
         settings.redis_url.get_secret_value(),
+        **settings.redis_tls,
         socket_connect_timeout=REDIS_WITHIN_S,
         socket_timeout=REDIS_WITHIN_S,
         retry=Retry(NoBackoff(), 0),

@@ -91,6 +91,7 @@ def push(context: Context, batch_id: str) -> None:
 
 def offer(context: Context) -> None:
     """Hint as many workers as could take a job, and as there are jobs."""
+    context.ledger.workers.forget_silent()
     free = sum(context.ledger.workers.free_slots().values())
     for _ in range(min(free, context.ledger.leases.backlog())):
         if not hint(context.app, RENDER, expires_s=2 * context.settings.tick_s):

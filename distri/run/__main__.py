@@ -32,7 +32,8 @@ from distri.run.tracing import gathered, note_start  # noqa: E402
 from distri.spans import Spans  # noqa: E402
 from pipeline.attempt import EXIT_CONFIG, EXIT_USAGE, AttemptSpec, Code, PodReport  # noqa: E402
 from pipeline.errors import ClaimRefused, RecordTooNew, ServiceError, SettingsError, TesseraError  # noqa: E402
-from pipeline.logs import configure_logging, redacted  # noqa: E402
+from pipeline.logs import configure_logging  # noqa: E402
+from pipeline.redact import redacted  # noqa: E402
 from pipeline.results import ImageResult  # noqa: E402
 from pipeline.settings import load_settings  # noqa: E402
 from pipeline.trace import Trace, usage_of  # noqa: E402

@@ -183,7 +183,9 @@ class Committer:
 
     def _tell(self, task: ImageTask, to: ImageState) -> None:
         spec, uid = self._identity.spec, self._identity.uid
-        self._ledger.images.move_by_pod(spec.batch_id, spec.job_ref, [task.index], to, pod=uid, attempt=spec.number)
+        self._ledger.images.move_by_pod(
+            spec.batch_id, spec.job_ref, [task.index], to, pod=uid, attempt=spec.number, token=spec.token
+        )
 
     def _write_fragment(self, job: int) -> None:
         body = outcome_lines(self.outcomes[index] for index in sorted(self.outcomes))

@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import batches, doctor, estimate, pod, replay, schedules, stack, trace
+from pipeline.cli import acl, batches, doctor, estimate, pod, replay, schedules, stack, trace
 from pipeline.cli.exits import INTERRUPTED, USAGE, exit_code
 from pipeline.errors import ManifestError, TesseraError
-from pipeline.logs import configure_logging, redacted
+from pipeline.logs import configure_logging
+from pipeline.redact import redacted
 from pipeline.version import installed_version
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ doctor.add_to(app)
 pod.add_to(app)
 trace.add_to(app)
 schedules.add_to(app)
+acl.add_to(app)
 
 # Its module changed its name between typer's versions; what every version has is this class of it.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]

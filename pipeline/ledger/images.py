@@ -23,13 +23,14 @@ class Images:
         self._store = store
 
     def move_by_pod(
-        self, batch_id: str, ref: str, indices: Iterable[int], to: ImageState, *, pod: str, attempt: int
+        self, batch_id: str, ref: str, indices: Iterable[int], to: ImageState, *, pod: str, attempt: int, token: str
     ) -> int:
-        """Move images under a pod claim; returns how many moved.
+        """Move images under a pod claim, showing the attempt's token; returns how many moved.
 
-        Raises ClaimRefused if the claim is not the pod's, BatchLost if the ledger does not know the job.
+        Raises ClaimRefused if the claim is not the pod's or the token not that of the attempt on record, BatchLost if
+        the ledger does not know the job.
         """
-        moved = self._move(batch_id, ref, list(indices), to, pod=pod, attempt=attempt, fence="")
+        moved = self._move(batch_id, ref, list(indices), to, pod=pod, attempt=attempt, token=token, fence="")
         if moved is None:
             raise ClaimRefused(f"pod {pod} no longer holds job {ref}")
         return moved
@@ -39,7 +40,7 @@ class Images:
 
         Raises LeaseLost if the job is another worker's.
         """
-        moved = self._move(batch_id, ref, list(indices), to, pod="", attempt=0, fence=fence)
+        moved = self._move(batch_id, ref, list(indices), to, pod="", attempt=0, token="", fence=fence)
         if moved is None:
             raise LeaseLost(f"job {ref} is held by another worker")
         return moved
@@ -47,7 +48,15 @@ class Images:
     def reopen(self, batch_id: str, ref: str, indices: Iterable[int], *, fence: str) -> int:
         """Queue images again that failed or were cancelled, under a lease; returns how many. Raises LeaseLost."""
         moved = self._move(
-            batch_id, ref, list(indices), ImageState.QUEUED, pod="", attempt=0, fence=fence, out_of=REOPENED_IMAGES
+            batch_id,
+            ref,
+            list(indices),
+            ImageState.QUEUED,
+            pod="",
+            attempt=0,
+            token="",
+            fence=fence,
+            out_of=REOPENED_IMAGES,
         )
         if moved is None:
             raise LeaseLost(f"job {ref} is held by another worker")
@@ -62,6 +71,7 @@ class Images:
         *,
         pod: str,
         attempt: int,
+        token: str,
         fence: str,
         out_of: Collection[ImageState] | None = None,
     ) -> int | None:
@@ -70,7 +80,18 @@ class Images:
         for start in range(0, len(indices), _CHUNK):
             chunk = indices[start : start + _CHUNK]
             moved = self._store.run(
-                "move_images", batch_id, ref, pod, attempt, fence, to.value, IMAGE_CODES[to], allowed, _NAMES, *chunk
+                "move_images",
+                batch_id,
+                ref,
+                pod,
+                attempt,
+                token,
+                fence,
+                to.value,
+                IMAGE_CODES[to],
+                allowed,
+                _NAMES,
+                *chunk,
             )
             if moved == NOT_KNOWN:
                 raise BatchLost(batch_id)

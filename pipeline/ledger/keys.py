@@ -11,7 +11,9 @@
 | `batch:<id>:jobs` | zset | refs of jobs that are not final, score = index |
 | `batch:<id>:parked` | set | refs of jobs that are put aside while the batch is paused |
 | `batch:<id>:events` | stream | the last moves, capped |
-| `job:<ref>` | hash | `record`, `state`, `revision`, `incarnation`, `fence`, `worker`, `pod`, `stumbles`, ... |
+| `job:<ref>` | hash | `record`, `state`, `revision`, `incarnation`, `fence`, `worker`, `stumbles`, ... |
+| `ticket:<ref>` | hash | what pods may read: `state`, `open`, the `attempt` on record, its `token` as SHA-1 |
+| `claim:<ref>` | hash | `pod` (its UID) and `attempt`: whose reports count; pods write it |
 | `backlog:<tenant>` | zset | refs of jobs that may be claimed, score = priority, then age |
 | `tenants` | hash | tenants that have a backlog or leases: how many leases each |
 | `delayed` | zset | refs of jobs that wait before their next attempt, score = when |

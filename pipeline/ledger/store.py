@@ -38,6 +38,7 @@ class Store:
         self.redis: Any = redis.Redis.from_url(
             self._url,
             decode_responses=True,
+            **settings.redis_tls,
             socket_connect_timeout=settings.connect_timeout_s,
             socket_timeout=SOCKET_TIMEOUT_S,
             socket_keepalive=True,
@@ -77,6 +78,11 @@ class Store:
                 raise LedgerUnavailable(f"Redis at {self.where} is full (maxmemory): {error}") from error
             raise
         except (redis.ConnectionError, redis.TimeoutError) as error:
+            if "certificate" in str(error).lower():
+                raise LedgerUnavailable(
+                    f"Redis at {self.where}: TLS failed ({error}); check TESSERA_REDIS_CA, and TESSERA_REDIS_CERT and "
+                    "TESSERA_REDIS_KEY if it wants a certificate of its clients"
+                ) from error
             raise LedgerUnavailable(
                 f"Redis at {self.where} does not answer ({type(error).__name__}); "
                 "check TESSERA_REDIS_URL, or start the local stack with `tessera up`"

@@ -29,12 +29,17 @@ class Workers:
             pipe.hdel(self._store.keys.slots, worker)
             pipe.execute()
 
-    def free_slots(self) -> dict[str, int]:
-        """Free slots of each living worker; those silent for too long are forgotten."""
+    def forget_silent(self) -> None:
+        """Forget workers that have been silent for too long."""
         with self._store.errors():
             oldest = self._store.now().timestamp() - SILENT_AFTER_S
             for worker in self._store.redis.zrangebyscore(self._store.keys.workers, "-inf", oldest):
                 self.leave(worker)
+
+    def free_slots(self) -> dict[str, int]:
+        """Free slots of each living worker."""
+        with self._store.errors():
+            oldest = self._store.now().timestamp() - SILENT_AFTER_S
             slots = self._store.redis.hgetall(self._store.keys.slots)
-            living = self._store.redis.zrange(self._store.keys.workers, 0, -1)
+            living = self._store.redis.zrangebyscore(self._store.keys.workers, f"({oldest}", "+inf")
         return {worker: int(slots.get(worker, 0)) for worker in living}

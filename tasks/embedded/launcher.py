@@ -20,7 +20,7 @@ from pipeline.attempt import (
     PodReport,
 )
 from pipeline.errors import RecordUnreadable
-from pipeline.logs import redacted
+from pipeline.redact import redacted
 from tasks.embedded.attempts import AttemptFolder, AttemptStatus, Gone
 
 NODE = "local"

@@ -31,6 +31,10 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "deployment": {"deployment": "studio"},
     "digests": {"image": {"digest": "sha256:" + "1" * 64}, "engineImage": {"digest": "sha256:" + "2" * 64}},
     "redis without password": {"redis": {"existingSecret": "", "url": "redis://redis.data:6379/0"}},
+    "redis with tls": {"redis": {"tls": {"caSecret": "redis-ca"}}},
+    "redis with client certificates and a user for pods": {
+        "redis": {"podExistingSecret": "pods", "tls": {"caSecret": "redis-ca", "clientSecret": "redis-client"}}
+    },
     "s3 by workload identity": {"s3": {"existingSecret": ""}},
     "one secret for both": {"s3": {"existingSecret": "tessera-redis"}},
     "claim": CLAIM,

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import structlog
 
-from pipeline.logs import configure_logging, redacted
+from pipeline.logs import configure_logging
+from pipeline.redact import redacted
 
 SIGNED = "https://s3.example/b/k?X-Amz-Algorithm=A&X-Amz-Credential=AKIASECRET&X-Amz-Signature=SECRETSIG"
 

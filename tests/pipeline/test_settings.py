@@ -83,7 +83,13 @@ def test_a_default_model_must_be_an_allowed_one() -> None:
         {},
         {"models": {"a": {"path": "p", "revision": "r", "native_px": 64}}, "default_model": "a"},
         {"exact": True, "layout": "1x2x4", "max_megapixels": 0.5, "s3_endpoint": "http://h:1", "s3_prefix": "a/b"},
-        {"data_dir": Path("/x y/ü"), "lease_s": 2.5, "launcher": "local", "redis_url": "rediss://u:p%40@h:1/3?a=b"},
+        {
+            "data_dir": Path("/x y/ü"),
+            "lease_s": 2.5,
+            "launcher": "local",
+            "redis_url": "rediss://u:p%40@h:1/3",
+            "redis_ca": Path("/ca.pem"),
+        },
     ],
 )
 def test_a_child_process_reads_the_same_settings_from_its_environment(changes: dict[str, Any]) -> None:

@@ -176,5 +176,11 @@ class Pod:
     def _tell(self, tasks: Sequence[ImageTask], state: ImageState) -> None:
         indices = [task.index for task in tasks]
         self._ledger.images.move_by_pod(
-            self.spec.batch_id, self.spec.job_ref, indices, state, pod=self.uid, attempt=self.spec.number
+            self.spec.batch_id,
+            self.spec.job_ref,
+            indices,
+            state,
+            pod=self.uid,
+            attempt=self.spec.number,
+            token=self.spec.token,
         )

@@ -7,6 +7,9 @@
 {{- if ne (len $redis) 1 }}
 {{- fail (printf "redis: %s found; exactly one of redis.existingSecret, redis.url and valkey.enabled wanted" (join " and " $redis | default "none")) }}
 {{- end }}
+{{- if and .Values.valkey.enabled (or .Values.redis.tls.caSecret .Values.redis.tls.clientSecret) }}
+{{- fail "redis.tls: found with valkey.enabled, whose Valkey speaks without TLS" }}
+{{- end }}
 {{- $weights := list }}
 {{- if .Values.weights.claim.create }}{{ $weights = append $weights "weights.claim.create" }}{{ end }}
 {{- range list "models_claim" "models_image" "models_cache" }}
@@ -30,14 +33,21 @@
 {{ list (include "tessera.redisSecret" .) .Values.s3.existingSecret | uniq | compact | toJson }}
 {{- end }}
 
+{{/* Those of render pods, who may have a Redis user of their own. */}}
+{{- define "tessera.podSecrets" -}}
+{{ list (.Values.redis.podExistingSecret | default (include "tessera.redisSecret" .)) .Values.s3.existingSecret | uniq | compact | toJson }}
+{{- end }}
+
 {{/* `pod` of the values, and what follows from the others, as JSON. */}}
 {{- define "tessera.pod" -}}
 {{- $pod := dict
   "service_account" (include "tessera.podAccount" .)
   "image_pull_secrets" .Values.global.imagePullSecrets
   "image_pull_policy" .Values.engineImage.pullPolicy
-  "env_from_secrets" (include "tessera.secrets" . | fromJsonArray) }}
+  "env_from_secrets" (include "tessera.podSecrets" . | fromJsonArray) }}
 {{- if .Values.weights.claim.create }}{{ $_ := set $pod "models_claim" (include "tessera.weightsClaim" .) }}{{ end }}
+{{- with .Values.redis.tls.caSecret }}{{ $_ := set $pod "redis_ca_secret" . }}{{ end }}
+{{- with .Values.redis.tls.clientSecret }}{{ $_ := set $pod "redis_client_secret" . }}{{ end }}
 {{- mergeOverwrite $pod .Values.pod | toJson }}
 {{- end }}
 
@@ -59,6 +69,11 @@ floats, and would print a million as 1e+06.
   "pod" (include "tessera.pod" .)
   "schedules" (empty .Values.schedules | ternary "" (toJson .Values.schedules)) }}
 {{- if .Values.metrics.enabled }}{{ $_ := set $own "metrics_port" (int .Values.metrics.port) }}{{ end }}
+{{- if .Values.redis.tls.caSecret }}{{ $_ := set $own "redis_ca" "/etc/tessera/redis-ca/ca.crt" }}{{ end }}
+{{- if .Values.redis.tls.clientSecret }}
+{{- $_ := set $own "redis_cert" "/etc/tessera/redis-client/tls.crt" }}
+{{- $_ := set $own "redis_key" "/etc/tessera/redis-client/tls.key" }}
+{{- end }}
 {{- range $name, $value := mergeOverwrite $own .Values.settings }}
 {{- if not (has (toJson $value) (list "null" "\"\"")) -}}
 TESSERA_{{ upper $name }}: {{ kindIs "string" $value | ternary $value (toJson $value) | quote }}

@@ -46,6 +46,8 @@ imagePullSecrets:
 {{- end }}
 volumes:
   {{- $own := dict "scratch" (dict "emptyDir" (dict "sizeLimit" "1Gi")) }}
+  {{- with .root.Values.redis.tls.caSecret }}{{ $_ := set $own "redis-ca" (dict "secret" (dict "secretName" .)) }}{{ end }}
+  {{- with .root.Values.redis.tls.clientSecret }}{{ $_ := set $own "redis-client" (dict "secret" (dict "secretName" .)) }}{{ end }}
   {{- range $name, $source := mergeOverwrite $own (deepCopy .values.extraVolumes) }}
   - {{ merge (dict "name" $name) $source | toYaml | nindent 4 | trim }}
   {{- end }}
@@ -74,7 +76,10 @@ ports:
 securityContext: {{- include "tessera.containerSecurity" . | nindent 2 }}
 resources: {{- toYaml .values.resources | nindent 2 }}
 volumeMounts:
-  {{- range $path, $mount := mergeOverwrite (dict "/tmp" (dict "name" "scratch")) (deepCopy .values.extraVolumeMounts) }}
+  {{- $mounts := dict "/tmp" (dict "name" "scratch") }}
+  {{- if .root.Values.redis.tls.caSecret }}{{ $_ := set $mounts "/etc/tessera/redis-ca" (dict "name" "redis-ca" "readOnly" true) }}{{ end }}
+  {{- if .root.Values.redis.tls.clientSecret }}{{ $_ := set $mounts "/etc/tessera/redis-client" (dict "name" "redis-client" "readOnly" true) }}{{ end }}
+  {{- range $path, $mount := mergeOverwrite $mounts (deepCopy .values.extraVolumeMounts) }}
   - {{ merge (dict "mountPath" $path) $mount | toYaml | nindent 4 | trim }}
   {{- end }}
 {{- end }}

@@ -1,20 +1,20 @@
 -- ARGV: ref, attempt number, token, pod's UID
 -- One pod an attempt: the first to come with the attempt on record has the claim.
 -- Returns '', or why not, or false if the job is not known here at all.
-local key = P .. 'job:' .. ARGV[1]
-local job = redis.call('HMGET', key, 'attempt', 'token', 'pod', 'pod_attempt', 'state')
-if not job[1] then
+local ref, attempt, uid = ARGV[1], ARGV[2], ARGV[4]
+local ticket = redis.call('HMGET', P .. 'ticket:' .. ref, 'attempt', 'token', 'state', 'open')
+if not ticket[1] then
   return false
 end
-if job[1] ~= ARGV[2] or job[2] ~= ARGV[3] then
-  return 'attempt ' .. ARGV[2] .. ' is not the one on record (' .. job[1] .. ')'
+if ticket[1] ~= attempt or ticket[2] ~= redis.sha1hex(ARGV[3]) then
+  return 'attempt ' .. attempt .. ' is not the one on record (' .. ticket[1] .. ')'
 end
-local unfinished = P .. 'batch:' .. string.match(ARGV[1], '^(.*)/') .. ':jobs'
-if job[5] == 'queued' or job[5] == 'retrying' or not redis.call('ZSCORE', unfinished, ARGV[1]) then
-  return 'the job is ' .. job[5]
+if ticket[4] ~= '1' then
+  return 'the job is ' .. ticket[3]
 end
-if job[4] == ARGV[2] and job[3] ~= ARGV[4] then
+local claim = redis.call('HMGET', P .. 'claim:' .. ref, 'attempt', 'pod')
+if claim[1] == attempt and claim[2] ~= uid then
   return 'another pod has registered for this attempt'
 end
-redis.call('HSET', key, 'pod', ARGV[4], 'pod_attempt', ARGV[2])
+redis.call('HSET', P .. 'claim:' .. ref, 'attempt', attempt, 'pod', uid)
 return ''

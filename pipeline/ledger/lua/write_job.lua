@@ -16,18 +16,21 @@ if before then
   redis.call('HINCRBY', batch_key .. ':counts', 'job.' .. before, -1)
 else
   -- The fence begins at the time: no lease of a ledger that was lost can have the number of a lease of this one.
-  redis.call('HSET', key, 'tenant', ARGV[9], 'score', ARGV[10], 'incarnation', ARGV[14], 'fence', now_ms(), 'worker', '',
-    'pod', '', 'pod_attempt', 0)
+  redis.call('HSET', key, 'tenant', ARGV[9], 'score', ARGV[10], 'incarnation', ARGV[14], 'fence', now_ms(), 'worker', '')
 end
 if ARGV[7] ~= 'done' then
   redis.call('ZADD', batch_key .. ':jobs', ARGV[11], ref) -- also a job that was over and is opened again
 end
 redis.call('HINCRBY', batch_key .. ':counts', 'job.' .. state, 1)
-redis.call('HSET', key, 'record', ARGV[6], 'state', state, 'revision', revision + 1, 'attempt', ARGV[12], 'token', ARGV[13])
+redis.call('HSET', key, 'record', ARGV[6], 'state', state, 'revision', revision + 1)
 local place = ARGV[7]
+-- What a pod may read of its job: not the record, which holds the token.
+local open = place ~= 'done' and state ~= 'queued' and state ~= 'retrying' and 1 or 0
+redis.call('HSET', P .. 'ticket:' .. ref, 'attempt', ARGV[12], 'token', redis.sha1hex(ARGV[13]), 'state', state, 'open', open)
 if place ~= 'held' then
   drop_lease(ref)
-  redis.call('HSET', key, 'pod', '', 'stumbles', 0) -- the attempt is over: what its pod still says is not heard
+  redis.call('HSET', key, 'stumbles', 0)
+  redis.call('DEL', P .. 'claim:' .. ref) -- the attempt is over: what its pod still says is not heard
 end
 if place == 'backlog' then
   to_backlog(ref)

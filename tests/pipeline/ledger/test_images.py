@@ -54,7 +54,7 @@ def test_an_old_attempt_a_wrong_token_and_an_unknown_job_are_refused(
     with pytest.raises(BatchLost):
         ledger.images.move_by_pod("b", "b/00007", [0], ImageState.RUNNING, pod="u", attempt=1)
     with pytest.raises(ClaimRefused):
-        ledger.images.move_by_pod("b", REF, [0], ImageState.RUNNING, pod="uid-1", attempt=1)
+        ledger.images.move_by_pod("b", REF, [0], ImageState.RUNNING, pod="uid-1", attempt=1, token="token-1")
 
 
 def test_a_job_that_never_had_an_attempt_takes_no_pod(ledger: Ledger, bench: Bench) -> None:
@@ -74,21 +74,28 @@ def test_a_pod_whose_attempt_was_settled_is_not_heard_any_more(ledger: Ledger, c
     assert job is not None
     ledger.jobs.write(advance(job, JobState.RETRYING, at=at(2)), Place.DELAYED, fence=claimed, delay_s=60)
     with pytest.raises(ClaimRefused):
-        ledger.images.move_by_pod("b", REF, [0], ImageState.RUNNING, pod="uid-1", attempt=1)
+        ledger.images.move_by_pod("b", REF, [0], ImageState.RUNNING, pod="uid-1", attempt=1, token="token-1")
     assert ledger.jobs.register_pod(REF, attempt=1, token="token-1", uid="uid-1") == "the job is retrying"
 
 
 def test_a_pod_goes_on_while_its_job_changes_hands(ledger: Ledger, claimed: str) -> None:
     assert ledger.leases.release(REF, claimed)
-    assert ledger.images.move_by_pod("b", REF, [0], ImageState.RUNNING, pod="uid-1", attempt=1) == 1
+    assert ledger.images.move_by_pod("b", REF, [0], ImageState.RUNNING, pod="uid-1", attempt=1, token="token-1") == 1
     assert ledger.jobs.register_pod(REF, attempt=1, token="token-1", uid="uid-1") is None
 
 
 def test_the_registered_pod_moves_images_and_no_other(ledger: Ledger, claimed: str) -> None:
-    assert ledger.images.move_by_pod("b", REF, [0, 3], ImageState.RUNNING, pod="uid-1", attempt=1) == 2
-    for pod, attempt in (("uid-2", 1), ("uid-1", 2)):
+    assert ledger.images.move_by_pod("b", REF, [0, 3], ImageState.RUNNING, pod="uid-1", attempt=1, token="token-1") == 2
+    for pod, attempt, token in (
+        ("uid-2", 1, "token-1"),
+        ("uid-1", 2, "token-1"),
+        ("uid-1", 1, "token-2"),
+        ("uid-1", 1, ""),
+    ):
         with pytest.raises(ClaimRefused, match=f"pod {pod} no longer holds job b/00000"):
-            ledger.images.move_by_pod("b", REF, [0], ImageState.SUCCEEDED, pod=pod, attempt=attempt)
+            ledger.images.move_by_pod("b", REF, [0], ImageState.SUCCEEDED, pod=pod, attempt=attempt, token=token)
+    with pytest.raises(ClaimRefused):  # nor those of another batch
+        ledger.images.move_by_pod("c", REF, [0], ImageState.RUNNING, pod="uid-1", attempt=1, token="token-1")
     states = ledger.images.states("b", range(4))
     assert states == [ImageState.RUNNING, ImageState.QUEUED, ImageState.QUEUED, ImageState.RUNNING]
 
@@ -96,9 +103,9 @@ def test_the_registered_pod_moves_images_and_no_other(ledger: Ledger, claimed: s
 def test_the_pod_goes_on_while_its_job_changes_hands(ledger: Ledger, bench: Bench, claimed: str) -> None:
     """The pod's claim and the worker's lease are fenced apart."""
     ledger.leases.release(REF, claimed)
-    assert ledger.images.move_by_pod("b", REF, [0], ImageState.RUNNING, pod="uid-1", attempt=1) == 1
+    assert ledger.images.move_by_pod("b", REF, [0], ImageState.RUNNING, pod="uid-1", attempt=1, token="token-1") == 1
     bench.claimed("w2")
-    assert ledger.images.move_by_pod("b", REF, [0], ImageState.SUCCEEDED, pod="uid-1", attempt=1) == 1
+    assert ledger.images.move_by_pod("b", REF, [0], ImageState.SUCCEEDED, pod="uid-1", attempt=1, token="token-1") == 1
 
 
 def test_a_worker_moves_images_under_its_lease_only(ledger: Ledger, claimed: str) -> None:
