@@ -16,6 +16,7 @@ from k8s.pod import pod_settings
 from pipeline.attempt import AttemptSpec, job_ref, parsed_job_ref
 from pipeline.errors import RequestError, TesseraError
 from pipeline.ledger import Ledger
+from pipeline.redact import redacted
 from pipeline.settings import Settings, load_settings
 
 
@@ -55,7 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
     except TesseraError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    sys.stdout.write(json.dumps(job, indent=2) + "\n")
+    # The token of the attempt is in its spec, and this goes to terminals and tickets.
+    sys.stdout.write(redacted(json.dumps(job, indent=2)) + "\n")
     return 0
 
 

@@ -11,7 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 # Whoever connects: handshake, health check, and our scripts by their digest.
-_EVERYBODY = "ping auth hello reset client|setinfo client|setname select time evalsha script|load"
+_EVERYBODY = "ping auth hello reset client|setinfo client|setname select time evalsha script|load script|exists"
+
+# How probes ask workers whether they are there; see pipeline/messages.py.
+_REMOTE_CONTROL = "&{p}:celery:fanout.celery.pidbox"
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ ROLES: Mapping[str, Role] = {
     "controller": Role(
         what="the controller and beat",
         keys=("~{p}", "~{p}:*"),
-        channels=("&{p}:*",),
+        channels=(_REMOTE_CONTROL,),
         commands="@read @write @transaction @pubsub @connection -@dangerous eval",
     ),
     "worker": Role(
@@ -41,7 +44,7 @@ ROLES: Mapping[str, Role] = {
             *(f"~{{p}}:{name}:*" for name in ("batch", "job", "ticket", "claim", "backlog", "celery")),
             *(f"~{{p}}:{name}" for name in ("tenants", "delayed", "leases", "workers", "slots")),
         ),
-        channels=("&{p}:celery:*",),
+        channels=(_REMOTE_CONTROL,),
         commands="@read @write @transaction @pubsub @connection -@dangerous eval",
     ),
     "pod": Role(

@@ -44,6 +44,7 @@ class Deployment(Versioned):
     loras: dict[str, AllowedLora] = Field(default_factory=dict, description="LoRAs that rows may name.")
     max_megapixels: float
     max_rows: int
+    max_images: int = 1_000_000
     layout: str
     goal: str = "latency"
     one_gpu_megapixels: float = 4.2
@@ -67,6 +68,7 @@ class Deployment(Versioned):
             loras={name: AllowedLora(models=lora.models) for name, lora in settings.loras.items()},
             max_megapixels=settings.max_megapixels,
             max_rows=settings.max_rows,
+            max_images=settings.max_images,
             layout=planned_layout(settings.gpus, settings.layout),
             goal=settings.goal if settings.layout is None else "latency",
             one_gpu_megapixels=settings.one_gpu_megapixels,

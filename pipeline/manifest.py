@@ -69,17 +69,19 @@ def resolved_rows(
     """
     seen: dict[bytes, int] = {}
     for line, item in source.rows:
+        errors: list[RowError] = []
+        resolved: ResolvedRow | None = None
         if isinstance(item, RowError):
-            validation.refuse(item)
-            continue
-        errors, resolved = _resolved(
-            line,
-            item,
-            defaults=defaults,
-            deployment=deployment,
-            validation=validation,
-            batch_seed=batch_seed,
-        )
+            errors = [item]
+        else:
+            errors, resolved = _resolved(
+                line,
+                item,
+                defaults=defaults,
+                deployment=deployment,
+                validation=validation,
+                batch_seed=batch_seed,
+            )
         if resolved is not None:
             digest = hashlib.blake2b(resolved.custom_id.encode(), digest_size=16).digest()
             first = seen.setdefault(digest, line)
@@ -88,6 +90,8 @@ def resolved_rows(
                 errors, resolved = [RowError(line, "custom_id", message)], None
         if errors:
             validation.refuse(*errors)
+            if validation.invalid_rows > deployment.max_rows:  # and so many lines for invalid.jsonl
+                raise ManifestError(source.name, validation.errors, validation.invalid)
         if resolved is not None and wanted is not None and not wanted(resolved):
             validation.unwanted += 1
         elif resolved is not None:
@@ -96,6 +100,10 @@ def resolved_rows(
             yield resolved
         if validation.rows > deployment.max_rows:
             raise RequestError(f"{source.name}: more than {deployment.max_rows:,} rows; split it into several batches")
+        if validation.images > deployment.max_images:
+            raise RequestError(
+                f"{source.name}: more than {deployment.max_images:,} images; split it into several batches"
+            )
     if not (validation.rows or validation.unwanted or validation.invalid):
         validation.refuse(RowError(1, None, "no rows found; at least one wanted"))
 

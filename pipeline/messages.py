@@ -24,6 +24,7 @@ FIRE = "tessera.fire"  # schedule name: see to the firings of a schedule that ar
 RENDER = "tessera.render"  # nothing: there may be a job to claim
 
 CONTROL_QUEUE, RENDER_QUEUE = "control", "render"
+FANOUT = "fanout."
 
 _QUEUES = dict.fromkeys((EXPAND, REOPEN, CANCEL, FINALIZE, TICK, FIRE), CONTROL_QUEUE) | {RENDER: RENDER_QUEUE}
 
@@ -43,8 +44,9 @@ def celery_app(settings: Settings) -> Celery:
         broker_transport_options={
             "global_keyprefix": f"{settings.redis_prefix}:celery:",
             "queue_order_strategy": "priority",
-            # A user with rights to some channels may subscribe to them, but not to patterns.
-            "fanout_patterns": False,
+            # kombu subscribes to its channel as to a pattern, which Redis allows only by its very name: pipeline/acl.py
+            # has it. By default it would hold the number of the database.
+            "fanout_prefix": FANOUT,
             "socket_connect_timeout": settings.connect_timeout_s,
             # A half-open connection would otherwise hang for ever.
             "socket_timeout": 30.0,

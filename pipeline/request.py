@@ -24,6 +24,7 @@ SCHEMA_VERSION = 1
 MAX_PROMPT_CHARACTERS = 20_000
 MAX_IMAGES_PER_ROW = 1_000
 MAX_LORAS = 16
+MAX_METADATA_CHARACTERS = 20_000
 MIN_SIDE_PX, MAX_SIDE_PX = 64, 16_384
 # Image i of a row has seed + i, and the sum must stay inside what torch takes as a seed.
 MAX_SEED = 2**63 - 1 - MAX_IMAGES_PER_ROW
@@ -57,7 +58,7 @@ def _crop(value: object) -> tuple[int, int]:
 
 
 def _text(value: str) -> str:
-    if bad := next((c for c in value if (c < " " and c not in "\t\n\r") or c == "\x7f"), None):
+    if bad := next((c for c in value if (c < " " and c not in "\t\n\r") or "\x7f" <= c <= "\x9f"), None):
         raise ValueError(f"control character U+{ord(bad):04X} found; text wanted")
     return value
 
@@ -214,6 +215,19 @@ class Options(BaseModel):
         return {name: getattr(self, name) for name in self.model_fields_set}
 
 
+def _small(value: dict[str, Any]) -> dict[str, Any]:
+    if any("\ud800" <= c <= "\udfff" for pair in value.items() for part in pair if isinstance(part, str) for c in part):
+        raise ValueError("half of a surrogate pair found; text wanted")
+    if (found := sum(len(str(part)) for pair in value.items() for part in pair)) > MAX_METADATA_CHARACTERS:
+        raise ValueError(f"{found:,} characters found; at most {MAX_METADATA_CHARACTERS:,} wanted")
+    return value
+
+
+# What every reader of JSON holds exactly; a longer number belongs into a text.
+MetadataInteger = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Metadata = Annotated[dict[str, str | MetadataInteger | float | bool | None], AfterValidator(_small)]
+
+
 class Row(Options):
     """A row as the user writes it."""
 
@@ -222,9 +236,7 @@ class Row(Options):
     seed: int | None = Field(
         None, strict=True, ge=0, le=MAX_SEED, description="By default it follows from batch seed and custom_id."
     )
-    metadata: dict[str, str | int | float | bool | None] = Field(
-        default_factory=dict, max_length=64, description="Flat; comes back with the result."
-    )
+    metadata: Metadata = Field(default_factory=dict, max_length=64, description="Flat; comes back with the result.")
 
 
 class ResolvedRow(Versioned, Picture):

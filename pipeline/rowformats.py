@@ -67,7 +67,7 @@ def _text_row(_number: int, line: str) -> Item:
 
 def _json_row(number: int, line: str) -> Item:
     try:
-        value = json.loads(line.rstrip(), parse_constant=_no_constant)
+        value = json.loads(line.rstrip(), parse_constant=_no_constant, object_pairs_hook=_each_once)
     except json.JSONDecodeError as error:
         return RowError(number, None, f"broken JSON at column {error.colno}: {error.msg}")
     except (ValueError, RecursionError) as error:
@@ -75,6 +75,15 @@ def _json_row(number: int, line: str) -> Item:
     if not isinstance(value, dict):
         return RowError(number, None, f"{type(value).__name__} found; a JSON object wanted")
     return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{ascii(twice)[:80]} is there twice")
+    return found
 
 
 def _no_constant(name: str) -> None:

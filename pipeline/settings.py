@@ -72,6 +72,7 @@ class Settings(BaseModel):
     loras: dict[str, LoraSource] = Field(default_factory=dict, description="Allow-list: LoRA id to its source (JSON).")
     max_megapixels: float = Field(64.0, gt=0, description="Largest image that a row may ask for.")
     max_rows: int = Field(1_000_000, gt=0, description="Most rows of one batch.")
+    max_images: int = Field(1_000_000, gt=0, description="Most images of one batch.")
 
     # How a pod renders
     gpus: int = Field(8, ge=1, description="Ranks of one pod: its GPUs, or processes on a CPU.")

@@ -73,8 +73,13 @@ def open_source(prompts: Prompts, *, input_format: InputFormat | None = None, bu
         return Source(text, _read(_Chunks(bucket.chunks_of(text)), kind, text))
     path = Path(prompts)
     if not path.is_file():
-        raise RequestError(f"{path}: no such file")
-    return Source(str(path), _of_file(path, kind))
+        raise RequestError(f"{shown_path(path)}: no such file")
+    return Source(shown_path(path), _of_file(path, kind))
+
+
+def shown_path(path: Path) -> str:
+    """A path as a terminal may show it: names of files may hold anything."""
+    return str(path) if str(path).isprintable() else ascii(str(path))
 
 
 def _kind_of(name: str, *, is_text: bool) -> InputFormat:
@@ -106,7 +111,7 @@ def _of_file(path: Path, kind: InputFormat) -> Iterator[tuple[int, Item]]:
         with path.open("rb") as file:
             yield from _read(file, kind, str(path))
     except OSError as error:
-        raise RequestError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise RequestError(f"{shown_path(path)} cannot be read: {error.strerror or error}") from error
 
 
 def _read(file: IO[bytes] | io.RawIOBase, kind: InputFormat, name: str) -> Iterator[tuple[int, Item]]:

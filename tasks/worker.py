@@ -114,6 +114,13 @@ def beat(settings: Settings) -> None:
     app.Beat(quiet=True).run()
 
 
+def _keep_our_logging(**_: Any) -> None:
+    """Having a receiver is what keeps Celery from configuring the root logger, and from logging past our redactor."""
+
+
+setup_logging.connect(_keep_our_logging)
+
+
 def _connect_signals(context: Context, role: str, specs: Mapping[str, ScheduleSpec]) -> list[Any]:
     def ready(**_: Any) -> None:
         log.info("worker is ready", role=role, worker=context.worker)
@@ -128,13 +135,9 @@ def _connect_signals(context: Context, role: str, specs: Mapping[str, ScheduleSp
         context.stopping.set()
         log.info("worker stops", role=role, worker=context.worker)
 
-    def keep_our_logging(**_: Any) -> None:
-        """Having a receiver is what keeps Celery from configuring the root logger."""
-
-    setup_logging.connect(keep_our_logging)
     worker_ready.connect(ready)
     worker_shutting_down.connect(shutting_down)
-    return [keep_our_logging, ready, shutting_down]
+    return [ready, shutting_down]
 
 
 def _report(context: Context) -> None:

@@ -298,6 +298,7 @@ def _any_deployment() -> Deployment:
         loras=_Anything(AllowedLora()),
         max_megapixels=float("inf"),
         max_rows=10**9,
+        max_images=10**12,
         layout="1x1x1",
     )
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from pipeline.cli.exits import OK, OUR_FAULT
 from pipeline.doctor import Verdict, examine
+from pipeline.redact import redacted
 
 _COLOURS = {Verdict.OK: "green", Verdict.MISSING: "yellow", Verdict.WRONG: "red"}
 
@@ -29,12 +30,12 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Write JSON to s
     """
     found = examine()
     if as_json:
-        sys.stdout.write(json.dumps([finding.as_dict() for finding in found]) + "\n")
+        sys.stdout.write(redacted(json.dumps([finding.as_dict() for finding in found])) + "\n")
     else:
         table = Table("", "what", "found", "what to do", box=None, pad_edge=False)
         for finding in found:
             colour = _COLOURS[finding.verdict]
-            said = (escape(text) for text in (finding.what, finding.found, finding.advice))
+            said = (escape(redacted(text)) for text in (finding.what, finding.found, finding.advice))
             table.add_row(f"[{colour}]{finding.verdict.value}[/]", *said)
         Console(soft_wrap=True).print(table)
     return OUR_FAULT if any(finding.verdict is Verdict.WRONG for finding in found) else OK

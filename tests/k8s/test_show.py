@@ -56,7 +56,10 @@ def test_the_latest_attempts_job_is_printed(cluster_settings: Settings, make_spe
     ledger.jobs.write(launching, Place.HELD, fence=lease.fence)
     done = _show(cluster_settings, "b/0")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == job_manifest(spec, pod_settings(cluster_settings), cluster_settings)
+    made = json.dumps(job_manifest(spec, pod_settings(cluster_settings), cluster_settings))
+    assert made.count(spec.token) == 2
+    assert json.loads(done.stdout) == json.loads(made.replace(spec.token, "***"))
+    assert spec.token not in done.stdout
     password = cluster_settings.redis_url.get_secret_value()
     assert password not in done.stdout
 
