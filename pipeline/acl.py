@@ -41,8 +41,8 @@ ROLES: Mapping[str, Role] = {
             "~{p}",
             "%R~{p}:deployment",
             "%R~{p}:redbeat:*",  # a probe asks whether beat ticks
-            *(f"~{{p}}:{name}:*" for name in ("batch", "job", "ticket", "claim", "backlog", "celery")),
-            *(f"~{{p}}:{name}" for name in ("tenants", "delayed", "leases", "workers", "slots")),
+            *(f"~{{p}}:{name}:*" for name in ("batch", "job", "ticket", "claim", "backlog", "speed", "celery")),
+            *(f"~{{p}}:{name}" for name in ("tenants", "delayed", "leases", "workers", "slots", "speeds")),
         ),
         channels=(_REMOTE_CONTROL,),
         commands="@read @write @transaction @pubsub @connection -@dangerous eval",
@@ -67,6 +67,10 @@ ROLES: Mapping[str, Role] = {
             "%R~{p}:workers",
             "%R~{p}:slots",
             "%R~{p}:job:*",
+            "%R~{p}:speeds",
+            "%R~{p}:speed:*",
+            "~{p}:schedules",
+            "~{p}:schedule:*",
             "~{p}:batches",
             "~{p}:open",
             "~{p}:batch:*",
@@ -75,7 +79,7 @@ ROLES: Mapping[str, Role] = {
         ),
         channels=(),
         commands="get exists multi exec watch unwatch hget hgetall hset hincrby sadd srem smembers "
-        "zadd zcard zrange zrevrange zrangebyscore xadd xread bitfield lpush llen",
+        "zadd zcard zrange zrevrange zrangebyscore zrem xadd xread bitfield lpush lrange ltrim llen del",
     ),
 }
 
