@@ -52,7 +52,7 @@ def test_an_old_attempt_a_wrong_token_and_an_unknown_job_are_refused(
     with pytest.raises(BatchLost):
         ledger.jobs.register_pod("b/00007", attempt=1, token="", uid="u")
     with pytest.raises(BatchLost):
-        ledger.images.move_by_pod("b", "b/00007", [0], ImageState.RUNNING, pod="u", attempt=1)
+        ledger.images.move_by_pod("b", "b/00007", [0], ImageState.RUNNING, pod="u", attempt=1, token="token-1")
     with pytest.raises(ClaimRefused):
         ledger.images.move_by_pod("b", REF, [0], ImageState.RUNNING, pod="uid-1", attempt=1, token="token-1")
 
