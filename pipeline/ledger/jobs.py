@@ -110,7 +110,7 @@ class Jobs:
     def claimed(self, ref: str, *, attempt: int) -> bool:
         """Whether a pod of this attempt has registered, which it can only if the attempt was created."""
         with self._store.errors():
-            return str(self._store.redis.hget(self._store.keys.job(ref), "pod_attempt")) == str(attempt)
+            return str(self._store.redis.hget(self._store.keys.claim(ref), "attempt")) == str(attempt)
 
     def register_pod(self, ref: str, *, attempt: int, token: str, uid: str) -> str | None:
         """Claim the right to report for a job; None if it is the caller's, else why it is refused.

@@ -82,6 +82,9 @@ class Keys:
     def job(self, ref: str) -> str:
         return self("job", ref)
 
+    def claim(self, ref: str) -> str:
+        return self("claim", ref)
+
     def backlog(self, tenant: str) -> str:
         return self("backlog", tenant)
 
