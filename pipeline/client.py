@@ -28,6 +28,7 @@ from pipeline.connect import Connection, connect
 from pipeline.errors import RequestError, TesseraError, UnknownBatch
 from pipeline.estimate import Estimate, Estimator
 from pipeline.keywords import Picture
+from pipeline.ledger.workers import ALL, Drain, Worker
 from pipeline.manifest import Validation, resolved_rows
 from pipeline.messages import EXPAND, REOPEN, TICK, celery_app, hint
 from pipeline.objects import BatchObjects
@@ -199,6 +200,37 @@ class Client:
         taken_up = [m.id for m in unknown_batches(ledger, artifacts, ended=True) if take_up(ledger, m)]
         hint(self._app, TICK)
         return taken_up
+
+    def workers(self) -> list[Worker]:
+        """The render workers that are alive."""
+        return self._connection.ledger.workers.listing()
+
+    def drain(self, worker: str | None, *, hand_over: bool = False) -> list[str]:
+        """Give a worker, or every one (None), no more jobs; returns whom. See `undrain`.
+
+        A name or a host will do. What they hold they look after to its end, or others do at once with `hand_over`;
+        pods are left alone either way. Raises RequestError if there is no such worker.
+        """
+        workers = self._connection.ledger.workers
+        names = self._named(worker)
+        for name in [ALL] if worker is None else names:
+            workers.drain(name, Drain.HAND_OVER if hand_over else Drain.FINISH)
+        return names
+
+    def undrain(self, worker: str | None) -> list[str]:
+        """Give a worker, or all (None), jobs again; returns whom. Raises RequestError if there is no such worker."""
+        workers = self._connection.ledger.workers
+        names = self._named(worker)
+        for name in [ALL, *names] if worker is None else names:
+            workers.undrain(name)
+        return names
+
+    def _named(self, worker: str | None) -> list[str]:
+        living = [one.name for one in self._connection.ledger.workers.listing()]
+        named = [name for name in living if worker in (None, name) or name.partition("@")[2].startswith(f"{worker}-")]
+        if worker is not None and not named:
+            raise RequestError(f"no worker {worker!r}; alive: {', '.join(living) or 'none'}")
+        return named
 
     def batches(self, limit: int = 20) -> list[BatchStatus]:
         """The newest batches."""

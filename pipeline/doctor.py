@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.connect import Connection, connect
 from pipeline.errors import SettingsError, TesseraError
+from pipeline.ledger.durability import check, durability
 from pipeline.local import missing_parts, running_stack
 from pipeline.settings import load_settings
 
@@ -165,10 +166,11 @@ def _redis(connection: Connection) -> Iterator[Finding]:
     yield reached
     if reached.verdict is not Verdict.OK:
         return
-    for name, value, wanted, why in ledger.store.durability():
-        good = value == wanted
-        advice = "" if good else f"set {name} {wanted}: {why}"
-        yield Finding(Verdict.OK if good else Verdict.WRONG, f"Redis {name}", value, advice)
+    for trait in durability(ledger.store):
+        advice = f"set {trait.name} {trait.wanted}: {trait.why}" if trait.found != trait.wanted else ""
+        verdict = Verdict.WRONG if trait.wrong else Verdict.MISSING if trait.found is None else Verdict.OK
+        yield Finding(verdict, f"Redis {trait.name}", trait.found or "it does not say", advice)
+    yield _asked("Redis is one server", ledger.store.where, lambda: check(ledger.store, refuse=False))
     announced = _asked("controller", f"prefix {connection.settings.redis_prefix}", ledger.deployment)
     yield announced
     if announced.verdict is Verdict.OK:

@@ -57,6 +57,9 @@ class Settings(BaseModel):
     redis_ca: Path | None = Field(None, description="CA certificates (PEM) for rediss://; none means the system's.")
     redis_cert: Path | None = Field(None, description="Our certificate (PEM), where Redis wants one of its clients.")
     redis_key: Path | None = Field(None, description="Key of our certificate (PEM).")
+    redis_durability: Literal["warn", "refuse"] = Field(
+        "warn", description="What workers do at start about a Redis without AOF, or that may evict records."
+    )
     redis_prefix: str = Field("tessera", description="Namespace of all keys and queues, so releases can share a Redis.")
     s3_endpoint: str | None = Field(None, description="URL of the S3 endpoint; none means AWS.")
     s3_region: str = Field("us-east-1", description="Region that requests are signed for.")

@@ -55,4 +55,5 @@ class Context:
     worker: str
     slots: Slots
     stopping: threading.Event
+    handing_over: threading.Event = field(default_factory=threading.Event)  # drained: others take its jobs
     metrics: Metrics = field(default_factory=Metrics)

@@ -64,7 +64,7 @@ def _see_through(context: Context, ref: str, fence: str, one_step: Callable[[Con
     pause_s = OUTAGE_PAUSE_S
     while True:
         try:
-            if context.stopping.is_set():
+            if context.stopping.is_set() or context.handing_over.is_set():
                 context.ledger.leases.release(ref, fence)
                 log.info("job handed over")
                 return

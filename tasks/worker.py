@@ -22,8 +22,10 @@ from celery.signals import setup_logging, worker_ready, worker_shutting_down
 
 from pipeline.artifacts import Artifacts
 from pipeline.attempt import Launcher
-from pipeline.errors import ServiceError, TesseraError
+from pipeline.errors import LedgerUnavailable, ServiceError, TesseraError
 from pipeline.ledger import Ledger
+from pipeline.ledger.durability import check
+from pipeline.ledger.workers import Drain
 from pipeline.logs import configure_logging
 from pipeline.messages import CONTROL_QUEUE, RENDER_QUEUE, TICK, celery_app, queue_name
 from pipeline.schedules.declared import declared_schedules
@@ -144,6 +146,10 @@ def _report(context: Context) -> None:
     while not context.stopping.is_set():
         try:
             context.ledger.workers.report(context.worker, context.slots.free)
+            if context.ledger.workers.drained(context.worker) is Drain.HAND_OVER:
+                context.handing_over.set()
+            else:
+                context.handing_over.clear()
         except ServiceError as error:
             log.warning("could not report", reason=str(error))
         context.stopping.wait(REPORT_S)
@@ -164,6 +170,10 @@ def main(argv: list[str] | None = None) -> int:
         for chatty in ("celery.worker.strategy", "celery.app.trace"):  # two lines a tick, which say nothing
             logging.getLogger(chatty).setLevel(logging.WARNING)
         log.info("starting", role=role, version=installed_version(), redis=Ledger(settings).store.where)
+        try:
+            check(Ledger(settings).store, refuse=settings.redis_durability == "refuse")
+        except LedgerUnavailable as error:
+            log.warning("Redis is waited for", reason=str(error))
         if role == "beat":
             beat(settings)
         else:

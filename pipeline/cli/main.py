@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import acl, batches, doctor, estimate, pod, replay, schedules, stack, trace
+from pipeline.cli import acl, batches, doctor, estimate, pod, replay, schedules, stack, trace, workers
 from pipeline.cli.exits import INTERRUPTED, USAGE, exit_code
 from pipeline.errors import ManifestError, TesseraError
 from pipeline.logs import configure_logging
@@ -30,6 +30,7 @@ replay.add_to(app)
 stack.add_to(app)
 doctor.add_to(app)
 pod.add_to(app)
+workers.add_to(app)
 trace.add_to(app)
 schedules.add_to(app)
 acl.add_to(app)

@@ -19,6 +19,7 @@
 | `delayed` | zset | refs of jobs that wait before their next attempt, score = when |
 | `leases` | zset | refs of jobs that a worker holds, score = when its lease ends |
 | `workers` | zset | render workers, score = when they were last heard of |
+| `draining` | hash | workers that take no more jobs (`*`: all), and what happens to those they have |
 | `slots` | hash | how many pods each worker could still look after |
 | `schedules` | zset | names of schedules, score = when each is due next |
 | `schedule:<name>` | hash | `record` (JSON), `revision` |
@@ -103,6 +104,10 @@ class Keys:
     @property
     def workers(self) -> str:
         return self("workers")
+
+    @property
+    def draining(self) -> str:
+        return self("draining")
 
     @property
     def slots(self) -> str:

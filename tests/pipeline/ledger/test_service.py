@@ -13,6 +13,7 @@ from pipeline.errors import LedgerUnavailable, NoDeployment
 from pipeline.ledger import Ledger
 from pipeline.ledger import locks as locks_module
 from pipeline.ledger import workers as workers_module
+from pipeline.ledger.durability import check, durability
 from pipeline.records import BatchRecord
 from pipeline.settings import Settings
 from pipeline.states import ImageState
@@ -83,10 +84,11 @@ def test_redis_killed_and_restarted_in_between_keeps_everything(tmp_path: Path, 
 
 
 def test_the_embedded_redis_is_as_durable_as_a_ledger_needs(ledger: Ledger) -> None:
-    assert {(name, found == wanted) for name, found, wanted, _ in ledger.store.durability()} == {
-        ("appendonly", True),
-        ("maxmemory-policy", True),
-    }
+    assert [(trait.name, trait.found, trait.wrong) for trait in durability(ledger.store)] == [
+        ("appendonly", "yes", False),
+        ("maxmemory-policy", "noeviction", False),
+    ]
+    check(ledger.store, refuse=True)
 
 
 def test_a_deployment_is_known_once_its_controller_announced_it(ledger: Ledger, settings: Settings) -> None:

@@ -1,0 +1,74 @@
+"""Commands about render workers: workers, drain, undrain."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.cli.exits import OK
+from pipeline.client import Client
+from pipeline.errors import RequestError
+
+Name = Annotated[str | None, typer.Argument(metavar="WORKER", help="Name of a worker, or its host.")]
+All = Annotated[bool, typer.Option("--all", help="Every worker, also those that come later.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the program."""
+    for command in (workers, drain, undrain):
+        app.command()(command)
+
+
+def workers(as_json: AsJson = False) -> int:
+    """List the render workers that are alive, with what they hold."""
+    found = Client().workers()
+    if as_json:
+        for one in found:
+            line = {"worker": one.name, "free": one.free, "jobs": one.jobs, "drain": one.drain and one.drain.value}
+            sys.stdout.write(json.dumps(line) + "\n")
+        return OK
+    table = Table("worker", "free", "jobs", "drained", box=None, pad_edge=False)
+    for one in found:
+        table.add_row(one.name, str(one.free), str(one.jobs), one.drain.value if one.drain else "")
+    Console().print(table)
+    return OK
+
+
+def drain(
+    worker: Name = None,
+    everybody: All = False,
+    hand_over: Annotated[
+        bool, typer.Option("--hand-over", help="Others take its jobs at once; their pods go on.")
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Give a worker no more jobs; it looks after those it has to their end. `undrain` undoes it."""
+    names = Client().drain(_chosen(worker, everybody=everybody), hand_over=hand_over)
+    return _told(names, "drained", "they are empty when `tessera workers` shows no jobs", as_json=as_json)
+
+
+def undrain(worker: Name = None, everybody: All = False, as_json: AsJson = False) -> int:
+    """Give a drained worker jobs again."""
+    return _told(Client().undrain(_chosen(worker, everybody=everybody)), "take jobs again", None, as_json=as_json)
+
+
+def _chosen(worker: str | None, *, everybody: bool) -> str | None:
+    if (worker is None) != everybody:
+        raise RequestError("name one worker, or say --all; `tessera workers` lists them")
+    return worker
+
+
+def _told(names: list[str], what: str, then: str | None, *, as_json: bool) -> int:
+    if as_json:
+        sys.stdout.write(json.dumps({"workers": names}) + "\n")
+        return OK
+    typer.echo(f"{', '.join(names) or 'no worker is alive'}: {what}")
+    if then:
+        typer.echo(then, err=True)
+    return OK
