@@ -124,7 +124,7 @@ def deployment(  # noqa: PLR0917 - fixtures are named, not placed
     made = Deployment(client, own, environment, tmp_path)
     for role in ("control", "render", "beat"):
         made.start(role, role)
-    until(lambda: _announced(Ledger(own)), 30, "controller and render worker")
+    until(lambda: _announced(Ledger(own)), 150, "controller and render worker")
     yield made
     for name in list(made.workers):
         made.kill(name)
@@ -152,7 +152,7 @@ def test_a_batch_is_rendered_by_pods_and_a_killed_worker_costs_no_pod(
     began = time.monotonic()
     deployment.start("render", "second")
     batch = deployment.client.submit(ROWS, batch_id="Hills.2026")
-    until(lambda: kubelet.started, 30, "a pod")
+    until(lambda: kubelet.started, 120, "a pod")
     ledger = Ledger(deployment.settings)
     first = kubelet.started[0]
     ref = f"Hills.2026/{int(first.split('-')[2]):05d}"
@@ -162,8 +162,8 @@ def test_a_batch_is_rendered_by_pods_and_a_killed_worker_costs_no_pod(
         return next((name for name, text in log.items() if f'"name": "{first}"' in text), None)
 
     # Whoever launched the first pod is killed while that runs; somebody else adopts it.
-    until(lambda: (job := ledger.jobs.get(ref)) is not None and job.state is JobState.RUNNING, 60, "a running job")
-    deployment.kill(until(holder, 5, "the worker that launched it"))
+    until(lambda: (job := ledger.jobs.get(ref)) is not None and job.state is JobState.RUNNING, 120, "a running job")
+    deployment.kill(until(holder, 60, "the worker that launched it"))
     status = until(lambda: now if (now := batch.status()).state is BatchState.COMPLETED else None, 180, "completion")
     record_testsuite_property("batch_s", round(time.monotonic() - began, 1))
     assert status.images["succeeded"] == len(ROWS)
@@ -174,7 +174,7 @@ def test_a_batch_is_rendered_by_pods_and_a_killed_worker_costs_no_pod(
         assert job.attempt is not None
         assert (job.state, job.attempt.number, job.spent) == (JobState.SUCCEEDED, 1, 0)
     assert len(kubelet.started) == len(set(kubelet.started)) == 2
-    until(lambda: not namespace.jobs() and not namespace.pods(), 30, "a namespace with nothing in it")
+    until(lambda: not namespace.jobs() and not namespace.pods(), 120, "a namespace with nothing in it")
     password = deployment.settings.redis_url.get_secret_value()
     assert all(environment["TESSERA_REDIS_URL"] == password for environment in kubelet.environments.values())
 
@@ -192,9 +192,9 @@ def test_a_batch_passes_an_outage_of_the_api_server_without_a_second_pod(
 
     proxy.fault = swallow_each_first_create
     batch = deployment.client.submit([row | {"steps": 30} for row in ROWS], batch_id="outage")
-    until(lambda: batch.status().images["running"], 60, "a pod that renders")
+    until(lambda: batch.status().images["running"], 120, "a pod that renders")
     proxy.fault = lambda _method, _path: 503
-    until(lambda: "the cluster answers 503" in deployment.log("render"), 20, "a worker that has noticed")
+    until(lambda: "the cluster answers 503" in deployment.log("render"), 90, "a worker that has noticed")
     time.sleep(3 * deployment.settings.lease_s)  # longer than a lease lasts: it must be kept up meanwhile
     proxy.fault = lambda _method, _path: None
     until(lambda: batch.status().state is BatchState.COMPLETED, 120, "completion")
@@ -214,10 +214,10 @@ def test_a_cancelled_batch_ends_its_pods(deployment: Deployment, kubelet: Kubele
     batch = deployment.client.submit(rows, batch_id="cancelled")
     ledger = Ledger(deployment.settings)
     job = f"{batch.id}/00000"
-    until(lambda: (found := ledger.jobs.get(job)) is not None and found.state is JobState.RUNNING, 60, "a running job")
+    until(lambda: (found := ledger.jobs.get(job)) is not None and found.state is JobState.RUNNING, 120, "a running job")
     batch.cancel()
     until(lambda: batch.status().state is BatchState.CANCELLED, 90, "the cancelled batch")
-    until(lambda: not namespace.jobs() and not namespace.pods(), 30, "a namespace with nothing in it")
+    until(lambda: not namespace.jobs() and not namespace.pods(), 120, "a namespace with nothing in it")
     found = ledger.jobs.get(job)
     assert found is not None
     assert found.state is JobState.CANCELLED
@@ -229,7 +229,7 @@ def test_an_attempt_that_no_job_has_on_record_is_deleted(
     """No node is there, so nothing runs; the controller compares what the cluster has with the ledger all the same."""
     batch = deployment.client.submit(ROWS[:2], batch_id="orphans")
     ledger = Ledger(deployment.settings)
-    until(lambda: (job := ledger.jobs.get("orphans/00000")) is not None and job.confirmed, 60, "an attempt")
+    until(lambda: (job := ledger.jobs.get("orphans/00000")) is not None and job.confirmed, 120, "an attempt")
     job = ledger.jobs.get("orphans/00000")
     assert job is not None
     assert job.attempt is not None
@@ -241,9 +241,9 @@ def test_an_attempt_that_no_job_has_on_record_is_deleted(
     def names() -> set[str]:
         return {one["metadata"]["name"] for one in namespace.jobs()}
 
-    until(lambda: orphan.name not in names(), 60, "the end of the orphan")
+    until(lambda: orphan.name not in names(), 120, "the end of the orphan")
     assert names() == {job.attempt.name, unknown.name}
-    until(lambda: "nodes" in batch.jobs()[0].detail, 60, "the scheduler's words")
+    until(lambda: "nodes" in batch.jobs()[0].detail, 120, "the scheduler's words")
     assert batch.jobs()[0].state is JobState.PENDING
 
 
@@ -252,7 +252,7 @@ def test_a_pod_that_lost_its_node_is_fenced_and_comes_back_to_nothing(
 ) -> None:
     batch = deployment.client.submit([row | {"steps": 60} for row in ROWS[:2]], batch_id="lost")
     ledger = Ledger(deployment.settings)
-    until(lambda: batch.status().images["running"], 60, "a pod that renders")
+    until(lambda: batch.status().images["running"], 120, "a pod that renders")
     (pod,) = namespace.pods()
     uid, node = pod["metadata"]["uid"], pod["spec"]["nodeName"]
     for _ in range(2):  # were most nodes lost, the cluster would suspect itself and wait
@@ -260,7 +260,7 @@ def test_a_pod_that_lost_its_node_is_fenced_and_comes_back_to_nothing(
     kubelet.lost.add(node)
     kubelet.signal(uid, signal.SIGSTOP)
     namespace.lose_node(node)
-    until(lambda: (job := ledger.jobs.get("lost/00000")) is not None and job.ended, 60, "the end of the first attempt")
+    until(lambda: (job := ledger.jobs.get("lost/00000")) is not None and job.ended, 120, "the end of the first attempt")
     namespace.add_node()
     until(lambda: batch.status().state is BatchState.COMPLETED, 120, "completion")
     job = ledger.jobs.get("lost/00000")
@@ -272,6 +272,6 @@ def test_a_pod_that_lost_its_node_is_fenced_and_comes_back_to_nothing(
     assert len(before) == 2
     # The node was only out of reach: its pod wakes, finds its claim gone, and ends without leaving a trace.
     kubelet.signal(uid, signal.SIGCONT)
-    until(lambda: not kubelet.is_running(uid), 60, "the end of the pod that came back")
+    until(lambda: not kubelet.is_running(uid), 120, "the end of the pod that came back")
     assert {image.result.image_id: image.bytes() for image in batch.images()} == before
     assert batch.status().images["succeeded"] == 2
