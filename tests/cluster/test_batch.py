@@ -122,12 +122,14 @@ def deployment(  # noqa: PLR0917 - fixtures are named, not placed
     )
     client = Client(Connection(own, Ledger(own), Artifacts(own)))
     made = Deployment(client, own, environment, tmp_path)
-    for role in ("control", "render", "beat"):
-        made.start(role, role)
-    until(lambda: _announced(Ledger(own)), 150, "controller and render worker")
-    yield made
-    for name in list(made.workers):
-        made.kill(name)
+    try:
+        for role in ("control", "render", "beat"):
+            made.start(role, role)
+        until(lambda: _announced(Ledger(own)), 150, "controller and render worker")
+        yield made
+    finally:
+        for name in list(made.workers):
+            made.kill(name)
 
 
 def _announced(ledger: Ledger) -> bool:
