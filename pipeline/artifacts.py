@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypedDict
 
 import boto3
 import botocore.exceptions as s3_errors
@@ -51,7 +51,13 @@ class StoredObject:
 
     key: str
     size_bytes: int
+    etag: str
     metadata: Mapping[str, str]
+
+
+class _Condition(TypedDict, total=False):
+    IfNoneMatch: str
+    IfMatch: str
 
 
 class Artifacts:
@@ -109,12 +115,22 @@ class Artifacts:
             finally:
                 client.delete_object(Bucket=self._bucket, Key=key)
 
-    def put_new(self, key: str, body: bytes, *, content_type: str, metadata: Mapping[str, str] | None = None) -> bool:
+    def put_new(
+        self,
+        key: str,
+        body: bytes,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str] | None = None,
+        over: str | None = None,
+    ) -> bool:
         """Create an object; False if there is one already, which then stays as it is.
 
         An answer that was lost is asked for again: if what is there carries our own digest, it was we who put it.
+        With `over`, the ETag of an object, that one is replaced; False if it is not the one that is there any more.
         """
         digest = sha256(body)
+        condition: _Condition = {"IfNoneMatch": "*"} if over is None else {"IfMatch": over}
         with self._errors():
             for last in (False, False, True):
                 try:
@@ -124,10 +140,10 @@ class Artifacts:
                         Body=body,
                         ContentType=content_type,
                         Metadata={**(metadata or {}), "sha256": digest},
-                        IfNoneMatch="*",
+                        **condition,
                     )
                 except s3_errors.ClientError as error:
-                    if _code(error) in _PRECONDITION_FAILED:
+                    if _code(error) in _PRECONDITION_FAILED | _ABSENT:
                         found = self.head(key)
                         return found is not None and found.metadata.get("sha256") == digest
                     if last or _code(error) not in _CONFLICT:  # two writers at the same instant: ask again
@@ -215,17 +231,21 @@ class Artifacts:
                 if _code(error) in _ABSENT:
                     return None
                 raise
-        return StoredObject(key, found["ContentLength"], found["Metadata"])
+        return StoredObject(key, found["ContentLength"], found["ETag"], found["Metadata"])
 
     def list(self, folder: str) -> Iterator[str]:
         """Keys below a folder (which ends in a slash), in order."""
+        return (key for key, _ in self.sizes(folder))
+
+    def sizes(self, folder: str) -> Iterator[tuple[str, int]]:
+        """Keys below a folder (which ends in a slash), in order, each with its size in bytes."""
         with self._errors():
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix + folder
             )
             for page in pages:
                 for item in page.get("Contents", ()):
-                    yield item["Key"][len(self._prefix) :]
+                    yield item["Key"][len(self._prefix) :], item["Size"]
 
     def older(self, folder: str, before: datetime) -> Iterator[str]:
         """Keys below a folder (which ends in a slash) that were last written before this moment."""

@@ -1,41 +1,50 @@
 """Commit an image: the PUT of its file, once, whoever is killed.
 
 The sidecar is written first, so that a committed image always has one; the file's own record decides if the two do not
-fit together, which happens when two pods raced. A file without a record has the object's metadata instead.
+fit together, which happens when two pods raced. A file without a record has the object's metadata instead. What lies
+in a picture's place and is not whole, or not ours, is no commit: the picture is rendered again and put over that very
+object.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
-from pipeline.artifacts import Artifacts, sha256
-from pipeline.errors import TesseraError
+import structlog
+
+from pipeline.artifacts import Artifacts, StoredObject, sha256
 from pipeline.imagefile import ImageFile, record_in
 from pipeline.objects import BatchObjects
-from pipeline.results import ImageFailure, ImageResult
+from pipeline.results import ImageFailure, ImageResult, Outcome, parsed_outcomes
 from pipeline.shards import ImageTask
+
+log = structlog.get_logger(__name__)
 
 MAX_IMPRINT_BYTES = 1500
 _IMAGE, _MADE = "tessera-image", "tessera-made"
-
-
-class ForeignObject(TesseraError):
-    """Something that Tessera did not write, or did not finish, lies where a picture goes."""
 
 
 def commit_image(artifacts: Artifacts, objects: BatchObjects, result: ImageResult, file: ImageFile) -> ImageResult:
     """Put the image into the bucket, or take the one that is there; returns the result that stands.
 
     Raises StoreUnavailable; then nothing is committed, or the picture is there and the next attempt finds it.
-    Raises ForeignObject.
     """
     stands = result.model_copy(update={"sha256": sha256(file.body), "size_bytes": len(file.body)})
-    if artifacts.head(result.key) is None:
+    sidecar = objects.sidecar(result.row, result.number)
+    while True:
+        found = artifacts.head(result.key)
+        if found is not None and (before := _standing(artifacts, objects, sidecar, found)):
+            return before
         _put_sidecar(artifacts, objects, stands)
-        metadata = {} if file.has_record else _imprint(stands)
-        if artifacts.put_new(result.key, file.body, content_type=file.content_type, metadata=metadata):
+        if artifacts.put_new(
+            result.key,
+            file.body,
+            content_type=file.content_type,
+            metadata={} if file.has_record else _imprint(stands),
+            over=found.etag if found is not None else None,
+        ):
             return stands
-    return _restored(artifacts, objects, result.key, objects.sidecar(result.row, result.number))
 
 
 def commit_failure(artifacts: Artifacts, objects: BatchObjects, failure: ImageFailure) -> None:
@@ -45,16 +54,9 @@ def commit_failure(artifacts: Artifacts, objects: BatchObjects, failure: ImageFa
 
 
 def committed_result(artifacts: Artifacts, objects: BatchObjects, task: ImageTask) -> ImageResult | None:
-    """The result of an image that is in the bucket; None if it is not. Raises ForeignObject."""
+    """The result of an image that is in the bucket; None if it is not, or not whole."""
     found = artifacts.head(task.key(objects))
-    if found is None:
-        return None
-    body = artifacts.get(objects.sidecar(task.row.row, task.number))
-    if body is not None:
-        result = ImageResult.model_validate_json(body)
-        if (result.sha256, result.size_bytes) == (found.metadata.get("sha256"), found.size_bytes):
-            return result
-    return _restored(artifacts, objects, task.key(objects), objects.sidecar(task.row.row, task.number))
+    return None if found is None else _standing(artifacts, objects, objects.sidecar(task.row.row, task.number), found)
 
 
 def committed_failure(artifacts: Artifacts, objects: BatchObjects, task: ImageTask) -> ImageFailure | None:
@@ -63,14 +65,49 @@ def committed_failure(artifacts: Artifacts, objects: BatchObjects, task: ImageTa
     return ImageFailure.model_validate_json(body) if body is not None else None
 
 
-def _restored(artifacts: Artifacts, objects: BatchObjects, key: str, sidecar: str) -> ImageResult:
-    body = artifacts.get(key)
-    record = record_in(body) if body is not None else None
-    if body is not None and record is None:
-        record = _from_imprint(artifacts, key, sidecar, sha256(body))
-    if body is None or record is None or record.key != key:
-        raise ForeignObject(f"{key} holds something that Tessera did not write; remove it and retry")
-    result = record.model_copy(update={"sha256": sha256(body), "size_bytes": len(body)})
+def known_outcomes(
+    artifacts: Artifacts, objects: BatchObjects, job: int, tasks: Sequence[ImageTask]
+) -> dict[int, Outcome]:
+    """The outcome of every image of a job that has one, by its index: from the pod's fragment where the bucket agrees.
+
+    Raises StoreUnavailable.
+    """
+    reported = {o.index: o for o in parsed_outcomes(artifacts.lines(objects.fragment(job)))}
+    folders = {task.key(objects).rpartition("/")[0] + "/" for task in tasks}
+    folders |= {objects.failure(task.row.row, task.number).rpartition("/")[0] + "/" for task in tasks}
+    sizes = {key: size for folder in sorted(folders) for key, size in artifacts.sizes(folder)}
+    known: dict[int, Outcome] = {}
+    for task in tasks:
+        report, size = reported.get(task.index), sizes.get(task.key(objects))
+        outcome: Outcome | None = None
+        if isinstance(report, ImageResult) and report.size_bytes == size:
+            outcome = report
+        elif size is not None:
+            outcome = committed_result(artifacts, objects, task)
+        if outcome is None and objects.failure(task.row.row, task.number) in sizes:
+            outcome = committed_failure(artifacts, objects, task)
+        if outcome is not None:
+            known[task.index] = outcome
+    return known
+
+
+def _standing(artifacts: Artifacts, objects: BatchObjects, sidecar: str, found: StoredObject) -> ImageResult | None:
+    """The result of what lies in a picture's place; None if that is not a whole picture of ours."""
+    text = artifacts.get(sidecar)
+    known = ImageResult.model_validate_json(text) if text is not None else None
+    if known and (known.sha256, known.size_bytes) == (found.metadata.get("sha256"), found.size_bytes):
+        return known
+    body = artifacts.get(found.key)
+    if body is None:
+        return None
+    digest = sha256(body)
+    record = record_in(body) or _from_imprint(found, known)
+    # A copy of a bucket may have lost its metadata.
+    whole = digest in (found.metadata.get("sha256"), known.sha256 if known else None)
+    if record is None or record.key != found.key or not whole:
+        log.warning("what lies in a picture's place is not whole or not ours", key=found.key, size_bytes=len(body))
+        return None
+    result = record.model_copy(update={"sha256": digest, "size_bytes": len(body)})
     _put_sidecar(artifacts, objects, result)
     return result
 
@@ -82,14 +119,12 @@ def _imprint(result: ImageResult) -> dict[str, str]:
     return {_IMAGE: result.key} | ({_MADE: made} if len(made) <= MAX_IMPRINT_BYTES else {})
 
 
-def _from_imprint(artifacts: Artifacts, key: str, sidecar: str, digest: str) -> ImageResult | None:
+def _from_imprint(found: StoredObject, sidecar: ImageResult | None) -> ImageResult | None:
     """The record of a file without one: the sidecar's, made as the object's metadata say; None if it is not ours."""
-    found, known = artifacts.head(key), artifacts.get(sidecar)
-    if found is None or known is None or (found.metadata.get(_IMAGE), found.metadata.get("sha256")) != (key, digest):
+    if sidecar is None or found.metadata.get(_IMAGE) != found.key:
         return None
-    result = ImageResult.model_validate_json(known)
     made = json.loads(found.metadata.get(_MADE, "{}"))
-    return ImageResult.model_validate(result.model_dump() | made)
+    return ImageResult.model_validate(sidecar.model_dump() | made)
 
 
 def _put_sidecar(artifacts: Artifacts, objects: BatchObjects, result: ImageResult) -> None:

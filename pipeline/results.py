@@ -24,7 +24,6 @@ class FailureCode(OpenCode):
     UNSUPPORTED = "E_UNSUPPORTED"  # the engine cannot render this combination, and says why
     BLACK = "E_BLACK"  # the picture is not finite, or of one colour, also after the repair
     OOM = "E_OOM"  # it does not fit into memory, not even in the leaner layout
-    FOREIGN_OBJECT = "E_FOREIGN_OBJECT"  # something that Tessera did not write lies where the picture goes
     ATTEMPTS_EXHAUSTED = "E_ATTEMPTS_EXHAUSTED"  # its job failed as often as it may; the message says how at last
     POISON = "E_POISON"  # the pod died twice while it rendered this image; its neighbours went on without it
     INTERNAL = "E_INTERNAL"  # our own program failed over its job again and again; the message says how

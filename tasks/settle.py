@@ -9,13 +9,13 @@ from dataclasses import asdict
 import structlog
 
 from pipeline.attempt import Outcome as AttemptOutcome
-from pipeline.commit import ForeignObject, commit_failure, committed_failure, committed_result
+from pipeline.commit import commit_failure, known_outcomes
 from pipeline.errors import StoreUnavailable
 from pipeline.ledger.jobs import Place
 from pipeline.messages import FINALIZE, hint
 from pipeline.objects import BatchObjects
 from pipeline.records import AttemptEnd, JobRecord, advance
-from pipeline.results import FailureCode, ImageFailure, ImageResult, Outcome, failure_of, outcome_lines, parsed_outcomes
+from pipeline.results import FailureCode, ImageFailure, ImageResult, Outcome, failure_of, outcome_lines
 from pipeline.shards import ImageTask, images_of, parsed_shard
 from pipeline.states import ImageState, JobState
 from tasks.context import Context
@@ -34,7 +34,7 @@ def settle_ended(context: Context, job: JobRecord, fence: str, ended: AttemptOut
     if job.attempt is None:
         raise ValueError(f"job {job.ref} has no attempt that could have ended")
     gpus, tasks = job.attempt.gpus, job_images(context, job)
-    known = known_outcomes(context, job, tasks)
+    known = known_outcomes(context.artifacts, BatchObjects(job.batch_id), job.index, tasks)
     undone = [task for task in tasks if task.index not in known]
     tally = Tally(job.spent, job.disrupted, job.isolated) if len(known) == job.done else Tally()
     suspected = suspects(context, job, undone, ended)
@@ -93,7 +93,7 @@ def settle_abandoned(context: Context, job: JobRecord, fence: str, reason: str) 
         job,
         fence,
         tasks=tasks,
-        known=known_outcomes(context, job, tasks),
+        known=known_outcomes(context.artifacts, BatchObjects(job.batch_id), job.index, tasks),
         code=FailureCode.INTERNAL,
         reason=reason,
     )
@@ -105,7 +105,7 @@ def settle_cancelled(context: Context, job: JobRecord, fence: str) -> None:
     Raises as `settle_ended`.
     """
     tasks = job_images(context, job)
-    known = known_outcomes(context, job, tasks)
+    known = known_outcomes(context.artifacts, BatchObjects(job.batch_id), job.index, tasks)
     for task in tasks:  # no object for each, for there may be a million: the job's fragment says it
         if task.index not in known:
             known[task.index] = failure_of(task, FailureCode.CANCELLED, "the batch was cancelled", retryable=True)
@@ -119,35 +119,6 @@ def job_images(context: Context, job: JobRecord) -> list[ImageTask]:
     if body is None:
         raise StoreUnavailable(f"{key} is not in {context.artifacts.where} any more")
     return images_of(parsed_shard(body))
-
-
-def known_outcomes(context: Context, job: JobRecord, tasks: list[ImageTask]) -> dict[int, Outcome]:
-    """The outcome of every image that has one, by its index: from the pod's fragment where the bucket agrees."""
-    objects = BatchObjects(job.batch_id)
-    reported = {o.index: o for o in parsed_outcomes(context.artifacts.lines(objects.fragment(job.index)))}
-    folders = {task.key(objects).rpartition("/")[0] + "/" for task in tasks}
-    folders |= {objects.failure(task.row.row, task.number).rpartition("/")[0] + "/" for task in tasks}
-    present = {key for folder in sorted(folders) for key in context.artifacts.list(folder)}
-    known: dict[int, Outcome] = {}
-    for task in tasks:
-        report = reported.get(task.index)
-        if task.key(objects) in present:
-            known[task.index] = report if isinstance(report, ImageResult) else _found(context, objects, task)
-        elif objects.failure(task.row.row, task.number) in present and (
-            failure := committed_failure(context.artifacts, objects, task)
-        ):
-            known[task.index] = failure
-    return known
-
-
-def _found(context: Context, objects: BatchObjects, task: ImageTask) -> Outcome:
-    try:
-        result = committed_result(context.artifacts, objects, task)
-    except ForeignObject as error:
-        return failure_of(task, FailureCode.FOREIGN_OBJECT, str(error), retryable=True)
-    if result is None:
-        raise StoreUnavailable(f"{task.key(objects)} was listed and is gone")
-    return result
 
 
 def give_up(

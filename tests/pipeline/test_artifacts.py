@@ -126,6 +126,16 @@ def test_an_answer_that_was_lost_is_a_success_when_it_is_asked_for_again(artifac
     assert artifacts.put_new("x", b"ours", content_type=OCTETS)
 
 
+def test_an_object_is_replaced_only_by_who_has_seen_it(artifacts: Artifacts) -> None:
+    artifacts.put("x", b"damaged", content_type=OCTETS)
+    seen = artifacts.head("x")
+    assert seen is not None
+    assert artifacts.put_new("x", b"whole", content_type=OCTETS, over=seen.etag)
+    assert not artifacts.put_new("x", b"late", content_type=OCTETS, over=seen.etag)
+    assert artifacts.get("x") == b"whole"
+    assert not artifacts.put_new("never-there", b"x", content_type=OCTETS, over=seen.etag)
+
+
 def test_of_many_that_create_one_object_one_wins_and_its_bytes_stand(artifacts: Artifacts) -> None:
     for round_ in range(2):
         won: list[int] = []

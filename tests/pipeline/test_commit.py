@@ -8,17 +8,11 @@ from typing import Any
 import pytest
 
 from pipeline.artifacts import Artifacts, sha256
-from pipeline.commit import (
-    ForeignObject,
-    commit_failure,
-    commit_image,
-    committed_failure,
-    committed_result,
-)
+from pipeline.commit import commit_failure, commit_image, committed_failure, committed_result, known_outcomes
 from pipeline.imagefile import record_in
 from pipeline.objects import BatchObjects
 from pipeline.picture import File, Format
-from pipeline.results import FailureCode, ImageResult, failure_of
+from pipeline.results import FailureCode, ImageResult, failure_of, outcome_lines
 from pipeline.shards import ImageTask
 from tests.factories import file_of, image_result, resolved_row
 
@@ -85,21 +79,37 @@ def test_the_files_own_record_decides_when_the_sidecar_does_not_fit(artifacts: A
     assert ImageResult.model_validate_json(artifacts.get(SIDECAR) or b"") == expected  # mended
 
 
-@pytest.mark.parametrize("what", ["text", "empty", "another image of ours", "cut short"])
-def test_something_else_in_the_pictures_place_is_never_taken_for_it(artifacts: Artifacts, what: str) -> None:
-    other = ImageTask(TASK.row, 1)
-    bodies: dict[str, bytes] = {
-        "text": b"hello",
-        "empty": b"",
-        "another image of ours": file_of(image_result(other)).body,
-        "cut short": file_of(image_result(TASK)).body[:-200],
-    }
-    artifacts.put(KEY, bodies[what], content_type="image/png")
-    with pytest.raises(ForeignObject, match=r"0000012-002\.png holds something that Tessera did not write"):
-        _commit(artifacts)
-    with pytest.raises(ForeignObject):
-        committed_result(artifacts, OBJECTS, TASK)
-    assert artifacts.get(KEY) == bodies[what]
+DAMAGED = {
+    "text": b"hello",
+    "empty": b"",
+    "another image of ours": file_of(image_result(ImageTask(TASK.row, 1))).body,
+    "cut short": file_of(image_result(TASK)).body[:-200],
+    "cut short by a byte": file_of(image_result(TASK)).body[:-1],
+}
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+@pytest.mark.parametrize("sidecar", [True, False], ids=["with sidecar", "without"])
+def test_what_is_not_whole_or_not_ours_is_no_commit_and_is_put_over(
+    artifacts: Artifacts, what: str, sidecar: bool
+) -> None:
+    if sidecar:
+        _commit(artifacts, attempt=1)
+    artifacts.put(KEY, DAMAGED[what], content_type="image/png")
+    assert committed_result(artifacts, OBJECTS, TASK) is None
+    assert known_outcomes(artifacts, OBJECTS, 0, [TASK]) == {}
+    result = _commit(artifacts, attempt=2)
+    assert result.provenance.attempt == 2
+    assert committed_result(artifacts, OBJECTS, TASK) == result
+    assert sha256(artifacts.get(KEY) or b"") == result.sha256
+
+
+def test_a_fragment_is_not_believed_about_a_picture_of_another_size(artifacts: Artifacts) -> None:
+    result = _commit(artifacts)
+    artifacts.put(OBJECTS.fragment(0), outcome_lines([result]), content_type="application/x-ndjson")
+    assert known_outcomes(artifacts, OBJECTS, 0, [TASK]) == {TASK.index: result}
+    artifacts.put(KEY, DAMAGED["cut short"], content_type="image/png")
+    assert known_outcomes(artifacts, OBJECTS, 0, [TASK]) == {}
 
 
 def test_a_failure_is_written_down_and_may_be_written_anew(artifacts: Artifacts) -> None:
@@ -151,8 +161,7 @@ def test_a_file_without_a_record_that_is_not_ours_is_never_taken_for_it(artifact
     else:
         artifacts.put(result.key, body if what != "text" else b"hello", content_type="image/png")
         artifacts.put(OBJECTS.sidecar(12, 0), result.model_dump_json().encode(), content_type="application/json")
-    with pytest.raises(ForeignObject):
-        committed_result(artifacts, OBJECTS, task)
+    assert committed_result(artifacts, OBJECTS, task) is None
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("png", "png"), ("jpeg", "jpg"), ("webp", "webp")])
