@@ -94,6 +94,7 @@ class Settings(BaseModel):
     idle_ranks: bool = Field(
         False, description="Render images with too few rows for the layout on fewer ranks, instead of refusing them."
     )
+    collective_timeout_s: float = Field(300.0, ge=10, description="A rank that is silent so long ends its attempt.")
     image: str = Field("local", description="Container image of a pod, by digest; `local` for processes.")
 
     pod: dict[str, Any] = Field(

@@ -42,9 +42,6 @@ log = structlog.get_logger("distri.run")
 
 ATTEMPT_VARIABLE, UID_VARIABLE = "TESSERA_ATTEMPT", "TESSERA_POD_UID"
 
-# How long a rank waits for the others in a collective before it says so and ends the pod.
-COLLECTIVE_TIMEOUT = timedelta(seconds=300)
-
 
 def main() -> int:
     """Render the attempt that the environment names."""
@@ -65,8 +62,9 @@ def main() -> int:
         disable_progress_bar()  # type: ignore[no-untyped-call]  # it writes hundreds of lines into a pod's log
         structlog.contextvars.bind_contextvars(batch=spec.batch_id, job=spec.job_index, attempt=spec.number, rank=rank)
         device = "cuda" if spec.device == "cuda" or (spec.device == "auto" and torch.cuda.is_available()) else "cpu"
+        timeout = timedelta(seconds=settings.collective_timeout_s)
         with spans.span("meet"):
-            mesh = Mesh.join(Layout.parse(spec.layout), device=device, timeout=COLLECTIVE_TIMEOUT)
+            mesh = Mesh.join(Layout.parse(spec.layout), device=device, timeout=timeout)
         if mesh.is_leader:
             leader = Leader(spec, os.environ.get(UID_VARIABLE) or secrets.token_hex(8), settings)
         render_shard(mesh, leader, spec, settings, spans)

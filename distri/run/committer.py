@@ -1,7 +1,8 @@
 """Files, uploads and the ledger's moves in the background, while the ranks render the next image.
 
-One thread does them in order. The queue is short, so that a slow store slows rendering down instead of filling memory;
-outages are waited out here, and rendering goes on until the queue is full.
+Two lanes, a thread each: uploads, and reports to the ledger of what was uploaded. Each waits its own outages out, so
+that images go to the bucket while Redis is away, and rendering goes on while S3 is, until as many pixels wait as memory
+may hold. Who renders asks for `room` first, and never waits anywhere else.
 """
 
 from __future__ import annotations
@@ -18,20 +19,23 @@ import structlog
 
 from pipeline.artifacts import Artifacts
 from pipeline.attempt import AttemptSpec
-from pipeline.commit import ForeignObject, commit_failure, commit_image
+from pipeline.commit import commit_failure, commit_image
 from pipeline.errors import BatchLost, ClaimRefused, ServiceError
 from pipeline.imagefile import image_file
 from pipeline.ledger import Ledger
 from pipeline.objects import BatchObjects
-from pipeline.results import FailureCode, ImageFailure, ImageResult, Outcome, failure_of, outcome_lines
+from pipeline.results import ImageFailure, ImageResult, Outcome, outcome_lines
 from pipeline.shards import ImageTask
 from pipeline.states import ImageState
 
 log = structlog.get_logger(__name__)
 
-QUEUED_IMAGES = 4
+# Pixels that wait for their upload: ten pictures of 4096 x 4096. One more may wait however large it is.
+WAITING_BYTES = 512 << 20
+# How long the end of a pod waits for Redis. Whoever settles the attempt reads the bucket, so nothing is lost with it.
+LAST_REPORTS_S = 60.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
-MARK_WITHIN_S = 1.0
+MARK_WITHIN_S = 1.0  # how long rendering waits for the ledger before each image
 
 
 @dataclass(frozen=True)
@@ -58,19 +62,20 @@ class Committer:
         self._identity = identity
         self._ledger, self._artifacts, self._stop = ledger, artifacts, stop
         self._objects = BatchObjects(identity.spec.batch_id)
-        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=QUEUED_IMAGES)
-        self._error: BaseException | None = None
         self._refused = False
-        self._begun: queue.SimpleQueue[tuple[ImageTask, threading.Event]] = queue.SimpleQueue()
-        self._thread = self._in_background(self._work, "committer")
-        self._in_background(self._mark, "marks")
+        self._waiting_bytes = 0
+        self._last_report_at: float | None = None
+        self._fewer = threading.Condition()
+        self._uploads, self._reports = _Lane("uploads"), _Lane("reports")
 
-    def _in_background(self, work: Callable[[], None], name: str) -> threading.Thread:
-        # In this context, so that its log lines carry the same batch, job, attempt and rank.
-        target = contextvars.copy_context().run
-        thread = threading.Thread(target=target, args=(work,), name=name, daemon=True)
-        thread.start()
-        return thread
+    def room(self, within_s: float) -> bool:
+        """Whether another image may be rendered: waits so long until enough of those that wait are uploaded.
+
+        Raises what a lane ended with.
+        """
+        self._raise_if_broken()
+        with self._fewer:
+            return self._fewer.wait_for(lambda: self._waiting_bytes < WAITING_BYTES, within_s)
 
     def started(self, task: ImageTask) -> None:
         """This image is about to be rendered; returns when the ledger knows, or soon if it cannot be told.
@@ -78,70 +83,70 @@ class Committer:
         Not behind the uploads: if the pod dies of this image, the ledger must have it on record.
         """
         known = threading.Event()
-        self._begun.put((task, known))
-        known.wait(MARK_WITHIN_S)
 
-    def _mark(self) -> None:
-        while True:
-            task, known = self._begun.get()
-            while not self._begun.empty():  # after an outage only the newest matters
-                task, known = self._begun.get()
-            try:
-                self._move(task, ImageState.RUNNING)
-            except (ClaimRefused, ServiceError) as error:
-                log.warning("the ledger does not know which image is rendered", image=task.id, reason=str(error))
+        def mark() -> None:
+            self._move(task, ImageState.RUNNING)
             known.set()
 
+        self._reports.put(mark)
+        known.wait(MARK_WITHIN_S)
+
     def rendered(self, task: ImageTask, result: ImageResult, pixels: Any) -> None:
-        """Commit an image; `pixels` is uint8, height x width x 3. Blocks while too many wait."""
-        self._put(lambda: self._commit(task, result, pixels))
+        """Commit an image; `pixels` is uint8, height x width x 3."""
+        with self._fewer:
+            self._waiting_bytes += pixels.nbytes
+        self._uploads.put(lambda: self._commit(task, result, pixels))
 
     def failed(self, task: ImageTask, failure: ImageFailure) -> None:
         """Write down why there is no such image."""
-        self._put(lambda: self._fail(task, failure))
+        self._uploads.put(lambda: self._fail(task, failure))
 
     def known(self, task: ImageTask, outcome: Outcome) -> None:
         """This image had an outcome before; bring the ledger up to it."""
-        self._put(lambda: self._note(task, outcome))
+        self._note(task, outcome)
+
+    def refuse(self, reason: str) -> None:
+        """The claim is another's: what is not uploaded yet must not be, for somebody else speaks for these images."""
+        self._refused = True
+        self._stop(reason)
 
     def finish(self, fragment: int | None) -> None:
-        """Wait until all is done, then write the job's fragment if one is wanted, and end the thread.
-
-        Raises what the thread ended with, if it did not end well.
-        """
+        """Nothing more comes; write the job's fragment in the end if one is wanted."""
         if fragment is not None:
-            self._put(lambda: self._write_fragment(fragment))
-        self._put(None)
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
+            self._uploads.put(lambda: self._write_fragment(fragment))
+        self._uploads.end()
 
-    def _put(self, action: Callable[[], None] | None) -> None:
-        while True:
-            if self._error is not None:
-                raise self._error
-            try:
-                self._queue.put(action, timeout=0.5)
-            except queue.Full:
-                continue
-            return
+    def finished(self, within_s: float) -> bool:
+        """Wait so long until all is uploaded, and then reported as far as there is time for that.
 
-    def _work(self) -> None:
-        try:
-            while (action := self._queue.get()) is not None:
-                if not self._refused:
-                    self._patiently(action)
-        except BaseException as error:  # noqa: BLE001 - handed to the renderer, which raises it
-            self._error = error
+        Raises what a lane ended with.
+        """
+        if not self._uploads.ended(within_s):
+            return False
+        self._raise_if_broken()
+        if self._last_report_at is None:
+            self._last_report_at = time.monotonic() + LAST_REPORTS_S
+            self._reports.end()
+        if self._reports.ended(within_s):
+            self._raise_if_broken()
+            return True
+        if time.monotonic() < self._last_report_at:
+            return False
+        log.warning("ending without having told the ledger of every image; who settles the attempt does")
+        return True
 
-    def _patiently(self, action: Callable[[], None]) -> None:
+    def _raise_if_broken(self) -> None:
+        for lane in (self._uploads, self._reports):
+            if lane.error is not None:
+                raise lane.error
+
+    def _patiently(self, action: Callable[[], object]) -> None:
         pause_s = FIRST_PAUSE_S
-        while True:
+        while not self._refused:
             try:
                 action()
             except ClaimRefused as error:
-                self._refused = True
-                self._stop(str(error))
+                self.refuse(str(error))
             except ServiceError as error:
                 log.warning("waiting for an outage to end", reason=str(error), pause_s=pause_s)
                 time.sleep(pause_s)
@@ -150,36 +155,46 @@ class Committer:
             return
 
     def _commit(self, task: ImageTask, result: ImageResult, pixels: Any) -> None:
-        try:
-            outcome: Outcome = commit_image(self._artifacts, self._objects, result, image_file(pixels, result))
-        except ForeignObject as error:
-            self._fail(task, failure_of(task, FailureCode.FOREIGN_OBJECT, str(error), retryable=True))
-            return
-        self._note(task, outcome)
-        log.info("image committed", image=task.id, seconds=round(result.seconds, 2))
+        file = image_file(pixels, result)
+
+        def commit() -> None:
+            stands = commit_image(self._artifacts, self._objects, result, file)
+            log.info("image committed", image=task.id, seconds=round(result.seconds, 2))
+            self._note(task, stands)
+
+        self._patiently(commit)
+        with self._fewer:
+            self._waiting_bytes -= pixels.nbytes
+            self._fewer.notify()
 
     def _fail(self, task: ImageTask, failure: ImageFailure) -> None:
-        commit_failure(self._artifacts, self._objects, failure)
-        self._note(task, failure)
-        log.warning("image failed", image=task.id, code=failure.code.value, reason=failure.message)
+        def fail() -> None:
+            commit_failure(self._artifacts, self._objects, failure)
+            log.warning("image failed", image=task.id, code=failure.code.value, reason=failure.message)
+            self._note(task, failure)
+
+        self._patiently(fail)
 
     def _note(self, task: ImageTask, outcome: Outcome) -> None:
-        done = isinstance(outcome, ImageResult)
-        self._move(task, ImageState.SUCCEEDED if done else ImageState.FAILED)
         self.outcomes[task.index] = outcome
+        done = isinstance(outcome, ImageResult)
+        self._reports.put(lambda: self._move(task, ImageState.SUCCEEDED if done else ImageState.FAILED))
 
     def _move(self, task: ImageTask, to: ImageState) -> None:
-        try:
+        def move() -> None:
             try:
-                self._tell(task, to)
-            except ClaimRefused:
-                # A ledger that was lost and rebuilt has our attempt on record, and no pod yet.
-                if (refusal := self._identity.register(self._ledger)) is not None:
-                    raise ClaimRefused(refusal) from None
-                self._tell(task, to)
-        except BatchLost as error:
-            # The bucket has it, and the ledger is rebuilt from there.
-            log.warning("the ledger was not told of an image", image=task.id, state=to.value, reason=str(error))
+                try:
+                    self._tell(task, to)
+                except ClaimRefused:
+                    # A ledger that was lost and rebuilt has our attempt on record, and no pod yet.
+                    if (refusal := self._identity.register(self._ledger)) is not None:
+                        raise ClaimRefused(refusal) from None
+                    self._tell(task, to)
+            except BatchLost as error:
+                # The bucket has it, and the ledger is rebuilt from there.
+                log.warning("the ledger was not told of an image", image=task.id, state=to.value, reason=str(error))
+
+        self._patiently(move)
 
     def _tell(self, task: ImageTask, to: ImageState) -> None:
         spec, uid = self._identity.spec, self._identity.uid
@@ -189,4 +204,36 @@ class Committer:
 
     def _write_fragment(self, job: int) -> None:
         body = outcome_lines(self.outcomes[index] for index in sorted(self.outcomes))
-        self._artifacts.put(self._objects.fragment(job), body, content_type="application/x-ndjson")
+        key = self._objects.fragment(job)
+        self._patiently(lambda: self._artifacts.put(key, body, content_type="application/x-ndjson"))
+
+
+class _Lane:
+    """One thread that does what it is given, in order."""
+
+    def __init__(self, name: str) -> None:
+        self.error: BaseException | None = None
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        # In this context, so that its log lines carry the same batch, job, attempt and rank.
+        target = contextvars.copy_context().run
+        self._thread = threading.Thread(target=target, args=(self._work,), name=name, daemon=True)
+        self._thread.start()
+
+    def put(self, action: Callable[[], None]) -> None:
+        self._queue.put(action)
+
+    def end(self) -> None:
+        """Nothing more comes."""
+        self._queue.put(None)
+
+    def ended(self, within_s: float) -> bool:
+        """Whether all that was given is done, within so long."""
+        self._thread.join(within_s)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        try:
+            while (action := self._queue.get()) is not None:
+                action()
+        except BaseException as error:  # noqa: BLE001 - handed to the renderer, which raises it
+            self.error = error

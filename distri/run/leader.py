@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
+import time
 from enum import IntEnum
 
 import structlog
@@ -14,19 +15,24 @@ from distri.run.translate import made_of
 from distri.sampler import Control
 from pipeline.artifacts import Artifacts
 from pipeline.attempt import AttemptSpec, Code
-from pipeline.commit import ForeignObject, committed_failure, committed_result
+from pipeline.commit import known_outcomes
 from pipeline.errors import BatchLost, ClaimRefused, ServiceError, StoreUnavailable, UnknownBatch
 from pipeline.ledger import Ledger
 from pipeline.objects import BatchObjects
 from pipeline.results import FailureCode, Outcome, Provenance, failure_of, result_of
 from pipeline.settings import Settings
-from pipeline.shards import ImageTask, Shard, parsed_shard
+from pipeline.shards import ImageTask, Shard, images_of, parsed_shard
 from pipeline.states import BatchState
 from pipeline.trace import Trace
 
 log = structlog.get_logger(__name__)
 
 WATCH_S = 1.0
+# How long the leader waits for room, or for a service at the start, before it tells the others to wait on: less than
+# they wait in a collective, and than a pod that is asked to end may take.
+WAIT_S = 5.0
+# A pod that cannot begin for so long ends: its attempt fails, with the reason.
+BEGIN_S, BEGIN_PAUSE_S = 120.0, 1.0
 
 
 class Word(IntEnum):
@@ -35,6 +41,7 @@ class Word(IntEnum):
     RENDER = 0
     SKIP = 1
     STOP = 2
+    WAIT = 3  # ask again
 
 
 class Leader:
@@ -49,21 +56,39 @@ class Leader:
         self._ledger, self._artifacts = Ledger(settings), Artifacts(settings)
         self._identity = PodIdentity(spec, uid)
         self._committer: Committer | None = None
+        self._known: dict[int, Outcome] = {}
+        self._began = time.monotonic()
 
-    def claim(self) -> None:
-        """Register this pod for its job. Raises ClaimRefused or LedgerUnavailable."""
+    def begin(self) -> Shard | None:
+        """Register this pod for its job and read what there is to do; None if a service is away: ask again.
+
+        Raises ClaimRefused; ServiceError if that has lasted for BEGIN_S.
+        """
+        try:
+            self._claim()
+            shard = self._shard()
+            tasks = images_of(shard)
+            self._known = known_outcomes(self._artifacts, self._objects, self.spec.job_index, tasks)
+        except ServiceError as error:
+            if time.monotonic() - self._began > BEGIN_S:
+                raise
+            log.warning("waiting for an outage to end", reason=str(error))
+            time.sleep(BEGIN_PAUSE_S)
+            return None
+        self._committer = Committer(self._identity, self._ledger, self._artifacts, self.stop)
+        target = contextvars.copy_context().run
+        threading.Thread(target=target, args=(self._watch,), name="watch", daemon=True).start()
+        return shard
+
+    def _claim(self) -> None:
         try:
             refusal = self._identity.register(self._ledger)
         except BatchLost as error:
             refusal = str(error)
         if refusal is not None:
             raise ClaimRefused(f"this pod may not render {self.spec.job_ref}: {refusal}")
-        self._committer = Committer(self._identity, self._ledger, self._artifacts, self.stop)
-        target = contextvars.copy_context().run
-        threading.Thread(target=target, args=(self._watch,), name="watch", daemon=True).start()
 
-    def shard(self) -> Shard:
-        """The rows of this job. Raises StoreUnavailable."""
+    def _shard(self) -> Shard:
         body = self._artifacts.get(self.spec.shard_key)
         if body is None:
             raise StoreUnavailable(f"{self.spec.shard_key} is not in {self._artifacts.where}")
@@ -76,9 +101,9 @@ class Leader:
 
     @property
     def committer(self) -> Committer:
-        """Where images go; there is one once the pod has its claim."""
+        """Where images go; there is one once the pod has begun."""
         if self._committer is None:
-            raise RuntimeError("claim first")
+            raise RuntimeError("begin first")
         return self._committer
 
     def stop(self, reason: str) -> None:
@@ -88,13 +113,19 @@ class Leader:
             log.info("stopping", reason=reason)
 
     def decide(self, task: ImageTask) -> Word:
-        """Whether to render this image: not if it has an outcome, nor if this pod is to stop."""
+        """Whether to render this image: not if it had an outcome at the start, nor if this pod is to stop.
+
+        Nothing is asked of S3 or Redis here: what somebody else commits meanwhile is found by the commit.
+        """
         if self._paused and self.stopped_because is None:
             self.stop_code = Code.PAUSED
             self.stop("the batch is paused")
         if self.stopped_because is not None:
             return Word.STOP
-        before = self._before(task)
+        before = self._known.get(task.index)
+        if before is None and not self.committer.room(WAIT_S):
+            log.warning("rendering waits until images are uploaded")
+            return Word.WAIT
         if before is not None:
             self.committer.known(task, before)
             log.info("image has an outcome already", image=task.id, status=before.status)
@@ -121,6 +152,10 @@ class Leader:
         """Write down why this image cannot be rendered."""
         self.committer.failed(task, failure_of(task, code, message, retryable=False))
 
+    def finished(self) -> Word:
+        """STOP once everything is uploaded and reported, else WAIT; `committer.finish` comes first."""
+        return Word.STOP if self.committer.finished(WAIT_S) else Word.WAIT
+
     def keep(self, trace: Trace) -> None:
         """Put the attempt's trace into the bucket; it explains and decides nothing, so an outage only loses it."""
         key = self._objects.trace(self.spec.job_index, self.spec.number)
@@ -128,18 +163,6 @@ class Leader:
             self._artifacts.put(key, trace.model_dump_json().encode(), content_type="application/json")
         except ServiceError as error:
             log.warning("the trace is lost", reason=str(error))
-
-    def _before(self, task: ImageTask) -> Outcome | None:
-        try:
-            return committed_result(self._artifacts, self._objects, task) or committed_failure(
-                self._artifacts, self._objects, task
-            )
-        except ForeignObject as error:
-            return failure_of(task, FailureCode.FOREIGN_OBJECT, str(error), retryable=True)
-        except StoreUnavailable as error:
-            # Rendering it twice is the lesser evil: the commit is conditional.
-            log.warning("cannot ask whether the image is there", image=task.id, reason=str(error))
-            return None
 
     def _watch(self) -> None:
         pause, lost = threading.Event(), False
@@ -151,7 +174,7 @@ class Leader:
                     self.stop("the batch is being cancelled")
                 # Also notices that the job went to another attempt.
                 if refusal := self._identity.register(self._ledger):
-                    self.stop(f"the claim is gone: {refusal}")
+                    self.committer.refuse(f"the claim is gone: {refusal}")
                 lost = False
             except (UnknownBatch, BatchLost) as error:
                 if not lost:  # Redis was emptied: what we commit is what it will be rebuilt from

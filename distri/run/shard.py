@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,23 +106,32 @@ def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings:
         with structlog.contextvars.bound_contextvars(image=task.id), spans.about(image=task.id):
             if not _render(replica, task):
                 break
-    if leader is not None:
-        whole = mesh.layout.data == 1 and leader.stopped_because is None
-        with spans.span("finish"):
+    with spans.span("finish"):
+        if leader is not None:
+            whole = mesh.layout.data == 1 and leader.stopped_because is None
             leader.committer.finish(spec.job_index if whole else None)
+        _said(mesh, lambda: leader.finished() if leader is not None else Word.WAIT)
+
+
+def _said(mesh: Mesh, ask: Callable[[], Word]) -> Word:
+    """What the leader says in the end; while it waits it says so often enough that no collective times out."""
+    while (word := Word(mesh.broadcast_word(ask()))) is Word.WAIT:
+        continue
+    return word
 
 
 def _agreed_tasks(mesh: Mesh, leader: Leader | None) -> list[ImageTask]:
     """The job's images, from the leader. If it cannot begin, all ranks raise."""
     word: dict[str, str] = {}
     problem: TesseraError | None = None
-    if leader is not None:
-        try:
-            leader.claim()
-            word = {"shard": shard_bytes(leader.shard()).decode()}
-        except TesseraError as error:
-            problem, word = error, {"problem": str(error)}
-    word = mesh.broadcast_object(word)
+    while not word:  # the leader waits for an outage to end, and says so in time
+        if leader is not None:
+            try:
+                shard = leader.begin()
+                word = {"shard": shard_bytes(shard).decode()} if shard is not None else {}
+            except TesseraError as error:
+                problem, word = error, {"problem": str(error)}
+        word = mesh.broadcast_object(word)
     if problem is not None:
         raise problem
     if "problem" in word:
@@ -134,7 +143,7 @@ def _render(replica: _Replica, task: ImageTask) -> bool:
     """Render one image; False if the replica is to stop."""
     mesh, engine, leader = replica.mesh, replica.engine, replica.leader
     with engine.spans.span("ask"):
-        word = Word(mesh.broadcast_word(leader.decide(task) if leader is not None else 0))
+        word = _said(mesh, lambda: leader.decide(task) if leader is not None else Word.WAIT)
     if word is not Word.RENDER:
         return word is Word.SKIP
     try:
