@@ -26,12 +26,25 @@ RENDER = "tessera.render"  # nothing: there may be a job to claim
 CONTROL_QUEUE, RENDER_QUEUE = "control", "render"
 FANOUT = "fanout."
 
+# Celery compares the clocks of who sends and who takes. Longer than these may be apart before S3 refuses what they
+# sign, and short enough that few ticks wait for a controller that was away.
+HINT_LASTS_S = 1800.0
+
 _QUEUES = dict.fromkeys((EXPAND, REOPEN, CANCEL, FINALIZE, TICK, FIRE), CONTROL_QUEUE) | {RENDER: RENDER_QUEUE}
 
 
 def queue_name(settings: Settings, queue: str) -> str:
     """A queue's name, apart from those of other deployments in the same Redis."""
     return f"{settings.redis_prefix}.{queue}"
+
+
+def hints_key(settings: Settings) -> str:
+    """The list in Redis that render hints wait in until a worker takes them, as the broker's transport names it."""
+    return f"{_broker_prefix(settings)}{queue_name(settings, RENDER_QUEUE)}"
+
+
+def _broker_prefix(settings: Settings) -> str:
+    return f"{settings.redis_prefix}:celery:"
 
 
 def celery_app(settings: Settings) -> Celery:
@@ -42,7 +55,7 @@ def celery_app(settings: Settings) -> Celery:
         # Without it kombu would take any certificate. RedBeat reads it, too.
         broker_use_ssl=settings.redis_tls or None,
         broker_transport_options={
-            "global_keyprefix": f"{settings.redis_prefix}:celery:",
+            "global_keyprefix": _broker_prefix(settings),
             "queue_order_strategy": "priority",
             # kombu subscribes to its channel as to a pattern, which Redis allows only by its very name: pipeline/acl.py
             # has it. By default it would hold the number of the database.
@@ -68,9 +81,9 @@ def celery_app(settings: Settings) -> Celery:
     return app
 
 
-def hint(app: Celery, name: str, *args: str, expires_s: float | None = None) -> bool:
+def hint(app: Celery, name: str, *args: str) -> bool:
     """Say that there is work; False if the broker is away, which costs no more than the time to the next tick."""
-    options: dict[str, Any] = {"retry": False, "ignore_result": True, "expires": expires_s}
+    options: dict[str, Any] = {"retry": False, "ignore_result": True, "expires": HINT_LASTS_S}
     try:
         app.send_task(name, args=list(args), **options)
     except (OperationalError, ConnectionError, TimeoutError) as error:

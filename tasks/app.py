@@ -17,7 +17,7 @@ from tasks.expand import expand
 from tasks.finalize import finalize
 from tasks.reopen import reopen
 from tasks.schedules import fire
-from tasks.sweep import tick
+from tasks.sweep import tick_if_due
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +39,7 @@ def register(app: Celery, context: Context) -> None:
         REOPEN: reopen,
         CANCEL: cancel,
         FINALIZE: finalize,
-        TICK: tick,
+        TICK: tick_if_due,
         FIRE: fire,
         RENDER: render,
     }

@@ -14,6 +14,7 @@ import structlog
 
 from pipeline.artifacts import Artifacts
 from pipeline.attempt import Observation, Phase
+from pipeline.commit import known_outcomes
 from pipeline.errors import StaleWrite
 from pipeline.ledger.jobs import Place
 from pipeline.objects import MARKERS, BatchObjects
@@ -22,7 +23,7 @@ from pipeline.results import Outcome, parsed_outcomes
 from pipeline.shards import ImageTask
 from pipeline.states import BatchState, JobState
 from tasks.context import Context
-from tasks.settle import final_state, known_outcomes, move_known, put_fragment
+from tasks.settle import final_state, move_known, put_fragment
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +60,7 @@ def restore(context: Context, job: JobRecord, tasks: Sequence[ImageTask], remain
     """Put a job into the ledger as it stands; one that is there stays as it is."""
     if context.ledger.jobs.get(job.ref) is not None:
         return
-    known = known_outcomes(context, job, list(tasks)) if remains.outcomes else {}
+    known = known_outcomes(context.artifacts, BatchObjects(job.batch_id), job.index, tasks) if remains.outcomes else {}
     seen = remains.running.get(job.index)
     place = Place.BACKLOG
     if seen is not None:

@@ -50,7 +50,7 @@ _RETRY_S = 5.0
 def call_due(context: Context) -> None:
     """Ask for the schedules that have a firing to see to."""
     for name in context.ledger.schedules.due():
-        hint(context.app, FIRE, name, expires_s=2 * context.settings.tick_s)
+        hint(context.app, FIRE, name)
 
 
 def fire(context: Context, name: str) -> None:

@@ -10,7 +10,7 @@ import structlog
 from pipeline.attempt import job_ref
 from pipeline.deployment import Deployment
 from pipeline.errors import LedgerUnavailable, RecordUnreadable, TesseraError, UnknownBatch
-from pipeline.messages import CANCEL, EXPAND, FINALIZE, RENDER, REOPEN, hint
+from pipeline.messages import CANCEL, EXPAND, FINALIZE, RENDER, REOPEN, hint, hints_key
 from pipeline.resume import take_up, unknown_batches
 from pipeline.states import BatchState, is_final
 from pipeline.version import installed_version
@@ -23,6 +23,12 @@ log = structlog.get_logger(__name__)
 BUCKET_EVERY_S = 30.0
 TIDY_EVERY_S = 24 * 3600.0
 ORPHANS_EVERY_S = 10.0
+
+
+def tick_if_due(context: Context) -> None:
+    """One tick, unless there was one just now: ticks that waited for a controller which was away are one."""
+    if context.ledger.locks.due("tick", context.settings.tick_s / 2):
+        tick(context)
 
 
 def tick(context: Context) -> None:
@@ -73,28 +79,30 @@ def announce(context: Context) -> None:
 def push(context: Context, batch_id: str) -> None:
     """Ask for the next thing that a batch needs as a whole."""
     record = context.ledger.batches.get(batch_id)
-    lasts_s = 2 * context.settings.tick_s
     if is_final(record.state):
         return
     if record.state is BatchState.PAUSED and (record.jobs is None or record.reopen is not None):
         return
     if record.jobs is None:
-        hint(context.app, EXPAND, batch_id, expires_s=lasts_s)
+        hint(context.app, EXPAND, batch_id)
         return
     if record.reopen is not None:
-        hint(context.app, REOPEN, batch_id, expires_s=lasts_s)
+        hint(context.app, REOPEN, batch_id)
     elif not context.ledger.jobs.any_unfinished(batch_id):
-        hint(context.app, FINALIZE, batch_id, expires_s=lasts_s)
+        hint(context.app, FINALIZE, batch_id)
     elif record.state is BatchState.CANCELLING:
-        hint(context.app, CANCEL, batch_id, expires_s=lasts_s)
+        hint(context.app, CANCEL, batch_id)
 
 
 def offer(context: Context) -> None:
-    """Hint as many workers as could take a job, and as there are jobs."""
+    """Keep as many hints under way as workers could take jobs, and as there are jobs: the rest waits in the ledger."""
     context.ledger.workers.forget_silent()
     free = sum(context.ledger.workers.free_slots().values())
-    for _ in range(min(free, context.ledger.leases.backlog())):
-        if not hint(context.app, RENDER, expires_s=2 * context.settings.tick_s):
+    wanted = min(free, context.ledger.leases.backlog())
+    if wanted == 0:
+        return
+    for _ in range(wanted - context.ledger.workers.hints(hints_key(context.settings))):
+        if not hint(context.app, RENDER):
             return
 
 

@@ -27,7 +27,7 @@ from pipeline.ledger import Ledger
 from pipeline.ledger.durability import check
 from pipeline.ledger.workers import Drain
 from pipeline.logs import configure_logging
-from pipeline.messages import CONTROL_QUEUE, RENDER_QUEUE, TICK, celery_app, queue_name
+from pipeline.messages import CONTROL_QUEUE, HINT_LASTS_S, RENDER_QUEUE, TICK, celery_app, queue_name
 from pipeline.schedules.declared import declared_schedules
 from pipeline.schedules.records import ScheduleSpec
 from pipeline.settings import Settings, load_settings
@@ -37,12 +37,14 @@ from tasks.context import Context, Slots
 from tasks.metrics import LedgerMetrics
 from tasks.observer import Observer
 from tasks.schedules import declare_schedules
-from tasks.sweep import announce
+from tasks.sweep import announce, tick_if_due
 
 log = structlog.get_logger(__name__)
 
 CONTROL_THREADS = 4
 REPORT_S = 2.0
+# How many of beat's ticks pass between two that a controller makes by itself.
+SELDOM_TICKS = 5
 # How many loop intervals a killed beat is missed for, before another takes its lock.
 BEAT_LOCK_INTERVALS = 5
 
@@ -109,9 +111,7 @@ def beat(settings: Settings) -> None:
         redbeat_key_prefix=f"{settings.redis_prefix}:redbeat:",
         redbeat_lock_timeout=math.ceil(BEAT_LOCK_INTERVALS * interval_s),
         beat_max_loop_interval=interval_s,
-        beat_schedule={
-            "tick": {"task": TICK, "schedule": settings.tick_s, "options": {"expires": 2 * settings.tick_s}}
-        },
+        beat_schedule={"tick": {"task": TICK, "schedule": settings.tick_s, "options": {"expires": HINT_LASTS_S}}},
     )
     app.Beat(quiet=True).run()
 
@@ -129,8 +129,8 @@ def _connect_signals(context: Context, role: str, specs: Mapping[str, ScheduleSp
         if role == "control":
             announce(context)
             threading.Thread(target=declare_schedules, args=(context, specs), name="declare", daemon=True).start()
-        else:
-            threading.Thread(target=_report, args=(context,), name="report", daemon=True).start()
+        beside = _tick_without_beat if role == "control" else _report
+        threading.Thread(target=beside, args=(context,), name=beside.__name__, daemon=True).start()
 
     def shutting_down(**_: Any) -> None:
         # Under the threads pool this runs in the process that holds the jobs: each thread hands its job over.
@@ -157,6 +157,15 @@ def _report(context: Context) -> None:
         context.ledger.workers.leave(context.worker)
     except ServiceError as error:
         log.warning("could not take leave", reason=str(error))
+
+
+def _tick_without_beat(context: Context) -> None:
+    """Tick seldom, by the monotonic clock: RedBeat falls silent for as long as its host's clock was set back."""
+    while not context.stopping.wait(SELDOM_TICKS * context.settings.tick_s):
+        try:
+            tick_if_due(context)
+        except ServiceError as error:
+            log.warning("could not tick", reason=str(error))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -26,6 +26,7 @@
 | `schedule:<name>:firings` | list | what became of its last firings (JSON), newest first, capped |
 | `speeds` | set | kinds of jobs that were finished: model, layout, exact, device, size |
 | `speed:<kind>` | hash | sums over them: images, work, seconds, pixels, bytes, pods, idle seconds |
+| `due:<name>` | string | when something that is done now and then was done last |
 | `lock:<name>` | string | who runs the tick, expands or finalizes, with a time to live |
 """
 

@@ -64,7 +64,5 @@ class Locks:
                 continue  # it may be back before the lock ends
 
     def due(self, name: str, every_s: float) -> bool:
-        """True once in `every_s`, for one of all who ask."""
-        with self._store.errors():
-            key = self._store.keys.lock(f"due-{name}")
-            return bool(self._store.redis.set(key, "1", nx=True, px=int(every_s * 1000)))
+        """True once in `every_s`, for one of all who ask; also if Redis' clock was set back."""
+        return bool(self._store.run("due", name, int(every_s * 1000)))

@@ -98,3 +98,8 @@ class Workers:
             own, everybody = self._store.redis.hmget(self._store.keys.draining, worker, ALL)
         mode = own or everybody
         return Drain(mode) if mode else None
+
+    def hints(self, key: str) -> int:
+        """How many hints wait in the broker's list until a worker takes them."""
+        with self._store.errors():
+            return int(self._store.redis.llen(key))

@@ -142,7 +142,7 @@ def test_a_lock_that_was_lost_goes_to_another_and_stays_there(ledger: Ledger) ->
 def test_something_is_due_once_in_its_interval(ledger: Ledger, bench: Bench) -> None:
     assert [ledger.locks.due("x", 0.2) for _ in range(3)] == [True, False, False]
     assert ledger.locks.due("y", 0.2)
-    bench.soon(lambda: ledger.locks.due("x", 60), "the next turn")
+    bench.soon(lambda: ledger.locks.due("x", 0.2), "the next turn")
 
 
 def test_free_slots_are_those_of_workers_that_were_heard_of(
