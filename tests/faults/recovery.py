@@ -1,0 +1,47 @@
+"""How long it took from a fault until work went on: measured by the tests, kept for docs/reliability.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tests.faults.deployment import until
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """One fault of one test: what was done, what was waited for, and how long that took."""
+
+    fault: str
+    again: str
+    seconds: float
+
+
+class Recoveries:
+    """What the tests of one run measured."""
+
+    def __init__(self) -> None:
+        self.found: list[Recovery] = []
+
+    def after(self, fault: str, again: str, true: Callable[[], Any], since: float) -> float:
+        """Wait until work goes on again, and note how long after the monotonic time `since` that was."""
+        until(again, true)
+        seconds = time.monotonic() - since
+        self.found.append(Recovery(fault, again, round(seconds, 1)))
+        return seconds
+
+    def write(self, path: Path) -> None:
+        """All of them as JSON, in the order of the tests."""
+        results = {
+            "measured": f"{datetime.now(UTC):%Y-%m-%d}",
+            "command": "make test-faults",
+            "cores": os.cpu_count(),
+            "faults": [asdict(one) for one in self.found],
+        }
+        path.write_text(json.dumps(results, indent=2) + "\n")

@@ -1,0 +1,237 @@
+"""Do harm to something every few seconds for many minutes, then ask for the invariants of every batch.
+
+`make soak MINUTES=10`, or `python -m tests.faults.soak --minutes 10 --seed 7`: a seed gives the same harm in the same
+order again. The last line says what was survived; `--output` writes it as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipeline.client import Batch
+from pipeline.errors import ServiceError
+from pipeline.messages import EXPAND, FINALIZE, RENDER, TICK, celery_app, hint
+from pipeline.states import BatchState
+from tasks.embedded.services import running_services
+from tests.faults.deployment import Deployment, until
+from tests.faults.invariants import ends_well
+
+PARTS = ("node", "control-1", "control-2", "beat-1", "beat-2", "render-1", "render-2", "render-3")
+AT_A_TIME = 3  # batches
+
+
+class Soak:
+    """A deployment under harm. Every kind of harm takes a number in [0, 1) that says to whom, or how long."""
+
+    def __init__(self, deployment: Deployment, seed: int) -> None:
+        self.deployment = deployment
+        self.random = random.Random(seed)
+        self._sizes = random.Random(seed)  # of its own: how many batches there are depends on the machine
+        self.batches: list[Batch] = []
+        self.cancelled: set[str] = set()
+        self.done: Counter[str] = Counter()
+        self._later: list[tuple[float, Callable[[], object]]] = []
+
+    def run(self, minutes: float) -> None:
+        """Submit and do harm for so long, then let everything come to rest."""
+        kinds = list(HARM)
+        end = time.monotonic() + 60 * minutes
+        while time.monotonic() < end:
+            pause_s, kind, pick = self.random.uniform(2, 6), self.random.choice(kinds), self.random.random()
+            resume = time.monotonic() + pause_s
+            while time.monotonic() < resume:
+                self._tend()
+                time.sleep(0.1)
+            print(f"{60 * minutes - (end - time.monotonic()):6.1f} s  {kind} ({pick:.3f})", flush=True)
+            HARM[kind](self, pick)
+            self.done[kind] += 1
+            self._submit()
+        while self._later:
+            self._tend()
+            time.sleep(0.1)
+
+    def _tend(self) -> None:
+        """Start again who ended, as a supervisor does, and end what was to last only so long."""
+        for name, child in self.deployment.children.items():
+            if child.exit_code() is not None:
+                self.deployment.start(name)
+        if self.deployment.services.redis.exit_code() is not None:
+            self.deployment.services.redis.start()
+        now = time.monotonic()
+        for entry in [entry for entry in self._later if entry[0] <= now]:
+            self._later.remove(entry)
+            entry[1]()
+
+    def _submit(self) -> None:
+        try:
+            running = [batch for batch in self.batches if not batch.status().finished]
+            if len(running) < AT_A_TIME:
+                size = self._sizes.choice([64, 128, 192])
+                name = f"soak-{len(self.batches)}"
+                images = self._sizes.randint(3, 12)
+                self.batches.append(
+                    self.deployment.submit(
+                        images, batch_id=name, width=size, height=size, steps=self._sizes.randint(2, 8)
+                    )
+                )
+        except ServiceError as error:
+            print(f"          not submitted: {error}", flush=True)
+
+    def after(self, seconds: float, action: Callable[[], object]) -> None:
+        self._later.append((time.monotonic() + seconds, action))
+
+    def one(self, role: str, pick: float) -> str:
+        names = [name for name in PARTS if name.startswith(role)]
+        return names[int(pick * len(names))]
+
+    def stop_for_a_while(self, pid: int, seconds: float) -> None:
+        _signal(pid, signal.SIGSTOP)
+        self.after(seconds, lambda: _signal(pid, signal.SIGCONT))
+
+    def rank(self, pick: float) -> int | None:
+        ranks = sorted(self.deployment.ranks().items())
+        return ranks[int(pick * len(ranks))][1] if ranks else None
+
+    def kill_rank(self, pick: float) -> None:
+        if (pid := self.rank(pick)) is not None:
+            _signal(pid, signal.SIGKILL)
+
+    def stop_rank(self, pick: float) -> None:
+        if (pid := self.rank(pick)) is not None:
+            self.stop_for_a_while(pid, 20 * pick)
+
+    def s3(self, seconds: float, **rule: object) -> None:
+        stack = ExitStack()
+        stack.enter_context(self.deployment.s3_wire.breaking(**rule))
+        self.after(seconds, stack.close)
+
+    def repeat_messages(self, _pick: float) -> None:
+        app = celery_app(self.deployment.settings)
+        for batch in self.batches:
+            for name in (EXPAND, FINALIZE):
+                hint(app, name, batch.id)
+        for name in (TICK, RENDER) * 5:
+            hint(app, name)
+
+    def cancel(self, pick: float) -> None:
+        if self.batches and pick < 0.5:
+            batch = self.batches[-1]
+            try:
+                if batch.cancel() is BatchState.CANCELLING:
+                    self.cancelled.add(batch.id)
+            except ServiceError as error:
+                print(f"          not cancelled: {error}", flush=True)
+
+    def redis_connections(self, _pick: float) -> None:
+        try:
+            self.deployment.ledger.store.redis.client_kill_filter(_type="normal", skipme=True)
+        except OSError:
+            return
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+HARM: Mapping[str, Callable[[Soak, float], None]] = {
+    "worker SIGKILLed": lambda soak, pick: soak.deployment.kill(soak.one("render", pick)),
+    "worker asked to stop": lambda soak, pick: soak.deployment.send(soak.one("render", pick), signal.SIGTERM),
+    "worker stopped for up to 40 s": lambda soak, pick: soak.stop_for_a_while(
+        soak.deployment.pid(soak.one("render", pick)), 40 * pick
+    ),
+    "controller SIGKILLed": lambda soak, pick: soak.deployment.kill(soak.one("control", pick)),
+    "controller stopped for up to 20 s": lambda soak, pick: soak.stop_for_a_while(
+        soak.deployment.pid(soak.one("control", pick)), 20 * pick
+    ),
+    "beat SIGKILLed": lambda soak, pick: soak.deployment.kill(soak.one("beat", pick)),
+    "rank SIGKILLed": Soak.kill_rank,
+    "rank stopped for up to 20 s": Soak.stop_rank,
+    "node SIGKILLed": lambda soak, _: soak.deployment.kill("node"),
+    "Redis SIGKILLed": lambda soak, _: soak.deployment.services.redis.send(signal.SIGKILL),
+    "Redis stopped for up to 15 s": lambda soak, pick: soak.stop_for_a_while(
+        soak.deployment.services.redis.pid or 0, 15 * pick
+    ),
+    "Redis: connections killed": Soak.redis_connections,
+    "Redis: connections half open": lambda soak, _: soak.deployment.redis_wire.go_silent(),
+    "S3 answers 503": lambda soak, pick: soak.s3(15 * pick, status=503),
+    "S3 answers 403": lambda soak, pick: soak.s3(10 * pick, status=403),
+    "S3 is slow": lambda soak, pick: soak.s3(15 * pick, delay_s=1.5),
+    "uploads cut in the middle": lambda soak, pick: soak.s3(20, method="PUT", cut="upload", times=1 + int(4 * pick)),
+    "answers to uploads lost": lambda soak, pick: soak.s3(20, method="PUT", cut="answer", times=1 + int(4 * pick)),
+    "every message repeated": Soak.repeat_messages,
+    "a batch cancelled": Soak.cancel,
+}
+
+
+def soaked(folder: Path, minutes: float, seed: int) -> dict[str, object]:
+    """Run, check, and say what was survived. Raises AssertionError at what was not."""
+    model = folder / "model"
+    subprocess.run([sys.executable, "-P", "-m", "distri.demo_model", str(model)], check=True, cwd=folder)
+    with running_services(folder / "services") as services:
+        deployment = Deployment(folder / "data", services, model, max_attempts=1000, collective_timeout_s=30)
+        try:
+            deployment.start(*PARTS)
+            keys = deployment.ledger.store.keys
+            until("the controller is there", lambda: deployment.ledger.store.redis.exists(keys.deployment))
+            soak = Soak(deployment, seed)
+            soak.run(minutes)
+            calm = time.monotonic()
+            for batch in soak.batches:
+                state = BatchState.CANCELLED if batch.id in soak.cancelled else BatchState.COMPLETED
+                ends_well(deployment, batch, state)
+            settled_s = time.monotonic() - calm
+            images = sum(batch.status().total for batch in soak.batches)
+            committed = sum(batch.status().succeeded for batch in soak.batches)
+        finally:
+            deployment.close()
+    return {
+        "measured": f"{datetime.now(UTC):%Y-%m-%d}",
+        "command": f"make soak MINUTES={minutes:g} SEED={seed}",
+        "cores": os.cpu_count(),
+        "harm": dict(sorted(soak.done.items())),
+        "batches": len(soak.batches),
+        "cancelled_batches": len(soak.cancelled),
+        "images": images,
+        "committed": committed,
+        "settled_s": round(settled_s, 1),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 if every invariant holds."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
+    parser.add_argument("--output", type=Path, help="write what was survived here, as JSON")
+    parser.add_argument("--folder", type=Path, help="keep all data and logs in this new folder")
+    asked = parser.parse_args(arguments)
+    print(f"seed {asked.seed}: repeat it with `make soak MINUTES={asked.minutes:g} SEED={asked.seed}`", flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = asked.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        survived = soaked(folder, asked.minutes, asked.seed)
+    if asked.output:
+        asked.output.write_text(json.dumps(survived, indent=2) + "\n")
+    print(json.dumps(survived))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
