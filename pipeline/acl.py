@@ -33,19 +33,20 @@ ROLES: Mapping[str, Role] = {
         what="the controller and beat",
         keys=("~{p}", "~{p}:*"),
         channels=(_REMOTE_CONTROL,),
-        commands="@read @write @transaction @pubsub @connection -@dangerous eval",
+        commands="@read @write @transaction @pubsub @connection -@dangerous eval info",
     ),
     "worker": Role(
         what="render workers",
         keys=(
             "~{p}",
             "%R~{p}:deployment",
+            "%R~{p}:draining",
             "%R~{p}:redbeat:*",  # a probe asks whether beat ticks
             *(f"~{{p}}:{name}:*" for name in ("batch", "job", "ticket", "claim", "backlog", "speed", "celery")),
             *(f"~{{p}}:{name}" for name in ("tenants", "delayed", "leases", "workers", "slots", "speeds")),
         ),
         channels=(_REMOTE_CONTROL,),
-        commands="@read @write @transaction @pubsub @connection -@dangerous eval",
+        commands="@read @write @transaction @pubsub @connection -@dangerous eval info",
     ),
     "pod": Role(
         what="render pods",
@@ -66,6 +67,8 @@ ROLES: Mapping[str, Role] = {
             "%R~{p}:deployment",
             "%R~{p}:workers",
             "%R~{p}:slots",
+            "%R~{p}:draining",  # to drain is an operator's, with the controller's user
+            "%R~{p}:leases",
             "%R~{p}:job:*",
             "%R~{p}:speeds",
             "%R~{p}:speed:*",

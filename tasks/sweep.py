@@ -81,6 +81,8 @@ def push(context: Context, batch_id: str) -> None:
     record = context.ledger.batches.get(batch_id)
     if is_final(record.state):
         return
+    if back := context.ledger.leases.unpark(batch_id):
+        log.info("jobs may be claimed again", batch=batch_id, after_pause=back)
     if record.state is BatchState.PAUSED and (record.jobs is None or record.reopen is not None):
         return
     if record.jobs is None:

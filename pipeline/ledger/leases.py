@@ -65,6 +65,10 @@ class Leases:
         expired, due = self._store.run("promote", limit)
         return int(expired), int(due)
 
+    def unpark(self, batch_id: str) -> int:
+        """Bring back the jobs that claims put aside while the batch was paused; returns how many."""
+        return int(self._store.run("unpark", batch_id))
+
     def backlog(self) -> int:
         """How many jobs could be claimed now."""
         with self._store.errors():

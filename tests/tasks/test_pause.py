@@ -53,6 +53,7 @@ def test_a_pod_stops_between_two_images_and_another_goes_on_with_the_rest(stage:
     render(again.worker)
     assert len(stage.node.launched) == 1
     assert request_unpause(again.ledger, "b") is BatchState.IN_PROGRESS
+    sweep.tick(again.worker)
     again.work()
     again.finalized()
     assert again.images() == ["succeeded"] * 3
@@ -67,7 +68,10 @@ def test_waiting_jobs_of_a_paused_batch_do_not_stand_in_the_way_of_others(stage:
     assert not stage.ledger.jobs.unfinished("later")
     assert stage.ledger.leases.backlog() == 0
     assert stage.images() == ["queued"] * 9
+    sweep.tick(stage.worker)
+    assert stage.ledger.leases.backlog() == 0
     request_unpause(stage.ledger, "b")
+    sweep.tick(stage.worker)
     assert stage.ledger.leases.backlog() == 3
     stage.work()
     assert stage.images() == ["succeeded"] * 9
@@ -83,6 +87,7 @@ def test_an_attempt_that_has_not_begun_is_ended(stage: Stage, phase: Phase) -> N
     assert (stage.state(), stage.node.running) == (JobState.RETRYING, set())
     assert (stage.job().spent, stage.job().disrupted, stage.job().ended[0].code) == (0, 0, Code.PAUSED)
     request_unpause(stage.ledger, "b")
+    sweep.tick(stage.worker)
     stage.work()
     assert stage.images() == ["succeeded"] * 2
 

@@ -15,11 +15,5 @@ if final == '1' then
 else
   redis.call('SADD', P .. 'open', id)
 end
-if state ~= 'paused' then
-  for _, ref in ipairs(redis.call('SMEMBERS', key .. ':parked')) do
-    to_backlog(ref)
-  end
-  redis.call('DEL', key .. ':parked')
-end
 tell(id, 'batch', id, state)
 return 1
