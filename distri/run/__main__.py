@@ -31,7 +31,7 @@ from distri.run.sigterm import on_sigterm  # noqa: E402
 from distri.run.tracing import gathered, note_start  # noqa: E402
 from distri.spans import Spans  # noqa: E402
 from pipeline.attempt import EXIT_CONFIG, EXIT_USAGE, AttemptSpec, Code, PodReport  # noqa: E402
-from pipeline.errors import ClaimRefused, RecordTooNew, ServiceError, SettingsError, TesseraError  # noqa: E402
+from pipeline.errors import ClaimRefused, RecordTooNew, ServiceError, SettingsError  # noqa: E402
 from pipeline.logs import configure_logging  # noqa: E402
 from pipeline.redact import redacted  # noqa: E402
 from pipeline.results import ImageResult  # noqa: E402
@@ -101,8 +101,8 @@ def _commit_what_is_rendered(leader: Leader | None) -> None:
         return
     try:
         leader.committer.finish(None)
-    except TesseraError as error:
-        log.warning("some images will be rendered again", reason=str(error))
+    except Exception:
+        log.exception("some images will be rendered again")  # why this rank ends is reported already
 
 
 class UnreadableAttempt(PodMisconfigured):
