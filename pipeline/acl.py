@@ -82,7 +82,7 @@ ROLES: Mapping[str, Role] = {
         ),
         channels=(),
         commands="get exists multi exec watch unwatch hget hgetall hset hincrby sadd srem smembers "
-        "zadd zcard zrange zrevrange zrangebyscore zrem xadd xread bitfield lpush lrange ltrim llen del",
+        "zadd zcard zrange zrevrange zrangebyscore zrem xadd xread bitfield lpush lrange ltrim llen del info",
     ),
 }
 
