@@ -1,0 +1,48 @@
+"""A render worker whose pods do nothing: `python -m benchmarks.throughput.idle_worker`, for the control plane's figures.
+
+Everything else is the product's own: Celery, leases, records, settlement. An attempt is over, and well, as soon as
+somebody looks; its images were put into the bucket before.
+"""
+
+import threading
+from collections.abc import Mapping
+
+from pipeline.attempt import AttemptSpec, Code, LaunchResult, Observation, Outcome, Phase
+from pipeline.settings import Settings
+from tasks import worker
+
+
+class IdleLauncher:
+    """A `pipeline.attempt.Launcher` in memory."""
+
+    def __init__(self) -> None:
+        self._specs: dict[str, AttemptSpec] = {}
+        self._lock = threading.Lock()
+
+    def launch(self, spec: AttemptSpec) -> LaunchResult:
+        """Remember it."""
+        with self._lock:
+            known = spec.name in self._specs
+            self._specs[spec.name] = spec
+        return LaunchResult.ADOPTED if known else LaunchResult.CREATED
+
+    def observe(self) -> Mapping[str, Observation]:
+        """All of them, over."""
+        with self._lock:
+            specs = list(self._specs.items())
+        well = Outcome(Code.SUCCEEDED, "", exit_code=0)
+        return {name: Observation(name, Phase.ENDED, "", well, s.batch_id, s.job_index) for name, s in specs}
+
+    def delete(self, name: str) -> None:
+        """Forget it."""
+        with self._lock:
+            self._specs.pop(name, None)
+
+
+def _idle(_: Settings) -> IdleLauncher:
+    return IdleLauncher()
+
+
+if __name__ == "__main__":
+    worker.launcher_for = _idle  # type: ignore[assignment]
+    raise SystemExit(worker.main(["render"]))
