@@ -24,7 +24,7 @@ from pipeline.results import outcome_lines
 from pipeline.settings import Settings, load_settings
 from pipeline.shards import images_of, parsed_shard
 from pipeline.states import BatchState, ImageState, JobState
-from tasks.embedded.services import Services, reachable, running_services
+from tasks.embedded.services import reachable, running_services
 from tests.factories import MODELS, file_of, image_result
 
 WORKERS, SLOTS = 3, 48
@@ -33,7 +33,7 @@ WORKERS, SLOTS = 3, 48
 def control(jobs: int) -> dict[str, Any]:
     """Seconds from the first claim to the last result, for jobs of one image by WORKERS workers."""
     with ExitStack() as stack:
-        services, settings, environment = _deployment(stack, images_per_job=1, worker_slots=SLOTS, observe_s=0.2)
+        settings, environment = _deployment(stack, images_per_job=1, worker_slots=SLOTS, observe_s=0.2)
         connection = Connection(settings, Ledger(settings), Artifacts(settings))
         controller = stack.enter_context(_process(environment, "-m", "tasks.worker", "control"))
         stack.enter_context(_process(environment, "-m", "tasks.worker", "beat"))
@@ -56,13 +56,13 @@ def latency(rounds: int) -> dict[str, Any]:
     """Seconds from `submit` to the record of a launch, on an idle deployment."""
     found = []
     with ExitStack() as stack:
-        _, settings, environment = _deployment(stack, observe_s=1.0)
+        settings, environment = _deployment(stack, observe_s=1.0)
         connection = Connection(settings, Ledger(settings), Artifacts(settings))
         for role in ("control", "beat"):
             stack.enter_context(_process(environment, "-m", "tasks.worker", role))
         stack.enter_context(_process(environment, "-m", "benchmarks.throughput.idle_worker"))
         _until(lambda: _announced(connection), "the controller is there", 60)
-        _until(lambda: connection.ledger.workers.free_slots(), "the worker is there", 60)
+        _until(connection.ledger.workers.free_slots, "the worker is there", 60)
         client = Client(connection)
         for number in range(rounds):
             began = time.time()
@@ -90,14 +90,14 @@ def _launched_at(connection: Connection, ref: str) -> float:
     return int(first.id.partition("-")[0]) / 1000
 
 
-def _deployment(stack: ExitStack, **changes: Any) -> tuple[Services, Settings, dict[str, str]]:
+def _deployment(stack: ExitStack, **changes: Any) -> tuple[Settings, dict[str, str]]:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     services = stack.enter_context(running_services(folder / "services"))
     os.environ.update(services.credentials | reachable(os.environ))
-    settings = load_settings(
-        {}, **services.settings, redis_prefix="bench", launcher="local", models=MODELS, gpus=1, data_dir=folder, **changes
-    )
-    return services, settings, dict(os.environ) | settings.environment()
+    own = {"redis_prefix": "bench", "launcher": "local", "models": MODELS, "gpus": 1, "data_dir": folder}
+    values: dict[str, Any] = services.settings | own | changes
+    settings = load_settings({}, **values)
+    return settings, dict(os.environ) | settings.environment()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A render worker whose pods do nothing: `python -m benchmarks.throughput.idle_worker`, for the control plane's figures.
+"""A render worker whose pods do nothing, for the control plane's figures.
 
 Everything else is the product's own: Celery, leases, records, settlement. An attempt is over, and well, as soon as
 somebody looks; its images were put into the bucket before.

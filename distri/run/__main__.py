@@ -66,7 +66,7 @@ def main() -> int:
         with spans.span("meet"):
             mesh = Mesh.join(Layout.parse(spec.layout), device=device, timeout=timeout)
         if mesh.is_leader:
-            leader = Leader(spec, os.environ.get(UID_VARIABLE) or secrets.token_hex(8), settings)
+            leader = Leader(spec, os.environ.get(UID_VARIABLE) or secrets.token_hex(8), settings, spans)
         render_shard(mesh, leader, spec, settings, spans)
         trace = gathered(mesh, spans, spec)
         if leader is not None and trace is not None:

@@ -1,8 +1,9 @@
 """Files, uploads and the ledger's moves in the background, while the ranks render the next image.
 
-Two lanes, a thread each: uploads, and reports to the ledger of what was uploaded. Each waits its own outages out, so
-that images go to the bucket while Redis is away, and rendering goes on while S3 is, until as many pixels wait as memory
-may hold. Who renders asks for `room` first, and never waits anywhere else.
+Two lanes: uploads, several at a time and in any order, since a large file takes seconds to make and to send; and
+reports to the ledger of what was uploaded, one thread. Each waits its own outages out, so that images go to the bucket
+while Redis is away, and rendering goes on while S3 is, until as many pixels wait as memory may hold. Who renders asks
+for `room` first, and never waits anywhere else.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import structlog
 
+from distri.spans import Spans
 from pipeline.artifacts import Artifacts
 from pipeline.attempt import AttemptSpec
 from pipeline.commit import commit_failure, commit_image
@@ -30,6 +32,8 @@ from pipeline.states import ImageState
 
 log = structlog.get_logger(__name__)
 
+# Files that are made and sent at a time. PNG at 4096 px takes 2 s on one core, and zlib lets others run meanwhile.
+UPLOADS = 4
 # Pixels that wait for their upload: ten pictures of 4096 x 4096. One more may wait however large it is.
 WAITING_BYTES = 512 << 20
 # How long the end of a pod waits for Redis. Whoever settles the attempt reads the bucket, so nothing is lost with it.
@@ -55,7 +59,12 @@ class Committer:
     """Takes images from the renderer, and says in the end what became of each."""
 
     def __init__(
-        self, identity: PodIdentity, ledger: Ledger, artifacts: Artifacts, stop: Callable[[str], None]
+        self,
+        identity: PodIdentity,
+        ledger: Ledger,
+        artifacts: Artifacts,
+        stop: Callable[[str], None],
+        spans: Spans | None = None,
     ) -> None:
         """`stop` is called, with the reason, when this pod may not go on: its claim is another's."""
         self.outcomes: dict[int, Outcome] = {}
@@ -66,7 +75,10 @@ class Committer:
         self._waiting_bytes = 0
         self._last_report_at: float | None = None
         self._fewer = threading.Condition()
-        self._uploads, self._reports = _Lane("uploads"), _Lane("reports")
+        self._spans = Spans() if spans is None else spans
+        self._uploads, self._reports = _Lane("files", UPLOADS), _Lane("reports")
+        self._fragment: int | None = None
+        self._last: _Lane | None = None
 
     def room(self, within_s: float) -> bool:
         """Whether another image may be rendered: waits so long until enough of those that wait are uploaded.
@@ -112,8 +124,7 @@ class Committer:
 
     def finish(self, fragment: int | None) -> None:
         """Nothing more comes; write the job's fragment in the end if one is wanted."""
-        if fragment is not None:
-            self._uploads.put(lambda: self._write_fragment(fragment))
+        self._fragment = fragment
         self._uploads.end()
 
     def finished(self, within_s: float) -> bool:
@@ -122,6 +133,14 @@ class Committer:
         Raises what a lane ended with.
         """
         if not self._uploads.ended(within_s):
+            return False
+        self._raise_if_broken()
+        if self._last is None:
+            self._last = _Lane("fragment")
+            if self._fragment is not None:
+                self._last.put(lambda: self._write_fragment(self._fragment or 0))
+            self._last.end()
+        if not self._last.ended(within_s):
             return False
         self._raise_if_broken()
         if self._last_report_at is None:
@@ -136,8 +155,8 @@ class Committer:
         return True
 
     def _raise_if_broken(self) -> None:
-        for lane in (self._uploads, self._reports):
-            if lane.error is not None:
+        for lane in (self._uploads, self._reports, self._last):
+            if lane is not None and lane.error is not None:
                 raise lane.error
 
     def _patiently(self, action: Callable[[], object]) -> None:
@@ -155,10 +174,13 @@ class Committer:
             return
 
     def _commit(self, task: ImageTask, result: ImageResult, pixels: Any) -> None:
-        file = image_file(pixels, result)
+        own = {"track": threading.current_thread().name, "image": task.id}
+        with self._spans.span("file", **own):
+            file = image_file(pixels, result)
 
         def commit() -> None:
-            stands = commit_image(self._artifacts, self._objects, result, file)
+            with self._spans.span("upload", **own):
+                stands = commit_image(self._artifacts, self._objects, result, file)
             log.info("image committed", image=task.id, seconds=round(result.seconds, 2))
             self._note(task, stands)
 
@@ -209,27 +231,33 @@ class Committer:
 
 
 class _Lane:
-    """One thread that does what it is given, in order."""
+    """Threads that do what they are given, begun in order; with one thread also ended in order."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, threads: int = 1) -> None:
         self.error: BaseException | None = None
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        # In this context, so that its log lines carry the same batch, job, attempt and rank.
-        target = contextvars.copy_context().run
-        self._thread = threading.Thread(target=target, args=(self._work,), name=name, daemon=True)
-        self._thread.start()
+        self._threads = []
+        for number in range(threads):
+            # In this context, so that its log lines carry the same batch, job, attempt and rank.
+            target = contextvars.copy_context().run
+            own = f"{name} {number}" if threads > 1 else name
+            self._threads.append(threading.Thread(target=target, args=(self._work,), name=own, daemon=True))
+            self._threads[-1].start()
 
     def put(self, action: Callable[[], None]) -> None:
         self._queue.put(action)
 
     def end(self) -> None:
         """Nothing more comes."""
-        self._queue.put(None)
+        for _ in self._threads:
+            self._queue.put(None)
 
     def ended(self, within_s: float) -> bool:
         """Whether all that was given is done, within so long."""
-        self._thread.join(within_s)
-        return not self._thread.is_alive()
+        deadline = time.monotonic() + within_s
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
         try:

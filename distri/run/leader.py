@@ -13,6 +13,7 @@ from distri.image import Rendered
 from distri.run.committer import Committer, PodIdentity
 from distri.run.translate import made_of
 from distri.sampler import Control
+from distri.spans import Spans
 from pipeline.artifacts import Artifacts
 from pipeline.attempt import AttemptSpec, Code
 from pipeline.commit import known_outcomes
@@ -47,8 +48,8 @@ class Word(IntEnum):
 class Leader:
     """One replica's side towards Redis and S3."""
 
-    def __init__(self, spec: AttemptSpec, uid: str, settings: Settings) -> None:
-        self.spec = spec
+    def __init__(self, spec: AttemptSpec, uid: str, settings: Settings, spans: Spans) -> None:
+        self.spec, self._spans = spec, spans
         self.stopped_because: str | None = None
         self.stop_code = Code.DELETED
         self._paused = False
@@ -75,7 +76,7 @@ class Leader:
             log.warning("waiting for an outage to end", reason=str(error))
             time.sleep(BEGIN_PAUSE_S)
             return None
-        self._committer = Committer(self._identity, self._ledger, self._artifacts, self.stop)
+        self._committer = Committer(self._identity, self._ledger, self._artifacts, self.stop, self._spans)
         target = contextvars.copy_context().run
         threading.Thread(target=target, args=(self._watch,), name="watch", daemon=True).start()
         return shard
