@@ -221,6 +221,8 @@ class Client:
         """Give a worker, or all (None), jobs again; returns whom. Raises RequestError if there is no such worker."""
         workers = self._connection.ledger.workers
         names = self._named(worker)
+        if worker is not None and workers.drained(ALL):
+            raise RequestError("every worker is drained, this one with them: `tessera undrain --all` first")
         for name in [ALL, *names] if worker is None else names:
             workers.undrain(name)
         return names

@@ -102,3 +102,5 @@ def test_draining_all_holds_for_workers_that_come_later(stage: Stage) -> None:
     stage.ledger.workers.report("late", 1)
     render(stage.new_worker("late"))
     assert (stage.state(), [one.drain for one in client.workers()]) == (JobState.QUEUED, [Drain.FINISH])
+    with pytest.raises(RequestError, match="undrain --all"):
+        client.undrain("late")
