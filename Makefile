@@ -47,7 +47,8 @@ test: $(DEVELOPS) ## Everything that a machine without GPU and cluster can show,
 	$(BIN)/python -m pytest
 
 test-faults: $(DEVELOPS) ## Every fault that must be survived; writes the measured recoveries into docs/reliability.md
-	FAULTS_RESULTS=benchmarks/results/faults.json $(BIN)/python -m pytest -m "" tests/faults
+	rm -f benchmarks/results/faults.json
+	FAULTS_RESULTS=benchmarks/results/faults.json $(BIN)/python -m pytest -m "" --timeout 900 tests/faults
 	$(BIN)/python -m tests.faults.page
 
 soak: $(DEVELOPS) ## Do harm at random for MINUTES=10, then check the same; SEED=7 repeats an order

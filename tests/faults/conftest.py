@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from tests.faults.deployment import Deployment, until
 from tests.faults.recovery import Recoveries
 
 Started = Callable[..., Deployment]
+
+_PASSED = pytest.StashKey[bool]()
 
 PARTS = ("node", "control", "render", "beat")
 
@@ -65,11 +67,20 @@ def deployment(started: Started) -> Deployment:
     return started()
 
 
-@pytest.fixture(scope="session")
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Leave with each test whether it passed, for `recoveries`."""
+    report = yield
+    if report.when == "call":
+        item.stash[_PASSED] = report.passed
+    return report
+
+
+@pytest.fixture
 def recoveries(request: pytest.FixtureRequest) -> Iterator[Recoveries]:
-    """Where measured recoveries go; a run that passes writes them to the file that FAULTS_RESULTS names."""
+    """Where measured recoveries go: those of a test that passed, into the file that FAULTS_RESULTS names."""
     found = Recoveries()
     yield found
     path = os.environ.get("FAULTS_RESULTS")
-    if path and not request.session.testsfailed:
+    if path and request.node.stash.get(_PASSED, False):
         found.write(Path(path))

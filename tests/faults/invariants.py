@@ -18,16 +18,17 @@ END_S = 240.0
 
 
 def ends_well(
-    deployment: Deployment, batch: Batch, state: BatchState = BatchState.COMPLETED, *, failed: int = 0
+    deployment: Deployment, batch: Batch, state: BatchState = BatchState.COMPLETED, *, failed: int | None = 0
 ) -> None:
     """Wait until the batch is over; then every invariant holds.
 
-    `failed` images have an error instead of a picture; a batch that was cancelled may have any number of each.
+    `failed` images have an error instead of a picture, any number if it is None; a cancelled batch may have any.
     """
     status = batch.wait(timeout_s=END_S)
     assert status.state is state, f"{status.state}: {status.reason}"
     if state is BatchState.COMPLETED:
-        assert (status.succeeded, status.failed) == (status.total - failed, failed)
+        assert failed is None or status.failed == failed
+        assert status.succeeded + status.failed == status.total
     _each_image_once(deployment, batch)
     _counters_are_sums(deployment, batch)
     _nothing_is_left(deployment, batch)

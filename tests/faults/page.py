@@ -36,7 +36,8 @@ def soak(results: dict[str, Any]) -> str:
         f"The last one, `{results['command']}` on {results['measured']} with {results['cores']} CPU cores, did harm "
         f"{sum(harm.values())} times ({kinds}) to {results['batches']} batches with {results['images']} images. "
         f"{results['cancelled_batches']} batches were cancelled on the way; {results['committed']} images were "
-        f"committed, each once, and every other one belongs to a cancelled batch. All was at rest "
+        f"committed, each once; {results['isolated']} were isolated, their pods killed twice at them; every other one "
+        f"belongs to a cancelled batch. All was at rest "
         f"{results['settled_s']:.0f} s after the last harm."
     )
 

@@ -24,7 +24,7 @@ class Recovery:
 
 
 class Recoveries:
-    """What the tests of one run measured."""
+    """What one test measured."""
 
     def __init__(self) -> None:
         self.found: list[Recovery] = []
@@ -37,11 +37,13 @@ class Recoveries:
         return seconds
 
     def write(self, path: Path) -> None:
-        """All of them as JSON, in the order of the tests."""
+        """Add them to those of a file, in the place of what was measured of the same faults before."""
+        before = json.loads(path.read_text())["faults"] if path.exists() else []
+        own = {one.fault: asdict(one) for one in self.found}
         results = {
             "measured": f"{datetime.now(UTC):%Y-%m-%d}",
             "command": "make test-faults",
             "cores": os.cpu_count(),
-            "faults": [asdict(one) for one in self.found],
+            "faults": [one for one in before if one["fault"] not in own] + list(own.values()),
         }
         path.write_text(json.dumps(results, indent=2) + "\n")

@@ -25,6 +25,7 @@ from pathlib import Path
 from pipeline.client import Batch
 from pipeline.errors import ServiceError
 from pipeline.messages import EXPAND, FINALIZE, RENDER, TICK, celery_app, hint
+from pipeline.results import FailureCode
 from pipeline.states import BatchState
 from tasks.embedded.services import running_services
 from tests.faults.deployment import Deployment, until
@@ -195,9 +196,12 @@ def soaked(folder: Path, minutes: float, seed: int) -> dict[str, object]:
             calm = time.monotonic()
             for batch in soak.batches:
                 state = BatchState.CANCELLED if batch.id in soak.cancelled else BatchState.COMPLETED
-                ends_well(deployment, batch, state)
+                ends_well(deployment, batch, state, failed=None)
+                codes = {failure.code for failure in batch.errors()}
+                assert codes <= {FailureCode.POISON, FailureCode.CANCELLED}, f"{batch.id}: {codes}"
             settled_s = time.monotonic() - calm
             images = sum(batch.status().total for batch in soak.batches)
+            isolated = sum(failure.code is FailureCode.POISON for batch in soak.batches for failure in batch.errors())
             committed = sum(batch.status().succeeded for batch in soak.batches)
         finally:
             deployment.close()
@@ -210,6 +214,7 @@ def soaked(folder: Path, minutes: float, seed: int) -> dict[str, object]:
         "cancelled_batches": len(soak.cancelled),
         "images": images,
         "committed": committed,
+        "isolated": isolated,
         "settled_s": round(settled_s, 1),
     }
 

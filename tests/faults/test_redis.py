@@ -78,8 +78,8 @@ def test_redis_killed_and_restarted_comes_back_with_every_record(
 def test_rendering_goes_on_while_redis_is_away_for_a_minute(
     started: Started, recoveries: Recoveries, outage: Callable[[Deployment], Iterator[None]], name: str
 ) -> None:
-    deployment = started(images_per_job=60)
-    batch = deployment.rendering(60, width=256, height=256)
+    deployment = started(images_per_job=300)
+    batch = deployment.rendering(300)  # more than there is time for
     before = deployment.images_put(batch)
     with outage(deployment):  # type: ignore[attr-defined]  # a context manager
         time.sleep(OUTAGE_S / 2)
@@ -93,7 +93,8 @@ def test_rendering_goes_on_while_redis_is_away_for_a_minute(
         _catches_up(deployment, batch),
         began,
     )
-    ends_well(deployment, batch)
+    assert batch.cancel() is BatchState.CANCELLING
+    ends_well(deployment, batch, BatchState.CANCELLED)
     assert set(deployment.attempts(batch)) == {1}
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from pipeline.client import Batch
 from pipeline.objects import BatchObjects
+from pipeline.states import BatchState
 from tests.faults.conftest import Started
 from tests.faults.deployment import Deployment, until
 from tests.faults.invariants import ends_well
@@ -43,8 +44,8 @@ def _rendered(deployment: Deployment) -> int:
 def test_rendering_goes_on_while_s3_is_away_for_a_minute(
     started: Started, recoveries: Recoveries, what: str, rule: dict[str, Any]
 ) -> None:
-    deployment = started(images_per_job=60)
-    batch = deployment.rendering(60, width=256, height=256)
+    deployment = started(images_per_job=300)
+    batch = deployment.rendering(300)  # more than there is time for
     with deployment.s3_wire.breaking(**rule):
         committed = deployment.images_put(batch)
         time.sleep(OUTAGE_S / 2)
@@ -60,7 +61,8 @@ def test_rendering_goes_on_while_s3_is_away_for_a_minute(
         lambda: batch.status().succeeded >= rendered,
         began,
     )
-    ends_well(deployment, batch)
+    assert batch.cancel() is BatchState.CANCELLING
+    ends_well(deployment, batch, BatchState.CANCELLED)
     assert set(deployment.attempts(batch)) == {1}
 
 
