@@ -48,7 +48,9 @@ def written(page: str) -> str:
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
         head, _, rest = page.partition(begin)
         _, _, tail = rest.partition(end)
-        page = f"{head}{begin}\n{part(json.loads((RESULTS / f'{name}.json').read_text()))}\n{end}{tail}"
+        path = RESULTS / f"{name}.json"
+        measured = part(json.loads(path.read_text())) if path.exists() else f"None is kept in {path.name} yet."
+        page = f"{head}{begin}\n{measured}\n{end}{tail}"
     return page
 
 
