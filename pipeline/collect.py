@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import heapq
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+
+from PIL import Image
 
 from pipeline.artifacts import Artifacts, sha256
 from pipeline.errors import StoreUnavailable
-from pipeline.gallery import gallery_parts
+from pipeline.gallery import gallery_pages
 from pipeline.objects import BatchObjects
 from pipeline.results import ImageFailure, ImageResult, Outcome, parsed_outcomes
+from pipeline.thumbnail import thumbnail
 
 _PARALLEL = 8
 
@@ -19,7 +26,7 @@ _PARALLEL = 8
 def results(artifacts: Artifacts, objects: BatchObjects) -> Iterator[ImageResult]:
     """Every image that is there, in the order of the rows; also while the batch still runs. Streams."""
     if artifacts.head(objects.results) is not None:
-        yield from (o for o in parsed_outcomes(artifacts.lines(objects.results)) if isinstance(o, ImageResult))
+        yield from _image_results(artifacts.lines(objects.results))
         return
     # Not finalized yet. A sidecar is written before its image, so it alone proves nothing.
     keys = artifacts.list(objects.root + "images/")
@@ -41,7 +48,11 @@ def failures(artifacts: Artifacts, objects: BatchObjects) -> Iterator[ImageFailu
             yield ImageFailure.model_validate_json(body)
 
 
-def _image_failures(lines: Iterator[bytes]) -> Iterator[ImageFailure]:
+def _image_results(lines: Iterable[bytes]) -> Iterator[ImageResult]:
+    return (outcome for outcome in parsed_outcomes(lines) if isinstance(outcome, ImageResult))
+
+
+def _image_failures(lines: Iterable[bytes]) -> Iterator[ImageFailure]:
     for line in lines:
         if line.strip() and b'"status":"invalid"' not in line:
             yield ImageFailure.model_validate_json(line)
@@ -50,10 +61,8 @@ def _image_failures(lines: Iterator[bytes]) -> Iterator[ImageFailure]:
 def image_bytes(artifacts: Artifacts, result: ImageResult) -> bytes:
     """The image's file, checked against its digest. Raises StoreUnavailable if it is gone or damaged."""
     body = artifacts.get(result.key)
-    if body is None:
-        raise StoreUnavailable(f"{result.key} is not in {artifacts.where} any more")
-    if sha256(body) != result.sha256:
-        raise StoreUnavailable(f"{result.key} in {artifacts.where} does not have the digest that was recorded")
+    if body is None or sha256(body) != result.sha256:
+        raise _unlike(artifacts, result, gone=body is None)
     return body
 
 
@@ -66,51 +75,101 @@ def image_if_there(artifacts: Artifacts, result: ImageResult) -> bytes | None:
 def download(
     artifacts: Artifacts, batch_id: str, folder: Path, on_image: Callable[[ImageResult], None] | None = None
 ) -> Path:
-    """Bring images, results and gallery to `folder`, as they lie in the bucket; returns the gallery's path.
+    """Bring images, thumbnails, results and gallery to `folder`, as they lie in the bucket; returns the gallery's path.
 
-    Files that are there already with the right digest are not fetched again, so a broken download goes on.
+    Files that are there already with the right digest are not fetched again, so a broken download goes on. The results
+    take their name last, when all their images are there. Memory holds a few requests, however large the batch is.
     """
     objects = BatchObjects(batch_id)
-    folder.mkdir(parents=True, exist_ok=True)
+
+    def path_of(key: str) -> Path:
+        return folder / key.removeprefix(objects.root)
 
     def fetch(result: ImageResult) -> ImageResult:
-        target = folder / result.key.removeprefix(objects.root)
-        if not (target.is_file() and sha256(target.read_bytes()) == result.sha256):
-            _write(target, image_bytes(artifacts, result))
+        target = path_of(result.key)
+        if not _is_whole(target, result):
+            with _whole_file(target) as file:
+                if (digest := artifacts.copy_to(result.key, file)) != result.sha256:
+                    raise _unlike(artifacts, result, gone=digest is None)
+        if result.thumbnail is not None and not path_of(result.thumbnail).is_file():
+            with _whole_file(path_of(result.thumbnail)) as file:
+                if artifacts.copy_to(result.thumbnail, file) is None:
+                    with Image.open(target) as image:
+                        file.write(thumbnail(image))
         return result
 
-    def finish(done: set[Future[ImageResult]]) -> None:
-        for future in done:
-            result = future.result()
-            if on_image is not None:
-                on_image(result)
+    # First, for a connection to S3 does not stay open for as long as the images take.
+    parts = {key: _part(path_of(key)) for key in (objects.results, objects.errors)}
+    for key, part in parts.items():
+        with part.open("wb") as file:
+            finalized = artifacts.copy_to(key, file) is not None
 
+    def there() -> Iterator[ImageResult]:
+        return _image_results(_lines(parts[objects.results])) if finalized else results(artifacts, objects)
+
+    def missing() -> Iterator[ImageFailure]:
+        return _image_failures(_lines(parts[objects.errors])) if finalized else failures(artifacts, objects)
+
+    for result in _in_parallel(fetch, there()):
+        if on_image is not None:
+            on_image(result)
+    outcomes: Iterator[Outcome] = heapq.merge(there(), missing(), key=lambda outcome: (outcome.row, outcome.number))
+    for key, pieces in gallery_pages(objects, outcomes):
+        with _whole_file(path_of(key)) as page:
+            page.writelines(map(str.encode, pieces))
+    for key, part in parts.items():
+        if finalized:
+            part.replace(path_of(key))
+        else:
+            part.unlink()
+    return path_of(objects.gallery)
+
+
+def _in_parallel(fetch: Callable[[ImageResult], ImageResult], results: Iterator[ImageResult]) -> Iterator[ImageResult]:
     with ThreadPoolExecutor(_PARALLEL) as pool:
         pending: set[Future[ImageResult]] = set()
-        for result in results(artifacts, objects):
-            pending.add(pool.submit(fetch, result))
-            if len(pending) >= 2 * _PARALLEL:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                finish(done)
-        finish(pending)
-    for key in (objects.results, objects.errors):
-        body = artifacts.get(key)
-        if body is not None:
-            _write(folder / key.removeprefix(objects.root), body)
-    page = folder / objects.gallery.removeprefix(objects.root)
-    page.parent.mkdir(parents=True, exist_ok=True)
-    with page.open("w", encoding="utf-8") as file:
-        file.writelines(gallery_parts(objects, _outcomes(artifacts, objects)))
-    return page
+        try:
+            for result in results:
+                pending.add(pool.submit(fetch, result))
+                if len(pending) >= 2 * _PARALLEL:
+                    done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+            yield from (future.result() for future in pending)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
-def _outcomes(artifacts: Artifacts, objects: BatchObjects) -> Iterator[Outcome]:
-    yield from results(artifacts, objects)
-    yield from failures(artifacts, objects)
+def _is_whole(path: Path, result: ImageResult) -> bool:
+    if not path.is_file() or path.stat().st_size != result.size_bytes:
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == result.sha256
 
 
-def _write(target: Path, body: bytes) -> None:
+def _unlike(artifacts: Artifacts, result: ImageResult, *, gone: bool) -> StoreUnavailable:
+    if gone:
+        return StoreUnavailable(f"{result.key} is not in {artifacts.where} any more")
+    return StoreUnavailable(f"{result.key} in {artifacts.where} does not have the digest that was recorded")
+
+
+def _part(target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
-    part.write_bytes(body)
-    part.replace(target)
+    return target.with_name(target.name + ".part")
+
+
+@contextmanager
+def _whole_file(target: Path) -> Iterator[IO[bytes]]:
+    """A file that takes its name when it is whole."""
+    part = _part(target)
+    try:
+        with part.open("wb") as file:
+            yield file
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        yield from file

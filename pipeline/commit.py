@@ -1,9 +1,9 @@
 """Commit an image: the PUT of its file, once, whoever is killed.
 
-The sidecar is written first, so that a committed image always has one; the file's own record decides if the two do not
-fit together, which happens when two pods raced. A file without a record has the object's metadata instead. What lies
-in a picture's place and is not whole, or not ours, is no commit: the picture is rendered again and put over that very
-object.
+The sidecar and the thumbnail are written first, so that a committed image always has them; the file's own record
+decides if the two do not fit together, which happens when two pods raced. A file without a record has the object's
+metadata instead. What lies in a picture's place and is not whole, or not ours, is no commit: the picture is rendered
+again and put over that very object.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pipeline.imagefile import ImageFile, record_in
 from pipeline.objects import BatchObjects
 from pipeline.results import ImageFailure, ImageResult, Outcome, parsed_outcomes
 from pipeline.shards import ImageTask
+from pipeline.thumbnail import CONTENT_TYPE as THUMBNAIL_TYPE
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +38,8 @@ def commit_image(artifacts: Artifacts, objects: BatchObjects, result: ImageResul
         if found is not None and (before := _standing(artifacts, objects, sidecar, found)):
             return before
         _put_sidecar(artifacts, objects, stands)
+        if stands.thumbnail is not None:
+            artifacts.put(stands.thumbnail, file.thumbnail, content_type=THUMBNAIL_TYPE)
         if artifacts.put_new(
             result.key,
             file.body,

@@ -1,12 +1,65 @@
-"""A page to look at a batch's images: one static HTML file that works from a folder, offline, with any prompt in it."""
+"""Pages to look at a batch's images: static HTML that works from a folder, offline, with any prompt in it.
+
+A page shows thumbnails, which the browser loads as they come into view, and lays out only what is near. Its one script
+filters what is on the page; the policy allows that script by its digest, and nothing else.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 from collections.abc import Iterable, Iterator
 
 from pipeline.objects import BatchObjects
 from pipeline.results import ImageFailure, ImageResult, Outcome
+
+# What a browser still filters and scrolls without a pause; a batch of this size is one page.
+PER_PAGE = 10_000
+
+_SCRIPT = """
+const box = document.querySelector("input"), count = document.querySelector("output");
+const cards = [...document.querySelectorAll("figure")];
+const texts = cards.map(card => card.textContent.toLowerCase());
+function filter() {
+  const words = box.value.toLowerCase().split(/\\s+/).filter(Boolean);
+  let shown = 0;
+  cards.forEach((card, at) => {
+    card.hidden = !words.every(word => texts[at].includes(word));
+    shown += !card.hidden;
+  });
+  count.value = `${shown} of ${cards.length}`;
+}
+let timer;
+box.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(filter, 150); });
+box.parentElement.hidden = false;
+filter();
+"""
+_DIGEST = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+
+_STYLE = """
+  :root { color-scheme: light dark; }
+  [hidden] { display: none !important; }
+  body { font: 14px/1.4 system-ui, sans-serif; margin: 0 auto; max-width: 100rem; padding: 0 1rem; }
+  header { position: sticky; top: 0; z-index: 1; display: flex; flex-wrap: wrap; gap: .5rem 1.5rem; align-items: center;
+    padding: .8rem 0; background: Canvas; }
+  h1 { font-size: 1.2rem; margin: 0; }
+  label { display: flex; gap: .6rem; align-items: center; flex: 1; }
+  input { flex: 1; max-width: 32rem; font: inherit; padding: .35rem .6rem; border: 1px solid #8888;
+    border-radius: .4rem; }
+  main { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem; }
+  figure { margin: 0; border: 1px solid #8884; border-radius: .5rem; overflow: hidden; content-visibility: auto;
+    contain-intrinsic-size: auto 22rem; }
+  figure a { display: block; background: #8882; }
+  img { width: 100%; height: 15rem; object-fit: contain; display: block; }
+  figcaption { padding: .6rem .8rem; overflow-wrap: anywhere; }
+  p { margin: 0 0 .3rem; display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden; }
+  figure:hover p, figure:focus-within p, .failed p { -webkit-line-clamp: none; }
+  small { opacity: .75; display: block; }
+  .failed { border-color: #c33; }
+  .failed strong { color: #c33; }
+  nav { display: flex; gap: 1.5rem; padding: 1.5rem 0; }
+"""
 
 _HEAD = """<!doctype html>
 <html lang="en">
@@ -14,52 +67,81 @@ _HEAD = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'">
+  content="default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'">
 <title>{title}</title>
-<style>
-  :root {{ color-scheme: light dark; }}
-  body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; }}
-  h1 {{ font-size: 1.3rem; margin-bottom: 1.5rem; }}
-  main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1.2rem; }}
-  figure {{ margin: 0; border: 1px solid #8884; border-radius: .5rem; overflow: hidden; }}
-  figure a {{ display: block; background: #8882; }}
-  img {{ width: 100%; height: 15rem; object-fit: contain; display: block; }}
-  figcaption {{ padding: .6rem .8rem; overflow-wrap: anywhere; }}
-  p {{ margin: 0 0 .3rem; }}
-  small {{ opacity: .7; }}
-  .failed {{ border-color: #c33; }}
-</style>
+<style>{style}</style>
 </head>
 <body>
+<header>
 <h1>{title}</h1>
+<label hidden>Filter <input type="search" placeholder="words of a prompt, an id, a seed, or: failed">
+<output></output></label>
+</header>
 <main>
 """
 
-_TAIL = "</main>\n</body>\n</html>\n"
+_TAIL = """</main>
+<nav>{links}</nav>
+<script>{script}</script>
+</body>
+</html>
+"""
 
 
-def gallery_parts(objects: BatchObjects, outcomes: Iterable[Outcome]) -> Iterator[str]:
-    """The page piece by piece, so that a large batch never stands in memory. Links are relative to its folder."""
-    yield _HEAD.format(title=f"Batch {html.escape(objects.batch_id)}")
-    for outcome in outcomes:
-        yield _image(objects, outcome) if isinstance(outcome, ImageResult) else _failure(outcome)
-    yield _TAIL
+def gallery_pages(
+    objects: BatchObjects, outcomes: Iterable[Outcome], per_page: int = PER_PAGE
+) -> Iterator[tuple[str, Iterator[str]]]:
+    """The pages one after the other, each as its key and its pieces, so that a large batch never stands in memory.
+
+    A page's pieces must be used up before the next page is asked for. Links are relative to the gallery's folder.
+    """
+    rest = iter(outcomes)
+    ahead = next(rest, None)
+
+    def pieces(number: int) -> Iterator[str]:
+        nonlocal ahead
+        title = f"Batch {html.escape(objects.batch_id)}" + (f", page {number}" if number > 1 else "")
+        yield _HEAD.format(title=title, style=_STYLE, digest=_DIGEST)
+        for _ in range(per_page):
+            if ahead is None:
+                break
+            yield _image(objects, ahead) if isinstance(ahead, ImageResult) else _failure(ahead)
+            ahead = next(rest, None)
+        links = _link(objects, number - 1, "previous page") if number > 1 else ""
+        links += _link(objects, number + 1, "next page") if ahead is not None else ""
+        yield _TAIL.format(links=links, script=_SCRIPT)
+
+    number = 1
+    while number == 1 or ahead is not None:
+        yield objects.gallery_page(number), pieces(number)
+        number += 1
+
+
+def _link(objects: BatchObjects, number: int, text: str) -> str:
+    return f'<a href="{objects.gallery_page(number).rpartition("/")[2]}">{text}</a> '
 
 
 def _image(objects: BatchObjects, result: ImageResult) -> str:
-    link = "../" + result.key.removeprefix(objects.root)
-    negative = f"<p><small>not: {html.escape(result.negative_prompt)}</small></p>" if result.negative_prompt else ""
+    link, small = _relative(objects, result.key), _relative(objects, result.thumbnail or result.key)
+    name, negative = html.escape(result.custom_id), ""
+    if result.negative_prompt:
+        negative = f'<p dir="auto"><small>not: {html.escape(result.negative_prompt)}</small></p>'
     return (
-        f'<figure><a href="{link}"><img src="{link}" width="{result.width}" height="{result.height}" loading="lazy" '
-        f'alt="{html.escape(result.prompt)}"></a><figcaption><p>{html.escape(result.prompt)}</p>{negative}'
-        f"<small>{html.escape(result.custom_id)} &middot; {result.width}&times;{result.height} &middot; "
-        f"seed {result.seed} &middot; {result.steps} steps &middot; guidance {result.guidance_scale:g}</small>"
-        "</figcaption></figure>\n"
+        f'<figure><a href="{link}"><img src="{small}" width="{result.width}" height="{result.height}" loading="lazy" '
+        f'decoding="async" alt="{name}"></a><figcaption><p dir="auto">{html.escape(result.prompt)}</p>{negative}'
+        f"<small><bdi>{name}</bdi> &middot; {result.width}&times;{result.height} &middot; seed {result.seed} &middot; "
+        f"{result.steps} steps &middot; guidance {result.guidance_scale:g}</small></figcaption></figure>\n"
     )
 
 
 def _failure(failure: ImageFailure) -> str:
+    again = "; tessera retry may mend it" if failure.retryable else ""
     return (
-        f'<figure class="failed"><figcaption><p>{failure.code.value}</p><p>{html.escape(failure.message)}</p>'
-        f"<small>{html.escape(failure.custom_id)} &middot; image {failure.number}</small></figcaption></figure>\n"
+        f'<figure class="failed"><figcaption><p><strong>failed: {html.escape(failure.code.value)}</strong></p>'
+        f"<p>{html.escape(failure.message)}</p><small><bdi>{html.escape(failure.custom_id)}</bdi> &middot; "
+        f"image {failure.number}{again}</small></figcaption></figure>\n"
     )
+
+
+def _relative(objects: BatchObjects, key: str) -> str:
+    return html.escape("../" + key.removeprefix(objects.root))

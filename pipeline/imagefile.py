@@ -21,6 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 from pipeline.picture import Format, HighresMode
 from pipeline.results import ImageResult
 from pipeline.schedulers import shown_name
+from pipeline.thumbnail import thumbnail
 
 RECORD_CHUNK = "tessera"
 CONTENT_TYPES = {Format.PNG: "image/png", Format.JPEG: "image/jpeg", Format.WEBP: "image/webp"}
@@ -51,6 +52,7 @@ class ImageFile:
     body: bytes
     content_type: str
     has_record: bool
+    thumbnail: bytes  # of `pipeline.thumbnail`
 
 
 def image_file(pixels: Any, result: ImageResult) -> ImageFile:
@@ -65,7 +67,7 @@ def image_file(pixels: Any, result: ImageResult) -> ImageFile:
     make = _png if kind is Format.PNG else _jpeg if kind is Format.JPEG else _webp
     buffer = io.BytesIO()
     has_record = make(image, result, buffer)
-    return ImageFile(buffer.getvalue(), CONTENT_TYPES[kind], has_record)
+    return ImageFile(buffer.getvalue(), CONTENT_TYPES[kind], has_record, thumbnail(image))
 
 
 def record_in(body: bytes) -> ImageResult | None:

@@ -7,12 +7,13 @@
                  shards/00003.jsonl     the rows of one job
                  images/00000/0000012-000.png   image 0 of row 12 (or .jpg, .webp); its PUT is the commit
                  images/00000/0000012-000.json  what is known about it; written first
+                 thumbnails/00000/0000012-000.jpg  the image small; written before it
                  failures/00000/0000012-000.json  why there is no such image
                  fragments/00003.jsonl  the outcome of every image of one job
                  traces/00003-1.json    what each rank of attempt 1 of job 3 did and when
                  results.jsonl          the outcome of every image that succeeded
                  errors.jsonl           the others, with code and reason
-                 gallery/index.html     a page to look at them
+                 gallery/index.html     a page to look at them; then page-0002.html, ...
                  _SUCCESS               last of all, when the batch is completed; or _CANCELLED, or _FAILED
 
 Each submission stages under a token of its own, and `batch.json` names the one that was accepted: two that submit at
@@ -109,6 +110,9 @@ class BatchObjects:
     def sidecar(self, row: int, number: int) -> str:
         return self._of_image("images", row, number, "json")
 
+    def thumbnail(self, row: int, number: int) -> str:
+        return self._of_image("thumbnails", row, number, "jpg")
+
     def failure(self, row: int, number: int) -> str:
         return self._of_image("failures", row, number, "json")
 
@@ -125,7 +129,12 @@ class BatchObjects:
 
     @property
     def gallery(self) -> str:
-        return self.root + "gallery/index.html"
+        """The first page of the gallery."""
+        return self.gallery_page(1)
+
+    def gallery_page(self, number: int) -> str:
+        """Page `number` of the gallery, from 1."""
+        return self.root + "gallery/" + ("index.html" if number == 1 else f"page-{number:04d}.html")
 
     def marker(self, state: BatchState) -> str:
         """The last object of a batch that ended in this state."""

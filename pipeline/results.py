@@ -65,6 +65,7 @@ class ImageResult(_Line, Picture):
 
     status: Literal["succeeded"] = "succeeded"
     key: str = Field(description="Relative to the deployment's prefix.")
+    thumbnail: str | None = Field(None, description="Its key likewise; images of earlier versions have none.")
     seed: int
     made: Made = Made()
     provenance: Provenance
@@ -122,6 +123,7 @@ def result_of(
         row=task.row.row,
         number=task.number,
         key=task.key(objects),
+        thumbnail=objects.thumbnail(task.row.row, task.number),
         seed=task.seed,
         made=made or Made(),
         provenance=provenance,

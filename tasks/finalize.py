@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator
-from typing import IO
+from collections.abc import Iterable, Iterator
 
 import structlog
 
-from pipeline.gallery import gallery_parts
+from pipeline.gallery import gallery_pages
 from pipeline.objects import BatchObjects
 from pipeline.records import BatchManifest, advance
 from pipeline.results import ImageResult, Outcome, in_row_order, parsed_outcomes
@@ -52,27 +51,21 @@ def write_results(context: Context, manifest: BatchManifest, jobs: int) -> None:
         fragments = (context.artifacts.lines(objects.fragment(job)) for job in range(jobs))
         return in_row_order(parsed_outcomes(itertools.chain.from_iterable(fragments)))
 
-    def results(file: IO[bytes]) -> None:
-        file.writelines(_line(o) for o in outcomes() if isinstance(o, ImageResult))
-
-    def errors(file: IO[bytes]) -> None:
-        file.writelines(line + b"\n" for line in context.artifacts.lines(objects.invalid(manifest.staged)))
-        file.writelines(_line(o) for o in outcomes() if not isinstance(o, ImageResult))
-
-    def gallery(file: IO[bytes]) -> None:
-        file.writelines(part.encode() for part in gallery_parts(objects, outcomes()))
-
-    _put(context, objects.results, "application/x-ndjson", results)
-    _put(context, objects.errors, "application/x-ndjson", errors)
-    _put(context, objects.gallery, "text/html; charset=utf-8", gallery)
+    succeeded = (_line(outcome) for outcome in outcomes() if isinstance(outcome, ImageResult))
+    refused = (line + b"\n" for line in context.artifacts.lines(objects.invalid(manifest.staged)))
+    failed = (_line(outcome) for outcome in outcomes() if not isinstance(outcome, ImageResult))
+    _put(context, objects.results, "application/x-ndjson", succeeded)
+    _put(context, objects.errors, "application/x-ndjson", itertools.chain(refused, failed))
+    for key, pieces in gallery_pages(objects, outcomes()):
+        _put(context, key, "text/html; charset=utf-8", map(str.encode, pieces))
 
 
 def _line(outcome: Outcome) -> bytes:
     return outcome.model_dump_json().encode() + b"\n"
 
 
-def _put(context: Context, key: str, content_type: str, write: Callable[[IO[bytes]], None]) -> None:
+def _put(context: Context, key: str, content_type: str, lines: Iterable[bytes]) -> None:
     with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES) as file:
-        write(file)
+        file.writelines(lines)
         file.seek(0)
         context.artifacts.put(key, file, content_type=content_type)

@@ -1,16 +1,16 @@
-"""Reading a batch's outcomes, bringing them to a folder, and the page to look at them."""
+"""Reading a batch's outcomes, and bringing them to a folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipeline import collect
 from pipeline.artifacts import Artifacts
 from pipeline.commit import commit_failure, commit_image
 from pipeline.errors import StoreUnavailable
-from pipeline.gallery import gallery_parts
 from pipeline.objects import BatchObjects
 from pipeline.picture import File, Format
 from pipeline.results import FailureCode, ImageFailure, ImageResult, RefusedLine, failure_of, outcome_lines
@@ -116,17 +116,36 @@ def test_a_damaged_picture_ends_a_download_with_its_name(artifacts: Artifacts, t
         collect.download(artifacts, "b", tmp_path)
 
 
-def test_a_page_shows_hostile_text_as_text_and_links_within_its_folder() -> None:
-    result = image_result(ImageTask(resolved_row(prompt=HOSTILE, negative_prompt=HOSTILE, custom_id=HOSTILE), 0))
-    text = "".join(gallery_parts(BatchObjects("b"), [result, _failed(1, message=HOSTILE)]))
-    assert "<script>" not in text
-    assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;{title}%s") == 5
-    assert 'src="../images/00000/0000000-000.png"' in text
-    assert "default-src 'none'" in text
-    assert "http" not in text.replace("http-equiv", "")  # nothing from elsewhere
+def test_a_folder_shows_its_pictures_small_also_one_whose_thumbnail_is_gone(
+    artifacts: Artifacts, tmp_path: Path
+) -> None:
+    for result in _committed(artifacts, 2):
+        small = tmp_path / (result.thumbnail or "").removeprefix("batches/b/")
+        if result.row:
+            artifacts.delete(result.thumbnail or "")
+        text = collect.download(artifacts, "b", tmp_path).read_text()
+        assert f'src="../{small.relative_to(tmp_path)}"' in text
+        with Image.open(small) as image:
+            assert (image.format, image.size) == ("JPEG", (64, 64))
 
 
-def test_a_page_without_images_is_a_page() -> None:
-    text = "".join(gallery_parts(BatchObjects("b"), []))
-    assert "<title>Batch b</title>" in text
-    assert text.endswith("</html>\n")
+def test_results_take_their_name_when_all_pictures_are_there(artifacts: Artifacts, tmp_path: Path) -> None:
+    results = _committed(artifacts, 3)
+    _finalized(artifacts, results, [])
+    body = artifacts.get(results[2].key) or b""
+    artifacts.delete(results[2].key)
+    with pytest.raises(StoreUnavailable, match="is not in"):
+        collect.download(artifacts, "b", tmp_path)
+    assert not (tmp_path / "results.jsonl").exists()
+    artifacts.put(results[2].key, body, content_type="image/webp")
+    collect.download(artifacts, "b", tmp_path)
+    assert (tmp_path / "results.jsonl").read_bytes() == artifacts.get(OBJECTS.results)
+    assert (tmp_path / "errors.jsonl").is_file()
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_the_pages_of_a_folder_are_in_the_order_of_the_rows(artifacts: Artifacts, tmp_path: Path) -> None:
+    results = _committed(artifacts, 4)
+    _finalized(artifacts, [results[0], results[3]], [_failed(1), _failed(2)])
+    text = collect.download(artifacts, "b", tmp_path).read_text()
+    assert [piece[:8] for piece in text.split("<figure")[1:]] == ["><a href", ' class="', ' class="', "><a href"]

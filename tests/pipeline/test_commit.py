@@ -19,6 +19,7 @@ from tests.factories import file_of, image_result, resolved_row
 OBJECTS = BatchObjects("b")
 TASK = ImageTask(resolved_row(12, num_images=3, negative_prompt=""), 2)
 KEY, SIDECAR = "batches/b/images/00000/0000012-002.png", "batches/b/images/00000/0000012-002.json"
+THUMBNAIL = "batches/b/thumbnails/00000/0000012-002.jpg"
 
 
 def _commit(artifacts: Artifacts, shade: int = 0, attempt: int = 1) -> ImageResult:
@@ -28,7 +29,7 @@ def _commit(artifacts: Artifacts, shade: int = 0, attempt: int = 1) -> ImageResu
 
 def test_a_commit_leaves_the_picture_and_what_is_known_about_it(artifacts: Artifacts) -> None:
     stands = _commit(artifacts)
-    assert list(artifacts.list("")) == [SIDECAR, KEY]
+    assert list(artifacts.list("")) == [SIDECAR, KEY, THUMBNAIL]
     body = artifacts.get(KEY) or b""
     assert (stands.sha256, stands.size_bytes) == (sha256(body), len(body))
     assert ImageResult.model_validate_json(artifacts.get(SIDECAR) or b"") == stands
