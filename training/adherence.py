@@ -1,0 +1,270 @@
+"""Does a picture show what its prompt says? Read from the pixels, without knowing the prompt.
+
+What is read: the sky's colour, the place and colour of sun or moon, and the kind and colour of the land. Every reading
+is a few numbers taken from the picture, compared with what the same numbers are on pictures that our own renderer drew
+of training scenes: the nearest mean, in units of the spread within a trait (Fisher 1936). That the readings are right
+is shown on the renderer's pictures of held-out scenes first; only then does a figure on the model's pictures say
+something about the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from distri.engine import Engine, Settings
+from distri.image import ImageSpec
+from distri.mesh import Mesh
+from distri.sampler import Control
+from training.paint import painted
+from training.scenes import PLACES, SKIES, Scene, drawn, drawn_held_out
+
+GRID = 48  # cells of the longer side on which sun and moon are looked for
+RADII = (0.06, 0.095, 0.16)  # of a disc, in short sides
+KNOWN = 900  # training scenes that the means come from
+
+Picture = npt.NDArray[np.uint8]
+Numbers = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What can be read from a picture, as words of `scenes`."""
+
+    sky: str
+    light_place: str
+    light_colour: str
+    land: str
+    land_colour: str
+
+
+TRAITS = tuple(field.name for field in fields(Traits))
+
+
+def plain(seed: int, draw: Callable[[int], Scene] = drawn) -> Scene:
+    """The next scene from a seed on that has all five traits and nothing before them."""
+    while True:
+        scene = draw(seed)
+        if scene.light is not None and scene.light.kind != "crescent moon" and scene.sky in SKIES:
+            return replace(
+                scene, clouds=0, stars=False, front="", trees=0, house=None, boats=0, lighthouse=None, snow=False
+            )
+        seed += 100_003
+
+
+def held_out(number: int) -> list[Scene]:
+    """Scenes in combinations that were never trained on."""
+    return [plain(seed, drawn_held_out) for seed in range(number)]
+
+
+def prompt(scene: Scene) -> str:
+    """A sentence that names all five traits."""
+    light = scene.light
+    if light is None:
+        raise ValueError("wanted a scene with a sun or a moon")
+    article = "an" if light.colour[0] in "aeiou" else "a"
+    land = {"sea": f"a {scene.colour} sea", "city": f"a {scene.colour} city"}.get(
+        scene.land, f"{scene.colour} {scene.land}"
+    )
+    sky = f"{'an' if scene.sky[0] in 'aeiou' else 'a'} {scene.sky} sky"
+    return f"{article} {light.colour} {light.kind} {PLACES[light.place]} over {land} under {sky}".replace(
+        "a orange", "an orange"
+    )
+
+
+def wanted(scene: Scene) -> Traits:
+    """The five traits of a scene."""
+    if scene.light is None:
+        raise ValueError("wanted a scene with a sun or a moon")
+    return Traits(scene.sky, PLACES[scene.light.place], scene.light.colour, scene.land, scene.colour)
+
+
+class Reader:
+    """Reads traits; made from pictures that our own renderer drew at one size."""
+
+    def __init__(self, width: int, height: int, *, known: int = KNOWN) -> None:
+        scenes = [plain(seed) for seed in range(known)]
+        measured = [_Measured.of(painted(scene, width, height)) for scene in scenes]
+        traits = [wanted(scene) for scene in scenes]
+        self._sky = _Means([m.sky for m in measured], [t.sky for t in traits])
+        self._light = _Means([m.light for m in measured], [t.light_colour for t in traits])
+        self._kind = _Means([m.shape for m in measured], [t.land for t in traits])
+        self._land = {
+            kind: _Means(
+                *zip(
+                    *[(m.land, t.land_colour) for m, t in zip(measured, traits, strict=True) if t.land == kind],
+                    strict=True,
+                )
+            )
+            for kind in {t.land for t in traits}
+        }
+
+    def read(self, picture: Picture) -> Traits:
+        """The traits of a picture, height x width x 3."""
+        measured = _Measured.of(picture)
+        kind = self._kind.nearest(measured.shape)
+        place = PLACES[min(2, int(3 * measured.light_x))]
+        return Traits(
+            self._sky.nearest(measured.sky),
+            place,
+            self._light.nearest(measured.light),
+            kind,
+            self._land[kind].nearest(measured.land),
+        )
+
+
+def scored(found: Sequence[Traits], named: Sequence[Traits]) -> dict[str, float]:
+    """Share of pictures in which each trait is as named, and, as "all", in which all five are."""
+    pairs = list(zip(found, named, strict=True))
+    shares = {trait: sum(getattr(f, trait) == getattr(n, trait) for f, n in pairs) / len(pairs) for trait in TRAITS}
+    return shares | {"all": sum(f == n for f, n in pairs) / len(pairs)}
+
+
+@dataclass(frozen=True)
+class _Measured:
+    sky: Numbers
+    light: Numbers
+    light_x: float
+    shape: Numbers
+    land: Numbers
+
+    @classmethod
+    def of(cls, picture: Picture) -> _Measured:
+        levels = picture.astype(np.float64)
+        light_x, light = _disc(picture)
+        sky = np.median(levels[: max(1, len(levels) // 8)], axis=(0, 1))
+        below = levels[int(0.72 * len(levels)) :]
+        land = np.concatenate([np.median(below, axis=(0, 1)), np.quantile(below, 0.8, axis=(0, 1))])
+        return cls(sky, light, light_x, _shape(levels), land)
+
+
+class _Means:
+    """Nearest mean under the pooled covariance within classes."""
+
+    def __init__(self, numbers: Sequence[Numbers], words: Sequence[str]) -> None:
+        values, names = np.stack(numbers), np.array(words)
+        self._words = sorted(set(words))
+        self._means = np.stack([values[names == word].mean(axis=0) for word in self._words])
+        spread = np.concatenate(
+            [values[names == word] - mean for word, mean in zip(self._words, self._means, strict=True)]
+        )
+        covariance = spread.T @ spread / len(spread)
+        self._precision = np.linalg.inv(
+            covariance + 1e-3 * np.diag(np.diag(covariance)) + 1e-9 * np.eye(len(covariance))
+        )
+
+    def nearest(self, numbers: Numbers) -> str:
+        away = self._means - numbers
+        return self._words[int(np.einsum("wi,ij,wj->w", away, self._precision, away).argmin())]
+
+
+def _disc(picture: Picture) -> tuple[float, Numbers]:
+    """Where across the picture (0 to 1) a disc of one colour stands out most in the upper part, and its colour."""
+    high, wide = picture.shape[:2]
+    scale = GRID / max(high, wide)
+    columns, rows = round(wide * scale), round(high * scale)
+    small = np.asarray(Image.fromarray(picture).resize((columns, rows), Image.Resampling.BOX), dtype=np.float32)
+    planes = torch.from_numpy(np.concatenate([small, small**2, np.ones_like(small)], axis=2)).permute(2, 0, 1)[:, None]
+    top, bottom = max(2, int(0.1 * rows)), int(0.42 * rows)
+    best, found = -np.inf, (0.5, small[0, 0].astype(np.float64))
+    for radius in RADII:
+        r = radius * min(columns, rows)
+        reach = int(2.3 * r + 3)
+        y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+        away = np.hypot(y, x)
+        disc = away <= max(1.0, r - 0.7)
+        ring = (away > 1.7 * r + 1) & (away <= 2.3 * r + 2) & (y <= r)
+        kernels = torch.from_numpy(np.stack([disc, ring]).astype(np.float32))[:, None]
+        sums = functional.conv2d(planes, kernels, padding=reach).numpy()
+        colour, square = sums[:3] / sums[6:].clip(1), sums[3:6] / sums[6:].clip(1)
+        spread = np.sqrt((square - colour**2).clip(0)).mean(axis=0)
+        contrast = np.linalg.norm(colour[:, 0] - colour[:, 1], axis=0)
+        score = (contrast - 1.2 * spread[0] - 0.5 * spread[1] + 6 * radius)[top:bottom, 2:-2]
+        if score.max() > best:
+            best = score.max()
+            row, column = np.unravel_index(score.argmax(), score.shape)
+            found = ((column + 2.5) / columns, colour[:, 0, row + top, column + 2].astype(np.float64))
+    return found
+
+
+def _shape(levels: Numbers) -> Numbers:
+    """Numbers that tell the kinds of land apart: the skyline's height, steps and bends, and edges below it."""
+    high, wide = levels.shape[:2]
+    sky = levels[: int(0.3 * high)]
+    trend = np.median(sky, axis=1)
+    rows = np.arange(high)
+    line = np.stack([np.polyval(np.polyfit(rows[: len(trend)], trend[:, c], 1), rows) for c in range(3)], axis=1)
+    away = np.linalg.norm(levels - line[:, None], axis=2)
+    differs = away > 42
+    lowest_sky = np.where(~differs, rows[:, None], 0).max(axis=0)
+    skyline = (lowest_sky + 1) / min(high, wide)
+    steps = np.abs(np.diff(skyline)) * min(high, wide)
+    below = levels[int(0.66 * high) : int(0.97 * high)].mean(axis=2)
+    across, down = np.abs(np.diff(below, axis=1)), np.abs(np.diff(below, axis=0))
+    middle = levels[int(0.55 * high) : int(0.8 * high)].mean(axis=2)
+    return np.array(
+        [
+            skyline.std(),
+            np.ptp(skyline),
+            skyline.mean(),
+            (steps == 0).mean(),
+            (steps > 3).mean(),
+            np.abs(np.diff(skyline, 2)).mean() * 100,
+            np.log1p(across.mean()),
+            np.log1p(down.mean()),
+            (across > 12).mean(),
+            (down > 12).mean(),
+            np.log1p(middle.std()),
+            (np.abs(np.diff(middle, axis=1)) > 12).mean(),
+            (np.abs(np.diff(middle, axis=0)) > 12).mean(),
+        ]
+    )
+
+
+def painted_by(model: Path, scenes: Sequence[Scene], *, side: int, steps: int, guidance_scale: float) -> list[Picture]:
+    """The model's square pictures of the scenes' prompts, by the engine on one rank."""
+    engine = Engine.load(model, Mesh.single(), dtype=torch.float32, settings=Settings(exact=True, native_px=side))
+    specs = [
+        ImageSpec(prompt(scene), None, seed=number, width=side, height=side, steps=steps, guidance_scale=guidance_scale)
+        for number, scene in enumerate(scenes)
+    ]
+    batches = [specs[start : start + 8] for start in range(0, len(specs), 8)]
+    rendered = [one for batch in batches for one in engine.render_batch(batch, control=lambda: Control.GO)]
+    return [one.pixels for one in rendered if one.pixels is not None]
+
+
+def main() -> None:
+    """`python -m training.adherence MODEL`: both figures as JSON, for our own renderer's pictures and the model's."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--prompts", type=int, default=100)
+    parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--guidance-scale", type=float, default=5.0)
+    parser.add_argument("--known", type=int, default=KNOWN, help="training scenes that the means come from")
+    asked = parser.parse_args()
+    scenes = held_out(asked.prompts)
+    named = [wanted(scene) for scene in scenes]
+    reader = Reader(asked.side, asked.side, known=asked.known)
+    pictures = {
+        "renderer": [painted(scene, asked.side, asked.side) for scene in scenes],
+        "model": painted_by(
+            asked.model, scenes, side=asked.side, steps=asked.steps, guidance_scale=asked.guidance_scale
+        ),
+    }
+    figures = {name: scored([reader.read(one) for one in own], named) for name, own in pictures.items()}
+    sys.stdout.write(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
