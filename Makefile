@@ -15,7 +15,7 @@ MINUTES ?= 10
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-faults soak test-cluster bench-engine bench-gpu format clean
+.PHONY: help install demo check test test-faults soak test-cluster bench-engine bench-gpu bench-fidelity format clean
 
 help: ## Show the commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ bench-engine: $(DEVELOPS) ## Measure the engine on this machine into benchmarks/
 
 bench-gpu: $(DEVELOPS) ## Measure one rank of N on a GPU
 	$(BIN)/python -m benchmarks.engine.gpu
+
+bench-fidelity: $(DEVELOPS) ## Measure what displacement does to the demo model's pictures into docs/fidelity.md
+	$(BIN)/python -m benchmarks.fidelity
 
 format: $(DEVELOPS) ## Format the code
 	$(BIN)/ruff format .

@@ -36,7 +36,7 @@ def main() -> None:
     results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     for part in arguments.parts or PARTS:
         print(f"measuring {part}", flush=True)
-        results[part] = {"measured": _now(), "machine": _machine(), "figures": _measured(part, arguments)}
+        results[part] = {"measured": _now(), "machine": machine(), "figures": _measured(part, arguments)}
         RESULTS.mkdir(exist_ok=True)
         file.write_text(json.dumps(results, indent=1) + "\n")
         (RESULTS / "engine.md").write_text(table.markdown(results))
@@ -58,7 +58,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _machine() -> dict[str, str]:
+def machine() -> dict[str, str]:
     model = subprocess.run(["/usr/bin/lscpu"], capture_output=True, text=True, check=False).stdout
     names = [line.split(":", 1)[1].strip() for line in model.splitlines() if line.startswith("Model name")]
     return {

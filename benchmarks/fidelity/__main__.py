@@ -1,0 +1,126 @@
+"""`python -m benchmarks.fidelity`: render every variation by real ranks, compare, and write docs/fidelity.md.
+
+What is rendered already is kept in the work folder, so that a stopped run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.engine.__main__ import machine
+from benchmarks.fidelity import measures, page
+from benchmarks.fidelity.variations import DEFAULT, SIDE_PX, VARIATIONS, Variation, prompts
+from distri.patches import split
+
+ROOT = Path(__file__).parents[2]
+UNIT = 4  # latent rows that stay together: 32 px
+
+
+def main() -> None:
+    """Measure all variations, or those named."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--model", type=Path, default=ROOT / "models" / "demo", help="an SDXL directory; %(default)s")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/tessera-fidelity"), help="where renders are kept")  # noqa: S108
+    parser.add_argument("--out", type=Path, default=ROOT, help="where docs/ and benchmarks/results/ are written")
+    parser.add_argument("--images", type=int, default=DEFAULT.images, help="at most, per variation; to try the way")
+    parser.add_argument("--steps", type=int, default=DEFAULT.steps, help="at most, per variation; to try the way")
+    arguments = parser.parse_args()
+    if not (arguments.model / "model_index.json").exists():
+        parser.error(f"{arguments.model} holds no model; `python -m training WORK models/demo` makes it")
+    measured(
+        arguments.model,
+        arguments.work,
+        arguments.out,
+        [one.shortened(arguments.images, arguments.steps) for one in VARIATIONS],
+    )
+
+
+def measured(model: Path, work: Path, out: Path, variations: list[Variation]) -> dict[str, Any]:
+    """Render, compare and write; returns what the result file holds."""
+    work = work / _digest(model)
+    work.mkdir(parents=True, exist_ok=True)
+    figures, shown = [], []
+    _render(model, work, [one for variation in variations for one in (variation.reference, variation)])
+    for variation in variations:
+        one, many = _pictures(work, variation.reference), _pictures(work, variation)
+        figures.append(_compared(variation, one, many))
+        if variation.factor == DEFAULT.factor:
+            shown = list(zip(prompts(len(many)), one, many, strict=False))
+    times = os.times()
+    results = {
+        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+        **machine(),
+        "side_px": SIDE_PX,
+        "cpu_minutes": (times.children_user + times.children_system) / 60,
+        "default": variations[0].described(),
+        "variations": figures,
+    }
+    file = out / "benchmarks" / "results" / "fidelity.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(results, indent=1) + "\n")
+    (out / "docs").mkdir(exist_ok=True)
+    page.write(out / "docs" / "fidelity.md", out / "docs" / "pictures", results, shown)
+    return results
+
+
+def _render(model: Path, work: Path, variations: Iterable[Variation]) -> None:
+    """Render what is not there yet; one start of the ranks for all variations of a number of ranks."""
+    missing: dict[int, list[str]] = {}
+    for variation in variations:
+        note = work / f"{variation.name}.json"
+        described = json.dumps(variation.described())
+        if not (note.exists() and note.read_text() == described and note.with_suffix(".npz").exists()):
+            note.with_suffix(".npz").unlink(missing_ok=True)
+            note.write_text(described)
+            missing.setdefault(variation.ranks, []).append(str(note))
+    for ranks, notes in missing.items():
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        command = [*launch, "-m", "benchmarks.fidelity.ranks", str(model), *dict.fromkeys(notes)]
+        subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def _pictures(work: Path, variation: Variation) -> Any:
+    """N x height x width x 3, uint8."""
+    return np.load(work / f"{variation.name}.npz")["pixels"]
+
+
+def _compared(variation: Variation, one: Any, many: Any) -> dict[str, Any]:
+    pairs = list(zip(many, one, strict=False))
+    patches = split(SIDE_PX // 8, SIDE_PX // 8, variation.ranks, unit=UNIT)
+    return {
+        **variation.described(),
+        "psnr_db": [_finite(measures.psnr(picture, reference)) for picture, reference in pairs],
+        "ssim": [measures.ssim(picture, reference) for picture, reference in pairs],
+        "seam": [measures.seam(picture, reference, patches) for picture, reference in pairs],
+    }
+
+
+def _digest(model: Path) -> str:
+    """Short, of the weights: renders of another model must not be taken for this one's."""
+    whole = hashlib.sha256()
+    for path in sorted(model.rglob("*.safetensors")):
+        whole.update(path.read_bytes())
+    return whole.hexdigest()[:12]
+
+
+def _finite(value: float) -> float | None:
+    """JSON knows no infinity: None is that of equal pictures."""
+    return value if math.isfinite(value) else None
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

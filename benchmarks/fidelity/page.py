@@ -1,0 +1,109 @@
+"""The figures to docs/fidelity.md with its plots and pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from PIL import Image
+
+mpl.use("Agg")
+from matplotlib import pyplot
+
+from benchmarks.fidelity.measures import Picture
+
+SHOWN = 4
+MAGNIFIED = 8
+
+
+def write(page: Path, pictures: Path, results: dict[str, Any], shown: list[tuple[str, Picture, Picture]]) -> None:
+    """Write the page and, in `pictures`, what it shows.
+
+    Args:
+        results: as `benchmarks/results/fidelity.json` holds it.
+        shown: prompt, one-rank picture and displaced picture of some prompts.
+    """
+    pictures.mkdir(parents=True, exist_ok=True)
+    _plot(pictures / "fidelity-factors.png", results["variations"])
+    for number, (_, one, many) in enumerate(shown[:SHOWN]):
+        difference = np.abs(many.astype(np.int16) - one) * MAGNIFIED
+        Image.fromarray(np.concatenate([one, many, difference.clip(0, 255).astype(np.uint8)], axis=1)).save(
+            pictures / f"fidelity-{number}.png", optimize=True
+        )
+    page.write_text(_text(page, pictures, results, shown[:SHOWN]))
+
+
+def _plot(path: Path, variations: list[dict[str, Any]]) -> None:
+    figure, axes = pyplot.subplots(figsize=(9, 4.5), layout="constrained")
+    finite = [[value for value in one["psnr_db"] if value is not None] for one in variations]
+    drawn = [
+        (one, values) for one, values in zip(variations, finite, strict=True) if values and one["factor"] != "exact"
+    ]
+    axes.boxplot(
+        [values for _, values in drawn],
+        tick_labels=[f"{one['factor']}\n{_short(one['value'])}" for one, _ in drawn],
+        whis=(0, 100),
+    )
+    axes.axhline(30, color="grey", linewidth=0.8, linestyle="--")
+    axes.set_ylabel("PSNR to one rank, dB")
+    axes.tick_params(axis="x", labelsize=6)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _short(value: str) -> str:
+    return value.removesuffix("Scheduler").replace("Discrete", "").replace("SolverMultistep", "++")
+
+
+def _text(page: Path, pictures: Path, results: dict[str, Any], shown: list[tuple[str, Picture, Picture]]) -> str:
+    folder = pictures.relative_to(page.parent).as_posix()
+    rows = [_row(one) for one in results["variations"]]
+    default, side, minutes = results["default"], results["side_px"], results["cpu_minutes"]
+    steps, warmup = default["steps"], default["warmup"]
+    sheets = "\n\n".join(
+        f"*{prompt}*\n\n![one rank, displaced, difference]({folder}/fidelity-{number}.png)"
+        for number, (prompt, _, _) in enumerate(shown)
+    )
+    return f"""# What displacement does to a picture
+
+Made by `make bench-fidelity`; the numbers of every picture are in `benchmarks/results/fidelity.json`. Measured
+{results["measured"]} on {results["processor"]}, torch {results["torch"]}, in {minutes:.0f} CPU minutes.
+
+Around the default, which is {default["images"]} prompts of {side} x {side} px, {steps} steps, {warmup} of them
+warmup, and 8 real gloo ranks that share each picture, one factor at a time differs. The prompts are
+captions of scenes whose combination of sky, light and land the model was never trained on. Each picture is compared
+with the one that a single rank makes of the same prompt, seed, steps and scheduler.
+
+| factor | value | ranks | images | PSNR median, dB | worst | SSIM median | worst | seam, median | worst |
+|---|---|---|---|---|---|---|---|---|---|
+{chr(10).join(rows)}
+
+PSNR and SSIM say how near a picture is to one rank's. *Seam* is how much steeper a picture is across the borders of
+patches than elsewhere, divided by the same of the one-rank picture: 1 means that borders do not show. *exact* has every
+evaluation wait; what is left there is the order of floating-point sums, rounded to 8 bits. There is no warmup of 0: the
+first evaluation has nothing stale to read, and the engine refuses it.
+
+![PSNR by factor; whiskers are the extremes]({folder}/fidelity-factors.png)
+
+## Side by side
+
+One rank, 8 displaced ranks, and the difference, {MAGNIFIED} times as large.
+
+{sheets}
+"""
+
+
+def _row(one: dict[str, Any]) -> str:
+    def db(value: float) -> str:
+        return f"{value:.1f}" if np.isfinite(value) else "equal"
+
+    psnr = np.array([np.inf if value is None else value for value in one["psnr_db"]])
+    ssim, seam = np.array(one["ssim"]), np.array(one["seam"])
+    cells = [
+        *(one["factor"], _short(one["value"]), str(one["ranks"]), str(len(psnr))),
+        *(db(float(np.median(psnr))), db(float(psnr.min()))),
+        *(f"{np.median(ssim):.4f}", f"{ssim.min():.4f}", f"{np.median(seam):.3f}", f"{seam.max():.3f}"),
+    ]
+    return f"| {' | '.join(cells)} |"

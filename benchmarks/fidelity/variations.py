@@ -1,0 +1,108 @@
+"""The default, and what differs from it by one factor; and the one-rank renders that each is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from random import Random
+from typing import Any
+
+from distri.engine import Settings
+from distri.image import ImageSpec
+from distri.phase import NormMode
+from training.scenes import caption, drawn_held_out
+
+PROMPTS, FEWER = 50, 16
+SIDE_PX = 256
+GUIDANCE = 5.0
+SCHEDULERS = ("EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "DDIMScheduler")
+
+
+@dataclass(frozen=True)
+class Variation:
+    """A way to render the prompts.
+
+    Attributes:
+        factor, value: what differs from the default, for tables; the default has factor "default".
+        ranks: patch ranks; both halves of guidance are a batch, so all of them share one picture.
+        images: how many of the prompts.
+    """
+
+    factor: str
+    value: str
+    ranks: int = 8
+    exact: bool = False
+    warmup: int = 4
+    steps: int = 50
+    scheduler: str = SCHEDULERS[0]
+    norm_mode: NormMode = NormMode.CORRECTED
+    resync: float | None = None
+    images: int = FEWER
+
+    @property
+    def name(self) -> str:
+        """For files."""
+        return f"{self.factor}-{self.value}".replace(" ", "-").lower()
+
+    @property
+    def settings(self) -> Settings:
+        """The engine's."""
+        return Settings(
+            exact=self.exact, warmup=self.warmup, norm_mode=self.norm_mode, resync=self.resync, native_px=SIDE_PX
+        )
+
+    @property
+    def reference(self) -> Variation:
+        """One rank, with the same steps and scheduler."""
+        return Variation(
+            "one rank",
+            f"{self.steps} {self.scheduler} {self.images}",
+            ranks=1,
+            exact=True,
+            steps=self.steps,
+            scheduler=self.scheduler,
+            images=self.images,
+        )
+
+    def described(self) -> dict[str, Any]:
+        """As JSON; `of` is the way back."""
+        return {**asdict(self), "norm_mode": self.norm_mode.value}
+
+    @classmethod
+    def of(cls, described: dict[str, Any]) -> Variation:
+        """The variation that was described."""
+        return cls(**{**described, "norm_mode": NormMode(described["norm_mode"])})
+
+    def shortened(self, images: int, steps: int) -> Variation:
+        """Fewer images and steps, to try the way."""
+        return replace(
+            self, images=min(self.images, images), steps=min(self.steps, steps), warmup=min(self.warmup, steps)
+        )
+
+
+DEFAULT = Variation("default", "8 ranks", images=PROMPTS)
+VARIATIONS = (
+    DEFAULT,
+    *(Variation("ranks", str(ranks), ranks=ranks) for ranks in (2, 3, 4)),
+    *(Variation("warmup", str(warmup), warmup=warmup) for warmup in (1, 2, 8)),
+    *(Variation("steps", str(steps), steps=steps) for steps in (10, 25)),
+    *(Variation("scheduler", name, scheduler=name) for name in SCHEDULERS[1:]),
+    *(Variation("GroupNorm", mode.value, norm_mode=mode) for mode in NormMode if mode is not NormMode.CORRECTED),
+    *(Variation("resync", str(drift), resync=drift) for drift in (0.1, 0.3)),
+    Variation("exact", "8 ranks", exact=True),
+)
+
+
+def prompts(count: int) -> list[str]:
+    """Captions of scenes in combinations that the model was never trained on."""
+    return [caption(drawn_held_out(seed), Random(seed)) for seed in range(count)]
+
+
+def images(variation: Variation) -> list[ImageSpec]:
+    """What a variation renders; the seed follows from the prompt's number alone."""
+    return [
+        ImageSpec(
+            text, None, seed=1000 + number, width=SIDE_PX, height=SIDE_PX, steps=variation.steps,
+            guidance_scale=GUIDANCE, scheduler=variation.scheduler,
+        )
+        for number, text in enumerate(prompts(variation.images))
+    ]  # fmt: skip

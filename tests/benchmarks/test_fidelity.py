@@ -1,0 +1,75 @@
+"""The fidelity figures: right on pictures made for it, and the whole way with real ranks."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.fidelity import measures
+from benchmarks.fidelity.__main__ import measured
+from benchmarks.fidelity.variations import VARIATIONS, Variation
+from distri import demo_model
+from distri.patches import split
+
+
+def _picture() -> measures.Picture:
+    down = np.linspace(0, 200, 256)[:, None, None]
+    return np.broadcast_to(down, (256, 256, 3)).astype(np.uint8)
+
+
+def test_equal_pictures_are_equal_by_every_measure() -> None:
+    picture = _picture()
+    assert measures.psnr(picture, picture) == math.inf
+    assert measures.ssim(picture, picture) == pytest.approx(1.0)
+    assert measures.seam(picture, picture, split(32, 32, 8, unit=4)) == pytest.approx(1.0)
+
+
+def test_psnr_of_a_known_error() -> None:
+    picture = np.full((32, 32, 3), 100, np.uint8)
+    assert measures.psnr(picture + np.uint8(10), picture) == pytest.approx(10 * math.log10(255**2 / 100))
+
+
+def test_noise_lowers_ssim() -> None:
+    noisy = (_picture() + np.random.default_rng(0).normal(0, 20, (256, 256, 3))).clip(0, 255).astype(np.uint8)
+    assert measures.ssim(noisy, _picture()) < 0.6
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 8])
+def test_a_step_at_the_borders_shows_as_a_seam_and_elsewhere_does_not(ranks: int) -> None:
+    patches = split(32, 32, ranks, unit=4)
+    seamed, moved = _picture().copy(), _picture().copy()
+    for number in range(0, ranks, 2):
+        seamed[patches.edges[number] * 8 : patches.edges[number + 1] * 8] += 12
+        moved[patches.edges[number] * 8 + 11 : patches.edges[number + 1] * 8 + 11] += 12
+    assert measures.seam(seamed, _picture(), patches) > 3
+    assert measures.seam(moved, _picture(), patches) < 1
+
+
+def test_only_one_factor_differs_from_the_default() -> None:
+    default = VARIATIONS[0].described()
+    for variation in VARIATIONS[1:]:
+        own = variation.described()
+        changed = {name for name in default if own[name] != default[name]} - {"factor", "value", "images"}
+        assert len(changed) == 1, variation
+        assert Variation.of(own) == variation
+
+
+@pytest.mark.timeout(1200)
+def test_real_ranks_render_compare_and_write_the_page(tmp_path: Path) -> None:
+    model = demo_model.write(tmp_path / "model")
+    variations = [
+        Variation("default", "2 ranks", ranks=2, warmup=1, steps=2, images=1),
+        Variation("exact", "2 ranks", ranks=2, exact=True, steps=2, images=1),
+    ]
+    measured(model, tmp_path / "work", tmp_path, variations)
+    results = json.loads((tmp_path / "benchmarks" / "results" / "fidelity.json").read_text())
+    displaced, exact = results["variations"]
+    assert exact["psnr_db"][0] is None or exact["psnr_db"][0] > 60
+    assert displaced["psnr_db"][0] is not None
+    page = (tmp_path / "docs" / "fidelity.md").read_text()
+    assert "| exact | 2 ranks | 2 | 1 |" in page
+    for name in ("fidelity-factors.png", "fidelity-0.png"):
+        assert f"pictures/{name}" in page
+        assert (tmp_path / "docs" / "pictures" / name).stat().st_size > 1000
