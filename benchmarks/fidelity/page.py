@@ -61,7 +61,7 @@ def _text(page: Path, pictures: Path, results: dict[str, Any], shown: list[tuple
     folder = pictures.relative_to(page.parent).as_posix()
     rows = [_row(one) for one in results["variations"]]
     default, side, minutes = results["default"], results["side_px"], results["cpu_minutes"]
-    steps, warmup = default["steps"], default["warmup"]
+    steps, warmup, ranks = default["steps"], default["warmup"], default["ranks"]
     sheets = "\n\n".join(
         f"*{prompt}*\n\n![one rank, displaced, difference]({folder}/fidelity-{number}.png)"
         for number, (prompt, _, _) in enumerate(shown)
@@ -72,7 +72,7 @@ Made by `make bench-fidelity`; the numbers of every picture are in `benchmarks/r
 {results["measured"]} on {results["processor"]}, torch {results["torch"]}, in {minutes:.0f} CPU minutes.
 
 Around the default, which is {default["images"]} prompts of {side} x {side} px, {steps} steps, {warmup} of them
-warmup, and 8 real gloo ranks that share each picture, one factor at a time differs. The prompts are
+warmup, and {ranks} real gloo ranks that share each picture, one factor at a time differs. The prompts are
 captions of scenes whose combination of sky, light and land the model was never trained on. Each picture is compared
 with the one that a single rank makes of the same prompt, seed, steps and scheduler.
 
@@ -89,7 +89,7 @@ first evaluation has nothing stale to read, and the engine refuses it.
 
 ## Side by side
 
-One rank, 8 displaced ranks, and the difference, {MAGNIFIED} times as large.
+One rank, {ranks} displaced ranks, and the difference, {MAGNIFIED} times as large.
 
 {sheets}
 """
