@@ -312,11 +312,11 @@ class Batch:
     def wait(self, timeout_s: float | None = None, *, progress: bool = False) -> BatchStatus:
         """Wait until it is finished and return its status. Raises WaitTimeout.
 
-        With `progress` a bar moves in a terminal, and lines appear elsewhere, on stderr.
+        With `progress` a table lives in a terminal (on stderr) or below a notebook's cell, and lines appear elsewhere.
         """
         with Progress(sys.stderr, quiet=not progress) as shown:
             for status in self.updates(timeout_s):
-                shown.show(status)
+                shown.show(status, self.jobs)
         return status
 
     def images(self) -> Iterator[RenderedImage]:

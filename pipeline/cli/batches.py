@@ -18,13 +18,14 @@ from pipeline.connect import Connection, connect
 from pipeline.deployment import AllowedLora, AllowedModel, Deployment
 from pipeline.errors import SettingsError
 from pipeline.manifest import Validation, resolved_rows
-from pipeline.progress import summary
+from pipeline.progress import event, summary
 from pipeline.request import Options
 from pipeline.rowformats import InputFormat
 from pipeline.source import open_source
 from pipeline.states import BatchState, ImageState
 from pipeline.status import BatchStatus
 from pipeline.submit import TIMEOUT_S, Submission
+from pipeline.tempo import Tempo
 
 BatchId = Annotated[str, typer.Argument(help="Id of a batch.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
@@ -160,9 +161,10 @@ def watch(batch_id: BatchId, timeout: Timeout = None, as_json: AsJson = False) -
     batch = Client().batch(batch_id)
     if not as_json:
         return follow(batch, timeout).exit_code
-    seen = None
+    seen, tempo = None, Tempo()
     for seen in batch.updates(timeout):
-        _write(seen.as_dict())
+        tempo.saw(seen.done, seen.seen_at)
+        _write(event(seen, () if seen.finished else batch.jobs(), tempo))
     return seen.exit_code if seen else OK
 
 

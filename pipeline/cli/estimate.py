@@ -11,6 +11,7 @@ from pipeline.cli.exits import OK
 from pipeline.cli.options import with_picture
 from pipeline.client import Client
 from pipeline.estimate import Estimate
+from pipeline.progress import duration
 from pipeline.request import Options
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
@@ -45,17 +46,10 @@ def _lines(found: Estimate) -> list[str]:
     pods = f"{found.pods} {'pod' if found.pods == 1 else 'pods'} of {found.gpus} GPUs at a time"
     return [
         f"{found.images:,} images in {found.jobs:,} jobs, about {_bytes(found.bytes)}",
-        f"{found.gpu_hours:,.2f} GPU hours; {_duration(found.wall_s)} with {pods}",
+        f"{found.gpu_hours:,.2f} GPU hours; {duration(found.wall_s)} with {pods}",
         f"of that {found.idle_s / max(1e-9, found.idle_s + found.render_s):.0%} is start, load and end of pods",
         *(f"  {'learned' if found.learned else 'not learned'}: {line}" for line in found.basis),
     ]
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _bytes(count: float) -> str:

@@ -17,7 +17,6 @@ from pipeline.connect import of_stack
 from pipeline.errors import NoDeployment, RequestError, ServiceError
 from pipeline.lifeline import die_with_parent
 from pipeline.local import StackState, running_stack, start_stack, stop_stack, wipe
-from pipeline.progress import Progress
 from pipeline.settings import load_settings
 from pipeline.submit import Submission, checked_options
 
@@ -107,9 +106,7 @@ def _render(state: StackState, prompts: Path | None, output: Path, timeout_s: fl
     manifest = accepted.manifest
     typer.echo(f"batch {manifest.id}: {manifest.rows} rows, {manifest.images} images", err=True)
     batch = client.batch(manifest.id)
-    with Progress(sys.stderr) as shown:
-        for status in batch.updates(timeout_s):
-            shown.show(status)
+    status = batch.wait(timeout_s, progress=True)
     page = batch.download(output / manifest.id).resolve()
     for failure in batch.errors():
         typer.echo(f"{failure.custom_id}: {failure.code.value}: {failure.message}", err=True)
