@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import IO, TYPE_CHECKING, TypedDict
 
 import boto3
@@ -87,6 +87,8 @@ class Artifacts:
                 read_timeout=read_timeout_s,
                 retries={"mode": "standard", "max_attempts": attempts},
                 max_pool_connections=32,
+                # Links are signed the old way for some regions otherwise, which newer ones and other stores refuse.
+                signature_version="s3v4",
                 # Path style works with every endpoint; AWS keeps it for buckets that exist.
                 s3={"addressing_style": "path"} if self._endpoint else {},
             ),
@@ -283,6 +285,15 @@ class Artifacts:
             for page in pages:
                 for item in page.get("CommonPrefixes", ()):
                     yield item["Prefix"][len(self._prefix + folder) :].rstrip("/")
+
+    def presigned(self, key: str, life: timedelta) -> str:
+        """A URL that fetches the object without credentials for so long. It is a credential: never log it."""
+        with self._errors():
+            return self._client.generate_presigned_url(
+                "get_object",
+                Params={"Bucket": self._bucket, "Key": self._prefix + key},
+                ExpiresIn=int(life.total_seconds()),
+            )
 
     @property
     def where(self) -> str:

@@ -16,7 +16,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from datetime import timedelta
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -25,16 +26,18 @@ import structlog
 from pipeline import collect
 from pipeline.cancel import request_cancel
 from pipeline.connect import Connection, connect
+from pipeline.contactsheet import contact_sheets
 from pipeline.errors import RequestError, TesseraError, UnknownBatch
 from pipeline.estimate import Estimate, Estimator
 from pipeline.keywords import Picture
 from pipeline.ledger.workers import ALL, Drain, Worker
+from pipeline.links import DEFAULT_LIFE, Link, links
 from pipeline.manifest import Validation, resolved_rows
 from pipeline.messages import EXPAND, REOPEN, TICK, celery_app, hint
 from pipeline.objects import BatchObjects
 from pipeline.patience import OutOfTime, Patience
 from pipeline.pause import request_pause, request_unpause
-from pipeline.progress import Progress
+from pipeline.progress import Counter, Progress
 from pipeline.replay import Difference, Likeness, differences, likeness, records_in, row_of
 from pipeline.results import ImageFailure, ImageResult
 from pipeline.resume import check_lost, take_up, unknown_batches
@@ -328,10 +331,34 @@ class Batch:
         """The images that failed, and why."""
         return collect.failures(self._connection.artifacts, BatchObjects(self.id))
 
-    def download(self, folder: str | Path) -> Path:
-        """Bring images, results.jsonl, errors.jsonl and the gallery to a folder; returns the gallery's path."""
-        self.status()  # an unknown batch is an error, not an empty folder
-        return collect.download(self._connection.artifacts, self.id, Path(folder))
+    def download(self, folder: str | Path, *, progress: bool = False) -> Path:
+        """Bring images, thumbnails, results.jsonl, errors.jsonl and gallery to a folder; returns the gallery's path.
+
+        What is there and whole is not fetched again. `progress` shows it on stderr.
+        """
+        status = self.status()  # an unknown batch is an error, not an empty folder
+        with Counter(sys.stderr, f"{self.id} download", status.succeeded, quiet=not progress) as counter:
+            return collect.download(self._connection.artifacts, self.id, Path(folder), lambda _: counter.one_more())
+
+    def links(self, life: timedelta = DEFAULT_LIFE) -> Iterator[Link]:
+        """A link to each image that is there, which works without credentials until it expires, after 7 days at most.
+
+        Whoever has a link may fetch its image: keep links out of logs. Raises RequestError.
+        """
+        self.status()
+        artifacts = self._connection.artifacts
+        return links(artifacts, collect.results(artifacts, BatchObjects(self.id)), life)
+
+    def contact_sheets(self, output: str | Path, *, columns: int = 6, rows: int = 8) -> list[Path]:
+        """Write its images small on pages of `columns` x `rows`: `output`, output-002 and so on; returns the paths.
+
+        Raises RequestError if the name's suffix is no format, or if no image is there yet.
+        """
+        self.status()
+        artifacts = self._connection.artifacts
+        images = collect.results(artifacts, BatchObjects(self.id))
+        fetch = partial(collect.small_bytes, artifacts)
+        return list(contact_sheets(images, fetch, Path(output), columns=columns, rows=rows))
 
     def retry(self, *codes: str) -> Retried:
         """Render again what failed and may succeed another time, or only failures of these codes (as "E_OOM").

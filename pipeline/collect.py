@@ -72,6 +72,12 @@ def image_if_there(artifacts: Artifacts, result: ImageResult) -> bytes | None:
     return body if body is not None and sha256(body) == result.sha256 else None
 
 
+def small_bytes(artifacts: Artifacts, result: ImageResult) -> bytes:
+    """The image's thumbnail; the image itself if it has none. Raises StoreUnavailable if that is gone or damaged."""
+    small = artifacts.get(result.thumbnail) if result.thumbnail is not None else None
+    return small if small is not None else image_bytes(artifacts, result)
+
+
 def download(
     artifacts: Artifacts, batch_id: str, folder: Path, on_image: Callable[[ImageResult], None] | None = None
 ) -> Path:

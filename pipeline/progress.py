@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -11,6 +12,8 @@ from typing import Any, Self, TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -111,6 +114,38 @@ class Progress:
         if moved or (waited and news != self._said):
             self._said, self._said_at = news, status.seen_at
             print(summary(status, self._tempo), file=self._stream, flush=True)
+
+
+class Counter:
+    """Counts what is done of one thing: a bar in a terminal, a line now and then elsewhere."""
+
+    def __init__(self, stream: TextIO, what: str, total: int, *, quiet: bool = False) -> None:
+        self._what, self._total, self._stream, self._quiet = what, total, stream, quiet
+        self._done, self._said_at = 0, time.monotonic()
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        terminal = stream.isatty() and not quiet
+        self._bar = RichProgress(*columns, console=Console(file=stream)) if terminal else None
+        self._task = self._bar.add_task(what, total=total) if self._bar else None
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def one_more(self) -> None:
+        """One more is done."""
+        self._done += 1
+        if self._bar and self._task is not None:
+            self._bar.advance(self._task)
+        elif not self._quiet and time.monotonic() - self._said_at >= _LINE_EVERY.total_seconds():
+            self._said_at = time.monotonic()
+            print(f"{self._what} {self._done}/{self._total}", file=self._stream, flush=True)
 
 
 def _goes(status: BatchStatus) -> bool:

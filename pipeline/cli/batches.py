@@ -97,7 +97,7 @@ def submit(
         return OK
     status = follow(batch, timeout)
     if output:
-        typer.echo(str(batch.download(output)), err=as_json)
+        typer.echo(str(batch.download(output, progress=not as_json)), err=as_json)
     return status.exit_code
 
 
@@ -261,7 +261,7 @@ def download(
     as_json: AsJson = False,
 ) -> int:
     """Bring images, results and gallery of a batch to a folder; also while it runs. A broken download goes on."""
-    page = Client().batch(batch_id).download(output or Path("renders") / batch_id)
+    page = Client().batch(batch_id).download(output or Path("renders") / batch_id, progress=not as_json)
     if as_json:
         _write({"batch": batch_id, "gallery": str(page)})
     else:
