@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -175,6 +176,7 @@ def _disc(picture: Picture) -> tuple[float, Numbers]:
     columns, rows = round(wide * scale), round(high * scale)
     small = np.asarray(Image.fromarray(picture).resize((columns, rows), Image.Resampling.BOX), dtype=np.float32)
     planes = torch.from_numpy(np.concatenate([small, small**2, np.ones_like(small)], axis=2)).permute(2, 0, 1)[:, None]
+    sky = _sky(small)
     top, bottom = max(2, int(0.1 * rows)), int(0.42 * rows)
     best, found = -np.inf, (0.5, small[0, 0].astype(np.float64))
     for radius in RADII:
@@ -182,14 +184,18 @@ def _disc(picture: Picture) -> tuple[float, Numbers]:
         reach = int(2.3 * r + 3)
         y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
         away = np.hypot(y, x)
-        disc = away <= max(1.0, r - 0.7)
-        ring = (away > 1.7 * r + 1) & (away <= 2.3 * r + 2) & (y <= r)
-        kernels = torch.from_numpy(np.stack([disc, ring]).astype(np.float32))[:, None]
+        disc = (away <= max(1.0, r - 0.7)) & (y <= 0.2 * r)  # what stands before it hides the lower part first
+        ring = (away > 1.7 * r + 1) & (away <= 2.3 * r + 2) & (y <= 0)
+        below = (y > 1.2 * r + 1) & (y <= 2 * r + 2) & (abs(x) <= 0.6 * r + 0.5)
+        kernels = torch.from_numpy(np.stack([disc, ring, below]).astype(np.float32))[:, None]
         sums = functional.conv2d(planes, kernels, padding=reach).numpy()
         colour, square = sums[:3] / sums[6:].clip(1), sums[3:6] / sums[6:].clip(1)
         spread = np.sqrt((square - colour**2).clip(0)).mean(axis=0)
         contrast = np.linalg.norm(colour[:, 0] - colour[:, 1], axis=0)
-        score = (contrast - 1.2 * spread[0] - 0.5 * spread[1] + 6 * radius)[top:bottom, 2:-2]
+        no_sky = np.linalg.norm(colour[:, 1] - sky.T[:, :, None], axis=0)
+        # A mountain's top stands out as well, but goes on below.
+        ends = np.linalg.norm(colour[:, 0] - colour[:, 2], axis=0).clip(0, 60)
+        score = (contrast + ends - 1.2 * spread[0] - 0.5 * spread[1] - 0.7 * no_sky + 6 * radius)[top:bottom, 2:-2]
         if score.max() > best:
             best = score.max()
             row, column = np.unravel_index(score.argmax(), score.shape)
@@ -197,13 +203,19 @@ def _disc(picture: Picture) -> tuple[float, Numbers]:
     return found
 
 
+def _sky(levels: npt.NDArray[Any]) -> Numbers:
+    """The sky's colour in every row, height x 3, as a straight line through the medians of the upper rows."""
+    upper = np.median(levels[: int(0.3 * len(levels))], axis=1)
+    rows = np.arange(len(levels))
+    lines = [np.polyval(np.polyfit(rows[: len(upper)], upper[:, colour], 1), rows) for colour in range(3)]
+    return np.stack(lines, axis=1)
+
+
 def _shape(levels: Numbers) -> Numbers:
     """Numbers that tell the kinds of land apart: the skyline's height, steps and bends, and edges below it."""
     high, wide = levels.shape[:2]
-    sky = levels[: int(0.3 * high)]
-    trend = np.median(sky, axis=1)
+    line = _sky(levels)
     rows = np.arange(high)
-    line = np.stack([np.polyval(np.polyfit(rows[: len(trend)], trend[:, c], 1), rows) for c in range(3)], axis=1)
     away = np.linalg.norm(levels - line[:, None], axis=2)
     differs = away > 42
     lowest_sky = np.where(~differs, rows[:, None], 0).max(axis=0)
