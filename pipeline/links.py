@@ -64,5 +64,5 @@ def _harmless(cell: str) -> str:
 
 def _row(cells: list[str]) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow(cells)
+    csv.writer(buffer).writerow(cells)
     return buffer.getvalue()
