@@ -1,4 +1,7 @@
-"""The demo model of a data folder: made once, offline, by the engine's own program, and pinned by its content."""
+"""The demo model of a data folder, pinned by its content: the checkout's trained one, if training has left one there.
+
+Otherwise one with random weights is made, once and offline, by the engine's own program.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,9 @@ from tasks.embedded.readiness import StopRequested
 
 NATIVE_PX = 256
 
+# Where `python -m training WORK models/demo` puts what it makes; a wheel brings none.
+TRAINED = Path(__file__).parents[2] / "models" / "demo"
+
 _POLL_S = 0.05
 _UNFINISHED = "demo.unfinished"
 
@@ -24,13 +30,17 @@ def demo_model(data_dir: Path) -> Path:
     return data_dir / "models" / "demo"
 
 
-def begin_demo_model(data_dir: Path, environment: Mapping[str, str]) -> Child | None:
-    """Start making the model unless it is there; it gets its name only when it is whole."""
+def begin_demo_model(data_dir: Path, environment: Mapping[str, str], *, trained: Path = TRAINED) -> Child | None:
+    """Put the model there, or start making it, unless it is there; it gets its name only when it is whole."""
     if demo_model(data_dir).exists():
         return None
     unfinished = data_dir / "models" / _UNFINISHED
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.parent.mkdir(mode=0o700, exist_ok=True)
+    if (trained / "model_index.json").is_file():
+        shutil.copytree(trained, unfinished)
+        unfinished.rename(demo_model(data_dir))
+        return None
     child = Child(
         Program(
             name="demo model",
