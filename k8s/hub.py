@@ -1,0 +1,118 @@
+"""Fill a volume with a model of the Hugging Face hub, once.
+
+`python -P -m k8s.hub --repository stabilityai/stable-diffusion-xl-base-1.0 --revision COMMIT --target /models/sdxl`.
+Only what the pipeline's own model_index.json names, as safetensors in full precision, at a pinned revision. A token for
+gated repositories comes from HF_TOKEN. Render pods never do this: they see the volume read-only, and no network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path, PurePosixPath
+
+import structlog
+
+from k8s.weights import COMPLETE, LOCK_WAIT_S, BadWeights
+from pipeline import flock
+from pipeline.errors import ServiceError, TesseraError
+from pipeline.logs import configure_logging
+
+INDEX = "model_index.json"
+KINDS = frozenset({".json", ".txt", ".safetensors"})
+
+log = structlog.get_logger("k8s.hub")
+
+
+def fetch(repository: str, revision: str, target: Path) -> bool:
+    """Have `target` hold the pipeline at this revision; False if it did already.
+
+    Raises ServiceError if the hub does not give it, BadWeights if it is no pipeline or not what the hub says of it;
+    nothing half-loaded is ever marked as complete, and files that are whole are not loaded again.
+    """
+    name = f"{repository}@{revision}"
+    target.mkdir(parents=True, exist_ok=True)
+    lock = flock.acquire(target / ".lock", LOCK_WAIT_S)
+    if lock is None:
+        raise BadWeights(f"another pod has held the lock of {target} for {LOCK_WAIT_S:.0f} s")
+    try:
+        complete = target / COMPLETE
+        if complete.exists() and complete.read_text() == name:
+            return False
+        complete.unlink(missing_ok=True)
+        try:
+            _load(repository, revision, target)
+        except (OSError, ValueError) as error:  # what the hub's client raises is one of these
+            raise ServiceError(f"the hub does not give {name}: {type(error).__name__}: {error}") from error
+        partial = target / f"{COMPLETE}.new"
+        partial.write_text(name)
+        partial.replace(complete)
+        return True
+    finally:
+        os.close(lock)
+
+
+def _load(repository: str, revision: str, target: Path) -> None:
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.hf_api import RepoFile
+
+    index = hf_hub_download(repository, INDEX, revision=revision, local_dir=target)
+    parts = _parts(Path(index))
+    wanted = [
+        entry
+        for entry in HfApi().list_repo_tree(repository, recursive=True, revision=revision)
+        if isinstance(entry, RepoFile) and _belongs(PurePosixPath(entry.path), parts)
+    ]
+    if missing := parts - {PurePosixPath(entry.path).parts[0] for entry in wanted}:
+        raise BadWeights(f"{repository}@{revision} has no files of {', '.join(sorted(missing))}, which {INDEX} names")
+    for entry in wanted:
+        path = Path(hf_hub_download(repository, entry.path, revision=revision, local_dir=target))
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest() if entry.lfs is not None else None
+        if size != entry.size or (entry.lfs is not None and digest != entry.lfs.sha256):
+            path.unlink()
+            raise BadWeights(f"{entry.path} is not what the hub lists ({size} bytes found, {entry.size} wanted)")
+        log.info("file loaded", path=entry.path, size_bytes=size)
+
+
+def _belongs(path: PurePosixPath, parts: set[str]) -> bool:
+    """Whether the engine reads this file: of a part, and not a half-precision copy, which it makes by itself."""
+    own = len(path.parts) == 2 and path.parts[0] in parts and path.suffix in KINDS
+    return own and not path.name.endswith(".fp16.safetensors")
+
+
+def _parts(index: Path) -> set[str]:
+    """Folders of a pipeline: what its index gives a library and a class."""
+    try:
+        entries = json.loads(index.read_text())
+        parts = {name for name, kind in entries.items() if isinstance(kind, list) and len(kind) == 2 and all(kind)}
+    except (ValueError, AttributeError) as error:
+        raise BadWeights(f"{INDEX} cannot be read: {error}") from error
+    if not parts:
+        raise BadWeights(f"{INDEX} names no parts; a diffusers pipeline wanted")
+    return parts
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Load one model; exits 1 with the reason on stderr."""
+    parser = argparse.ArgumentParser(prog="python -P -m k8s.hub", description=__doc__)
+    parser.add_argument("--repository", required=True, help="as in stabilityai/stable-diffusion-xl-base-1.0")
+    parser.add_argument("--revision", required=True, help="commit of the repository")
+    parser.add_argument("--target", required=True, type=Path)
+    options = parser.parse_args(arguments)
+    configure_logging("auto", "info")
+    try:
+        loaded = fetch(options.repository, options.revision, options.target)
+    except TesseraError as error:
+        print(f"hub: {error}", file=sys.stderr)  # noqa: T201 - becomes the termination message
+        return 1
+    log.info("weights are there", loaded=loaded, target=str(options.target))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
