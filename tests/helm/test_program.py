@@ -286,6 +286,20 @@ def test_users_variables_and_volumes_join_the_charts(fullest: list[Object]) -> N
     assert spec["securityContext"]["runAsUser"] == 10001
 
 
+def test_a_warm_up_from_the_hub_runs_the_engines_image_with_the_token_of_the_secret() -> None:
+    hub = {"repository": "studio/xl", "revision": "4" * 40, "folder": "xl", "existingSecret": "hub-token"}
+    objects = render({**CLAIM, "weights": {"claim": {"create": True}, "warmUp": {"hub": hub}}}).objects
+    (job,) = of_kind(objects, "Job").values()
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert "tessera-engine" in container["image"]
+    arguments = container["command"][4:]
+    assert arguments == ["--repository", "studio/xl", "--revision", "4" * 40, "--target", "/models/xl"]
+    environment = {one["name"]: one for one in container["env"]}
+    assert environment["HF_TOKEN"]["valueFrom"] == {"secretKeyRef": {"name": "hub-token", "key": "HF_TOKEN"}}
+    assert environment["HF_HUB_OFFLINE"]["value"] == "0"
+    assert {one["mountPath"] for one in container["volumeMounts"]} == {"/tmp", "/models"}
+
+
 def test_another_warm_up_is_another_job() -> None:
     def name(source: str) -> str:
         values = {**CLAIM, "weights": {"claim": {"create": True}, "warmUp": {"source": source}}}

@@ -39,6 +39,15 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "one secret for both": {"s3": {"existingSecret": "tessera-redis"}},
     "claim": CLAIM,
     "claim and warm-up": {**CLAIM, "weights": {"claim": {"create": True}, "warmUp": {"source": "models/"}}},
+    "claim and the hub": {
+        **CLAIM,
+        "weights": {
+            "claim": {"create": True},
+            "warmUp": {
+                "hub": {"repository": "studio/xl", "revision": "4" * 40, "folder": "xl", "existingSecret": "hub-token"}
+            },
+        },
+    },
     "weights in an image volume": {"pod": {"models_claim": None, "models_image": "registry.example.com/sdxl:1"}},
     "weights in a node's cache": {
         "pod": {

@@ -17,6 +17,8 @@ from tests.helm.chart import CHART, VALUES, render, run_helm
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
 DOCUMENTED = dict(generate.documented((CHART / "values.yaml").read_text()))
 
+HUB = {"repository": "studio/xl", "revision": "4" * 40, "folder": "xl"}
+
 RESOURCES = {"requests", "limits"}
 
 
@@ -76,6 +78,8 @@ def _everything_on(path: str) -> dict[str, Any]:
     for switch in SWITCHES:
         _put(values, switch, switch != "valkey.enabled")
     _put(values, "weights.warmUp.source", "models/")
+    if path.startswith("weights.warmUp.hub"):
+        _put(values, "weights.warmUp", {"source": "", "hub": dict(HUB)})
     if path == "redis.existingSecret":
         values["redis"] = {"url": ""}
     if path.startswith("valkey"):
@@ -166,6 +170,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("weights.claim.size", "big", "/weights/claim/size"),
     ("weights.claim.accessModes", [], "/weights/claim/accessModes"),
     ("weights.warmUp.source", "../models", "/weights/warmUp/source"),
+    ("weights.warmUp.hub.revision", "main", "/weights/warmUp/hub/revision"),
+    ("weights.warmUp.hub.repository", "https://huggingface.co/x/y", "/weights/warmUp/hub/repository"),
     ("metrics.port", 80, "/metrics/port"),
     ("metrics.serviceMonitor.interval", "often", "/metrics/serviceMonitor/interval"),
     ("settings.metrics_port", 9464, "'metrics_port' not allowed"),
@@ -197,6 +203,18 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"image": {"registry": ""}}, "image.registry: none found"),
     ({"weights": {"claim": {"create": True}}}, "weights.claim.create and pod.models_claim found"),
     ({"weights": {"warmUp": {"source": "models/"}}}, "weights.warmUp.source: found without weights.claim.create"),
+    ({"weights": {"warmUp": {"hub": HUB}}}, "weights.warmUp.hub: found without weights.claim.create"),
+    (
+        {"pod": {"models_claim": None}, "weights": {"claim": {"create": True}, "warmUp": {"source": "m/", "hub": HUB}}},
+        "weights.warmUp: source and hub.repository found",
+    ),
+    (
+        {
+            "pod": {"models_claim": None},
+            "weights": {"claim": {"create": True}, "warmUp": {"hub": HUB | {"folder": ""}}},
+        },
+        "weights.warmUp.hub: revision and folder wanted",
+    ),
     *(
         ({"metrics": {part: {"enabled": True}}}, f"metrics.{part}.enabled: found without metrics.enabled")
         for part in ("serviceMonitor", "rules", "dashboard")

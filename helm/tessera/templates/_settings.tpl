@@ -23,8 +23,19 @@
 {{- fail (printf "metrics.%s.enabled: found without metrics.enabled, which makes what it shows" .) }}
 {{- end }}
 {{- end }}
-{{- if and .Values.weights.warmUp.source (not .Values.weights.claim.create) }}
+{{- with .Values.weights.warmUp }}
+{{- if and .source (not $.Values.weights.claim.create) }}
 {{- fail "weights.warmUp.source: found without weights.claim.create; the Job fills the chart's claim" }}
+{{- end }}
+{{- if and .hub.repository (not $.Values.weights.claim.create) }}
+{{- fail "weights.warmUp.hub: found without weights.claim.create; the Job fills the chart's claim" }}
+{{- end }}
+{{- if and .hub.repository .source }}
+{{- fail "weights.warmUp: source and hub.repository found; one of them wanted" }}
+{{- end }}
+{{- if and .hub.repository (not (and .hub.revision .hub.folder)) }}
+{{- fail "weights.warmUp.hub: revision and folder wanted beside repository; a branch may change under a running batch" }}
+{{- end }}
 {{- end }}
 {{- end }}
 
