@@ -14,7 +14,7 @@ from dataclasses import dataclass
 _EVERYBODY = "ping auth hello reset client|setinfo client|setname select time evalsha script|load script|exists"
 
 # How probes ask workers whether they are there; see pipeline/messages.py.
-_REMOTE_CONTROL = "&{p}:celery:fanout.celery.pidbox"
+_REMOTE_CONTROL = "&{p}:celery:/fanout.celery.pidbox"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ FIRE = "tessera.fire"  # schedule name: see to the firings of a schedule that ar
 RENDER = "tessera.render"  # nothing: there may be a job to claim
 
 CONTROL_QUEUE, RENDER_QUEUE = "control", "render"
-FANOUT = "fanout."
+FANOUT = "/fanout."  # kombu cuts a prefix off again only if it begins with a slash and ends in a dot
 
 # Celery compares the clocks of who sends and who takes. Longer than these may be apart before S3 refuses what they
 # sign, and short enough that few ticks wait for a controller that was away.

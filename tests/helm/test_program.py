@@ -297,7 +297,7 @@ def test_a_warm_up_from_the_hub_runs_the_engines_image_with_the_token_of_the_sec
     environment = {one["name"]: one for one in container["env"]}
     assert environment["HF_TOKEN"]["valueFrom"] == {"secretKeyRef": {"name": "hub-token", "key": "HF_TOKEN"}}
     assert environment["HF_HUB_OFFLINE"]["value"] == "0"
-    assert {one["mountPath"] for one in container["volumeMounts"]} == {"/tmp", "/models"}
+    assert "/models" in {one["mountPath"] for one in container["volumeMounts"]}
 
 
 def test_another_warm_up_is_another_job() -> None:
