@@ -96,7 +96,7 @@ def vae() -> Any:
         latent_channels=4,
         block_out_channels=(16, 32, 64, 96),
         layers_per_block=1,
-        norm_num_groups=8,
+        norm_num_groups=2,  # a group must hold enough channels to keep the colour of a crop that is flat
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         sample_size=256,
