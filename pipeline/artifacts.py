@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -175,6 +175,15 @@ class Artifacts:
         """Remove an object; nothing happens if it is not there."""
         with self._errors():
             self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+
+    def delete_all(self, keys: Sequence[str]) -> None:
+        """Remove up to 1,000 objects with one request; those that are not there do not matter."""
+        with self._errors():
+            answer = self._client.delete_objects(
+                Bucket=self._bucket, Delete={"Objects": [{"Key": self._prefix + key} for key in keys], "Quiet": True}
+            )
+        for error in answer.get("Errors", ()):
+            raise StoreRefused(f"S3 at {self.where}: {error.get('Code')} on deleting {error.get('Key')}")
 
     def get(self, key: str) -> bytes | None:
         """The object's bytes, or None if it is not there."""

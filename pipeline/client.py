@@ -33,11 +33,13 @@ from pipeline.keywords import Picture
 from pipeline.ledger.workers import ALL, Drain, Worker
 from pipeline.links import DEFAULT_LIFE, Link, links
 from pipeline.manifest import Validation, resolved_rows
-from pipeline.messages import EXPAND, REOPEN, TICK, celery_app, hint
+from pipeline.messages import EXPAND, PURGE, REOPEN, TICK, celery_app, hint
 from pipeline.objects import BatchObjects
 from pipeline.patience import OutOfTime, Patience
 from pipeline.pause import request_pause, request_unpause
 from pipeline.progress import Counter, Progress
+from pipeline.purge import is_purged, request_purge
+from pipeline.records import Purge
 from pipeline.replay import Difference, Likeness, differences, likeness, records_in, row_of
 from pipeline.results import ImageFailure, ImageResult
 from pipeline.resume import check_lost, take_up, unknown_batches
@@ -237,6 +239,20 @@ class Client:
             raise RequestError(f"no worker {worker!r}; alive: {', '.join(living) or 'none'}")
         return named
 
+    def purgeable(self, batch_id: str) -> BatchStatus | None:
+        """The status of a batch; None if only the rest of a purged one is there. Raises UnknownBatch, BatchLost."""
+        try:
+            return self.batch(batch_id).status()
+        except UnknownBatch:
+            if not is_purged(self._connection.artifacts, batch_id):
+                raise
+            return None
+
+    def ended_before(self, age: timedelta) -> Iterator[BatchStatus]:
+        """Batches that ended longer ago than this, oldest submission first."""
+        ledger = self._connection.ledger
+        return (batch_status(ledger, record.id) for record in ledger.batches.ended_before(ledger.now() - age))
+
     def batches(self, limit: int = 20) -> list[BatchStatus]:
         """The newest batches."""
         ledger = self._connection.ledger
@@ -337,6 +353,8 @@ class Batch:
         What is there and whole is not fetched again. `progress` shows it on stderr.
         """
         status = self.status()  # an unknown batch is an error, not an empty folder
+        if status.purge:
+            raise RequestError(f"batch {self.id} is being purged; what is left of it is not whole")
         with Counter(sys.stderr, f"{self.id} download", status.succeeded, quiet=not progress) as counter:
             return collect.download(self._connection.artifacts, self.id, Path(folder), lambda _: counter.one_more())
 
@@ -382,6 +400,15 @@ class Batch:
             state = request_unpause(self._connection.ledger, self.id)
         hint(self._app, TICK)
         return state
+
+    def purge(self, *, keep_images: bool = False) -> None:
+        """Have it removed from Redis and the bucket for good; with `keep_images`, all but what people look at.
+
+        It must have ended. The controller removes it; until then its status says so. Raises RequestError.
+        """
+        wanted = Purge.KEEP_IMAGES if keep_images else Purge.EVERYTHING
+        request_purge(self._connection.ledger, self._connection.artifacts, self.id, wanted)
+        hint(self._app, PURGE, self.id)
 
     def cancel(self) -> BatchState:
         """Cancel what is not rendered yet; returns the state it is in now. What is committed stays."""

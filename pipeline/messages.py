@@ -1,4 +1,4 @@
-"""What is said through Celery: seven names, two queues, and ids as arguments. The message is only a hint.
+"""What is said through Celery: eight names, two queues, and ids as arguments. The message is only a hint.
 
 Whatever is lost or doubled here, the controller's next tick mends; the truth is in the ledger.
 """
@@ -20,6 +20,7 @@ REOPEN = "tessera.reopen"  # batch id: open the jobs again that a retry was aske
 CANCEL = "tessera.cancel"  # batch id: cancel its waiting jobs
 FINALIZE = "tessera.finalize"  # batch id: write the results of a batch whose jobs are all final
 TICK = "tessera.tick"  # nothing: mend what stands still
+PURGE = "tessera.purge"  # batch id: remove it
 FIRE = "tessera.fire"  # schedule name: see to the firings of a schedule that are due
 RENDER = "tessera.render"  # nothing: there may be a job to claim
 
@@ -30,7 +31,7 @@ FANOUT = "/fanout."  # kombu cuts a prefix off again only if it begins with a sl
 # sign, and short enough that few ticks wait for a controller that was away.
 HINT_LASTS_S = 1800.0
 
-_QUEUES = dict.fromkeys((EXPAND, REOPEN, CANCEL, FINALIZE, TICK, FIRE), CONTROL_QUEUE) | {RENDER: RENDER_QUEUE}
+_QUEUES = dict.fromkeys((EXPAND, REOPEN, CANCEL, FINALIZE, PURGE, TICK, FIRE), CONTROL_QUEUE) | {RENDER: RENDER_QUEUE}
 
 
 def queue_name(settings: Settings, queue: str) -> str:

@@ -91,6 +91,11 @@ class BatchObjects:
         """Folders that are empty as long as no image has an outcome."""
         return self.fragments, self.root + "images/", self.root + "failures/"
 
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Folders and files that people look at, and not only Tessera."""
+        return *(f"{self.root}{folder}/" for folder in ("images", "thumbnails", "gallery")), self.results, self.errors
+
     def shard(self, job: int) -> str:
         return f"{self.root}shards/{job:05d}.jsonl"
 

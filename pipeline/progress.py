@@ -39,8 +39,9 @@ def summary(status: BatchStatus, tempo: Tempo | None = None) -> str:
     failed = f", {status.failed} failed" if status.failed else ""
     pods = f"; jobs: {jobs}" if jobs and not status.finished else ""
     pace = f"; {said}" if (said := _pace(status, tempo)) else ""
+    purged = ", being purged" if status.purge else ""
     return (
-        f"{status.id} {status.state.value} {status.done}/{status.total} images{failed}{pace}{pods} "
+        f"{status.id} {status.state.value}{purged} {status.done}/{status.total} images{failed}{pace}{pods} "
         f"{duration(status.elapsed_s)}"
     )
 

@@ -7,6 +7,7 @@ do not know, so that workers of two neighbouring versions can work on one batch.
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -30,6 +31,13 @@ class _Record(Versioned):
     schema_version: int = SCHEMA_VERSION
 
 
+class Purge(StrEnum):
+    """What of a batch is to go."""
+
+    EVERYTHING = "everything"
+    KEEP_IMAGES = "keep_images"  # images, thumbnails, results and gallery stay; it is no batch any more
+
+
 class Origin(_Record):
     """The firing of a schedule that a batch was made by."""
 
@@ -39,7 +47,7 @@ class Origin(_Record):
 
 
 class BatchManifest(_Record):
-    """`batch.json`: the batch as it was accepted. It is written once and never changes."""
+    """`batch.json`: the batch as it was accepted. It is written once, and changes only to say that it is purged."""
 
     id: str
     incarnation: str = Field(description="Random; stands for this record of the batch in names that outlive it.")
@@ -58,6 +66,7 @@ class BatchManifest(_Record):
     )
     client_version: str
     origin: Origin | None = Field(None, description="The schedule that submitted it; None for a user.")
+    purge: Purge | None = Field(None, description="The batch is being removed, or was but for its images.")
 
 
 class Pace(BaseModel):

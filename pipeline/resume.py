@@ -30,15 +30,18 @@ def unknown_batches(ledger: Ledger, artifacts: Artifacts, *, ended: bool) -> Ite
         objects = BatchObjects(batch_id)
         if ledger.batches.known(batch_id):
             continue
-        if not ended and any(artifacts.head(objects.marker(state)) for state in MARKERS):
-            continue
         body = artifacts.get(objects.manifest)
         if body is None:
             continue  # staged, not accepted
         try:
-            yield BatchManifest.parsed(body)
+            manifest = BatchManifest.parsed(body)
         except RecordUnreadable as error:
             log.error("a batch.json is left alone", batch=batch_id, reason=str(error))
+            continue
+        if manifest.purge is not None:
+            continue
+        if ended or not any(artifacts.head(objects.marker(state)) for state in MARKERS):
+            yield manifest
 
 
 def take_up(ledger: Ledger, manifest: BatchManifest) -> bool:
@@ -56,5 +59,6 @@ def check_lost(artifacts: Artifacts, batch_id: str) -> None:
         checked_batch_id(batch_id)
     except RequestError:
         return
-    if artifacts.head(BatchObjects(batch_id).manifest) is not None:
+    body = artifacts.get(BatchObjects(batch_id).manifest)
+    if body is not None and BatchManifest.parsed(body).purge is None:
         raise BatchLost(batch_id)

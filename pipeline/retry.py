@@ -35,6 +35,8 @@ def request_retry(ledger: Ledger, artifacts: Artifacts, batch_id: str, codes: Se
     """
     while True:
         record = ledger.batches.get(batch_id)
+        if record.manifest.purge is not None:
+            raise RequestError(f"batch {batch_id} is being purged; submit its rows again under another id")
         if record.state is BatchState.FAILED:
             raise RequestError(f"batch {batch_id} could not be run at all ({record.reason}); submit it again")
         if record.state not in REOPENED_BATCHES:

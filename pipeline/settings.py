@@ -113,6 +113,9 @@ class Settings(BaseModel):
     lease_s: float = Field(20.0, ge=2, description="A worker that is silent this long has lost its jobs.")
     observe_s: float = Field(1.0, gt=0, description="Pause between two looks at what runs.")
     tick_s: float = Field(2.0, gt=0, description="Pause between two of the controller's ticks.")
+    retention_days: float | None = Field(
+        None, gt=0, description="Batches that ended so long ago are removed with their images; none keeps them."
+    )
     worker_slots: int = Field(4, ge=1, description="Pods that one render worker looks after at a time.")
 
     # What operators see

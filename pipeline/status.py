@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from pipeline.ledger import Ledger
-from pipeline.records import AttemptEnd, JobRecord
+from pipeline.records import AttemptEnd, JobRecord, Purge
 from pipeline.states import BatchState, ImageState, JobState, is_final
 
 
@@ -24,6 +24,7 @@ class BatchStatus:
     images: dict[ImageState, int]
     jobs: dict[JobState, int]
     invalid_rows: int
+    purge: Purge | None = None  # it is being removed
 
     @property
     def total(self) -> int:
@@ -138,4 +139,5 @@ def batch_status(ledger: Ledger, batch_id: str) -> BatchStatus:
         images=dict(counts.images),
         jobs=dict(counts.jobs),
         invalid_rows=record.manifest.invalid_rows,
+        purge=record.manifest.purge,
     )

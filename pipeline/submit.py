@@ -214,6 +214,11 @@ def _accepted_before(artifacts: Artifacts, manifest: BatchManifest) -> BatchMani
     if body is None:
         return None
     before = BatchManifest.parsed(body)
+    if before.purge is not None:
+        raise RequestError(
+            f"batch id {manifest.id!r} is of a batch that is being purged, or whose images were kept when it was; "
+            f"choose another id, or remove what is left of it: tessera purge {manifest.id}"
+        )
     if before.input_sha256 != manifest.input_sha256:
         raise BatchExists(
             f"batch {manifest.id!r} exists with other rows ({before.rows} rows, {before.images} images, submitted "

@@ -9,12 +9,13 @@ import structlog
 from celery import Celery
 
 from pipeline.errors import ConflictError, ServiceError, UnknownBatch
-from pipeline.messages import CANCEL, EXPAND, FINALIZE, FIRE, RENDER, REOPEN, TICK
+from pipeline.messages import CANCEL, EXPAND, FINALIZE, FIRE, PURGE, RENDER, REOPEN, TICK
 from tasks.cancel import cancel
 from tasks.context import Context
 from tasks.drive import drive
 from tasks.expand import expand
 from tasks.finalize import finalize
+from tasks.purge import purge
 from tasks.reopen import reopen
 from tasks.schedules import fire
 from tasks.sweep import tick_if_due
@@ -39,6 +40,7 @@ def register(app: Celery, context: Context) -> None:
         REOPEN: reopen,
         CANCEL: cancel,
         FINALIZE: finalize,
+        PURGE: purge,
         TICK: tick_if_due,
         FIRE: fire,
         RENDER: render,

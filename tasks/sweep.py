@@ -10,11 +10,12 @@ import structlog
 from pipeline.attempt import job_ref
 from pipeline.deployment import Deployment
 from pipeline.errors import LedgerUnavailable, RecordUnreadable, TesseraError, UnknownBatch
-from pipeline.messages import CANCEL, EXPAND, FINALIZE, RENDER, REOPEN, hint, hints_key
+from pipeline.messages import CANCEL, EXPAND, FINALIZE, PURGE, RENDER, REOPEN, hint, hints_key
 from pipeline.resume import take_up, unknown_batches
 from pipeline.states import BatchState, is_final
 from pipeline.version import installed_version
 from tasks.context import Context
+from tasks.purge import retire
 from tasks.schedules import call_due, recover_schedules
 from tasks.tidy import tidy
 
@@ -22,6 +23,7 @@ log = structlog.get_logger(__name__)
 
 BUCKET_EVERY_S = 30.0
 TIDY_EVERY_S = 24 * 3600.0
+RETENTION_EVERY_S = 3600.0
 ORPHANS_EVERY_S = 10.0
 
 
@@ -53,6 +55,9 @@ def tick(context: Context) -> None:
                 record_accepted(context)
             with _apart("schedules"):
                 recover_schedules(context)
+        if context.ledger.locks.due("retention", RETENTION_EVERY_S):
+            with _apart("retention"):
+                retire(context)
         if context.ledger.locks.due("tidy", TIDY_EVERY_S):
             with _apart("tidy"):
                 tidy(context.artifacts, context.ledger.now())
@@ -79,6 +84,8 @@ def announce(context: Context) -> None:
 def push(context: Context, batch_id: str) -> None:
     """Ask for the next thing that a batch needs as a whole."""
     record = context.ledger.batches.get(batch_id)
+    if record.manifest.purge is not None:
+        hint(context.app, PURGE, batch_id)
     if is_final(record.state):
         return
     if back := context.ledger.leases.unpark(batch_id):

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import acl, batches, doctor, estimate, pod, replay, results, schedules, stack, trace, workers
+from pipeline.cli import acl, batches, doctor, estimate, pod, purge, replay, results, schedules, stack, trace, workers
 from pipeline.cli.exits import INTERRUPTED, USAGE, exit_code
 from pipeline.errors import ManifestError, TesseraError
 from pipeline.logs import configure_logging
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 batches.add_to(app)
 estimate.add_to(app)
+purge.add_to(app)
 replay.add_to(app)
 results.add_to(app)
 stack.add_to(app)

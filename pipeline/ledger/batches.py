@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from pipeline.errors import StaleWrite, UnknownBatch
 from pipeline.ledger.store import Store
 from pipeline.records import BatchRecord
 from pipeline.states import BatchState, ImageState, JobState, is_final
+
+_PAGE = 500
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Batches:
                 expected,
                 record.state.value,
                 record.model_dump_json(),
-                int(is_final(record.state)),
+                int(is_final(record.state) and record.manifest.purge is None),
                 record.manifest.images,
                 int(record.manifest.created_at.timestamp() * 1000),
                 record.manifest.incarnation,
@@ -96,8 +99,39 @@ class Batches:
         for batch_id in ids:
             yield self.get(batch_id)
 
+    def ended_before(self, moment: datetime) -> Iterator[BatchRecord]:
+        """Batches that are final since before this moment, oldest submission first. Streams."""
+        first = 0
+        while True:
+            with self._store.errors():
+                ids = self._store.redis.zrangebyscore(
+                    self._store.keys.batches, "-inf", int(moment.timestamp() * 1000), start=first, num=_PAGE
+                )
+            for batch_id in ids:
+                try:
+                    record = self.get(batch_id)
+                except UnknownBatch:  # removed since
+                    continue
+                if is_final(record.state) and record.updated_at < moment:
+                    yield record
+            if len(ids) < _PAGE:
+                return
+            first += _PAGE
+
+    def remove(self, record: BatchRecord) -> None:
+        """Remove a batch and its jobs for good; again, if it broke off. Raises StaleWrite if the record moved on."""
+        jobs = max(record.jobs or 0, sum(self.counts(record.id).jobs.values()))
+        for first in range(0, jobs, _PAGE):
+            self._remove(record, first, min(first + _PAGE, jobs), whole=False)
+        self._remove(record, 0, 0, whole=True)
+
+    def _remove(self, record: BatchRecord, first: int, end: int, *, whole: bool) -> None:
+        revision, incarnation = record.revision, record.manifest.incarnation
+        if not self._store.run("remove_batch", record.id, revision, incarnation, first, end, int(whole)):
+            raise StaleWrite(f"batch {record.id} has moved on from revision {revision}")
+
     def unfinished(self) -> list[str]:
-        """Ids of the batches that are not final."""
+        """Ids of the batches that somebody has still to see to: not final, or being removed."""
         with self._store.errors():
             return sorted(self._store.redis.smembers(self._store.keys.open))
 

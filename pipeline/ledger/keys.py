@@ -4,7 +4,7 @@
 |---|---|---|
 | `deployment` | string | what this deployment renders (JSON), announced by its controller |
 | `batches` | zset | batch ids by time of creation, for lists |
-| `open` | set | ids of batches that are not final: what the tick looks at |
+| `open` | set | ids of batches that are not final, or are being purged: what the tick looks at |
 | `batch:<id>` | hash | `record` (JSON), `state`, `revision`, `incarnation` |
 | `batch:<id>:counts` | hash | `image.<state>` and `job.<state>`: always the sum of the states |
 | `batch:<id>:images` | string | four bits an image: its state's code |

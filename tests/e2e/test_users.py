@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from pipeline.connect import Connection
 from pipeline.errors import LedgerUnavailable
 from pipeline.ledger import Ledger
 from pipeline.messages import EXPAND, celery_app, hint
+from pipeline.objects import BatchObjects
 from pipeline.settings import Settings, load_settings
 from pipeline.states import BatchState, ImageState
 from tasks.embedded.identity import free_ports
@@ -167,6 +169,10 @@ def test_a_batch_is_rendered_by_users_with_the_least_rights_and_no_log_has_a_sec
             env=_environment(mine), capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert "render workers" in asked.stdout
+        assert [one.id for one in client.ended_before(timedelta(0))] == ["b", "c"]
+        batch.purge()
+        until("the controller removed it", lambda: [one.id for one in client.batches()] == ["c"], 120)
+        assert not list(client._connection.artifacts.list(BatchObjects("b").root))
     finally:
         refused = [
             (entry["username"], entry["reason"], entry["object"], entry["context"])

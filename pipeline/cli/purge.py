@@ -1,0 +1,83 @@
+"""The command `purge`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.batches import AsJson
+from pipeline.cli.exits import OK
+from pipeline.client import Client
+from pipeline.durations import parsed_duration
+from pipeline.errors import RequestError
+from pipeline.states import BatchState, is_final
+from pipeline.status import BatchStatus
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this command to the program."""
+    app.command()(purge)
+
+
+def purge(
+    batch_ids: Annotated[list[str] | None, typer.Argument(help="Ids of batches.", show_default=False)] = None,
+    older_than: Annotated[str | None, typer.Option(help="All that ended longer ago than this, as in 30d.")] = None,
+    state: Annotated[
+        list[BatchState] | None, typer.Option(help="Of those only the ones that ended so; may be given several times.")
+    ] = None,
+    keep_images: Annotated[
+        bool, typer.Option("--keep-images", help="Leave images, thumbnails, results and gallery in the bucket.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Remove batches that have ended, with their images, from Redis and the bucket for good."""
+    client = Client()
+    chosen = _chosen(client, batch_ids, older_than, state)
+    images = sum(status.succeeded for status in chosen.values() if status)
+    what = f"{len(chosen)} {'batch' if len(chosen) == 1 else 'batches'} with {images} images"
+    if keep_images:
+        what += ", which stay"
+    if not as_json:
+        for batch_id, status in chosen.items():
+            typer.echo(
+                f"{batch_id}  " + (f"{status.state.value}, {status.succeeded} images" if status else "what is left")
+            )
+    if chosen and not dry_run:
+        if not (yes or as_json) and not sys.stdin.isatty():
+            raise RequestError(f"{what}: nobody can be asked here, so --yes wanted")
+        if not (yes or as_json):
+            typer.confirm(f"remove {what}?", abort=True, err=True)
+        for batch_id in chosen:
+            client.batch(batch_id).purge(keep_images=keep_images)
+    if as_json:
+        typer.echo(json.dumps({"batches": list(chosen), "images": images, "removed": not dry_run}))
+    else:
+        typer.echo(f"would remove {what}" if dry_run else f"the controller removes {what}", err=True)
+    return OK
+
+
+def _chosen(
+    client: Client, batch_ids: list[str] | None, older_than: str | None, states: list[BatchState] | None
+) -> dict[str, BatchStatus | None]:
+    """What is to go, each with its status; None where only the rest of an earlier purge is there."""
+    if bool(batch_ids) == bool(older_than):
+        raise RequestError("either ids of batches or --older-than wanted")
+    if running := [state.value for state in states or () if not is_final(state)]:
+        raise RequestError(f"--state {running[0]} found; a state in which a batch has ended wanted")
+    if older_than:
+        found = client.ended_before(parsed_duration(older_than))
+        return {status.id: status for status in found if not states or status.state in states}
+    if states:
+        raise RequestError("--state goes with --older-than; batches named by their ids found")
+    chosen = {batch_id: client.purgeable(batch_id) for batch_id in batch_ids or ()}
+    if open_ := [status for status in chosen.values() if status and not status.finished]:
+        raise RequestError(
+            f"batch {open_[0].id} is {open_[0].state.value}; a batch that has ended wanted: wait for its end "
+            f"(`tessera watch {open_[0].id}`) or cancel it first. Nothing was removed"
+        )
+    return chosen
