@@ -7,6 +7,7 @@ from enum import StrEnum
 from pipeline.errors import BatchLost, LeaseLost, RecordUnreadable, StaleWrite
 from pipeline.ledger.store import Store
 from pipeline.records import JobRecord
+from pipeline.states import JobState
 
 
 class Place(StrEnum):
@@ -84,7 +85,7 @@ class Jobs:
             return list(self._store.redis.zrange(self._store.keys.jobs(batch_id), 0, -1))
 
     def begun(self, batch_id: str, limit: int) -> list[JobRecord]:
-        """Jobs of a batch that are not final and have had an attempt, in order.
+        """Jobs of a batch that are neither final nor waiting for their first attempt, in order.
 
         Looked for among the first thousand that are not final; one that cannot be read is left out.
         """
@@ -92,9 +93,9 @@ class Jobs:
         with self._store.errors():
             pipe = self._store.redis.pipeline(transaction=False)
             for ref in refs:
-                pipe.hmget(self._store.keys.job(ref), "attempt", "record")
+                pipe.hmget(self._store.keys.job(ref), "state", "record")
             answers = pipe.execute()
-        found = [text for attempt, text in answers if text is not None and attempt not in (None, "0")]
+        found = [text for state, text in answers if text is not None and state != JobState.QUEUED.value]
         return [job for text in found[:limit] if (job := _readable(str(text))) is not None]
 
     def any_unfinished(self, batch_id: str) -> bool:
