@@ -15,7 +15,7 @@ MINUTES ?= 10
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-faults soak test-cluster bench-engine bench-gpu bench-fidelity format clean
+.PHONY: help install demo check test test-faults soak test-cluster bench-engine bench-throughput bench-gpu bench-fidelity format clean
 
 help: ## Show the commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ test-cluster: $(DEVELOPS) ## The Kubernetes tests, against the cluster that KUBE
 
 bench-engine: $(DEVELOPS) ## Measure the engine on this machine into benchmarks/results; wants a quiet one
 	$(BIN)/python -m benchmarks.engine
+
+bench-throughput: $(DEVELOPS) ## Measure what waits in a pod and in the control plane; wants a quiet machine
+	$(BIN)/python -m benchmarks.throughput
 
 bench-gpu: $(DEVELOPS) ## Measure one rank of N on a GPU
 	$(BIN)/python -m benchmarks.engine.gpu

@@ -24,6 +24,7 @@ from distri.errors import (
 )
 from distri.mesh import Mesh
 from distri.run.leader import Leader, Word
+from distri.run.tracing import memory_bytes
 from distri.run.translate import image_of
 from distri.sampler import Control
 from distri.spans import Spans
@@ -170,8 +171,8 @@ def _render(replica: _Replica, task: ImageTask) -> bool:
         displaced=rendered.evaluations.displaced,
         sent_bytes=rendered.bytes_sent,
     )
-    if leader is not None:
-        with engine.spans.span("hand over"):
+    with engine.spans.span("hand over", memory_bytes=memory_bytes(mesh.device)):
+        if leader is not None:
             leader.take(task, rendered, replica.provenance_of(task))
     return True
 

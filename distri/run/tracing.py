@@ -37,6 +37,17 @@ def _began_ns(process: str) -> int | None:
     return time.monotonic_ns() - age_ns
 
 
+def memory_bytes(device: torch.device) -> int:
+    """Held now: by tensors on a GPU, by the whole process without one; 0 where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def gathered(mesh: Mesh, spans: Spans, spec: AttemptSpec) -> Trace | None:
     """The whole pod's trace on rank 0, nothing elsewhere; all ranks of the pod call it. Blocks."""
     cuda = mesh.device.type == "cuda"

@@ -1,0 +1,108 @@
+"""`python -m benchmarks.throughput`: measure, and write benchmarks/results/throughput.json and throughput.md."""
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.throughput import control, engine, waiting
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "waiting": lambda: waiting.waiting(8, device_s=4.0, megabytes_a_second=50.0),
+    "engine": lambda: engine.engine(16),
+    "control": lambda: control.control(1000),
+    "latency": lambda: control.latency(9),
+}
+
+
+def main() -> None:
+    """Measure the parts asked for; the others stay as the result file has them."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all if none is named")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - PARTS.keys():
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    file = RESULTS / "throughput.json"
+    results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    for part in arguments.parts or PARTS:
+        print(f"measuring {part}", flush=True)
+        load_before = os.getloadavg()[0]
+        figures = PARTS[part]()
+        results[part] = {
+            "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": f"{os.cpu_count()} cores, {platform.machine()}, load before {load_before:.1f}",
+            "figures": figures,
+        }
+        file.write_text(json.dumps(results, indent=1) + "\n")
+        (RESULTS / "throughput.md").write_text(_page(results))
+    print(_page(results))
+
+
+def _page(results: dict[str, Any]) -> str:
+    pieces = ["# Throughput", "", "Made by `make bench-throughput`; the numbers are in `throughput.json`.", ""]
+    for part, write in (("waiting", _waiting), ("engine", _engine), ("control", _control), ("latency", _latency)):
+        if part in results:
+            measured, machine = results[part]["measured"], results[part]["machine"]
+            pieces += [*write(results[part]["figures"]), "", f"Measured {measured}: {machine}.", ""]
+    return "\n".join(pieces).rstrip() + "\n"
+
+
+def _waiting(found: dict[str, Any]) -> list[str]:
+    heads = " | ".join(str(number + 1) for number in range(found["images"]))
+    rows = {"Tessera": found["waited_s"], "plain loop": found["plain_waited_s"]}
+    return [
+        "## Waiting for files and uploads",
+        "",
+        f"{found['side_px']} x {found['side_px']} pixels; the device sleeps {found['device_s']:g} s an image, "
+        f"the store takes {found['store_mb_a_second']:g} MB/s, a file has {found['file_mb']} MB. Seconds that rendering "
+        "waits, by image. The plain loop saves with Pillow's default, uploads, and goes on.",
+        "",
+        f"| image | {heads} |",
+        "| --- |" + " --- |" * found["images"],
+        *(f"| {name} | " + " | ".join(f"{seconds:.3f}" for seconds in row) + " |" for name, row in rows.items()),
+    ]
+
+
+def _engine(found: dict[str, Any]) -> list[str]:
+    plain, start = found["plain"], found["start_s"]
+    return [
+        "## A job of the demo model",
+        "",
+        f"{found['images']} images of {found['side_px']} pixels, {found['steps']} steps, one rank, one thread.",
+        "",
+        f"- From the first question to the last upload {found['wall_s']} s, of which denoising and decoding are "
+        f"{found['denoise_and_decode_s']} s: a ratio of {found['ratio']}. The plain diffusers loop takes "
+        f"{plain['wall_s']} s for rendering and saving.",
+        f"- Start: {', '.join(f'{name} {seconds} s' for name, seconds in start.items())}. The plain loop imports and "
+        f"loads in {plain['start_s']} s.",
+        f"- Memory of the process after each image, MB: {', '.join(map(str, found['memory_mb']))}.",
+    ]
+
+
+def _control(found: dict[str, Any]) -> list[str]:
+    return [
+        "## The control plane alone",
+        "",
+        f"{found['jobs']} jobs of one image whose pods do nothing, {found['workers']} workers: {found['seconds']} s from "
+        f"the workers' start to the last result, {found['jobs_a_second']} jobs a second.",
+    ]
+
+
+def _latency(found: dict[str, Any]) -> list[str]:
+    return [
+        "## From submit to launch",
+        "",
+        f"An idle deployment, {found['rounds']} rounds: {found['submit_to_launch_s']} s (median; slowest "
+        f"{found['slowest_s']} s) from the call of `submit` to the record of the launch; `submit` itself "
+        f"{found['of_it_submit_s']} s of it.",
+    ]
+
+
+if __name__ == "__main__":
+    main()

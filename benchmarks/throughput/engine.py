@@ -1,0 +1,93 @@
+"""A whole job on this machine's own stack, by its trace, beside the plain loop of diffusers."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline.client import Client
+from pipeline.connect import connect
+from pipeline.trace import RankTrace, find_trace
+
+SIDE_PX, STEPS = 256, 20
+
+
+def engine(images: int) -> dict[str, Any]:
+    """Wall time of a job's images over the sum of their denoising and decoding, start-up by phase, memory by image."""
+    with tempfile.TemporaryDirectory() as directory:
+        environment = dict(os.environ) | {"TESSERA_DATA_DIR": directory}
+        tessera = [str(Path(sys.executable).with_name("tessera"))]
+        subprocess.run([*tessera, "up", "--ranks", "1"], env=environment, check=True, stdout=subprocess.DEVNULL)
+        try:
+            connection = connect(environment)
+            rows = [{"prompt": f"hill {n}", "width": SIDE_PX, "height": SIDE_PX, "steps": STEPS} for n in range(images)]
+            batch = Client(connection).submit(rows)
+            batch.wait(timeout_s=1800)
+            leader = find_trace(connection.artifacts, f"{batch.id}/0", None).ranks[0]
+            model = next(iter(connection.settings.models.values())).path
+            plain = _plain(Path(model), images)
+        finally:
+            subprocess.run([*tessera, "down"], env=environment, check=False, stdout=subprocess.DEVNULL)
+    return {"images": images, "side_px": SIDE_PX, "steps": STEPS, **_of_trace(leader), "plain": plain}
+
+
+def _of_trace(leader: RankTrace) -> dict[str, Any]:
+    def spans(*names: str) -> list[Any]:
+        return [span for span in leader.spans if span.name in names]
+
+    work = spans("denoise", "enlarge", "decode")
+    first, last = spans("ask")[0], max(spans("upload"), key=lambda span: int(span.end_ns))
+    wall_s = (last.end_ns - first.start_ns) / 1e9
+    work_s = sum(span.seconds for span in work)
+    start = {
+        name: round(sum(s.seconds for s in spans(name)), 2) for name in ("launch", "start", "meet", "claim", "load")
+    }
+    began = min(span.start_ns for span in leader.spans)
+    return {
+        "wall_s": round(wall_s, 2),
+        "denoise_and_decode_s": round(work_s, 2),
+        "ratio": round(wall_s / work_s, 4),
+        "start_s": start | {"to_first_step": round((spans("denoise")[0].start_ns - began) / 1e9, 2)},
+        "memory_mb": [round(span.detail["memory_bytes"] / 1e6) for span in spans("hand over")],
+    }
+
+
+def _plain(model: Path, images: int) -> dict[str, Any]:
+    """The loop in a process of its own, with as many threads as a rank has."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.throughput.engine", str(model), str(images)],
+        env=dict(os.environ) | {"OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _loop(model: str, images: int) -> dict[str, Any]:
+    began = time.perf_counter()
+    import torch
+    from diffusers import StableDiffusionXLPipeline
+
+    torch.set_num_threads(1)
+    kind: Any = StableDiffusionXLPipeline
+    pipeline = kind.from_pretrained(model, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    loaded = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(images):
+            generator = torch.Generator().manual_seed(number)
+            size = {"width": SIDE_PX, "height": SIDE_PX, "num_inference_steps": STEPS, "guidance_scale": 5.0}
+            image = pipeline(f"hill {number}", generator=generator, **size).images[0]
+            image.save(Path(folder) / f"{number}.png")
+    ended = time.perf_counter()
+    return {"start_s": round(loaded - began, 2), "wall_s": round(ended - loaded, 2)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(_loop(sys.argv[1], int(sys.argv[2]))))
