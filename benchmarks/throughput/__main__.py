@@ -60,8 +60,8 @@ def _waiting(found: dict[str, Any]) -> list[str]:
         "## Waiting for files and uploads",
         "",
         f"{found['side_px']} x {found['side_px']} pixels; the device sleeps {found['device_s']:g} s an image, "
-        f"the store takes {found['store_mb_a_second']:g} MB/s, a file has {found['file_mb']} MB. Seconds that rendering "
-        "waits, by image. The plain loop saves with Pillow's default, uploads, and goes on.",
+        f"the store takes {found['store_mb_a_second']:g} MB/s, a file has {found['file_mb']} MB. Seconds that "
+        "rendering waits, by image. The plain loop saves with Pillow's default, uploads, and goes on.",
         "",
         f"| image | {heads} |",
         "| --- |" + " --- |" * found["images"],
@@ -89,8 +89,8 @@ def _control(found: dict[str, Any]) -> list[str]:
     return [
         "## The control plane alone",
         "",
-        f"{found['jobs']} jobs of one image whose pods do nothing, {found['workers']} workers: {found['seconds']} s from "
-        f"the workers' start to the last result, {found['jobs_a_second']} jobs a second.",
+        f"{found['jobs']} jobs of one image whose pods do nothing, {found['workers']} workers: {found['seconds']} s "
+        f"from the workers' start to the last result, {found['jobs_a_second']} jobs a second.",
     ]
 
 
