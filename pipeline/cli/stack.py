@@ -27,6 +27,10 @@ DataDir = Annotated[
 ]
 Slots = Annotated[int, typer.Option(help="Jobs that run at a time.", min=1)]
 Ranks = Annotated[int, typer.Option(help="Ranks of one job.", min=1)]
+Loras = Annotated[
+    list[str] | None,
+    typer.Option("--lora", metavar="NAME=FILE", help="A LoRA that rows may name, for the demo model; repeatable."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
 
 
@@ -37,11 +41,16 @@ def add_to(app: typer.Typer) -> None:
     app.command()(demo)
 
 
-def up(data_dir: DataDir = None, slots: Slots = 1, ranks: Ranks = 2, as_json: AsJson = False) -> int:
+def up(
+    data_dir: DataDir = None, slots: Slots = 1, ranks: Ranks = 2, lora: Loras = None, as_json: AsJson = False
+) -> int:
     """Start Redis, S3, workers and a node on this machine, for longer work; `tessera down` stops them."""
     folder = _folder(data_dir)
     before = running_stack(folder)
-    state = before or start_stack(folder, detached=True, on_progress=_say, slots=slots, gpus=ranks)
+    if before is not None and lora:
+        raise RequestError("the local stack runs already, and takes LoRAs when it starts; `tessera down` stops it")
+    loras = json.dumps(_files(lora or []))
+    state = before or start_stack(folder, detached=True, on_progress=_say, slots=slots, gpus=ranks, loras=loras)
     _await_workers(state)
     if as_json:
         sys.stdout.write(json.dumps({"data_dir": str(folder), "pid": state.pid, "started": before is None}) + "\n")
@@ -51,6 +60,17 @@ def up(data_dir: DataDir = None, slots: Slots = 1, ranks: Ranks = 2, as_json: As
     named = "" if data_dir is None else f"TESSERA_DATA_DIR={folder} "
     typer.echo(f"try: {named}tessera submit PROMPTS.jsonl --watch", err=True)
     return OK
+
+
+def _files(loras: list[str]) -> dict[str, str]:
+    """File by name. Raises RequestError."""
+    files = {}
+    for text in loras:
+        name, _, path = text.partition("=")
+        if not name or not Path(path).is_file():
+            raise RequestError(f"--lora {text[:200]!r}: NAME=FILE wanted, and the file must be there")
+        files[name] = str(Path(path).absolute())
+    return files
 
 
 def down(

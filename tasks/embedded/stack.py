@@ -7,6 +7,7 @@ starts dies with it, so that a killed supervisor leaves data and no process.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import signal
@@ -25,7 +26,7 @@ from pipeline.errors import TesseraError
 from pipeline.lifeline import die_with_parent
 from pipeline.local import LOCK_FILE, MARKER_FILE, STATE_FILE, StackState, without_deployment
 from pipeline.logs import configure_logging
-from pipeline.settings import ModelSource, Settings, load_settings
+from pipeline.settings import LoraSource, ModelSource, Settings, load_settings
 from tasks.embedded.atomic import write_private
 from tasks.embedded.child import Child, Program, stop_all
 from tasks.embedded.model import NATIVE_PX, await_demo_model, begin_demo_model, demo_model, revision
@@ -118,11 +119,16 @@ class Stack:
         if not options.no_model:
             model = demo_model(self._data_dir)
             models["demo"] = ModelSource(path=str(model), revision=revision(model), native_px=NATIVE_PX)
+        loras = {
+            name: LoraSource(path=path, sha256=hashlib.sha256(Path(path).read_bytes()).hexdigest())
+            for name, path in options.loras.items()
+        }
         values: dict[str, Any] = dict(services.settings)
         return load_settings(
             {},
             **values,
             models=models,
+            loras=loras,
             launcher="local",
             image="local",
             device="cpu",
@@ -193,6 +199,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--data-dir", type=lambda text: Path(text).expanduser().absolute(), required=True)
     parser.add_argument("--slots", type=int, default=1, help="attempts that run at a time")
     parser.add_argument("--gpus", type=int, default=2, help="ranks of an attempt")
+    parser.add_argument("--loras", type=json.loads, default={}, help="JSON: files of LoRAs by name")
     parser.add_argument("--images-per-job", type=int, default=5)
     parser.add_argument("--with-parent", type=int, metavar="PID", help="die when this process, our parent, does")
     parser.add_argument("--no-model", action="store_true", help="start without the demo model, rendering nothing")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from pathlib import Path
 
 from PIL import Image
 
+from distri.demo_model import write
 from pipeline.client import Client
 from pipeline.request import Row
+from tests.distri import loras, reference
 from tests.e2e.stack import User
 
 
@@ -72,3 +75,31 @@ def test_rows_and_keywords_of_the_client_are_typed(client: Client, tmp_path: Pat
     assert again.differences == []
     assert again.likeness is not None
     assert again.likeness.same
+
+
+def test_a_row_with_a_lora_is_painted_by_it_and_its_neighbours_are_not(user: User, tmp_path: Path) -> None:
+    parts = reference.pipeline(write(tmp_path / "model")).components
+    film = loras.peft(tmp_path / "film.safetensors", parts)
+    done = user.run("up", "--lora", f"film={film}")
+    assert done.returncode == 0, done.stderr
+    row = {"prompt": "a hill", "width": 128, "height": 128, "steps": 2, "seed": 5}
+    rows = user.manifest(
+        "rows.jsonl", row, row | {"loras": ["film"]}, row | {"loras": [{"name": "film", "scale": 0.5}]}
+    )
+    done = user.run("submit", rows, "-o", "out")
+    assert done.returncode == 0, done.stderr
+    done = user.run("submit", rows, "-o", "again")
+    assert done.returncode == 0, done.stderr
+    results = [json.loads(line) for line in (user.folder / "out" / "results.jsonl").read_text().splitlines()]
+    digest = hashlib.sha256(film.read_bytes()).hexdigest()
+    assert [result["provenance"]["loras"] for result in results] == [{}, {"film": digest}, {"film": digest}]
+    pixels = []
+    for folder in ("out", "again"):
+        for path in sorted((user.folder / folder).glob("images/*/*.png")):
+            with Image.open(path) as image:
+                pixels.append(image.tobytes())
+    assert len(set(pixels[:3])) == 3
+    assert pixels[:3] == pixels[3:]
+    refused = user.run("submit", user.manifest("bad.jsonl", row | {"loras": ["other"]}))
+    assert refused.returncode == 2
+    assert "film" in refused.stderr
