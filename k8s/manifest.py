@@ -43,6 +43,7 @@ FOR_PODS = (
     "connect_timeout_s",
     "models",
     "loras",
+    "collective_timeout_s",
     "log_level",
 )
 

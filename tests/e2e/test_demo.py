@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_killed_demo_leaves_no_process_and_the_next_finishes_its_work(user: User
     name = ""
     for line in first.stderr:
         name = line.split()[0]
-        if " 1/9 images" in line:
+        if re.search(r" [1-7]/9 images", line):
             break
     ranks = [command for command in user.processes().values() if "distri.run" in command]
     assert len(ranks) >= 3, "torchrun and two ranks were rendering"
