@@ -47,19 +47,17 @@ def trace(
 
 
 def _table(found: Trace) -> Table:
+    """A column a rank, so that eight fit a terminal of 80 characters."""
     sums = summarised(found)
-    phases = in_order({name for summary in sums for name in summary.seconds})
-    table = Table(title=f"{found.batch_id}/{found.job_index}, attempt {found.attempt}: seconds of wall time")
-    for head in ("rank", "wall", *phases, "stalled", "busy", "sent MB", "peak MB"):
-        table.add_column(head, justify="right")
+    table = Table(title=f"{found.batch_id}/{found.job_index}, attempt {found.attempt}: seconds", box=None)
+    table.add_column("rank")
     for summary in sums:
-        table.add_row(
-            str(summary.rank),
-            f"{summary.wall_s:.2f}",
-            *(f"{summary.seconds.get(name, 0.0):.2f}" for name in phases),
-            f"{summary.stalled_s:.2f}",
-            f"{summary.busy:.0%}",
-            f"{summary.sent_bytes / 1e6:.1f}",
-            f"{summary.peak_memory_bytes / 1e6:.0f}",
-        )
+        table.add_column(str(summary.rank), justify="right")
+    table.add_row("wall", *(f"{summary.wall_s:.2f}" for summary in sums))
+    for name in in_order({name for summary in sums for name in summary.seconds}):
+        table.add_row(f"  {name}", *(f"{summary.seconds.get(name, 0.0):.2f}" for summary in sums))
+    table.add_row("stalled", *(f"{summary.stalled_s:.2f}" for summary in sums))
+    table.add_row("busy", *(f"{summary.busy:.0%}" for summary in sums))
+    table.add_row("sent, MB", *(f"{summary.sent_bytes / 1e6:.1f}" for summary in sums))
+    table.add_row("peak, MB", *(f"{summary.peak_memory_bytes / 1e6:.0f}" for summary in sums))
     return table
