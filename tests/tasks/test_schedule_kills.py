@@ -71,7 +71,7 @@ def _one_is_due(stage: Stage, due: datetime) -> datetime:
     after = changed(
         record,
         at=stage.ledger.now(),
-        spec=record.spec.model_copy(update={"cron": f"0 {due.hour} {due.day} {due.month} *"}),
+        spec=record.spec.model_copy(update={"cron": f"{due.minute} {due.hour} {due.day} {due.month} *"}),
         cursor=due - timedelta(hours=1),
         open=record.open[-1:],
     )

@@ -31,14 +31,21 @@ def put_prompts(stage: Stage, rows: Iterable[Mapping[str, Any] | str], name: str
     return f"s3://{stage.settings.s3_bucket}/{stage.settings.s3_prefix}/{name}"
 
 
+# Far enough ahead that no firing comes due while a test runs.
+MINUTE = (datetime.now(UTC).minute + 45) % 60
+HOURLY = f"{MINUTE} * * * *"
+
+
 def hours_ago(stage: Stage, count: int) -> datetime:
-    """The beginning of an hour, so many before this one."""
-    return stage.ledger.now().replace(minute=0, second=0, microsecond=0) - timedelta(hours=count)
+    """The last moment at which an hourly schedule was due, and so many hours before it."""
+    now = stage.ledger.now()
+    last = now.replace(minute=MINUTE, second=0, microsecond=0)
+    return last - timedelta(hours=count + (last > now))
 
 
 def schedule(stage: Stage, name: str = "nightly", *, hours: int = 0, **values: Any) -> ScheduleRecord:
     """A schedule that fires each hour, and did so last that many hours before the last full one."""
-    values = {"cron": "0 * * * *", "prompts": values.pop("prompts", None) or put_prompts(stage, ROWS)} | values
+    values = {"cron": HOURLY, "prompts": values.pop("prompts", None) or put_prompts(stage, ROWS)} | values
     edit.add(stage.ledger, stage.artifacts, name, checked_spec(values))
     return wind_back(stage, name, hours)
 
@@ -115,9 +122,7 @@ def test_a_due_firing_becomes_a_batch_named_for_schedule_and_moment(stage: Stage
 
 def test_nothing_fires_before_its_time_or_while_it_is_paused(stage: Stage) -> None:
     schedule(stage, "yearly", cron="0 0 1 1 *")
-    edit.add(
-        stage.ledger, stage.artifacts, "new", checked_spec({"cron": "0 * * * *", "prompts": "s3://bucket/x.jsonl"})
-    )
+    edit.add(stage.ledger, stage.artifacts, "new", checked_spec({"cron": HOURLY, "prompts": "s3://bucket/x.jsonl"}))
     fire(stage.worker, "new")
     schedule(stage, "held")
     edit.pause(stage.ledger, stage.artifacts, "held")
@@ -250,7 +255,7 @@ def test_a_firing_that_fails_says_why_and_does_not_stop_later_ones(stage: Stage,
         stage.ledger,
         stage.artifacts,
         "nightly",
-        checked_spec({"cron": "0 * * * *", "prompts": put_prompts(stage, ROWS)}),
+        checked_spec({"cron": HOURLY, "prompts": put_prompts(stage, ROWS)}),
         update=True,
     )
     wind_back(stage)
