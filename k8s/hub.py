@@ -10,14 +10,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 from pathlib import Path, PurePosixPath
 
 import structlog
 
-from k8s.weights import COMPLETE, LOCK_WAIT_S, BadWeights
-from pipeline import flock
+from k8s.weights import BadWeights, filled
 from pipeline.errors import ServiceError, TesseraError
 from pipeline.logs import configure_logging
 
@@ -34,25 +32,14 @@ def fetch(repository: str, revision: str, target: Path) -> bool:
     nothing half-loaded is ever marked as complete, and files that are whole are not loaded again.
     """
     name = f"{repository}@{revision}"
-    target.mkdir(parents=True, exist_ok=True)
-    lock = flock.acquire(target / ".lock", LOCK_WAIT_S)
-    if lock is None:
-        raise BadWeights(f"another pod has held the lock of {target} for {LOCK_WAIT_S:.0f} s")
-    try:
-        complete = target / COMPLETE
-        if complete.exists() and complete.read_text() == name:
-            return False
-        complete.unlink(missing_ok=True)
+
+    def load() -> None:
         try:
             _load(repository, revision, target)
         except (OSError, ValueError) as error:  # what the hub's client raises is one of these
             raise ServiceError(f"the hub does not give {name}: {type(error).__name__}: {error}") from error
-        partial = target / f"{COMPLETE}.new"
-        partial.write_text(name)
-        partial.replace(complete)
-        return True
-    finally:
-        os.close(lock)
+
+    return filled(target, name, load)
 
 
 def _load(repository: str, revision: str, target: Path) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import structlog
@@ -43,7 +44,20 @@ def fetch(artifacts: Artifacts, source: str, target: Path) -> int:
     if sums is None:
         raise StoreUnavailable(f"{source}{SUMS} is not in {artifacts.where}")
     wanted = _parsed(sums.decode())
-    name = hashlib.sha256(sums).hexdigest()
+
+    def copy() -> None:
+        for path, digest in wanted.items():
+            _copy(artifacts, source + path, target / path, digest)
+
+    return len(wanted) if filled(target, hashlib.sha256(sums).hexdigest(), copy) else 0
+
+
+def filled(target: Path, name: str, fill: Callable[[], None]) -> bool:
+    """Have `target` be what `name` stands for: False if its mark says so already, else after `fill`.
+
+    Under the folder's lock, for neighbours may be filling it too. Raises what `fill` raises, then leaving no mark, or
+    BadWeights if the lock is not to be had.
+    """
     target.mkdir(parents=True, exist_ok=True)
     lock = flock.acquire(target / ".lock", LOCK_WAIT_S)
     if lock is None:
@@ -51,14 +65,13 @@ def fetch(artifacts: Artifacts, source: str, target: Path) -> int:
     try:
         complete = target / COMPLETE
         if complete.exists() and complete.read_text() == name:
-            return 0
+            return False
         complete.unlink(missing_ok=True)
-        for path, digest in wanted.items():
-            _copy(artifacts, source + path, target / path, digest)
+        fill()
         partial = target / f"{COMPLETE}.new"
         partial.write_text(name)
         partial.replace(complete)
-        return len(wanted)
+        return True
     finally:
         os.close(lock)
 
