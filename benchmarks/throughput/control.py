@@ -122,7 +122,7 @@ def _put_images(connection: Connection, batch_id: str, jobs: int) -> None:
         results = []
         for task in images_of(parsed_shard(artifacts.get(objects.shard(job)) or b"")):
             result = image_result(task, batch_id)
-            results.append(commit_image(artifacts, objects, result, file_of(result, task.index)))
+            results.append(commit_image(artifacts, objects, result, file_of(result, task.index % 200)))
         artifacts.put(objects.fragment(job), outcome_lines(results), content_type="application/x-ndjson")
 
     with ThreadPoolExecutor(4) as pool:
