@@ -29,7 +29,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch do
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # the same
         self.live: int = 0
         self.peak: int = 0
         self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()

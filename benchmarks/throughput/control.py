@@ -102,8 +102,8 @@ def _deployment(stack: ExitStack, **changes: Any) -> tuple[Settings, dict[str, s
 
 @contextmanager
 def _process(environment: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen([sys.executable, *arguments], env=environment, **quiet) as process:  # type: ignore[call-overload]
+    nowhere = subprocess.DEVNULL
+    with subprocess.Popen([sys.executable, *arguments], env=environment, stdout=nowhere, stderr=nowhere) as process:
         try:
             yield process
         finally:

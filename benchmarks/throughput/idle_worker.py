@@ -48,5 +48,5 @@ def _idle(_: Settings) -> IdleLauncher:
 
 
 if __name__ == "__main__":
-    worker.launcher_for = _idle  # type: ignore[assignment]
+    worker.launcher_for = _idle  # type: ignore[assignment]  # another function of the same shape
     raise SystemExit(worker.main(["render"]))

@@ -100,7 +100,7 @@ def _commit_what_is_rendered(leader: Leader | None) -> None:
     if leader is None or not leader.claimed:
         return
     try:
-        leader.committer.finish(None)
+        leader.committer.flush()
     except Exception:
         log.exception("some images will be rendered again")  # why this rank ends is reported already
 

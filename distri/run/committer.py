@@ -39,6 +39,7 @@ WAITING_BYTES = 512 << 20
 # How long the end of a pod waits for Redis. Whoever settles the attempt reads the bucket, so nothing is lost with it.
 LAST_REPORTS_S = 60.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
+_FLUSH_LOOK_S = 1.0
 MARK_WITHIN_S = 1.0  # how long rendering waits for the ledger before each image
 
 
@@ -153,6 +154,15 @@ class Committer:
             return False
         log.warning("ending without having told the ledger of every image; who settles the attempt does")
         return True
+
+    def flush(self) -> None:
+        """Finish without a fragment, and wait until all is uploaded and reported: for a pod that ends before its time.
+
+        Raises what a lane ended with.
+        """
+        self.finish(None)
+        while not self.finished(_FLUSH_LOOK_S):
+            continue
 
     def _raise_if_broken(self) -> None:
         for lane in (self._uploads, self._reports, self._last):

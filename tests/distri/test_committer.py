@@ -97,12 +97,27 @@ def test_an_image_overtakes_one_whose_upload_takes_long(committer: Committer, st
         assert all(end <= start for (_, end), (start, _) in pairwise(own))
 
 
+def test_a_pod_that_ends_before_its_time_waits_for_its_uploads(committer: Committer, store: Store) -> None:
+    store.gates[0] = threading.Event()
+    _render(committer, 0)
+    flushed = threading.Thread(target=committer.flush, daemon=True)
+    flushed.start()
+    flushed.join(0.2)
+    assert flushed.is_alive()
+    store.gates[0].set()
+    flushed.join(60)
+    assert not flushed.is_alive()
+    assert committer.outcomes.keys() == {0}
+    assert store.put_keys == []
+
+
 def test_no_more_files_are_made_at_a_time_than_there_are_threads(committer: Committer, store: Store) -> None:
     count = module.UPLOADS + 3
     store.gates.update({index: threading.Event() for index in range(count)})
     for index in range(count):
         _render(committer, index)
     _soon(lambda: len(store.entered) == module.UPLOADS)
+    assert committer.outcomes == {}
     store.gates[store.entered[0]].set()
     _soon(lambda: len(store.entered) == module.UPLOADS + 1)
 
