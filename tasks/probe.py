@@ -42,10 +42,13 @@ def works(settings: Settings, role: str, host: str) -> bool:
         ticking = bool(client.exists(f"{settings.redis_prefix}:redbeat::lock"))
     if role == "beat":
         return ticking
-    inspect = celery_app(settings).control.inspect(
-        pattern=f"{role}@{host}-*", matcher="glob", timeout=ANSWER_WITHIN_S, limit=1
-    )
-    return bool(inspect.ping())
+    app = celery_app(settings)
+    # A connection that is closed: one that Celery keeps waits on for answers, as would each process forked from ours.
+    with app.connection_for_write() as connection:
+        inspect = app.control.inspect(
+            pattern=f"{role}@{host}-*", matcher="glob", timeout=ANSWER_WITHIN_S, limit=1, connection=connection
+        )
+        return bool(inspect.ping())
 
 
 def try_cluster(settings: Settings) -> None:
