@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 
 import structlog
 from pydantic import ValidationError
@@ -15,7 +18,7 @@ from pipeline.errors import RecordUnreadable, StaleWrite, TesseraError
 from pipeline.objects import BatchObjects
 from pipeline.records import BatchManifest, BatchRecord, JobRecord, Pace, Plan, advance, changed
 from pipeline.request import ResolvedRow
-from pipeline.shards import Bounds, Shard, cut, images_of, shard_bytes
+from pipeline.shards import Bounds, Shard, cut, shard_bytes
 from pipeline.states import BatchState
 from pipeline.version import installed_version
 from tasks.context import Context
@@ -26,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 # Most images of a job while nothing is known of this deployment's speed: its first jobs shall not take all day.
 UNKNOWN_IMAGES = 64
+
+UPLOADS = 8
 
 
 def expand(context: Context, batch_id: str) -> None:
@@ -47,21 +52,19 @@ def expand(context: Context, batch_id: str) -> None:
             context.ledger.batches.write(record)
         remains = remains_of(context, record)
         try:
-            sizes = [
-                _write_shard(context, record, index, shard) for index, shard in enumerate(_shards(context, record))
-            ]
+            sizes = _write_shards(context, record)
         except InputChanged as error:
             context.ledger.batches.write(advance(record, BatchState.FAILED, at=now, reason=str(error)))
             marker = BatchObjects(batch_id).marker(BatchState.FAILED)
             context.artifacts.put(marker, str(error).encode(), content_type="text/plain")
             log.error("batch failed", batch=batch_id, reason=str(error))
             return
-        for index, images in enumerate(sizes):
-            job = JobRecord.queued(record, index, images, now)
-            if record.recovered:
+        jobs = (JobRecord.queued(record, index, images, now) for index, images in enumerate(sizes))
+        if record.recovered:
+            for job in jobs:
                 restore(context, job, job_images(context, job), remains)
-            else:
-                context.ledger.jobs.create(job)
+        else:
+            context.ledger.jobs.create_all(jobs)
         _let_run(context, record, len(sizes), now)
         log.info("batch expanded", batch=batch_id, jobs=len(sizes), images=sum(sizes))
 
@@ -99,10 +102,27 @@ def _shards(context: Context, record: BatchRecord) -> Iterator[Shard]:
     return cut(_rows(context, record.manifest), bounds)
 
 
-def _write_shard(context: Context, record: BatchRecord, index: int, shard: Shard) -> int:
-    key = BatchObjects(record.id).shard(index)
-    context.artifacts.put(key, shard_bytes(shard), content_type="application/x-ndjson")
-    return len(images_of(shard))
+def _write_shards(context: Context, record: BatchRecord) -> list[int]:
+    """Write the shards, a few at a time, so that memory holds those few; returns how many images each has.
+
+    All are there when it returns. Raises InputChanged, RecordUnreadable or ServiceError, and then some may be there.
+    """
+    objects, sizes = BatchObjects(record.id), []
+    under_way: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(UPLOADS, thread_name_prefix="shards") as pool:
+        try:
+            for index, shard in enumerate(_shards(context, record)):
+                if len(under_way) == UPLOADS:
+                    under_way.popleft().result()
+                put = partial(context.artifacts.put, objects.shard(index), content_type="application/x-ndjson")
+                under_way.append(pool.submit(put, shard_bytes(shard)))
+                sizes.append(sum(line.stop - line.start for line in shard))
+            for one in under_way:
+                one.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return sizes
 
 
 def _rows(context: Context, manifest: BatchManifest) -> Iterator[ResolvedRow]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from enum import StrEnum
 
 from pipeline.errors import BatchLost, LeaseLost, RecordUnreadable, StaleWrite
-from pipeline.ledger.store import Store
+from pipeline.ledger.store import Argument, Store
 from pipeline.records import JobRecord
-from pipeline.states import JobState
 
 
 class Place(StrEnum):
@@ -19,6 +20,8 @@ class Place(StrEnum):
     DONE = "done"  # final
 
 
+_AT_ONCE = 200  # a few milliseconds of Redis' time, in which others wait
+
 _PRIORITY_STEP = 10**13  # more than milliseconds since 1970 will be for centuries
 
 
@@ -27,6 +30,26 @@ def _readable(text: str) -> JobRecord | None:
         return JobRecord.parsed(text)
     except RecordUnreadable:
         return None
+
+
+def _step(record: JobRecord, expected: int, place: Place, *, fence: str, delay_s: float) -> list[Argument]:
+    """What lua/write_job.lua is told."""
+    return [
+        record.ref,
+        record.batch_id,
+        expected,
+        fence,
+        record.state.value,
+        record.model_dump_json(),
+        place.value,
+        int(delay_s * 1000),
+        record.tenant,
+        record.priority * _PRIORITY_STEP + int(record.created_at.timestamp() * 1000),
+        record.index,
+        record.attempt.number if record.attempt else 0,
+        record.attempt.token if record.attempt else "",
+        record.incarnation,
+    ]
 
 
 class Jobs:
@@ -38,6 +61,17 @@ class Jobs:
     def create(self, record: JobRecord, place: Place = Place.BACKLOG) -> bool:
         """Put a new job into the ledger; False if it was there, and then it stays as it is."""
         return self._write(record, 0, place, fence="", delay_s=0) >= 0
+
+    def create_all(self, records: Iterable[JobRecord]) -> int:
+        """Put new jobs into the backlog, many with one round trip; those that are there stay as they are.
+
+        Returns how many are new. Each is created by a step of its own, so whoever breaks off here may begin again.
+        """
+        new, rest = 0, iter(records)
+        while some := list(itertools.islice(rest, _AT_ONCE)):
+            steps = [_step(record, 0, Place.BACKLOG, fence="", delay_s=0) for record in some]
+            new += sum(answer >= 0 for answer in self._store.run_each("write_job", steps))
+        return new
 
     def write(self, record: JobRecord, place: Place, *, fence: str, delay_s: float = 0) -> int:
         """Write a record that was changed from the one that was read.
@@ -53,25 +87,7 @@ class Jobs:
         return answer
 
     def _write(self, record: JobRecord, expected: int, place: Place, *, fence: str, delay_s: float) -> int:
-        return int(
-            self._store.run(
-                "write_job",
-                record.ref,
-                record.batch_id,
-                expected,
-                fence,
-                record.state.value,
-                record.model_dump_json(),
-                place.value,
-                int(delay_s * 1000),
-                record.tenant,
-                record.priority * _PRIORITY_STEP + int(record.created_at.timestamp() * 1000),
-                record.index,
-                record.attempt.number if record.attempt else 0,
-                record.attempt.token if record.attempt else "",
-                record.incarnation,
-            )
-        )
+        return int(self._store.run("write_job", *_step(record, expected, place, fence=fence, delay_s=delay_s)))
 
     def get(self, ref: str) -> JobRecord | None:
         """The record of a job. Raises RecordUnreadable."""
@@ -85,18 +101,17 @@ class Jobs:
             return list(self._store.redis.zrange(self._store.keys.jobs(batch_id), 0, -1))
 
     def begun(self, batch_id: str, limit: int) -> list[JobRecord]:
-        """Jobs of a batch that are neither final nor waiting for their first attempt, in order.
+        """The first so many jobs of a batch that are neither final nor waiting for their first attempt, in order.
 
-        Looked for among the first thousand that are not final; one that cannot be read is left out.
+        One that cannot be read is left out.
         """
-        refs = self.unfinished(batch_id)[:1000]
         with self._store.errors():
+            refs = self._store.redis.zrange(self._store.keys.begun(batch_id), 0, limit - 1)
             pipe = self._store.redis.pipeline(transaction=False)
             for ref in refs:
-                pipe.hmget(self._store.keys.job(ref), "state", "record")
-            answers = pipe.execute()
-        found = [text for state, text in answers if text is not None and state != JobState.QUEUED.value]
-        return [job for text in found[:limit] if (job := _readable(str(text))) is not None]
+                pipe.hget(self._store.keys.job(ref), "record")
+            found = pipe.execute()
+        return [job for text in found if text is not None and (job := _readable(str(text))) is not None]
 
     def any_unfinished(self, batch_id: str) -> bool:
         """Whether a job of the batch is not final."""

@@ -9,6 +9,7 @@
 | `batch:<id>:counts` | hash | `image.<state>` and `job.<state>`: always the sum of the states |
 | `batch:<id>:images` | string | four bits an image: its state's code |
 | `batch:<id>:jobs` | zset | refs of jobs that are not final, score = index |
+| `batch:<id>:begun` | zset | those of them that are not waiting for their first attempt, score = index |
 | `batch:<id>:parked` | set | refs of jobs that are put aside while the batch is paused |
 | `batch:<id>:events` | stream | the last moves, capped |
 | `job:<ref>` | hash | `record`, `state`, `revision`, `incarnation`, `fence`, `worker`, `stumbles`, ... |
@@ -77,6 +78,9 @@ class Keys:
 
     def jobs(self, batch_id: str) -> str:
         return self("batch", batch_id, "jobs")
+
+    def begun(self, batch_id: str) -> str:
+        return self("batch", batch_id, "begun")
 
     def events(self, batch_id: str) -> str:
         return self("batch", batch_id, "events")

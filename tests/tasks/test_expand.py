@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+from collections.abc import Iterable
+
 import pytest
 
 from pipeline.cancel import request_cancel
+from pipeline.errors import StoreUnavailable
 from pipeline.objects import BatchObjects
+from pipeline.records import JobRecord
 from pipeline.states import BatchState, JobState
-from tasks.expand import expand
+from tasks.expand import UPLOADS, expand
 from tests.tasks.stage import Stage
 
 
@@ -55,6 +61,84 @@ def test_an_expansion_that_broke_off_among_its_jobs_is_completed(stage: Stage, m
     assert _objects(stage) == before
     assert stage.ledger.jobs.held(lease.job.ref)
     assert stage.ledger.leases.backlog() == 2
+
+
+@pytest.mark.parametrize("jobs", [0, 1, 2])
+def test_an_expansion_killed_between_two_jobs_is_completed_and_its_counters_are_right(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    stage.accepted(7)
+    create_all = stage.ledger.jobs.create_all
+
+    def killed(records: Iterable[JobRecord]) -> int:
+        create_all(itertools.islice(records, jobs))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stage.worker.ledger.jobs, "create_all", killed)
+        with pytest.raises(KeyboardInterrupt):
+            expand(stage.worker, "b")
+    assert stage.ledger.leases.backlog() == jobs
+    expand(stage.worker, "b")
+    assert (stage.batch_state(), stage.ledger.batches.get("b").jobs) == (BatchState.IN_PROGRESS, 3)
+    assert stage.ledger.batches.counts("b").jobs[JobState.QUEUED] == 3
+    assert [stage.job(index).images for index in range(3)] == [3, 3, 1]
+    stage.work()
+    stage.finalized()
+    assert stage.images() == ["succeeded"] * 7
+
+
+def test_no_job_is_queued_before_every_shard_is_there(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the last row shows whether the rows are those that were accepted."""
+    stage.accepted(40)
+    put, seen = stage.artifacts.put, []
+
+    def slow(key: str, body: bytes, *, content_type: str) -> None:
+        time.sleep(0.05)
+        put(key, body, content_type=content_type)
+        seen.append(stage.ledger.leases.backlog())
+
+    monkeypatch.setattr(stage.artifacts, "put", slow)
+    expand(stage.worker, "b")
+    assert seen == [0] * 14
+    assert stage.ledger.leases.backlog() == 14
+
+
+def test_shards_are_written_a_few_at_a_time(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several, for each is a round trip; few, for memory holds them."""
+    stage.accepted(3 * 4 * UPLOADS)
+    put, under_way, most = stage.artifacts.put, [], []
+
+    def counted(key: str, body: bytes, *, content_type: str) -> None:
+        under_way.append(key)
+        most.append(len(under_way))
+        time.sleep(0.02)
+        put(key, body, content_type=content_type)
+        under_way.remove(key)
+
+    monkeypatch.setattr(stage.artifacts, "put", counted)
+    expand(stage.worker, "b")
+    assert 1 < max(most) <= UPLOADS
+
+
+def test_a_store_that_goes_away_among_the_shards_puts_the_expansion_off(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.accepted(60)
+    put = stage.artifacts.put
+
+    def away(key: str, body: bytes, *, content_type: str) -> None:
+        if key.endswith("00007.jsonl"):
+            raise StoreUnavailable("away")
+        put(key, body, content_type=content_type)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stage.artifacts, "put", away)
+        with pytest.raises(StoreUnavailable):
+            expand(stage.worker, "b")
+    assert (stage.batch_state(), stage.ledger.leases.backlog()) == (BatchState.VALIDATING, 0)
+    expand(stage.worker, "b")
+    assert stage.ledger.leases.backlog() == 20
 
 
 @pytest.mark.parametrize("body", [None, b"", b'{"row":1}\n', b"not json\n", b"\xff\n"])

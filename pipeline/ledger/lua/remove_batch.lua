@@ -11,6 +11,6 @@ end
 if ARGV[6] == '1' then
   redis.call('ZREM', P .. 'batches', id)
   redis.call('SREM', P .. 'open', id)
-  redis.call('DEL', key .. ':counts', key .. ':images', key .. ':jobs', key .. ':parked', key .. ':events', key)
+  redis.call('DEL', key .. ':counts', key .. ':images', key .. ':jobs', key .. ':begun', key .. ':parked', key .. ':events', key)
 end
 return 1

@@ -21,6 +21,11 @@ end
 if ARGV[7] ~= 'done' then
   redis.call('ZADD', batch_key .. ':jobs', ARGV[11], ref) -- also a job that was over and is opened again
 end
+if ARGV[7] ~= 'done' and state ~= 'queued' then
+  redis.call('ZADD', batch_key .. ':begun', ARGV[11], ref)
+else
+  redis.call('ZREM', batch_key .. ':begun', ref)
+end
 redis.call('HINCRBY', batch_key .. ':counts', 'job.' .. state, 1)
 redis.call('HSET', key, 'record', ARGV[6], 'state', state, 'revision', revision + 1)
 local place = ARGV[7]
