@@ -8,6 +8,7 @@ pictures, so the two stay apart from here to the encoder.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Self
@@ -28,6 +29,8 @@ MAX_METADATA_CHARACTERS = 20_000
 MIN_SIDE_PX, MAX_SIDE_PX = 64, 16_384
 # Image i of a row has seed + i, and the sum must stay inside what torch takes as a seed.
 MAX_SEED = 2**63 - 1 - MAX_IMAGES_PER_ROW
+
+_CONTROL = re.compile(r"[^\t\n\r -~\u00a0-\U0010ffff]")
 
 
 def _side(value: int) -> int:
@@ -58,8 +61,8 @@ def _crop(value: object) -> tuple[int, int]:
 
 
 def _text(value: str) -> str:
-    if bad := next((c for c in value if (c < " " and c not in "\t\n\r") or "\x7f" <= c <= "\x9f"), None):
-        raise ValueError(f"control character U+{ord(bad):04X} found; text wanted")
+    if bad := _CONTROL.search(value):
+        raise ValueError(f"control character U+{ord(bad[0]):04X} found; text wanted")
     return value
 
 
@@ -212,7 +215,8 @@ class Options(BaseModel):
 
     def said(self) -> dict[str, Any]:
         """What is set here."""
-        return {name: getattr(self, name) for name in self.model_fields_set}
+        values = self.__dict__  # a million rows are asked
+        return {name: values[name] for name in self.model_fields_set}
 
 
 def _small(value: dict[str, Any]) -> dict[str, Any]:

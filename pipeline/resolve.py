@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline import schedulers
@@ -29,12 +30,13 @@ def resolve(
     deployment renders, one too small for its layout, a model or LoRA that is not on the allow-list, settings that
     do not go together.
     """
-    said = defaults.said() | row.said()
+    of_row, of_batch = row.said(), defaults.said()
+    said = of_batch | of_row
     model, native_px = _model(row, defaults, deployment)
     scheduler = said.get("scheduler")
     lcm = scheduler is not None and scheduler.name == schedulers.LCM
     values: dict[str, Any] = _DEFAULTS | (_FOR_LCM if lcm else {}) | said
-    width, height = _size(row, defaults, deployment, native_px)
+    width, height = _size(of_row, of_batch, deployment, native_px)
     highres = _highres(row, defaults, values["steps"], width * height, native_px)
     if scheduler is not None and (
         refused := schedulers.refusal(scheduler, steps=values["steps"], guidance_scale=values["guidance_scale"])
@@ -85,8 +87,10 @@ def _model(row: Row, defaults: Options, deployment: Deployment) -> tuple[str, in
     return model, deployment.models[model].native_px
 
 
-def _size(row: Row, defaults: Options, deployment: Deployment, native_px: int) -> tuple[int, int]:
-    width, height = size(Wish.of(row.said()), Wish.of(defaults.said()), native_px)
+def _size(
+    of_row: Mapping[str, Any], of_batch: Mapping[str, Any], deployment: Deployment, native_px: int
+) -> tuple[int, int]:
+    width, height = size(Wish.of(of_row), Wish.of(of_batch), native_px)
     for name, side in (("width", width), ("height", height)):
         if not MIN_SIDE_PX <= side <= MAX_SIDE_PX:
             raise ValueError(name, f"{side} follows from the aspect; {MIN_SIDE_PX} to {MAX_SIDE_PX} pixels wanted")

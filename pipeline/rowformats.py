@@ -67,7 +67,7 @@ def _text_row(_number: int, line: str) -> Item:
 
 def _json_row(number: int, line: str) -> Item:
     try:
-        value = json.loads(line.rstrip(), parse_constant=_no_constant, object_pairs_hook=_each_once)
+        value = _STRICT.decode(line.rstrip())
     except json.JSONDecodeError as error:
         return RowError(number, None, f"broken JSON at column {error.colno}: {error.msg}")
     except (ValueError, RecursionError) as error:
@@ -88,6 +88,9 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
+
+
+_STRICT = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_each_once)  # one for all rows
 
 
 # How a cell becomes a value, by field. Texts stay as they stand; what is missing here is a text or has a short form.

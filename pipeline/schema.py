@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from functools import cache
 from typing import Self
 
 from pydantic import BaseModel, ValidationError, field_validator
@@ -34,10 +35,15 @@ class Versioned(BaseModel):
     @field_validator("schema_version")
     @classmethod
     def _readable(cls, found: int) -> int:
-        known: int = cls.model_fields["schema_version"].default
-        if found > known + 1:
-            raise RecordTooNew(cls.__name__, found, known + 1)
+        if found > (newest := _known(cls) + 1):
+            raise RecordTooNew(cls.__name__, found, newest)
         return found
+
+
+@cache  # a million rows are read
+def _known(kind: type[Versioned]) -> int:
+    version: int = kind.model_fields["schema_version"].default
+    return version
 
 
 class OpenCode(StrEnum):
