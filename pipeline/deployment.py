@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.layouts import Load, fastest_layout, planned_layout, shortest_long_side_px
 from pipeline.schema import Versioned
 from pipeline.settings import Settings
+from pipeline.tenants import TenantLimits
 
 SCHEMA_VERSION = 1
 
@@ -32,6 +33,12 @@ class AllowedLora(BaseModel):
         return not self.models or model in self.models
 
 
+class AnnouncedLimits(TenantLimits):
+    """What a tenant may have, by what a client needs to know of it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
 class Deployment(Versioned):
     """The limits that rows are checked against. Newer controllers may announce more; older clients ignore it."""
 
@@ -45,6 +52,7 @@ class Deployment(Versioned):
     max_megapixels: float
     max_rows: int
     max_images: int = 1_000_000
+    tenants: dict[str, AnnouncedLimits] = Field(default_factory=dict, description="Limits by tenant; `*`: all others.")
     layout: str
     goal: str = "latency"
     one_gpu_megapixels: float = 4.2
@@ -69,6 +77,7 @@ class Deployment(Versioned):
             max_megapixels=settings.max_megapixels,
             max_rows=settings.max_rows,
             max_images=settings.max_images,
+            tenants={name: AnnouncedLimits(**limits.model_dump()) for name, limits in settings.tenants.items()},
             layout=planned_layout(settings.gpus, settings.layout),
             goal=settings.goal if settings.layout is None else "latency",
             one_gpu_megapixels=settings.one_gpu_megapixels,

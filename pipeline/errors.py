@@ -50,6 +50,10 @@ class BatchExists(RequestError):
     """The batch id is taken by a batch with other rows."""
 
 
+class LimitReached(RequestError):
+    """The tenant has as much as it may have at a time."""
+
+
 class UnknownBatch(RequestError):
     """No batch of that id is known here."""
 

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from pipeline.errors import SettingsError
+from pipeline.tenants import Tenants
 
 PREFIX = "TESSERA_"
 
@@ -76,6 +77,10 @@ class Settings(BaseModel):
     max_megapixels: float = Field(64.0, gt=0, description="Largest image that a row may ask for.")
     max_rows: int = Field(1_000_000, gt=0, description="Most rows of one batch.")
     max_images: int = Field(1_000_000, gt=0, description="Most images of one batch.")
+
+    tenants: Tenants = Field(
+        default_factory=dict, description="Limits by tenant (JSON), `*` for all others; none means no limits."
+    )
 
     # How a pod renders
     gpus: int = Field(8, ge=1, description="Ranks of one pod: its GPUs, or processes on a CPU.")
@@ -230,7 +235,7 @@ def load_settings(environ: Mapping[str, str] | None = None, *, newer: bool = Fal
     for variable, name in known.items():
         if given.get(variable):
             values[name] = given[variable]
-    for name in ("models", "loras", "pod", "schedules"):
+    for name in ("models", "loras", "tenants", "pod", "schedules"):
         if isinstance(values.get(name), str):
             try:
                 values[name] = json.loads(values[name])

@@ -12,10 +12,12 @@ from typing import IO, Any, Protocol
 import structlog
 
 from pipeline.artifacts import Artifacts
+from pipeline.deployment import Deployment
 from pipeline.errors import (
     AcceptanceUnknown,
     BatchExists,
     LedgerUnavailable,
+    LimitReached,
     NothingNew,
     RequestError,
     ServiceError,
@@ -30,6 +32,7 @@ from pipeline.request import MAX_SEED, Options, ResolvedRow
 from pipeline.results import RefusedLine
 from pipeline.rowformats import InputFormat
 from pipeline.source import Prompts, open_source
+from pipeline.tenants import limits_of
 from pipeline.version import installed_version
 
 log = structlog.get_logger(__name__)
@@ -92,7 +95,8 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
 
     Either the whole batch is accepted or nothing is. Submitting the same rows under the same id again changes nothing,
     and completes a submission that broke off. Raises ManifestError, RequestError (NothingNew if every row is left
-    out by choice) or ServiceError; nothing was accepted then, unless it is AcceptanceUnknown.
+    out by choice, LimitReached if the tenant has its share) or ServiceError; nothing was accepted then, unless it is
+    AcceptanceUnknown.
     """
     batch_id = _checked(submission)
     patience = Patience(submission.timeout_s)
@@ -140,6 +144,7 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
             f"looking into {s3}; nothing was accepted", lambda: _accepted_before(artifacts, manifest)
         )
         if before is None:
+            patience.call(f"asking {redis} for open batches", lambda: _check_room(ledger, deployment, manifest))
             staged = {objects.input(manifest.staged): rows, objects.invalid(manifest.staged): refused}
             patience.call(f"writing the rows to {s3}; nothing was accepted", lambda: _stage(artifacts, staged))
             if not _put_manifest(artifacts, manifest, patience):
@@ -152,6 +157,28 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
     record = BatchRecord(manifest=standing, updated_at=now, recovered=before is not None)
     recorded = _recorded(ledger, record, patience)
     return Accepted(before or manifest, before is None, recorded, validation.unwanted)
+
+
+def _check_room(ledger: Ledger, deployment: Deployment, manifest: BatchManifest) -> None:
+    """Raise LimitReached if the tenant would have more open images than it may.
+
+    Two that submit at the same instant may both find room.
+    """
+    most = limits_of(deployment.tenants, manifest.tenant).open_images
+    if most is None:
+        return
+    batches = ledger.batches.open_images(manifest.tenant)
+    if (there := sum(batches.values())) + manifest.images <= most:
+        return
+    tenant, do = f"tenant {manifest.tenant!r}", "ask whoever runs the deployment for a higher limit"
+    if manifest.images > most:
+        do = f"submit it in parts of at most {most:,} images, or {do}"
+    else:
+        do = f"wait until {there + manifest.images - most:,} of them are done, cancel a batch, or {do}"
+    raise LimitReached(
+        f"{tenant} has {there:,} images waiting or being rendered, in {len(batches)} batches, and this batch has "
+        f"{manifest.images:,}; it may have {most:,} at a time (TESSERA_TENANTS). Nothing was accepted; {do}"
+    )
 
 
 def _stage(artifacts: Artifacts, staged: Mapping[str, IO[bytes]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -134,6 +135,23 @@ class Batches:
         """Ids of the batches that somebody has still to see to: not final, or being removed."""
         with self._store.errors():
             return sorted(self._store.redis.smembers(self._store.keys.open))
+
+    def open_images(self, tenant: str) -> Mapping[str, int]:
+        """By batch of this tenant that is not final, how many of its images have no outcome yet."""
+        batch_ids = self.unfinished()
+        counters = [f"image.{state}" for state in (ImageState.QUEUED, ImageState.RUNNING)]
+        with self._store.errors():
+            pipe = self._store.redis.pipeline(transaction=False)
+            for batch_id in batch_ids:
+                pipe.hget(self._store.keys.batch(batch_id), "record")
+                pipe.hmget(self._store.keys.counts(batch_id), counters)
+            found = pipe.execute()
+        # Not parsed as records: one of a newer version counts, too.
+        return {
+            batch_id: sum(int(count or 0) for count in counts)
+            for batch_id, record, counts in zip(batch_ids, found[::2], found[1::2], strict=True)
+            if record is not None and json.loads(record)["manifest"]["tenant"] == tenant
+        }
 
     def events(self, batch_id: str, *, after: str, wait_s: float) -> list[Event]:
         """Moves of this batch after the event `after` ("$": from now on); waits up to `wait_s` for the first."""

@@ -25,7 +25,7 @@ class Ledger:
         self.store = Store(settings)
         self.batches = Batches(self.store)
         self.jobs = Jobs(self.store)
-        self.leases = Leases(self.store)
+        self.leases = Leases(self.store, settings.tenants)
         self.images = Images(self.store)
         self.workers = Workers(self.store)
         self.locks = Locks(self.store)

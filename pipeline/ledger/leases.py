@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
 
 from pipeline.errors import LeaseLost, RecordUnreadable
-from pipeline.ledger.store import Store
+from pipeline.ledger.store import Argument, Store
 from pipeline.records import JobRecord
+from pipeline.tenants import TenantLimits, limits_of
 
 log = structlog.get_logger(__name__)
 
 # For a worker of another version, or for whoever mends the record.
 UNREADABLE_DELAY_S = 15.0
+
+_UNLIMITED = 2**31
 
 
 @dataclass(frozen=True)
@@ -27,15 +32,18 @@ class Lease:
 class Leases:
     """Claim, renew, hand over. A lease that is not renewed ends by Redis' clock, and the next claim adopts the job."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, tenants: Mapping[str, TenantLimits]) -> None:
+        self._store, self._tenants = store, tenants
 
     def claim(self, worker: str, lease_s: float) -> Lease | None:
         """The best job that may be claimed: priority, then fair share between tenants, then age.
 
-        A job whose record cannot be read is put back for a while, and the next best taken.
+        None of a tenant that has as many running jobs as it may. A job whose record cannot be read is put back for a
+        while, and the next best taken.
         """
-        while answer := self._store.run("claim", worker, int(lease_s * 1000)):
+        most = itertools.chain.from_iterable((name, self._most_jobs(name)) for name in self._tenants)
+        arguments: tuple[Argument, ...] = (worker, int(lease_s * 1000), *most)
+        while answer := self._store.run("claim", *arguments):
             ref, fence, record = answer
             try:
                 return Lease(JobRecord.parsed(record), fence)
@@ -70,10 +78,17 @@ class Leases:
         return int(self._store.run("unpark", batch_id))
 
     def backlog(self) -> int:
-        """How many jobs could be claimed now."""
+        """How many jobs wait that could be claimed if there were workers enough; those beyond a limit are none."""
         with self._store.errors():
-            tenants = self._store.redis.hkeys(self._store.keys.tenants)
+            held = self._store.redis.hgetall(self._store.keys.tenants)
             pipe = self._store.redis.pipeline(transaction=False)
-            for tenant in tenants:
+            for tenant in held:
                 pipe.zcard(self._store.keys.backlog(tenant))
-            return sum(pipe.execute())
+            waiting = pipe.execute()
+        return sum(
+            min(jobs, max(0, self._most_jobs(tenant) - int(leases)))
+            for (tenant, leases), jobs in zip(held.items(), waiting, strict=True)
+        )
+
+    def _most_jobs(self, tenant: str) -> int:
+        return limits_of(self._tenants, tenant).running_jobs or _UNLIMITED

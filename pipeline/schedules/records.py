@@ -21,10 +21,10 @@ from pydantic import (
 
 from pipeline.errors import RequestError
 from pipeline.manifest import fields_errors
-from pipeline.objects import checked_batch_id
 from pipeline.records import PRIORITIES
 from pipeline.request import MAX_SEED, Options
 from pipeline.schedules.cron import checked_cron, next_after, zone
+from pipeline.tenants import Tenant
 
 SCHEMA_VERSION = 1
 
@@ -67,13 +67,6 @@ def _s3_url(url: str) -> str:
     return url
 
 
-def _tenant(name: str) -> str:
-    try:
-        return checked_batch_id(name)
-    except RequestError as error:
-        raise ValueError(str(error)) from error
-
-
 class ScheduleSpec(BaseModel):
     """What a schedule renders, and when."""
 
@@ -98,7 +91,7 @@ class ScheduleSpec(BaseModel):
     only_new: bool = Field(False, description="Render only rows that are others than at the firing before.")
     vary_seed: bool = Field(False, description="Rows without a seed get another one at each firing.")
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Batch seed; none means one made of the name.")
-    tenant: Annotated[str, AfterValidator(_tenant)] = Field("default", description="Who shares fairly with whom.")
+    tenant: Tenant = Field("default", description="Who shares fairly with whom.")
     priority: int = Field(5, ge=PRIORITIES[0], le=PRIORITIES[-1], description="0 is served first, 9 last.")
     skip_invalid: bool = Field(False, description="Leave invalid rows out instead of refusing them all.")
 

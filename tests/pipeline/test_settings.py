@@ -62,6 +62,9 @@ def test_all_problems_come_at_once_by_variable() -> None:
         ("TESSERA_MODELS", '{"a": {"path": "p"}}'),
         ("TESSERA_MODELS", '{"a": {"path": "p", "revision": ""}}'),
         ("TESSERA_LOG_LEVEL", "loud"),
+        ("TESSERA_TENANTS", '{"a/b": {"running_jobs": 1}}'),
+        ("TESSERA_TENANTS", '{"*": {"running_jobs": 0}}'),
+        ("TESSERA_TENANTS", '{"a": {"images": 3}}'),
     ],
 )
 def test_a_value_out_of_range_is_named_by_its_variable(name: str, value: str) -> None:
@@ -90,6 +93,7 @@ def test_a_default_model_must_be_an_allowed_one() -> None:
             "redis_url": "rediss://u:p%40@h:1/3",
             "redis_ca": Path("/ca.pem"),
         },
+        {"tenants": {"*": {"running_jobs": 2}, "acme": {"open_images": 100}}},
     ],
 )
 def test_a_child_process_reads_the_same_settings_from_its_environment(changes: dict[str, Any]) -> None:

@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 
 from pipeline.artifacts import Artifacts
-from pipeline.errors import BatchExists, LedgerUnavailable, ManifestError, NoDeployment, RequestError
+from pipeline.deployment import AnnouncedLimits
+from pipeline.errors import BatchExists, LedgerUnavailable, LimitReached, ManifestError, NoDeployment, RequestError
 from pipeline.ledger import Ledger
 from pipeline.objects import BatchObjects
-from pipeline.records import BatchManifest
+from pipeline.records import BatchManifest, advance
 from pipeline.request import ResolvedRow, derived_seed
 from pipeline.settings import Settings
 from pipeline.source import Prompts
 from pipeline.states import BatchState, ImageState
 from pipeline.submit import Accepted, Submission, accept, checked_options
-from tests.factories import deployment, prompts_file
+from tests.factories import at, deployment, prompts_file
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": "a", "negative_prompt": ""},
@@ -250,3 +251,46 @@ def test_a_set_larger_than_what_stays_in_memory_is_staged_whole(desk: Desk) -> N
     accepted = desk.submit([f"{number} " + "x" * 15_000 for number in range(600)])
     assert accepted.manifest.rows == 600
     assert [row.prompt.split()[0] for row in desk.rows()] == [str(number) for number in range(600)]
+
+
+def _end(desk: Desk, batch_id: str, images: int) -> None:
+    """So many images of a batch have an outcome."""
+    moved = desk.ledger.images.move_by_worker(
+        batch_id, f"{batch_id}/00000", range(images), ImageState.SUCCEEDED, fence=""
+    )
+    assert moved == images
+
+
+def test_a_tenant_may_have_so_many_open_images_and_is_told_what_to_do(desk: Desk) -> None:
+    limits = {"acme": AnnouncedLimits(open_images=10)}
+    desk.ledger.announce(deployment(tenants=limits))
+    desk.submit(["x"] * 6, "first", tenant="acme")
+    with pytest.raises(
+        LimitReached,
+        match=r"tenant 'acme' has 6 images waiting or being rendered, in 1 batches, and this batch has 5; it may have "
+        r"10 at a time \(TESSERA_TENANTS\). Nothing was accepted; wait until 1 of them are done, cancel a batch, or",
+    ):
+        desk.submit(["y"] * 5, "second", tenant="acme")
+    with pytest.raises(LimitReached, match=r"this batch has 11.*submit it in parts of at most 10 images, or"):
+        desk.submit(["y"] * 11, "second", tenant="acme")
+    assert list(desk.artifacts.list("batches/second/")) == []
+    assert desk.submit(["z"] * 50, "third", tenant="other").created
+    assert desk.submit(["y"] * 4, "second", tenant="acme").created
+
+
+def test_what_has_an_outcome_makes_room_and_a_batch_that_was_accepted_stays_so(desk: Desk) -> None:
+    desk.ledger.announce(deployment(tenants={"*": AnnouncedLimits(open_images=6)}))
+    desk.submit(["x"] * 6, "first")
+    assert not desk.submit(["x"] * 6, "first").created  # its own images do not stand in its way
+    with pytest.raises(LimitReached):
+        desk.submit(["y"] * 2, "second")
+    _end(desk, "first", 2)
+    assert desk.submit(["y"] * 2, "second").created
+    record = desk.ledger.batches.get("first")
+    desk.ledger.batches.write(advance(record, BatchState.FAILED, at=at(9), reason="why"))
+    assert desk.submit(["z"] * 4, "third").created
+
+
+def test_a_limit_of_running_jobs_refuses_no_submission(desk: Desk) -> None:
+    desk.ledger.announce(deployment(tenants={"*": AnnouncedLimits(running_jobs=1)}))
+    assert desk.submit(["x"] * 50, "first").created

@@ -1,5 +1,6 @@
--- ARGV: worker, lease_ms
+-- ARGV: worker, lease_ms, then tenants ('*': all others), each with how many leases it may hold
 -- The best job that may be claimed: least priority number, then the tenant that holds fewest leases, then age.
+-- A tenant that holds as many leases as it may is left out, whatever its priority.
 -- A job of a paused batch is put aside until the batch goes on, unless an attempt of it is still to be looked after.
 -- A worker that is drained gets none. Returns false, or {ref, fence, record}.
 promote(100)
@@ -24,11 +25,16 @@ local function head_of(tenant)
   end
   return {}
 end
+local most = {}
+for i = 3, #ARGV, 2 do
+  most[ARGV[i]] = tonumber(ARGV[i + 1])
+end
 local best, best_tenant, best_priority, best_held, best_score
 local tenants = redis.call('HGETALL', P .. 'tenants')
 for i = 1, #tenants, 2 do
   local tenant, held = tenants[i], tonumber(tenants[i + 1])
-  local head = head_of(tenant)
+  local room = held < (most[tenant] or most['*'] or math.huge)
+  local head = room and head_of(tenant) or {}
   if head[1] then
     local score = tonumber(head[2])
     local priority = math.floor(score / 1e13)

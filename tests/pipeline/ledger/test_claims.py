@@ -8,6 +8,7 @@ from collections import Counter
 from pipeline.ledger import Ledger
 from pipeline.ledger.jobs import Place
 from pipeline.records import advance
+from pipeline.settings import Settings, load_settings
 from pipeline.states import JobState
 from tests.factories import at, batch_record
 from tests.pipeline.ledger.bench import Bench
@@ -125,3 +126,69 @@ def test_fair_share_is_counted_again_from_nothing_when_all_jobs_are_over(ledger:
     assert set(held.values()) <= {"0"}
     assert ledger.leases.claim("w1", 60) is None
     assert ledger.store.redis.hgetall(ledger.store.keys.tenants) == {}
+
+
+def _limited(settings: Settings, **running_jobs: int | None) -> Ledger:
+    tenants = {name.replace("others", "*"): {"running_jobs": most} for name, most in running_jobs.items()}
+    return Ledger(load_settings(settings.environment(), tenants=tenants))
+
+
+def test_a_tenant_that_holds_as_many_jobs_as_it_may_gets_no_more_until_one_is_over(
+    settings: Settings, ledger: Ledger, bench: Bench
+) -> None:
+    limited = _limited(settings, a=2)
+    for index in range(4):
+        bench.job("urgent", index, tenant="a", priority=0)
+    bench.job("other", 0, tenant="b", priority=9)
+    assert limited.leases.backlog() == 3
+    leases = [limited.leases.claim("w1", 60) for _ in range(4)]
+    assert [lease and lease.job.ref for lease in leases] == ["urgent/00000", "urgent/00001", "other/00000", None]
+    assert limited.leases.backlog() == 0
+    first = leases[0]
+    assert first is not None
+    done = advance(bench.launched(first), JobState.SUCCEEDED, at=at(2))
+    ledger.jobs.write(done, Place.DONE, fence=first.fence)
+    assert limited.leases.backlog() == 1
+    again = limited.leases.claim("w1", 60)
+    assert again is not None
+    assert again.job.ref == "urgent/00002"
+
+
+def test_a_limit_for_all_others_counts_each_of_them_alone_and_not_those_that_are_named(
+    settings: Settings, bench: Bench
+) -> None:
+    limited = _limited(settings, others=1, a=3, c=None)
+    for tenant in "abcd":
+        for index in range(5):
+            bench.job(tenant, index, tenant=tenant)
+    got: Counter[str] = Counter()
+    while (lease := limited.leases.claim("w1", 60)) is not None:
+        got[lease.job.tenant] += 1
+    assert got == {"a": 3, "b": 1, "c": 5, "d": 1}
+
+
+def test_threads_that_claim_at_once_never_take_more_than_the_limit(settings: Settings, bench: Bench) -> None:
+    limited = _limited(settings, a=3)
+    for index in range(20):
+        bench.job("b", index, tenant="a")
+    got: list[str] = []
+
+    def claim_all() -> None:
+        while (lease := limited.leases.claim("w", 60)) is not None:
+            got.append(lease.job.ref)
+
+    threads = [threading.Thread(target=claim_all) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == ["b/00000", "b/00001", "b/00002"]
+
+
+def test_a_lease_that_ran_out_makes_room(settings: Settings, bench: Bench) -> None:
+    limited = _limited(settings, a=1)
+    for index in range(2):
+        bench.job("b", index, tenant="a")
+    assert limited.leases.claim("w1", 0.2) is not None
+    bench.soon(lambda: limited.leases.claim("w2", 60), "a claim in the place of the abandoned one")
+    assert limited.leases.claim("w2", 60) is None
