@@ -89,6 +89,17 @@ def test_while_it_waits_for_its_next_attempt(deployment: Deployment) -> None:
 
 
 @slow
+def test_while_it_is_paused(deployment: Deployment) -> None:
+    """Its job waits for its next attempt, and nobody renders."""
+    batch = deployment.rendering(30)
+    assert batch.pause() is BatchState.PAUSED
+    deployment.in_state(batch, JobState.RETRYING)
+    until("no rank is left", lambda: not deployment.ranks())
+    _cancelled(deployment, batch)
+    assert 0 < batch.status().succeeded < 30
+
+
+@slow
 def test_too_late_while_it_is_finalizing(deployment: Deployment) -> None:
     with deployment.s3_wire.breaking(method="PUT", key="/results.jsonl$", hold=True) as rule:
         batch = deployment.submit(2)

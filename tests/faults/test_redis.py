@@ -189,6 +189,25 @@ def test_an_emptied_redis_is_filled_from_the_bucket(deployment: Deployment, reco
 
 
 @slow
+def test_what_had_ended_when_redis_was_emptied_comes_back_by_resume(deployment: Deployment) -> None:
+    """As it was, and nothing of it is rendered or written again; nothing happens to what runs meanwhile."""
+    ended, cancelled = deployment.submit(3), deployment.rendering(30)
+    assert cancelled.cancel() is BatchState.CANCELLING
+    ends_well(deployment, ended)
+    ends_well(deployment, cancelled, BatchState.CANCELLED)
+    before = {batch.id: (batch.status().succeeded, batch.status().failed) for batch in (ended, cancelled)}
+    running = deployment.rendering(6)
+    deployment.ledger.store.redis.flushall()
+    assert {ended.id, cancelled.id} <= set(deployment.client.resume())
+    ends_well(deployment, ended)
+    ends_well(deployment, cancelled, BatchState.CANCELLED)
+    assert {batch.id: (batch.status().succeeded, batch.status().failed) for batch in (ended, cancelled)} == before
+    ends_well(deployment, running)
+    assert set(deployment.attempts(running)) == {1}
+    assert deployment.client.resume() == []
+
+
+@slow
 def test_a_kill_of_redis_at_every_moment_of_a_batch(deployment: Deployment) -> None:
     """Twelve kills, spread over expansion, launch, render, settlement and finalization."""
     batch = deployment.submit(8)
