@@ -90,7 +90,7 @@ class Settings(BaseModel):
     )
     one_gpu_megapixels: float = Field(4.2, gt=0, description="Largest image that fits one GPU, for `throughput`.")
     exact: bool = Field(False, description="Exchange synchronously at every step: the one-rank image, but slower.")
-    warmup_steps: int = Field(4, ge=0, description="Synchronous evaluations before displaced ones begin.")
+    warmup_steps: int = Field(4, ge=1, description="Synchronous evaluations before displaced ones begin.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="What a pod's ranks compute on.")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field("auto", description="UNet's number format.")
     vae_dtype: Literal["float32", "float16", "bfloat16"] = Field(
