@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -41,8 +40,9 @@ class Leases:
         None of a tenant that has as many running jobs as it may. A job whose record cannot be read is put back for a
         while, and the next best taken.
         """
-        most = itertools.chain.from_iterable((name, self._most_jobs(name)) for name in self._tenants)
-        arguments: tuple[Argument, ...] = (worker, int(lease_s * 1000), *most)
+        arguments: list[Argument] = [worker, int(lease_s * 1000)]
+        for name in self._tenants:
+            arguments += [name, self._most_jobs(name)]
         while answer := self._store.run("claim", *arguments):
             ref, fence, record = answer
             try:
