@@ -106,9 +106,10 @@ def download(
 
     # First, for a connection to S3 does not stay open for as long as the images take.
     parts = {key: _part(path_of(key)) for key in (objects.results, objects.errors)}
+    finalized = True
     for key, part in parts.items():
         with part.open("wb") as file:
-            finalized = artifacts.copy_to(key, file) is not None
+            finalized = artifacts.copy_to(key, file) is not None and finalized
 
     def there() -> Iterator[ImageResult]:
         return _image_results(_lines(parts[objects.results])) if finalized else results(artifacts, objects)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import datetime
-from functools import partial
 
 import structlog
 from pydantic import ValidationError
 
+from pipeline.ahead import in_order
 from pipeline.cost import paces
 from pipeline.deployment import Deployment
 from pipeline.errors import RecordUnreadable, StaleWrite, TesseraError
@@ -30,43 +29,58 @@ log = structlog.get_logger(__name__)
 # Most images of a job while nothing is known of this deployment's speed: its first jobs shall not take all day.
 UNKNOWN_IMAGES = 64
 
-UPLOADS = 8
+AT_A_TIME = 8  # shards that are being written, or jobs that are being rebuilt
+
+# What takes tens of seconds, of which a controller's other work must not wait for more than one.
+LARGE_IMAGES = 50_000
 
 
 def expand(context: Context, batch_id: str) -> None:
     """Write the shards and job records of a batch that has none yet, then let it run.
 
-    A batch that is being cancelled is expanded too, so that each of its images gets an outcome.
+    A batch that is being cancelled is expanded too, so that each of its images gets an outcome. Of large batches one is
+    expanded at a time, so that others never wait behind them; the tick asks again for those that were not the one.
     """
     with context.ledger.locks.only_one(f"expand-{batch_id}") as mine:
         record = context.ledger.batches.get(batch_id)
         if not mine or record.jobs is not None or record.state not in (BatchState.VALIDATING, BatchState.CANCELLING):
             return
-        now = context.ledger.now()
-        if record.recovered and (end := marker_of(context.artifacts, BatchObjects(batch_id))) is not None:
-            restore_ended(context, record, end, now)
-            return
-        if record.images_per_job is None:
-            plan = _plan(context, batch_id)
-            record = changed(record, at=now, images_per_job=plan.images_per_job, pace=plan.pace)
-            context.ledger.batches.write(record)
-        remains = remains_of(context, record)
-        try:
-            sizes = _write_shards(context, record)
-        except InputChanged as error:
-            context.ledger.batches.write(advance(record, BatchState.FAILED, at=now, reason=str(error)))
-            marker = BatchObjects(batch_id).marker(BatchState.FAILED)
-            context.artifacts.put(marker, str(error).encode(), content_type="text/plain")
-            log.error("batch failed", batch=batch_id, reason=str(error))
-            return
-        jobs = (JobRecord.queued(record, index, images, now) for index, images in enumerate(sizes))
-        if record.recovered:
-            for job in jobs:
-                restore(context, job, job_images(context, job), remains)
-        else:
-            context.ledger.jobs.create_all(jobs)
-        _let_run(context, record, len(sizes), now)
-        log.info("batch expanded", batch=batch_id, jobs=len(sizes), images=sum(sizes))
+        is_large = record.manifest.images > LARGE_IMAGES
+        with context.ledger.locks.only_one("large-expansion") if is_large else nullcontext(True) as our_turn:
+            if our_turn:
+                _expand(context, record)
+
+
+def _expand(context: Context, record: BatchRecord) -> None:
+    batch_id, now = record.id, context.ledger.now()
+    if record.recovered and (end := marker_of(context.artifacts, BatchObjects(batch_id))) is not None:
+        restore_ended(context, record, end, now)
+        return
+    if record.images_per_job is None:
+        plan = _plan(context, batch_id)
+        record = changed(record, at=now, images_per_job=plan.images_per_job, pace=plan.pace)
+        context.ledger.batches.write(record)
+    remains = remains_of(context, record)
+    try:
+        sizes = _write_shards(context, record)
+    except InputChanged as error:
+        context.ledger.batches.write(advance(record, BatchState.FAILED, at=now, reason=str(error)))
+        marker = BatchObjects(batch_id).marker(BatchState.FAILED)
+        context.artifacts.put(marker, str(error).encode(), content_type="text/plain")
+        log.error("batch failed", batch=batch_id, reason=str(error))
+        return
+    jobs = (JobRecord.queued(record, index, images, now) for index, images in enumerate(sizes))
+    if record.recovered:
+
+        def restore_one(job: JobRecord) -> None:
+            restore(context, job, job_images(context, job), remains)
+
+        for _ in in_order(restore_one, jobs, at_a_time=AT_A_TIME):
+            pass
+    else:
+        context.ledger.jobs.create_all(jobs)
+    _let_run(context, record, len(sizes), now)
+    log.info("batch expanded", batch=batch_id, jobs=len(sizes), images=sum(sizes))
 
 
 def _pace(context: Context) -> Pace:
@@ -103,26 +117,18 @@ def _shards(context: Context, record: BatchRecord) -> Iterator[Shard]:
 
 
 def _write_shards(context: Context, record: BatchRecord) -> list[int]:
-    """Write the shards, a few at a time, so that memory holds those few; returns how many images each has.
+    """Write the shards, a few at a time; returns how many images each has. All are there when it returns.
 
-    All are there when it returns. Raises InputChanged, RecordUnreadable or ServiceError, and then some may be there.
+    Raises InputChanged, RecordUnreadable or ServiceError, and then some may be there.
     """
-    objects, sizes = BatchObjects(record.id), []
-    under_way: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(UPLOADS, thread_name_prefix="shards") as pool:
-        try:
-            for index, shard in enumerate(_shards(context, record)):
-                if len(under_way) == UPLOADS:
-                    under_way.popleft().result()
-                put = partial(context.artifacts.put, objects.shard(index), content_type="application/x-ndjson")
-                under_way.append(pool.submit(put, shard_bytes(shard)))
-                sizes.append(sum(line.stop - line.start for line in shard))
-            for one in under_way:
-                one.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return sizes
+    objects = BatchObjects(record.id)
+
+    def put(numbered: tuple[int, Shard]) -> int:
+        index, shard = numbered
+        context.artifacts.put(objects.shard(index), shard_bytes(shard), content_type="application/x-ndjson")
+        return sum(line.stop - line.start for line in shard)
+
+    return list(in_order(put, enumerate(_shards(context, record)), at_a_time=AT_A_TIME))
 
 
 def _rows(context: Context, manifest: BatchManifest) -> Iterator[ResolvedRow]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from typing import IO
 
 import structlog
 
+from pipeline.ahead import in_order
 from pipeline.gallery import gallery_pages
 from pipeline.objects import BatchObjects
 from pipeline.records import BatchManifest, advance
@@ -18,6 +19,8 @@ from tasks.context import Context
 log = structlog.get_logger(__name__)
 
 _IN_MEMORY_BYTES = 8 << 20
+
+AT_A_TIME = 8  # fragments that are fetched
 
 
 def finalize(context: Context, batch_id: str) -> None:
@@ -44,28 +47,38 @@ def finalize(context: Context, batch_id: str) -> None:
 
 
 def write_results(context: Context, manifest: BatchManifest, jobs: int) -> None:
-    """Results, errors and gallery from the jobs' fragments, in the order of the rows, streamed."""
+    """Results, errors and gallery from the jobs' fragments, in the order of the rows.
+
+    One pass over the fragments; memory holds a few of them, and those outcomes that came before their turn.
+    """
     objects = BatchObjects(manifest.id)
 
-    def outcomes() -> Iterator[Outcome]:
-        fragments = (context.artifacts.lines(objects.fragment(job)) for job in range(jobs))
-        return in_row_order(parsed_outcomes(itertools.chain.from_iterable(fragments)))
+    def fragment(job: int) -> bytes:
+        return context.artifacts.get(objects.fragment(job)) or b""
 
-    succeeded = (_line(outcome) for outcome in outcomes() if isinstance(outcome, ImageResult))
-    refused = (line + b"\n" for line in context.artifacts.lines(objects.invalid(manifest.staged)))
-    failed = (_line(outcome) for outcome in outcomes() if not isinstance(outcome, ImageResult))
-    _put(context, objects.results, "application/x-ndjson", succeeded)
-    _put(context, objects.errors, "application/x-ndjson", itertools.chain(refused, failed))
-    for key, pieces in gallery_pages(objects, outcomes()):
-        _put(context, key, "text/html; charset=utf-8", map(str.encode, pieces))
+    fragments = in_order(fragment, range(jobs), at_a_time=AT_A_TIME)
+    outcomes = in_row_order(parsed_outcomes(line for body in fragments for line in body.splitlines()))
+    with _spool() as results, _spool() as errors:
+        errors.writelines(line + b"\n" for line in context.artifacts.lines(objects.invalid(manifest.staged)))
+
+        def noted() -> Iterator[Outcome]:
+            for outcome in outcomes:
+                file = results if isinstance(outcome, ImageResult) else errors
+                file.write(outcome.model_dump_json().encode() + b"\n")
+                yield outcome
+
+        for key, pieces in gallery_pages(objects, noted()):
+            with _spool() as page:
+                page.writelines(map(str.encode, pieces))
+                _put(context, key, "text/html; charset=utf-8", page)
+        _put(context, objects.results, "application/x-ndjson", results)
+        _put(context, objects.errors, "application/x-ndjson", errors)
 
 
-def _line(outcome: Outcome) -> bytes:
-    return outcome.model_dump_json().encode() + b"\n"
+def _spool() -> IO[bytes]:
+    return tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)
 
 
-def _put(context: Context, key: str, content_type: str, lines: Iterable[bytes]) -> None:
-    with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES) as file:
-        file.writelines(lines)
-        file.seek(0)
-        context.artifacts.put(key, file, content_type=content_type)
+def _put(context: Context, key: str, content_type: str, file: IO[bytes]) -> None:
+    file.seek(0)
+    context.artifacts.put(key, file, content_type=content_type)

@@ -10,10 +10,13 @@ import pytest
 
 from pipeline.cancel import request_cancel
 from pipeline.errors import StoreUnavailable
+from pipeline.messages import EXPAND
 from pipeline.objects import BatchObjects
 from pipeline.records import JobRecord
 from pipeline.states import BatchState, JobState
-from tasks.expand import UPLOADS, expand
+from tasks import expand as module
+from tasks import sweep
+from tasks.expand import AT_A_TIME, expand
 from tests.tasks.stage import Stage
 
 
@@ -106,7 +109,7 @@ def test_no_job_is_queued_before_every_shard_is_there(stage: Stage, monkeypatch:
 
 def test_shards_are_written_a_few_at_a_time(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several, for each is a round trip; few, for memory holds them."""
-    stage.accepted(3 * 4 * UPLOADS)
+    stage.accepted(3 * 4 * AT_A_TIME)
     put, under_way, most = stage.artifacts.put, [], []
 
     def counted(key: str, body: bytes, *, content_type: str) -> None:
@@ -118,7 +121,7 @@ def test_shards_are_written_a_few_at_a_time(stage: Stage, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(stage.artifacts, "put", counted)
     expand(stage.worker, "b")
-    assert 1 < max(most) <= UPLOADS
+    assert 1 < max(most) <= AT_A_TIME
 
 
 def test_a_store_that_goes_away_among_the_shards_puts_the_expansion_off(
@@ -169,6 +172,32 @@ def test_a_batch_that_is_over_is_not_expanded_again(stage: Stage) -> None:
     expand(stage.worker, "b")
     assert _objects(stage) == before
     assert stage.batch_state() is BatchState.COMPLETED
+
+
+def test_of_large_batches_one_is_expanded_at_a_time_and_small_ones_do_not_wait(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LARGE_IMAGES", 5)
+    for batch_id, rows in (("large", 6), ("larger", 7), ("small", 5)):
+        stage.accepted(rows, batch_id)
+    seen = []
+    create_all = stage.ledger.jobs.create_all
+
+    def meanwhile(records: Iterable[JobRecord]) -> int:
+        if not seen:
+            seen.append("large")
+            for other in ("larger", "small"):
+                expand(stage.worker, other)
+                seen.append(stage.ledger.batches.get(other).jobs)
+        return create_all(records)
+
+    monkeypatch.setattr(stage.worker.ledger.jobs, "create_all", meanwhile)
+    expand(stage.worker, "large")
+    assert seen == ["large", None, 2]
+    sweep.push(stage.worker, "larger")
+    assert stage.hints() == [EXPAND]
+    expand(stage.worker, "larger")
+    assert stage.ledger.batches.get("larger").jobs == 3
 
 
 def test_an_expansion_that_is_under_way_is_left_alone(stage: Stage) -> None:

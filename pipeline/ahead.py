@@ -1,0 +1,31 @@
+"""Do something for each of many items, several at a time, and hand on the results in the items' order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def in_order(work: Callable[[T], R], items: Iterable[T], *, at_a_time: int) -> Iterator[R]:
+    """What `work` returns for each item, in order; raises what it raises, and then begins no other.
+
+    Each call has a thread. Items are taken one by one, in the caller's thread, and never more than `at_a_time` of them
+    are under way or wait for the caller, so memory holds so many.
+    """
+    under_way: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(at_a_time) as pool:
+        try:
+            for item in items:
+                if len(under_way) == at_a_time:
+                    yield under_way.popleft().result()
+                under_way.append(pool.submit(work, item))
+            while under_way:
+                yield under_way.popleft().result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
