@@ -26,6 +26,16 @@ Argument = str | int | float
 
 _CLUSTER_ANSWERS = (MovedError, AskError, ClusterDownError, ClusterCrossSlotError)
 
+# Answers that say no, but not for ever.
+_NOT_NOW = {
+    "OOM": "is full (maxmemory); give it room",
+    "READONLY": "is a replica, which nobody may write to; TESSERA_REDIS_URL must lead to the primary",
+    "MASTERDOWN": "is a replica that has lost its primary; TESSERA_REDIS_URL must lead to the primary",
+    "NOREPLICAS": "has fewer replicas than it wants before it writes (min-replicas-to-write)",
+    "MISCONF": "cannot write to its disk; its own log says why",
+    "BUSY": "is busy with a script of somebody's",
+}
+
 
 @cache
 def _source(name: str) -> str:
@@ -88,19 +98,10 @@ class Store:
             raise LedgerUnavailable(
                 f"Redis at {self.where} refuses our credentials ({error}); check user and password in TESSERA_REDIS_URL"
             ) from error
-        except _CLUSTER_ANSWERS as error:
-            raise LedgerUnavailable(
-                f"Redis at {self.where} is part of a Redis Cluster ({error}), which can be neither broker nor ledger; "
-                "one Redis or Valkey wanted"
-            ) from error
         except redis.ResponseError as error:
-            if "NOAUTH" in str(error) or "NOPERM" in str(error):
-                raise LedgerUnavailable(
-                    f"Redis at {self.where} refuses us ({error}); check user and password in TESSERA_REDIS_URL"
-                ) from error
-            if "OOM" in str(error):
-                raise LedgerUnavailable(f"Redis at {self.where} is full (maxmemory): {error}") from error
-            raise
+            if (meaning := self._meaning(error)) is None:
+                raise
+            raise LedgerUnavailable(f"Redis at {self.where} {meaning}") from error
         except (redis.ConnectionError, redis.TimeoutError) as error:
             if "certificate" in str(error).lower():
                 raise LedgerUnavailable(
@@ -111,6 +112,23 @@ class Store:
                 f"Redis at {self.where} does not answer ({type(error).__name__}); "
                 "check TESSERA_REDIS_URL, or start the local stack with `tessera up`"
             ) from error
+
+    @staticmethod
+    def _meaning(error: redis.ResponseError) -> str | None:
+        """What an answer says about Redis; None if it is about the request, which is then our mistake."""
+        code = getattr(error, "status_code", None) or ""
+        said = f"{code} {error}".split()
+        for word, meaning in _NOT_NOW.items():
+            if word in said:
+                return f"{meaning} ({error})"
+        if "NOPERM" in said or "NOAUTH" in said:
+            return f"refuses us ({error}); check user and password in TESSERA_REDIS_URL"
+        if isinstance(error, _CLUSTER_ANSWERS):
+            return (
+                f"is part of a Redis Cluster ({error}), which can be neither broker nor ledger; "
+                "one Redis or Valkey wanted"
+            )
+        return None
 
     @property
     def where(self) -> str:

@@ -50,6 +50,48 @@ def test_nobody_listening_is_said_within_seconds_with_what_to_do(settings: Setti
     assert time.monotonic() - began < 15
 
 
+_NO_ROOM = ("CONFIG SET maxmemory 1",)
+_REPLICA = ("REPLICAOF 127.0.0.1 1",)
+_CUT_OFF = ("CONFIG SET replica-serve-stale-data no", *_REPLICA)
+_LONELY = ("CONFIG SET min-replicas-to-write 1",)
+_STRANGER = ("ACL SETUSER default resetkeys ~nothing",)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (_NO_ROOM, r"is full \(maxmemory\); give it room"),
+        (_REPLICA, "is a replica, .*TESSERA_REDIS_URL must lead to the primary"),
+        (_CUT_OFF, "has lost its primary; TESSERA_REDIS_URL must lead to the primary"),
+        (_LONELY, "min-replicas-to-write"),
+        (_STRANGER, "refuses us .* check user and password in TESSERA_REDIS_URL"),
+    ],
+)
+def test_a_redis_that_may_not_be_written_is_an_outage_and_says_why(
+    tmp_path: Path, settings: Settings, made: tuple[str, ...], said: str
+) -> None:
+    """From a script, from a command and from many sent at once."""
+    (tmp_path / "r" / "logs").mkdir(parents=True)
+    identity = identity_of(tmp_path / "r")
+    server = Child(valkey(identity, tmp_path / "r", {}))
+    server.start()
+    try:
+        wait_until_ready(server, lambda: check_valkey(identity), time.monotonic() + 20)
+        ledger = _elsewhere(settings, identity.redis_url)
+        for command in made:
+            ledger.store.redis.execute_command(*command.split())
+        steps = [["a-lock", 1], ["another", 1]]
+        for ask in (
+            lambda: ledger.locks.due("a-lock", 1),
+            lambda: ledger.batches.write(batch_record()),
+            lambda: ledger.store.run_each("due", steps),
+        ):
+            with pytest.raises(LedgerUnavailable, match=said):
+                ask()
+    finally:
+        server.send(signal.SIGKILL)
+
+
 def test_redis_killed_and_restarted_in_between_keeps_everything(tmp_path: Path, settings: Settings) -> None:
     for folder in (tmp_path / "r", tmp_path / "r" / "logs"):
         folder.mkdir()
