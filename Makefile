@@ -18,7 +18,7 @@ AT_ONCE ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-faults soak test-cluster bench-engine bench-throughput bench-gpu bench-fidelity format clean
+.PHONY: help install demo check test test-faults soak test-cluster bench-engine bench-throughput bench-bulk bench-gpu bench-fidelity format clean
 
 help: ## Show the commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ bench-engine: $(DEVELOPS) ## Measure the engine on this machine into benchmarks/
 
 bench-throughput: $(DEVELOPS) ## Measure what waits in a pod and in the control plane; wants a quiet machine
 	$(BIN)/python -m benchmarks.throughput
+
+bench-bulk: $(DEVELOPS) ## Measure a million rows, from submit to the gallery, on the embedded services; wants a quiet machine
+	$(BIN)/python -m benchmarks.bulk
 
 bench-gpu: $(DEVELOPS) ## Measure one rank of N on a GPU
 	$(BIN)/python -m benchmarks.engine.gpu

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
@@ -205,3 +206,46 @@ def test_an_expansion_that_is_under_way_is_left_alone(stage: Stage) -> None:
     with stage.ledger.locks.only_one("expand-b"):
         expand(stage.worker, "b")
     assert stage.ledger.batches.get("b").jobs is None
+
+
+def test_submitting_the_same_batch_while_it_is_expanded_changes_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.accepted(7)
+    accepted = stage.ledger.batches.get("b").manifest
+    put = stage.artifacts.put
+
+    def again(key: str, body: bytes, *, content_type: str) -> None:
+        put(key, body, content_type=content_type)
+        if "shards/" in key:
+            stage.accepted(7)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stage.artifacts, "put", again)
+        expand(stage.worker, "b")
+    expanded = stage.ledger.batches.get("b")
+    assert (expanded.manifest, expanded.jobs, expanded.state) == (accepted, 3, BatchState.IN_PROGRESS)
+    before = _objects(stage)
+    stage.accepted(7)  # and once it is
+    assert stage.ledger.batches.get("b") == expanded
+    assert _objects(stage) == before
+    assert stage.ledger.leases.backlog() == 3
+    stage.work()
+    stage.accepted(7)  # and once its jobs are over
+    stage.finalized()
+    stage.accepted(7)  # and once it has ended
+    assert stage.batch_state() is BatchState.COMPLETED
+    assert stage.images() == ["succeeded"] * 7
+
+
+@pytest.mark.parametrize("behind", [{"priority": 0}, {"tenant": "another"}])
+def test_an_urgent_batch_behind_a_large_one_waits_only_for_the_jobs_in_flight(
+    stage: Stage, behind: dict[str, Any]
+) -> None:
+    stage.batch(60, "large")
+    in_flight = [stage.ledger.leases.claim(f"w{number}", 60) for number in range(2)]
+    assert {lease and lease.job.batch_id for lease in in_flight} == {"large"}
+    stage.batch(1, "urgent", **behind)
+    lease = stage.ledger.leases.claim("w0", 60)
+    assert lease is not None
+    assert lease.job.batch_id == "urgent"

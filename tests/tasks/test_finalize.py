@@ -7,6 +7,7 @@ import pytest
 from pipeline.attempt import AttemptSpec
 from pipeline.objects import BatchObjects
 from pipeline.records import advance
+from pipeline.results import ImageResult
 from pipeline.states import BatchState
 from tasks import finalize as module
 from tasks.finalize import finalize, write_results
@@ -83,6 +84,31 @@ def test_the_marker_is_last_so_it_means_that_all_results_are_there(
     stage.finalized()  # whoever comes next completes it
     assert stage.batch_state() is BatchState.COMPLETED
     assert stage.artifacts.head("batches/b/_SUCCESS") is not None
+
+
+def test_each_fragment_is_read_once_and_few_at_a_time_however_many_there_are(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.batch(120)
+    stage.work(timeout_s=120)
+    get, fetched, ahead = stage.artifacts.get, [], []
+    dump = module.ImageResult.model_dump_json
+
+    def counted(key: str) -> bytes | None:
+        if "fragments/" in key:
+            fetched.append(key)
+        return get(key)
+
+    def written(result: ImageResult) -> str:
+        ahead.append(len(fetched) - result.index // 3)
+        return dump(result)
+
+    monkeypatch.setattr(stage.artifacts, "get", counted)
+    monkeypatch.setattr(module.ImageResult, "model_dump_json", written)
+    stage.finalized()
+    assert len(fetched) == len(set(fetched)) == 40
+    assert max(ahead) <= module.AT_A_TIME + 1
+    assert [line["index"] for line in stage.lines("results.jsonl")] == list(range(120))
 
 
 def test_a_batch_with_jobs_left_is_not_finalized(stage: Stage) -> None:

@@ -1,0 +1,179 @@
+"""The gallery of a large batch in headless Chromium, driven over its debugging pipe: does it choke?"""
+
+import base64
+import itertools
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from pipeline.gallery import gallery_pages
+from pipeline.objects import BatchObjects
+from pipeline.results import FailureCode, Outcome, failure_of
+from pipeline.shards import ImageTask
+from pipeline.thumbnail import thumbnail
+from tests.factories import image_result, resolved_row
+
+BATCH = "gallery"
+CHROMIUM = "chromium"
+_WINDOW = (1400, 900)
+
+# Resolves when the browser has painted what was changed before.
+_PAINTED = "await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));"
+
+
+def opened(images: int, screenshot: Path) -> dict[str, Any]:
+    """Milliseconds and megabytes of opening a page of so many images, filtering it and going to its end."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        page = _page(Path(folder), images)
+        with _browser(Path(folder) / "profile") as tab:
+            tab.ask("Page.enable")
+            began = time.monotonic()
+            tab.ask("Page.navigate", url=page.as_uri())
+            tab.await_event("Page.loadEventFired")
+            tab.evaluate(f"(async () => {{ {_PAINTED} }})()")
+            loaded_s = time.monotonic() - began
+            shown = tab.evaluate("document.querySelectorAll('figure').length")
+            assert shown == images, shown
+            first = tab.evaluate("document.images[0].complete && document.images[0].naturalWidth > 0")
+            assert first is True
+            filter_ms = tab.evaluate(_filter("lanterns 17"))
+            left = tab.evaluate("[...document.querySelectorAll('figure')].filter(one => !one.hidden).length")
+            assert tab.evaluate("document.querySelector('output').value") == f"{left} of {images}"
+            tab.evaluate(_filter(""))
+            end_ms = tab.evaluate(
+                f"(async () => {{ const began = performance.now(); scrollTo(0, document.body.scrollHeight); {_PAINTED} "
+                "return performance.now() - began; })()"
+            )
+            tab.evaluate("scrollTo(0, 0)")
+            tab.evaluate(f"(async () => {{ {_PAINTED} }})()")
+            _save(tab, screenshot)
+            return {
+                "images": images,
+                "page_mb": round(page.stat().st_size / 1e6, 1),
+                "loaded_s": round(loaded_s, 2),
+                "filter_ms": round(filter_ms),
+                "found": left,
+                "end_ms": round(end_ms),
+                "heap_mb": round(tab.evaluate("performance.memory.usedJSHeapSize") / 1e6, 1),
+            }
+
+
+def _filter(words: str) -> str:
+    """Types into the box; milliseconds until the page shows the answer, without the pause for further typing."""
+    return (
+        "(async () => { const box = document.querySelector('input'), count = document.querySelector('output');"
+        f"count.value = 'waits'; box.value = {json.dumps(words)}; box.dispatchEvent(new Event('input'));"
+        "const began = performance.now();"
+        "while (count.value === 'waits') await new Promise(done => setTimeout(done, 1));"
+        f"{_PAINTED} return performance.now() - began - 150; }})()"
+    )
+
+
+def _page(folder: Path, images: int) -> Path:
+    """A downloaded batch: pages as the product writes them, thumbnails in a few colours, some images failed."""
+    objects = BatchObjects(BATCH)
+    colours = [thumbnail(Image.new("RGB", (320, 320), f"hsl({hue}, 60%, 55%)")) for hue in range(0, 360, 10)]
+
+    def outcomes() -> Iterator[Outcome]:
+        for number, place in zip(range(images), itertools.cycle(range(len(colours))), strict=False):
+            prompt = f"a market street lit by lanterns, watercolour, long shadows, study {number} of a series"
+            task = ImageTask(resolved_row(number, prompt=prompt, negative_prompt="blurry", width=320, height=320), 0)
+            if number % 50 == 49:
+                yield failure_of(task, FailureCode.BLACK, "the picture is of one colour", retryable=True)
+                continue
+            result = image_result(task, BATCH)
+            small = folder / str(result.thumbnail).removeprefix(objects.root)
+            small.parent.mkdir(parents=True, exist_ok=True)
+            small.write_bytes(colours[place])
+            yield result
+
+    for key, pieces in gallery_pages(objects, outcomes()):
+        path = folder / key.removeprefix(objects.root)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(pieces)
+    return folder / objects.gallery.removeprefix(objects.root)
+
+
+def _save(tab: "_Tab", path: Path) -> None:
+    answer = tab.ask("Page.captureScreenshot", format="jpeg", quality=60)
+    path.write_bytes(base64.b64decode(answer["data"]))
+
+
+class _Tab:
+    """A page of a browser, over the pipe of the DevTools protocol: JSON texts that end in a zero byte."""
+
+    def __init__(self, commands: int, answers: int) -> None:
+        self._commands, self._answers = os.fdopen(commands, "wb", buffering=0), os.fdopen(answers, "rb", buffering=0)
+        self._rest = b""
+        self._ids = itertools.count(1)
+        self._session: str | None = None
+        self._events: list[str] = []
+        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+
+    def ask(self, method: str, **params: Any) -> dict[str, Any]:
+        """The answer to a command. Raises RuntimeError."""
+        number = next(self._ids)
+        message: dict[str, Any] = {"id": number, "method": method, "params": params}
+        if self._session is not None:
+            message["sessionId"] = self._session
+        self._commands.write(json.dumps(message).encode() + b"\0")
+        while (answer := self._next()).get("id") != number:
+            self._events.append(answer.get("method", ""))
+        if "error" in answer:
+            raise RuntimeError(f"{method}: {answer['error']}")
+        result: dict[str, Any] = answer["result"]
+        return result
+
+    def evaluate(self, script: str) -> Any:
+        """What an expression gives, awaited if it is a promise."""
+        answer = self.ask("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(str(answer["exceptionDetails"]))
+        return answer["result"].get("value")
+
+    def await_event(self, method: str) -> None:
+        """Return when such an event has come."""
+        while method not in self._events:
+            self._events.append(self._next().get("method", ""))
+
+    def _next(self) -> dict[str, Any]:
+        while b"\0" not in self._rest:
+            chunk = self._answers.read(1 << 16)
+            if not chunk:
+                raise RuntimeError("the browser has ended")
+            self._rest += chunk
+        text, _, self._rest = self._rest.partition(b"\0")
+        message: dict[str, Any] = json.loads(text)
+        return message
+
+
+@contextmanager
+def _browser(profile: Path) -> Iterator[_Tab]:
+    """A headless Chromium with one empty page; it reads commands from descriptor 3 and writes answers to 4."""
+    command_end, commands = os.pipe()
+    answers, answer_end = os.pipe()
+    with subprocess.Popen(
+        [
+            *("/bin/sh", "-c", f'exec "$@" 3<&{command_end} 4>&{answer_end}', "sh"),
+            *(CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"),
+            *(f"--user-data-dir={profile}", f"--window-size={_WINDOW[0]},{_WINDOW[1]}"),
+        ],
+        pass_fds=(command_end, answer_end),
+        stderr=subprocess.DEVNULL,
+    ) as browser:
+        os.close(command_end)
+        os.close(answer_end)
+        try:
+            yield _Tab(commands, answers)
+        finally:
+            browser.terminate()
