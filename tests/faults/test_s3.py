@@ -15,6 +15,7 @@ import pytest
 
 from pipeline.client import Batch
 from pipeline.objects import BatchObjects
+from pipeline.picture import Format
 from pipeline.states import BatchState
 from tests.faults.conftest import Started
 from tests.faults.deployment import Deployment, until
@@ -118,15 +119,15 @@ def test_what_is_not_a_whole_picture_of_ours_is_rendered_again(deployment: Deplo
     """It lies where the second image goes, and where the first has gone, before another attempt begins."""
     batch = deployment.rendering(4)
     objects = BatchObjects(batch.id)
-    first = objects.image(0, 0, "png")
+    first = objects.image(0, 0, Format.PNG)
     whole = deployment.artifacts.get(first)
     assert whole is not None
     deployment.kill("node")  # the attempt dies with it
-    for key in (first, objects.image(3, 0, "png")):
+    for key in (first, objects.image(3, 0, Format.PNG)):
         deployment.artifacts.put(key, whole[: len(whole) // 2] if body is None else body, content_type="image/png")
     deployment.s3_wire.puts.clear()
     for image in batch.images():
-        if image.result.key not in (first, objects.image(3, 0, "png")):
+        if image.result.key not in (first, objects.image(3, 0, Format.PNG)):
             deployment.s3_wire.puts[f"{deployment.settings.s3_prefix}/{image.result.key}"] += 1
     deployment.start("node")
     ends_well(deployment, batch)
