@@ -11,7 +11,7 @@ from pipeline.errors import RowError
 from pipeline.objects import BatchObjects
 from pipeline.picture import Made, Picture
 from pipeline.schema import OpenCode, Versioned
-from pipeline.shards import ImageTask
+from pipeline.shards import WINDOW_IMAGES, ImageTask
 
 SCHEMA_VERSION = 1
 
@@ -145,12 +145,21 @@ def failure_of(task: ImageTask, code: FailureCode, message: str, *, retryable: b
     )
 
 
+# Rows move within a window when a batch is cut; one that is further ahead of its turn waits for what is not there.
+_MOST_EARLY = 2 * WINDOW_IMAGES
+
+
 def in_row_order(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
-    """Outcomes of all images of a batch in the order of its rows; memory holds those that came before their turn."""
+    """Outcomes of all images of a batch in the order of its rows; memory holds those that came before their turn.
+
+    Their number is bounded, also if a fragment is gone and the turn of its images never comes.
+    """
     early: dict[int, Outcome] = {}
     turn = 0
     for outcome in outcomes:
         early[outcome.index] = outcome
+        if len(early) > _MOST_EARLY:
+            turn = min(early)
         while turn in early:
             yield early.pop(turn)
             turn += 1

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.picture import Lora
 from pipeline.request import ResolvedRow
-from pipeline.results import FailureCode, failure_of, in_row_order
+from pipeline.results import FailureCode, ImageFailure, failure_of, in_row_order
 from pipeline.shards import WINDOW_IMAGES, Bounds, cut, images_of, parsed_shard, shard_bytes
 from tests.factories import resolved_row
 
@@ -112,6 +112,27 @@ def test_outcomes_come_back_into_the_order_of_the_rows(size: int) -> None:
     assert [outcome.index for outcome in outcomes] != list(range(200))
     assert [outcome.index for outcome in in_row_order(outcomes)] == list(range(200))
     assert [outcome.index for outcome in in_row_order(outcomes[50:])] == sorted(o.index for o in outcomes[50:])
+
+
+def test_an_outcome_that_never_comes_holds_up_no_more_than_two_windows() -> None:
+    """As when a fragment was deleted: the others would pile up in memory until the controller dies."""
+    [first] = images_of(next(cut([resolved_row()], Bounds(1))))
+    failure = failure_of(first, FailureCode.BLACK, "", retryable=True)
+    taken = 0
+
+    def outcomes() -> Iterator[ImageFailure]:
+        nonlocal taken
+        for index in range(1, 5 * WINDOW_IMAGES):
+            if index != 3 * WINDOW_IMAGES:
+                taken += 1
+                yield failure.model_copy(update={"index": index})
+
+    most, found = 0, []
+    for outcome in in_row_order(outcomes()):
+        found.append(outcome.index)
+        most = max(most, taken - len(found))
+    assert found == [index for index in range(1, 5 * WINDOW_IMAGES) if index != 3 * WINDOW_IMAGES]
+    assert most <= 2 * WINDOW_IMAGES
 
 
 def test_image_i_of_a_row_has_seed_plus_i() -> None:
