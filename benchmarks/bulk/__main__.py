@@ -4,6 +4,8 @@ import argparse
 import json
 import os
 import platform
+import signal
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +32,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=ROWS, help="rows of the part `scale`")
     parser.add_argument("--output", type=Path, default=RESULTS / "bulk.json")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     if unknown := set(arguments.parts) - parts.keys():
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     file: Path = arguments.output

@@ -41,14 +41,19 @@ def scale(rows: int, *, pod_s: float = 4.0) -> dict[str, Any]:
             "redis_mb": round(bench.redis_mb() - before_mb, 1),
             "processes": bench.watch.report(since=cpu),
         }
+        found: dict[str, Any] = {"queued": queued}
+        print(queued, flush=True)
         _examine(bench, rows)
-        return {
-            "queued": queued,
-            "status": _status(bench, small),
-            "again": _again(bench, str(prompts)),
-            "fair": _fair(bench),
-            "interactive": _interactive(bench, pod_s),
+        parts: dict[str, Callable[[], dict[str, Any]]] = {
+            "status": lambda: _status(bench, small),
+            "fair": lambda: _fair(bench),
+            "interactive": lambda: _interactive(bench, pod_s),
+            "again": lambda: _again(bench, str(prompts)),
         }
+        for name, measured in parts.items():
+            found[name] = measured()
+            print(name, found[name], flush=True)
+        return found
 
 
 def _rows_of(batch_id: str, rows: int, **options: Any) -> Submission:
@@ -100,7 +105,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def _again(bench: Bench, prompts: str) -> dict[str, Any]:
-    """The same rows under the same id: nothing changes, neither in Redis nor in the bucket."""
+    """The same rows under the same id: nothing changes, neither in Redis nor in the bucket, though jobs have begun."""
     ledger, artifacts = bench.connection.ledger, bench.connection.artifacts
 
     def look() -> object:

@@ -28,10 +28,31 @@ class Locks:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._at_it: set[str] = set()
+        self._guard = threading.Lock()
 
     @contextmanager
     def only_one(self, name: str, ttl_s: float = TTL_S) -> Iterator[bool]:
-        """True inside if the caller is the one; False if somebody else is at it."""
+        """True inside if the caller is the one; False if somebody else is at it.
+
+        A thread of the same process is somebody else for as long as it works, also if a busy machine kept it from
+        renewing its lock: doing the same a second time would only make it busier.
+        """
+        with self._guard:
+            free = name not in self._at_it
+            self._at_it.add(name)
+        if not free:
+            yield False
+            return
+        try:
+            with self._locked(name, ttl_s) as mine:
+                yield mine
+        finally:
+            with self._guard:
+                self._at_it.discard(name)
+
+    @contextmanager
+    def _locked(self, name: str, ttl_s: float) -> Iterator[bool]:
         # The token is shared with the thread that renews.
         lock = self._store.redis.lock(self._store.keys.lock(name), timeout=ttl_s, blocking=False, thread_local=False)
         with self._store.errors():

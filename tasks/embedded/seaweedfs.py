@@ -29,6 +29,10 @@ REGION = "us-east-1"
 
 _PROBE = ".probe/kept"
 
+# Of the Go runtime, which otherwise lets its garbage grow: 720 MB were measured while 200,000 rows came in, and half as
+# much with this, for more of its processor time. Beside it stand 80 MB of the program itself.
+_MEMORY_LIMIT = "310MiB"
+
 _FORBIDDEN, _NOT_FOUND, _PRECONDITION_FAILED = 403, 404, 412
 
 
@@ -57,6 +61,7 @@ def seaweedfs(identity: Identity, data_dir: Path, environment: dict[str, str]) -
         "volume.preStopSeconds": 0,  # nobody else has to notice that this volume server goes
         "filer.port": ports["filer"],
         "filer.port.grpc": ports["filer_grpc"],
+        "filer.maxMB": 1,  # of one piece of an object: each is a buffer
         "filer.localSocket": "filer.sock",  # relative: a socket's path may not be longer than about 100 bytes
         "s3.port": ports["s3"],
         "s3.port.grpc": ports["s3_grpc"],
@@ -88,6 +93,7 @@ def seaweedfs(identity: Identity, data_dir: Path, environment: dict[str, str]) -
             "WEED_JWT_FILER_SIGNING_KEY": key,
             "WEED_JWT_FILER_SIGNING_READ_KEY": key,
             "HOME": str(folder),  # it reads configuration from ~/.seaweedfs
+            "GOMEMLIMIT": _MEMORY_LIMIT,
         },
         folder=folder,
         log=data_dir / "logs" / "s3.log",

@@ -170,11 +170,13 @@ def test_a_lock_is_kept_as_long_as_its_holder_works_and_ends_soon_after_a_killed
     bench.soon(lambda: not ledger.store.redis.exists(key), "the lock's end")
 
 
-def test_a_lock_that_was_lost_goes_to_another_and_stays_there(ledger: Ledger) -> None:
+def test_a_lock_that_was_lost_goes_to_another_process_and_stays_there(ledger: Ledger, settings: Settings) -> None:
     with ledger.locks.only_one("x") as first:
         assert first
         ledger.store.redis.delete(ledger.store.keys.lock("x"))
-        successor = ledger.locks.only_one("x")
+        with ledger.locks.only_one("x") as twice:
+            assert not twice  # a thread beside it would do the same work at the same time
+        successor = Ledger(settings).locks.only_one("x")
         assert successor.__enter__()
     with ledger.locks.only_one("x") as third:
         assert not third
