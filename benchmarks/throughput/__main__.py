@@ -90,7 +90,9 @@ def _control(found: dict[str, Any]) -> list[str]:
         "## The control plane alone",
         "",
         f"{found['jobs']} jobs of one image whose pods do nothing, {found['workers']} workers: {found['seconds']} s "
-        f"from the workers' start to the last result, {found['jobs_a_second']} jobs a second.",
+        f"from the first claim to the batch's end, {found['jobs_a_second']} jobs a second. The last "
+        f"{found['of_it_finalization_s']} s are finalization. Milliseconds of CPU a job: "
+        f"{', '.join(f'{name} {ms}' for name, ms in found['cpu_ms_a_job'].items())}.",
     ]
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -19,44 +19,73 @@ from pipeline.client import Client
 from pipeline.commit import commit_image
 from pipeline.connect import Connection
 from pipeline.ledger import Ledger
+from pipeline.ledger.workers import ALL, Drain
 from pipeline.objects import BatchObjects
 from pipeline.results import outcome_lines
 from pipeline.settings import Settings, load_settings
 from pipeline.shards import images_of, parsed_shard
 from pipeline.states import BatchState, ImageState, JobState
-from tasks.embedded.services import reachable, running_services
+from tasks.embedded.services import Services, reachable, running_services
 from tests.factories import MODELS, file_of, image_result
 
 WORKERS, SLOTS = 3, 48
 
 
 def control(jobs: int) -> dict[str, Any]:
-    """Seconds from the first claim to the last result, for jobs of one image by WORKERS workers."""
+    """Seconds from the first claim to the batch's end, for jobs of one image by WORKERS workers; CPU by process."""
     with ExitStack() as stack:
-        settings, environment = _deployment(stack, images_per_job=1, worker_slots=SLOTS, observe_s=0.2)
+        services, settings, environment = _deployment(stack, images_per_job=1, worker_slots=SLOTS, observe_s=0.2)
         connection = Connection(settings, Ledger(settings), Artifacts(settings))
+        ledger = connection.ledger
         controller = stack.enter_context(_process(environment, "-m", "tasks.worker", "control"))
         stack.enter_context(_process(environment, "-m", "tasks.worker", "beat"))
         _until(lambda: _announced(connection), "the controller is there", 60)
         batch = Client(connection).submit([{"prompt": f"hill {n}", "width": 64, "height": 64} for n in range(jobs)])
-        _until(lambda: connection.ledger.batches.get(batch.id).jobs == jobs, "the batch is expanded", 300)
+        _until(lambda: ledger.batches.get(batch.id).jobs == jobs, "the batch is expanded", 300)
         _put_images(connection, batch.id, jobs)
-        for _ in range(WORKERS):
-            stack.enter_context(_process(environment, "-m", "benchmarks.throughput.idle_worker"))
-        _until(lambda: len(connection.ledger.workers.free_slots()) == WORKERS, "the workers are there", 60)
-        began = time.monotonic()
-        _until(lambda: connection.ledger.batches.state(batch.id) is BatchState.COMPLETED, "the batch is over", 600)
-        seconds = time.monotonic() - began
+        ledger.workers.drain(ALL, Drain.FINISH)  # none begins before all are there
+        idle_worker = "-m", "benchmarks.throughput.idle_worker"
+        workers = [stack.enter_context(_process(environment, *idle_worker)) for _ in range(WORKERS)]
+        _until(lambda: len(ledger.workers.free_slots()) == WORKERS, "the workers are there", 60)
+        ledger.workers.undrain(ALL)
+        _until(lambda: ledger.store.redis.zcard(ledger.store.keys.leases), "the first claim", 60)
+        groups = {
+            "workers": [worker.pid for worker in workers],
+            "controller": [controller.pid],
+            "Redis": [services.redis.pid or 0],
+            "S3": [services.s3.pid or 0],
+        }
+        began, cpu_before = time.monotonic(), {name: _cpu_s(pids) for name, pids in groups.items()}
+        _until(lambda: not ledger.jobs.any_unfinished(batch.id), "the jobs are over", 600)
+        settled = time.monotonic()
+        _until(lambda: ledger.batches.state(batch.id) is BatchState.COMPLETED, "the batch is over", 600)
+        ended, cpu_s = time.monotonic(), {name: _cpu_s(pids) - cpu_before[name] for name, pids in groups.items()}
         assert controller.poll() is None
         _examine(connection, batch.id, jobs)
-    return {"jobs": jobs, "workers": WORKERS, "seconds": round(seconds, 2), "jobs_a_second": round(jobs / seconds, 1)}
+    return {
+        "jobs": jobs,
+        "workers": WORKERS,
+        "seconds": round(ended - began, 2),
+        "jobs_a_second": round(jobs / (ended - began), 1),
+        "of_it_finalization_s": round(ended - settled, 2),
+        "cpu_ms_a_job": {name: round(1000 * seconds / jobs, 2) for name, seconds in cpu_s.items()},
+    }
+
+
+def _cpu_s(pids: Sequence[int]) -> float:
+    """CPU seconds that these processes have used, by Linux' account of them."""
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])  # of the user and of the system
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def latency(rounds: int) -> dict[str, Any]:
     """Seconds from `submit` to the record of a launch, on an idle deployment."""
     found = []
     with ExitStack() as stack:
-        settings, environment = _deployment(stack, observe_s=1.0)
+        _, settings, environment = _deployment(stack, observe_s=1.0)
         connection = Connection(settings, Ledger(settings), Artifacts(settings))
         for role in ("control", "beat"):
             stack.enter_context(_process(environment, "-m", "tasks.worker", role))
@@ -90,14 +119,14 @@ def _launched_at(connection: Connection, ref: str) -> float:
     return int(first.id.partition("-")[0]) / 1000
 
 
-def _deployment(stack: ExitStack, **changes: Any) -> tuple[Settings, dict[str, str]]:
+def _deployment(stack: ExitStack, **changes: Any) -> tuple[Services, Settings, dict[str, str]]:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     services = stack.enter_context(running_services(folder / "services"))
     os.environ.update(services.credentials | reachable(os.environ))
     own = {"redis_prefix": "bench", "launcher": "local", "models": MODELS, "gpus": 1, "data_dir": folder}
     values: dict[str, Any] = services.settings | own | changes
     settings = load_settings({}, **values)
-    return settings, dict(os.environ) | settings.environment()
+    return services, settings, dict(os.environ) | settings.environment()
 
 
 @contextmanager
