@@ -258,6 +258,25 @@ class Artifacts:
                 for item in page.get("Contents", ()):
                     yield item["Key"][len(self._prefix) :], item["Size"]
 
+    def sizes_between(self, first: str, last: str, page: int) -> Iterator[tuple[str, int]]:
+        """Keys of one folder from `first` to `last`, both included, in order, each with its size in bytes.
+
+        A request asks for `page` keys: what lies before and behind costs at most one page.
+        """
+        with self._errors():
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket,
+                Prefix=f"{self._prefix}{first.rpartition('/')[0]}/",
+                StartAfter=self._prefix + first[:-1],
+                PaginationConfig={"PageSize": page},
+            )
+            for item in (item for found in pages for item in found.get("Contents", ())):
+                key = item["Key"][len(self._prefix) :]
+                if key > last:
+                    return
+                if key >= first:
+                    yield key, item["Size"]
+
     def older(self, folder: str, before: datetime) -> Iterator[str]:
         """Keys below a folder (which ends in a slash) that were last written before this moment."""
         with self._errors():

@@ -9,7 +9,7 @@ again and put over that very object.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import structlog
 
@@ -23,6 +23,9 @@ from pipeline.thumbnail import CONTENT_TYPE as THUMBNAIL_TYPE
 log = structlog.get_logger(__name__)
 
 MAX_IMPRINT_BYTES = 1500
+# Listing what lies between two images that are further apart costs more than another request does.
+NEAR_IMAGES = 16
+_LARGEST_PAGE = 1000
 _IMAGE, _MADE = "tessera-image", "tessera-made"
 
 
@@ -75,23 +78,67 @@ def known_outcomes(
 
     Raises StoreUnavailable.
     """
-    reported = {o.index: o for o in parsed_outcomes(artifacts.lines(objects.fragment(job)))}
-    folders = {task.key(objects).rpartition("/")[0] + "/" for task in tasks}
-    folders |= {objects.failure(task.row.row, task.number).rpartition("/")[0] + "/" for task in tasks}
-    sizes = {key: size for folder in sorted(folders) for key, size in artifacts.sizes(folder)}
+    return confirmed_outcomes(artifacts, objects, tasks, reported_outcomes(artifacts, objects, job))
+
+
+def reported_outcomes(artifacts: Artifacts, objects: BatchObjects, job: int) -> dict[int, Outcome]:
+    """What the fragment of a job says, by the image's index; nothing if there is none yet. Raises StoreUnavailable."""
+    return {outcome.index: outcome for outcome in parsed_outcomes(artifacts.lines(objects.fragment(job)))}
+
+
+def confirmed_outcomes(
+    artifacts: Artifacts, objects: BatchObjects, tasks: Sequence[ImageTask], reported: Mapping[int, Outcome]
+) -> dict[int, Outcome]:
+    """The outcome of every one of these images that has one, by its index: as reported where the bucket agrees.
+
+    Asks for what the images may have put there and for nothing else, however much lies beside it. Raises
+    StoreUnavailable.
+    """
+    sizes = _sizes(artifacts, {task.index: task.key(objects) for task in tasks})
     known: dict[int, Outcome] = {}
     for task in tasks:
         report, size = reported.get(task.index), sizes.get(task.key(objects))
-        outcome: Outcome | None = None
         if isinstance(report, ImageResult) and report.size_bytes == size:
-            outcome = report
-        elif size is not None:
-            outcome = committed_result(artifacts, objects, task)
-        if outcome is None and objects.failure(task.row.row, task.number) in sizes:
-            outcome = committed_failure(artifacts, objects, task)
-        if outcome is not None:
-            known[task.index] = outcome
+            known[task.index] = report
+        elif size is not None and (result := committed_result(artifacts, objects, task)) is not None:
+            known[task.index] = result
+    without = [task for task in tasks if task.index not in known]
+    failed = _sizes(artifacts, {task.index: objects.failure(task.row.row, task.number) for task in without})
+    for task in without:
+        if objects.failure(task.row.row, task.number) in failed:
+            failure = committed_failure(artifacts, objects, task)
+            if failure is not None:
+                known[task.index] = failure
     return known
+
+
+def _sizes(artifacts: Artifacts, keys: Mapping[int, str]) -> dict[str, int]:
+    """The sizes in bytes of those of these objects that are there; `keys` are by the images' indices."""
+    sizes: dict[str, int] = {}
+    for run in _runs(keys):
+        if len(run) == 1:
+            [key] = run
+            if (found := artifacts.head(key)) is not None:
+                sizes[key] = found.size_bytes
+        else:
+            # Of each image the folder holds a file and a sidecar.
+            sizes |= artifacts.sizes_between(run[0], run[-1], page=min(_LARGEST_PAGE, 2 * len(run) + NEAR_IMAGES))
+    return sizes
+
+
+def _runs(keys: Mapping[int, str]) -> Iterator[list[str]]:
+    """Keys of images that lie near each other, in order: each run is worth one question."""
+    run: list[str] = []
+    last = 0
+    for index in sorted(keys):
+        same_folder = run and run[-1].rpartition("/")[0] == keys[index].rpartition("/")[0]
+        if run and (not same_folder or index - last > NEAR_IMAGES):
+            yield run
+            run = []
+        run.append(keys[index])
+        last = index
+    if run:
+        yield run
 
 
 def _standing(artifacts: Artifacts, objects: BatchObjects, sidecar: str, found: StoredObject) -> ImageResult | None:

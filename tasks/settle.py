@@ -9,7 +9,7 @@ from dataclasses import asdict
 import structlog
 
 from pipeline.attempt import Outcome as AttemptOutcome
-from pipeline.commit import commit_failure, known_outcomes
+from pipeline.commit import commit_failure, confirmed_outcomes, known_outcomes, reported_outcomes
 from pipeline.errors import StoreUnavailable
 from pipeline.ledger.jobs import Place
 from pipeline.messages import FINALIZE, hint
@@ -34,7 +34,9 @@ def settle_ended(context: Context, job: JobRecord, fence: str, ended: AttemptOut
     if job.attempt is None:
         raise ValueError(f"job {job.ref} has no attempt that could have ended")
     gpus, tasks = job.attempt.gpus, job_images(context, job)
-    known = known_outcomes(context.artifacts, BatchObjects(job.batch_id), job.index, tasks)
+    objects = BatchObjects(job.batch_id)
+    reported = reported_outcomes(context.artifacts, objects, job.index)
+    known = confirmed_outcomes(context.artifacts, objects, tasks, reported)
     undone = [task for task in tasks if task.index not in known]
     tally = Tally(job.spent, job.disrupted, job.isolated) if len(known) == job.done else Tally()
     suspected = suspects(context, job, undone, ended)
@@ -51,12 +53,13 @@ def settle_ended(context: Context, job: JobRecord, fence: str, ended: AttemptOut
     log.info("attempt ended", code=ended.code.value, reason=ended.reason, images=len(tasks), undone=len(undone))
     if (poison := convicted(job, suspected)) is not None:
         log.error("image is isolated", image=poison.image_id, reason=poison.message)
-        commit_failure(context.artifacts, BatchObjects(job.batch_id), poison)
+        commit_failure(context.artifacts, objects, poison)
         known[poison.index] = poison
         undone = [task for task in undone if task.index != poison.index]
     if not undone:
         # A worker that died while it gave the job up had written its failures down already.
-        finish(context, job, fence, state=final_state(known.values()), tasks=tasks, known=known)
+        state = final_state(known.values())
+        finish(context, job, fence, state=state, tasks=tasks, known=known, reported=reported)
         learn(context, known.values(), ended.report.usage if ended.report else None, gpus)
         return
     limits = Limits(context.settings.max_attempts, context.settings.max_disruptions)
@@ -143,10 +146,21 @@ def give_up(
 
 
 def finish(
-    context: Context, job: JobRecord, fence: str, *, state: JobState, tasks: list[ImageTask], known: dict[int, Outcome]
+    context: Context,
+    job: JobRecord,
+    fence: str,
+    *,
+    state: JobState,
+    tasks: list[ImageTask],
+    known: dict[int, Outcome],
+    reported: dict[int, Outcome] | None = None,
 ) -> None:
-    """Write the job's fragment, move its images, then the job itself; the last job of a batch asks for its results."""
-    put_fragment(context, job, [known[task.index] for task in tasks])
+    """Write the job's fragment, move its images, then the job itself; the last job of a batch asks for its results.
+
+    A fragment that reports this already is left as the pod wrote it.
+    """
+    if known != reported:
+        put_fragment(context, job, [known[task.index] for task in tasks])
     move_known(context, job, fence, known)
     left = context.ledger.jobs.write(advance(job, state, at=context.ledger.now()), Place.DONE, fence=fence)
     context.metrics.job_over(known.values())

@@ -71,10 +71,11 @@ class Batches:
             raise UnknownBatch(batch_id)
         return BatchRecord.parsed(str(text))
 
-    def known(self, batch_id: str) -> bool:
-        """Whether there is a batch of that id."""
+    def known(self, *batch_ids: str) -> bool:
+        """Whether there are batches of all these ids."""
         with self._store.errors():
-            return bool(self._store.redis.exists(self._store.keys.batch(batch_id)))
+            found = self._store.redis.exists(*(self._store.keys.batch(batch_id) for batch_id in batch_ids))
+        return int(found) == len(batch_ids)
 
     def state(self, batch_id: str) -> BatchState:
         """The state of a batch: what loops ask for. Raises UnknownBatch."""

@@ -28,6 +28,7 @@
 | `speeds` | set | kinds of jobs that were finished: model, layout, exact, device, size |
 | `speed:<kind>` | hash | sums over them: images, work, seconds, pixels, bytes, pods, idle seconds |
 | `due:<name>` | string | when something that is done now and then was done last |
+| `rest:<name>` | string | it is not done while this is there, which ends by itself |
 | `lock:<name>` | string | who runs the tick, expands or finalizes, with a time to live |
 """
 

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
 from pipeline.artifacts import Artifacts, sha256
-from pipeline.commit import commit_failure, commit_image, committed_failure, committed_result, known_outcomes
+from pipeline.commit import (
+    NEAR_IMAGES,
+    commit_failure,
+    commit_image,
+    committed_failure,
+    committed_result,
+    confirmed_outcomes,
+    known_outcomes,
+)
 from pipeline.imagefile import record_in
 from pipeline.objects import BatchObjects
 from pipeline.picture import File, Format
 from pipeline.results import FailureCode, ImageResult, failure_of, outcome_lines
 from pipeline.shards import ImageTask
+from tests.counting import counted
 from tests.factories import file_of, image_result, resolved_row
 
 OBJECTS = BatchObjects("b")
@@ -111,6 +121,49 @@ def test_a_fragment_is_not_believed_about_a_picture_of_another_size(artifacts: A
     assert known_outcomes(artifacts, OBJECTS, 0, [TASK]) == {TASK.index: result}
     artifacts.put(KEY, DAMAGED["cut short"], content_type="image/png")
     assert known_outcomes(artifacts, OBJECTS, 0, [TASK]) == {}
+
+
+def _tasks_of(rows: Iterable[int]) -> list[ImageTask]:
+    """The images of these rows, two a row."""
+    of_rows = [resolved_row(row, num_images=2, first_image=2 * row) for row in rows]
+    return [ImageTask(row, number) for row in of_rows for number in (0, 1)]
+
+
+def _put_plainly(artifacts: Artifacts, rows: Iterable[int]) -> dict[int, ImageResult]:
+    """Images of two a row of which only the size is right, each with a sidecar; what a fragment would say of them."""
+    tasks = _tasks_of(rows)
+    for task in tasks:
+        artifacts.put(task.key(OBJECTS), b"12345", content_type="image/png")
+        artifacts.put(OBJECTS.sidecar(task.row.row, task.number), b"{}", content_type="application/json")
+    return {task.index: image_result(task).model_copy(update={"size_bytes": 5}) for task in tasks}
+
+
+@pytest.mark.parametrize("page", [1000, 3])
+def test_images_of_a_job_are_found_however_they_are_scattered(
+    artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    monkeypatch.setattr("pipeline.commit._LARGEST_PAGE", page)
+    rows = [0, 1, 2, 40, 60, 61, 998, 999, 1000, 1001, 3500]
+    reported = _put_plainly(artifacts, rows)
+    _put_plainly(artifacts, [3, 39, 41, 62, 997, 1002])
+    assert confirmed_outcomes(artifacts, OBJECTS, _tasks_of(reversed(rows)), reported) == reported
+    for gone in (reported[0], reported[81], reported[1998], reported[7001]):
+        artifacts.delete(gone.key)
+    left = confirmed_outcomes(artifacts, OBJECTS, _tasks_of(rows), reported)
+    assert reported.keys() - left.keys() == {0, 81, 1998, 7001}
+
+
+def test_what_lies_beside_a_jobs_images_is_not_asked_for(artifacts: Artifacts) -> None:
+    rows = range(30, 34)
+    reported = _put_plainly(artifacts, rows)
+    with counted(artifacts) as alone:
+        assert confirmed_outcomes(artifacts, OBJECTS, _tasks_of(rows), reported) == reported
+    _put_plainly(artifacts, [*range(10, 30), *range(34, 60)])
+    with counted(artifacts) as crowded:
+        assert confirmed_outcomes(artifacts, OBJECTS, _tasks_of(rows), reported) == reported
+    assert alone.calls == crowded.calls == {"ListObjectsV2": 1}
+    assert alone.listed <= 16
+    assert crowded.listed <= 16 + NEAR_IMAGES
 
 
 def test_a_failure_is_written_down_and_may_be_written_anew(artifacts: Artifacts) -> None:

@@ -189,6 +189,13 @@ def test_something_is_due_once_in_its_interval(ledger: Ledger, bench: Bench) -> 
     bench.soon(lambda: ledger.locks.due("x", 0.2), "the next turn")
 
 
+def test_what_rests_is_not_due_before_its_rest_is_over(ledger: Ledger, bench: Bench) -> None:
+    ledger.locks.rest("x", 600.0)
+    assert not ledger.locks.due("x", 0.0)
+    ledger.locks.rest("x", 0.05)
+    bench.soon(lambda: ledger.locks.due("x", 0.0), "its rest is over")
+
+
 def test_free_slots_are_those_of_workers_that_were_heard_of(
     ledger: Ledger, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

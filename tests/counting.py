@@ -1,0 +1,40 @@
+"""How often a store is asked, and for how much."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.artifacts import Artifacts
+
+
+@dataclass
+class Asked:
+    """Requests to S3 by their operation, and how many keys the lists among them named."""
+
+    calls: Counter[str] = field(default_factory=Counter)
+    listed: int = 0
+
+
+@contextmanager
+def counted(artifacts: Artifacts) -> Iterator[Asked]:
+    """What these artifacts ask for inside."""
+    asked = Asked()
+
+    def before(model: Any, **_: Any) -> None:
+        asked.calls[model.name] += 1
+
+    def after(parsed: dict[str, Any], **_: Any) -> None:
+        asked.listed += len(parsed.get("Contents", ()))
+
+    events = artifacts._client.meta.events
+    events.register("before-call.s3", before)
+    events.register("after-call.s3", after)
+    try:
+        yield asked
+    finally:
+        events.unregister("before-call.s3", before)
+        events.unregister("after-call.s3", after)

@@ -1,0 +1,121 @@
+"""What the control plane asks of S3 and Redis follows from what there is to do, never from what is done already."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from pipeline.artifacts import Artifacts
+from pipeline.attempt import AttemptSpec
+from pipeline.objects import BatchObjects
+from tasks.app import render
+from tasks.sweep import tick
+from tests.counting import Asked, counted
+from tests.tasks.node import Play, Pod
+from tests.tasks.stage import SUCCEEDED, Stage
+
+EVERYTHING_EVERY_TIME = {"BUCKET_EVERY_S": 0.0, "ORPHANS_EVERY_S": 0.0, "BUCKET_SHARE": 1000.0}
+
+
+@pytest.fixture
+def quiet(stage: Stage) -> Stage:
+    """Its pods have a connection of their own to the bucket, and are over at the first look."""
+    own = Artifacts(stage.settings)
+
+    def play(spec: AttemptSpec) -> Play:
+        def work() -> None:
+            pod = Pod(spec, stage.ledger, own)
+            pod.register()
+            pod.commit(pod.tasks)
+            pod.write_fragment()
+
+        return [work, SUCCEEDED]
+
+    stage.node.play = play
+    return stage
+
+
+def _redis_calls(stage: Stage, action: Callable[[], object]) -> int:
+    """Commands that Redis runs while the action lasts, those of scripts included."""
+    redis = stage.ledger.store.redis
+    before = redis.info("stats")["total_commands_processed"]
+    action()
+    return int(redis.info("stats")["total_commands_processed"]) - int(before)
+
+
+def _worked(stage: Stage, batch_id: str) -> tuple[Asked, int]:
+    """What three jobs of three images cost."""
+    stage.batch(9, batch_id)
+    with counted(stage.artifacts) as asked:
+        calls = _redis_calls(stage, lambda: render(stage.worker))
+    assert stage.ledger.jobs.unfinished(batch_id) == []
+    stage.finalized(batch_id)
+    return asked, calls
+
+
+def test_a_job_costs_three_questions_to_the_bucket_and_as_much_as_any_job_before_it(quiet: Stage) -> None:
+    _worked(quiet, "a")  # which teaches Redis the scripts
+    costs = [_worked(quiet, name) for name in "bcd"]
+    assert costs[0][0].calls == {"GetObject": 2 * 3, "ListObjectsV2": 3}
+    assert costs[0] == costs[1] == costs[2]
+
+
+def test_a_fragment_that_says_it_all_is_left_as_the_pod_wrote_it(stage: Stage) -> None:
+    stage.batch(2)
+    key = BatchObjects("b").fragment(0)
+
+    def newer(spec: AttemptSpec) -> Play:
+        def work() -> None:
+            stage.pods_work(spec)
+            lines = [json.loads(line) | {"of_a_newer_version": 1} for line in stage.artifacts.lines(key)]
+            body = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+            stage.artifacts.put(key, body, content_type="application/x-ndjson")
+
+        return [work, SUCCEEDED]
+
+    stage.node.play = newer
+    stage.work()
+    assert [json.loads(line)["of_a_newer_version"] for line in stage.artifacts.lines(key)] == [1, 1]
+    stage.finalized()
+    assert [line["index"] for line in stage.lines("results.jsonl")] == [0, 1]
+
+
+def test_the_look_into_the_bucket_takes_no_more_of_the_time_when_it_takes_longer(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.sweep.BUCKET_EVERY_S", 0.0)
+    monkeypatch.setattr("tasks.sweep.BUCKET_SHARE", 1e-4)
+    tick(stage.worker)
+    stage.accepted(1, "late")
+    stage.ledger.store.redis.delete(stage.ledger.store.keys.batch("late"))
+    tick(stage.worker)
+    assert not stage.ledger.batches.known("late")
+    stage.ledger.store.redis.delete(stage.ledger.store.keys("rest", "bucket"))
+    tick(stage.worker)
+    assert stage.ledger.batches.known("late")
+
+
+def test_finalization_reads_every_fragment_once(quiet: Stage) -> None:
+    quiet.batch(18)
+    render(quiet.worker)
+    with counted(quiet.artifacts) as asked:
+        quiet.finalized()
+    assert len(quiet.lines("results.jsonl")) == 18
+    assert asked.calls["GetObject"] == 6 + 1  # and once for rows that were left out
+
+
+def test_a_tick_costs_the_same_however_many_batches_are_over(quiet: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in EVERYTHING_EVERY_TIME.items():
+        monkeypatch.setattr(f"tasks.sweep.{name}", value)
+    quiet.batch(3, "open")
+    tick(quiet.worker)
+    costs = []
+    for names in ("a", "bcdef"):
+        for name in names:
+            _worked(quiet, name)
+        with counted(quiet.artifacts) as asked:
+            calls = _redis_calls(quiet, lambda: tick(quiet.worker))
+        costs.append((asked.calls, calls))
+    assert costs[0] == costs[1]
