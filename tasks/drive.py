@@ -8,6 +8,8 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
 
 import structlog
 
@@ -16,7 +18,7 @@ from pipeline.cost import tera_operations
 from pipeline.errors import LeaseLost, RecordUnreadable, ServiceError, StaleWrite, TesseraError, UnknownBatch
 from pipeline.layouts import Choice, Load, fastest_layout, planned_layout
 from pipeline.ledger.jobs import Place
-from pipeline.ledger.leases import UNREADABLE_DELAY_S, Lease
+from pipeline.ledger.leases import UNREADABLE_DELAY_S, Held, Lease
 from pipeline.objects import BatchObjects
 from pipeline.records import JobRecord, advance, changed
 from pipeline.states import BatchState, JobState, is_final
@@ -59,7 +61,7 @@ def drive(context: Context, lease: Lease) -> None:
             _stumble(context, lease, f"{type(error).__name__}: {error}")
 
 
-def _see_through(context: Context, ref: str, fence: str, one_step: Callable[[Context, JobRecord, str], bool]) -> None:
+def _see_through(context: Context, ref: str, fence: str, one_step: Callable[[Context, Held, str], bool]) -> None:
     """Take steps until there is nothing more to do under this lease, or the worker stops."""
     pause_s = OUTAGE_PAUSE_S
     while True:
@@ -68,9 +70,8 @@ def _see_through(context: Context, ref: str, fence: str, one_step: Callable[[Con
                 context.ledger.leases.release(ref, fence)
                 log.info("job handed over")
                 return
-            context.ledger.leases.renew(ref, fence, context.settings.lease_s)
-            job = context.ledger.jobs.get(ref)
-            if job is None or is_final(job.state) or not one_step(context, job, fence):
+            held = context.ledger.leases.renew(ref, fence, context.settings.lease_s)
+            if is_final(held.job.state) or not one_step(context, held, fence):
                 return
         except StaleWrite:
             continue  # an answer was lost and our own write stands, or somebody moved it: look again
@@ -108,8 +109,9 @@ def _stumble(context: Context, lease: Lease, reason: str) -> None:
         log.warning("the lease ends by itself", reason=str(error))
 
 
-def _abandoned(context: Context, job: JobRecord, fence: str, *, reason: str) -> bool:
+def _abandoned(context: Context, held: Held, fence: str, *, reason: str) -> bool:
     """One step towards the end of a job that is given up; False when it is over."""
+    job = held.job
     if job.attempt is not None and job.state not in (JobState.QUEUED, JobState.RETRYING):
         seen = context.observer.look(after=time.monotonic()).get(job.attempt.name)
         context.launcher.delete(job.attempt.name)
@@ -119,29 +121,29 @@ def _abandoned(context: Context, job: JobRecord, fence: str, *, reason: str) -> 
     return False
 
 
-def step(context: Context, job: JobRecord, fence: str) -> bool:
+def step(context: Context, held: Held, fence: str) -> bool:
     """One step of one job; False when there is nothing more to do under this lease."""
-    state = context.ledger.batches.state(job.batch_id)
-    cancelling, paused = state is BatchState.CANCELLING, state is BatchState.PAUSED
+    job, cancelling = held.job, held.batch is BatchState.CANCELLING
     if job.state in (JobState.QUEUED, JobState.RETRYING):
         if cancelling:
             settle_cancelled(context, job, fence)
             return False
-        if paused:
+        if held.batch is BatchState.PAUSED:
             context.ledger.leases.release(job.ref, fence)  # whoever claims next puts it aside
             return False
         if job.reopen is not None:
             job = cleared(context, job, fence)
-        job = _recorded(context, job, fence)
+        job = _recorded(context, job, held.at, fence)
     if job.attempt is None:
         raise ValueError(f"job {job.ref} is {job.state.value} without an attempt")
+    held = replace(held, job=job)
     with structlog.contextvars.bound_contextvars(attempt=job.attempt.number):
         if not job.confirmed and not cancelling:
-            return _launched(context, job, job.attempt, fence)
-        return _observed(context, job, job.attempt, fence, cancelling=cancelling, paused=paused)
+            return _launched(context, held, job.attempt, fence)
+        return _observed(context, held, job.attempt, fence)
 
 
-def _recorded(context: Context, job: JobRecord, fence: str) -> JobRecord:
+def _recorded(context: Context, job: JobRecord, at: datetime, fence: str) -> JobRecord:
     settings = context.settings
     number = job.attempt.number + 1 if job.attempt else 1
     choice = _layout(context, job)
@@ -170,7 +172,7 @@ def _recorded(context: Context, job: JobRecord, fence: str) -> JobRecord:
     launching = advance(
         job,
         JobState.LAUNCHING,
-        at=context.ledger.now(),
+        at=at,
         attempt=spec,
         layout_reason=choice.reason,
         confirmed=False,
@@ -198,28 +200,27 @@ def _layout(context: Context, job: JobRecord) -> Choice:
     return choice
 
 
-def _launched(context: Context, job: JobRecord, spec: AttemptSpec, fence: str) -> bool:
+def _launched(context: Context, held: Held, spec: AttemptSpec, fence: str) -> bool:
+    job = held.job
     try:
-        if context.ledger.jobs.claimed(job.ref, attempt=spec.number):
-            result = LaunchResult.ADOPTED  # its pod had its token, so it was created; gone since, it has ended
-        else:
-            result = context.launcher.launch(spec)
+        # A pod that had its token was created; gone since, it has ended.
+        begun = held.registered == spec.number
+        result = LaunchResult.ADOPTED if begun else context.launcher.launch(spec)
     except NameTaken as error:
         # Created before and gone since, or not ours: never create it again, count it as an attempt that ended.
         settle_ended(context, job, fence, Outcome(Code.UNKNOWN, str(error)))
         return False
     log.info("attempt launched", name=spec.name, how=result.value)
-    context.ledger.jobs.write(changed(job, at=context.ledger.now(), confirmed=True), Place.HELD, fence=fence)
+    context.ledger.jobs.write(changed(job, at=held.at, confirmed=True), Place.HELD, fence=fence)
     return True
 
 
-def _observed(
-    context: Context, job: JobRecord, spec: AttemptSpec, fence: str, *, cancelling: bool, paused: bool
-) -> bool:
+def _observed(context: Context, held: Held, spec: AttemptSpec, fence: str) -> bool:
+    job, paused = held.job, held.batch is BatchState.PAUSED
     seen = context.observer.look().get(spec.name)
     if seen is None:  # the shared look may be older than the launch
         seen = context.observer.look(after=time.monotonic()).get(spec.name)
-    if cancelling:
+    if held.batch is BatchState.CANCELLING:
         if seen is None or seen.phase is Phase.ENDED:
             settle_cancelled(context, job, fence)
             context.launcher.delete(spec.name)
@@ -240,16 +241,17 @@ def _observed(
         context.launcher.delete(spec.name)
         return False
     if seen is not None:
-        _noted(context, job, _STATE_OF[seen.phase], seen.detail[:DETAIL_LIMIT], fence)
+        _noted(context, held, _STATE_OF[seen.phase], seen.detail[:DETAIL_LIMIT], fence)
     return True
 
 
-def _noted(context: Context, job: JobRecord, state: JobState, detail: str, fence: str) -> None:
+def _noted(context: Context, held: Held, state: JobState, detail: str, fence: str) -> None:
     """Write down what the attempt does, if that is news."""
+    job = held.job
     if state is not job.state:
-        moved = advance(job, state, at=context.ledger.now(), detail=detail)
+        moved = advance(job, state, at=held.at, detail=detail)
     elif detail != job.detail:
-        moved = changed(job, at=context.ledger.now(), detail=detail)
+        moved = changed(job, at=held.at, detail=detail)
     else:
         return
     log.info("attempt moved", state=state.value, detail=detail)

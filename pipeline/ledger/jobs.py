@@ -123,11 +123,6 @@ class Jobs:
         with self._store.errors():
             return self._store.redis.zscore(self._store.keys.leases, ref) is not None
 
-    def claimed(self, ref: str, *, attempt: int) -> bool:
-        """Whether a pod of this attempt has registered, which it can only if the attempt was created."""
-        with self._store.errors():
-            return str(self._store.redis.hget(self._store.keys.claim(ref), "attempt")) == str(attempt)
-
     def register_pod(self, ref: str, *, attempt: int, token: str, uid: str) -> str | None:
         """Claim the right to report for a job; None if it is the caller's, else why it is refused.
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import structlog
 
-from pipeline.errors import LeaseLost, RecordUnreadable
+from pipeline.errors import LeaseLost, RecordUnreadable, UnknownBatch
 from pipeline.ledger.store import Argument, Store
 from pipeline.records import JobRecord
+from pipeline.states import BatchState
 from pipeline.tenants import TenantLimits, limits_of
 
 log = structlog.get_logger(__name__)
@@ -26,6 +28,23 @@ class Lease:
 
     job: JobRecord
     fence: str
+
+
+@dataclass(frozen=True)
+class Held:
+    """How a job that is held stands.
+
+    Attributes:
+        job: its record.
+        batch: the state of its batch.
+        registered: number of the attempt that a pod has registered for, which it can only if that was created; or 0.
+        at: the ledger's clock.
+    """
+
+    job: JobRecord
+    batch: BatchState
+    registered: int
+    at: datetime
 
 
 class Leases:
@@ -52,10 +71,17 @@ class Leases:
                 self.release(ref, fence, delay_s=UNREADABLE_DELAY_S)
         return None
 
-    def renew(self, ref: str, fence: str, lease_s: float) -> None:
-        """Keep the job for another `lease_s`. Raises LeaseLost."""
-        if not self._store.run("renew", ref, fence, int(lease_s * 1000)):
+    def renew(self, ref: str, fence: str, lease_s: float) -> Held:
+        """Keep the job for another `lease_s`. Raises LeaseLost, UnknownBatch, RecordUnreadable."""
+        batch_id = ref.rpartition("/")[0]
+        answer = self._store.run("renew", ref, batch_id, fence, int(lease_s * 1000))
+        if not answer:
             raise LeaseLost(f"job {ref} is held by another worker, or by nobody")
+        record, batch, registered, seconds, microseconds = answer
+        if not record or not batch:
+            raise UnknownBatch(batch_id)
+        at = datetime.fromtimestamp(int(seconds) + int(microseconds) / 1e6, UTC)
+        return Held(JobRecord.parsed(record), BatchState(batch), int(registered), at)
 
     def release(self, ref: str, fence: str, delay_s: float = 0) -> bool:
         """Hand the job over to whoever claims next; what runs for it goes on. False if it was not ours."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.errors import LeaseLost, StaleWrite
+from pipeline.errors import LeaseLost, StaleWrite, UnknownBatch
 from pipeline.ledger import Ledger
 from pipeline.ledger.jobs import Place
 from pipeline.records import advance, changed
-from pipeline.states import ImageState, JobState
+from pipeline.states import BatchState, ImageState, JobState
 from tests.factories import at, batch_record
 from tests.pipeline.ledger.bench import Bench
 
@@ -41,6 +41,7 @@ def test_a_claim_itself_notices_that_a_lease_ran_out(ledger: Ledger, bench: Benc
 
 
 def test_a_lease_that_is_renewed_does_not_run_out(ledger: Ledger, bench: Bench) -> None:
+    ledger.batches.create(batch_record())
     bench.job()
     lease = bench.claimed(lease_s=0.3)
     began = ledger.now()
@@ -48,6 +49,30 @@ def test_a_lease_that_is_renewed_does_not_run_out(ledger: Ledger, bench: Bench) 
         ledger.leases.renew(lease.job.ref, lease.fence, 0.3)
         assert ledger.leases.claim("w2", 60) is None
     assert ledger.jobs.held(lease.job.ref)
+
+
+def test_renewing_says_how_the_job_its_batch_and_its_pod_stand(ledger: Ledger, bench: Bench) -> None:
+    batch = batch_record()
+    ledger.batches.create(batch)
+    bench.job()
+    lease = bench.claimed()
+    before = ledger.now()
+    held = ledger.leases.renew(lease.job.ref, lease.fence, 60)
+    assert (held.job, held.batch, held.registered) == (lease.job, BatchState.VALIDATING, 0)
+    assert before <= held.at <= ledger.now()
+    job = bench.launched(lease)
+    assert job.attempt is not None
+    ledger.jobs.register_pod(job.ref, attempt=1, token=job.attempt.token, uid="pod")
+    ledger.batches.write(advance(batch, BatchState.CANCELLING, at=at(1)))
+    held = ledger.leases.renew(lease.job.ref, lease.fence, 60)
+    assert (held.job, held.batch, held.registered) == (job, BatchState.CANCELLING, 1)
+
+
+def test_a_job_whose_batch_was_removed_is_not_held(ledger: Ledger, bench: Bench) -> None:
+    bench.job()
+    lease = bench.claimed()
+    with pytest.raises(UnknownBatch):
+        ledger.leases.renew(lease.job.ref, lease.fence, 60)
 
 
 def test_a_lease_ends_by_redis_clock_and_not_before(ledger: Ledger, bench: Bench) -> None:
