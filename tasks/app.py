@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import wraps
 
 import structlog
 from celery import Celery
@@ -18,26 +19,41 @@ from tasks.finalize import finalize
 from tasks.purge import purge
 from tasks.reopen import reopen
 from tasks.schedules import fire
-from tasks.sweep import tick_if_due
+from tasks.sweep import offer, tick_if_due
 
 log = structlog.get_logger(__name__)
 
 
 def render(context: Context) -> None:
     """Take the best job there is and see it through, then the next, until there is none."""
+    worked = False
     while not context.stopping.is_set():
         lease = context.ledger.leases.claim(context.worker, context.settings.lease_s)
         if lease is None:
-            return
+            break
+        worked = True
         with context.slots.taken():
             drive(context, lease)
+    if worked:
+        context.slots.freed.set()
+
+
+def _called_for(action: Callable[[Context, str], None]) -> Callable[[Context, str], None]:
+    """The action, which queues jobs; and then workers are called for them, without waiting for the next tick."""
+
+    @wraps(action)
+    def run(context: Context, batch_id: str) -> None:
+        action(context, batch_id)
+        offer(context)
+
+    return run
 
 
 def register(app: Celery, context: Context) -> None:
     """Give the application its tasks, bound to this process' context."""
     actions: dict[str, Callable[..., None]] = {
-        EXPAND: expand,
-        REOPEN: reopen,
+        EXPAND: _called_for(expand),
+        REOPEN: _called_for(reopen),
         CANCEL: cancel,
         FINALIZE: finalize,
         PURGE: purge,

@@ -19,9 +19,13 @@ from tasks.observer import Observer
 
 @dataclass
 class Slots:
-    """How many pods this worker may look after, and how many it does."""
+    """How many pods this worker may look after, and how many it does.
+
+    `freed` is set when a slot has become free for which there is no job: the controller should know before one comes.
+    """
 
     total: int
+    freed: threading.Event = field(default_factory=threading.Event)
     _busy: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 

@@ -135,6 +135,7 @@ def _connect_signals(context: Context, role: str, specs: Mapping[str, ScheduleSp
     def shutting_down(**_: Any) -> None:
         # Under the threads pool this runs in the process that holds the jobs: each thread hands its job over.
         context.stopping.set()
+        context.slots.freed.set()
         log.info("worker stops", role=role, worker=context.worker)
 
     worker_ready.connect(ready)
@@ -143,7 +144,10 @@ def _connect_signals(context: Context, role: str, specs: Mapping[str, ScheduleSp
 
 
 def _report(context: Context) -> None:
-    while not context.stopping.is_set():
+    while True:
+        context.slots.freed.clear()  # first, so that what happens from now on ends the wait below
+        if context.stopping.is_set():
+            break
         try:
             context.ledger.workers.report(context.worker, context.slots.free)
             if context.ledger.workers.drained(context.worker) is Drain.HAND_OVER:
@@ -152,7 +156,7 @@ def _report(context: Context) -> None:
                 context.handing_over.clear()
         except ServiceError as error:
             log.warning("could not report", reason=str(error))
-        context.stopping.wait(REPORT_S)
+        context.slots.freed.wait(REPORT_S)
     try:
         context.ledger.workers.leave(context.worker)
     except ServiceError as error:

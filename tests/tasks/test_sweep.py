@@ -6,13 +6,18 @@ import threading
 
 import pytest
 
-from pipeline.attempt import Phase
+from pipeline.attempt import Code, Outcome, Phase
 from pipeline.cancel import request_cancel
 from pipeline.errors import ServiceError
+from pipeline.messages import EXPAND, RENDER, REOPEN
 from pipeline.objects import BatchObjects
+from pipeline.retry import request_retry
 from pipeline.states import JobState
 from tasks import sweep
+from tasks.app import register
+from tasks.expand import expand
 from tasks.settle import job_images
+from tasks.worker import _report
 from tests.factories import attempt_spec, job_record
 from tests.tasks.stage import Stage
 
@@ -168,3 +173,41 @@ def _lose(stage: Stage, key: str) -> None:
     stage.artifacts._client.delete_object(Bucket=stage.settings.s3_bucket, Key=f"{stage.settings.s3_prefix}/{key}")
     with pytest.raises(ServiceError):
         job_images(stage.worker, stage.job(0, "a"))
+
+
+@pytest.mark.parametrize("task", [EXPAND, REOPEN])
+def test_workers_are_called_as_soon_as_jobs_are_queued_and_not_at_the_next_tick(stage: Stage, task: str) -> None:
+    stage.accepted(4)
+    if task == REOPEN:
+        expand(stage.worker, "b")
+        stage.node.play = lambda _: [Outcome(Code.CONFIG_ERROR, "no such model", exit_code=78)]
+        stage.work()
+        stage.finalized()
+        request_retry(stage.ledger, stage.artifacts, "b")
+    stage.ledger.workers.report("w1", 3)
+    register(stage.worker.app, stage.worker)
+    stage.worker.app.tasks[task]("b")
+    assert stage.ledger.leases.backlog() == 2
+    assert stage.hints().count(RENDER) == 2
+
+
+def test_a_slot_that_has_become_free_is_told_of_at_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.worker.REPORT_S", 600.0)
+    stage.batch(1)
+    stage.node.play = lambda _: [Phase.RUNNING]
+    working = stage.in_background(stage.worker)
+    stage.soon(lambda: stage.state() is JobState.RUNNING, "a running job")
+    reporting = threading.Thread(target=_report, args=(stage.worker,), daemon=True)
+    reporting.start()
+    free = stage.ledger.workers.free_slots
+    stage.soon(lambda: free() == {"w1": stage.settings.worker_slots - 1}, "a report")
+    [name] = stage.node.running
+    stage.node.vanish(name)
+    stage.node.play = stage.all_well
+    stage.soon(lambda: free() == {"w1": stage.settings.worker_slots}, "another report")
+    stage.worker.stopping.set()
+    stage.worker.slots.freed.set()
+    for thread in (working, reporting):
+        thread.join(60)
+        assert not thread.is_alive()
+    assert free() == {}
