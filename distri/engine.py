@@ -1,5 +1,6 @@
 """What an entry point calls: a model loaded once on a mesh, then one image after the other."""
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from distri import model as pipeline_model
 from distri import prompts
+from distri.embeddings import Embeddings
 from distri.errors import BadImage, BadSize
 from distri.image import SMALLEST_SIDE_PX, Evaluations, ImageSpec, Rendered
 from distri.lora import Fused
@@ -71,6 +73,7 @@ class Engine:
         self._unet = SplitUNet(model.unet, norm_mode=settings.norm_mode)
         self._vae = SplitVAE(model.vae)
         self._fused = Fused(model, mesh)
+        self._embeddings = Embeddings(model, self.spans)
         self._darkroom = Darkroom(self._vae, mesh)
         self._native_px = settings.native_px or int(model.unet.config.sample_size) * self._vae.factor
 
@@ -102,15 +105,27 @@ class Engine:
         """Held for other ranks' activations, over all shapes kept."""
         return self._unet.exchanges.buffer_bytes
 
-    def render(self, image: ImageSpec, *, control: Callable[[], Control], lean: bool = False) -> Rendered:
+    def render(
+        self,
+        image: ImageSpec,
+        *,
+        control: Callable[[], Control],
+        lean: bool = False,
+        upcoming: ImageSpec | None = None,
+    ) -> Rendered:
         """Render one image: `render_batch` of one."""
-        (rendered,) = self.render_batch([image], control=control, lean=lean)
+        (rendered,) = self.render_batch([image], control=control, lean=lean, upcoming=upcoming)
         return rendered
 
     @running_out()
     @torch.inference_mode()
     def render_batch(
-        self, images: Sequence[ImageSpec], *, control: Callable[[], Control], lean: bool = False
+        self,
+        images: Sequence[ImageSpec],
+        *,
+        control: Callable[[], Control],
+        lean: bool = False,
+        upcoming: ImageSpec | None = None,
     ) -> list[Rendered]:
         """Render images together; all ranks of the replica call it together, with equal arguments. Blocks.
 
@@ -120,6 +135,7 @@ class Engine:
             images: one or more that differ in prompts, seeds and what the model is told of sizes, and in nothing else.
             control: asked on the leader before every evaluation; ignored on the other ranks.
             lean: use as little memory as can be: see `sampler.denoise`; and the buffers kept for other images go.
+            upcoming: an image that is likely to be next: its prompts are embedded while these are denoised.
 
         Returns:
             One result per image, in order.
@@ -138,6 +154,8 @@ class Engine:
         guidance = Guidance(first.guidance_scale, first.guidance_rescale)
         batch = self._prepared(images, guidance, lean=lean)
         stages, crop = batch[0].way.stages, batch[0].way.crop
+        if upcoming is not None and not lean:
+            self._begin(upcoming)
         watch.lap("encode")
         repairs: list[tuple[str, ...]] = [()] * share
         evaluations = Evaluations(0, 0)
@@ -226,20 +244,21 @@ class Engine:
         if len({text.pieces for text in texts}) > 1:
             raise BadImage("images of one batch must agree in how many pieces their prompts are read in")
         self._check(images[0], plans[0], guidance, lean=lean)
-        self._fused.set(images[0].loras)
-        tokenizers, encoders = self._model.tokenizers, self._model.text_encoders
+        if not self._fused.holds(images[0].loras):
+            self._embeddings.forget()
+            self._fused.set(images[0].loras)
         return [
-            _Prepared(
-                image,
-                way,
-                text.left_out,
-                positive=prompts.encode(tokenizers, encoders, text.positive, pieces=text.pieces),
-                negative=prompts.encode(tokenizers, encoders, text.negative, pieces=text.pieces)
-                if text.negative is not None
-                else None,
-            )
+            _Prepared(image, way, text.left_out, *self._embeddings.of(text))
             for image, way, text in zip(images, plans, texts, strict=True)
         ]
+
+    def _begin(self, upcoming: ImageSpec) -> None:
+        """Embed the prompts of an image ahead, if these encoders are its own."""
+        guidance = Guidance(upcoming.guidance_scale, upcoming.guidance_rescale)
+        # Refused when it is its turn.
+        with contextlib.suppress(BadImage):
+            if self._fused.holds(upcoming.loras):
+                self._embeddings.begin(self._read(upcoming, guidance))
 
     def _pass(
         self,

@@ -77,6 +77,10 @@ class Fused:
         self._loras: tuple[Lora, ...] = ()
         self._original: dict[Tensor, Tensor] = {}
 
+    def holds(self, loras: Sequence[Lora]) -> bool:
+        """Whether the model holds exactly these."""
+        return tuple(loras) == self._loras
+
     def set(self, loras: Sequence[Lora]) -> None:
         """Have the model hold exactly these; those of the image before are taken out first. Blocks if they differ.
 
@@ -85,7 +89,7 @@ class Fused:
         Raises:
             BadLora: on all ranks; the model holds none then.
         """
-        if tuple(loras) == self._loras:
+        if self.holds(loras):
             return
         self._restore()
         problem: BadLora | None = None

@@ -79,6 +79,7 @@ def _engine(found: dict[str, Any]) -> list[str]:
         f"- From the first question to the last upload {found['wall_s']} s, of which denoising and decoding are "
         f"{found['denoise_and_decode_s']} s: a ratio of {found['ratio']}. The plain diffusers loop takes "
         f"{plain['wall_s']} s for rendering and saving.",
+        f"- Encoding prompts, by image: {', '.join(f'{seconds:.3f}' for seconds in found['encode_s'])} s.",
         f"- Start: {', '.join(f'{name} {seconds} s' for name, seconds in start.items())}. The plain loop imports and "
         f"loads in {plain['start_s']} s.",
         f"- Memory of the process after each image, MB: {', '.join(map(str, found['memory_mb']))}.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from distri.engine import Engine
 from distri.engine import Settings as EngineSettings
 from distri.errors import (
     BadImage,
+    BadLora,
     EngineError,
     LayoutError,
     ModelError,
@@ -22,6 +24,7 @@ from distri.errors import (
     Stopped,
     TooManyRanks,
 )
+from distri.image import ImageSpec
 from distri.mesh import Mesh
 from distri.run.leader import Leader, Word
 from distri.run.tracing import memory_bytes
@@ -65,6 +68,13 @@ class _Replica:
     loras: Mapping[str, LoraSource]
     provenance: Provenance
 
+    def upcoming(self, following: ImageTask | None) -> ImageSpec | None:
+        """What the engine may begin with already; what is wrong with it is said when it is its turn."""
+        try:
+            return image_of(following, self.loras) if following is not None else None
+        except BadLora:
+            return None
+
     def provenance_of(self, task: ImageTask) -> Provenance:
         """What is true of one image that was rendered."""
         loras = {one.name: self.loras[one.name].sha256 for one in task.row.loras}
@@ -103,9 +113,10 @@ def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings:
     provenance = _provenance(mesh, spec, source, dtype)
     log.info("model loaded", model=model_id, revision=source.revision, images=len(tasks))
     replica = _Replica(mesh, engine, leader, spec, settings.loras, provenance)
-    for task in tasks[mesh.data_index :: mesh.layout.data]:
+    ours = tasks[mesh.data_index :: mesh.layout.data]
+    for task, following in itertools.zip_longest(ours, ours[1:]):
         with structlog.contextvars.bound_contextvars(image=task.id), spans.about(image=task.id):
-            if not _render(replica, task):
+            if not _render(replica, task, following):
                 break
     with spans.span("finish"):
         if leader is not None:
@@ -140,8 +151,8 @@ def _agreed_tasks(mesh: Mesh, leader: Leader | None) -> list[ImageTask]:
     return images_of(parsed_shard(word["shard"].encode()))
 
 
-def _render(replica: _Replica, task: ImageTask) -> bool:
-    """Render one image; False if the replica is to stop."""
+def _render(replica: _Replica, task: ImageTask, following: ImageTask | None) -> bool:
+    """Render one image; False if the replica is to stop. Of the one that follows only the prompts are read."""
     mesh, engine, leader = replica.mesh, replica.engine, replica.leader
     with engine.spans.span("ask"):
         word = _said(mesh, lambda: leader.decide(task) if leader is not None else Word.WAIT)
@@ -152,6 +163,7 @@ def _render(replica: _Replica, task: ImageTask) -> bool:
             image_of(task, replica.loras),
             control=leader.control if leader is not None else _never_asked,
             lean=task.index in replica.spec.lean,
+            upcoming=replica.upcoming(following),
         )
     except Stopped:
         return False
