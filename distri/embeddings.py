@@ -60,7 +60,7 @@ class Embeddings:
 
     @torch.inference_mode()
     def _embed(self, sides: Sequence[_Side]) -> None:
-        with self._spans.span("encode ahead", track="prompts"):
+        with self._spans.span("encode", track="prompts"):
             for side in sides:
                 self._one(side)
 
