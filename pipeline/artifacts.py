@@ -86,7 +86,8 @@ class Artifacts:
                 connect_timeout=self._settings.connect_timeout_s,
                 read_timeout=read_timeout_s,
                 retries={"mode": "standard", "max_attempts": attempts},
-                max_pool_connections=32,
+                # A connection beyond these is closed after one request, and each of a worker's threads may want one.
+                max_pool_connections=max(32, self._settings.worker_slots),
                 # Links are signed the old way for some regions otherwise, which newer ones and other stores refuse.
                 signature_version="s3v4",
                 # Path style works with every endpoint; AWS keeps it for buckets that exist.

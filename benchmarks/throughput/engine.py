@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.client import Client
-from pipeline.connect import connect
+from pipeline.connect import Connection, connect
+from pipeline.errors import NoDeployment
+from pipeline.local import start_stack, stop_stack
 from pipeline.trace import RankTrace, find_trace
 
 SIDE_PX, STEPS = 256, 20
@@ -19,12 +21,12 @@ SIDE_PX, STEPS = 256, 20
 def engine(images: int) -> dict[str, Any]:
     """Wall time of a job's images over the sum of their denoising and decoding, start-up by phase, memory by image."""
     with tempfile.TemporaryDirectory() as directory:
-        # As one job, however slow the machine is.
-        environment = dict(os.environ) | {"TESSERA_DATA_DIR": directory, "TESSERA_JOB_SECONDS": "100000"}
-        tessera = [str(Path(sys.executable).with_name("tessera"))]
-        subprocess.run([*tessera, "up", "--ranks", "1"], env=environment, check=True, stdout=subprocess.DEVNULL)
+        folder = Path(directory)
+        # As one job.
+        start_stack(folder, detached=False, timeout_s=600, slots=1, gpus=1, images_per_job=images)
         try:
-            connection = connect(environment)
+            connection = connect(dict(os.environ) | {"TESSERA_DATA_DIR": directory})
+            _await_controller(connection)
             rows = [{"prompt": f"hill {n}", "width": SIDE_PX, "height": SIDE_PX, "steps": STEPS} for n in range(images)]
             batch = Client(connection).submit(rows)
             batch.wait(timeout_s=1800)
@@ -33,8 +35,22 @@ def engine(images: int) -> dict[str, Any]:
             model = next(iter(connection.settings.models.values())).path
             plain = _plain(Path(model), images)
         finally:
-            subprocess.run([*tessera, "down"], env=environment, check=False, stdout=subprocess.DEVNULL)
+            stop_stack(folder)
     return {"images": images, "side_px": SIDE_PX, "steps": STEPS, **_of_trace(leader), "plain": plain}
+
+
+def _await_controller(connection: Connection) -> None:
+    """Return when the deployment says what it renders: until then nothing can be submitted."""
+    deadline = time.monotonic() + 300
+    while True:
+        try:
+            connection.ledger.deployment()
+        except NoDeployment:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+        else:
+            return
 
 
 def _of_trace(leader: RankTrace) -> dict[str, Any]:

@@ -82,14 +82,14 @@ class Stage:
         accept(submission, self.ledger, self.artifacts)
         return batch_id
 
-    def work(self, batch_id: str = "b", worker: Context | None = None, timeout_s: float = 15.0) -> None:
+    def work(self, batch_id: str = "b", worker: Context | None = None, timeout_s: float = 120.0) -> None:
         """Work until every job of the batch is over."""
         deadline = time.monotonic() + timeout_s
-        while self.ledger.jobs.unfinished(batch_id):
+        while left := self.ledger.jobs.unfinished(batch_id):
             render(worker or self.worker)
             self.ledger.leases.promote()
             if time.monotonic() > deadline:
-                pytest.fail(f"jobs are not over: {[self.job(index) for index in range(2)]}")
+                pytest.fail(f"jobs are not over: {[self.ledger.jobs.get(ref) for ref in left]}")
             time.sleep(0.01)
 
     def in_background(self, worker: Context) -> threading.Thread:
@@ -98,7 +98,7 @@ class Stage:
         thread.start()
         return thread
 
-    def soon(self, condition: Callable[[], object], what: str, timeout_s: float = 10.0) -> None:
+    def soon(self, condition: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
         """Return when the condition holds."""
         deadline = time.monotonic() + timeout_s
         while not condition():
