@@ -24,7 +24,7 @@ def main() -> None:
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "scale": lambda: scale(arguments.rows),
         "finalize": lambda: {"batches": ended.finalized([1_000, 10_000, 100_000])},
-        "download": lambda: {"batches": ended.downloaded([1_000, 10_000])},
+        "download": lambda: {"batches": ended.downloaded([500, 5_000])},
         "gallery": lambda: gallery.opened(10_000, RESULTS / "gallery.jpg"),
     }
     parser = argparse.ArgumentParser(description=main.__doc__)
