@@ -25,7 +25,7 @@ def main() -> None:
         "scale": lambda: scale(arguments.rows),
         "finalize": lambda: {"batches": ended.finalized([1_000, 10_000, 100_000])},
         "download": lambda: {"batches": ended.downloaded([500, 5_000])},
-        "gallery": lambda: gallery.opened(10_000, RESULTS / "gallery.jpg"),
+        "gallery": lambda: gallery.opened(10_000, arguments.output.with_name("gallery.jpg")),
     }
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(parts)}; all if none is named")
