@@ -13,7 +13,7 @@ from pipeline.client import Client
 from pipeline.connect import Connection, connect
 from pipeline.errors import NoDeployment
 from pipeline.local import start_stack, stop_stack
-from pipeline.trace import RankTrace, find_trace
+from pipeline.trace import RANK_TRACK, RankTrace, find_trace
 
 SIDE_PX, STEPS = 256, 20
 
@@ -57,6 +57,7 @@ def _of_trace(leader: RankTrace) -> dict[str, Any]:
     def spans(*names: str) -> list[Any]:
         return [span for span in leader.spans if span.name in names]
 
+    encode = [span for span in spans("encode") if span.track == RANK_TRACK]  # and not ahead
     work = spans("denoise", "enlarge", "decode")
     first, last = spans("ask")[0], max(spans("upload"), key=lambda span: int(span.end_ns))
     wall_s = (last.end_ns - first.start_ns) / 1e9
@@ -69,7 +70,7 @@ def _of_trace(leader: RankTrace) -> dict[str, Any]:
         "wall_s": round(wall_s, 2),
         "denoise_and_decode_s": round(work_s, 2),
         "ratio": round(wall_s / work_s, 4),
-        "encode_s": [round(span.seconds, 3) for span in spans("encode")],
+        "encode_s": [round(span.seconds, 3) for span in encode],
         "start_s": start | {"to_first_step": round((spans("denoise")[0].start_ns - began) / 1e9, 2)},
         "memory_mb": [round(span.detail["memory_bytes"] / 1e6) for span in spans("hand over")],
     }

@@ -21,15 +21,9 @@ class Speeds:
 
     def learn(self, done: Mapping[SpeedKey, Speed]) -> None:
         """Add what a job has done."""
-        keys = self._store.keys
-        with self._store.errors():
-            pipe = self._store.redis.pipeline()
-            for key, speed in done.items():
-                name = json.dumps(astuple(key))
-                pipe.sadd(keys.speeds, name)
-                for part, amount in asdict(speed).items():
-                    pipe.hincrbyfloat(keys.speed(name), part, amount)
-            pipe.execute()
+        for key, speed in done.items():
+            amounts = [text for part, amount in asdict(speed).items() for text in (part, amount)]
+            self._store.run("learn", json.dumps(astuple(key)), *amounts)
 
     def all(self) -> dict[SpeedKey, Speed]:
         """Everything that was learned."""

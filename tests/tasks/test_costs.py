@@ -97,15 +97,6 @@ def test_the_look_into_the_bucket_takes_no_more_of_the_time_when_it_takes_longer
     assert stage.ledger.batches.known("late")
 
 
-def test_finalization_reads_every_fragment_once(quiet: Stage) -> None:
-    quiet.batch(18)
-    render(quiet.worker)
-    with counted(quiet.artifacts) as asked:
-        quiet.finalized()
-    assert len(quiet.lines("results.jsonl")) == 18
-    assert asked.calls["GetObject"] == 6 + 1  # and once for rows that were left out
-
-
 def test_a_tick_costs_the_same_however_many_batches_are_over(quiet: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in EVERYTHING_EVERY_TIME.items():
         monkeypatch.setattr(f"tasks.sweep.{name}", value)
