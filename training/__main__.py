@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from training import autoencoder, data, denoiser, directory
-from training.denoiser import Plan
+from training.denoiser import Counts, Plan
 
 # What fits 75 minutes on 2 cores; training/README.md has the measurements.
-VAE_PICTURES, VAE_STEPS = 1200, 7000
-SMALL_PICTURES, LARGE_PICTURES, DETAIL_SCENES = 9000, 6000, 60
-PLAN = Plan(small_steps=6000, small_batch=24, large_steps=6000, large_batch=12)
+VAE_PICTURES, VAE_STEPS, DECODER_STEPS = 600, 1000, 2500
+SMALL_PICTURES, LARGE_PICTURES, DETAIL_SCENES = 9000, 5000, 48
+PLAN = Plan(small_steps=3500, small_batch=16, large_steps=2000, large_batch=8)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path, help="folder of pictures, latents, checkpoints and logs")
     parser.add_argument("target", type=Path, help="the model directory to write, models/demo say")
-    parser.add_argument("--threads", type=int, default=2, help="of torch and of the renderer")
+    parser.add_argument("--threads", type=int, default=2, help="of torch, and processes of the renderer and the UNet")
     parser.add_argument("--share", type=float, default=1.0, help="of all pictures and steps; 0.01 tries the way")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -47,16 +51,22 @@ def make(work: Path, target: Path, *, processes: int, share: float = 1.0) -> Non
     stages.end("pictures for the VAE")
     autoencoder.train(work, pictures=some(VAE_PICTURES), steps=max(1, round(VAE_STEPS * share)))
     stages.end("VAE")
+    autoencoder.train_decoder(work, pictures=some(VAE_PICTURES), steps=max(1, round(DECODER_STEPS * share)))
+    stages.end("decoder")
     vae = autoencoder.trained(work, pictures=some(VAE_PICTURES))
     data.render(work, longer=128, count=some(SMALL_PICTURES), processes=processes)
     data.render(work, longer=256, count=some(LARGE_PICTURES), processes=processes)
     data.render_details(work, scenes=max(2, round(DETAIL_SCENES * share)), processes=processes)
     stages.end("pictures for the UNet")
-    small = denoiser.encode(work, vae, longer=128, count=some(SMALL_PICTURES))
-    large = denoiser.encode(work, vae, longer=256, count=some(LARGE_PICTURES))
-    detail = denoiser.details(work, vae, scenes=max(2, round(DETAIL_SCENES * share)))
+    counts = Counts(some(SMALL_PICTURES), some(LARGE_PICTURES), max(2, round(DETAIL_SCENES * share)))
+    denoiser.encode_all(work, vae, counts)
     stages.end("latents")
-    denoiser.train(work, plan, small=small, large=large, detail=detail)
+    # Each rank has a share of every batch: faster on two cores than two threads of one process are.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    told = [json.dumps(asdict(one)) for one in (counts, plan)]
+    subprocess.run(
+        [*launch, "-m", "training.denoiser", str(work), *told], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     stages.end("UNet and text encoders")
     directory.write(target, denoiser.trained(work), vae)
     stages.end("directory")
@@ -77,8 +87,6 @@ class _Stages:
 
     @staticmethod
     def _now() -> tuple[float, float]:
-        import os
-
         times = os.times()
         return time.monotonic(), times.user + times.system + times.children_user + times.children_system
 

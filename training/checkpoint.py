@@ -11,6 +11,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 
+def warmed_and_cooled(step: int, steps: int, *, warmup: int) -> float:
+    """Share of the peak learning rate: up, level, and down to nearly nothing in the last fifth (Hu et al. 2024).
+
+    Until that fifth it does not depend on `steps`: how long to train may be decided late.
+    """
+    return min(1.0, (step + 1) / warmup, max(0.01, 5 * (1 - step / steps)))
+
+
 class Average:
     """The exponential moving average of a network's weights (Polyak and Juditsky 1992), which is what is shipped."""
 
@@ -22,11 +30,11 @@ class Average:
     def follow(self, network: nn.Module, step: int) -> None:
         """Move towards the network's weights; faster at the beginning."""
         decay = min(self._decay, (1 + step) / (10 + step))
-        for name, weight in network.state_dict().items():
-            if weight.is_floating_point():
-                self.weights[name].lerp_(weight, 1 - decay)
-            else:
-                self.weights[name].copy_(weight)
+        own = network.state_dict()
+        learnt = [name for name, weight in own.items() if weight.is_floating_point()]
+        torch._foreach_lerp_([self.weights[name] for name in learnt], [own[name] for name in learnt], 1 - decay)
+        for name in own.keys() - set(learnt):
+            self.weights[name].copy_(own[name])
 
 
 def save(path: Path, *, step: int, cpu_s: float, network: nn.Module, average: Average, optimizer: Any) -> None:
@@ -57,6 +65,11 @@ def load(path: Path, *, network: nn.Module, average: Average, optimizer: Any) ->
         state.setdefault(int(number), {})[field] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     return int(tensors["step"]), float(tensors["cpu_s"])
+
+
+def average_of(path: Path) -> dict[str, Tensor]:
+    """Only the averaged weights of a checkpoint."""
+    return _under("average.", load_file(path))
 
 
 class Clock:

@@ -35,7 +35,7 @@ def write(target: Path, painter: denoiser.Painter, vae: Any) -> int:
     for name, tokenizer in zip(("tokenizer", "tokenizer_2"), networks.tokenizers(), strict=True):
         tokenizer.save_pretrained(unfinished / name)
     scheduler: Any = EulerDiscreteScheduler
-    scheduler(**networks.SCHEDULE, timestep_spacing="leading", steps_offset=1).save_pretrained(unfinished / "scheduler")
+    scheduler(**networks.SCHEDULE, timestep_spacing="trailing").save_pretrained(unfinished / "scheduler")
     (unfinished / "model_index.json").write_text(json.dumps(_INDEX, indent=2) + "\n")
     (unfinished / "README.md").write_text((Path(__file__).parent / "card.md").read_text())
     size = sum(path.stat().st_size for path in unfinished.rglob("*") if path.is_file())

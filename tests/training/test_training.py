@@ -13,6 +13,7 @@ from distri.image import ImageSpec
 from distri.mesh import Mesh
 from distri.sampler import Control
 from training import autoencoder, data, denoiser, directory, networks
+from training.checkpoint import average_of
 from training.denoiser import Plan, Told
 
 SCENES = 12
@@ -82,6 +83,26 @@ def test_a_stopped_unet_training_goes_on_as_if_it_had_not(tmp_path: Path) -> Non
 def _assert_equal_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first if name != "cpu_s")
+
+
+def test_an_untrained_vae_gives_back_the_colours_of_blocks() -> None:
+    torch.manual_seed(0)
+    network = networks.vae().eval().requires_grad_(False)
+    blocks = torch.rand(2, 3, 6, 6) * 2 - 1
+    picture = blocks.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
+    painted = network.decode(network.encode(picture).latent_dist.mean).sample
+    likeness = torch.corrcoef(torch.stack([painted.flatten(), picture.flatten()]))[0, 1]
+    assert likeness > 0.99
+    assert (painted - picture).abs().mean() < 0.1
+
+
+def test_the_decoder_goes_on_alone_and_leaves_the_latents(work: Path, tmp_path: Path) -> None:
+    (tmp_path / "pictures-256").symlink_to(work / "pictures-256")
+    first = average_of(autoencoder.train(tmp_path, pictures=SCENES, steps=1))
+    second = average_of(autoencoder.train_decoder(tmp_path, pictures=SCENES, steps=2))
+    changed = {name for name in first if not torch.equal(first[name], second[name])}
+    assert changed
+    assert all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
 
 
 def test_folding_the_latents_scale_changes_no_picture() -> None:
