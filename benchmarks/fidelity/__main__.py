@@ -26,17 +26,21 @@ from benchmarks.fidelity.variations import DEFAULT, SIDE_PX, VARIATIONS, Variati
 from distri.patches import split
 
 ROOT = Path(__file__).parents[2]
+FACTORS = tuple(dict.fromkeys(one.factor for one in VARIATIONS if one is not DEFAULT))
 UNIT = 4  # latent rows that stay together: 32 px
 
 
 def main() -> None:
-    """Measure all variations, or those named."""
+    """Measure all variations, or those of some factors."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "demo", help="an SDXL directory; %(default)s")
     parser.add_argument("--work", type=Path, default=Path("/tmp/tessera-fidelity"), help="where renders are kept")  # noqa: S108
     parser.add_argument("--out", type=Path, default=ROOT, help="where docs/ and benchmarks/results/ are written")
     parser.add_argument("--images", type=int, default=DEFAULT.images, help="at most, per variation; to try the way")
     parser.add_argument("--steps", type=int, default=DEFAULT.steps, help="at most, per variation; to try the way")
+    parser.add_argument(
+        "--factors", nargs="+", choices=FACTORS, default=FACTORS, help="beside the default; all of them"
+    )
     arguments = parser.parse_args()
     if not (arguments.model / "model_index.json").exists():
         parser.error(f"{arguments.model} holds no model; `python -m training WORK models/demo` makes it")
@@ -44,7 +48,11 @@ def main() -> None:
         arguments.model,
         arguments.work,
         arguments.out,
-        [one.shortened(arguments.images, arguments.steps) for one in VARIATIONS],
+        [
+            one.shortened(arguments.images, arguments.steps)
+            for one in VARIATIONS
+            if one is DEFAULT or one.factor in arguments.factors
+        ],
     )
 
 
