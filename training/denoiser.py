@@ -242,7 +242,7 @@ def _average_over_ranks(painter: Painter, optimizer: torch.optim.Optimizer) -> N
     whole = torch.cat([tensor.flatten() for tensor in tensors])
     distributed.all_reduce(whole)
     whole /= distributed.get_world_size()
-    parts = whole.split([tensor.numel() for tensor in tensors])
+    parts = torch.split_with_sizes(whole, [tensor.numel() for tensor in tensors])
     for tensor, part in zip(tensors, parts, strict=True):
         tensor.copy_(part.view_as(tensor))
 
