@@ -41,7 +41,7 @@ class Plan:
     small_batch: int
     large_steps: int
     large_batch: int
-    detail_share: float = 0.15
+    detail_share: float = 0.1
 
     @property
     def steps(self) -> int:

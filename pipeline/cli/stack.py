@@ -131,12 +131,18 @@ def _render(state: StackState, prompts: Path | None, output: Path, timeout_s: fl
     for failure in batch.errors():
         typer.echo(f"{failure.custom_id}: {failure.code.value}: {failure.message}", err=True)
     typer.echo(f"{status.succeeded} of {status.total} images in {page.parent.parent / 'images'}")
-    if "demo" in {image.result.model for image in batch.images()}:
+    if "demo" in {image.result.model for image in batch.images()} and not _has_learnt(state):
         typer.echo(
-            "(the demo model's weights are random, so it paints noise: what is real here is the way of a render)"
+            "(no trained demo model came with this installation, and one with random weights paints noise: what is real"
+            " here is the way of a render)"
         )
     typer.echo(f"look at them: {page}")
     return status.exit_code
+
+
+def _has_learnt(state: StackState) -> bool:
+    """Whether the stack's demo model is a checkout's trained one, which has a model card; the random one has none."""
+    return (state.data_dir / "models" / "demo" / "README.md").is_file()
 
 
 def _await_workers(state: StackState) -> None:

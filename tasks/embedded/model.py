@@ -1,6 +1,6 @@
-"""The demo model of a data folder, pinned by its content: the checkout's trained one, if training has left one there.
+"""The demo model of a data folder, pinned by its content: in a checkout the trained one of `models/demo`.
 
-Otherwise one with random weights is made, once and offline, by the engine's own program.
+A wheel has none: there one with random weights is made, once and offline, by the engine's own program.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tasks.embedded.readiness import StopRequested
 
 NATIVE_PX = 256
 
-# Where `python -m training WORK models/demo` puts what it makes; a wheel brings none.
+# What `python -m training WORK models/demo` made; a wheel brings none.
 TRAINED = Path(__file__).parents[2] / "models" / "demo"
 
 _POLL_S = 0.05

@@ -41,7 +41,8 @@ ROWS = [{"prompt": f"hill {number}", "width": 128, "height": 96, "steps": 3, "se
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     (folder / "logs").mkdir()
-    child = begin_demo_model(folder, {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ})
+    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    child = begin_demo_model(folder, environment, trained=folder / "none")
     assert child is not None
     await_demo_model(child, folder, 120, lambda: False)
     return demo_model(folder)

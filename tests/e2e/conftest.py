@@ -2,42 +2,65 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from distri import demo_model
 from pipeline.client import Client
 from pipeline.connect import Connection, of_stack
 from pipeline.local import running_stack
 from tests.e2e.stack import User, until
 
 
-def new_user(folder: Path) -> User:
-    """A user whose folder holds files that are named like our packages, as users' folders do."""
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The quick model, for whatever does not ask what a picture shows."""
+    return demo_model.write(tmp_path_factory.mktemp("random") / "demo")
+
+
+def new_user(folder: Path, model: Path | None = None) -> User:
+    """A user whose folder holds files that are named like our packages, as users' folders do.
+
+    Args:
+        model: put into the data folder; without it a stack takes the checkout's trained one.
+    """
     home = folder / "home"
     home.mkdir()
     for name in ("pipeline.py", "tasks.py", "k8s.py"):
         (home / name).write_text('raise RuntimeError("a file of the user was imported instead of the product")\n')
     (home / "distri").mkdir()
     (home / "distri" / "__init__.py").write_text('raise RuntimeError("the same, as a package")\n')
+    if model is not None:
+        shutil.copytree(model, folder / "data" / "models" / "demo")
     return User(home, folder / "data", uuid.uuid4().hex)
 
 
 @pytest.fixture
-def user(tmp_path: Path) -> Iterator[User]:
+def user(tmp_path: Path, random_model: Path) -> Iterator[User]:
     """A user without a stack; whatever they start must be gone when the test ends."""
-    user = new_user(tmp_path)
+    yield from _until_gone(new_user(tmp_path, random_model))
+
+
+@pytest.fixture
+def newcomer(tmp_path: Path) -> Iterator[User]:
+    """A user of a fresh checkout, who gets its trained model; whatever they start must be gone when the test ends."""
+    yield from _until_gone(new_user(tmp_path))
+
+
+def _until_gone(user: User) -> Iterator[User]:
     yield user
     user.run("down")
     until("every process of the user is gone", lambda: not user.processes(), 15)
 
 
 @pytest.fixture(scope="module")
-def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
+def studio(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Iterator[User]:
     """A user with a stack that is up."""
-    user = new_user(tmp_path_factory.mktemp("studio"))
+    user = new_user(tmp_path_factory.mktemp("studio"), random_model)
     done = user.run("up")
     assert done.returncode == 0, done.stderr
     yield user

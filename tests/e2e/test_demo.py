@@ -19,8 +19,8 @@ def _gallery(stdout: str) -> Path:
     return Path(stdout.strip().rpartition("look at them: ")[2])
 
 
-def test_demo_renders_every_example_row_and_leaves_no_process(user: User) -> None:
-    done = user.run("demo", EXAMPLES)
+def test_demo_renders_every_example_row_and_leaves_no_process(newcomer: User) -> None:
+    done = newcomer.run("demo", EXAMPLES)
     assert done.returncode == 0, done.stderr
     page = _gallery(done.stdout)
     root = page.parent.parent
@@ -44,14 +44,14 @@ def test_demo_renders_every_example_row_and_leaves_no_process(user: User) -> Non
     assert {r["provenance"]["layout"] for r in results} == {"1x1x2"}
     assert not any(r["provenance"]["exact"] for r in results)
     assert (root / "errors.jsonl").read_text() == ""
-    logs = b"".join(path.read_bytes() for path in (user.data_dir / "logs").rglob("*.log"))
-    secrets = json.loads((user.data_dir / "services.json").read_text())
+    logs = b"".join(path.read_bytes() for path in (newcomer.data_dir / "logs").rglob("*.log"))
+    secrets = json.loads((newcomer.data_dir / "services.json").read_text())
     hidden = [row["prompt"] for row in rows] + [v for k, v in secrets.items() if "secret" in k or "password" in k]
     assert len(hidden) > len(rows)
     assert not [text for text in hidden if text.encode() in logs], "prompts and credentials stay out of the logs"
     (line,) = {line for line in logs.splitlines() if b'"image committed"' in line and b'"0000000-000"' in line}
     assert {"batch", "job", "attempt", "image", "rank"} <= json.loads(line).keys()
-    until("every process of the demo is gone", lambda: not user.processes(), 10)
+    until("every process of the demo is gone", lambda: not newcomer.processes(), 10)
 
 
 def test_killed_demo_leaves_no_process_and_the_next_finishes_its_work(user: User) -> None:

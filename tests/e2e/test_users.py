@@ -126,7 +126,7 @@ def test_a_batch_is_rendered_by_users_with_the_least_rights_and_no_log_has_a_sec
     guarded: Guarded, settings: Settings, tmp_path: Path, processes: list[subprocess.Popen[bytes]]
 ) -> None:
     (settings.data_dir / "logs").mkdir(parents=True)
-    model = begin_demo_model(settings.data_dir, dict(os.environ))
+    model = begin_demo_model(settings.data_dir, dict(os.environ), trained=tmp_path / "none")
     assert model is not None
     await_demo_model(model, settings.data_dir, 240, lambda: False)
     path = demo_model(settings.data_dir)
