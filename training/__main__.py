@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -16,21 +16,22 @@ import torch
 from training import autoencoder, data, denoiser, directory
 from training.denoiser import Counts, Plan
 
-# What fits 75 minutes on 2 cores; training/README.md has the measurements.
+# What made models/demo; training/README.md has what it cost.
 VAE_PICTURES, VAE_STEPS, DECODER_STEPS = 600, 1000, 2500
 SMALL_PICTURES, LARGE_PICTURES, DETAIL_SCENES = 9000, 5000, 48
-PLAN = Plan(small_steps=3500, small_batch=16, large_steps=2000, large_batch=8)
+NOISIER_FROM = 3500
+PLAN = Plan(small_steps=2600, small_batch=16, large_steps=3200, large_batch=8, noisier_from=NOISIER_FROM)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path, help="folder of pictures, latents, checkpoints and logs")
     parser.add_argument("target", type=Path, help="the model directory to write, models/demo say")
-    parser.add_argument("--threads", type=int, default=2, help="of torch, and processes of the renderer and the UNet")
+    parser.add_argument("--processes", type=int, default=2, help="of the renderer, and ranks that train the UNet")
     parser.add_argument("--share", type=float, default=1.0, help="of all pictures and steps; 0.01 tries the way")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    make(arguments.work, arguments.target, processes=arguments.threads, share=arguments.share)
+    torch.set_num_threads(1)  # sums in another order would be another model
+    make(arguments.work, arguments.target, processes=arguments.processes, share=arguments.share)
 
 
 def make(work: Path, target: Path, *, processes: int, share: float = 1.0) -> None:
@@ -39,11 +40,11 @@ def make(work: Path, target: Path, *, processes: int, share: float = 1.0) -> Non
     def some(count: int) -> int:
         return max(12, round(count * share))
 
-    plan = Plan(
-        max(1, round(PLAN.small_steps * share)),
-        PLAN.small_batch,
-        max(1, round(PLAN.large_steps * share)),
-        PLAN.large_batch,
+    plan = replace(
+        PLAN,
+        small_steps=max(1, round(PLAN.small_steps * share)),
+        large_steps=max(1, round(PLAN.large_steps * share)),
+        noisier_from=round(NOISIER_FROM * share),
     )
     work.mkdir(parents=True, exist_ok=True)
     stages = _Stages(work / "stages.jsonl")

@@ -31,10 +31,13 @@ class Plan:
     """How long to train on what.
 
     Attributes:
-        small_steps, small_batch: on pictures of 128 px, where composition is learnt four times as fast.
+        small_steps, small_batch: on pictures of 128 px, where composition is learnt four times as fast. A batch is one
+            rank's.
         large_steps, large_batch: then on those of 256 px, with details mixed in.
         detail_share: of the latter steps, on pieces of larger pictures that are told so, with little noise only: what
             a second pass at 512 or 1024 px asks for.
+        noisier_from: the step from which more is learnt where noise is strong and only the words can say what is where:
+            colours come early, places late. None is never.
     """
 
     small_steps: int
@@ -42,6 +45,7 @@ class Plan:
     large_steps: int
     large_batch: int
     detail_share: float = 0.1
+    noisier_from: int | None = None
 
     @property
     def steps(self) -> int:
@@ -181,7 +185,9 @@ def train(
             told, batch = detail, plan.large_batch
         else:
             told, batch = _choice(large, lot), plan.large_batch
-        loss = _loss(painter, told, batch, lot, signal_T, noise_T, last_timestep=400 if told is detail else 1000)
+        last = 400 if told is detail else 1000
+        noisier = plan.noisier_from is not None and step >= plan.noisier_from and told is not detail
+        loss = _loss(painter, told, batch, lot, signal_T, noise_T, last_timestep=last, noisier=noisier)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(painter.parameters(), 1.0)
@@ -208,16 +214,27 @@ def trained(directory: Path) -> Painter:
 
 
 def _loss(
-    painter: Painter, told: Told, batch: int, lot: Random, signal_T: Tensor, noise_T: Tensor, *, last_timestep: int
+    painter: Painter,
+    told: Told,
+    batch: int,
+    lot: Random,
+    signal_T: Tensor,
+    noise_T: Tensor,
+    *,
+    last_timestep: int,
+    noisier: bool,
 ) -> Tensor:
-    """Squared error of the velocity signal * noise - spread * latent (Salimans and Ho 2022, appendix D)."""
+    """Squared error of the velocity signal * noise - spread * latent (Salimans and Ho 2022, appendix D).
+
+    Timesteps are drawn evenly up to the last, or, `noisier`, as often as they are late.
+    """
     chosen = [lot.randrange(len(told.seeds)) for _ in range(batch)]
     latents = torch.from_numpy(told.latents[chosen]).float()
     generator = torch.Generator().manual_seed(lot.getrandbits(40))
     noise = torch.randn(latents.shape, generator=generator)
     # One from each share of the range: fewer batches that happen to be all easy.
     shares = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-    timesteps = (shares * last_timestep).long()
+    timesteps = ((shares.sqrt() if noisier else shares) * last_timestep).long()
     signal, spread = signal_T[timesteps][:, None, None, None], noise_T[timesteps][:, None, None, None]
     noisy, velocity = signal * latents + spread * noise, signal * noise - spread * latents
     fates = [lot.random() for _ in chosen]
