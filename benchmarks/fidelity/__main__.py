@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -70,6 +71,7 @@ def measured(model: Path, work: Path, out: Path, variations: list[Variation]) ->
     times = os.times()
     results = {
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "-m", "benchmarks.fidelity", *sys.argv[1:]]),
         **machine(),
         "side_px": SIDE_PX,
         "cpu_minutes": (times.children_user + times.children_system) / 60,

@@ -68,7 +68,8 @@ def _text(page: Path, pictures: Path, results: dict[str, Any], shown: list[tuple
     )
     return f"""# What displacement does to a picture
 
-Made by `make bench-fidelity`; the numbers of every picture are in `benchmarks/results/fidelity.json`. Measured
+Made by `{results["command"]}`; the numbers of every picture are in `benchmarks/results/fidelity.json`. `make
+bench-fidelity` measures all factors with more prompts. Measured
 {results["measured"]} on {results["processor"]}, torch {results["torch"]}, in {minutes:.0f} CPU minutes.
 
 Around the default, which is {default["images"]} prompts of {side} x {side} px, {steps} steps, {warmup} of them
@@ -81,9 +82,9 @@ with the one that a single rank makes of the same prompt, seed, steps and schedu
 {chr(10).join(rows)}
 
 PSNR and SSIM say how near a picture is to one rank's. *Seam* is how much steeper a picture is across the borders of
-patches than elsewhere, divided by the same of the one-rank picture: 1 means that borders do not show. *exact* has every
-evaluation wait; what is left there is the order of floating-point sums, rounded to 8 bits. There is no warmup of 0: the
-first evaluation has nothing stale to read, and the engine refuses it.
+patches than elsewhere, divided by the same of the one-rank picture: 1 means that borders do not show. *exact*, where it
+was measured, has every evaluation wait; what is left there is the order of floating-point sums, rounded to 8 bits. There
+is no warmup of 0: the first evaluation has nothing stale to read, and the engine refuses it.
 
 ![PSNR by factor; whiskers are the extremes]({folder}/fidelity-factors.png)
 
