@@ -83,8 +83,8 @@ with the one that a single rank makes of the same prompt, seed, steps and schedu
 
 PSNR and SSIM say how near a picture is to one rank's. *Seam* is how much steeper a picture is across the borders of
 patches than elsewhere, divided by the same of the one-rank picture: 1 means that borders do not show. *exact*, where it
-was measured, has every evaluation wait; what is left there is the order of floating-point sums, rounded to 8 bits. There
-is no warmup of 0: the first evaluation has nothing stale to read, and the engine refuses it.
+was measured, has every evaluation wait; what is left there is the order of floating-point sums, rounded to 8 bits.
+There is no warmup of 0: the first evaluation has nothing stale to read, and the engine refuses it.
 
 ![PSNR by factor; whiskers are the extremes]({folder}/fidelity-factors.png)
 
