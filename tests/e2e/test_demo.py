@@ -37,10 +37,10 @@ def test_demo_renders_every_example_row_and_leaves_no_process(newcomer: User) ->
             assert json.loads(image.text["tessera"])["seed"] == result["seed"]
             assert image.text["parameters"].startswith(row["prompt"])
         assert path.name in page.read_text()
-    pair = [r for r in results if r["custom_id"] == "pines-pair"]
+    pair = [r for r in results if r["custom_id"] == "moon-pair"]
     assert pair[1]["seed"] == pair[0]["seed"] + 1
     assert pair[1]["sha256"] != pair[0]["sha256"]
-    assert next(r for r in results if r["custom_id"] == "lighthouse-seed")["seed"] == 20402
+    assert next(r for r in results if r["custom_id"] == "sunset-seed")["seed"] == 20402
     assert {r["provenance"]["layout"] for r in results} == {"1x1x2"}
     assert not any(r["provenance"]["exact"] for r in results)
     assert (root / "errors.jsonl").read_text() == ""
