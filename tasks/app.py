@@ -62,7 +62,8 @@ def register(app: Celery, context: Context) -> None:
         RENDER: render,
     }
     for name, action in actions.items():
-        app.task(name=name)(_bound(context, name, action))
+        # Shared, it would be given to every application that this process makes later, bound to this context.
+        app.task(name=name, shared=False)(_bound(context, name, action))
 
 
 def _bound(context: Context, name: str, action: Callable[..., None]) -> Callable[..., None]:
