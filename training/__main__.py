@@ -20,7 +20,10 @@ from training.denoiser import Counts, Plan
 VAE_PICTURES, VAE_STEPS, DECODER_STEPS = 600, 1000, 2500
 SMALL_PICTURES, LARGE_PICTURES, DETAIL_SCENES = 9000, 5000, 48
 NOISIER_FROM = 3500
-PLAN = Plan(small_steps=2600, small_batch=16, large_steps=3200, large_batch=8, noisier_from=NOISIER_FROM)
+SMALL_TWINS, LARGE_TWINS = 2000, 1000
+PLAN = Plan(
+    small_steps=2600, small_batch=16, large_steps=3200, large_batch=8, noisier_from=NOISIER_FROM, place_steps=3600
+)
 
 
 def main() -> None:
@@ -45,6 +48,7 @@ def make(work: Path, target: Path, *, processes: int, share: float = 1.0) -> Non
         small_steps=max(1, round(PLAN.small_steps * share)),
         large_steps=max(1, round(PLAN.large_steps * share)),
         noisier_from=round(NOISIER_FROM * share),
+        place_steps=max(1, round(PLAN.place_steps * share)),
     )
     work.mkdir(parents=True, exist_ok=True)
     stages = _Stages(work / "stages.jsonl")
@@ -58,8 +62,16 @@ def make(work: Path, target: Path, *, processes: int, share: float = 1.0) -> Non
     data.render(work, longer=128, count=some(SMALL_PICTURES), processes=processes)
     data.render(work, longer=256, count=some(LARGE_PICTURES), processes=processes)
     data.render_details(work, scenes=max(2, round(DETAIL_SCENES * share)), processes=processes)
+    for side, scenes in ((128, some(SMALL_TWINS)), (256, some(LARGE_TWINS))):
+        data.render_twins(work, side=side, scenes=scenes, processes=processes)
     stages.end("pictures for the UNet")
-    counts = Counts(some(SMALL_PICTURES), some(LARGE_PICTURES), max(2, round(DETAIL_SCENES * share)))
+    counts = Counts(
+        some(SMALL_PICTURES),
+        some(LARGE_PICTURES),
+        max(2, round(DETAIL_SCENES * share)),
+        some(SMALL_TWINS),
+        some(LARGE_TWINS),
+    )
     denoiser.encode_all(work, vae, counts)
     stages.end("latents")
     # Each rank has a share of every batch: faster on two cores than two threads of one process are.

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.paint import painted
-from training.scenes import drawn
+from training.scenes import drawn, twin
 
 Size = tuple[int, int]  # width, height in pixels
 
@@ -59,6 +59,26 @@ def seeds_of(size: Size, longer: int, count: int) -> Sequence[int]:
 
 def _picture(seed: int, width: int, height: int) -> npt.NDArray[np.uint8]:
     return painted(drawn(seed), width, height)
+
+
+def render_twins(directory: Path, *, side: int, scenes: int, processes: int = 2) -> Path:
+    """Render scenes with their light on the left and on the right, square; what is there already is kept.
+
+    Returns:
+        The array's file: 2 x scenes pictures, height x width x 3, uint8, in order of `scenes.twin`.
+    """
+    target = directory / f"pictures-twins-{side}.npy"
+    if target.exists() and len(np.load(target, mmap_mode="r")) >= 2 * scenes:
+        return target
+    with ProcessPoolExecutor(processes) as pool:
+        pictures = list(pool.map(_twin, range(2 * scenes), [side] * (2 * scenes), chunksize=32))
+    unfinished = directory / "unfinished.npy"
+    np.save(unfinished, np.stack(pictures))
+    return unfinished.rename(target)
+
+
+def _twin(number: int, side: int) -> npt.NDArray[np.uint8]:
+    return painted(twin(number), side, side)
 
 
 def render_details(directory: Path, *, scenes: int, pieces: int = 8, processes: int = 2) -> Path:

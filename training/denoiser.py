@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from training import data, networks
 from training.autoencoder import as_input
 from training.checkpoint import Average, Clock, average_of, load, save, warmed_and_cooled
-from training.scenes import caption, drawn
+from training.scenes import Scene, caption, drawn, twin
 
 NO_PROMPT, EMPTY_PROMPT = 0.08, 0.04  # shares of pictures whose text is left out, in SDXL's two ways
-PEAK_RATE, WARMUP_STEPS = 1e-3, 150
+PEAK_RATE, SECOND_PEAK_RATE, WARMUP_STEPS = 1e-3, 7e-4, 150
+TWIN_WEIGHT = 2.0  # of the error of twins' difference, which is what the words "left" and "right" make
 TOGETHER = 10  # steps from one mean of the ranks to the next; checkpoints are written after one
 
 
@@ -38,6 +38,8 @@ class Plan:
             a second pass at 512 or 1024 px asks for.
         noisier_from: the step from which more is learnt where noise is strong and only the words can say what is where:
             colours come early, places late. None is never.
+        place_steps: after all these a second round, for which the learning rate rises and falls again: of its steps
+            `twin_share` are on twins, of 128 px and 256 px in turn, the others on what went before.
     """
 
     small_steps: int
@@ -46,19 +48,34 @@ class Plan:
     large_batch: int
     detail_share: float = 0.1
     noisier_from: int | None = None
+    place_steps: int = 0
+    twin_share: float = 0.5
+
+    @property
+    def first_steps(self) -> int:
+        return self.small_steps + self.large_steps
 
     @property
     def steps(self) -> int:
-        return self.small_steps + self.large_steps
+        return self.first_steps + self.place_steps
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        if step < self.first_steps:
+            return PEAK_RATE * warmed_and_cooled(step, self.first_steps, warmup=WARMUP_STEPS)
+        again = warmed_and_cooled(step - self.first_steps, self.place_steps, warmup=WARMUP_STEPS)
+        return SECOND_PEAK_RATE * again
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many pictures there are of 128 px and of 256 px, and how many larger scenes that pieces are cut from."""
+    """How many pictures there are of 128 px and of 256 px, and scenes: larger ones for pieces, and those of twins."""
 
     small: int
     large: int
     detail_scenes: int
+    small_twins: int
+    large_twins: int
 
 
 @dataclass(frozen=True)
@@ -69,11 +86,23 @@ class Told:
         latents: BCHW, float16.
         seeds: of the scenes.
         sizes: B x 6, original height and width, top and left of the crop, target height and width, in pixels.
+        draw: a scene from its seed.
     """
 
     latents: Any
     seeds: Sequence[int]
     sizes: Any
+    draw: Callable[[int], Scene] = drawn
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """All that is learnt from: pictures of 128 and of 256 px, pieces of larger ones, and twins of both sizes."""
+
+    small: Sequence[Told]
+    large: Sequence[Told]
+    detail: Told | None = None
+    twins: Sequence[Told] = ()
 
 
 class Painter(nn.Module):
@@ -112,12 +141,16 @@ class Painter(nn.Module):
         return predicted
 
 
-def encode_all(directory: Path, network: Any, counts: Counts) -> tuple[list[Told], list[Told], Told]:
-    """Latents of 128 px, of 256 px, and of pieces; from disk if they are there, and then `network` may be None."""
-    return (
-        encode(directory, network, longer=128, count=counts.small),
-        encode(directory, network, longer=256, count=counts.large),
-        details(directory, network, scenes=counts.detail_scenes),
+def encode_all(directory: Path, network: Any, counts: Counts) -> Lessons:
+    """All latents; from disk if they are there, and then `network` may be None."""
+    return Lessons(
+        small=encode(directory, network, longer=128, count=counts.small),
+        large=encode(directory, network, longer=256, count=counts.large),
+        detail=details(directory, network, scenes=counts.detail_scenes),
+        twins=(
+            twins(directory, network, side=128, scenes=counts.small_twins),
+            twins(directory, network, side=256, scenes=counts.large_twins),
+        ),
     )
 
 
@@ -148,15 +181,17 @@ def details(directory: Path, network: Any, *, scenes: int) -> Told:
     return Told(np.load(target), seeds.tolist(), sizes)
 
 
-def train(
-    directory: Path,
-    plan: Plan,
-    *,
-    small: Sequence[Told],
-    large: Sequence[Told],
-    detail: Told | None,
-    save_every: int = 100,
-) -> Path:
+def twins(directory: Path, network: Any, *, side: int, scenes: int) -> Told:
+    """Latents of scenes with the light on the left and on the right, one after the other, from disk if there."""
+    pictures = data.render_twins(directory, side=side, scenes=scenes)
+    target = directory / f"latents-twins-{side}.npy"
+    if not target.exists() or len(np.load(target, mmap_mode="r")) < 2 * scenes:
+        np.save(target, _latents(network, np.load(pictures, mmap_mode="r"), 16))
+    sizes = np.tile(np.array([side, side, 0, 0, side, side], dtype=np.float32), (2 * scenes, 1))
+    return Told(np.load(target), range(2 * scenes), sizes, draw=twin)
+
+
+def train(directory: Path, plan: Plan, lessons: Lessons, *, save_every: int = 100) -> Path:
     """Train from where the last run stopped to the plan's end.
 
     In a process group each rank has its own batches, and every `TOGETHER` steps all take the mean of their weights and
@@ -177,17 +212,9 @@ def train(
     rank = distributed.get_rank() if distributed.is_initialized() else 0
     for step in range(done, plan.steps):
         for group in optimizer.param_groups:
-            group["lr"] = PEAK_RATE * warmed_and_cooled(step, plan.steps, warmup=WARMUP_STEPS)
+            group["lr"] = plan.rate(step)
         lot = Random(f"step {step} rank {rank}")
-        if step < plan.small_steps:
-            told, batch = _choice(small, lot), plan.small_batch
-        elif detail is not None and lot.random() < plan.detail_share:
-            told, batch = detail, plan.large_batch
-        else:
-            told, batch = _choice(large, lot), plan.large_batch
-        last = 400 if told is detail else 1000
-        noisier = plan.noisier_from is not None and step >= plan.noisier_from and told is not detail
-        loss = _loss(painter, told, batch, lot, signal_T, noise_T, last_timestep=last, noisier=noisier)
+        loss = _loss(painter, _lesson(plan, lessons, step, lot), lot, signal_T, noise_T)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(painter.parameters(), 1.0)
@@ -213,41 +240,69 @@ def trained(directory: Path) -> Painter:
     return painter.eval().requires_grad_(False)
 
 
-def _loss(
-    painter: Painter,
-    told: Told,
-    batch: int,
-    lot: Random,
-    signal_T: Tensor,
-    noise_T: Tensor,
-    *,
-    last_timestep: int,
-    noisier: bool,
-) -> Tensor:
+@dataclass(frozen=True)
+class _Lesson:
+    """What one batch is drawn from.
+
+    Attributes:
+        last_timestep, noisier: timesteps are drawn evenly up to the last, or as often as they are late.
+        paired: whether it holds twins side by side, with one noise and one sentence but for the place.
+    """
+
+    told: Told
+    batch: int
+    last_timestep: int = 1000
+    noisier: bool = False
+    paired: bool = False
+
+
+def _lesson(plan: Plan, lessons: Lessons, step: int, lot: Random) -> _Lesson:
+    noisier = plan.noisier_from is not None and step >= plan.noisier_from
+    if step < plan.small_steps:
+        return _Lesson(_choice(lessons.small, lot), plan.small_batch, noisier=noisier)
+    if step >= plan.first_steps and lot.random() < plan.twin_share:
+        size = step % len(lessons.twins)
+        return _Lesson(lessons.twins[size], (plan.small_batch, plan.large_batch)[size], noisier=noisier, paired=True)
+    if lessons.detail is not None and lot.random() < plan.detail_share:
+        return _Lesson(lessons.detail, plan.large_batch, last_timestep=400)
+    return _Lesson(_choice(lessons.large, lot), plan.large_batch, noisier=noisier)
+
+
+def _loss(painter: Painter, lesson: _Lesson, lot: Random, signal_T: Tensor, noise_T: Tensor) -> Tensor:
     """Squared error of the velocity signal * noise - spread * latent (Salimans and Ho 2022, appendix D).
 
-    Timesteps are drawn evenly up to the last, or, `noisier`, as often as they are late.
+    Of twins also that of their difference: what they share is most of a picture, and hides it.
     """
-    chosen = [lot.randrange(len(told.seeds)) for _ in range(batch)]
+    told, alike = lesson.told, 2 if lesson.paired else 1
+    drawn_from, batch = len(told.seeds) // alike, lesson.batch // alike
+    first = [alike * lot.randrange(drawn_from) for _ in range(batch)]
+    chosen = [number + k for number in first for k in range(alike)]
     latents = torch.from_numpy(told.latents[chosen]).float()
     generator = torch.Generator().manual_seed(lot.getrandbits(40))
-    noise = torch.randn(latents.shape, generator=generator)
+    noise = torch.randn(batch, *latents.shape[1:], generator=generator).repeat_interleave(alike, 0)
     # One from each share of the range: fewer batches that happen to be all easy.
     shares = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-    timesteps = ((shares.sqrt() if noisier else shares) * last_timestep).long()
+    late = shares.sqrt() if lesson.noisier else shares
+    timesteps = (late * lesson.last_timestep).long().repeat_interleave(alike)
     signal, spread = signal_T[timesteps][:, None, None, None], noise_T[timesteps][:, None, None, None]
     noisy, velocity = signal * latents + spread * noise, signal * noise - spread * latents
-    fates = [lot.random() for _ in chosen]
-    texts = [
-        "" if NO_PROMPT <= fate < NO_PROMPT + EMPTY_PROMPT else caption(drawn(told.seeds[index]), lot)
-        for index, fate in zip(chosen, fates, strict=True)
-    ]
-    kept = torch.tensor([float(fate >= NO_PROMPT) for fate in fates])
+    fates = [lot.random() for _ in first]
+    texts = []
+    for number, fate in zip(first, fates, strict=True):
+        words = lot.getstate()
+        for seed in told.seeds[number : number + alike]:
+            lot.setstate(words)  # twins' sentences differ in the place alone
+            texts.append("" if NO_PROMPT <= fate < NO_PROMPT + EMPTY_PROMPT else caption(told.draw(seed), lot))
+    kept = torch.tensor([float(fate >= NO_PROMPT) for fate in fates]).repeat_interleave(alike)
     sizes = torch.from_numpy(told.sizes[chosen])
     # On a CPU the fused attention's way back takes a fifth of the step for these few pixels; plain products do not.
     with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
         predicted = painter(noisy, timesteps, texts, kept, sizes)
-    return functional.mse_loss(predicted.float(), velocity)
+    error = predicted.float() - velocity
+    loss: Tensor = error.square().mean()
+    if lesson.paired:
+        loss = loss + TWIN_WEIGHT * (error[::2] - error[1::2]).square().mean()
+    return loss
 
 
 @torch.no_grad()
@@ -289,8 +344,7 @@ def main() -> None:
     work, counts, plan = Path(sys.argv[1]), Counts(**json.loads(sys.argv[2])), Plan(**json.loads(sys.argv[3]))
     torch.set_num_threads(1)
     distributed.init_process_group("gloo")
-    small, large, detail = encode_all(work, None, counts)
-    train(work, plan, small=small, large=large, detail=detail)
+    train(work, plan, encode_all(work, None, counts))
     distributed.destroy_process_group()
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from random import Random
 from zlib import crc32
 
 PLACES = ("on the left", "in the middle", "on the right")
+TWIN_SEEDS = 700_000  # the scenes of twins begin here
 NUMBERS = ("no", "one", "two", "three", "four", "five")
 
 # RGB of what a colour word means; `paint` varies it a little from picture to picture.
@@ -151,6 +152,16 @@ def drawn(seed: int) -> Scene:
 def drawn_held_out(seed: int) -> Scene:
     """The scene of a seed whose combination of sky, light and land no training picture shows."""
     return next(scene for scene in _tries(seed) if held_out(scene))
+
+
+def twin(number: int) -> Scene:
+    """Twins 2n and 2n + 1 are one scene of training, its sun or moon on the left and on the right."""
+    for scene in _tries(TWIN_SEEDS + number // 2):
+        if scene.light is not None:
+            both = [replace(scene, light=replace(scene.light, place=place)) for place in (0, 2)]
+            if not any(map(held_out, both)):
+                return both[number % 2]
+    raise AssertionError("tries do not end")
 
 
 def held_out(scene: Scene) -> bool:

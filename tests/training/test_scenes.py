@@ -1,5 +1,6 @@
 """Training scenes: the same from a seed, true captions, combinations held out."""
 
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from training import data
 from training.paint import painted
-from training.scenes import LANDS, PLACES, caption, drawn, drawn_held_out, held_out
+from training.scenes import LANDS, PLACES, caption, drawn, drawn_held_out, held_out, twin
 
 
 def test_a_seed_gives_the_same_picture_and_another_seed_another() -> None:
@@ -29,6 +30,16 @@ def test_every_land_is_painted_at_every_shape(land: str) -> None:
 def test_training_never_shows_a_combination_that_is_held_out() -> None:
     assert not any(held_out(drawn(seed)) for seed in range(400))
     assert all(held_out(drawn_held_out(seed)) for seed in range(40))
+
+
+def test_twins_are_one_scene_with_the_light_on_the_left_and_on_the_right_and_never_held_out() -> None:
+    for number in range(0, 120, 2):
+        left, right = twin(number), twin(number + 1)
+        assert left.light is not None and right.light is not None
+        assert (left.light.place, right.light.place) == (0, 2)
+        assert replace(left, light=None) == replace(right, light=None)
+        assert not held_out(left)
+        assert not held_out(right)
 
 
 def test_captions_name_only_what_is_there() -> None:

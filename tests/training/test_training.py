@@ -1,5 +1,6 @@
 """Every stage for a few steps: a pipeline directory comes out, a stopped training goes on as if it had not stopped."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from distri.mesh import Mesh
 from distri.sampler import Control
 from training import autoencoder, data, denoiser, directory, networks
 from training.checkpoint import average_of
-from training.denoiser import Plan, Told
+from training.denoiser import Lessons, Plan, Told
+from training.scenes import twin
 
 SCENES = 12
 
@@ -59,11 +61,11 @@ def _stop_after(patch: pytest.MonkeyPatch, steps: int) -> None:
 
 
 def test_a_stopped_unet_training_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
-    plan = Plan(small_steps=2, small_batch=2, large_steps=1, large_batch=2)
-    told = _told()
+    plan = Plan(small_steps=1, small_batch=2, large_steps=1, large_batch=2, place_steps=2, twin_share=0.7)
+    lessons = Lessons([_told()], [_told()], _told(), [replace(_told(), draw=twin)] * 2)
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
-    whole = load_file(denoiser.train(tmp_path / "whole", plan, small=[told], large=[told], detail=told))
+    whole = load_file(denoiser.train(tmp_path / "whole", plan, lessons))
     with pytest.MonkeyPatch.context() as patch:
         save, saved = denoiser.save, []
 
@@ -75,9 +77,33 @@ def test_a_stopped_unet_training_goes_on_as_if_it_had_not(tmp_path: Path) -> Non
 
         patch.setattr(denoiser, "save", save_and_stop)
         with pytest.raises(InterruptedError):
-            denoiser.train(tmp_path / "stopped", plan, small=[told], large=[told], detail=told, save_every=1)
-    stopped = load_file(denoiser.train(tmp_path / "stopped", plan, small=[told], large=[told], detail=told))
+            denoiser.train(tmp_path / "stopped", plan, lessons, save_every=1)
+    stopped = load_file(denoiser.train(tmp_path / "stopped", plan, lessons))
     _assert_equal_weights(whole, stopped)
+
+
+def test_twins_are_learnt_side_by_side_with_sentences_that_differ_in_the_place_alone(tmp_path: Path) -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor, list[str]]] = []
+
+    class Watched(denoiser.Painter):
+        def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, texts: list[str], *more: torch.Tensor) -> object:
+            seen.append((noisy, timestep, texts))
+            return super().forward(noisy, timestep, texts, *more)  # type: ignore[arg-type]
+
+    plain = replace(_told(), draw=twin, latents=np.zeros((4, 4, 8, 8), dtype=np.float16))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(denoiser, "Painter", Watched)
+        plan = Plan(small_steps=1, small_batch=2, large_steps=0, large_batch=4, place_steps=12, twin_share=1.0)
+        denoiser.train(tmp_path, plan, Lessons([_told()], [], None, [plain, plain]))
+    assert {len(texts) for _, _, texts in seen[1:]} == {2, 4}
+    named = 0
+    for noisy, timestep, texts in seen[1:]:
+        assert torch.equal(noisy[::2], noisy[1::2])  # the pictures are all zeros: this is the noise
+        assert torch.equal(timestep[::2], timestep[1::2])
+        for left, right in zip(texts[::2], texts[1::2], strict=True):
+            assert left.replace("on the left", "on the right") == right.replace("on the left", "on the right")
+            named += left != right
+    assert named > 10
 
 
 def _assert_equal_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
