@@ -35,7 +35,8 @@ def test_training_never_shows_a_combination_that_is_held_out() -> None:
 def test_twins_are_one_scene_with_the_light_on_the_left_and_on_the_right_and_never_held_out() -> None:
     for number in range(0, 120, 2):
         left, right = twin(number), twin(number + 1)
-        assert left.light is not None and right.light is not None
+        assert left.light is not None
+        assert right.light is not None
         assert (left.light.place, right.light.place) == (0, 2)
         assert replace(left, light=None) == replace(right, light=None)
         assert not held_out(left)
