@@ -9,13 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.throughput import control, engine, waiting
+from benchmarks.throughput import control, engine, waiting, weights
 
 RESULTS = Path(__file__).parents[1] / "results"
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "waiting": lambda: waiting.waiting(8, device_s=4.0, megabytes_a_second=50.0),
     "engine": lambda: engine.engine(16),
+    "weights": weights.measured,
     "control": lambda: control.control(1000),
     "latency": lambda: control.latency(9),
 }
@@ -46,7 +47,8 @@ def main() -> None:
 
 def _page(results: dict[str, Any]) -> str:
     pieces = ["# Throughput", "", "Made by `make bench-throughput`; the numbers are in `throughput.json`.", ""]
-    for part, write in (("waiting", _waiting), ("engine", _engine), ("control", _control), ("latency", _latency)):
+    pages = {"waiting": _waiting, "engine": _engine, "weights": _weights, "control": _control, "latency": _latency}
+    for part, write in pages.items():
         if part in results:
             measured, machine = results[part]["measured"], results[part]["machine"]
             pieces += [*write(results[part]["figures"]), "", f"Measured {measured}: {machine}.", ""]
@@ -83,6 +85,22 @@ def _engine(found: dict[str, Any]) -> list[str]:
         f"- Start: {', '.join(f'{name} {seconds} s' for name, seconds in start.items())}. The plain loop imports and "
         f"loads in {plain['start_s']} s.",
         f"- Memory of the process after each image, MB: {', '.join(map(str, found['memory_mb']))}.",
+    ]
+
+
+def _weights(found: dict[str, Any]) -> list[str]:
+    by_ranks = found["seconds_by_ranks"]
+    cases = list(next(iter(by_ranks.values())))
+    return [
+        "## Weights to all ranks",
+        "",
+        f"{found['mb']} MB of safetensors; seconds until the last rank has them (median of {found['rounds']} rounds in "
+        "turn): memory-mapped by all, as the engine does, or read by one and broadcast (gloo). Cold: the file is not "
+        "in the page cache.",
+        "",
+        f"| ranks | {' | '.join(cases)} |",
+        "| --- |" + " --- |" * len(cases),
+        *(f"| {ranks} | " + " | ".join(f"{row[case]:.2f}" for case in cases) + " |" for ranks, row in by_ranks.items()),
     ]
 
 
