@@ -2,7 +2,8 @@
 
 What is read: the sky's colour, the place and colour of sun or moon, and the kind and colour of the land. Every reading
 is a few numbers taken from the picture, compared with what the same numbers are on pictures that our own renderer drew
-of training scenes: the nearest mean, in units of the spread within a trait (Fisher 1936). That the readings are right
+of training scenes, sharp and softened: the nearest mean, in units of the spread within a trait (Fisher 1936). Softened
+too, because what is asked is whether a picture shows a sea, not how sharp its ripples are. That the readings are right
 is shown on the renderer's pictures of held-out scenes first; only then does a figure on the model's pictures say
 something about the model.
 """
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from torch.nn import functional
 
 from distri.engine import Engine, Settings
@@ -33,6 +34,8 @@ from training.scenes import PLACES, SKIES, Scene, drawn, drawn_held_out
 GRID = 48  # cells of the longer side on which sun and moon are looked for
 RADII = (0.06, 0.095, 0.16)  # of a disc, in short sides
 KNOWN = 900  # training scenes that the means come from
+SOFTENED = (0.0, 0.004, 0.008, 0.012, 0.016)  # each as it is and blurred by these radii, in short sides
+COARSE = 48  # pixels of the longer side, on which a skyline is measured a second time
 
 Picture = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[np.float64]
@@ -95,11 +98,13 @@ class Reader:
 
     def __init__(self, width: int, height: int, *, known: int = KNOWN) -> None:
         scenes = [plain(seed) for seed in range(known)]
-        measured = [_Measured.of(painted(scene, width, height)) for scene in scenes]
-        traits = [wanted(scene) for scene in scenes]
+        pictures = [softer for scene in scenes for softer in _softened(painted(scene, width, height))]
+        measured = [_Measured.of(picture) for picture in pictures]
+        traits = [wanted(scene) for scene in scenes for _ in SOFTENED]
         self._sky = _Means([m.sky for m in measured], [t.sky for t in traits])
         self._light = _Means([m.light for m in measured], [t.light_colour for t in traits])
-        self._kind = _Means([m.shape for m in measured], [t.land for t in traits])
+        # Every sea has a straight horizon, and mountains all kinds: each land has a spread of its own.
+        self._kind = _Means([m.shape for m in measured], [t.land for t in traits], pooled=0.1)
         self._land = {
             kind: _Means(
                 *zip(
@@ -146,27 +151,36 @@ class _Measured:
         sky = np.median(levels[: max(1, len(levels) // 8)], axis=(0, 1))
         below = levels[int(0.72 * len(levels)) :]
         land = np.concatenate([np.median(below, axis=(0, 1)), np.quantile(below, 0.8, axis=(0, 1))])
-        return cls(sky, light, light_x, _shape(levels), land)
+        return cls(sky, light, light_x, _shape(picture), land)
 
 
 class _Means:
-    """Nearest mean under the pooled covariance within classes."""
+    """Nearest mean, in units of the spread within a word: of one for all words, or, the less it is `pooled`, of each
+    word's own (Friedman 1989, "Regularized discriminant analysis")."""
 
-    def __init__(self, numbers: Sequence[Numbers], words: Sequence[str]) -> None:
+    def __init__(self, numbers: Sequence[Numbers], words: Sequence[str], *, pooled: float = 1.0) -> None:
         values, names = np.stack(numbers), np.array(words)
         self._words = sorted(set(words))
+        self._centre, self._scale = values.mean(axis=0), values.std(axis=0) + 1e-9
+        values = (values - self._centre) / self._scale
         self._means = np.stack([values[names == word].mean(axis=0) for word in self._words])
-        spread = np.concatenate(
-            [values[names == word] - mean for word, mean in zip(self._words, self._means, strict=True)]
-        )
-        covariance = spread.T @ spread / len(spread)
-        self._precision = np.linalg.inv(
-            covariance + 1e-3 * np.diag(np.diag(covariance)) + 1e-9 * np.eye(len(covariance))
-        )
+        away = [values[names == word] - mean for word, mean in zip(self._words, self._means, strict=True)]
+        whole = np.concatenate(away)
+        shared = whole.T @ whole / len(whole)
+        spreads = [pooled * shared + (1 - pooled) * own.T @ own / len(own) + 1e-3 * np.eye(len(shared)) for own in away]
+        self._precisions = np.linalg.inv(np.stack(spreads))
+        self._sizes = np.linalg.slogdet(np.stack(spreads)).logabsdet
 
     def nearest(self, numbers: Numbers) -> str:
-        away = self._means - numbers
-        return self._words[int(np.einsum("wi,ij,wj->w", away, self._precision, away).argmin())]
+        away = self._means - (numbers - self._centre) / self._scale
+        far = np.einsum("wi,wij,wj->w", away, self._precisions, away) + self._sizes
+        return self._words[int(far.argmin())]
+
+
+def _softened(picture: Picture) -> list[Picture]:
+    """The picture, and the same ever softer."""
+    image, side = Image.fromarray(picture), min(picture.shape[:2])
+    return [np.asarray(image.filter(ImageFilter.GaussianBlur(share * side))) for share in SOFTENED]
 
 
 def _disc(picture: Picture) -> tuple[float, Numbers]:
@@ -211,8 +225,16 @@ def _sky(levels: npt.NDArray[Any]) -> Numbers:
     return np.stack(lines, axis=1)
 
 
-def _shape(levels: Numbers) -> Numbers:
-    """Numbers that tell the kinds of land apart: the skyline's height, steps and bends, and edges below it."""
+def _shape(picture: Picture) -> Numbers:
+    """Numbers that tell the kinds of land apart, from the picture as it is and reduced."""
+    scale = COARSE / max(picture.shape[:2])
+    high, wide = (round(side * scale) for side in picture.shape[:2])
+    coarse = np.asarray(Image.fromarray(picture).resize((wide, high), Image.Resampling.BOX))
+    return np.concatenate([_skyline(picture.astype(np.float64)), _skyline(coarse.astype(np.float64))])
+
+
+def _skyline(levels: Numbers) -> Numbers:
+    """The skyline's height, steps and bends, and edges below it; logarithms where the kinds differ by factors."""
     high, wide = levels.shape[:2]
     line = _sky(levels)
     rows = np.arange(high)
@@ -224,21 +246,24 @@ def _shape(levels: Numbers) -> Numbers:
     below = levels[int(0.66 * high) : int(0.97 * high)].mean(axis=2)
     across, down = np.abs(np.diff(below, axis=1)), np.abs(np.diff(below, axis=0))
     middle = levels[int(0.55 * high) : int(0.8 * high)].mean(axis=2)
+    shares = [
+        (steps > 3).mean(),
+        (across > 12).mean(),
+        (down > 12).mean(),
+        (np.abs(np.diff(middle, axis=1)) > 12).mean(),
+        (np.abs(np.diff(middle, axis=0)) > 12).mean(),
+    ]
     return np.array(
         [
-            skyline.std(),
-            np.ptp(skyline),
             skyline.mean(),
             (steps == 0).mean(),
-            (steps > 3).mean(),
-            np.abs(np.diff(skyline, 2)).mean() * 100,
+            np.log(0.004 + skyline.std()),
+            np.log(0.01 + np.ptp(skyline)),
+            np.log(0.0002 + np.abs(np.diff(skyline, 2)).mean()),
+            *np.log(0.01 + np.array(shares)),
             np.log1p(across.mean()),
             np.log1p(down.mean()),
-            (across > 12).mean(),
-            (down > 12).mean(),
             np.log1p(middle.std()),
-            (np.abs(np.diff(middle, axis=1)) > 12).mean(),
-            (np.abs(np.diff(middle, axis=0)) > 12).mean(),
         ]
     )
 
