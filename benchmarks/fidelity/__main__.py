@@ -62,7 +62,7 @@ def measured(model: Path, work: Path, out: Path, variations: list[Variation]) ->
     work = work / _digest(model)
     work.mkdir(parents=True, exist_ok=True)
     figures, shown = [], []
-    _render(model, work, [one for variation in variations for one in (variation.reference, variation)])
+    all_now = _render(model, work, [one for variation in variations for one in (variation.reference, variation)])
     for variation in variations:
         one, many = _pictures(work, variation.reference), _pictures(work, variation)
         figures.append(_compared(variation, one, many))
@@ -74,7 +74,8 @@ def measured(model: Path, work: Path, out: Path, variations: list[Variation]) ->
         "command": shlex.join(["python", "-m", "benchmarks.fidelity", *sys.argv[1:]]),
         **machine(),
         "side_px": SIDE_PX,
-        "cpu_minutes": (times.children_user + times.children_system) / 60,
+        # Of a run that went on where an earlier one was stopped, nobody knows the whole.
+        "cpu_minutes": (times.children_user + times.children_system) / 60 if all_now else None,
         "default": variations[0].described(),
         "variations": figures,
     }
@@ -86,9 +87,14 @@ def measured(model: Path, work: Path, out: Path, variations: list[Variation]) ->
     return results
 
 
-def _render(model: Path, work: Path, variations: Iterable[Variation]) -> None:
-    """Render what is not there yet; one start of the ranks for all variations of a number of ranks."""
+def _render(model: Path, work: Path, variations: Iterable[Variation]) -> bool:
+    """Render what is not there yet; one start of the ranks for all variations of a number of ranks.
+
+    Returns:
+        Whether that was all of them.
+    """
     missing: dict[int, list[str]] = {}
+    all_now = True
     for variation in variations:
         note = work / f"{variation.name}.json"
         described = json.dumps(variation.described())
@@ -96,10 +102,13 @@ def _render(model: Path, work: Path, variations: Iterable[Variation]) -> None:
             note.with_suffix(".npz").unlink(missing_ok=True)
             note.write_text(described)
             missing.setdefault(variation.ranks, []).append(str(note))
+        else:
+            all_now = False
     for ranks, notes in missing.items():
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
         command = [*launch, "-m", "benchmarks.fidelity.ranks", str(model), *dict.fromkeys(notes)]
         subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return all_now
 
 
 def _pictures(work: Path, variation: Variation) -> Any:

@@ -59,8 +59,9 @@ def _short(value: str) -> str:
 
 def _text(page: Path, pictures: Path, results: dict[str, Any], shown: list[tuple[str, Picture, Picture]]) -> str:
     folder = pictures.relative_to(page.parent).as_posix()
-    rows = [_row(one) for one in results["variations"]]
-    default, side, minutes = results["default"], results["side_px"], results["cpu_minutes"]
+    rows = [_row(one, results["variations"][0]) for one in results["variations"]]
+    default, side = results["default"], results["side_px"]
+    spent = f", in {results['cpu_minutes']:.0f} CPU minutes" if results["cpu_minutes"] is not None else ""
     steps, warmup, ranks = default["steps"], default["warmup"], default["ranks"]
     sheets = "\n\n".join(
         f"*{prompt}*\n\n![one rank, displaced, difference]({folder}/fidelity-{number}.png)"
@@ -68,23 +69,25 @@ def _text(page: Path, pictures: Path, results: dict[str, Any], shown: list[tuple
     )
     return f"""# What displacement does to a picture
 
-Made by `{results["command"]}`; the numbers of every picture are in `benchmarks/results/fidelity.json`. `make
-bench-fidelity` measures all factors with more prompts. Measured
-{results["measured"]} on {results["processor"]}, torch {results["torch"]}, in {minutes:.0f} CPU minutes.
+Made by `{results["command"]}`; `make bench-fidelity` is that with all factors and prompts. The numbers of
+every picture are in `benchmarks/results/fidelity.json`. Measured
+{results["measured"]} on {results["processor"]}, torch {results["torch"]}{spent}.
 
 Around the default, which is {default["images"]} prompts of {side} x {side} px, {steps} steps, {warmup} of them
 warmup, and {ranks} real gloo ranks that share each picture, one factor at a time differs. The prompts are
 captions of scenes whose combination of sky, light and land the model was never trained on. Each picture is compared
 with the one that a single rank makes of the same prompt, seed, steps and scheduler.
 
-| factor | value | ranks | images | PSNR median, dB | worst | SSIM median | worst | seam, median | worst |
-|---|---|---|---|---|---|---|---|---|---|
+| factor | value | ranks | images | PSNR median, dB | worst | to default | SSIM median | worst | seam, median | worst |
+|---|---|---|---|---|---|---|---|---|---|---|
 {chr(10).join(rows)}
 
-PSNR and SSIM say how near a picture is to one rank's. *Seam* is how much steeper a picture is across the borders of
+PSNR and SSIM say how near a picture is to one rank's. *To default* is the median, over the same prompts, of how many
+dB a picture is nearer than the default's is. *Seam* is how much steeper a picture is across the borders of
 patches than elsewhere, divided by the same of the one-rank picture: 1 means that borders do not show. *exact*, where it
 was measured, has every evaluation wait; what is left there is the order of floating-point sums, rounded to 8 bits.
 There is no warmup of 0: the first evaluation has nothing stale to read, and the engine refuses it.
+[Decision 304](decisions/0304-defaults-by-the-table.md) says which defaults follow.
 
 ![PSNR by factor; whiskers are the extremes]({folder}/fidelity-factors.png)
 
@@ -96,15 +99,17 @@ One rank, {ranks} displaced ranks, and the difference, {MAGNIFIED} times as larg
 """
 
 
-def _row(one: dict[str, Any]) -> str:
+def _row(one: dict[str, Any], default: dict[str, Any]) -> str:
     def db(value: float) -> str:
         return f"{value:.1f}" if np.isfinite(value) else "equal"
 
-    psnr = np.array([np.inf if value is None else value for value in one["psnr_db"]])
+    psnr, usual = (np.array([np.inf if value is None else value for value in row["psnr_db"]]) for row in (one, default))
+    nearer = [a - b for a, b in zip(psnr, usual, strict=False) if np.isfinite(b)]
     ssim, seam = np.array(one["ssim"]), np.array(one["seam"])
     cells = [
         *(one["factor"], _short(one["value"]), str(one["ranks"]), str(len(psnr))),
         *(db(float(np.median(psnr))), db(float(psnr.min()))),
+        f"{np.median(nearer):+.1f}" if nearer and np.isfinite(np.median(nearer)) else "",
         *(f"{np.median(ssim):.4f}", f"{ssim.min():.4f}", f"{np.median(seam):.3f}", f"{seam.max():.3f}"),
     ]
     return f"| {' | '.join(cells)} |"

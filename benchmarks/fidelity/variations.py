@@ -9,6 +9,7 @@ from typing import Any
 from distri.engine import Settings
 from distri.image import ImageSpec
 from distri.phase import NormMode
+from pipeline.schedulers import scheduler_of
 from training.scenes import caption, drawn_held_out
 
 PROMPTS, FEWER = 50, 16
@@ -87,6 +88,8 @@ VARIATIONS = (
     *(Variation("steps", str(steps), steps=steps) for steps in (10, 25)),
     *(Variation("scheduler", name, scheduler=name) for name in SCHEDULERS[1:]),
     *(Variation("GroupNorm", mode.value, norm_mode=mode) for mode in NormMode if mode is not NormMode.CORRECTED),
+    # Two ranks' patches have at 256 px the 16 latent rows that eight ranks' have at 1024 px.
+    Variation("GroupNorm at 2 ranks", NormMode.STALE.value, ranks=2, norm_mode=NormMode.STALE),
     *(Variation("resync", str(drift), resync=drift) for drift in (0.1, 0.3)),
     Variation("exact", "8 ranks", exact=True),
 )
@@ -99,10 +102,11 @@ def prompts(count: int) -> list[str]:
 
 def images(variation: Variation) -> list[ImageSpec]:
     """What a variation renders; the seed follows from the prompt's number alone."""
+    scheduler = scheduler_of(variation.scheduler)
     return [
         ImageSpec(
             text, None, seed=1000 + number, width=SIDE_PX, height=SIDE_PX, steps=variation.steps,
-            guidance_scale=GUIDANCE, scheduler=variation.scheduler,
+            guidance_scale=GUIDANCE, scheduler=scheduler.name, scheduler_settings=scheduler.settings,
         )
         for number, text in enumerate(prompts(variation.images))
     ]  # fmt: skip
