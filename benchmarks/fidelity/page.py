@@ -43,12 +43,12 @@ def _plot(path: Path, variations: list[dict[str, Any]]) -> None:
     ]
     axes.boxplot(
         [values for _, values in drawn],
-        tick_labels=[f"{one['factor']}\n{_short(one['value'])}" for one, _ in drawn],
+        tick_labels=[f"{one['factor']}: {_short(one['value'])}" for one, _ in drawn],
         whis=(0, 100),
     )
     axes.axhline(30, color="grey", linewidth=0.8, linestyle="--")
     axes.set_ylabel("PSNR to one rank, dB")
-    axes.tick_params(axis="x", labelsize=6)
+    axes.tick_params(axis="x", labelsize=8, rotation=90)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
