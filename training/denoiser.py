@@ -164,8 +164,7 @@ def encode(directory: Path, network: Any, *, longer: int, count: int, batch: int
         target = folder / f"{width}x{height}.npy"
         seeds = data.seeds_of((width, height), longer, count)
         if not target.exists() or len(np.load(target, mmap_mode="r")) < len(seeds):
-            np.save(folder / "unfinished.npy", _latents(network, np.load(pictures / target.name, mmap_mode="r"), batch))
-            (folder / "unfinished.npy").rename(target)
+            _save_whole(target, _latents(network, np.load(pictures / target.name, mmap_mode="r"), batch))
         sizes = np.tile(np.array([height, width, 0, 0, height, width], dtype=np.float32), (len(seeds), 1))
         found.append(Told(np.load(target), seeds, sizes))
     return found
@@ -177,7 +176,7 @@ def details(directory: Path, network: Any, *, scenes: int) -> Told:
     target = directory / "latents-details.npy"
     seeds, sizes = np.load(folder / "seeds.npy"), np.load(folder / "sizes.npy")
     if not target.exists() or len(np.load(target, mmap_mode="r")) < len(seeds):
-        np.save(target, _latents(network, np.load(folder / "pictures.npy", mmap_mode="r"), 16))
+        _save_whole(target, _latents(network, np.load(folder / "pictures.npy", mmap_mode="r"), 16))
     return Told(np.load(target), seeds.tolist(), sizes)
 
 
@@ -186,7 +185,7 @@ def twins(directory: Path, network: Any, *, side: int, scenes: int) -> Told:
     pictures = data.render_twins(directory, side=side, scenes=scenes)
     target = directory / f"latents-twins-{side}.npy"
     if not target.exists() or len(np.load(target, mmap_mode="r")) < 2 * scenes:
-        np.save(target, _latents(network, np.load(pictures, mmap_mode="r"), 16))
+        _save_whole(target, _latents(network, np.load(pictures, mmap_mode="r"), 16))
     sizes = np.tile(np.array([side, side, 0, 0, side, side], dtype=np.float32), (2 * scenes, 1))
     return Told(np.load(target), range(2 * scenes), sizes, draw=twin)
 
@@ -327,6 +326,13 @@ def _levels() -> tuple[Tensor, Tensor]:
 
 def _choice(sets: Sequence[Told], lot: Random) -> Told:
     return lot.choices(sets, weights=[len(told.seeds) for told in sets])[0]
+
+
+def _save_whole(target: Path, array: Any) -> None:
+    """The file gets its name only when it is whole."""
+    unfinished = target.with_name("unfinished.npy")
+    np.save(unfinished, array)
+    unfinished.rename(target)
 
 
 @torch.no_grad()

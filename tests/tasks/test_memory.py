@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -41,8 +42,7 @@ def _peak_bytes(work: Callable[[], object]) -> int:
 
 def test_a_submission_holds_a_digest_of_each_row_and_not_the_row(roomy: Stage) -> None:
     few, many = (
-        _peak_bytes(lambda count=count: roomy.accepted(batch_id=f"b{count}", prompts=_rows(count)))  # type: ignore[misc]
-        for count in (FEW, MANY)
+        _peak_bytes(partial(roomy.accepted, batch_id=f"b{count}", prompts=_rows(count))) for count in (FEW, MANY)
     )
     assert (many - few) / (MANY - FEW) < 300 < ROW_CHARACTERS
 
@@ -51,6 +51,6 @@ def test_an_expansion_holds_a_window_of_rows_however_many_there_are(roomy: Stage
     peaks = []
     for count in (FEW, MANY):
         roomy.accepted(batch_id=f"b{count}", prompts=_rows(count))
-        peaks.append(_peak_bytes(lambda count=count: expand(roomy.worker, f"b{count}")))  # type: ignore[misc]
+        peaks.append(_peak_bytes(partial(expand, roomy.worker, f"b{count}")))
         assert roomy.batch_state(f"b{count}") is BatchState.IN_PROGRESS
     assert (peaks[1] - peaks[0]) / (MANY - FEW) < 100 < ROW_CHARACTERS

@@ -88,7 +88,7 @@ def test_twins_are_learnt_side_by_side_with_sentences_that_differ_in_the_place_a
     class Watched(denoiser.Painter):
         def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, texts: list[str], *more: torch.Tensor) -> object:
             seen.append((noisy, timestep, texts))
-            return super().forward(noisy, timestep, texts, *more)  # type: ignore[arg-type]
+            return super().forward(noisy, timestep, texts, *more)
 
     plain = replace(_told(), draw=twin, latents=np.zeros((4, 4, 8, 8), dtype=np.float16))
     with pytest.MonkeyPatch.context() as patch:
