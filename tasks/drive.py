@@ -15,12 +15,21 @@ import structlog
 
 from pipeline.attempt import AttemptSpec, Code, LaunchResult, NameTaken, Outcome, Phase, attempt_name
 from pipeline.cost import tera_operations
-from pipeline.errors import LeaseLost, RecordUnreadable, ServiceError, StaleWrite, TesseraError, UnknownBatch
+from pipeline.errors import (
+    LeaseLost,
+    LedgerUnavailable,
+    RecordUnreadable,
+    ServiceError,
+    StaleWrite,
+    TesseraError,
+    UnknownBatch,
+)
 from pipeline.layouts import Choice, Load, fastest_layout, planned_layout
 from pipeline.ledger.jobs import Place
 from pipeline.ledger.leases import UNREADABLE_DELAY_S, Held, Lease
 from pipeline.objects import BatchObjects
 from pipeline.records import JobRecord, advance, changed
+from pipeline.redact import redacted
 from pipeline.states import BatchState, JobState, is_final
 from tasks import retry
 from tasks.context import Context
@@ -39,6 +48,7 @@ _STATE_OF = {
     Phase.PENDING: JobState.PENDING,
     Phase.RUNNING: JobState.RUNNING,
 }
+_UNDER_WAY = {JobState.LAUNCHING, *_STATE_OF.values()}
 
 
 def drive(context: Context, lease: Lease) -> None:
@@ -79,12 +89,25 @@ def _see_through(context: Context, ref: str, fence: str, one_step: Callable[[Con
             raise  # no outage: another version is waited for
         except ServiceError as error:
             log.warning("waiting for an outage to end", reason=str(error), pause_s=pause_s)
+            if not isinstance(error, LedgerUnavailable):
+                _said(context, ref, fence, str(error))
             if context.stopping.wait(pause_s):
                 return  # it may not be reachable to hand over; the lease ends by itself
             pause_s = min(LONGEST_OUTAGE_PAUSE_S, pause_s * 2)
             continue
         pause_s = OUTAGE_PAUSE_S
         context.stopping.wait(context.settings.observe_s)
+
+
+def _said(context: Context, ref: str, fence: str, reason: str) -> None:
+    """Put what the job waits for into its record, where `tessera status` shows it; it never matters if it fails."""
+    try:
+        held = context.ledger.leases.renew(ref, fence, context.settings.lease_s)
+        job, detail = held.job, redacted(reason)[:DETAIL_LIMIT]
+        if job.state in _UNDER_WAY and job.detail != detail:
+            context.ledger.jobs.write(changed(job, at=held.at, detail=detail), Place.HELD, fence=fence)
+    except TesseraError as error:
+        log.debug("what is waited for was not noted", reason=str(error))
 
 
 def _stumble(context: Context, lease: Lease, reason: str) -> None:

@@ -13,7 +13,7 @@ from pipeline.states import BatchState, JobState
 from pipeline.status import jobs_status
 from tasks import retry
 from tasks.app import render
-from tests.tasks.node import Play
+from tests.tasks.node import Node, Play
 from tests.tasks.stage import SUCCEEDED, Stage
 
 ENGINE_ERROR = Outcome(Code.ENGINE_ERROR, "RuntimeError: boom", exit_code=1, node="n1")
@@ -226,6 +226,32 @@ def test_an_outage_of_the_launcher_is_waited_out_and_costs_nothing(
     stage.node.outage = 3
     stage.work()
     assert (stage.state(), stage.job().spent, len(stage.node.launched)) == (JobState.SUCCEEDED, 0, 1)
+
+
+def test_a_cluster_that_refuses_is_seen_in_the_status_until_it_takes_the_job(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.drive.OUTAGE_PAUSE_S", 0.02)
+    stage.batch(1)
+    seen: list[tuple[JobState, str]] = []
+
+    def look() -> None:
+        [job] = jobs_status(stage.ledger, "b")
+        seen.append((job.state, job.detail))
+
+    class Refusing(Node):
+        def _reached(self) -> None:
+            if self.outage:
+                look()
+            super()._reached()
+
+    stage.node.__class__ = Refusing
+    stage.node.outage = 3
+    stage.node.play = lambda spec: [Phase.RUNNING, look, *stage.all_well(spec)]
+    stage.work()
+    refused = (JobState.LAUNCHING, "the cluster does not answer")
+    assert seen == [(JobState.LAUNCHING, ""), refused, refused, (JobState.RUNNING, "")]
+    assert stage.state() is JobState.SUCCEEDED
 
 
 def test_what_an_attempt_waits_for_is_seen_in_the_clusters_words_while_it_lasts(stage: Stage) -> None:
