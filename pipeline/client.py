@@ -140,16 +140,23 @@ class Client:
         return accepted
 
     def estimate(
-        self, prompts: Prompts, *, pods: int | None = None, input_format: InputFormat | None = None, **defaults: Any
+        self,
+        prompts: Prompts,
+        *,
+        pods: int | None = None,
+        input_format: InputFormat | None = None,
+        skip_invalid: bool = False,
+        **defaults: Any,
     ) -> Estimate:
-        """What the prompt set would cost, before anything runs; invalid rows are left out.
+        """What the prompt set would cost, before anything runs.
 
         Args:
             prompts, defaults: as in `submit`.
             pods: that would work at the same time; as many as workers have room for if not given.
             input_format: what the prompt set is, where its name does not say so.
+            skip_invalid: leave invalid rows out instead of refusing them all.
 
-        Raises ManifestError if no row is valid, RequestError or ServiceError.
+        Raises ManifestError if a row is invalid, RequestError or ServiceError.
         """
         ledger = self._connection.ledger
         deployment = ledger.deployment()
@@ -157,8 +164,9 @@ class Client:
         found, estimator = Validation(source.name), Estimator(deployment, ledger.speeds.all())
         for row in resolved_rows(source, checked_options(defaults), deployment, found, batch_seed=0):
             estimator.add(row)
-        found.raise_if_refused(skip_invalid=True)
-        return estimator.estimate(pods=pods or max(1, sum(ledger.workers.free_slots().values())))
+        found.raise_if_refused(skip_invalid=skip_invalid)
+        at_once = pods or max(1, sum(ledger.workers.free_slots().values()))
+        return estimator.estimate(pods=at_once, left_out=found.invalid_rows)
 
     def replay(self, file: str | Path, *, timeout_s: float | None = None, progress: bool = False) -> Replay:
         """Render an image again as its record says, and compare.

@@ -32,6 +32,8 @@ _TWO_HALVES = 1.9  # halves of guidance on ranks of their own: 8 GPUs at 3840 px
 
 BUCKETS_AN_OCTAVE = 2
 
+UNKNOWN_IMAGES = 64  # at most in a job, until the first one has shown how long they take
+
 
 def tera_operations(picture: Picture, native_px: int) -> float:
     """Work of one image: every pass, both halves of guidance, decode, and what a refining pass adds."""

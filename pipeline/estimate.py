@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.cost import Speed, SpeedKey, bucket, expected, tera_operations
+from pipeline.cost import UNKNOWN_IMAGES, Speed, SpeedKey, bucket, expected, paces, tera_operations
 from pipeline.deployment import Deployment
 from pipeline.picture import Format
 from pipeline.request import ResolvedRow
@@ -33,6 +33,7 @@ class Estimate(BaseModel):
         bytes: of the files.
         learned: whether every part rests on jobs that this deployment has finished.
         basis: what it rests on.
+        left_out: invalid rows, where they were to be left out.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -48,6 +49,7 @@ class Estimate(BaseModel):
     bytes: int
     learned: bool
     basis: tuple[str, ...]
+    left_out: int = 0
 
 
 @dataclass
@@ -82,7 +84,7 @@ class Estimator:
         formats = kind.bytes_by_format
         formats[row.file.format] = formats.get(row.file.format, 0) + row.num_images * pixels
 
-    def estimate(self, *, pods: int) -> Estimate:
+    def estimate(self, *, pods: int, left_out: int = 0) -> Estimate:
         """The sums so far, as so many pods at a time would do them in the deployment's jobs."""
         deployment = self._deployment
         render_s, images, total_bytes, basis, learned = 0.0, 0, 0.0, [], True
@@ -95,7 +97,8 @@ class Estimator:
             total_bytes += self._bytes(model, kind)
             learned = learned and speed.learned
             basis.append(f"{model}, about {pixels / 1e6:.2g} megapixels: {speed.basis}")
-        jobs = max(math.ceil(images / deployment.images_per_job), math.ceil(render_s / deployment.job_seconds))
+        most = deployment.images_per_job if paces(self._speeds) else min(UNKNOWN_IMAGES, deployment.images_per_job)
+        jobs = max(math.ceil(images / most), math.ceil(render_s / deployment.job_seconds))
         idle_s = jobs * self._idle_s()
         at_once = max(1, min(pods, jobs))
         return Estimate(
@@ -111,6 +114,7 @@ class Estimator:
             bytes=int(total_bytes),
             learned=learned,
             basis=tuple(basis),
+            left_out=left_out,
         )
 
     def _bytes(self, model: str, kind: _Kind) -> float:

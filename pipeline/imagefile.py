@@ -77,7 +77,7 @@ def record_in(body: bytes) -> ImageResult | None:
             image.load()
             text = _record_text(image)
         return ImageResult.model_validate(json.loads(text)) if text else None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (OSError, SyntaxError, ValueError, RecursionError, Image.DecompressionBombError):
         return None
 
 

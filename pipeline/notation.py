@@ -44,7 +44,7 @@ def aspect(value: object) -> float:
     elif isinstance(value, str):
         ratio = float(value) if re.fullmatch(r"\s*\d{1,3}(\.\d{1,6})?\s*", value) else 0.0
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        ratio = float(value)
+        ratio = float(value) if abs(value) <= MOST_EXTREME_ASPECT else 0.0
     if not math.isfinite(ratio) or not 1 / MOST_EXTREME_ASPECT <= ratio <= MOST_EXTREME_ASPECT:
         raise ValueError(f"{_shown(value)} found; width through height wanted, as 16:9 or 1.5")
     return ratio
@@ -57,7 +57,8 @@ def scheduler(value: object) -> Scheduler:
     if isinstance(value, str):
         return _scheduler_of_text(value)
     if isinstance(value, Mapping):
-        given_name, given = value.get("name"), value.get("settings") or {}
+        given_name, given = value.get("name"), value.get("settings")
+        given = {} if given is None else given
         if value.keys() <= {"name", "settings"} and isinstance(given_name, str) and isinstance(given, Mapping):
             return scheduler_of(given_name, given)
     raise ValueError(f'{_shown(value)} found; a name as "DPM++ 2M Karras", or {{"name", "settings"}} wanted')
@@ -87,6 +88,8 @@ def highres(value: object) -> object:
     if not isinstance(value, str):
         return value
     mode, settings = _named(value)
+    if "mode" in settings:
+        raise ValueError(f"{_shown(value)} found, which names two modes; one wanted, as refine, strength=0.4")
     return {"mode": mode.lower()} | settings
 
 

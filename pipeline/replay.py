@@ -20,6 +20,7 @@ from pipeline.imagefile import record_in
 from pipeline.picture import Format, HighresMode, Picture
 from pipeline.results import ImageResult
 
+_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 _MAGIC, _MAGIC_BYTES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF"), 4
 # Fields of a row that a result has under another name, or that are left out of a row where they say nothing.
 _OWN = frozenset({"file", "conditioning", "highres", "metadata"})
@@ -74,7 +75,8 @@ def records_in(path: Path) -> Iterator[Recorded]:
     """
     try:
         with path.open("rb") as file:
-            if not file.read(_MAGIC_BYTES).startswith(_MAGIC):
+            is_image = path.suffix.lower() in _SUFFIXES  # one that is empty, say
+            if not (file.read(_MAGIC_BYTES).startswith(_MAGIC) or is_image):
                 file.seek(0)
                 yield from (Recorded(result, None) for result in _lines(path, file))
                 return
@@ -119,7 +121,7 @@ def manifest_rows(results: Iterable[ImageResult]) -> Iterator[dict[str, Any]]:
     """Rows that render these images, each with a custom_id of its own: further images of a row get their number."""
     taken: set[str] = set()
     for result in results:
-        wanted = result.custom_id[:200] + (f"-{result.number}" if result.number else "")
+        wanted = result.custom_id[:200].rstrip() + (f"-{result.number}" if result.number else "")
         custom_id, again = wanted, 1
         while custom_id in taken:
             again += 1

@@ -227,9 +227,18 @@ def _small(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-# What every reader of JSON holds exactly; a longer number belongs into a text.
+def _exact(value: Any) -> Any:
+    for name, part in value.items() if isinstance(value, Mapping) else ():
+        if type(part) is int and not -(2**63) <= part < 2**63:
+            raise ValueError(f"{str(name)[:40]}: an integer beyond 64 bits found; such a number belongs into a text")
+    return value
+
+
+# Integers are what every reader of JSON holds exactly; pydantic would read a longer one as a float.
 MetadataInteger = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-Metadata = Annotated[dict[str, str | MetadataInteger | float | bool | None], AfterValidator(_small)]
+Metadata = Annotated[
+    dict[str, str | MetadataInteger | float | bool | None], BeforeValidator(_exact), AfterValidator(_small)
+]
 
 
 class Row(Options):

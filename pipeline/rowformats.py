@@ -16,6 +16,7 @@ from pipeline.request import Row
 from pipeline.spelling import ALIASES, nearest
 
 MAX_LINE_BYTES = 1_000_000
+_LONE_RETURNS = "carriage returns without line feeds found; lines that end in LF or CRLF wanted"
 
 Item = Mapping[str, Any] | Row | RowError
 
@@ -40,8 +41,7 @@ def _lines(file: io.BufferedIOBase) -> Iterator[tuple[int, str | RowError]]:
     number = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
-        if number == 1:
-            line = line.removeprefix(codecs.BOM_UTF8)
+        line = line.removeprefix(codecs.BOM_UTF8)  # of the file, or of one that was put behind another
         if len(line) > MAX_LINE_BYTES:
             while line and not line.endswith(b"\n"):
                 line = file.readline(MAX_LINE_BYTES)
@@ -61,8 +61,9 @@ def _each(lines: Iterator[tuple[int, str | RowError]], row: Any) -> Iterator[tup
             yield number, row(number, line)
 
 
-def _text_row(_number: int, line: str) -> Item:
-    return {"prompt": line.strip()}
+def _text_row(number: int, line: str) -> Item:
+    prompt = line.strip()
+    return {"prompt": prompt} if "\r" not in prompt else RowError(number, None, _LONE_RETURNS)
 
 
 def _json_row(number: int, line: str) -> Item:
@@ -105,7 +106,7 @@ _DELIMITERS = ",;\t"
 
 
 def _csv(lines: Iterator[tuple[int, str | RowError]]) -> Iterator[tuple[int, Item]]:
-    first = next(lines, None)
+    first = next(((number, line) for number, line in lines if isinstance(line, RowError) or line.strip()), None)
     if first is None:
         return
     number, header = first
@@ -113,8 +114,13 @@ def _csv(lines: Iterator[tuple[int, str | RowError]]) -> Iterator[tuple[int, Ite
         yield number, header
         return
     delimiter = max(_DELIMITERS, key=header.count)
-    columns = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
-    wrong = [error for name in columns if (error := _wrong_column(name, columns))]
+    try:
+        columns = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+    except csv.Error as broken:
+        why = _LONE_RETURNS if "\r" in header.strip() else f"broken CSV: {broken}"
+        yield number, RowError(number, None, why)
+        return
+    wrong = [error for name in columns if name and (error := _wrong_column(number, name, columns))]
     if wrong:
         yield from ((number, error) for error in dict.fromkeys(wrong))
         return
@@ -157,13 +163,13 @@ class _Feed:
         return line
 
 
-def _wrong_column(name: str, columns: list[str]) -> RowError | None:
+def _wrong_column(number: int, name: str, columns: list[str]) -> RowError | None:
     known = Row.model_fields
     if columns.count(name) > 1:
-        return RowError(1, name[:80], "there are two columns of this name")
+        return RowError(number, name[:80], "there are two columns of this name")
     if name in known or name in ALIASES or (name.startswith("metadata.") and name != "metadata."):
         return None
-    return RowError(1, name[:80] or None, f"unknown column; {nearest(name, known)}")
+    return RowError(number, name[:80], f"unknown column; {nearest(name, known)}")
 
 
 def _csv_row(number: int, columns: list[str], cells: list[str]) -> Item:
@@ -171,9 +177,11 @@ def _csv_row(number: int, columns: list[str], cells: list[str]) -> Item:
         return RowError(number, None, f"{len(cells)} cells found; the header has {len(columns)} columns")
     row: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
-    for column, cell in zip(columns, cells, strict=False):
+    for place, (column, cell) in enumerate(zip(columns, cells, strict=False), 1):
         if not cell.strip():
             continue
+        if not column:
+            return RowError(number, None, f"column {place} has a cell and no name in the header")
         if column.startswith("metadata."):
             metadata[column.removeprefix("metadata.")] = cell
         else:
@@ -190,7 +198,7 @@ def _value(field: str, cell: str) -> Any:
         return {EMPTY_TEXT: "", NULL: None}.get(bare, cell)
     if field in _INTEGERS and _INTEGER.fullmatch(bare):
         return int(bare.removesuffix(".0"))  # tables that had a gap in the column write 7 as 7.0
-    if field in _NUMBERS:
+    if field in _NUMBERS and "_" not in bare:
         try:
             return float(bare)
         except ValueError:
@@ -199,7 +207,7 @@ def _value(field: str, cell: str) -> Any:
         return _TRUTHS.get(bare.lower(), cell)
     if field == "metadata":
         try:
-            return json.loads(bare, parse_constant=_no_constant)
+            return _STRICT.decode(bare)
         except (ValueError, RecursionError):
             return cell
     return cell if field in ("prompt", "custom_id") else bare

@@ -119,7 +119,10 @@ class Settings(BaseModel):
     observe_s: float = Field(1.0, gt=0, description="Pause between two looks at what runs.")
     tick_s: float = Field(2.0, gt=0, description="Pause between two of the controller's ticks.")
     retention_days: float | None = Field(
-        None, gt=0, description="Batches that ended so long ago are removed with their images; none keeps them."
+        None,
+        gt=0,
+        le=36_525,
+        description="Batches that ended so long ago are removed with their images; none keeps them.",
     )
     worker_slots: int = Field(4, ge=1, description="Pods that one render worker looks after at a time.")
 

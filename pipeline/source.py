@@ -25,6 +25,7 @@ Prompts = str | Path | Iterable[str | Mapping[str, Any] | Row]
 
 STDIN = "-"
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # behind 0x50 to 0x5f: a frame that is passed over
 # Four bytes of zstd can stand for 128 KiB, so a chunk for 2 MiB.
 _ZSTD_CHUNK_BYTES = 64
 _SUFFIXES = {
@@ -61,18 +62,22 @@ def open_source(prompts: Prompts, *, input_format: InputFormat | None = None, bu
 
     Raises RequestError if there is no such file or its kind is unknown; the rows raise it when the file breaks off.
     """
+    if isinstance(prompts, Mapping | Row | bytes):
+        raise RequestError(f"a single {type(prompts).__name__} found; a list of prompts or rows wanted: submit([row])")
     if not isinstance(prompts, str | Path):
         return Source("prompts", _in_memory(prompts))
     text = str(prompts)
     if text == STDIN:
+        if sys.stdin is None:
+            raise RequestError("standard input is closed")
         return Source("standard input", _read(sys.stdin.buffer, input_format or InputFormat.JSONL, "standard input"))
-    kind = input_format or _kind_of(text, is_text=isinstance(prompts, str))
+    kind = input_format or kind_of(text, is_text=isinstance(prompts, str))
     if text.startswith("s3://"):
         if bucket is None:
             raise RequestError(f"{text}: no deployment is configured whose S3 could be asked")
         return Source(text, _read(_Chunks(bucket.chunks_of(text)), kind, text))
     path = Path(prompts)
-    if not path.is_file():
+    if path.is_dir() or not path.exists():
         raise RequestError(f"{shown_path(path)}: no such file")
     return Source(shown_path(path), _of_file(path, kind))
 
@@ -82,7 +87,8 @@ def shown_path(path: Path) -> str:
     return str(path) if str(path).isprintable() else ascii(str(path))
 
 
-def _kind_of(name: str, *, is_text: bool) -> InputFormat:
+def kind_of(name: str, *, is_text: bool = False) -> InputFormat:
+    """How a prompt set of this name is written. Raises RequestError if its end does not say so."""
     plain = name.lower().removesuffix(".gz").removesuffix(".zst")
     for suffix, kind in _SUFFIXES.items():
         if plain.endswith(suffix):
@@ -124,7 +130,7 @@ def _plain(file: io.BufferedReader) -> io.BufferedIOBase:
     magic = file.peek(4)[:4]
     if magic.startswith(_GZIP):
         return gzip.GzipFile(fileobj=file)
-    if magic == _ZSTD:
+    if magic == _ZSTD or (magic[1:] == _ZSTD_SKIPPABLE and magic[0] >> 4 == 5):
         return io.BufferedReader(_Chunks(_zstd(file)))
     return file
 

@@ -11,7 +11,7 @@ import structlog
 from pydantic import ValidationError
 
 from pipeline.ahead import in_order
-from pipeline.cost import paces
+from pipeline.cost import UNKNOWN_IMAGES, paces
 from pipeline.deployment import Deployment
 from pipeline.errors import RecordUnreadable, StaleWrite, TesseraError
 from pipeline.objects import BatchObjects
@@ -27,7 +27,6 @@ from tasks.settle import job_images
 log = structlog.get_logger(__name__)
 
 # Most images of a job while nothing is known of this deployment's speed: its first jobs shall not take all day.
-UNKNOWN_IMAGES = 64
 
 AT_A_TIME = 8  # shards that are being written, or jobs that are being rebuilt
 

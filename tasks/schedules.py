@@ -23,6 +23,7 @@ from pipeline.errors import (
     ServiceError,
     StaleWrite,
     StoreRefused,
+    TesseraError,
     UnknownBatch,
 )
 from pipeline.ledger.schedules import FIRINGS_KEPT
@@ -87,6 +88,13 @@ def _see_to(context: Context, record: ScheduleRecord, turn: Turn) -> bool:
     except (ManifestError, RequestError) as error:
         log.warning("a schedule's firing failed", schedule=record.name, firing=turn.id, reason=str(error))
         _settle(context, turn, FiringOutcome.FAILED, reason=str(error)[:MAX_REASON_CHARACTERS])
+        return True
+    except TesseraError:
+        raise  # an outage, or somebody was quicker: the next tick goes on
+    except Exception as error:  # it would come again at every tick, and no firing after it
+        log.exception("our own program failed over a schedule's firing", schedule=record.name, firing=turn.id)
+        reason = f"our own program failed: {type(error).__name__}: {error}"
+        _settle(context, turn, FiringOutcome.FAILED, reason=reason[:MAX_REASON_CHARACTERS])
         return True
     else:
         for batch_id in replaced:

@@ -30,6 +30,7 @@ def estimate(
     pods: Annotated[
         int | None, typer.Option(min=1, help="Pods at the same time; as many as workers have room for otherwise.")
     ] = None,
+    skip_invalid: Annotated[bool, typer.Option(help="Leave invalid rows out instead of refusing them all.")] = False,
     as_json: AsJson = False,
 ) -> int:
     """Say what a prompt set would cost before anything runs: images, GPU hours, wall time, bytes.
@@ -37,14 +38,17 @@ def estimate(
     It rests on the jobs that this deployment has finished, by model, size, layout and GPU; before the first one on
     published figures, which it then says.
     """
-    found = Client().estimate(file, pods=pods, input_format=input_format, **picture.model_dump(exclude_unset=True))
+    options = picture.model_dump(exclude_unset=True)
+    found = Client().estimate(file, pods=pods, input_format=input_format, skip_invalid=skip_invalid, **options)
     typer.echo(found.model_dump_json() if as_json else "\n".join(_lines(found)))
     return OK
 
 
 def _lines(found: Estimate) -> list[str]:
     pods = f"{found.pods} {'pod' if found.pods == 1 else 'pods'} of {found.gpus} GPUs at a time"
+    rows = "row" if found.left_out == 1 else "rows"
     return [
+        *([f"{found.left_out:,} invalid {rows} left out"] if found.left_out else []),
         f"{found.images:,} images in {found.jobs:,} jobs, about {_bytes(found.bytes)}",
         f"{found.gpu_hours:,.2f} GPU hours; {duration(found.wall_s)} with {pods}",
         f"of that {found.idle_s / max(1e-9, found.idle_s + found.render_s):.0%} is start, load and end of pods",

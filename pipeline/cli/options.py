@@ -53,9 +53,7 @@ def with_picture(command: Callable[..., int]) -> Callable[..., int]:
         options = {name: given.pop(name) for name in Options.model_fields}
         options["loras"] = options["loras"] or None
         said = {name: value for name, value in options.items() if value is not None}
-        if said.keys() & SIZE:
-            of_file = {name: value for name, value in of_file.items() if name not in SIZE}
-        return command(**given, picture=checked_options({**of_file, **said}))
+        return command(**given, picture=checked_options({**_completing(of_file, said), **said}))
 
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "picture"]
     of_picture = [
@@ -69,13 +67,28 @@ def with_picture(command: Callable[..., int]) -> Callable[..., int]:
     return run
 
 
+def _completing(of_file: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file of defaults still says beside options: of a size what completes them, as rows are by a batch."""
+    sizes = said.keys() & SIZE
+    dropped: set[str] | frozenset[str] = set()
+    if len(sizes) > 1 or "size" in sizes:
+        dropped = SIZE
+    elif "aspect" in sizes:
+        dropped = {"size", *(("width", "height") if {"width", "height"} <= of_file.keys() else ())}
+    elif "megapixels" in sizes:
+        dropped = {"size", "width", "height"}
+    elif sizes:
+        dropped = {"size", "megapixels"}
+    return {name: value for name, value in of_file.items() if name not in dropped}
+
+
 def _read(path: Path | None) -> Mapping[str, Any]:
     """The fields of a file of defaults, under our own names. Raises RequestError."""
     if path is None:
         return {}
     try:
         given = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RequestError(f"--defaults {path} cannot be read: {error}") from error
     if not isinstance(given, dict):
         raise RequestError(f"--defaults {path}: a JSON object of fields wanted")

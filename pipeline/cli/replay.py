@@ -95,4 +95,5 @@ def _as_dict(again: Replay, path: Path) -> dict[str, Any]:
 
 
 def _write(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    sys.stdout.write(json.dumps(value, ensure_ascii=not is_utf8) + "\n")

@@ -163,16 +163,23 @@ def history(
     return OK
 
 
+# Their values are texts also where they look like a number.
+_TEXTS = frozenset({"prompt_2", "negative_prompt", "negative_prompt_2", "model"})
+
+
 def _options(given: list[str]) -> dict[str, Any]:
     options = {}
     for item in given:
         name, equals, text = item.partition("=")
         if not equals or not name:
             raise RequestError(f"--set {item[:100]!r} found; OPTION=VALUE wanted, as in --set steps=20")
+        if name in options:
+            raise RequestError(f"--set {name[:100]} is there twice")
         try:
-            options[name] = json.loads(text)
-        except json.JSONDecodeError:
-            options[name] = text
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            value = text
+        options[name] = text if name in _TEXTS and not isinstance(value, str | None) else value
     return options
 
 

@@ -76,10 +76,14 @@ def due_times(expression: str, tz: str, *, after: datetime, until: datetime, at_
     """Firings after `after` and not after `until`; `at_most` of them are kept."""
     newest: deque[datetime] = deque(maxlen=at_most)
     older, last_older = 0, None
-    for moment in times(expression, tz, max(after, until - _LOOKS_BACK)):
-        if moment > until:
+    # What fires so rarely that the usual window holds nothing is looked for from the beginning.
+    for begin in sorted({after, max(after, until - _LOOKS_BACK)}, reverse=True):
+        for moment in times(expression, tz, begin):
+            if moment > until:
+                break
+            if len(newest) == at_most:
+                older, last_older = older + 1, newest[0]
+            newest.append(moment)
+        if newest:
             break
-        if len(newest) == at_most:
-            older, last_older = older + 1, newest[0]
-        newest.append(moment)
     return Due(tuple(newest), older, last_older)

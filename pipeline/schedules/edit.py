@@ -12,6 +12,7 @@ from pipeline.errors import RequestError, StaleWrite, UnknownSchedule
 from pipeline.ledger import Ledger
 from pipeline.schedules.objects import ScheduleObjects
 from pipeline.schedules.records import Run, ScheduleRecord, ScheduleSpec, changed, checked_name, firing_id, new_record
+from pipeline.source import kind_of
 
 
 def add(
@@ -29,6 +30,13 @@ def add(
     Adding the same again changes nothing. Raises RequestError if another is there and `update` does not allow to change
     it, or if the deployment's settings say it.
     """
+    try:
+        kind_of(spec.prompts)
+    except RequestError as error:
+        raise RequestError(
+            f"{spec.prompts[:200]!r} found; a key that ends in .jsonl, .ndjson, .csv, .tsv or .txt, with .gz or .zst "
+            "or without, wanted: its name says what it is"
+        ) from error
     while True:
         record = ledger.schedules.get(checked_name(name))
         if record is None:
@@ -44,7 +52,8 @@ def add(
                 else f"schedule {name!r} of the settings was added by hand before; remove it with `tessera schedule "
                 f"remove {name}`, or name the one of the settings otherwise"
             )
-        if record.spec == spec:
+        pauses = update and paused and not record.paused
+        if record.spec == spec and not pauses:
             return record, False
         if not update:
             raise RequestError(
@@ -52,7 +61,8 @@ def add(
                 "--update, or choose another name"
             )
         now = ledger.now()
-        if _written(ledger, artifacts, changed(record, at=now, spec=spec, cursor=now)):
+        paused_now = paused or record.paused
+        if _written(ledger, artifacts, changed(record, at=now, spec=spec, cursor=now, paused=paused_now)):
             return ledger.schedules.get(name) or record, True
 
 

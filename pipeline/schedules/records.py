@@ -37,7 +37,7 @@ _OPTIONS_SCHEMA = {
 
 # A batch id is the name, the moment and for a run by hand six digits: 80 characters at most.
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,49}"
-_S3_URL = r"s3://([a-z0-9][a-z0-9.-]+)/(.+)"
+_S3_URL = r"s3://([A-Za-z0-9][A-Za-z0-9._-]*)/(.+)"
 
 
 class Overlap(StrEnum):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 import typer
@@ -99,8 +100,35 @@ def test_options_outrank_a_file_of_defaults_and_a_size_replaces_its_size(tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("of_file", "options", "both"),
+    [
+        ({"aspect": "16:9"}, ["--width", "1920"], {"aspect": 16 / 9, "width": 1920}),
+        ({"aspect": "16:9", "megapixels": 1.5}, ["--width", "1920"], {"aspect": 16 / 9, "width": 1920}),
+        ({"aspect": "16:9"}, ["--megapixels", "2"], {"aspect": 16 / 9, "megapixels": 2.0}),
+        ({"megapixels": 2}, ["--aspect", "1:1"], {"megapixels": 2.0, "aspect": 1.0}),
+        ({"width": 64, "height": 72}, ["--aspect", "1:1"], {"aspect": 1.0}),
+        ({"width": 64, "height": 72}, ["--width", "128"], {"height": 72, "width": 128}),
+        ({"width": 64, "height": 72}, ["--megapixels", "2"], {"megapixels": 2.0}),
+        ({"size": "64x72"}, ["--width", "128"], {"width": 128}),
+        ({"aspect": "16:9"}, ["--width", "128", "--height", "64"], {"width": 128, "height": 64}),
+    ],
+)
+def test_a_size_option_completes_what_the_file_says(
+    tmp_path: Path, of_file: dict[str, Any], options: list[str], both: dict[str, Any]
+) -> None:
+    path = tmp_path / "batch.json"
+    path.write_text(json.dumps(of_file))
+    assert _run("p.jsonl", "--defaults", str(path), *options)[1].said() == both
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
-    [("[]", "a JSON object of fields wanted"), ("{", "cannot be read"), ('{"prompt": "p"}', "prompt: unknown field")],
+    [
+        ("[" * 100_000, "cannot be read"),
+        ("[]", "a JSON object of fields wanted"),
+        ("{", "cannot be read"),
+        ('{"prompt": "p"}', "prompt: unknown field"),
+    ],
 )
 def test_a_file_of_defaults_that_cannot_be_is_refused(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "batch.json"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from pipeline.cost import MEGA, Speed, SpeedKey, bucket, expected, paces, patch_speedup, tera_operations
+from pipeline.cost import MEGA, UNKNOWN_IMAGES, Speed, SpeedKey, bucket, expected, paces, patch_speedup, tera_operations
 from pipeline.estimate import ASSUMED_IDLE_S, Estimator
 from pipeline.ledger import Ledger
 from pipeline.picture import File, Format, Highres, HighresMode, Scheduler
@@ -82,6 +84,12 @@ def test_jobs_are_whole_and_pods_no_more_than_jobs() -> None:
     found = estimator.estimate(pods=100)
     assert (found.jobs, found.pods) == (4, 4)
     assert estimator.estimate(pods=3).wall_s == pytest.approx(2 * (found.render_s + found.idle_s) / 4, abs=0.2)
+
+
+def test_until_a_job_has_ended_they_are_as_short_as_they_will_be_cut() -> None:
+    estimator = Estimator(deployment(layout="1x1x1", gpus=1, images_per_job=1000), {})
+    estimator.add(_row(256, steps=1, num_images=1000))
+    assert estimator.estimate(pods=1).jobs == math.ceil(1000 / UNKNOWN_IMAGES)
 
 
 def test_nothing_costs_nothing_and_formats_differ() -> None:

@@ -130,6 +130,13 @@ def test_what_holds_no_record_is_refused_or_empty(tmp_path: Path, body: bytes) -
         list(records_in(tmp_path / "nothing.png"))
 
 
+@pytest.mark.parametrize("name", ["empty.png", "empty.JPG"])
+def test_an_empty_image_is_not_passed_over(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(RequestError, match="carries no record"):
+        list(records_in(tmp_path / name))
+
+
 def test_extracted_rows_have_an_id_and_a_seed_each() -> None:
     results = [_result(0), _result(1), _result(2), _result(0)]
     results += [_result(0, custom_id="row-1-1"), _result(0, custom_id="x" * 256)]

@@ -7,9 +7,11 @@ import gzip
 import io
 import itertools
 import json
+import os
 import sys
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +185,13 @@ def test_several_compressed_members_are_one_file(tmp_path: Path) -> None:
     ("body", "errors"),
     [
         (b"prompt,widht\na,64\n", ["line 1: widht: unknown column; did you mean width?"]),
-        (b"prompt,,x y z\na,b,c\n", ["line 1: unknown column", "line 1: x y z: unknown column"]),
+        (b"prompt,,x y z\na,b,c\n", ["line 1: x y z: unknown column"]),
+        (b"\n\nprompt,x y z\na,b\n", ["line 3: x y z: unknown column"]),
+        (b"prompt,,seed,\na,,1,\nb,c,,\n", ["line 3: column 2 has a cell and no name in the header"]),
+        (b"prompt,seed\ra,1\rb,2\r", ["line 1: carriage returns without line feeds found"]),
+        (b"prompt," + b"x" * 140_000 + b"\na,b\n", ["line 1: broken CSV: field larger than field limit"]),
+        (b"prompt,guidance_scale\na,1_0\n", ["line 2: guidance_scale: Input should be a valid number"]),
+        (b'prompt,metadata\na,"{""k"": 1, ""k"": 2}"\n', ["line 2: metadata: Input should be a valid dictionary"]),
         (b"prompt,prompt\na,b\n", ["line 1: prompt: there are two columns of this name"]),
         (b"prompt,metadata.\na,b\n", ["line 1: metadata.: unknown column"]),
         (b"prompt,steps,num_inference_steps\na,7,7\n", ["line 2: steps: given twice"]),
@@ -210,6 +218,45 @@ def test_what_is_wrong_with_a_table_is_said_by_line_and_column(tmp_path: Path, b
     found = _resolved(path)[1]
     assert [message[: len(start)] for message, start in zip(found, errors, strict=True)] == errors
     assert "SECRET" not in "".join(found)
+
+
+def test_text_without_line_feeds_is_refused_and_a_mark_within_is_none_of_its_words(tmp_path: Path) -> None:
+    path = tmp_path / "p.txt"
+    path.write_bytes(b"a\rb\rc\r")
+    assert _resolved(path)[1] == [
+        "line 1: carriage returns without line feeds found; lines that end in LF or CRLF wanted"
+    ]
+    path.write_bytes(b"\xef\xbb\xbfa\r\n\xef\xbb\xbfb\r\n")
+    assert [row.prompt for row in _resolved(path)[0]] == ["a", "b"]
+
+
+def test_a_pipe_is_read_as_it_comes(tmp_path: Path) -> None:
+    path = tmp_path / "p.txt"
+    os.mkfifo(path)
+    with ThreadPoolExecutor(1) as pool:
+        wrote = pool.submit(path.write_bytes, b"a\nb\n")
+        assert [row.prompt for row in _resolved(path)[0]] == ["a", "b"]
+        wrote.result()
+    with pytest.raises(RequestError, match="no such file"):
+        _resolved(tmp_path, input_format=InputFormat.TXT)
+
+
+@pytest.mark.parametrize("one", [{"prompt": "x", "seed": 3}, Row(prompt="x"), b"x"])
+def test_a_single_row_is_no_list_of_rows(one: Any) -> None:
+    with pytest.raises(RequestError, match=r"a list of prompts or rows wanted: submit\(\[row\]\)"):
+        open_source(one)
+
+
+def test_standard_input_may_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(RequestError, match="standard input is closed"):
+        open_source("-")
+
+
+def test_zstd_may_begin_with_a_frame_that_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "p.txt.zst"
+    path.write_bytes(b"\x5d\x2a\x4d\x18" + (3).to_bytes(4, "little") + b"abc" + PACKED[".zst"](b"a\n"))
+    assert [row.prompt for row in _resolved(path)[0]] == ["a"]
 
 
 def test_a_table_says_none_and_empty_and_keeps_counting_lines(tmp_path: Path) -> None:

@@ -236,13 +236,12 @@ def test_with_replace_the_one_before_is_cancelled_once_the_new_one_is_accepted(s
     ("prompts", "said"),
     [
         ("missing.jsonl", "missing.jsonl: no such"),
-        ("prompts.exe", "prompts.exe' is no path"),
         ("invalid.jsonl", "line 2: widht: unknown field"),
         ("empty.jsonl", "no rows found"),
     ],
 )
 def test_a_firing_that_fails_says_why_and_does_not_stop_later_ones(stage: Stage, prompts: str, said: str) -> None:
-    url = put_prompts(stage, ROWS, "prompts.exe").replace("prompts.exe", prompts)
+    url = put_prompts(stage, ROWS, "prompts.jsonl").replace("prompts.jsonl", prompts)
     put_prompts(stage, [ROWS[0], {"prompt": "x", "widht": 64}], "invalid.jsonl")
     put_prompts(stage, [], "empty.jsonl")
     schedule(stage, prompts=url)
@@ -258,6 +257,24 @@ def test_a_firing_that_fails_says_why_and_does_not_stop_later_ones(stage: Stage,
         checked_spec({"cron": HOURLY, "prompts": put_prompts(stage, ROWS)}),
         update=True,
     )
+    wind_back(stage)
+    assert again(stage).outcome == "submitted"
+
+
+def test_a_set_whose_name_does_not_say_what_it_is_is_refused_when_it_is_added(stage: Stage) -> None:
+    with pytest.raises(RequestError, match=r"nightly' found; a key that ends in \.jsonl"):
+        schedule(stage, prompts="s3://My_Bucket/prompts/nightly")
+    assert stage.ledger.schedules.get("nightly") is None
+
+
+def test_a_failure_of_our_own_does_not_come_again_at_every_tick(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule(stage, prompts=put_prompts(stage, ROWS))
+    with monkeypatch.context() as broken:
+        broken.setattr("tasks.schedules.accept", lambda *_: 1 // 0)
+        fire(stage.worker, "nightly")
+    failed = history(stage)[0]
+    assert (failed.outcome, batches(stage)) == ("failed", [])
+    assert "ZeroDivisionError" in (failed.reason or "")
     wind_back(stage)
     assert again(stage).outcome == "submitted"
 

@@ -76,6 +76,16 @@ def test_adding_again_needs_update_unless_it_is_the_same(tessera: Tessera) -> No
     assert "exists with other values (overlap); change it with --update" in said
     assert tessera("add", *NIGHTLY, "--overlap", "allow", "--update")[0] == 0
     assert last_json(tessera("show", "nightly", "--json"))["overlap"] == "allow"
+    assert tessera("resume", "nightly")[0] == 0
+    assert tessera("add", *NIGHTLY, "--overlap", "allow", "--update", "--paused")[1] == "nightly is paused\n"
+    assert tessera("add", *NIGHTLY, "--update")[1] == "nightly is paused\n"
+
+
+def test_a_text_is_a_text_also_if_it_looks_like_a_number(tessera: Tessera) -> None:
+    said = ["--set", "negative_prompt=123", "--set", 'prompt_2="a b"', "--set", "negative_prompt_2=null"]
+    assert tessera("add", *NIGHTLY, *said)[0] == 0
+    options = last_json(tessera("show", "nightly", "--json"))["options"]
+    assert (options["negative_prompt"], options["prompt_2"]) == ("123", "a b")
 
 
 @pytest.mark.parametrize(
@@ -85,6 +95,9 @@ def test_adding_again_needs_update_unless_it_is_the_same(tessera: Tessera) -> No
         (["add", *NIGHTLY[:-1], "k.jsonl"], "s3://bucket/key wanted: the controller reads it"),
         (["add", *NIGHTLY, "--tz", "Berlin"], "did you mean Europe/Berlin"),
         (["add", *NIGHTLY, "--set", "steps"], "OPTION=VALUE wanted, as in --set steps=20"),
+        (["add", *NIGHTLY, "--set", "steps=20", "--set", "steps=30"], "--set steps is there twice"),
+        (["add", *NIGHTLY, "--set", "steps=" + 5000 * "9"], "options.steps: Input should be a valid integer"),
+        (["add", *NIGHTLY, "--set", "loras=" + 100_000 * "["], "which begins like JSON and is none"),
         (["add", *NIGHTLY, "--set", "stepz=20"], "options.stepz: unknown field; did you mean steps?"),
         (["add", *NIGHTLY, "--overlap", "queue"], "overlap"),
         (["add", *NIGHTLY, "--vary-seed", "--only-new"], "vary_seed and only_new found"),

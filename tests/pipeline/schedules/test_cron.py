@@ -108,6 +108,8 @@ def test_of_what_is_due_the_newest_are_kept_and_the_older_counted() -> None:
     due = due_times("0 * * * *", "UTC", after=utc("2027-01-01 00:00"), until=utc("2027-01-01 05:00"), at_most=2)
     assert due.newest == (utc("2027-01-01 04:00"), utc("2027-01-01 05:00"))
     assert (due.older, due.last_older) == (3, utc("2027-01-01 03:00"))
+    leap = due_times("0 0 29 2 *", "UTC", after=utc("2024-01-01 00:00"), until=utc("2026-11-01 00:00"), at_most=2)
+    assert leap.newest == (utc("2024-02-29 00:00"),)
     none = due_times("0 * * * *", "UTC", after=utc("2027-01-01 00:00"), until=utc("2027-01-01 00:59"), at_most=2)
     assert (none.newest, none.older) == ((), 0)
 
