@@ -12,7 +12,7 @@ from torch import Tensor
 from distri import model as pipeline_model
 from distri import prompts
 from distri.embeddings import Embeddings
-from distri.errors import BadImage, BadSize
+from distri.errors import BadImage, BadSize, ModelError
 from distri.image import SMALLEST_SIDE_PX, Evaluations, ImageSpec, Rendered
 from distri.lora import Fused
 from distri.memory import running_out
@@ -65,7 +65,11 @@ class Engine:
     """A model on a mesh. Made and used by all ranks of a replica together, in the same order."""
 
     def __init__(self, model: Model, mesh: Mesh, settings: Settings, spans: Spans | None = None) -> None:
-        """`spans` is where the engine notes what it does and when."""
+        """`spans` is where the engine notes what it does and when. Raises ModelError, Unsplittable."""
+        if settings.exact:
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = False
+        pipeline_model.check(model)
         self.mesh = mesh
         self.spans = Spans() if spans is None else spans
         self.settings = settings
@@ -75,7 +79,10 @@ class Engine:
         self._fused = Fused(model, mesh)
         self._embeddings = Embeddings(model, self.spans)
         self._darkroom = Darkroom(self._vae, mesh)
-        self._native_px = settings.native_px or int(model.unet.config.sample_size) * self._vae.factor
+        sample_size = model.unet.config.sample_size
+        if not (settings.native_px or isinstance(sample_size, int)):
+            raise ModelError(f"the UNet's sample_size is {sample_size}: set Settings.native_px, 1024 for SDXL")
+        self._native_px = settings.native_px or sample_size * self._vae.factor
 
     @classmethod
     def load(
@@ -94,9 +101,6 @@ class Engine:
             ModelError: it is not one.
             Unsplittable: a part of it is unknown to the engine.
         """
-        if settings.exact:
-            torch.backends.cuda.matmul.allow_tf32 = False
-            torch.backends.cudnn.allow_tf32 = False
         model = pipeline_model.load(model_dir, device=mesh.device, dtype=dtype, vae_dtype=vae_dtype)
         return cls(model, mesh, settings, spans)
 

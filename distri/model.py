@@ -11,7 +11,9 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from distri.errors import ModelError
 from distri.schedulers import SchedulerRecipe
+from distri.stages import FACTOR
 
+TIME_IDS = 6  # original size, crop and target size, two numbers each
 FEWEST_TOKENS = 100  # a tokenizer loaded from the wrong files has two; CLIP's has 49408
 
 TOKENIZERS = ("tokenizer", "tokenizer_2")
@@ -101,6 +103,28 @@ def of_pipeline(pipeline: Any) -> Model:
         SchedulerRecipe(type(pipeline.scheduler).__name__, dict(pipeline.scheduler.config)),
         zeros_for_none=bool(pipeline.config.force_zeros_for_empty_prompt),
     )
+
+
+def check(model: Model) -> None:
+    """Whether the parts go together as the engine puts them together. Raises ModelError."""
+    unet, vae = model.unet.config, model.vae.config
+    channels = (unet.in_channels, unet.out_channels, vae.latent_channels)
+    if len(set(channels)) > 1:
+        raise ModelError(
+            f"the UNet takes {channels[0]} channels and gives {channels[1]}, the VAE's latents have {channels[2]}; "
+            "equal numbers wanted (no inpainting, no refiner that takes more)"
+        )
+    smaller = 1 << (len(vae.block_out_channels) - 1)
+    if FACTOR % smaller:
+        raise ModelError(f"the VAE's latents are {smaller} times smaller than its pixels; at most {FACTOR} wanted")
+    if unet.addition_embed_type == "text_time":
+        pooled = model.text_encoders[-1].config.projection_dim
+        given, taken = pooled + TIME_IDS * unet.addition_time_embed_dim, unet.projection_class_embeddings_input_dim
+        if given != taken:
+            raise ModelError(
+                f"the UNet takes {taken} numbers of pooled text and sizes, and {given} come ({pooled} and {TIME_IDS} "
+                "sizes); SDXL's base model wanted, not its refiner"
+            )
 
 
 def _check_tokenizer(name: str, tokenizer: Any) -> None:

@@ -39,6 +39,10 @@ LOCAL = frozenset(
 )
 
 
+_OF_TORCH: dict[str, type[nn.Module]] = {"Conv2d": nn.Conv2d, "GroupNorm": nn.GroupNorm, "Linear": nn.Linear}
+_FREEU = ("s1", "s2", "b1", "b2")
+
+
 class SplitLayers:
     """The layers put into a network.
 
@@ -73,6 +77,10 @@ def _kind(site: str, module: nn.Module) -> str:
     kind = type(module).__name__
     if kind not in SPLIT and kind not in LOCAL:
         raise Unsplittable(site, kind, "it is in no table of the plan")
+    if kind in _OF_TORCH and not isinstance(module, _OF_TORCH[kind]):
+        raise Unsplittable(site, kind, f"it is {type(module).__module__}'s; fuse adapters into the weights first")
+    if kind in ("UpBlock2D", "CrossAttnUpBlock2D") and any(getattr(module, name, None) for name in _FREEU):
+        raise Unsplittable(site, kind, "FreeU looks at the whole image; call disable_freeu first")
     if "forward" in module.__dict__:
         raise Unsplittable(site, kind, "its forward is replaced already; remove what replaced it first")
     if kind == "ResnetBlock2D" and (module.upsample is not None or module.downsample is not None):

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from distri.errors import UnknownScheduler
 
-# It reads the settings of any SDXL model, which diffusers does not say of it; a LoRA made for it gives it sense.
-_FOR_DISTILLED = ("LCMScheduler",)
+# They read the settings of any SDXL model, which diffusers does not say of them; the first two want weights (a LoRA,
+# say) that were made for them.
+_FIT_AS_WELL = ("LCMScheduler", "TCDScheduler", "SASolverScheduler", "DDIMParallelScheduler", "DDPMParallelScheduler")
 
 # What diffusers raises, here or there, for settings that do not go together.
 _REFUSALS = (ValueError, TypeError, NotImplementedError, AttributeError, IndexError, KeyError, ArithmeticError)
@@ -49,7 +50,7 @@ class SchedulerRecipe:
             raise UnknownScheduler(wanted, f"it needs packages that are not all installed: {', '.join(needed)}")
         if not (inspect.isclass(kind) and issubclass(kind, diffusers.SchedulerMixin)):
             raise UnknownScheduler(wanted, "diffusers has no scheduler of this name")
-        fitting = {self.name, *(one.__name__ for one in own._get_compatibles()), *_FOR_DISTILLED}
+        fitting = {self.name, *(one.__name__ for one in own._get_compatibles()), *_FIT_AS_WELL}
         if wanted not in fitting:
             raise UnknownScheduler(wanted, f"it does not fit a model made for {self.name}")
         parameters = inspect.signature(kind).parameters
@@ -111,8 +112,9 @@ class Steps:
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(first)
         self._timesteps = torch.as_tensor(scheduler.timesteps[first:])
-        takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-        self._extra = {"generator": generator} if takes_generator else {}
+        # What diffusers' pipelines hand over; without an eta of 0 TCD would have one of its own.
+        taken = inspect.signature(scheduler.step).parameters
+        self._extra = {name: value for name, value in (("generator", generator), ("eta", 0.0)) if name in taken}
 
     @property
     def timesteps(self) -> Tensor:

@@ -58,6 +58,9 @@ class SplitUNet:
             raise Unsplittable(
                 "time_embedding", "TimestepEmbedding", "distilled guidance (time_cond_proj_dim) is not known"
             )
+        if unet.config.downsample_padding != 1:
+            found = f"downsample_padding is {unet.config.downsample_padding}; only 1, SDXL's, is known"
+            raise Unsplittable("down_blocks", "Downsample2D", found)
         self.unet = unet
         self.exchanges = Exchanges(kept_shapes)
         self._context = Context.alone(norm_mode)

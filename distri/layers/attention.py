@@ -13,6 +13,11 @@ from distri.context import Context
 from distri.errors import Unsplittable
 from distri.exchange import Incoming, Outgoing
 
+# Ways of diffusers to compute one and the same: the split layers compute it themselves.
+_PLAIN_PROCESSORS = frozenset(
+    {"AttnProcessor", "AttnProcessor2_0", "SlicedAttnProcessor", "XFormersAttnProcessor", "AttnProcessorNPU"}
+)
+
 
 def attend(q_BTC: Tensor, k_BKC: Tensor, v_BKC: Tensor, heads: int) -> Tensor:
     """Scaled dot-product attention, all heads; returns BTC."""
@@ -73,7 +78,10 @@ class PatchSelfAttention:
         """Keys and values of the whole image: this rank's fresh, the others' as the phase has it."""
         context, axis = self.context, self.context.axis
         here = context.patches.at(self.halvings)
-        batch, _, channels = k_BTC.shape
+        batch, tokens, channels = k_BTC.shape
+        if tokens != here.area(axis.index):
+            # Gloo takes a shorter message than it expects for a whole one.
+            raise Unsplittable(self.site, "Attention", f"found {tokens} tokens, wanted {here.area(axis.index)}")
         outgoing = [Outgoing(axis.others, tensor, everyone=True) for tensor in (k_BTC, v_BTC)]
         incoming = [
             Incoming(peer, (batch, here.area(peer), channels), everyone=True) for peer in axis.others for _ in range(2)
@@ -121,5 +129,8 @@ def refuse_unknown(module: nn.Module, site: str) -> None:
     for part in parts:
         if getattr(module, part, None) is not None:
             raise Unsplittable(site, "Attention", f"it has {part}")
+    processor = type(getattr(module, "processor", None)).__name__
+    if processor not in _PLAIN_PROCESSORS:
+        raise Unsplittable(site, "Attention", f"its processor is {processor}; set AttnProcessor2_0 first")
     if getattr(module, "fused_projections", False):
         raise Unsplittable(site, "Attention", "its projections are fused; call unfuse_qkv_projections first")

@@ -75,3 +75,29 @@ def test_its_images_are_finite_coloured_and_not_blank(model_dir: Path, width: in
     colours = render.pixels.astype(float)
     assert np.abs(colours[..., 0] - colours[..., 1]).mean() > 10
     assert 0 < (render.pixels == 255).mean() + (render.pixels == 0).mean() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("part", "changed", "match"),
+    [
+        ("unet", {"in_channels": 9}, "takes 9 channels and gives 4, the VAE's latents have 4"),
+        ("unet", {"projection_class_embeddings_input_dim": 7}, "takes 7 numbers of pooled text and sizes"),
+        ("unet", {"sample_size": None}, "sample_size is None: set Settings.native_px"),
+        ("vae", {"block_out_channels": (8,) * 5}, "16 times smaller than its pixels; at most 8 wanted"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused(
+    model_dir: Path, part: str, changed: dict[str, object], match: str
+) -> None:
+    parts = model.load(model_dir, device=torch.device("cpu"), dtype=torch.float32)
+    getattr(parts, part).register_to_config(**changed)
+    with pytest.raises(ModelError, match=match):
+        Engine(parts, Mesh.single(), Settings())
+
+
+def test_exact_means_exact_for_a_live_pipeline_too(model_dir: Path) -> None:
+    parts = model.load(model_dir, device=torch.device("cpu"), dtype=torch.float32)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    Engine(parts, Mesh.single(), Settings(exact=True))
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32

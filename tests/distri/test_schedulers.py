@@ -37,6 +37,9 @@ SCHEDULERS: list[tuple[str | None, dict[str, Any]]] = [
     ("DEISMultistepScheduler", {}),
     ("PNDMScheduler", {"skip_prk_steps": True}),
     ("LCMScheduler", {}),
+    ("TCDScheduler", {}),
+    ("SASolverScheduler", {}),
+    ("DDIMParallelScheduler", {}),
 ]
 IMAGES = [replace(PLAIN, scheduler=name, scheduler_settings=settings) for name, settings in SCHEDULERS]
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from distri.errors import Unsplittable
@@ -152,6 +153,34 @@ def test_a_known_module_with_an_unknown_setting_is_refused_by_name() -> None:
     network = networks.unet()
     network.conv_in = nn.Conv2d(4, 8, 5, padding=2)
     with pytest.raises(Unsplittable, match="conv_in"):
+        SplitUNet(network)
+
+
+def test_what_looks_at_the_whole_image_or_computes_otherwise_is_refused_by_name() -> None:
+    network = networks.unet()
+    network.enable_freeu(s1=0.6, s2=0.4, b1=1.1, b2=1.2)
+    with pytest.raises(Unsplittable, match=r"up_blocks\.0 .*FreeU"):
+        SplitUNet(network)
+    network.disable_freeu()
+
+    class Own:
+        """A processor that nobody knows."""
+
+    network.mid_block.attentions[0].transformer_blocks[0].attn1.processor = Own()
+    with pytest.raises(Unsplittable, match=r"mid_block.*attn1.*its processor is Own"):
+        SplitUNet(network)
+    network.set_attn_processor(AttnProcessor())
+    SplitUNet(network).remove()
+    network.register_to_config(downsample_padding=0)
+    with pytest.raises(Unsplittable, match="downsample_padding is 0"):
+        SplitUNet(network)
+
+
+def test_a_class_that_has_only_its_name_from_torch_is_refused() -> None:
+    kind = type("Conv2d", (nn.Module,), {})
+    network = networks.unet()
+    network.conv_out = kind()
+    with pytest.raises(Unsplittable, match=r"conv_out \(Conv2d\).*fuse adapters"):
         SplitUNet(network)
 
 
