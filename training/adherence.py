@@ -150,7 +150,7 @@ class _Measured:
         light_x, light = _disc(picture)
         sky = np.median(levels[: max(1, len(levels) // 8)], axis=(0, 1))
         below = levels[int(0.72 * len(levels)) :]
-        land = np.concatenate([np.median(below, axis=(0, 1)), np.quantile(below, 0.8, axis=(0, 1))])
+        land = np.concatenate([np.median(below, axis=(0, 1)), below.mean(axis=(0, 1))])
         return cls(sky, light, light_x, _shape(picture), land)
 
 
@@ -207,9 +207,11 @@ def _disc(picture: Picture) -> tuple[float, Numbers]:
         spread = np.sqrt((square - colour**2).clip(0)).mean(axis=0)
         contrast = np.linalg.norm(colour[:, 0] - colour[:, 1], axis=0)
         no_sky = np.linalg.norm(colour[:, 1] - sky.T[:, :, None], axis=0)
-        # A mountain's top stands out as well, but goes on below.
-        ends = np.linalg.norm(colour[:, 0] - colour[:, 2], axis=0).clip(0, 60)
-        score = (contrast + ends - 1.2 * spread[0] - 0.5 * spread[1] - 0.7 * no_sky + 6 * radius)[top:bottom, 2:-2]
+        # A mountain's top stands out from the sky but goes on below; the glow above a light ends there, but hardly
+        # stands out. So the lesser of both counts.
+        ends = np.linalg.norm(colour[:, 0] - colour[:, 2], axis=0)
+        stands_out = 2 * np.minimum(contrast, ends)
+        score = (stands_out - 0.6 * spread[0] - 0.5 * spread[1] - 0.7 * no_sky + 6 * radius)[top:bottom, 2:-2]
         if score.max() > best:
             best = score.max()
             row, column = np.unravel_index(score.argmax(), score.shape)
