@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from pipeline.attempt import AttemptSpec
 from pipeline.cli.main import app
 from pipeline.cost import tera_operations
+from pipeline.errors import ManifestError
 from pipeline.results import ImageResult
 from tests.factories import prompts_file
 from tests.tasks.node import Play
@@ -63,14 +64,17 @@ def test_images_that_are_not_there_teach_nothing(stage: Stage) -> None:
 
 def test_the_estimate_says_what_it_rests_on_before_and_after_the_first_job(studio: Stage, tmp_path: Path) -> None:
     path = prompts_file(tmp_path / "p.jsonl", [{"prompt": "a", "width": 64, "height": 64}] * 9 + [{"prompt": ""}])
-    before = _estimate(path)
-    assert (before["images"], before["learned"]) == (9, False)
+    before = _estimate(path, "--skip-invalid")
+    assert (before["images"], before["left_out"], before["learned"]) == (9, 1, False)
     studio.batch(9)
     studio.work()
-    after = _estimate(path, "--pods", "2")
+    after = _estimate(path, "--pods", "2", "--skip-invalid")
     assert (after["learned"], after["pods"], after["jobs"]) == (True, 2, 3)
     assert after["render_s"] == pytest.approx(9 * 0.5, rel=0.05)
-    text = CliRunner().invoke(app, ["estimate", str(path)]).stdout
+    refused = CliRunner().invoke(app, ["estimate", str(path)]).exception
+    assert isinstance(refused, ManifestError)
+    text = CliRunner().invoke(app, ["estimate", str(path), "--skip-invalid"]).stdout
+    assert "1 invalid row left out" in text
     assert "9 images in 3 jobs" in text
     assert "learned: demo" in text
 
