@@ -32,7 +32,8 @@ _TWO_HALVES = 1.9  # halves of guidance on ranks of their own: 8 GPUs at 3840 px
 
 BUCKETS_AN_OCTAVE = 2
 
-UNKNOWN_IMAGES = 64  # at most in a job, until the first one has shown how long they take
+# Most images of a job while nothing is known of this deployment's speed: its first jobs shall not take all day.
+UNKNOWN_IMAGES = 64
 
 
 def tera_operations(picture: Picture, native_px: int) -> float:

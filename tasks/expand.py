@@ -26,8 +26,6 @@ from tasks.settle import job_images
 
 log = structlog.get_logger(__name__)
 
-# Most images of a job while nothing is known of this deployment's speed: its first jobs shall not take all day.
-
 AT_A_TIME = 8  # shards that are being written, or jobs that are being rebuilt
 
 # What takes tens of seconds, of which a controller's other work must not wait for more than one.

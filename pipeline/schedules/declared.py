@@ -34,7 +34,7 @@ def declare(ledger: Ledger, artifacts: Artifacts, specs: Mapping[str, ScheduleSp
     for name, spec in specs.items():
         try:
             _record, news = add(ledger, artifacts, name, spec, update=True, declared=True)
-        except RequestError as error:  # its name is taken by one of a user's
+        except RequestError as error:  # its name is taken by one of a user's, or its key says no kind
             log.error("a schedule of the settings is not used", schedule=name, reason=str(error))
         else:
             log.info("schedule of the settings", schedule=name, changed=news)
