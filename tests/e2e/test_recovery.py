@@ -16,7 +16,9 @@ from tests.e2e.stack import User, until
 
 
 def _begun(client: Client, name: str) -> Batch:
-    batch = client.submit([f"{name} {i}" for i in range(4)], width=256, height=256, steps=12)
+    """A batch of four images, one of them there; the others take seconds each, so that a slow test is in time too."""
+    rows = [{"prompt": f"{name} {i}", "steps": 80 if i else 8} for i in range(4)]
+    batch = client.submit(rows, width=256, height=256)
     until("an image is there", lambda: batch.status().succeeded)
     return batch
 
@@ -44,7 +46,7 @@ def test_an_emptied_redis_is_rebuilt_while_the_pod_goes_on(client: Client, conne
 
 
 def test_an_image_whose_pod_is_killed_twice_is_isolated_and_retried_when_asked(client: Client, studio: User) -> None:
-    batch = client.submit([f"poison {i}" for i in range(3)], width=256, height=256, steps=12)
+    batch = client.submit([f"poison {i}" for i in range(3)], width=256, height=256, steps=60)
     for attempt in (1, 2):
         until("an image is rendered", lambda: batch.status().images[ImageState.RUNNING])
         for pid, command in studio.processes().items():
