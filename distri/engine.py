@@ -18,7 +18,7 @@ from distri.lora import Fused
 from distri.memory import running_out
 from distri.mesh import Mesh
 from distri.model import Model
-from distri.patches import largest_degree
+from distri.patches import MOST_WORK, largest_degree
 from distri.phase import NormMode
 from distri.pixels import Darkroom
 from distri.prompts import Embedding, Prompts
@@ -39,6 +39,8 @@ class Settings:
         warmup: how many evaluations are synchronous before displaced ones begin, if not exact; at least 1, since the
             first has nothing stale to read. Every pass of an image warms up by itself.
         norm_mode: GroupNorm in displaced evaluations.
+        most_work: of a patch rank, times the mean of all, before it hands tokens on to others, where whole rows do not
+            divide; at least 1, and infinity means never. Displaced, such tokens are two evaluations old.
         resync: drift of the noise prediction above which another evaluation is synchronous; None means never.
         native_px: side of the square that the model was trained on; None is what its UNet says.
         idle_ranks: render an image that has too few rows for the layout on fewer ranks, instead of refusing it.
@@ -47,6 +49,7 @@ class Settings:
     exact: bool = False
     warmup: int = 4
     norm_mode: NormMode = NormMode.CORRECTED
+    most_work: float = MOST_WORK
     resync: float | None = None
     native_px: int | None = None
     idle_ranks: bool = False
@@ -54,6 +57,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.warmup < 1:
             raise ValueError(f"warmup {self.warmup}: at least 1, the first evaluation has nothing stale to read")
+        if not self.most_work >= 1:
+            raise ValueError(f"most_work {self.most_work}: at least 1, since somebody does the mean or more")
 
     @property
     def schedule(self) -> Schedule:
@@ -74,7 +79,7 @@ class Engine:
         self.spans = Spans() if spans is None else spans
         self.settings = settings
         self._model = model
-        self._unet = SplitUNet(model.unet, norm_mode=settings.norm_mode)
+        self._unet = SplitUNet(model.unet, norm_mode=settings.norm_mode, most_work=settings.most_work)
         self._vae = SplitVAE(model.vae)
         self._fused = Fused(model, mesh)
         self._embeddings = Embeddings(model, self.spans)

@@ -8,13 +8,13 @@ A layer trades at its site: it hands over tensors for peers and reads what the p
 - In a displaced evaluation a layer reads what its peers sent in the evaluation before, and its own tensors go into the
   bucket; a full bucket leaves at once. It is waited for just before its first reader in the next evaluation, so it has
   almost a whole evaluation to arrive. A bucket is one message per peer for what goes to everybody (keys, values,
-  moments), and one per neighbour for halos.
+  moments), and one more for what only this peer gets (halos, tokens handed on).
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ SWAP_TAG = 0  # waited for at once; the tags of buckets, which stay in flight, c
 
 @dataclass(frozen=True)
 class Outgoing:
-    """One tensor for some peers (places on the axis): for everyone, or for a neighbour."""
+    """One tensor for some peers (places on the axis): for everyone, or for one of them."""
 
     peers: tuple[int, ...]
     tensor: Tensor
@@ -41,7 +41,7 @@ class Outgoing:
 
 @dataclass(frozen=True)
 class Incoming:
-    """One tensor that a peer sends at this site: one of those for everyone, or one for this neighbour."""
+    """One tensor that a peer sends at this site: one of those for everyone, or one for this rank only."""
 
     peer: int
     shape: tuple[int, ...]
@@ -55,9 +55,12 @@ class _Written:
     outgoing: tuple[Outgoing, ...]
     incoming: tuple[Incoming, ...]
     received: list[Tensor]
+    total_bytes: int | None
 
     def weight_bytes(self) -> int:
         """A measure of size that is equal on all ranks, although patches and numbers of neighbours differ."""
+        if self.total_bytes is not None:
+            return self.total_bytes
         sent = [(out.everyone, out.tensor.nbytes) for out in self.outgoing]
         received = [(part.everyone, tensor.nbytes) for part, tensor in zip(self.incoming, self.received, strict=True)]
         everyones = sum(size for everyone, size in sent + received if everyone)
@@ -107,8 +110,11 @@ class Exchange:
         evaluation: Evaluation,
         *,
         like: Tensor,
+        total_bytes: int | None = None,
     ) -> Iterator[list[Tensor]]:
         """Trade at a site; what the peers sent may be read within the block, and no more afterwards.
+
+        All ranks of the axis trade at every site, if need be nothing.
 
         Args:
             site: the layer's name.
@@ -117,6 +123,7 @@ class Exchange:
             evaluation: whether to wait for fresh tensors, or to take those of the evaluation before, which blocks only
                 if they are late.
             like: dtype and device of what comes in.
+            total_bytes: traded here by all ranks together; where not everybody trades alike.
 
         Yields:
             One tensor per incoming entry.
@@ -124,7 +131,7 @@ class Exchange:
         if evaluation.phase is Phase.SYNCHRONOUS:
             received = self.swap(outgoing, incoming, like=like)
             if evaluation.publish:
-                self._keep(site, outgoing, incoming, received)
+                self._keep(site, _Written(tuple(outgoing), tuple(incoming), received, total_bytes))
             yield received
             return
         place = self._sites[site]
@@ -170,19 +177,17 @@ class Exchange:
         for bucket in self._buckets:
             bucket.arrive(self.axis)
 
-    def _keep(
-        self, site: str, outgoing: Sequence[Outgoing], incoming: Sequence[Incoming], received: list[Tensor]
-    ) -> None:
+    def _keep(self, site: str, written: _Written) -> None:
         if site in self._written:
             raise Unsplittable(site, "layer", "it is called twice in one evaluation")
         place = self._sites.get(site)
         if place is None:
-            copies = tuple(Outgoing(out.peers, out.tensor.clone(), out.everyone) for out in outgoing)
-            self._written[site] = _Written(copies, tuple(incoming), received)
+            copies = tuple(replace(out, tensor=out.tensor.clone()) for out in written.outgoing)
+            self._written[site] = replace(written, outgoing=copies)
             return
-        for view, out in zip(place.sent, outgoing, strict=True):
+        for view, out in zip(place.sent, written.outgoing, strict=True):
             view.copy_(out.tensor)
-        for view, tensor in zip(place.received, received, strict=True):
+        for view, tensor in zip(place.received, written.received, strict=True):
             view.copy_(tensor)
 
     def _allocate(self, names: list[str]) -> None:

@@ -1,13 +1,32 @@
 """Which rows (or columns) of an image each patch rank holds, at every resolution of the network."""
 
+import math
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 
 from torch import Tensor
 
 from distri.errors import TooManyRanks
 
 ROWS, COLUMNS = 2, 3  # the dimensions of a BCHW tensor
+
+MOST_WORK = 1.04
+LEAST_TOKENS = 8  # a rank computes in a transformer, however many rows it holds
+
+
+@dataclass(frozen=True)
+class Deal:
+    """When a rank with many rows hands tokens of its transformers on to ranks with few.
+
+    Attributes:
+        rows_share: of the network's arithmetic, what a rank does for the rows that it holds; the rest is for tokens.
+        most_work: of a rank, times the mean of all, before it hands on; infinity means never. A deal stops there and
+            does not make all ranks equal, because a token handed on is two evaluations old where it is displaced.
+    """
+
+    rows_share: float
+    most_work: float = MOST_WORK
 
 
 @dataclass(frozen=True)
@@ -18,12 +37,14 @@ class Patches:
         height, width: of the whole image, in the elements of this resolution.
         dim: the split dimension of a BCHW tensor, ROWS or COLUMNS.
         edges: patch r holds [edges[r], edges[r + 1]); one more edge than patches.
+        deal: of its tokens, where there are transformers; else every rank computes its patch's.
     """
 
     height: int
     width: int
     dim: int
     edges: tuple[int, ...]
+    deal: Deal | None = None
 
     @property
     def count(self) -> int:
@@ -44,6 +65,21 @@ class Patches:
         height, width = self.size(index)
         return height * width
 
+    @property
+    def areas(self) -> tuple[int, ...]:
+        """Elements per channel in every patch."""
+        return tuple(map(self.area, range(self.count)))
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """How many tokens every rank computes in a transformer: its patch's, but for what the deal moves."""
+        return _dealt(self.areas, self.deal) if self.deal else self.areas
+
+    @property
+    def moves(self) -> tuple["Move", ...]:
+        """What brings every rank from its patch's tokens to those that it computes."""
+        return _moves(self.areas, self.tokens)
+
     def cut(self, whole_BCHW: Tensor, index: int) -> Tensor:
         """One patch of a whole tensor, as a view."""
         return whole_BCHW.narrow(self.dim, self.edges[index], self.rows(index))
@@ -51,6 +87,42 @@ class Patches:
     def at(self, halvings: int) -> "Patches":
         """The same split after that many stride-2 layers (negative: after that many doublings)."""
         return _scaled(self, halvings)
+
+
+@dataclass(frozen=True)
+class Move:
+    """Some tokens of one patch, computed by the rank of another (places on the axis)."""
+
+    origin: int
+    destination: int
+    tokens: int
+
+
+@cache
+def _dealt(areas: tuple[int, ...], deal: Deal) -> tuple[int, ...]:
+    """Who has too much keeps what it may; what is left over goes, one by one, to whoever has least."""
+    mean = sum(areas) / len(areas)
+    of_rows = [deal.rows_share * area for area in areas]
+    a_token = 1 - deal.rows_share
+    may = [max(LEAST_TOKENS, (deal.most_work * mean - rows) / a_token) for rows in of_rows]
+    tokens = [math.floor(min(area, most)) for area, most in zip(areas, may, strict=True)]
+    for _ in range(sum(areas) - sum(tokens)):
+        idlest = min(range(len(areas)), key=lambda place: of_rows[place] + a_token * tokens[place])
+        tokens[idlest] += 1
+    return tuple(tokens)
+
+
+@cache
+def _moves(areas: tuple[int, ...], tokens: tuple[int, ...]) -> tuple[Move, ...]:
+    surplus = [own - wanted for own, wanted in zip(areas, tokens, strict=True)]
+    moves = []
+    for origin, destination in product(range(len(areas)), repeat=2):
+        moved = min(surplus[origin], -surplus[destination])
+        if moved > 0:
+            moves.append(Move(origin, destination, moved))
+            surplus[origin] -= moved
+            surplus[destination] += moved
+    return tuple(moves)
 
 
 @cache
@@ -65,6 +137,7 @@ def _scaled(patches: Patches, halvings: int) -> Patches:
         width=scale(patches.width),
         dim=patches.dim,
         edges=tuple(scale(edge) for edge in patches.edges),
+        deal=patches.deal,
     )
 
 

@@ -15,12 +15,14 @@ from distri.errors import Unsplittable
 from distri.layers.attention import PatchSelfAttention, TextCrossAttention
 from distri.layers.conv import PatchConv2d, PatchDownsample2d
 from distri.layers.norm import PatchGroupNorm
+from distri.layers.transformer import PatchTransformer2d
 
-# Split over the patches: they see beyond one pixel.
+# Split over the patches: they see beyond one pixel, or share pixels out anew.
 SPLIT: dict[str, Callable[[Any, str, Context, int], Callable[..., Any]]] = {
     "Conv2d": lambda module, site, context, _: PatchConv2d(module, site, context),
     "Downsample2D": lambda module, site, context, _: PatchDownsample2d(module, site, context),
     "GroupNorm": PatchGroupNorm,
+    "Transformer2DModel": PatchTransformer2d,
     "Attention": lambda module, site, context, halvings: (
         TextCrossAttention(module, site, context)
         if module.is_cross_attention
@@ -32,7 +34,7 @@ SPLIT: dict[str, Callable[[Any, str, Context, int], Callable[..., Any]]] = {
 LOCAL = frozenset(
     {
         *("Linear", "LayerNorm", "Dropout", "SiLU", "Timesteps", "TimestepEmbedding", "GEGLU", "FeedForward"),
-        *("ModuleList", "UNet2DConditionModel", "ResnetBlock2D", "Transformer2DModel", "BasicTransformerBlock"),
+        *("ModuleList", "UNet2DConditionModel", "ResnetBlock2D", "BasicTransformerBlock"),
         *("DownBlock2D", "CrossAttnDownBlock2D", "UNetMidBlock2DCrossAttn", "CrossAttnUpBlock2D", "UpBlock2D"),
         *("Upsample2D", "Decoder", "UNetMidBlock2D", "UpDecoderBlock2D", "Encoder", "DownEncoderBlock2D"),
     }

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from distri.exchange import ALIGNMENT_BYTES
+from distri.levels import halvings_before_conv, halvings_of
 from distri.patches import ROWS, Patches
-from distri.unet import halvings_of
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def of_unet(unet: Any, patches: Patches, index: int, *, batch: int, element_byte
 
     Args:
         unet: a diffusers UNet that the engine splits; its weights are not read.
-        patches: how the latent is split.
+        patches: how the latent is split, by `distri.unet.patches_of`.
         index: place on the patch axis.
         batch: rows of the batch that this rank evaluates: 2 an image where both halves of guidance are one batch.
         element_bytes: of an activation; moments are float32 (float64 in a float64 network).
@@ -50,7 +50,7 @@ def of_unet(unet: Any, patches: Patches, index: int, *, batch: int, element_byte
     for site, module in unet.named_modules():
         here = patches.at(halvings_of(unet, site))
         if isinstance(module, nn.Conv2d) and module.kernel_size[0] > 1:
-            entering = patches.at(_before_conv(unet, site))
+            entering = patches.at(halvings_before_conv(unet, site))
             across = entering.width if entering.dim == ROWS else entering.height
             row = batch * module.in_channels * across * element_bytes
             # A stride of 2 needs the row before alone: what it gets from above, its neighbour below gets from it.
@@ -67,12 +67,22 @@ def of_unet(unet: Any, patches: Patches, index: int, *, batch: int, element_byte
             received += others * own
             buffers += patches.count * aligned(own)
         elif type(module).__name__ == "Attention" and not module.is_cross_attention and patches.count > 1:
-            tokens = [here.area(place) for place in range(patches.count)]
-            each = [batch * count * module.inner_kv_dim * element_bytes for count in tokens]  # keys, and values again
+            each = [
+                batch * count * module.inner_kv_dim * element_bytes for count in here.tokens
+            ]  # keys, and values again
             sent += 2 * others * each[index]
             displaced += 2 * others * aligned(each[index])
             received += 2 * (sum(each) - each[index])
             buffers += 2 * sum(aligned(size) for size in each)
+        elif type(module).__name__ == "Transformer2DModel":
+            # There or back: what one rank of a move sends, the other returns, at the width of the layers around.
+            for move in here.moves:
+                if index in (move.origin, move.destination):
+                    size = batch * move.tokens * module.in_channels * element_bytes
+                    sent += size
+                    displaced += aligned(size)
+                    received += size
+                    buffers += 2 * aligned(size)
     return Traffic(sent + halo_sent, received, displaced, halo_sent, buffers)
 
 
@@ -84,8 +94,3 @@ def prediction_bytes(patches: Patches, index: int, *, batch: int, receivers: int
 def aligned(size_bytes: int) -> int:
     """Room that a tensor takes in a bucket."""
     return -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-
-
-def _before_conv(unet: Any, site: str) -> int:
-    """Halvings before a convolution; the one after an upsampling already sees twice the rows."""
-    return halvings_of(unet, site) - ("upsamplers" in site)

@@ -1,18 +1,20 @@
 """SDXL's UNet on one rank's patch of the latent."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from distri import arithmetic
 from distri.context import Context
 from distri.errors import Unsplittable
 from distri.exchange import Exchange, Exchanges
+from distri.levels import halvings_of
 from distri.mesh import Axis
-from distri.patches import Patches, split
+from distri.patches import MOST_WORK, Deal, Patches, split
 from distri.phase import Evaluation, NormMode
 from distri.plan import SplitLayers
 
@@ -50,10 +52,18 @@ class SplitUNet:
     Args:
         unet: SDXL's architecture with any widths; it may be used plainly in between only after `remove`.
         norm_mode: where GroupNorm's statistics come from in the displaced phase.
+        most_work: of a rank, times the mean of all, before it hands tokens on; see `distri.patches.Deal`.
         kept_shapes: how many shapes keep their buffers.
     """
 
-    def __init__(self, unet: Any, *, norm_mode: NormMode = NormMode.CORRECTED, kept_shapes: int = 4) -> None:
+    def __init__(
+        self,
+        unet: Any,
+        *,
+        norm_mode: NormMode = NormMode.CORRECTED,
+        most_work: float = MOST_WORK,
+        kept_shapes: int = 4,
+    ) -> None:
         if unet.config.time_cond_proj_dim is not None:
             raise Unsplittable(
                 "time_embedding", "TimestepEmbedding", "distilled guidance (time_cond_proj_dim) is not known"
@@ -63,6 +73,7 @@ class SplitUNet:
             raise Unsplittable("down_blocks", "Downsample2D", found)
         self.unet = unet
         self.exchanges = Exchanges(kept_shapes)
+        self._most_work = most_work
         self._context = Context.alone(norm_mode)
         self._layers = SplitLayers(unet, self._context, partial(halvings_of, unet))
         self._conditions: Conditions | None = None
@@ -70,7 +81,7 @@ class SplitUNet:
     @property
     def unit(self) -> int:
         """Latent rows that stay on one rank, so that every stride-2 layer starts on an even row."""
-        return 1 << (len(self.unet.config.block_out_channels) - 1)
+        return unit_of(self.unet)
 
     def begin(self, conditions: Conditions, axis: Axis, height: int, width: int) -> Patches:
         """Prepare for one image; no communication.
@@ -87,7 +98,7 @@ class SplitUNet:
             TooManyRanks: the latent has fewer units than the axis has ranks; on all ranks.
         """
         context = self._context
-        patches = split(height, width, axis.size, unit=self.unit)
+        patches = patches_of(self.unet, height, width, axis.size, most_work=self._most_work)
         context.exchange.drain()
         context.axis, context.patches = axis, patches
         batch = conditions.text.shape[0]
@@ -133,12 +144,16 @@ class SplitUNet:
         self._layers.remove()
 
 
-def halvings_of(unet: Any, site: str) -> int:
-    """How many stride-2 layers lie before the norms and attentions of a part of the UNet, by the part's name."""
-    levels = len(unet.config.block_out_channels)
-    part, _, rest = site.partition(".")
-    if part == "down_blocks":
-        return int(rest.split(".")[0]) if rest else 0
-    if part == "up_blocks":
-        return levels - 1 - int(rest.split(".")[0]) if rest else 0
-    return levels - 1 if part == "mid_block" else 0
+def unit_of(unet: Any) -> int:
+    """Latent rows that stay on one rank, so that every stride-2 layer starts on an even row."""
+    return 1 << (len(unet.config.block_out_channels) - 1)
+
+
+def patches_of(unet: Any, height: int, width: int, count: int, *, most_work: float = MOST_WORK) -> Patches:
+    """How a latent is split among so many ranks, for this network.
+
+    Raises:
+        TooManyRanks: the latent has fewer units than there are ranks.
+    """
+    rows_share = arithmetic.of_unet(unet, height, width).rows_share
+    return replace(split(height, width, count, unit=unit_of(unet)), deal=Deal(rows_share, most_work))

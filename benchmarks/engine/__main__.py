@@ -15,11 +15,11 @@ from typing import Any
 import diffusers
 import torch
 
-from benchmarks.engine import figures, memory, speed, table
+from benchmarks.engine import figures, memory, speed, table, uneven
 from distri import demo_model
 
 RESULTS = Path(__file__).parents[1] / "results"
-PARTS = ("exact", "norm", "arithmetic", "traffic", "memory", "speed")
+PARTS = ("exact", "norm", "arithmetic", "traffic", "memory", "speed", "uneven")
 
 
 def main() -> None:
@@ -47,8 +47,8 @@ def _measured(part: str, arguments: argparse.Namespace) -> Any:
     if part == "exact":
         with tempfile.TemporaryDirectory() as directory:
             return figures.exact(demo_model.write(Path(directory)))
-    if part == "speed":
-        return speed.measured(arguments.rounds, arguments.evaluations)
+    if part in ("speed", "uneven"):
+        return {"speed": speed, "uneven": uneven}[part].measured(arguments.rounds, arguments.evaluations)
     if part == "traffic":
         return {"table": figures.traffic_table(), "halo_bytes_by_ranks": figures.halos()}
     return {"norm": figures.half_norm, "arithmetic": figures.arithmetic, "memory": memory.of_vae}[part]()

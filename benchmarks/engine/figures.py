@@ -1,5 +1,6 @@
 """Figures that do not depend on the machine: exactness, GroupNorm in half precision, arithmetic and traffic."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from benchmarks.engine import networks
 from distri import mesh, traffic, wire
 from distri.layers.norm import merged_moments, moments, normalised
 from distri.mesh import Axis
-from distri.patches import Patches, split
+from distri.patches import MOST_WORK, Patches
 from distri.phase import EXACT
-from distri.unet import Conditions, SplitUNet
+from distri.unet import Conditions, SplitUNet, patches_of
 from tests.distri import exactness
 from tests.distri.networks import relative
 from tests.distri.pool import Ranks
@@ -91,39 +92,42 @@ def half_norm() -> dict[str, float]:
 def arithmetic() -> list[dict[str, Any]]:
     """Floating-point operations of the busiest of N ranks in one evaluation of SDXL's UNet, beside the whole's.
 
-    `share` is that times N: 1 is perfect. `rows` is the part of it that follows from whole units of 32 pixels: the
-    largest patch's units times N over all units at the deepest level.
+    `share` is that times N: 1 is perfect. `rows` is the same without handing tokens on, `moved` the share of the
+    deepest level's tokens that are.
     """
     unet = networks.sdxl_unet()
     rows = []
     for width, height in PLANNED:
-        whole = _operations(unet, split(height // 8, width // 8, 1, unit=4), 0)
+        whole = _operations(unet, patches_of(unet, height // 8, width // 8, 1), 0, math.inf)
         for count in COUNTS[1:]:
-            patches = split(height // 8, width // 8, count, unit=4)
+            patches = patches_of(unet, height // 8, width // 8, count)
             deepest = patches.at(2)
-            busiest = max(range(count), key=patches.rows)
-            share = _operations(unet, patches, busiest) * count / whole
-            unevenness = max(map(deepest.rows, range(count))) * count / deepest.edges[-1]
+            alike = {
+                (patches.rows(index), deepest.tokens[index], index in (0, count - 1)): index for index in range(count)
+            }
+            shares = [_operations(unet, patches, index, MOST_WORK) * count / whole for index in alike.values()]
+            most_rows = max(range(count), key=patches.rows)
             rows.append(
                 {
                     "width": width,
                     "height": height,
                     "ranks": count,
                     "whole_tera": round(whole / 1e12, 3),
-                    "share": round(share, 4),
-                    "rows": round(unevenness, 4),
+                    "share": round(max(shares), 4),
+                    "rows": round(_operations(unet, patches, most_rows, math.inf) * count / whole, 4),
+                    "moved": round(sum(move.tokens for move in deepest.moves) / sum(deepest.areas), 4),
                 }
             )
-        print(rows[-1], flush=True)
+            print(rows[-1], flush=True)
     return rows
 
 
-def _operations(unet: Any, patches: Patches, index: int) -> int:
+def _operations(unet: Any, patches: Patches, index: int, most_work: float) -> int:
     """Counted on the meta device, on which a rank among N can be run without its peers."""
     axis = Axis("patch", tuple(range(patches.count)), index, None, mesh.Traffic())
     told = Conditions(*(torch.empty(shape, device="meta") for shape in ((1, 77, 2048), (1, 1280), (1, 6))))
     latent = torch.empty((1, 4, patches.height, patches.width), device="meta")
-    owner = SplitUNet(unet)
+    owner = SplitUNet(unet, most_work=most_work)
     with torch.inference_mode(), mock.patch.object(wire, "post", no_messages):
         owner.begin(told, axis, patches.height, patches.width)
         owner(latent, torch.tensor(1.0, device="meta"), EXACT)  # keys and values of the text: once per image
@@ -144,7 +148,7 @@ def traffic_table() -> list[dict[str, Any]]:
     rows = []
     for pixels in (1024, 2048, 3840):
         for cfg, patch in ((2, 1), (1, 2), (2, 2), (1, 4), (2, 4), (1, 8)):
-            patches = split(pixels // 8, pixels // 8, patch, unit=4)
+            patches = patches_of(unet, pixels // 8, pixels // 8, patch)
             index = min(1, patch - 1)
             own = traffic.of_unet(unet, patches, index, batch=3 - cfg, element_bytes=2)
             name = f"cfg {cfg} x patch {patch}"
@@ -169,7 +173,7 @@ def halos() -> dict[str, int]:
     """Bytes of halos that a rank in the middle sends at 3840 pixels, fp16, by number of ranks."""
     unet = networks.sdxl_unet()
     return {
-        str(count): traffic.of_unet(unet, split(480, 480, count, unit=4), 1, batch=1, element_bytes=2).halo_sent
+        str(count): traffic.of_unet(unet, patches_of(unet, 480, 480, count), 1, batch=1, element_bytes=2).halo_sent
         for count in (3, 4, 5, 8)
     }
 

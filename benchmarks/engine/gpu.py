@@ -23,7 +23,7 @@ from distri import traffic, wire
 from distri.mesh import Axis, Traffic
 from distri.patches import Patches, split
 from distri.phase import EXACT, Evaluation, Phase
-from distri.unet import Conditions, SplitUNet
+from distri.unet import Conditions, SplitUNet, patches_of
 from distri.vae import SplitVAE
 
 LAYOUTS = ((1, 1), (1, 2), (2, 2), (1, 8), (2, 4))  # cfg x patch
@@ -71,7 +71,7 @@ def main() -> None:
 def _denoise(unet: Any, pixels: int, layout: tuple[int, int], repeats: int, link_gb_s: float) -> dict[str, Any]:
     """One guided evaluation of the busiest rank."""
     cfg, patch = layout
-    patches, batch = split(pixels // 8, pixels // 8, patch, unit=4), 2 // cfg
+    patches, batch = patches_of(unet, pixels // 8, pixels // 8, patch), 2 // cfg
     axis, index = _busiest(patches)
     device, dtype = next(unet.parameters()).device, unet.dtype
     text_width = unet.config.cross_attention_dim

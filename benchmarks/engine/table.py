@@ -19,6 +19,7 @@ def markdown(results: dict[str, Any]) -> str:
         ("traffic", "Traffic and buffers of a middle rank, SDXL's UNet in fp16, one guided image", _traffic),
         ("memory", "Activations of the busiest of N ranks in SDXL's VAE, float32", _memory),
         ("speed", "Two ranks on two cores", _speed),
+        ("uneven", "Two ranks on two cores, rows that do not divide", _uneven),
     ):
         if part in results:
             pieces += [f"## {heading}", "", *write(results[part]["figures"]), ""]
@@ -65,8 +66,8 @@ def _norm(figures: dict[str, float]) -> list[str]:
 
 def _arithmetic(figures: list[dict[str, Any]]) -> list[str]:
     return [
-        "Operations of the busiest rank times N over those of the whole; 1 is perfect. In brackets what whole units of "
-        "32 pixels alone make of it (largest patch over mean patch).",
+        "Operations of the busiest rank times N over those of the whole; 1 is perfect. In brackets, where they differ: "
+        "what it would be without handing tokens on, and how many of the deepest level's tokens that takes.",
         "",
         *_rows(
             ["size", "whole, T", *(f"N = {count}" for count in sorted({row["ranks"] for row in figures}))],
@@ -74,10 +75,33 @@ def _arithmetic(figures: list[dict[str, Any]]) -> list[str]:
                 [
                     f"{width} x {height}",
                     own[0]["whole_tera"],
-                    *(f"{row['share']:.3f} ({row['rows']:.3f})" for row in own),
+                    *map(_share, own),
                 ]
                 for width, height in dict.fromkeys((row["width"], row["height"]) for row in figures)
                 for own in ([row for row in figures if (row["width"], row["height"]) == (width, height)],)
+            ],
+        ),
+    ]
+
+
+def _share(row: dict[str, Any]) -> str:
+    if not row["moved"]:
+        return f"{row['share']:.3f}"
+    return f"{row['share']:.3f} ({row['rows']:.3f}, {row['moved']:.1%})"
+
+
+def _uneven(figures: dict[str, Any]) -> list[str]:
+    """Two ranks whose rows do not divide."""
+    return [
+        f"Latents whose units of rows do not divide by two, medians of {figures['rounds']} rounds, milliseconds an "
+        "evaluation; the ratio is that of tokens handed on to every rank's own.",
+        "",
+        *_rows(
+            ["latent", "rows", "phase", "handed on", "own tokens", "ratio"],
+            [
+                [size, " and ".join(map(str, own["rows"])), phase, *own[phase]["median_ms"], own[phase]["ratio"]]
+                for size, own in figures["sizes"].items()
+                for phase in ("displaced", "synchronous")
             ],
         ),
     ]

@@ -87,6 +87,8 @@ dB a picture is nearer than the default's is. *Seam* is how much steeper a pictu
 patches than elsewhere, divided by the same of the one-rank picture: 1 means that borders do not show. *exact*, where it
 was measured, has every evaluation wait; what is left there is the order of floating-point sums, rounded to 8 bits.
 There is no warmup of 0: the first evaluation has nothing stale to read, and the engine refuses it.
+Where a picture's units of 32 px do not divide by the ranks, ranks with more rows hand tokens of their transformers on
+([engine.md](engine.md)); *own tokens* is without that, and with a busiest rank that does more.
 [Decision 304](decisions/0304-defaults-by-the-table.md) says which defaults follow.
 
 ![PSNR by factor; whiskers are the extremes]({folder}/fidelity-factors.png)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from random import Random
 from typing import Any
 
 from distri.engine import Settings
 from distri.image import ImageSpec
+from distri.patches import MOST_WORK
 from distri.phase import NormMode
 from pipeline.schedulers import scheduler_of
 from training.scenes import caption, drawn_held_out
@@ -25,6 +27,7 @@ class Variation:
     Attributes:
         factor, value: what differs from the default, for tables; the default has factor "default".
         ranks: patch ranks; both halves of guidance are a batch, so all of them share one picture.
+        hand_on: whether ranks with more rows hand tokens on, which at this size concerns 3 and 5 ranks.
         images: how many of the prompts.
     """
 
@@ -37,6 +40,7 @@ class Variation:
     scheduler: str = SCHEDULERS[0]
     norm_mode: NormMode = NormMode.CORRECTED
     resync: float | None = None
+    hand_on: bool = True
     images: int = FEWER
 
     @property
@@ -48,7 +52,12 @@ class Variation:
     def settings(self) -> Settings:
         """The engine's."""
         return Settings(
-            exact=self.exact, warmup=self.warmup, norm_mode=self.norm_mode, resync=self.resync, native_px=SIDE_PX
+            exact=self.exact,
+            warmup=self.warmup,
+            norm_mode=self.norm_mode,
+            most_work=MOST_WORK if self.hand_on else math.inf,
+            resync=self.resync,
+            native_px=SIDE_PX,
         )
 
     @property
@@ -83,7 +92,8 @@ class Variation:
 DEFAULT = Variation("default", "8 ranks", images=PROMPTS)
 VARIATIONS = (
     DEFAULT,
-    *(Variation("ranks", str(ranks), ranks=ranks) for ranks in (2, 3, 4)),
+    *(Variation("ranks", str(ranks), ranks=ranks) for ranks in (2, 3, 4, 5)),
+    *(Variation("own tokens", f"{ranks} ranks", ranks=ranks, hand_on=False) for ranks in (3, 5)),
     *(Variation("warmup", str(warmup), warmup=warmup) for warmup in (1, 2, 8)),
     *(Variation("steps", str(steps), steps=steps) for steps in (10, 25)),
     *(Variation("scheduler", name, scheduler=name) for name in SCHEDULERS[1:]),

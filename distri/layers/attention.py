@@ -66,7 +66,9 @@ class PatchSelfAttention:
         if module.group_norm is not None:
             x_BTC = module.group_norm(x_BTC.transpose(1, 2)).transpose(1, 2)
         q_BTC = module.to_q(x_BTC)
-        k_BKC, v_BKC = self._everyones(module.to_k(x_BTC), module.to_v(x_BTC))
+        here = self.context.patches.at(self.halvings)
+        tokens = here.areas if x.ndim == 4 else here.tokens  # a patch's own, or as its transformer has dealt them
+        k_BKC, v_BKC = self._everyones(module.to_k(x_BTC), module.to_v(x_BTC), tokens)
         out = module.to_out[0](attend(q_BTC, k_BKC, v_BKC, module.heads))
         if x.ndim == 4:
             out = out.transpose(1, 2).reshape(x.shape)
@@ -74,17 +76,16 @@ class PatchSelfAttention:
             out = out + x
         return torch.as_tensor(out / module.rescale_output_factor)
 
-    def _everyones(self, k_BTC: Tensor, v_BTC: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of the whole image: this rank's fresh, the others' as the phase has it."""
+    def _everyones(self, k_BTC: Tensor, v_BTC: Tensor, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Keys and values of the whole image: this rank's fresh, the others' as the phase has it; tokens by rank."""
         context, axis = self.context, self.context.axis
-        here = context.patches.at(self.halvings)
-        batch, tokens, channels = k_BTC.shape
-        if tokens != here.area(axis.index):
+        batch, found, channels = k_BTC.shape
+        if found != tokens[axis.index]:
             # Gloo takes a shorter message than it expects for a whole one.
-            raise Unsplittable(self.site, "Attention", f"found {tokens} tokens, wanted {here.area(axis.index)}")
+            raise Unsplittable(self.site, "Attention", f"found {found} tokens, wanted {tokens[axis.index]}")
         outgoing = [Outgoing(axis.others, tensor, everyone=True) for tensor in (k_BTC, v_BTC)]
         incoming = [
-            Incoming(peer, (batch, here.area(peer), channels), everyone=True) for peer in axis.others for _ in range(2)
+            Incoming(peer, (batch, tokens[peer], channels), everyone=True) for peer in axis.others for _ in range(2)
         ]
         with context.exchange.trade(self.site, outgoing, incoming, context.evaluation, like=k_BTC) as received:
             return self._joined(k_BTC, received[0::2]), self._joined(v_BTC, received[1::2])

@@ -134,8 +134,7 @@ class PatchGroupNorm:
         context, axis = self.context, self.context.axis
         if context.displaced and context.norm_mode is NormMode.LOCAL:
             return own
-        here = context.patches.at(self.halvings)
-        pixels = [here.area(place) for place in range(axis.size)]
+        pixels = context.patches.at(self.halvings).areas
         outgoing = [Outgoing(axis.others, own, everyone=True)]
         incoming = [Incoming(peer, tuple(own.shape), everyone=True) for peer in axis.others]
         if context.norm_mode in (NormMode.SYNCHRONOUS, NormMode.LOCAL):

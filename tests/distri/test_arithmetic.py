@@ -5,20 +5,22 @@ from unittest import mock
 
 import pytest
 import torch
+from diffusers import Transformer2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from distri import wire
+from benchmarks.engine.networks import sdxl_unet
+from distri import arithmetic, wire
 from distri.mesh import Axis, Traffic
-from distri.patches import split
 from distri.phase import EXACT
-from distri.unet import Conditions, SplitUNet
+from distri.unet import Conditions, SplitUNet, patches_of
 from tests.distri import networks
 
 
 def _operations(unet: Any, height: int, width: int, count: int, index: int) -> int:
     """Of an evaluation after the first, which also computes keys and values of the text."""
     axis = Axis("patch", tuple(range(count)), index, None, Traffic())
-    shapes = ((1, networks.TEXT_TOKENS, networks.TEXT_WIDTH), (1, networks.POOLED_WIDTH), (1, 6))
+    pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
+    shapes = ((1, arithmetic.TEXT_TOKENS, unet.config.cross_attention_dim), (1, pooled), (1, 6))
     told = Conditions(*(torch.empty(shape, device="meta") for shape in shapes))
     latent = torch.empty((1, 4, height, width), device="meta")
     owner = SplitUNet(unet)
@@ -31,20 +33,37 @@ def _operations(unet: Any, height: int, width: int, count: int, index: int) -> i
     return int(counter.get_total_flops())
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "count"), [(64, 64, 2), (64, 64, 8), (96, 60, 3), (60, 100, 5), (240, 135, 4)]
-)
+SIZES = [(64, 64), (60, 100), (104, 152), (130, 130), (132, 132), (240, 135), (45, 33)]
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 7, 8])
+@pytest.mark.parametrize(("height", "width"), SIZES)
 def test_each_rank_does_at_most_a_twentieth_more_than_its_share(height: int, width: int, count: int) -> None:
+    """Also where whole rows do not divide: then tokens are dealt."""
     unet = networks.unet(torch.float32).to("meta")
     whole = _operations(unet, height, width, 1, 0)
-    for index in range(count):
+    patches = patches_of(unet, height, width, count)
+    tokens = patches.at(2).tokens
+    alike = {(patches.rows(index), tokens[index], index in (0, count - 1)): index for index in range(count)}
+    for index in alike.values():
         assert _operations(unet, height, width, count, index) <= 1.05 * whole / count
 
 
-def test_whole_units_are_what_keeps_a_rank_above_its_share() -> None:
-    """33 units on 8 ranks: one has 5, which is 1.21 times the mean, and no rank does more than that."""
+@pytest.mark.parametrize(("height", "width"), [(130, 130), (45, 33)])
+def test_of_sdxl_as_well(height: int, width: int) -> None:
+    unet = sdxl_unet()
+    whole = _operations(unet, height, width, 1, 0)
+    for index in (0, 7):
+        assert _operations(unet, height, width, 8, index) <= 1.05 * whole / 8
+    of_shapes = arithmetic.of_unet(unet, height, width)
+    assert 2 * (of_shapes.rows + of_shapes.tokens) == pytest.approx(whole, rel=1e-3)
+
+
+def test_what_goes_with_rows_and_what_with_tokens_is_what_is_counted() -> None:
     unet = networks.unet(torch.float32).to("meta")
-    patches = split(130, 130, 8, unit=4).at(2)
-    whole = _operations(unet, 130, 130, 1, 0)
-    busiest = max(_operations(unet, 130, 130, 8, index) for index in (0, 7))
-    assert busiest * 8 / whole <= max(map(patches.rows, range(8))) * 8 / 33
+    total = _operations(unet, 27, 41, 1, 0)
+    of_shapes = arithmetic.of_unet(unet, 27, 41)
+    assert 2 * (of_shapes.rows + of_shapes.tokens) == pytest.approx(total, rel=1e-3)
+    with mock.patch.object(Transformer2DModel, "forward", lambda _, x, *__, **___: (x,)):
+        rows_alone = _operations(unet, 27, 41, 1, 0)
+    assert 2 * of_shapes.rows == pytest.approx(rows_alone, rel=1e-2)

@@ -1,10 +1,15 @@
 """Every split of every size: complete, aligned, balanced, at every level."""
 
+import math
+import random
+from dataclasses import replace
+from itertools import accumulate
+
 import pytest
 import torch
 
 from distri.errors import TooManyRanks
-from distri.patches import COLUMNS, ROWS, Patches, largest_degree, split
+from distri.patches import COLUMNS, ROWS, Deal, Move, Patches, largest_degree, split
 
 
 @pytest.mark.parametrize("unit", [1, 2, 4])
@@ -57,6 +62,51 @@ def test_cuts_put_together_are_the_whole() -> None:
 
 def test_doublings_scale_the_edges() -> None:
     assert split(5, 3, 2, unit=1).at(-3) == Patches(40, 24, ROWS, (0, 16, 40))
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_as_many_tokens_are_handed_on_as_keep_all_ranks_near_the_mean(seed: int) -> None:
+    generator = random.Random(seed)
+    areas = tuple(generator.randint(30, 34 + seed) for _ in range(generator.randint(1, 12)))
+    deal = Deal(generator.choice([0.0, 0.1, 0.25, 0.4]), generator.choice([1.0, 1.04, 1.1, math.inf]))
+    patches = Patches(sum(areas), 1, ROWS, tuple(accumulate(areas, initial=0)), deal)
+    total, mean = sum(areas), sum(areas) / len(areas)
+    assert patches.areas == areas
+    assert sum(patches.tokens) == total
+    if max(areas) <= deal.most_work * mean:
+        assert (patches.tokens, patches.moves) == (areas, ())
+        return
+    share = deal.rows_share
+    work = [share * own + (1 - share) * dealt for own, dealt in zip(areas, patches.tokens, strict=True)]
+    assert max(work) <= deal.most_work * mean + 1
+    held = list(areas)
+    for move in patches.moves:
+        assert move.tokens > 0
+        held[move.origin] -= move.tokens
+        held[move.destination] += move.tokens
+    assert tuple(held) == patches.tokens
+    assert not {move.origin for move in patches.moves} & {move.destination for move in patches.moves}
+    assert len(patches.moves) < len(areas)
+
+
+def test_a_rank_with_very_many_rows_keeps_some_tokens() -> None:
+    patches = Patches(200, 1, ROWS, (0, 20, 40, 60, 200), Deal(rows_share=0.9))
+    assert patches.tokens == (64, 64, 64, 8)
+    assert patches.moves == (Move(3, 0, 44), Move(3, 1, 44), Move(3, 2, 44))
+
+
+def test_few_tokens_stay() -> None:
+    patches = Patches(8, 1, ROWS, (0, 1, 4, 8), Deal(rows_share=0.3))
+    assert patches.tokens == patches.areas == (1, 3, 4)
+
+
+def test_few_tokens_move_where_one_patch_is_larger() -> None:
+    """1040 pixels on 8 ranks: 33 rows of 33 at the deepest level, the last patch has five of them."""
+    whole = split(130, 130, 8, unit=4)
+    areas = (*(132,) * 7, 165)
+    assert whole.at(2).tokens == areas, "without a deal every rank computes its own"
+    deepest = replace(whole, deal=Deal(rows_share=0.24)).at(2)
+    assert (deepest.areas, deepest.tokens) == (areas, (*(137,) * 3, *(136,) * 4, 134))
 
 
 def test_more_ranks_than_units_name_what_would_fit() -> None:

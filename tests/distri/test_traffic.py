@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from distri import traffic
-from distri.patches import split
 from distri.phase import EXACT, Evaluation, Phase
-from distri.unet import SplitUNet
+from distri.unet import SplitUNet, patches_of
 from tests.distri import networks, on_ranks
 from tests.distri.exactness import TIME, latent, told
 from tests.distri.pool import Ranks
@@ -38,8 +37,8 @@ def _counted(width: int, height: int, batch: int) -> tuple[list[int], int]:
 def test_bytes_counted_are_those_of_the_formula(
     ranks: Callable[[int], Ranks], width: int, height: int, batch: int, count: int
 ) -> None:
-    patches = split(height // 8, width // 8, count, unit=4)
     network = networks.unet(torch.float32)
+    patches = patches_of(network, height // 8, width // 8, count)
     for index, (sent, buffers) in enumerate(ranks(count).run(_counted, width, height, batch)):
         formula = traffic.of_unet(network, patches, index, batch=batch, element_bytes=4)
         assert sent == [formula.sent, formula.sent, formula.sent_displaced]
@@ -49,7 +48,7 @@ def test_bytes_counted_are_those_of_the_formula(
 def test_halos_do_not_grow_with_the_number_of_ranks() -> None:
     network = networks.unet(torch.float32)
     middle = [
-        traffic.of_unet(network, split(64, 32, count, unit=4), 1, batch=1, element_bytes=4).halo_sent
+        traffic.of_unet(network, patches_of(network, 64, 32, count), 1, batch=1, element_bytes=4).halo_sent
         for count in (3, 4, 5, 8)
     ]
     assert len(set(middle)) == 1
@@ -58,11 +57,11 @@ def test_halos_do_not_grow_with_the_number_of_ranks() -> None:
 @pytest.mark.parametrize("count", [2, 3, 5, 8])
 def test_what_all_ranks_send_is_what_all_ranks_receive(count: int) -> None:
     network = networks.unet(torch.float32)
-    patches = split(45, 33, count, unit=4)
+    patches = patches_of(network, 45, 33, count)
     every = [traffic.of_unet(network, patches, index, batch=1, element_bytes=2) for index in range(count)]
     assert sum(one.sent for one in every) == sum(one.received for one in every)
 
 
 def test_one_rank_has_no_traffic() -> None:
-    alone = traffic.of_unet(networks.unet(), split(32, 32, 1, unit=4), 0, batch=2, element_bytes=8)
+    alone = traffic.of_unet(networks.unet(), patches_of(networks.unet(), 32, 32, 1), 0, batch=2, element_bytes=8)
     assert alone == traffic.Traffic(0, 0, 0, 0, 0)

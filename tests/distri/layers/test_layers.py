@@ -4,16 +4,19 @@ A synchronous step equals the whole layer; so does a displaced one whose input h
 """
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from diffusers import Transformer2DModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from distri.context import Context
 from distri.exchange import Exchange
-from distri.patches import split
+from distri.patches import Deal, split
 from distri.phase import Evaluation, NormMode, Phase
 from distri.plan import SplitLayers
 from tests.distri import on_ranks
@@ -41,6 +44,16 @@ def _layer(kind: str) -> Any:
             query_dim=4, heads=1, dim_head=4, norm_num_groups=2, residual_connection=True, bias=True
         ),
     }
+    for projection in ("linear", "convolution"):
+        layers[f"transformer, {projection}"] = partial(
+            Transformer2DModel,
+            num_attention_heads=2,
+            attention_head_dim=2,
+            in_channels=4,
+            num_layers=2,
+            norm_num_groups=2,
+            use_linear_projection=projection == "linear",
+        )
     network = nn.ModuleList([layers[kind]()]).double().requires_grad_(False)
     for parameter in network.parameters():
         parameter.copy_(torch.randn(parameter.shape, dtype=torch.float64) * 0.5)
@@ -52,6 +65,8 @@ def _input(kind: str, seed: int, height: int, width: int) -> Tensor:
 
 
 def _apply(kind: str, layer: Any, x_BCHW: Tensor) -> Tensor:
+    if kind.startswith("transformer"):
+        return layer(x_BCHW, return_dict=False)[0]
     if kind != "attention":
         return layer(x_BCHW)
     out_BTC = layer(x_BCHW.flatten(2).transpose(1, 2))
@@ -62,6 +77,8 @@ def _run(kind: str, height: int, width: int, mode: NormMode, plan: list[tuple[in
     """This rank's outputs of a layer for inputs of given seeds, each in a given phase."""
     mesh = on_ranks.mesh()
     patches = split(height, width, mesh.patch.size, unit=4)
+    if kind.startswith("transformer"):
+        patches = replace(patches, deal=Deal(rows_share=0.0, most_work=1.0))
     context = Context(mesh.patch, patches, Exchange(mesh.patch, buckets=2), norm_mode=mode)
     network = _layer(kind)
     layers = SplitLayers(network, context, lambda _: 0)
@@ -86,6 +103,7 @@ def _joined(answers: list[list[Tensor]], step: int, height: int, width: int) -> 
 
 
 KINDS = ["conv3", "conv3 stride 2", "conv1", "norm", "norm without weights", "attention", "vae attention"]
+KINDS += ["transformer, linear", "transformer, convolution"]  # of self-attention alone, tokens dealt evenly
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -161,3 +179,12 @@ def test_bytes_sent_follow_the_formulas(ranks: GetRanks, count: int) -> None:
         assert both == 2 * waiting
     for (waiting, _), _rank in ranks(count).run(_traffic, "norm", 32, 12):
         assert waiting == (count - 1) * 2 * 2 * 2 * 8
+
+
+def test_a_transformer_hands_tokens_on_and_takes_them_back(ranks: GetRanks) -> None:
+    """8 units of 48 tokens on 3 ranks: 96, 144 and 144, where 128 would be even."""
+    answers = ranks(3).run(_traffic, "transformer, linear", 32, 12)
+    for ((waiting, both), _), moved in zip(answers, (32, 16, 16), strict=True):
+        keys_and_values = 2 * (2 * 2 * 2 * 128 * 4 * 8)  # layers; peers, keys and values, batch
+        assert waiting == keys_and_values + 2 * moved * 4 * 8 + 2 * 2 * 2 * 2 * 8  # and the norm's moments
+        assert both == 2 * waiting
