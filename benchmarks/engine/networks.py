@@ -81,6 +81,16 @@ def _vae_settings(*widths: int) -> dict[str, Any]:
     }
 
 
+def initialised(network: Any, device: torch.device) -> Any:
+    """A network of the meta device with torch's own random weights, equal wherever the device is."""
+    network = network.to_empty(device=device).requires_grad_(False)
+    torch.manual_seed(1)
+    for module in network.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    return network
+
+
 def conditions(batch: int) -> Conditions:
     """What the speed UNet is told, the same on all ranks."""
     generator = torch.Generator().manual_seed(5)

@@ -202,3 +202,8 @@ def test_too_small_an_image_for_the_patch_degree_is_refused(ranks: GetRanks, mod
 def test_a_warmup_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing stale"):
         Settings(warmup=0)
+
+
+def test_that_all_ranks_do_less_than_the_mean_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"most_work 0.9: at least 1"):
+        Settings(most_work=0.9)
