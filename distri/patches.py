@@ -12,7 +12,6 @@ from distri.errors import TooManyRanks
 ROWS, COLUMNS = 2, 3  # the dimensions of a BCHW tensor
 
 MOST_WORK = 1.04
-LEAST_TOKENS = 8  # a rank computes in a transformer, however many rows it holds
 
 
 @dataclass(frozen=True)
@@ -100,11 +99,11 @@ class Move:
 
 @cache
 def _dealt(areas: tuple[int, ...], deal: Deal) -> tuple[int, ...]:
-    """Who has too much keeps what it may; what is left over goes, one by one, to whoever has least."""
+    """Who has too much keeps what it may, at least one; what is left over goes, one by one, to whoever has least."""
     mean = sum(areas) / len(areas)
     of_rows = [deal.rows_share * area for area in areas]
     a_token = 1 - deal.rows_share
-    may = [max(LEAST_TOKENS, (deal.most_work * mean - rows) / a_token) for rows in of_rows]
+    may = [max(1, (deal.most_work * mean - rows) / a_token) for rows in of_rows]
     tokens = [math.floor(min(area, most)) for area, most in zip(areas, may, strict=True)]
     for _ in range(sum(areas) - sum(tokens)):
         idlest = min(range(len(areas)), key=lambda place: of_rows[place] + a_token * tokens[place])
