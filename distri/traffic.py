@@ -67,9 +67,8 @@ def of_unet(unet: Any, patches: Patches, index: int, *, batch: int, element_byte
             received += others * own
             buffers += patches.count * aligned(own)
         elif type(module).__name__ == "Attention" and not module.is_cross_attention and patches.count > 1:
-            each = [
-                batch * count * module.inner_kv_dim * element_bytes for count in here.tokens
-            ]  # keys, and values again
+            # Every rank's keys; its values are as many bytes.
+            each = [batch * count * module.inner_kv_dim * element_bytes for count in here.tokens]
             sent += 2 * others * each[index]
             displaced += 2 * others * aligned(each[index])
             received += 2 * (sum(each) - each[index])

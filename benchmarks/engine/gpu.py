@@ -44,10 +44,10 @@ def main() -> None:
         parser.error("there is no GPU here; --small tries the command on a CPU")
     device = torch.device("cpu" if arguments.small else "cuda")
     dtype = torch.float32 if arguments.small else torch.float16
-    unet = networks.speed_unet() if arguments.small else networks.initialised(networks.sdxl_unet(), device).to(dtype)
-    vae = networks.small_vae() if arguments.small else networks.initialised(networks.sdxl_vae(), device)
     # First, while this process holds nothing on the device; float32 networks at full size are 10 GB a rank.
     same = parity.measured(small=arguments.small)
+    unet = networks.speed_unet() if arguments.small else networks.initialised(networks.sdxl_unet(), device).to(dtype)
+    vae = networks.small_vae() if arguments.small else networks.initialised(networks.sdxl_vae(), device)
     rows: list[dict[str, Any]] = []
     for pixels in (512,) if arguments.small else PIXELS:
         for cfg, patch in LAYOUTS:

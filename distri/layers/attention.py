@@ -66,9 +66,7 @@ class PatchSelfAttention:
         if module.group_norm is not None:
             x_BTC = module.group_norm(x_BTC.transpose(1, 2)).transpose(1, 2)
         q_BTC = module.to_q(x_BTC)
-        here = self.context.patches.at(self.halvings)
-        tokens = here.areas if x.ndim == 4 else here.tokens  # a patch's own, or as its transformer has dealt them
-        k_BKC, v_BKC = self._everyones(module.to_k(x_BTC), module.to_v(x_BTC), tokens)
+        k_BKC, v_BKC = self._everyones(module.to_k(x_BTC), module.to_v(x_BTC))
         out = module.to_out[0](attend(q_BTC, k_BKC, v_BKC, module.heads))
         if x.ndim == 4:
             out = out.transpose(1, 2).reshape(x.shape)
@@ -76,9 +74,10 @@ class PatchSelfAttention:
             out = out + x
         return torch.as_tensor(out / module.rescale_output_factor)
 
-    def _everyones(self, k_BTC: Tensor, v_BTC: Tensor, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Keys and values of the whole image: this rank's fresh, the others' as the phase has it; tokens by rank."""
+    def _everyones(self, k_BTC: Tensor, v_BTC: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the whole image: this rank's fresh, the others' as the phase has it."""
         context, axis = self.context, self.context.axis
+        tokens = context.patches.at(self.halvings).tokens
         batch, found, channels = k_BTC.shape
         if found != tokens[axis.index]:
             # Gloo takes a shorter message than it expects for a whole one.

@@ -1,5 +1,6 @@
 """No rank does more than its share, counted on the meta device, where a rank runs without its peers."""
 
+from collections.abc import Iterable
 from typing import Any
 from unittest import mock
 
@@ -11,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.engine.networks import sdxl_unet
 from distri import arithmetic, wire
 from distri.mesh import Axis, Traffic
+from distri.patches import Patches
 from distri.phase import EXACT
 from distri.unet import Conditions, SplitUNet, patches_of
 from tests.distri import networks
@@ -33,6 +35,12 @@ def _operations(unet: Any, height: int, width: int, count: int, index: int) -> i
     return int(counter.get_total_flops())
 
 
+def _unlike(patches: Patches) -> Iterable[int]:
+    """One of the ranks that hold as many rows, compute as many tokens and have as many neighbours."""
+    ends, tokens = (0, patches.count - 1), patches.at(2).tokens
+    return {(patches.rows(one), tokens[one], one in ends): one for one in range(patches.count)}.values()
+
+
 SIZES = [(64, 64), (60, 100), (104, 152), (130, 130), (132, 132), (240, 135), (45, 33)]
 
 
@@ -42,19 +50,16 @@ def test_each_rank_does_at_most_a_twentieth_more_than_its_share(height: int, wid
     """Also where whole rows do not divide: then tokens are dealt."""
     unet = networks.unet(torch.float32).to("meta")
     whole = _operations(unet, height, width, 1, 0)
-    patches = patches_of(unet, height, width, count)
-    tokens = patches.at(2).tokens
-    alike = {(patches.rows(index), tokens[index], index in (0, count - 1)): index for index in range(count)}
-    for index in alike.values():
+    for index in _unlike(patches_of(unet, height, width, count)):
         assert _operations(unet, height, width, count, index) <= 1.05 * whole / count
 
 
-@pytest.mark.parametrize(("height", "width"), [(130, 130), (45, 33)])
-def test_of_sdxl_as_well(height: int, width: int) -> None:
+@pytest.mark.parametrize(("height", "width", "count"), [(130, 130, 8), (45, 33, 8), (64, 64, 11), (130, 130, 13)])
+def test_of_sdxl_as_well(height: int, width: int, count: int) -> None:
     unet = sdxl_unet()
     whole = _operations(unet, height, width, 1, 0)
-    for index in (0, 7):
-        assert _operations(unet, height, width, 8, index) <= 1.05 * whole / 8
+    for index in _unlike(patches_of(unet, height, width, count)):
+        assert _operations(unet, height, width, count, index) <= 1.05 * whole / count
     of_shapes = arithmetic.of_unet(unet, height, width)
     assert 2 * (of_shapes.rows + of_shapes.tokens) == pytest.approx(whole, rel=1e-3)
 
