@@ -37,6 +37,7 @@ FROM build AS wheel
 COPY README.md LICENSE ./
 COPY pipeline pipeline
 COPY tasks tasks
+COPY embedded embedded
 COPY distri distri
 COPY k8s k8s
 COPY examples examples

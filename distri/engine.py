@@ -9,25 +9,25 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distri import model as pipeline_model
-from distri import prompts
-from distri.embeddings import Embeddings
-from distri.errors import BadImage, BadSize, ModelError
-from distri.image import SMALLEST_SIDE_PX, Evaluations, ImageSpec, Rendered
-from distri.lora import Fused
-from distri.memory import running_out
-from distri.mesh import Mesh
-from distri.model import Model
-from distri.patches import MOST_WORK, largest_degree
-from distri.phase import NormMode
-from distri.pixels import Darkroom
-from distri.prompts import Embedding, Prompts
-from distri.sampler import Control, Guidance, Sampled, Schedule, denoise, noise, sharing
-from distri.schedulers import BatchSteps, Steps
-from distri.spans import Spans, Stopwatch
-from distri.stages import Plan, plan
-from distri.unet import Conditions, SplitUNet, together
-from distri.vae import SplitVAE
+from distri.layers.unet import Conditions, SplitUNet, together
+from distri.layers.vae import SplitVAE
+from distri.model import model as pipeline_model
+from distri.model import prompts
+from distri.model.embeddings import Embeddings
+from distri.model.image import SMALLEST_SIDE_PX, Evaluations, ImageSpec, Rendered
+from distri.model.lora import Fused
+from distri.model.model import Model
+from distri.model.prompts import Embedding, Prompts
+from distri.model.schedulers import BatchSteps, Steps
+from distri.model.stages import Plan, plan
+from distri.ranks.errors import BadImage, BadSize, ModelError
+from distri.ranks.memory import running_out
+from distri.ranks.mesh import Mesh
+from distri.ranks.patches import MOST_WORK, largest_degree
+from distri.ranks.phase import NormMode
+from distri.ranks.spans import Spans, Stopwatch
+from distri.sampling.pixels import Darkroom
+from distri.sampling.sampler import Control, Guidance, Sampled, Schedule, denoise, noise, sharing
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
 from distri.engine import Engine, Settings
-from distri.image import ImageSpec
-from distri.mesh import Layout, Mesh, default_layout
-from distri.model import of_pipeline
-from distri.sampler import Control
+from distri.model.image import ImageSpec
+from distri.model.model import of_pipeline
+from distri.ranks.mesh import Layout, Mesh, default_layout
+from distri.sampling.sampler import Control
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from k8s.pod import PodSettings
-from pipeline.schedules.records import ScheduleSpec
-from pipeline.settings import Settings
+from pipeline.deployment.settings import Settings
+from pipeline.records.schedules.schedule import ScheduleSpec
 
 CHART = Path(__file__).parent / "tessera"
 

@@ -17,7 +17,7 @@ import structlog
 
 from k8s.weights import BadWeights, filled
 from pipeline.errors import ServiceError, TesseraError
-from pipeline.logs import configure_logging
+from pipeline.process.logs import configure_logging
 
 INDEX = "model_index.json"
 KINDS = frozenset({".json", ".txt", ".safetensors"})

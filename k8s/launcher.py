@@ -1,4 +1,4 @@
-"""Attempts in a Kubernetes cluster: `pipeline.attempt.Launcher` by Jobs of one pod each."""
+"""Attempts in a Kubernetes cluster: `pipeline.records.attempt.Launcher` by Jobs of one pod each."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from k8s.outcome import read
 from k8s.pod import PodSettings, pod_settings
 from k8s.reading import Object, Reading, deleted_at, failed_containers
 from k8s.watch import Watch
-from pipeline.artifacts import Artifacts
-from pipeline.attempt import AttemptSpec, Code, LaunchResult, NameTaken, Observation, Outcome, Phase
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.deployment.settings import Settings
 from pipeline.errors import RecordUnreadable, ServiceError
-from pipeline.objects import BatchObjects
-from pipeline.redact import redacted
-from pipeline.settings import Settings
+from pipeline.process.redact import redacted
+from pipeline.records.attempt import AttemptSpec, Code, LaunchResult, NameTaken, Observation, Outcome, Phase
+from pipeline.records.object_keys import BatchObjects
 
 EVENTS_EVERY_S = 10.0
 AVOID_S = 3600.0

@@ -14,8 +14,8 @@ from typing import Any
 
 from k8s.merge import merged
 from k8s.pod import MODELS_PATH, REDIS_CA_PATH, REDIS_CLIENT_PATH, TORCHRUN_RESERVE_S, PodSettings
-from pipeline.attempt import HOPELESS_EXIT_CODES, SHUTDOWN_VARIABLE, AttemptSpec, torchrun
-from pipeline.settings import PREFIX, Settings
+from pipeline.deployment.settings import PREFIX, Settings
+from pipeline.records.attempt import HOPELESS_EXIT_CODES, SHUTDOWN_VARIABLE, AttemptSpec, torchrun
 
 CONTAINER, WEIGHTS_CONTAINER = "render", "fetch-weights"
 

@@ -28,7 +28,7 @@ from k8s.reading import (
     status,
 )
 from k8s.waits import with_live_pod, without_pod
-from pipeline.attempt import HOPELESS_EXIT_CODES, Code, Phase, PodReport
+from pipeline.records.attempt import HOPELESS_EXIT_CODES, Code, Phase, PodReport
 
 _DISRUPTIONS = {
     "PreemptionByScheduler": Code.PREEMPTED,

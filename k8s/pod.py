@@ -10,8 +10,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from k8s.merge import problems
+from pipeline.deployment.settings import Settings
 from pipeline.errors import SettingsError
-from pipeline.settings import Settings
 
 MODELS_PATH = "/models"
 REDIS_CA_PATH, REDIS_CLIENT_PATH = "/etc/tessera/redis-ca", "/etc/tessera/redis-client"

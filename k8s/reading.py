@@ -10,8 +10,8 @@ from enum import StrEnum
 from typing import Any
 
 from k8s.pod import Clocks
-from pipeline.attempt import Code, Outcome, Phase, PodReport
-from pipeline.redact import redacted
+from pipeline.process.redact import redacted
+from pipeline.records.attempt import Code, Outcome, Phase, PodReport
 
 # An object as the API's JSON has it. Absent, null and empty mean the same there.
 Object = Mapping[str, Any]

@@ -13,11 +13,12 @@ from typing import Any
 
 from k8s.manifest import job_manifest
 from k8s.pod import pod_settings
-from pipeline.attempt import AttemptSpec, job_ref, parsed_job_ref
+from pipeline.deployment.settings import Settings, load_settings
 from pipeline.errors import RequestError, TesseraError
 from pipeline.ledger import Ledger
-from pipeline.redact import redacted
-from pipeline.settings import Settings, load_settings
+from pipeline.names import job_ref, parsed_job_ref
+from pipeline.process.redact import redacted
+from pipeline.records.attempt import AttemptSpec
 
 
 def recorded_attempt(ledger: Ledger, ref: str) -> AttemptSpec:

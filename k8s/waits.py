@@ -22,7 +22,7 @@ from k8s.reading import (
     status,
     time_of,
 )
-from pipeline.attempt import Code, Phase
+from pipeline.records.attempt import Code, Phase
 
 # Why a container does not start, by the kubelet's word, and what that comes to when it lasts.
 _WAITS = {

@@ -16,11 +16,11 @@ from pathlib import Path, PurePosixPath
 
 import structlog
 
-from pipeline import flock
-from pipeline.artifacts import Artifacts
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.deployment.settings import load_settings
 from pipeline.errors import StoreUnavailable, TesseraError
-from pipeline.logs import configure_logging
-from pipeline.settings import load_settings
+from pipeline.process import flock
+from pipeline.process.logs import configure_logging
 
 SUMS, COMPLETE = "SHA256SUMS", ".complete"
 LOCK_WAIT_S = 3600.0  # a neighbour on this node may be copying the same weights

@@ -13,7 +13,7 @@ TesseraError
 │   ├── StoreUnavailable   the S3 endpoint
 │   │   └── StoreRefused   it answers, and will not do what was asked
 │   ├── AcceptanceUnknown  no answer came to the request that accepts a batch; carries its id
-│   ├── OutOfTime          the time was up before a service had answered (see pipeline.patience)
+│   ├── OutOfTime          the time was up before a service had answered (see pipeline.process.deadline)
 │   ├── RecordUnreadable   written by another version of Tessera, which can read it; it stays as it is
 │   │   └── RecordTooNew   its schema version says so
 │   ├── BatchLost          a batch is accepted in the bucket and Redis does not know it: `tessera resume`
@@ -22,7 +22,7 @@ TesseraError
 │   ├── StaleWrite         the record's revision moved on
 │   ├── LeaseLost          another worker holds the job now
 │   ├── ClaimRefused       another pod, or another attempt, holds the job now
-│   └── NameTaken          something else holds an attempt's name (see pipeline.attempt)
+│   └── NameTaken          something else holds an attempt's name (see pipeline.records.attempt)
 └── IllegalMove            a state change that the table of moves does not have
 
 Messages name what was found, what was wanted and what to do. They never hold credentials or prompts.

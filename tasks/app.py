@@ -1,4 +1,4 @@
-"""The tasks of `pipeline.messages`, each a call of the function that does it."""
+"""The tasks of `pipeline.deployment.broker`, each a call of the function that does it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from functools import wraps
 import structlog
 from celery import Celery
 
+from pipeline.deployment.broker import CANCEL, EXPAND, FINALIZE, FIRE, PURGE, RENDER, REOPEN, TICK
 from pipeline.errors import ConflictError, ServiceError, UnknownBatch
-from pipeline.messages import CANCEL, EXPAND, FINALIZE, FIRE, PURGE, RENDER, REOPEN, TICK
-from tasks.cancel import cancel
-from tasks.context import Context
-from tasks.drive import drive
-from tasks.expand import expand
-from tasks.finalize import finalize
-from tasks.purge import purge
-from tasks.reopen import reopen
-from tasks.schedules import fire
-from tasks.sweep import offer, tick_if_due
+from tasks.control.cancel import cancel
+from tasks.control.expand import expand
+from tasks.control.finalize import finalize
+from tasks.control.purge import purge
+from tasks.control.reopen import reopen
+from tasks.control.schedules import fire
+from tasks.control.tick import offer, tick_if_due
+from tasks.jobs.run_job import drive
+from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
 

@@ -16,12 +16,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from pipeline.attempt import AttemptSpec, attempt_name
+from pipeline.deployment.broker import celery_app
+from pipeline.deployment.layouts import planned_layout
+from pipeline.deployment.settings import Settings, load_settings
 from pipeline.errors import LedgerUnavailable, TesseraError
-from pipeline.layouts import planned_layout
 from pipeline.ledger import Ledger
-from pipeline.messages import celery_app
-from pipeline.settings import Settings, load_settings
+from pipeline.names import attempt_name
+from pipeline.records.attempt import AttemptSpec
 
 # Together less than the probes' timeout, or a Redis that is silent would count as a deaf worker.
 REDIS_WITHIN_S = 3.0

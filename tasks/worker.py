@@ -20,24 +20,24 @@ from typing import Any
 import structlog
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
 
-from pipeline.artifacts import Artifacts
-from pipeline.attempt import Launcher
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.deployment.broker import CONTROL_QUEUE, HINT_LASTS_S, RENDER_QUEUE, TICK, celery_app, queue_name
+from pipeline.deployment.settings import Settings, load_settings
 from pipeline.errors import LedgerUnavailable, ServiceError, TesseraError
 from pipeline.ledger import Ledger
-from pipeline.ledger.durability import check
+from pipeline.ledger.server.durability import check
 from pipeline.ledger.workers import Drain
-from pipeline.logs import configure_logging
-from pipeline.messages import CONTROL_QUEUE, HINT_LASTS_S, RENDER_QUEUE, TICK, celery_app, queue_name
-from pipeline.schedules.declared import declared_schedules
-from pipeline.schedules.records import ScheduleSpec
-from pipeline.settings import Settings, load_settings
+from pipeline.operations.declared import declared_schedules
+from pipeline.process.logs import configure_logging
+from pipeline.records.attempt import Launcher
+from pipeline.records.schedules.schedule import ScheduleSpec
 from pipeline.version import installed_version
 from tasks.app import register
-from tasks.context import Context, Slots
-from tasks.metrics import LedgerMetrics
-from tasks.observer import Observer
-from tasks.schedules import declare_schedules
-from tasks.sweep import announce, tick_if_due
+from tasks.control.schedules import declare_schedules
+from tasks.control.tick import announce, tick_if_due
+from tasks.process.context import Context, Slots
+from tasks.process.metrics import LedgerMetrics
+from tasks.process.observer import Observer
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +52,7 @@ BEAT_LOCK_INTERVALS = 5
 def launcher_for(settings: Settings) -> Launcher:
     """Who runs attempts, by the settings."""
     if settings.launcher == "local":
-        from tasks.embedded.launcher import LocalLauncher
+        from embedded.launcher import LocalLauncher
 
         return LocalLauncher(settings.data_dir)
     from k8s.launcher import KubernetesLauncher

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.settings import Settings, load_settings
-from tasks.embedded.services import Services, reachable, running_services
+from embedded.services.services import Services, reachable, running_services
+from pipeline.deployment.settings import Settings, load_settings
 
 
 @pytest.fixture(scope="session")

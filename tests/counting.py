@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.artifacts import Artifacts
+from pipeline.bucket.artifacts import Artifacts
 
 
 @dataclass

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.attempt import AttemptSpec
-from pipeline.deployment import AllowedModel, Deployment
-from pipeline.imagefile import ImageFile, image_file
-from pipeline.objects import BatchObjects
-from pipeline.records import BatchManifest, BatchRecord, JobRecord
-from pipeline.request import ResolvedRow
-from pipeline.results import ImageResult, Provenance, result_of
-from pipeline.shards import ImageTask
+from pipeline.bucket.imagefile import ImageFile, image_file
+from pipeline.deployment.announcement import AllowedModel, Deployment
+from pipeline.promptset.row import ResolvedRow
+from pipeline.records.attempt import AttemptSpec
+from pipeline.records.batch import BatchManifest, BatchRecord, JobRecord
+from pipeline.records.object_keys import BatchObjects
+from pipeline.records.results import ImageResult, Provenance, result_of
+from pipeline.records.shards import ImageTask
 
 MODELS = {"demo": {"path": "models/demo", "revision": "r1", "native_px": 256}}
 

@@ -25,9 +25,9 @@ from PIL import Image, ImageFilter
 from torch.nn import functional
 
 from distri.engine import Engine, Settings
-from distri.image import ImageSpec
-from distri.mesh import Mesh
-from distri.sampler import Control
+from distri.model.image import ImageSpec
+from distri.ranks.mesh import Mesh
+from distri.sampling.sampler import Control
 from training.paint import painted
 from training.scenes import PLACES, SKIES, Scene, drawn, drawn_held_out
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import Artifacts
-from pipeline.connect import Connection
+from embedded.services.services import Services, reachable, running_services
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.client.connect import Connection
+from pipeline.deployment.settings import load_settings
 from pipeline.ledger import Ledger
-from pipeline.settings import load_settings
 from pipeline.states import BatchState
-from tasks.embedded.services import Services, reachable, running_services
 
 MB = 1_000_000
 MODELS = {"sdxl": {"path": "models/sdxl", "revision": "r1", "native_px": 1024}}

@@ -5,12 +5,12 @@ from typing import Any
 
 from benchmarks.bulk.deployment import Bench, deployment
 from benchmarks.bulk.rows import write_rows
-from pipeline.artifacts import sha256
+from pipeline.bucket.artifacts import sha256
 from pipeline.ledger.jobs import Place
-from pipeline.objects import BatchObjects
-from pipeline.records import changed
-from pipeline.results import ImageResult, outcome_lines
-from pipeline.shards import ImageTask, images_of, parsed_shard
+from pipeline.records.batch import changed
+from pipeline.records.object_keys import BatchObjects
+from pipeline.records.results import ImageResult, outcome_lines
+from pipeline.records.shards import ImageTask, images_of, parsed_shard
 from pipeline.states import ImageState, JobState
 from tests.factories import file_of, image_result, resolved_row
 

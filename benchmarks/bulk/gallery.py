@@ -14,11 +14,11 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.gallery import gallery_pages
-from pipeline.objects import BatchObjects
-from pipeline.results import FailureCode, Outcome, failure_of
-from pipeline.shards import ImageTask
-from pipeline.thumbnail import thumbnail
+from pipeline.bucket.thumbnail import thumbnail
+from pipeline.outputs.gallery import gallery_pages
+from pipeline.records.object_keys import BatchObjects
+from pipeline.records.results import FailureCode, Outcome, failure_of
+from pipeline.records.shards import ImageTask
 from tests.factories import image_result, resolved_row
 
 BATCH = "gallery"

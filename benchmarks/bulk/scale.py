@@ -10,11 +10,11 @@ from typing import Any
 
 from benchmarks.bulk.deployment import Bench, deployment, until
 from benchmarks.bulk.rows import write_rows
-from pipeline.client import Client
-from pipeline.objects import BatchObjects
+from pipeline.client.client import Client
+from pipeline.operations.status import batch_status, jobs_status
+from pipeline.operations.submit import Submission, accept, checked_options
+from pipeline.records.object_keys import BatchObjects
 from pipeline.states import ImageState, JobState
-from pipeline.status import batch_status, jobs_status
-from pipeline.submit import Submission, accept, checked_options
 
 LOOKS, CLAIMS = 200, 40
 

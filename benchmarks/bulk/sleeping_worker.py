@@ -8,13 +8,13 @@ import threading
 import time
 from collections.abc import Mapping
 
-from pipeline.attempt import AttemptSpec, Code, LaunchResult, Observation, Outcome, Phase
-from pipeline.settings import Settings
+from pipeline.deployment.settings import Settings
+from pipeline.records.attempt import AttemptSpec, Code, LaunchResult, Observation, Outcome, Phase
 from tasks import worker
 
 
 class SleepingLauncher:
-    """A `pipeline.attempt.Launcher` in memory, whose attempts run for so long."""
+    """A `pipeline.records.attempt.Launcher` in memory, whose attempts run for so long."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

@@ -10,12 +10,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.engine import networks
-from distri import mesh, traffic, wire
+from distri.layers import traffic
 from distri.layers.norm import merged_moments, moments, normalised
-from distri.mesh import Axis
-from distri.patches import MOST_WORK, Patches
-from distri.phase import EXACT
-from distri.unet import Conditions, SplitUNet, patches_of
+from distri.layers.unet import Conditions, SplitUNet, patches_of
+from distri.ranks import mesh, p2p
+from distri.ranks.mesh import Axis
+from distri.ranks.patches import MOST_WORK, Patches
+from distri.ranks.phase import EXACT
 from tests.distri import exactness
 from tests.distri.networks import relative
 from tests.distri.pool import Ranks
@@ -128,7 +129,7 @@ def _operations(unet: Any, patches: Patches, index: int, most_work: float) -> in
     told = Conditions(*(torch.empty(shape, device="meta") for shape in ((1, 77, 2048), (1, 1280), (1, 6))))
     latent = torch.empty((1, 4, patches.height, patches.width), device="meta")
     owner = SplitUNet(unet, most_work=most_work)
-    with torch.inference_mode(), mock.patch.object(wire, "post", no_messages):
+    with torch.inference_mode(), mock.patch.object(p2p, "post", no_messages):
         owner.begin(told, axis, patches.height, patches.width)
         owner(latent, torch.tensor(1.0, device="meta"), EXACT)  # keys and values of the text: once per image
         with FlopCounterMode(display=False) as counter:

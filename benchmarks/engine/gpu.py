@@ -21,12 +21,13 @@ import torch
 
 from benchmarks.engine import networks, parity
 from benchmarks.engine.figures import no_messages
-from distri import traffic, wire
-from distri.mesh import Axis, Traffic
-from distri.patches import Patches, split
-from distri.phase import EXACT, Evaluation, Phase
-from distri.unet import Conditions, SplitUNet, patches_of
-from distri.vae import SplitVAE
+from distri.layers import traffic
+from distri.layers.unet import Conditions, SplitUNet, patches_of
+from distri.layers.vae import SplitVAE
+from distri.ranks import p2p
+from distri.ranks.mesh import Axis, Traffic
+from distri.ranks.patches import Patches, split
+from distri.ranks.phase import EXACT, Evaluation, Phase
 
 LAYOUTS = ((1, 1), (1, 2), (2, 2), (1, 8), (2, 4))  # cfg x patch
 PIXELS = (1024, 2048, 3840)
@@ -88,7 +89,7 @@ def _denoise(unet: Any, pixels: int, layout: tuple[int, int], repeats: int, link
     )
     latent = torch.randn(batch, 4, patches.height, patches.width, device=device, dtype=dtype)
     split_unet, now = SplitUNet(unet), torch.tensor(501.0, device=device)
-    with torch.inference_mode(), mock.patch.object(wire, "post", no_messages):
+    with torch.inference_mode(), mock.patch.object(p2p, "post", no_messages):
         split_unet.begin(told, axis, patches.height, patches.width)
         evaluation = EXACT
         if patch > 1:
@@ -130,7 +131,7 @@ def _decode(vae: Any, pixels: int, ranks: int, repeats: int) -> dict[str, Any]:
     device = next(vae.parameters()).device
     latent = torch.randn(1, 4, pixels // 8, pixels // 8, device=device)
     split_vae = SplitVAE(vae)
-    with torch.inference_mode(), mock.patch.object(wire, "post", no_messages):
+    with torch.inference_mode(), mock.patch.object(p2p, "post", no_messages):
         seconds, memory_bytes = _timed(lambda: split_vae.decode(latent, axis), max(1, repeats // 3), device)
     split_vae.remove()
     return {"decode_ms": round(1000 * seconds, 2), "decode_memory_gb": round(memory_bytes / 1e9, 2)}

@@ -12,10 +12,10 @@ from torch.utils._pytree import tree_iter
 
 from benchmarks.engine import networks
 from benchmarks.engine.figures import no_messages
-from distri import mesh, wire
-from distri.mesh import Axis
-from distri.patches import split
-from distri.vae import SplitVAE
+from distri.layers.vae import SplitVAE
+from distri.ranks import mesh, p2p
+from distri.ranks.mesh import Axis
+from distri.ranks.patches import split
 
 COUNTS = (1, 2, 3, 4, 8)
 PLANNED = ((1024, 1024), (2480, 3504), (3840, 3840))
@@ -76,7 +76,7 @@ def peak_bytes(vae: Any, way: str, width: int, height: int, count: int) -> int:
     work: Callable[[], object] = (
         (lambda: owner.decode(latent, axis)) if way == "decode" else (lambda: owner.encode(image, axis))
     )
-    with torch.inference_mode(), mock.patch.object(wire, "post", no_messages), LiveBytes() as counter:
+    with torch.inference_mode(), mock.patch.object(p2p, "post", no_messages), LiveBytes() as counter:
         work()
     owner.remove()
     return int(counter.peak)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.engine import networks
-from distri import wire
-from distri.mesh import Axis
-from distri.phase import EXACT, Evaluation, Phase
-from distri.unet import Conditions, SplitUNet
-from distri.vae import SplitVAE
+from distri.layers.unet import Conditions, SplitUNet
+from distri.layers.vae import SplitVAE
+from distri.ranks import p2p
+from distri.ranks.mesh import Axis
+from distri.ranks.phase import EXACT, Evaluation, Phase
 from tests.distri import on_ranks
 from tests.distri.networks import relative
 from tests.distri.pool import Ranks
@@ -63,7 +63,7 @@ def _on_rank(pixels: int, dtype_name: str, small: bool) -> dict[str, float]:
         torch.full((1, 6), float(pixels), device=device),
     )
     found: dict[str, float] = {}
-    with mock.patch.object(wire, "post", _through_the_host(wire.post)):
+    with mock.patch.object(p2p, "post", _through_the_host(p2p.post)):
         whole = _plainly(unet, latent, now, told)
         unet.to(dtype)
         latent, told = latent.to(dtype), replace(told, text=told.text.to(dtype), pooled=told.pooled.to(dtype))
@@ -108,7 +108,7 @@ class _Arrival:
 
 
 def _through_the_host(post: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
-    def staged(axis: Axis, sends: Sequence[wire.Message], receives: Sequence[wire.Message]) -> list[Any]:
+    def staged(axis: Axis, sends: Sequence[p2p.Message], receives: Sequence[p2p.Message]) -> list[Any]:
         leaving = [replace(message, tensor=message.tensor.cpu()) for message in sends]
         arriving = [replace(message, tensor=torch.empty_like(message.tensor, device="cpu")) for message in receives]
         works = post(axis, leaving, arriving)

@@ -18,9 +18,9 @@ import torch.distributed as dist
 
 from benchmarks.engine import networks
 from benchmarks.engine.figures import no_messages
-from distri import wire
-from distri.phase import EXACT, Evaluation, Phase
-from distri.unet import SplitUNet
+from distri.layers.unet import SplitUNet
+from distri.ranks import p2p
+from distri.ranks.phase import EXACT, Evaluation, Phase
 from tests.distri import on_ranks
 from tests.distri.pool import Ranks
 
@@ -93,14 +93,14 @@ def _on_rank(size: int, rounds: int, evaluations: int) -> dict[str, list[Times]]
     shapes = [(BATCH, 4, *patches.size(place)) for place in range(mesh.patch.size)]
 
     def shared(evaluation: Evaluation) -> None:
-        wire.gather(mesh.patch, split(latent, time_now, evaluation), shapes)
+        p2p.gather(mesh.patch, split(latent, time_now, evaluation), shapes)
 
     def one_rank() -> None:
         if mesh.rank == 0:
             whole(latent, time_now, EXACT)
 
     def exchange_off() -> None:
-        with mock.patch.object(wire, "post", no_messages):
+        with mock.patch.object(p2p, "post", no_messages):
             shared(DISPLACED)
 
     work: dict[str, Callable[[], None]] = {

@@ -13,10 +13,10 @@ import torch.distributed as dist
 
 from benchmarks.engine import networks
 from benchmarks.engine.speed import BATCH, DISPLACED, WARM_UP
-from distri import wire
-from distri.patches import MOST_WORK
-from distri.phase import EXACT, Evaluation, Phase
-from distri.unet import SplitUNet
+from distri.layers.unet import SplitUNet
+from distri.ranks import p2p
+from distri.ranks.patches import MOST_WORK
+from distri.ranks.phase import EXACT, Evaluation, Phase
 from tests.distri import on_ranks
 from tests.distri.pool import Ranks
 
@@ -62,7 +62,7 @@ def _on_rank(size: int, rounds: int, evaluations: int) -> tuple[int, dict[tuple[
             dist.barrier()
             begun = time.perf_counter()
             for _ in range(evaluations):
-                wire.gather(mesh.patch, splits[way](latent, time_now, PHASES[phase]), shapes)
+                p2p.gather(mesh.patch, splits[way](latent, time_now, PHASES[phase]), shapes)
             if turn >= WARM_UP:
                 spent.append((time.perf_counter() - begun) / evaluations)
     for split in splits.values():

@@ -24,7 +24,7 @@ import torch
 from benchmarks.engine.__main__ import machine
 from benchmarks.fidelity import measures, page
 from benchmarks.fidelity.variations import DEFAULT, SIDE_PX, VARIATIONS, Variation, prompts
-from distri.patches import split
+from distri.ranks.patches import split
 
 ROOT = Path(__file__).parents[2]
 FACTORS = tuple(dict.fromkeys(one.factor for one in VARIATIONS if one is not DEFAULT))

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from distri.patches import ROWS, Patches
+from distri.ranks.patches import ROWS, Patches
 
 Picture = npt.NDArray[np.uint8]  # height x width x 3
 

@@ -13,8 +13,8 @@ import torch
 
 from benchmarks.fidelity.variations import Variation, images
 from distri.engine import Engine
-from distri.mesh import Layout, Mesh
-from distri.sampler import Control
+from distri.ranks.mesh import Layout, Mesh
+from distri.sampling.sampler import Control
 
 BATCH = 8  # images at a time: each comes out as it would alone, and the ranks' messages are fewer
 

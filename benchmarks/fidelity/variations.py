@@ -8,10 +8,10 @@ from random import Random
 from typing import Any
 
 from distri.engine import Settings
-from distri.image import ImageSpec
-from distri.patches import MOST_WORK
-from distri.phase import NormMode
-from pipeline.schedulers import scheduler_of
+from distri.model.image import ImageSpec
+from distri.ranks.patches import MOST_WORK
+from distri.ranks.phase import NormMode
+from pipeline.promptset.samplers import scheduler_of
 from training.scenes import caption, drawn_held_out
 
 PROMPTS, FEWER = 50, 16

@@ -14,18 +14,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import Artifacts
-from pipeline.client import Client
-from pipeline.commit import commit_image
-from pipeline.connect import Connection
+from embedded.services.services import Services, reachable, running_services
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.commit import commit_image
+from pipeline.client.client import Client
+from pipeline.client.connect import Connection
+from pipeline.deployment.settings import Settings, load_settings
 from pipeline.ledger import Ledger
 from pipeline.ledger.workers import ALL, Drain
-from pipeline.objects import BatchObjects
-from pipeline.results import outcome_lines
-from pipeline.settings import Settings, load_settings
-from pipeline.shards import images_of, parsed_shard
+from pipeline.records.object_keys import BatchObjects
+from pipeline.records.results import outcome_lines
+from pipeline.records.shards import images_of, parsed_shard
 from pipeline.states import BatchState, ImageState, JobState
-from tasks.embedded.services import Services, reachable, running_services
 from tests.factories import MODELS, file_of, image_result
 
 WORKERS, SLOTS = 3, 48

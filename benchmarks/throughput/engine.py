@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.client import Client
-from pipeline.connect import Connection, connect
+from pipeline.bucket.trace import RANK_TRACK, RankTrace, find_trace
+from pipeline.client.client import Client
+from pipeline.client.connect import Connection, connect
+from pipeline.client.local_stack import start_stack, stop_stack
 from pipeline.errors import NoDeployment
-from pipeline.local import start_stack, stop_stack
-from pipeline.trace import RANK_TRACK, RankTrace, find_trace
 
 SIDE_PX, STEPS = 256, 20
 

@@ -7,13 +7,13 @@ somebody looks; its images were put into the bucket before.
 import threading
 from collections.abc import Mapping
 
-from pipeline.attempt import AttemptSpec, Code, LaunchResult, Observation, Outcome, Phase
-from pipeline.settings import Settings
+from pipeline.deployment.settings import Settings
+from pipeline.records.attempt import AttemptSpec, Code, LaunchResult, Observation, Outcome, Phase
 from tasks import worker
 
 
 class IdleLauncher:
-    """A `pipeline.attempt.Launcher` in memory."""
+    """A `pipeline.records.attempt.Launcher` in memory."""
 
     def __init__(self) -> None:
         self._specs: dict[str, AttemptSpec] = {}

@@ -18,10 +18,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from distri.run.committer import Committer, PodIdentity
-from pipeline.artifacts import Artifacts
-from pipeline.settings import load_settings
-from pipeline.shards import ImageTask
-from tasks.embedded.services import reachable, running_services
+from embedded.services.services import reachable, running_services
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.deployment.settings import load_settings
+from pipeline.records.shards import ImageTask
 from tests.factories import MODELS, attempt_spec, image_result, job_record, resolved_row
 
 SIDE_PX = 4096

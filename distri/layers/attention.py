@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distri.context import Context
-from distri.errors import Unsplittable
-from distri.exchange import Incoming, Outgoing
+from distri.layers.context import Context
+from distri.ranks.errors import Unsplittable
+from distri.ranks.exchange import Incoming, Outgoing
 
 # Ways of diffusers to compute one and the same: the split layers compute it themselves.
 _PLAIN_PROCESSORS = frozenset(

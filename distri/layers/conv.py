@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distri.context import Context
-from distri.errors import Unsplittable
-from distri.exchange import Incoming, Outgoing
-from distri.patches import ROWS
+from distri.layers.context import Context
+from distri.ranks.errors import Unsplittable
+from distri.ranks.exchange import Incoming, Outgoing
+from distri.ranks.patches import ROWS
 
 # From this many rows on, a patch is convolved as it is and its border rows once more with the neighbour's: a copy of
 # the whole patch with two rows more would be a fifth of the VAE's peak memory. Below, the copy is the faster way.

@@ -8,9 +8,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from distri.context import Context
-from distri.exchange import Incoming, Outgoing
-from distri.phase import NormMode
+from distri.layers.context import Context
+from distri.ranks.exchange import Incoming, Outgoing
+from distri.ranks.phase import NormMode
 
 
 def moments(x_BCS: Tensor, groups: int) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distri.context import Context
-from distri.exchange import Incoming, Outgoing
+from distri.layers.context import Context
+from distri.ranks.exchange import Incoming, Outgoing
 
 Shares = Sequence[tuple[int, int]]  # peers (places on the axis), and how many tokens are theirs
 

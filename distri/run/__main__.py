@@ -9,7 +9,7 @@ from __future__ import annotations
 # Before the slow imports: a rank whose torchrun is killed must not stay behind.
 import os
 
-from pipeline.lifeline import TETHERED_PID, die_with_parent
+from pipeline.process.lifeline import TETHERED_PID, die_with_parent
 
 die_with_parent(int(os.environ[TETHERED_PID]) if TETHERED_PID in os.environ else None)
 
@@ -22,21 +22,21 @@ import torch  # noqa: E402
 from pydantic import ValidationError  # noqa: E402
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
-from distri.errors import LayoutError, LeaderFailed, PeerLost  # noqa: E402
-from distri.mesh import Layout, Mesh  # noqa: E402
+from distri.ranks.errors import LayoutError, LeaderFailed, PeerLost  # noqa: E402
+from distri.ranks.mesh import Layout, Mesh  # noqa: E402
+from distri.ranks.spans import Spans  # noqa: E402
 from distri.run.leader import Leader  # noqa: E402
 from distri.run.report import write_report  # noqa: E402
 from distri.run.shard import ImageTooLarge, LeaderRefused, PodMisconfigured, render_shard  # noqa: E402
 from distri.run.sigterm import on_sigterm  # noqa: E402
 from distri.run.tracing import gathered, note_start  # noqa: E402
-from distri.spans import Spans  # noqa: E402
-from pipeline.attempt import EXIT_CONFIG, EXIT_USAGE, AttemptSpec, Code, PodReport  # noqa: E402
+from pipeline.bucket.trace import Trace, usage_of  # noqa: E402
+from pipeline.deployment.settings import load_settings  # noqa: E402
 from pipeline.errors import ClaimRefused, RecordTooNew, ServiceError, SettingsError  # noqa: E402
-from pipeline.logs import configure_logging  # noqa: E402
-from pipeline.redact import redacted  # noqa: E402
-from pipeline.results import ImageResult  # noqa: E402
-from pipeline.settings import load_settings  # noqa: E402
-from pipeline.trace import Trace, usage_of  # noqa: E402
+from pipeline.process.logs import configure_logging  # noqa: E402
+from pipeline.process.redact import redacted  # noqa: E402
+from pipeline.records.attempt import EXIT_CONFIG, EXIT_USAGE, AttemptSpec, Code, PodReport  # noqa: E402
+from pipeline.records.results import ImageResult  # noqa: E402
 
 log = structlog.get_logger("distri.run")
 

@@ -18,16 +18,16 @@ from typing import Any
 
 import structlog
 
-from distri.spans import Spans
-from pipeline.artifacts import Artifacts
-from pipeline.attempt import AttemptSpec
-from pipeline.commit import commit_failure, commit_image
+from distri.ranks.spans import Spans
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.commit import commit_failure, commit_image
+from pipeline.bucket.imagefile import image_file
 from pipeline.errors import BatchLost, ClaimRefused, ServiceError
-from pipeline.imagefile import image_file
 from pipeline.ledger import Ledger
-from pipeline.objects import BatchObjects
-from pipeline.results import ImageFailure, ImageResult, Outcome, outcome_lines
-from pipeline.shards import ImageTask
+from pipeline.records.attempt import AttemptSpec
+from pipeline.records.object_keys import BatchObjects
+from pipeline.records.results import ImageFailure, ImageResult, Outcome, outcome_lines
+from pipeline.records.shards import ImageTask
 from pipeline.states import ImageState
 
 log = structlog.get_logger(__name__)

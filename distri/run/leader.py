@@ -9,22 +9,22 @@ from enum import IntEnum
 
 import structlog
 
-from distri.image import Rendered
+from distri.model.image import Rendered
+from distri.ranks.spans import Spans
 from distri.run.committer import Committer, PodIdentity
 from distri.run.translate import made_of
-from distri.sampler import Control
-from distri.spans import Spans
-from pipeline.artifacts import Artifacts
-from pipeline.attempt import AttemptSpec, Code
-from pipeline.commit import known_outcomes
+from distri.sampling.sampler import Control
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.commit import known_outcomes
+from pipeline.bucket.trace import Trace
+from pipeline.deployment.settings import Settings
 from pipeline.errors import BatchLost, ClaimRefused, ServiceError, StoreUnavailable, UnknownBatch
 from pipeline.ledger import Ledger
-from pipeline.objects import BatchObjects
-from pipeline.results import FailureCode, Outcome, Provenance, failure_of, result_of
-from pipeline.settings import Settings
-from pipeline.shards import ImageTask, Shard, images_of, parsed_shard
+from pipeline.records.attempt import AttemptSpec, Code
+from pipeline.records.object_keys import BatchObjects
+from pipeline.records.results import FailureCode, Outcome, Provenance, failure_of, result_of
+from pipeline.records.shards import ImageTask, Shard, images_of, parsed_shard
 from pipeline.states import BatchState
-from pipeline.trace import Trace
 
 log = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from pipeline.attempt import PodReport
+from pipeline.records.attempt import PodReport
 
 log = structlog.get_logger(__name__)
 

@@ -13,7 +13,8 @@ import torch
 
 from distri.engine import Engine
 from distri.engine import Settings as EngineSettings
-from distri.errors import (
+from distri.model.image import ImageSpec
+from distri.ranks.errors import (
     BadImage,
     BadLora,
     EngineError,
@@ -24,18 +25,17 @@ from distri.errors import (
     Stopped,
     TooManyRanks,
 )
-from distri.image import ImageSpec
-from distri.mesh import Mesh
+from distri.ranks.mesh import Mesh
+from distri.ranks.spans import Spans
 from distri.run.leader import Leader, Word
 from distri.run.tracing import memory_bytes
 from distri.run.translate import image_of
-from distri.sampler import Control
-from distri.spans import Spans
-from pipeline.attempt import AttemptSpec
+from distri.sampling.sampler import Control
+from pipeline.deployment.settings import LoraSource, ModelSource, Settings
 from pipeline.errors import TesseraError
-from pipeline.results import FailureCode, Provenance
-from pipeline.settings import LoraSource, ModelSource, Settings
-from pipeline.shards import ImageTask, images_of, parsed_shard, shard_bytes
+from pipeline.records.attempt import AttemptSpec
+from pipeline.records.results import FailureCode, Provenance
+from pipeline.records.shards import ImageTask, images_of, parsed_shard, shard_bytes
 from pipeline.version import installed_version
 
 log = structlog.get_logger(__name__)

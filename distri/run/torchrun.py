@@ -13,7 +13,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import main as torchrun
 
-from pipeline.attempt import HOPELESS_EXIT_CODES
+from pipeline.records.attempt import HOPELESS_EXIT_CODES
 
 
 def main(arguments: list[str]) -> int:

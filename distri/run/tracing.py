@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from distri.mesh import Mesh
-from distri.spans import Spans
-from pipeline.attempt import AttemptSpec
-from pipeline.trace import RankTrace, Trace
+from distri.ranks.mesh import Mesh
+from distri.ranks.spans import Spans
+from pipeline.bucket.trace import RankTrace, Trace
+from pipeline.records.attempt import AttemptSpec
 
 
 def note_start(spans: Spans) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from distri.errors import BadLora
-from distri.image import ImageSpec, Rendered
-from distri.lora import Lora
-from distri.prompts import LongPrompt
-from distri.stages import Highres
+from distri.model.image import ImageSpec, Rendered
+from distri.model.lora import Lora
+from distri.model.prompts import LongPrompt
+from distri.model.stages import Highres
+from distri.ranks.errors import BadLora
+from pipeline.deployment.settings import LoraSource
 from pipeline.picture import HighresMode, Made, Stage
 from pipeline.picture import Lora as RowLora
-from pipeline.settings import LoraSource
-from pipeline.shards import ImageTask
+from pipeline.records.shards import ImageTask
 
 LEAN = "rendered again in the leaner layout: out of memory before"
 

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline.acl import ROLES, rules, user_name
 from pipeline.cli.exits import OK
 from pipeline.errors import RequestError
+from pipeline.ledger.server.acl import ROLES, rules, user_name
 
 
 def add_to(app: typer.Typer) -> None:

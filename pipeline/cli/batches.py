@@ -13,19 +13,19 @@ from rich.table import Table
 
 from pipeline.cli.exits import INTERRUPTED, OK
 from pipeline.cli.options import with_picture
-from pipeline.client import Batch, Client
-from pipeline.connect import Connection, connect
-from pipeline.deployment import AllowedLora, AllowedModel, Deployment
+from pipeline.client.client import Batch, Client
+from pipeline.client.connect import Connection, connect
+from pipeline.client.progress import event, summary
+from pipeline.client.rate import Tempo
+from pipeline.deployment.announcement import AllowedLora, AllowedModel, Deployment
 from pipeline.errors import SettingsError
-from pipeline.manifest import Validation, resolved_rows
-from pipeline.progress import event, summary
-from pipeline.request import Options
-from pipeline.rowformats import InputFormat
-from pipeline.source import open_source
+from pipeline.operations.status import BatchStatus
+from pipeline.operations.submit import TIMEOUT_S, Submission
+from pipeline.promptset.formats import InputFormat
+from pipeline.promptset.row import Options
+from pipeline.promptset.source import open_source
+from pipeline.promptset.validate import Validation, resolved_rows
 from pipeline.states import BatchState, ImageState
-from pipeline.status import BatchStatus
-from pipeline.submit import TIMEOUT_S, Submission
-from pipeline.tempo import Tempo
 
 BatchId = Annotated[str, typer.Argument(help="Id of a batch.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]

@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.cli.exits import OK, OUR_FAULT
-from pipeline.doctor import Verdict, examine
-from pipeline.redact import redacted
+from pipeline.client.doctor import Verdict, examine
+from pipeline.process.redact import redacted
 
 _COLOURS = {Verdict.OK: "green", Verdict.MISSING: "yellow", Verdict.WRONG: "red"}
 

@@ -9,10 +9,10 @@ import typer
 from pipeline.cli.batches import AsJson, File, InFormat
 from pipeline.cli.exits import OK
 from pipeline.cli.options import with_picture
-from pipeline.client import Client
-from pipeline.estimate import Estimate
-from pipeline.progress import duration
-from pipeline.request import Options
+from pipeline.client.client import Client
+from pipeline.client.progress import duration
+from pipeline.operations.estimate import Estimate
+from pipeline.promptset.row import Options
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 

@@ -12,8 +12,8 @@ import typer
 from pipeline.cli import acl, batches, doctor, estimate, pod, purge, replay, results, schedules, stack, trace, workers
 from pipeline.cli.exits import INTERRUPTED, USAGE, exit_code
 from pipeline.errors import ManifestError, TesseraError
-from pipeline.logs import configure_logging
-from pipeline.redact import redacted
+from pipeline.process.logs import configure_logging
+from pipeline.process.redact import redacted
 from pipeline.version import installed_version
 
 app = typer.Typer(

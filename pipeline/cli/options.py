@@ -16,8 +16,8 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 
 from pipeline.errors import RequestError
-from pipeline.request import Options
-from pipeline.submit import checked_options
+from pipeline.operations.submit import checked_options
+from pipeline.promptset.row import Options
 
 PANEL = "Pictures (of rows that do not say it themselves)"
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.exits import OUR_FAULT
-from pipeline.connect import environment_of_deployment
+from pipeline.client.connect import environment_of_deployment
 from pipeline.errors import RequestError
 
 

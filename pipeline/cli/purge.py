@@ -10,11 +10,11 @@ import typer
 
 from pipeline.cli.batches import AsJson
 from pipeline.cli.exits import OK
-from pipeline.client import Client
-from pipeline.durations import parsed_duration
+from pipeline.client.client import Client
 from pipeline.errors import RequestError
+from pipeline.operations.status import BatchStatus
+from pipeline.process.durations import parsed_duration
 from pipeline.states import BatchState, is_final
-from pipeline.status import BatchStatus
 
 
 def add_to(app: typer.Typer) -> None:

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.cli.exits import NONE_SUCCEEDED, OK, PARTLY
-from pipeline.client import Client, Replay
+from pipeline.client.client import Client, Replay
 from pipeline.errors import RequestError
-from pipeline.replay import manifest_rows, records_in
-from pipeline.results import ImageResult
+from pipeline.outputs.replay import manifest_rows, records_in
+from pipeline.records.results import ImageResult
 
 
 def add_to(app: typer.Typer) -> None:

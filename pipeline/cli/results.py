@@ -11,10 +11,10 @@ import typer
 
 from pipeline.cli.batches import AsJson, BatchId
 from pipeline.cli.exits import OK
-from pipeline.client import Client
-from pipeline.durations import parsed_duration
+from pipeline.client.client import Client
 from pipeline.errors import RequestError
-from pipeline.links import csv_lines
+from pipeline.outputs.links import csv_lines
+from pipeline.process.durations import parsed_duration
 
 
 def add_to(app: typer.Typer) -> None:

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli.exits import OK
-from pipeline.client import Client
+from pipeline.client.client import Client
+from pipeline.client.schedules import FiringStatus, ScheduleStatus
 from pipeline.errors import RequestError
-from pipeline.schedules.client import FiringStatus, ScheduleStatus
-from pipeline.schedules.records import Overlap
+from pipeline.records.schedules.schedule import Overlap
 
 Name = Annotated[str, typer.Argument(help="Name of a schedule.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]

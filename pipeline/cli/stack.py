@@ -12,13 +12,13 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.cli.exits import OK
-from pipeline.client import Client
-from pipeline.connect import of_stack
+from pipeline.client.client import Client
+from pipeline.client.connect import of_stack
+from pipeline.client.local_stack import StackState, running_stack, start_stack, stop_stack, wipe
+from pipeline.deployment.settings import load_settings
 from pipeline.errors import NoDeployment, RequestError, ServiceError
-from pipeline.lifeline import die_with_parent
-from pipeline.local import StackState, running_stack, start_stack, stop_stack, wipe
-from pipeline.settings import load_settings
-from pipeline.submit import Submission, checked_options
+from pipeline.operations.submit import Submission, checked_options
+from pipeline.process.lifeline import die_with_parent
 
 _WORKERS_S, _POLL_S = 60.0, 0.1
 

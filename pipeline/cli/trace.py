@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.connect import connect
-from pipeline.timeline import timeline_png
-from pipeline.trace import Trace, chrome_events, find_trace, in_order, summarised
+from pipeline.bucket.trace import Trace, chrome_events, find_trace, in_order, summarised
+from pipeline.client.connect import connect
+from pipeline.outputs.timeline import timeline_png
 
 
 def add_to(app: typer.Typer) -> None:

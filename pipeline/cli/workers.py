@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli.exits import OK
-from pipeline.client import Client
+from pipeline.client.client import Client
 from pipeline.errors import RequestError
 
 Name = Annotated[str | None, typer.Argument(metavar="WORKER", help="Name of a worker, or its host.")]

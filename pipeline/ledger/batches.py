@@ -9,7 +9,7 @@ from datetime import datetime
 
 from pipeline.errors import StaleWrite, UnknownBatch
 from pipeline.ledger.store import Store
-from pipeline.records import BatchRecord
+from pipeline.records.batch import BatchRecord
 from pipeline.states import BatchState, ImageState, JobState, is_final
 
 _PAGE = 500

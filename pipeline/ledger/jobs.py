@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from pipeline.errors import BatchLost, LeaseLost, RecordUnreadable, StaleWrite
 from pipeline.ledger.store import Argument, Store
-from pipeline.records import JobRecord
+from pipeline.records.batch import JobRecord
 
 
 class Place(StrEnum):

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 
 import structlog
 
+from pipeline.deployment.tenants import TenantLimits, limits_of
 from pipeline.errors import LeaseLost, RecordUnreadable, UnknownBatch
 from pipeline.ledger.store import Argument, Store
-from pipeline.records import JobRecord
+from pipeline.records.batch import JobRecord
 from pipeline.states import BatchState
-from pipeline.tenants import TenantLimits, limits_of
 
 log = structlog.get_logger(__name__)
 

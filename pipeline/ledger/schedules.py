@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.errors import StaleWrite
 from pipeline.ledger.store import Store
-from pipeline.schedules.records import Firing, ScheduleRecord
+from pipeline.records.schedules.schedule import Firing, ScheduleRecord
 
 FIRINGS_KEPT = 200
 

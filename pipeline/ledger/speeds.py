@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, fields
 
-from pipeline.cost import Speed, SpeedKey
+from pipeline.deployment.cost import Speed, SpeedKey
 from pipeline.ledger.store import Store
 
 _PARTS = tuple(field.name for field in fields(Speed))

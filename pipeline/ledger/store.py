@@ -14,9 +14,9 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import AskError, ClusterCrossSlotError, ClusterDownError, MovedError
 from redis.retry import Retry
 
+from pipeline.deployment.settings import Settings, without_credentials
 from pipeline.errors import LedgerUnavailable
 from pipeline.ledger.keys import Keys
-from pipeline.settings import Settings, without_credentials
 
 # A command that hangs longer is on a half-open connection; a script of ours takes well under a second.
 SOCKET_TIMEOUT_S = 10.0

@@ -11,7 +11,7 @@ from benchmarks.fidelity import measures
 from benchmarks.fidelity.__main__ import measured
 from benchmarks.fidelity.variations import VARIATIONS, Variation
 from distri import demo_model
-from distri.patches import split
+from distri.ranks.patches import split
 
 
 def _picture() -> measures.Picture:

@@ -13,8 +13,9 @@ import pytest
 from k8s.cluster import RULES, Cluster
 from k8s.launcher import KubernetesLauncher
 from k8s.pod import pod_settings
-from pipeline.attempt import AttemptSpec, attempt_name
-from pipeline.settings import Settings, load_settings
+from pipeline.deployment.settings import Settings, load_settings
+from pipeline.names import attempt_name
+from pipeline.records.attempt import AttemptSpec
 from tests.cluster.api import Access, Api, Json, Namespace, kubeconfig_of_the_run, until
 from tests.cluster.proxy import Proxy, proxy_to
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.attempt import REPORT_LIMIT_BYTES
-from tasks.embedded.processes import kill_marked, marked
+from embedded.processes.marked import kill_marked, marked
+from pipeline.records.attempt import REPORT_LIMIT_BYTES
 from tests.cluster.api import Json, Namespace
 
 _LOOK_S = 0.1

@@ -14,17 +14,17 @@ from pathlib import Path
 
 import pytest
 
+from embedded.model import NATIVE_PX, await_demo_model, begin_demo_model, demo_model, revision
+from embedded.services.services import Services, reachable
 from k8s.launcher import KubernetesLauncher
-from pipeline.artifacts import Artifacts
-from pipeline.attempt import AttemptSpec, Code
-from pipeline.client import Client
-from pipeline.connect import Connection
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.client.client import Client
+from pipeline.client.connect import Connection
+from pipeline.deployment.settings import Settings, load_settings
 from pipeline.errors import NoDeployment
 from pipeline.ledger import Ledger
-from pipeline.settings import Settings, load_settings
+from pipeline.records.attempt import AttemptSpec, Code
 from pipeline.states import BatchState, JobState
-from tasks.embedded.model import NATIVE_PX, await_demo_model, begin_demo_model, demo_model, revision
-from tasks.embedded.services import Services, reachable
 from tests.cluster.api import Api, Namespace, until
 from tests.cluster.conftest import IMAGE
 from tests.cluster.kubelet import Kubelet, kubelet_of

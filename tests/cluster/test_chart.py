@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.embedded.services import Services, reachable
+from embedded.services.services import Services, reachable
 from tasks.probe import main
 from tests.cluster.api import Namespace, until
 from tests.helm.chart import CHART, VALUES, helm, of_kind, render

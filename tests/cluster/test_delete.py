@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from k8s.launcher import KubernetesLauncher
-from pipeline.attempt import AttemptSpec, Phase
+from pipeline.records.attempt import AttemptSpec, Phase
 from tests.cluster.api import Namespace, until
 
 MakeSpec = Callable[..., AttemptSpec]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from k8s.launcher import KubernetesLauncher
-from pipeline.attempt import AttemptSpec, Code, LaunchResult, NameTaken, Phase
+from pipeline.records.attempt import AttemptSpec, Code, LaunchResult, NameTaken, Phase
 from tests.cluster.api import Namespace, until
 
 MakeSpec = Callable[..., AttemptSpec]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from k8s.launcher import KubernetesLauncher
-from pipeline.attempt import AttemptSpec, Code, Phase, PodReport
 from pipeline.errors import StoreUnavailable
+from pipeline.records.attempt import AttemptSpec, Code, Phase, PodReport
 from tests.cluster.api import Namespace, until
 from tests.cluster.proxy import Proxy
 

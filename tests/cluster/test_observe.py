@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from k8s.launcher import KubernetesLauncher
-from pipeline.attempt import AttemptSpec, Code, Observation, Phase, PodReport
+from pipeline.records.attempt import AttemptSpec, Code, Observation, Phase, PodReport
 from tests.cluster.api import Namespace, until
 from tests.cluster.proxy import Proxy
 

@@ -13,7 +13,7 @@ import pytest
 
 from k8s.cluster import ClusterUnavailable
 from k8s.launcher import KubernetesLauncher
-from pipeline.attempt import AttemptSpec, LaunchResult, Phase
+from pipeline.records.attempt import AttemptSpec, LaunchResult, Phase
 from tests.cluster.api import Namespace, until
 from tests.cluster.proxy import SILENCE, SWALLOW, Proxy
 

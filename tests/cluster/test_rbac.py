@@ -13,7 +13,7 @@ import pytest
 from k8s.cluster import RULES, Cluster, ClusterUnavailable
 from k8s.launcher import KubernetesLauncher
 from k8s.pod import PodSettings
-from pipeline.attempt import AttemptSpec, Phase
+from pipeline.records.attempt import AttemptSpec, Phase
 from tests.cluster.api import Json, Namespace, until
 
 MakeSpec = Callable[..., AttemptSpec]

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from k8s.launcher import KubernetesLauncher
-from pipeline.attempt import AttemptSpec, Phase
-from tasks.observer import Observer
+from pipeline.records.attempt import AttemptSpec, Phase
+from tasks.process.observer import Observer
 from tests.cluster.api import Namespace, until
 from tests.cluster.proxy import DEAF, Proxy
 
@@ -39,7 +39,7 @@ def _lists(proxy: Proxy) -> int:
 
 
 def _lists_a_minute(proxy: Proxy, observer: Observer) -> float:
-    """What a worker asks while as many threads as it has jobs look at them as `tasks.drive` does."""
+    """What a worker asks while as many threads as it has jobs look at them as `tasks.jobs.run_job` does."""
     over = threading.Event()
 
     def look() -> None:
@@ -90,7 +90,7 @@ def test_a_watch_that_hears_nothing_any_more_makes_a_look_late_and_not_wrong(
     make_spec: MakeSpec,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tasks.observer.QUIET_LOOK_S", 3.0)
+    monkeypatch.setattr("tasks.process.observer.QUIET_LOOK_S", 3.0)
     launcher, spec = make_launcher(server=proxy.server), make_spec()
     _running(launcher, namespace, [spec])
     until(lambda: _is_open(launcher), what="two watches")

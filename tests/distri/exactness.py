@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distri import sampler
 from distri.engine import Settings
-from distri.image import ImageSpec
-from distri.phase import EXACT, Evaluation, Phase
-from distri.unet import Conditions, SplitUNet
-from distri.vae import SplitVAE
+from distri.layers.unet import Conditions, SplitUNet
+from distri.layers.vae import SplitVAE
+from distri.model.image import ImageSpec
+from distri.ranks.phase import EXACT, Evaluation, Phase
+from distri.sampling import sampler
 from tests.distri import networks, on_ranks, reference
 from tests.distri.networks import relative, seeded
 

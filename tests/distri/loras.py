@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from distri.lora import METADATA_KEY
+from distri.model.lora import METADATA_KEY
 
 RANK, ALPHA = 3, 6.0
 

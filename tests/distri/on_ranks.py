@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from distri.engine import Engine, Settings
-from distri.image import ImageSpec
-from distri.mesh import Layout, Mesh
-from distri.sampler import Control
+from distri.model.image import ImageSpec
+from distri.ranks.mesh import Layout, Mesh
+from distri.sampling.sampler import Control
 
 
 @cache

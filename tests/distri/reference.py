@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from distri.image import ImageSpec
-from distri.prompts import LongPrompt
-from distri.stages import Plan
+from distri.model.image import ImageSpec
+from distri.model.prompts import LongPrompt
+from distri.model.stages import Plan
 
 
 @cache

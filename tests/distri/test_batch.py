@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from distri.engine import Engine, Settings
-from distri.errors import BadImage
-from distri.image import Evaluations, ImageSpec, Rendered
-from distri.mesh import Mesh
-from distri.sampler import Control, Schedule, phase_of
+from distri.model.image import Evaluations, ImageSpec, Rendered
+from distri.ranks.errors import BadImage
+from distri.ranks.mesh import Mesh
+from distri.sampling.sampler import Control, Schedule, phase_of
 from tests.distri import on_ranks
 from tests.distri.pool import Ranks
 

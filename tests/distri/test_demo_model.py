@@ -9,12 +9,13 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
-from distri import demo_model, model
+from distri import demo_model
 from distri.engine import Engine, Settings
-from distri.errors import ModelError
-from distri.image import ImageSpec
-from distri.mesh import Mesh
-from distri.sampler import Control
+from distri.model import model
+from distri.model.image import ImageSpec
+from distri.ranks.errors import ModelError
+from distri.ranks.mesh import Mesh
+from distri.sampling.sampler import Control
 
 
 def _digest(directory: Path) -> dict[str, str]:

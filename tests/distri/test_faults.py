@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from distri.engine import Engine, Settings
-from distri.errors import PeerLost
-from distri.image import ImageSpec
-from distri.mesh import Layout, Mesh
-from distri.sampler import Control
+from distri.model.image import ImageSpec
+from distri.ranks.errors import PeerLost
+from distri.ranks.mesh import Layout, Mesh
+from distri.sampling.sampler import Control
 from tests.distri.pool import Ranks
 
 TIMEOUT_S, GRACE_S = 4.0, 4.0  # the grace is no longer than the timeout

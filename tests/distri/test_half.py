@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from distri.engine import Engine, Settings
-from distri.image import ImageSpec, Rendered
-from distri.mesh import Mesh
-from distri.sampler import Control
+from distri.model.image import ImageSpec, Rendered
+from distri.ranks.mesh import Mesh
+from distri.sampling.sampler import Control
 from tests.distri import on_ranks
 from tests.distri.pool import Ranks
 

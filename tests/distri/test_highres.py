@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from distri.engine import Engine, Settings
-from distri.image import Evaluations, ImageSpec
-from distri.mesh import Mesh
-from distri.pixels import enlarged
-from distri.sampler import Control
-from distri.stages import Highres, plan
+from distri.model.image import Evaluations, ImageSpec
+from distri.model.stages import Highres, plan
+from distri.ranks.mesh import Mesh
+from distri.sampling.pixels import enlarged
+from distri.sampling.sampler import Control
 from tests.distri import on_ranks, reference
 from tests.distri.pool import Ranks
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from distri.engine import Engine, Settings
-from distri.errors import TooManyRanks
-from distri.image import ImageSpec
-from distri.mesh import Mesh
-from distri.sampler import Control
-from distri.stages import Highres
+from distri.model.image import ImageSpec
+from distri.model.stages import Highres
+from distri.ranks.errors import TooManyRanks
+from distri.ranks.mesh import Mesh
+from distri.sampling.sampler import Control
 from tests.distri import on_ranks, reference
 from tests.distri.pool import Ranks
 

@@ -10,10 +10,10 @@ import pytest
 
 from benchmarks.engine.memory import LiveBytes
 from distri.engine import Settings
-from distri.errors import OutOfMemory
-from distri.image import Evaluations, ImageSpec, Rendered
-from distri.sampler import Control
-from distri.stages import Highres
+from distri.model.image import Evaluations, ImageSpec, Rendered
+from distri.model.stages import Highres
+from distri.ranks.errors import OutOfMemory
+from distri.sampling.sampler import Control
 from tests.distri import on_ranks, reference
 from tests.distri.pool import Ranks
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from distri import sampler
 from distri.engine import Engine, Settings
-from distri.errors import BadImage, BadSize, LeaderFailed, PromptTooLong, Stopped, TooManyRanks, UnknownScheduler
-from distri.image import Evaluations, ImageSpec
-from distri.mesh import Mesh
-from distri.sampler import Control
+from distri.model.image import Evaluations, ImageSpec
+from distri.ranks.errors import BadImage, BadSize, LeaderFailed, PromptTooLong, Stopped, TooManyRanks, UnknownScheduler
+from distri.ranks.mesh import Mesh
+from distri.sampling import sampler
+from distri.sampling.sampler import Control
 from tests.distri import on_ranks, reference
 from tests.distri.networks import relative
 from tests.distri.pool import Ranks

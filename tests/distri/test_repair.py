@@ -12,10 +12,10 @@ from diffusers import AutoencoderKL
 
 from distri import demo_model
 from distri.engine import Engine, Settings
-from distri.image import ImageSpec, Rendered
-from distri.mesh import Mesh
-from distri.sampler import Control
-from distri.stages import Highres
+from distri.model.image import ImageSpec, Rendered
+from distri.model.stages import Highres
+from distri.ranks.mesh import Mesh
+from distri.sampling.sampler import Control
 from tests.distri import on_ranks
 from tests.distri.pool import Ranks
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from distri.engine import Engine, Settings
-from distri.image import ImageSpec, Rendered
-from distri.lora import Lora
-from distri.prompts import LongPrompt
-from distri.sampler import Control
-from distri.stages import Highres
+from distri.model.image import ImageSpec, Rendered
+from distri.model.lora import Lora
+from distri.model.prompts import LongPrompt
+from distri.model.stages import Highres
+from distri.sampling.sampler import Control
 from tests.distri import loras, on_ranks, reference
 from tests.distri.pool import Ranks
 

@@ -8,9 +8,9 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from pipeline.request import Row
-from pipeline.schedulers import known_names
-from pipeline.spelling import ALIASES
+from pipeline.promptset.aliases import ALIASES
+from pipeline.promptset.row import Row
+from pipeline.promptset.samplers import known_names
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "manifests.md"
 

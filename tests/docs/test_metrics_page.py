@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.deployment.settings import Settings
 from pipeline.ledger import Ledger
-from pipeline.settings import Settings
-from tasks.metrics import LedgerMetrics, Metrics
+from tasks.process.metrics import LedgerMetrics, Metrics
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from pipeline.settings import PREFIX, Settings
+from pipeline.deployment.settings import PREFIX, Settings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 

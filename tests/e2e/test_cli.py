@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.local import running_stack
+from pipeline.client.local_stack import running_stack
 from tests.e2e.stack import User
 
 ROW = {"prompt": "a hill", "width": 128, "height": 128, "steps": 2}

@@ -7,10 +7,10 @@ import signal
 
 import pytest
 
-from pipeline.client import Batch, Client
-from pipeline.connect import Connection
+from pipeline.client.client import Batch, Client
+from pipeline.client.connect import Connection
 from pipeline.errors import BatchLost
-from pipeline.results import FailureCode
+from pipeline.records.results import FailureCode
 from pipeline.states import BatchState, ImageState, JobState
 from tests.e2e.stack import User, until
 

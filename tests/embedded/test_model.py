@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from tasks.embedded.model import await_demo_model, begin_demo_model, demo_model, revision
+from embedded.model import await_demo_model, begin_demo_model, demo_model, revision
 
 ENVIRONMENT = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
 

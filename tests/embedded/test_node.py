@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from pipeline.attempt import AttemptSpec, Code, LaunchResult, NameTaken, Observation, Outcome, Phase
-from tasks.embedded.attempts import AttemptFolder
-from tasks.embedded.launcher import LocalLauncher
-from tasks.embedded.processes import marked
+from embedded.attempts import AttemptFolder
+from embedded.launcher import LocalLauncher
+from embedded.processes.marked import marked
+from pipeline.records.attempt import AttemptSpec, Code, LaunchResult, NameTaken, Observation, Outcome, Phase
 
 # An attempt's shard key is what it runs here.
 _NODE = """
 import sys
-from tasks.embedded.node import main
+from embedded.node import main
 sys.exit(main(["--data-dir", sys.argv[1], "--grace", "0.5"], command=lambda spec: ["sh", "-c", spec.shard_key]))
 """
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.attempt import Code, Phase, PodReport
-from tasks.embedded.attempts import AttemptStatus
-from tasks.embedded.launcher import outcome
+from embedded.attempts import AttemptStatus
+from embedded.launcher import outcome
+from pipeline.records.attempt import Code, Phase, PodReport
 
 _OK = PodReport(code=Code.SUCCEEDED, committed=5).to_message()
 _BAD = PodReport(code=Code.ENGINE_ERROR, message="shape", rank=1).to_message()

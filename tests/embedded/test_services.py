@@ -16,12 +16,12 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from embedded.processes.child import Child, Program
+from embedded.processes.identity import PORT_NAMES, identity_of
+from embedded.services.readiness import NotReady, wait_until_ready
+from embedded.services.services import Services, running_services
+from pipeline.deployment.settings import Settings
 from pipeline.errors import ServiceError
-from pipeline.settings import Settings
-from tasks.embedded.child import Child, Program
-from tasks.embedded.identity import PORT_NAMES, identity_of
-from tasks.embedded.readiness import NotReady, wait_until_ready
-from tasks.embedded.services import Services, running_services
 
 
 def _client(settings: Settings, **options: Any) -> Any:
@@ -197,14 +197,14 @@ def test_a_service_that_never_answers_is_given_up(tmp_path: Path) -> None:
 
 
 def test_two_servers_never_share_their_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.embedded.child._PREDECESSOR_S", 0.1)
+    monkeypatch.setattr("embedded.processes.child._PREDECESSOR_S", 0.1)
     first = Child(_program(tmp_path, "exec sleep 300", lock=tmp_path / "lock"))
     second = Child(_program(tmp_path, "exec sleep 300", lock=tmp_path / "lock"))
     first.start()
     with pytest.raises(ServiceError, match="another broken works on"):
         second.start()
     first.send(signal.SIGKILL)
-    monkeypatch.setattr("tasks.embedded.child._PREDECESSOR_S", 5.0)
+    monkeypatch.setattr("embedded.processes.child._PREDECESSOR_S", 5.0)
     second.start()  # the lock went with the process that held it
     second.send(signal.SIGKILL)
 

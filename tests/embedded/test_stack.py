@@ -16,9 +16,9 @@ import boto3
 import pytest
 import redis
 
+from pipeline.client.local_stack import StackState, running_stack, start_stack, stop_stack, wipe
+from pipeline.deployment.settings import load_settings
 from pipeline.errors import RequestError, ServiceError
-from pipeline.local import StackState, running_stack, start_stack, stop_stack, wipe
-from pipeline.settings import load_settings
 
 _WORKERS = json.dumps({"control": ["sh", "-c", 'echo "$TESSERA_LAUNCHER $AWS_PROFILE" > worker; exec sleep 300']})
 
@@ -74,7 +74,7 @@ def test_the_life_of_a_stack(data_dir: Path, monkeypatch: pytest.MonkeyPatch, pa
 
     assert _start(data_dir) == state  # up already: taken as it is
     second = subprocess.run(
-        [sys.executable, "-P", "-m", "tasks.embedded.stack", "--data-dir", str(data_dir), "--no-model"],
+        [sys.executable, "-P", "-m", "embedded.stack", "--data-dir", str(data_dir), "--no-model"],
         capture_output=True,
         text=True,
         timeout=20,
@@ -140,7 +140,7 @@ def test_a_child_that_dies_is_started_again_where_it_was(data_dir: Path, patienc
 
 def test_a_stack_that_is_not_detached_dies_with_its_caller(data_dir: Path, patience: Any) -> None:
     caller = (
-        "import sys, time; from pathlib import Path; from pipeline.local import start_stack\n"
+        "import sys, time; from pathlib import Path; from pipeline.client.local_stack import start_stack\n"
         "state = start_stack(Path(sys.argv[1]), detached=False, no_model=True, workers=sys.argv[2])\n"
         "time.sleep(300)"
     )
@@ -162,7 +162,7 @@ def test_a_stack_that_cannot_come_up_says_why_and_leaves_nothing(data_dir: Path)
 
 
 def test_asking_to_stop_while_it_starts_is_an_orderly_end(data_dir: Path, patience: Any) -> None:
-    command = [sys.executable, "-P", "-m", "tasks.embedded.stack", "--data-dir", str(data_dir), "--no-model"]
+    command = [sys.executable, "-P", "-m", "embedded.stack", "--data-dir", str(data_dir), "--no-model"]
     process = subprocess.Popen([*command, "--workers", _WORKERS], stderr=subprocess.DEVNULL)
     patience.until((data_dir / "logs" / "s3.log").exists, what="S3's log")
     children = _family(process.pid)[1:]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tasks.embedded.services import Services, running_services
+from embedded.services.services import Services, running_services
 from tests.faults.deployment import Deployment, until
 from tests.faults.recovery import Recoveries
 

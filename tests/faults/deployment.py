@@ -11,17 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.attempt import job_ref
-from pipeline.client import Batch, Client
-from pipeline.connect import Connection, of_stack
-from pipeline.local import without_deployment
-from pipeline.records import JobRecord
-from pipeline.settings import ModelSource, Settings, load_settings
+from embedded.model import NATIVE_PX, revision
+from embedded.processes.child import Child, Program, stop_all
+from embedded.processes.marked import marked
+from embedded.services.services import Services, reachable
+from pipeline.client.client import Batch, Client
+from pipeline.client.connect import Connection, of_stack
+from pipeline.client.local_stack import without_deployment
+from pipeline.deployment.settings import ModelSource, Settings, load_settings
+from pipeline.names import job_ref
+from pipeline.records.batch import JobRecord
 from pipeline.states import JobState
-from tasks.embedded.child import Child, Program, stop_all
-from tasks.embedded.model import NATIVE_PX, revision
-from tasks.embedded.processes import marked
-from tasks.embedded.services import Services, reachable
 from tests.faults.redis_wire import RedisWire
 from tests.faults.s3_wire import S3Wire
 
@@ -87,9 +87,7 @@ class Deployment:
         common = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", MARK: self.mark}
         for name in names:
             role = name.partition("-")[0]
-            module = (
-                ["tasks.embedded.node", "--data-dir", str(self.folder)] if role == "node" else ["tasks.worker", role]
-            )
+            module = ["embedded.node", "--data-dir", str(self.folder)] if role == "node" else ["tasks.worker", role]
             program = Program(
                 name,
                 [sys.executable, "-P", "-m", *module],

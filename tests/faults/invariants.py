@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-from pipeline.artifacts import sha256
-from pipeline.client import Batch
-from pipeline.objects import BatchObjects
-from pipeline.results import ImageResult
-from pipeline.shards import ImageTask, images_of, parsed_shard
+from embedded.attempts import AttemptFolder
+from pipeline.bucket.artifacts import sha256
+from pipeline.client.client import Batch
+from pipeline.records.object_keys import BatchObjects
+from pipeline.records.results import ImageResult
+from pipeline.records.shards import ImageTask, images_of, parsed_shard
 from pipeline.states import BatchState, ImageState, JobState, is_final
-from tasks.embedded.attempts import AttemptFolder
 from tests.faults.deployment import Deployment, until
 
 # A busy machine renders slowly; nobody waits so long for what is well.

@@ -22,12 +22,12 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.client import Batch
+from embedded.services.services import running_services
+from pipeline.client.client import Batch
+from pipeline.deployment.broker import EXPAND, FINALIZE, RENDER, TICK, celery_app, hint
 from pipeline.errors import ServiceError
-from pipeline.messages import EXPAND, FINALIZE, RENDER, TICK, celery_app, hint
-from pipeline.results import FailureCode
+from pipeline.records.results import FailureCode
 from pipeline.states import BatchState
-from tasks.embedded.services import running_services
 from tests.faults.deployment import Deployment, until
 from tests.faults.invariants import ends_well
 

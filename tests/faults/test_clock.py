@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from embedded.processes.child import Child
 from pipeline.states import BatchState
-from tasks.embedded.child import Child
 from tests.faults.conftest import Started
 from tests.faults.deployment import Deployment, until
 from tests.faults.invariants import ends_well

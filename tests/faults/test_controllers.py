@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pipeline.messages import EXPAND, FINALIZE, RENDER, TICK, celery_app, hint, hints_key
+from pipeline.deployment.broker import EXPAND, FINALIZE, RENDER, TICK, celery_app, hint, hints_key
 from pipeline.states import BatchState
 from tests.faults.conftest import Started
 from tests.faults.deployment import Deployment, until

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from pipeline.attempt import Code
-from pipeline.client import Batch
+from pipeline.client.client import Batch
+from pipeline.records.attempt import Code
 from pipeline.states import JobState
 from tests.faults.conftest import Started
 from tests.faults.deployment import Deployment

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.client import Batch
-from pipeline.objects import BatchObjects
+from pipeline.client.client import Batch
 from pipeline.picture import Format
+from pipeline.records.object_keys import BatchObjects
 from pipeline.states import BatchState
 from tests.faults.conftest import Started
 from tests.faults.deployment import Deployment, until

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pipeline.messages import RENDER, celery_app, hint
+from pipeline.deployment.broker import RENDER, celery_app, hint
 from pipeline.states import JobState
 from tests.faults.conftest import Started
 from tests.faults.deployment import Deployment, until

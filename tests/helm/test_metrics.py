@@ -8,9 +8,9 @@ from typing import Any
 
 import promql_parser
 
+from pipeline.deployment.settings import Settings
 from pipeline.ledger import Ledger
-from pipeline.settings import Settings
-from tasks.metrics import LedgerMetrics, Metrics
+from tasks.process.metrics import LedgerMetrics, Metrics
 from tests.helm.chart import CHART, Object, of_kind, render
 
 ON = {"metrics": {"enabled": True, "port": 9500}}

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from pipeline.settings import Settings
+from pipeline.deployment.settings import Settings
 from tasks.probe import main
 
 ROLES = ["render", "control", "beat"]

@@ -12,9 +12,9 @@ import pytest
 from k8s.cluster import RULES
 from k8s.manifest import job_manifest
 from k8s.pod import PodSettings, pod_settings
-from pipeline.attempt import AttemptSpec
-from pipeline.schedules.declared import declared_schedules
-from pipeline.settings import Settings, load_settings
+from pipeline.deployment.settings import Settings, load_settings
+from pipeline.operations.declared import declared_schedules
+from pipeline.records.attempt import AttemptSpec
 from tests.helm.chart import Object, of_kind, pods, render
 from tests.helm.test_switches import CLAIM, DEV
 from tests.helm.test_values import NIGHTLY

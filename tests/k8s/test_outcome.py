@@ -14,7 +14,7 @@ import pytest
 from k8s.outcome import read
 from k8s.pod import Clocks
 from k8s.reading import Clock, Reading
-from pipeline.attempt import Code, Phase, PodReport
+from pipeline.records.attempt import Code, Phase, PodReport
 
 RECORDED = Path(__file__).parent / "recorded"
 

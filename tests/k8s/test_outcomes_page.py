@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pipeline.attempt import Code
+from pipeline.records.attempt import Code
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "outcomes.md"
 

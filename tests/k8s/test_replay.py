@@ -13,8 +13,8 @@ import pytest
 
 from k8s.launcher import KubernetesLauncher
 from k8s.pod import pod_settings
-from pipeline.attempt import AttemptSpec, Code, LaunchResult, Observation, Phase
-from pipeline.settings import Settings
+from pipeline.deployment.settings import Settings
+from pipeline.records.attempt import AttemptSpec, Code, LaunchResult, Observation, Phase
 from tests.k8s.replay import Replay, replayed
 
 RECORDED = Path(__file__).parent / "recorded"

@@ -14,10 +14,10 @@ import pytest
 
 from k8s.manifest import job_manifest
 from k8s.pod import pod_settings
+from pipeline.deployment.settings import Settings, load_settings
 from pipeline.ledger import Ledger
 from pipeline.ledger.jobs import Place
-from pipeline.records import advance
-from pipeline.settings import Settings, load_settings
+from pipeline.records.batch import advance
 from pipeline.states import JobState
 from tests.factories import at, batch_record, job_record
 

@@ -18,7 +18,7 @@ from k8s.cluster import ClusterUnavailable, WatchExpired
 from k8s.launcher import KubernetesLauncher
 from k8s.pod import pod_settings
 from k8s.watch import Watch
-from tasks.observer import QUIET_LOOK_S, Observer
+from tasks.process.observer import QUIET_LOOK_S, Observer
 from tests.k8s.replay import Replay, replayed
 
 EXPIRED = json.loads((Path(__file__).parent / "recorded" / "api-errors" / "410-watch-expired.json").read_text())
@@ -231,7 +231,7 @@ def test_looks_are_shared_for_longer_while_nothing_moves_and_no_longer(
         observer.look(after=time.monotonic())  # who needs one as of now gets it
         assert lists() == before + 1
         # A watch that was cut off without a sign is believed for so long and no longer.
-        monkeypatch.setattr("tasks.observer.QUIET_LOOK_S", 0.05)
+        monkeypatch.setattr("tasks.process.observer.QUIET_LOOK_S", 0.05)
         time.sleep(0.06)
         observer.look()
         assert lists() == before + 2

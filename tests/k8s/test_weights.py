@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from k8s.weights import BadWeights, fetch
-from pipeline.artifacts import Artifacts
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.deployment.settings import Settings
 from pipeline.errors import StoreUnavailable
-from pipeline.settings import Settings
 
 FILES = {"model_index.json": b"{}", "unet/weights.safetensors": b"\0" * 1000}
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.artifacts import Artifacts
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.deployment.settings import Settings
 from pipeline.ledger import Ledger
-from pipeline.settings import Settings
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from pipeline.errors import IllegalMove
-from pipeline.records import advance, changed
+from pipeline.records.batch import advance, changed
 from pipeline.states import (
     BATCH_MOVES,
     IMAGE_CODES,

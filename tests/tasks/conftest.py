@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.settings import Settings, load_settings
-from tasks import retry
+from pipeline.deployment.settings import Settings, load_settings
+from tasks.jobs import retry_policy
 from tests.factories import MODELS
 from tests.tasks.stage import Stage
 
@@ -16,7 +16,7 @@ from tests.tasks.stage import Stage
 def stage(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     """Its delays are short; an attempt commits everything and succeeds unless the test says otherwise."""
     for name in ("FIRST_DELAY_S", "FIRST_DISRUPTION_DELAY_S"):
-        monkeypatch.setattr(retry, name, 0.05)
+        monkeypatch.setattr(retry_policy, name, 0.05)
     changes = {"models": MODELS, "images_per_job": 3, "observe_s": 0.02, "lease_s": 2.0}
     stage = Stage(load_settings(settings.environment(), **changes))
     yield stage

@@ -5,15 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from pipeline.artifacts import Artifacts
-from pipeline.attempt import AttemptSpec, LaunchResult, NameTaken, Observation, Outcome, Phase
-from pipeline.commit import commit_failure, commit_image, committed_failure, committed_result
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.commit import commit_failure, commit_image, committed_failure, committed_result
 from pipeline.errors import ServiceError
 from pipeline.ledger import Ledger
-from pipeline.objects import BatchObjects
-from pipeline.results import FailureCode, ImageFailure, ImageResult, failure_of, outcome_lines
-from pipeline.results import Outcome as ImageOutcome
-from pipeline.shards import ImageTask, images_of, parsed_shard
+from pipeline.records.attempt import AttemptSpec, LaunchResult, NameTaken, Observation, Outcome, Phase
+from pipeline.records.object_keys import BatchObjects
+from pipeline.records.results import FailureCode, ImageFailure, ImageResult, failure_of, outcome_lines
+from pipeline.records.results import Outcome as ImageOutcome
+from pipeline.records.shards import ImageTask, images_of, parsed_shard
 from pipeline.states import ImageState
 from tests.factories import file_of, image_result
 
@@ -28,7 +28,7 @@ class Killed(BaseException):
 
 
 class Node:
-    """A `pipeline.attempt.Launcher` in memory."""
+    """A `pipeline.records.attempt.Launcher` in memory."""
 
     def __init__(self, play: Callable[[AttemptSpec], Play]) -> None:
         self.play = play

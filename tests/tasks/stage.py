@@ -10,22 +10,22 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifacts import Artifacts
-from pipeline.attempt import AttemptSpec, Code, Outcome, Phase
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.deployment.broker import CONTROL_QUEUE, RENDER_QUEUE, celery_app, queue_name
+from pipeline.deployment.settings import Settings
 from pipeline.ledger import Ledger
-from pipeline.messages import CONTROL_QUEUE, RENDER_QUEUE, celery_app, queue_name
-from pipeline.objects import BatchObjects
-from pipeline.records import JobRecord
-from pipeline.settings import Settings
-from pipeline.shards import ImageTask
+from pipeline.operations.submit import Submission, accept, checked_options
+from pipeline.records.attempt import AttemptSpec, Code, Outcome, Phase
+from pipeline.records.batch import JobRecord
+from pipeline.records.object_keys import BatchObjects
+from pipeline.records.shards import ImageTask
 from pipeline.states import BatchState, ImageState, JobState
-from pipeline.submit import Submission, accept, checked_options
-from tasks import sweep
 from tasks.app import render
-from tasks.context import Context, Slots
-from tasks.expand import expand
-from tasks.finalize import finalize
-from tasks.observer import Observer
+from tasks.control import tick
+from tasks.control.expand import expand
+from tasks.control.finalize import finalize
+from tasks.process.context import Context, Slots
+from tasks.process.observer import Observer
 from tests.tasks.node import Node, Play, Pod
 
 SUCCEEDED = Outcome(Code.SUCCEEDED, "", exit_code=0)
@@ -40,7 +40,7 @@ class Stage:
         self.node = Node(self.all_well)
         self.worker = self.new_worker("w1")
         self._threads: list[tuple[Context, threading.Thread]] = []
-        sweep.announce(self.worker)
+        tick.announce(self.worker)
 
     def new_worker(self, name: str, **settings: Any) -> Context:
         own = self.settings.model_copy(update=settings)

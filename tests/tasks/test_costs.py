@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.artifacts import Artifacts
-from pipeline.attempt import AttemptSpec
-from pipeline.objects import BatchObjects
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.records.attempt import AttemptSpec
+from pipeline.records.object_keys import BatchObjects
 from tasks.app import render
-from tasks.sweep import tick
+from tasks.control.tick import tick
 from tests.counting import Asked, counted
 from tests.tasks.node import Play, Pod
 from tests.tasks.stage import SUCCEEDED, Stage
@@ -85,8 +85,8 @@ def test_a_fragment_that_says_it_all_is_left_as_the_pod_wrote_it(stage: Stage) -
 def test_the_look_into_the_bucket_takes_no_more_of_the_time_when_it_takes_longer(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.sweep.BUCKET_EVERY_S", 0.0)
-    monkeypatch.setattr("tasks.sweep.BUCKET_SHARE", 1e-4)
+    monkeypatch.setattr("tasks.control.tick.BUCKET_EVERY_S", 0.0)
+    monkeypatch.setattr("tasks.control.tick.BUCKET_SHARE", 1e-4)
     tick(stage.worker)
     stage.accepted(1, "late")
     stage.ledger.store.redis.delete(stage.ledger.store.keys.batch("late"))
@@ -99,7 +99,7 @@ def test_the_look_into_the_bucket_takes_no_more_of_the_time_when_it_takes_longer
 
 def test_a_tick_costs_the_same_however_many_batches_are_over(quiet: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in EVERYTHING_EVERY_TIME.items():
-        monkeypatch.setattr(f"tasks.sweep.{name}", value)
+        monkeypatch.setattr(f"tasks.control.tick.{name}", value)
     quiet.batch(3, "open")
     tick(quiet.worker)
     costs = []

@@ -8,9 +8,9 @@ from functools import partial
 
 import pytest
 
-from pipeline.deployment import Deployment
+from pipeline.deployment.announcement import Deployment
 from pipeline.states import BatchState
-from tasks.expand import expand
+from tasks.control.expand import expand
 from tests.tasks.stage import Stage
 
 pytestmark = pytest.mark.timeout(600)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.attempt import AttemptSpec, Code, Outcome, Phase
-from pipeline.cancel import request_cancel
-from pipeline.pause import request_pause, request_unpause
+from pipeline.operations.cancel import request_cancel
+from pipeline.operations.pause import request_pause, request_unpause
+from pipeline.records.attempt import AttemptSpec, Code, Outcome, Phase
 from pipeline.states import BatchState, JobState
-from tasks import sweep
 from tasks.app import render
-from tasks.cancel import cancel
-from tasks.expand import expand
+from tasks.control import tick
+from tasks.control.cancel import cancel
+from tasks.control.expand import expand
 from tests.tasks.node import Killed, Play
 from tests.tasks.stage import SUCCEEDED, Stage
 
@@ -49,11 +49,11 @@ def test_a_pod_stops_between_two_images_and_another_goes_on_with_the_rest(stage:
     again = Stage(stage.settings)  # everybody is started anew
     again.node = stage.node
     again.worker = again.new_worker("w9")
-    sweep.tick(again.worker)
+    tick.tick(again.worker)
     render(again.worker)
     assert len(stage.node.launched) == 1
     assert request_unpause(again.ledger, "b") is BatchState.IN_PROGRESS
-    sweep.tick(again.worker)
+    tick.tick(again.worker)
     again.work()
     again.finalized()
     assert again.images() == ["succeeded"] * 3
@@ -68,10 +68,10 @@ def test_waiting_jobs_of_a_paused_batch_do_not_stand_in_the_way_of_others(stage:
     assert not stage.ledger.jobs.unfinished("later")
     assert stage.ledger.leases.backlog() == 0
     assert stage.images() == ["queued"] * 9
-    sweep.tick(stage.worker)
+    tick.tick(stage.worker)
     assert stage.ledger.leases.backlog() == 0
     request_unpause(stage.ledger, "b")
-    sweep.tick(stage.worker)
+    tick.tick(stage.worker)
     assert stage.ledger.leases.backlog() == 3
     stage.work()
     assert stage.images() == ["succeeded"] * 9
@@ -87,7 +87,7 @@ def test_an_attempt_that_has_not_begun_is_ended(stage: Stage, phase: Phase) -> N
     assert (stage.state(), stage.node.running) == (JobState.RETRYING, set())
     assert (stage.job().spent, stage.job().disrupted, stage.job().ended[0].code) == (0, 0, Code.PAUSED)
     request_unpause(stage.ledger, "b")
-    sweep.tick(stage.worker)
+    tick.tick(stage.worker)
     stage.work()
     assert stage.images() == ["succeeded"] * 2
 
@@ -109,7 +109,7 @@ def test_a_batch_paused_before_it_was_cut_is_cut_when_it_goes_on(stage: Stage) -
     stage.accepted(2)
     request_pause(stage.ledger, "b")
     expand(stage.worker, "b")
-    sweep.tick(stage.worker)
+    tick.tick(stage.worker)
     assert "tessera.expand" not in stage.hints()
     assert request_unpause(stage.ledger, "b") is BatchState.VALIDATING
     expand(stage.worker, "b")

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from pipeline.attempt import AttemptSpec, Code, PodReport
+from pipeline.deployment.broker import EXPAND, celery_app
 from pipeline.errors import RecordTooNew, RecordUnreadable
-from pipeline.messages import EXPAND, celery_app
-from pipeline.objects import BatchObjects
-from pipeline.records import AttemptEnd, BatchManifest, BatchRecord, JobRecord, changed
-from pipeline.results import FailureCode, ImageFailure, failure_of, parsed_outcomes
+from pipeline.records.attempt import AttemptSpec, Code, PodReport
+from pipeline.records.batch import AttemptEnd, BatchManifest, BatchRecord, JobRecord, changed
+from pipeline.records.object_keys import BatchObjects
+from pipeline.records.results import FailureCode, ImageFailure, failure_of, parsed_outcomes
+from pipeline.records.shards import ImageTask
 from pipeline.schema import Versioned
-from pipeline.shards import ImageTask
 from pipeline.states import BatchState, JobState
 from tasks import app as tasks_app
-from tasks.expand import expand
-from tasks.sweep import end_orphans, push, record_accepted
+from tasks.control.expand import expand
+from tasks.control.tick import end_orphans, push, record_accepted
 from tests.factories import at, attempt_spec, batch_record, deployment, image_result, job_record, resolved_row
 from tests.tasks.stage import SUCCEEDED, Stage
 

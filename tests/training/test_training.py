@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from distri.engine import Engine, Settings
-from distri.image import ImageSpec
-from distri.mesh import Mesh
-from distri.sampler import Control
+from distri.model.image import ImageSpec
+from distri.ranks.mesh import Mesh
+from distri.sampling.sampler import Control
 from training import autoencoder, data, denoiser, directory, networks
 from training.checkpoint import average_of
 from training.denoiser import Lessons, Plan, Told

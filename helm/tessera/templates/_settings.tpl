@@ -63,7 +63,7 @@
 {{- end }}
 
 {{/*
-The settings of pipeline/settings.py as environment variables. Numbers go through JSON: Helm reads all of them as
+The settings of pipeline/deployment/settings.py as environment variables. Numbers go through JSON: Helm reads all of them as
 floats, and would print a million as 1e+06.
 */}}
 {{- define "tessera.settings" -}}

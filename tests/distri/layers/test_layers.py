@@ -14,11 +14,11 @@ from diffusers import Transformer2DModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from distri.context import Context
-from distri.exchange import Exchange
-from distri.patches import Deal, split
-from distri.phase import Evaluation, NormMode, Phase
-from distri.plan import SplitLayers
+from distri.layers.context import Context
+from distri.layers.plan import SplitLayers
+from distri.ranks.exchange import Exchange
+from distri.ranks.patches import Deal, split
+from distri.ranks.phase import Evaluation, NormMode, Phase
 from tests.distri import on_ranks
 from tests.distri.networks import relative, seeded
 from tests.distri.pool import Ranks

@@ -11,7 +11,7 @@ import pytest
 from pipeline.ledger import Ledger
 from pipeline.ledger.jobs import Place
 from pipeline.ledger.leases import Lease
-from pipeline.records import JobRecord, advance
+from pipeline.records.batch import JobRecord, advance
 from pipeline.states import JobState
 from tests.factories import at, attempt_spec, job_record
 

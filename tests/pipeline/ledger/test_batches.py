@@ -6,14 +6,14 @@ import time
 
 import pytest
 
-from pipeline.cancel import request_cancel
+from pipeline.deployment.settings import Settings
 from pipeline.errors import StaleWrite, UnknownBatch
 from pipeline.ledger import Ledger
 from pipeline.ledger.keys import EVENTS_KEPT
-from pipeline.records import advance, changed
-from pipeline.settings import Settings
+from pipeline.operations.cancel import request_cancel
+from pipeline.operations.status import batch_status
+from pipeline.records.batch import advance, changed
 from pipeline.states import BatchState, ImageState, JobState
-from pipeline.status import batch_status
 from tests.factories import at, batch_record
 
 

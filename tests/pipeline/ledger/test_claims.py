@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
+from pipeline.deployment.settings import Settings, load_settings
 from pipeline.ledger import Ledger
 from pipeline.ledger.jobs import Place
-from pipeline.records import advance
-from pipeline.settings import Settings, load_settings
+from pipeline.records.batch import advance
 from pipeline.states import JobState
 from tests.factories import at, batch_record
 from tests.pipeline.ledger.bench import Bench

@@ -11,7 +11,7 @@ from pipeline.errors import BatchLost, ClaimRefused, LeaseLost
 from pipeline.ledger import Ledger
 from pipeline.ledger.jobs import Place
 from pipeline.ledger.leases import Lease
-from pipeline.records import advance
+from pipeline.records.batch import advance
 from pipeline.states import IMAGE_CODES, IMAGE_MOVES, ImageState, JobState
 from tests.factories import at, batch_record
 from tests.pipeline.ledger.bench import Bench

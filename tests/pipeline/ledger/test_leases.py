@@ -7,7 +7,7 @@ import pytest
 from pipeline.errors import LeaseLost, StaleWrite, UnknownBatch
 from pipeline.ledger import Ledger
 from pipeline.ledger.jobs import Place
-from pipeline.records import advance, changed
+from pipeline.records.batch import advance, changed
 from pipeline.states import BatchState, ImageState, JobState
 from tests.factories import at, batch_record
 from tests.pipeline.ledger.bench import Bench

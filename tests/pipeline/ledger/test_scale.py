@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.ledger import Ledger
-from pipeline.status import batch_status, jobs_status
+from pipeline.operations.status import batch_status, jobs_status
 from tests.factories import batch_record, job_record
 from tests.pipeline.ledger.bench import Bench
 

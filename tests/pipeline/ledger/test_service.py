@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.deployment import Deployment
+from embedded.processes.child import Child
+from embedded.processes.identity import identity_of
+from embedded.services.readiness import wait_until_ready
+from embedded.services.services import Services
+from embedded.services.valkey import check_valkey, valkey
+from pipeline.deployment.announcement import Deployment
+from pipeline.deployment.settings import Settings
 from pipeline.errors import LedgerUnavailable, NoDeployment
 from pipeline.ledger import Ledger
 from pipeline.ledger import locks as locks_module
 from pipeline.ledger import workers as workers_module
-from pipeline.ledger.durability import check, durability
-from pipeline.records import BatchRecord
-from pipeline.settings import Settings
+from pipeline.ledger.server.durability import check, durability
+from pipeline.records.batch import BatchRecord
 from pipeline.states import ImageState
-from tasks.embedded.child import Child
-from tasks.embedded.identity import identity_of
-from tasks.embedded.readiness import wait_until_ready
-from tasks.embedded.services import Services
-from tasks.embedded.valkey import check_valkey, valkey
 from tests.factories import batch_record, deployment
 from tests.pipeline.ledger.bench import Bench
 

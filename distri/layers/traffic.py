@@ -1,0 +1,95 @@
+"""What a rank sends, receives and keeps for one evaluation, from a UNet's shapes alone.
+
+The formulas stand in docs/engine.md. Tests hold them against the bytes that `wire` counts and `Exchange` allocates; a
+network on the meta device is enough, so a size can be planned before any weight is loaded.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from distri.layers.resolution import halvings_before_conv, halvings_of
+from distri.ranks.exchange import ALIGNMENT_BYTES
+from distri.ranks.patches import ROWS, Patches
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of one rank.
+
+    Attributes:
+        sent, received: per synchronous evaluation, without the gather of the noise prediction.
+        sent_displaced: per displaced one; the same tensors, each filled up to the buckets' alignment.
+        halo_sent: the part of `sent` that goes to neighbours only.
+        buffers: kept from evaluation to evaluation for this shape.
+    """
+
+    sent: int
+    received: int
+    sent_displaced: int
+    halo_sent: int
+    buffers: int
+
+
+def of_unet(unet: Any, patches: Patches, index: int, *, batch: int, element_bytes: int) -> Traffic:
+    """Traffic of patch rank `index`.
+
+    Args:
+        unet: a diffusers UNet that the engine splits; its weights are not read.
+        patches: how the latent is split, by `distri.layers.unet.patches_of`.
+        index: place on the patch axis.
+        batch: rows of the batch that this rank evaluates: 2 an image where both halves of guidance are one batch.
+        element_bytes: of an activation; moments are float32 (float64 in a float64 network).
+    """
+    neighbours = (index > 0) + (index < patches.count - 1)
+    others = patches.count - 1
+    moment_bytes = max(4, element_bytes)
+    sent = received = displaced = halo_sent = buffers = 0
+    for site, module in unet.named_modules():
+        here = patches.at(halvings_of(unet, site))
+        if isinstance(module, nn.Conv2d) and module.kernel_size[0] > 1:
+            entering = patches.at(halvings_before_conv(unet, site))
+            across = entering.width if entering.dim == ROWS else entering.height
+            row = batch * module.in_channels * across * element_bytes
+            # A stride of 2 needs the row before alone: what it gets from above, its neighbour below gets from it.
+            above, below = int(index > 0), int(index < patches.count - 1)
+            out, into = (below, above) if module.stride[0] == 2 else (neighbours, neighbours)
+            halo_sent += out * row
+            displaced += out * aligned(row)
+            received += into * row
+            buffers += (out + into) * aligned(row)
+        elif isinstance(module, nn.GroupNorm) and patches.count > 1:
+            own = 2 * batch * module.num_groups * moment_bytes
+            sent += others * own
+            displaced += others * aligned(own)
+            received += others * own
+            buffers += patches.count * aligned(own)
+        elif type(module).__name__ == "Attention" and not module.is_cross_attention and patches.count > 1:
+            # Every rank's keys; its values are as many bytes.
+            each = [batch * count * module.inner_kv_dim * element_bytes for count in here.tokens]
+            sent += 2 * others * each[index]
+            displaced += 2 * others * aligned(each[index])
+            received += 2 * (sum(each) - each[index])
+            buffers += 2 * sum(aligned(size) for size in each)
+        elif type(module).__name__ == "Transformer2DModel":
+            # There or back: what one rank of a move sends, the other returns, at the width of the layers around.
+            for move in here.moves:
+                if index in (move.origin, move.destination):
+                    size = batch * move.tokens * module.in_channels * element_bytes
+                    sent += size
+                    displaced += aligned(size)
+                    received += size
+                    buffers += 2 * aligned(size)
+    return Traffic(sent + halo_sent, received, displaced, halo_sent, buffers)
+
+
+def prediction_bytes(patches: Patches, index: int, *, batch: int, receivers: int) -> int:
+    """Sent at the end of an evaluation, whatever its phase: this rank's noise prediction, float32, four channels."""
+    return receivers * batch * 4 * patches.area(index) * torch.float32.itemsize
+
+
+def aligned(size_bytes: int) -> int:
+    """Room that a tensor takes in a bucket."""
+    return -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES

@@ -1,0 +1,124 @@
+"""One image as it is asked for, and as it was made."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from distri.model.lora import Lora
+from distri.model.prompts import LongPrompt
+from distri.model.stages import Highres, Stage
+
+SMALLEST_SIDE_PX = 64
+
+SettingValue = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """One image to render.
+
+    Attributes:
+        prompt: text.
+        negative_prompt: None is no negative prompt (zeroed embeddings), "" is the encoded empty text.
+        seed: of the image's own generator; later passes have seeds that follow from it.
+        width, height: pixels, any number from 64. What is no multiple of 8 is rendered on the next larger canvas.
+        steps: of the scheduler.
+        guidance_scale: at most 1 switches guidance off.
+        guidance_rescale: 0 to 1.
+        prompt_2, negative_prompt_2: for the second encoder; None is the same as for the first.
+        long_prompt: what becomes of texts of more tokens than the encoders read at once.
+        scheduler: a diffusers class name; None is the model's own.
+        scheduler_settings: what differs from the model's own settings, by the class's parameters.
+        loras: fused into the model for this image.
+        highres: the way above the model's native size.
+        original_size, target_size: height and width that the model is told; None is the requested size in the last
+            pass, and the pass's own size in those before.
+        crop: top and left that the model is told.
+        negative_original_size, negative_crop, negative_target_size: the same for the negative half. If none of them
+            is set, it is told what the other half is told; a size of None is that of the other half.
+    """
+
+    prompt: str
+    negative_prompt: str | None
+    seed: int
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    guidance_rescale: float = 0.0
+    prompt_2: str | None = None
+    negative_prompt_2: str | None = None
+    long_prompt: LongPrompt = LongPrompt.ERROR
+    scheduler: str | None = None
+    scheduler_settings: Mapping[str, SettingValue] = field(default_factory=dict)
+    loras: tuple[Lora, ...] = ()
+    highres: Highres = field(default_factory=Highres)
+    original_size: tuple[int, int] | None = None
+    crop: tuple[int, int] = (0, 0)
+    target_size: tuple[int, int] | None = None
+    negative_original_size: tuple[int, int] | None = None
+    negative_crop: tuple[int, int] = (0, 0)
+    negative_target_size: tuple[int, int] | None = None
+
+    def told(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """The six numbers of micro-conditioning, in a pass of this height and width."""
+        return (*(self.original_size or size), *self.crop, *(self.target_size or size))
+
+    def told_negative(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """Those of the negative half."""
+        if not (self.negative_original_size or self.negative_target_size or any(self.negative_crop)):
+            return self.told(size)
+        return (
+            *(self.negative_original_size or self.original_size or size),
+            *self.negative_crop,
+            *(self.negative_target_size or self.target_size or size),
+        )
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """How many evaluations of the UNet were of which phase."""
+
+    synchronous: int
+    displaced: int
+
+    def __add__(self, other: "Evaluations") -> "Evaluations":
+        return Evaluations(self.synchronous + other.synchronous, self.displaced + other.displaced)
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """One image, and what it took on this rank.
+
+    Attributes:
+        pixels: uint8, height x width x 3, on the leader of the replica; None elsewhere.
+        encode_s, denoise_s, decode_s: wall time in seconds; in a batch, an equal share of the batch's. Between two
+            passes, decoding and encoding again count as decoding.
+        evaluations: of the UNet.
+        bytes_sent: by this rank; in a batch, an equal share of the batch's.
+        finite: whether latent and decoded image are; equal on all ranks of the replica.
+        blank: whether all pixels are about equal; equal on all ranks of the replica.
+        stages: the passes.
+        canvas: width and height of the last pass, if they are not those of the image.
+        crop: left and top, in pixels, of the image on the canvas.
+        left_out: by field, the end of a text that was truncated.
+        warnings: what the user should know.
+        repairs: what was done again, and why.
+    """
+
+    pixels: npt.NDArray[np.uint8] | None
+    encode_s: float
+    denoise_s: float
+    decode_s: float
+    evaluations: Evaluations
+    bytes_sent: int
+    finite: bool
+    blank: bool
+    stages: tuple[Stage, ...]
+    canvas: tuple[int, int] | None
+    crop: tuple[int, int]
+    left_out: Mapping[str, str]
+    warnings: tuple[str, ...]
+    repairs: tuple[str, ...]

@@ -1,0 +1,169 @@
+"""Diffusers schedulers, one new object per image: some keep history, and one that serves two images is a bug."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor
+
+from distri.ranks.errors import UnknownScheduler
+
+# They read the settings of any SDXL model, which diffusers does not say of them; the first two want weights (a LoRA,
+# say) that were made for them.
+_FIT_AS_WELL = ("LCMScheduler", "TCDScheduler", "SASolverScheduler", "DDIMParallelScheduler", "DDPMParallelScheduler")
+
+# What diffusers raises, here or there, for settings that do not go together.
+_REFUSALS = (ValueError, TypeError, NotImplementedError, AttributeError, IndexError, KeyError, ArithmeticError)
+
+
+@dataclass(frozen=True)
+class SchedulerRecipe:
+    """The model's own scheduler, from which others are derived.
+
+    Attributes:
+        name: its diffusers class name.
+        config: its settings.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+
+    def make(self, name: str | None, settings: Mapping[str, Any], *, seed: int) -> Any:
+        """A new scheduler: the model's own, or another diffusers class with the model's settings.
+
+        Args:
+            name: a diffusers class name; None is the model's own.
+            settings: what differs from the model's, by the class's parameters.
+            seed: for the few that sample noise by themselves.
+
+        Raises:
+            UnknownScheduler: no such class or setting, one that does not read the model's settings, or one that lacks
+                a package here.
+        """
+        wanted = name or self.name
+        kind: Any = getattr(diffusers, wanted, None)
+        own: Any = getattr(diffusers, self.name)
+        if needed := getattr(kind, "_backends", None):  # what diffusers puts in the place of a class it cannot import
+            raise UnknownScheduler(wanted, f"it needs packages that are not all installed: {', '.join(needed)}")
+        if not (inspect.isclass(kind) and issubclass(kind, diffusers.SchedulerMixin)):
+            raise UnknownScheduler(wanted, "diffusers has no scheduler of this name")
+        fitting = {self.name, *(one.__name__ for one in own._get_compatibles()), *_FIT_AS_WELL}
+        if wanted not in fitting:
+            raise UnknownScheduler(wanted, f"it does not fit a model made for {self.name}")
+        parameters = inspect.signature(kind).parameters
+        if unknown := sorted(settings.keys() - parameters.keys()):
+            raise UnknownScheduler(
+                wanted, f"it has no setting {', '.join(unknown)}; it has {', '.join(sorted(parameters))}"
+            )
+        changed = {"noise_sampler_seed": seed} if "noise_sampler_seed" in parameters else {}
+        try:
+            build: Any = kind.from_config
+            return build(dict(self.config), **changed, **settings)
+        except (ImportError, *_REFUSALS) as error:
+            raise UnknownScheduler(wanted, _first_line(error)) from error
+
+    def try_out(self, name: str | None, settings: Mapping[str, Any], *, steps: int, strength: float) -> None:
+        """Walk through all timesteps with a latent of one element; refuses what would fail in the middle of an image.
+
+        Raises:
+            UnknownScheduler: as `make`, or the walk fails or leaves the finite numbers.
+        """
+        scheduler = self.make(name, settings, seed=0)
+        try:
+            walk = Steps(scheduler, steps, torch.Generator().manual_seed(0), torch.device("cpu"), strength=strength)
+            one = torch.ones(1, 1, 1, 1)
+            latent = walk.begin(None if strength >= 1 else one, one)
+            for timestep in walk.timesteps:
+                latent = walk.step(walk.scaled(latent, timestep), timestep, latent)
+        except _REFUSALS as error:
+            raise UnknownScheduler(name or self.name, _first_line(error)) from error
+        if not bool(torch.isfinite(latent).all()):
+            raise UnknownScheduler(name or self.name, "with these settings its steps lead out of the finite numbers")
+
+
+class Steps:
+    """One image's walk through its timesteps, or through the last share of them.
+
+    Args:
+        scheduler: new; becomes this walk's own.
+        steps: as asked for; a scheduler with two evaluations a step has about twice as many timesteps.
+        generator: the image's; what a stochastic scheduler draws, it draws from here, for the whole latent.
+        device: of the latent.
+        strength: share of the steps that is walked, the last ones; at least one step is.
+    """
+
+    def __init__(
+        self,
+        scheduler: Any,
+        steps: int,
+        generator: torch.Generator,
+        device: torch.device,
+        *,
+        strength: float = 1.0,
+    ) -> None:
+        self._scheduler = scheduler
+        scheduler.set_timesteps(steps, device=device)
+        # As diffusers' image-to-image pipelines count: whole steps, each of `order` timesteps.
+        left_out = steps - min(max(1, int(steps * strength)), steps)
+        first = left_out * scheduler.order
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(first)
+        self._timesteps = torch.as_tensor(scheduler.timesteps[first:])
+        # What diffusers' pipelines hand over; without an eta of 0 TCD would have one of its own.
+        taken = inspect.signature(scheduler.step).parameters
+        self._extra = {name: value for name, value in (("generator", generator), ("eta", 0.0)) if name in taken}
+
+    @property
+    def timesteps(self) -> Tensor:
+        """One per evaluation."""
+        return self._timesteps
+
+    def begin(self, latent: Tensor | None, noise: Tensor) -> Tensor:
+        """What the walk begins with: unit noise as this scheduler scales it, or noise added to a latent."""
+        if latent is None:
+            return noise * torch.as_tensor(self._scheduler.init_noise_sigma)
+        return torch.as_tensor(self._scheduler.add_noise(latent, noise, self._timesteps[:1]))
+
+    def scaled(self, latent: Tensor, timestep: Tensor) -> Tensor:
+        """The latent as the network wants it."""
+        return torch.as_tensor(self._scheduler.scale_model_input(latent, timestep))
+
+    def step(self, noise: Tensor, timestep: Tensor, latent: Tensor) -> Tensor:
+        """The next latent; call it once per timestep, in order."""
+        return torch.as_tensor(self._scheduler.step(noise, timestep, latent, **self._extra, return_dict=False)[0])
+
+
+class BatchSteps:
+    """The walks of several images through the same timesteps, side by side.
+
+    Each image keeps a scheduler and a generator of its own, so that it comes out as it would alone, whatever history or
+    noise its scheduler has.
+
+    Args:
+        walks: one per image, made with the same settings and number of steps.
+    """
+
+    def __init__(self, walks: Sequence[Steps]) -> None:
+        self._walks = tuple(walks)
+
+    @property
+    def timesteps(self) -> Tensor:
+        """One per evaluation, the same for all images."""
+        return self._walks[0].timesteps
+
+    def scaled(self, latent_BCHW: Tensor, timestep: Tensor) -> Tensor:
+        """The latents as the network wants them."""
+        own = zip(self._walks, latent_BCHW.chunk(len(latent_BCHW)), strict=True)
+        return torch.cat([walk.scaled(latent_1CHW, timestep) for walk, latent_1CHW in own])
+
+    def step(self, noise_BCHW: Tensor, timestep: Tensor, latent_BCHW: Tensor) -> Tensor:
+        """The next latents; call it once per timestep, in order."""
+        own = zip(self._walks, noise_BCHW.chunk(len(noise_BCHW)), latent_BCHW.chunk(len(latent_BCHW)), strict=True)
+        return torch.cat([walk.step(noise_1CHW, timestep, latent_1CHW) for walk, noise_1CHW, latent_1CHW in own])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0]

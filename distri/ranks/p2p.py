@@ -1,0 +1,92 @@
+"""Messages from rank to rank along an axis, each byte counted.
+
+Point to point throughout, because patches differ in size and halos concern two neighbours only. gloo and NCCL take the
+same calls; tags keep messages in flight apart on gloo, the common order of calls does on NCCL.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from distri.ranks.mesh import Axis, Mesh
+from distri.ranks.missing_ranks import blaming
+
+FREE_TAGS = 16  # tags below are for messages that are waited for at once
+GATHER_TAG = 2
+
+
+@dataclass(frozen=True)
+class Message:
+    """A contiguous tensor to send to a peer or to fill from it; `peer` is a place on the axis."""
+
+    peer: int
+    tensor: Tensor
+    tag: int
+
+
+def post(axis: Axis, sends: Sequence[Message], receives: Sequence[Message]) -> list[Any]:
+    """Start messages and return at once.
+
+    Tensors sent must stay as they are, and tensors received must not be read, until every handle returned has been
+    waited for.
+    """
+    operations = [dist.P2POp(dist.isend, m.tensor, axis.ranks[m.peer], axis.group, m.tag) for m in sends]
+    operations += [dist.P2POp(dist.irecv, m.tensor, axis.ranks[m.peer], axis.group, m.tag) for m in receives]
+    axis.traffic.sent_bytes += sum(message.tensor.nbytes for message in sends)
+    if not operations:
+        return []
+    with blaming(axis.roll, axis.ranks):
+        return list(dist.batch_isend_irecv(operations))
+
+
+def finish(axis: Axis, pending: Sequence[Any]) -> None:
+    """Wait for what `post` has started; the first message that fails raises PeerLost."""
+    if not pending:
+        return
+    with blaming(axis.roll, axis.ranks), axis.traffic.stalling():
+        for work in pending:
+            work.wait()
+
+
+def swap(axis: Axis, sends: Sequence[Message], receives: Sequence[Message]) -> None:
+    """Exchange messages and wait for all of them."""
+    finish(axis, post(axis, sends, receives))
+
+
+def gather(axis: Axis, own: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """Every rank's tensor, on every rank of the axis, in the order of the axis; blocks.
+
+    Args:
+        own: this rank's tensor, of shape `shapes[axis.index]`.
+        shapes: each rank's shape; they may differ. A rank whose tensor holds nothing sends nothing.
+    """
+    own = own.contiguous()
+    parts = [own if place == axis.index else own.new_empty(shape) for place, shape in enumerate(shapes)]
+    swap(
+        axis,
+        [Message(peer, own, GATHER_TAG) for peer in axis.others if own.numel()],
+        [Message(peer, parts[peer], GATHER_TAG) for peer in axis.others if parts[peer].numel()],
+    )
+    return parts
+
+
+def collect(axis: Axis, own: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """Every rank's tensor on the first rank of the axis, in the order of the axis; nothing elsewhere. Blocks."""
+    own = own.contiguous()
+    if axis.index != 0:
+        swap(axis, [Message(0, own, GATHER_TAG)], [])
+        return []
+    parts = [own, *(torch.empty(shape, dtype=own.dtype, device=own.device) for shape in shapes[1:])]
+    swap(axis, [], [Message(peer, parts[peer], GATHER_TAG) for peer in axis.others])
+    return parts
+
+
+def all_agree(mesh: Mesh, axis: Axis, own: bool) -> bool:
+    """Whether all ranks of the leader's axis say yes, on all ranks of the replica; blocks."""
+    flag = torch.tensor([own], dtype=torch.uint8, device=mesh.device)
+    flags = collect(axis, flag, [(1,)] * axis.size)
+    return bool(mesh.broadcast_word(int(all(bool(flag.item()) for flag in flags))))

@@ -1,0 +1,1 @@
+"""From noise to pixels: the denoising loop and the decode."""

@@ -1,0 +1,133 @@
+"""The files by which workers and the local node speak about attempts, so that each survives the other.
+
+node/attempts/<name>.spec.json    a worker's wish; linked into place, so creating it twice fails like a 409
+node/attempts/<name>.status.json  what the node knows; only the node writes it
+node/attempts/<name>.delete       a worker's wish that it ends and is forgotten
+node/gone/<name>                  it was there; a name is never used again
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from embedded.atomic import unfinished, write_private
+from pipeline.records.attempt import AttemptSpec, Phase
+
+SCHEMA_VERSION = 1
+
+_SPEC, _STATUS, _DELETE = ".spec.json", ".status.json", ".delete"
+
+
+class AttemptStatus(BaseModel):
+    """What the node knows of one attempt that it has started."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: int = SCHEMA_VERSION
+    uid: str
+    phase: Literal[Phase.RUNNING, Phase.ENDED]
+    pid: int | None = None
+    started_at: datetime
+    ended_at: datetime | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    message: str = ""
+    log_tail: str = ""
+    deadline_exceeded: bool = False
+    deleted: bool = False
+    node_lost: bool = False
+
+
+class Gone(Exception):  # an answer: the caller says what it means there
+    """The name was used before, and its attempt was deleted."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One look at the folder: names with a spec, and names that somebody wants deleted."""
+
+    specs: frozenset[str]
+    deletions: frozenset[str]
+
+
+class AttemptFolder:
+    """`data_dir`/node; every method leaves it in a state from which any other process can go on."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.root = data_dir / "node"
+        self._live = self.root / "attempts"
+        self._gone = self.root / "gone"
+        for folder in (self._live, self._gone):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def create(self, spec: AttemptSpec) -> None:
+        """Wish for an attempt. Raises FileExistsError if its name is in use, Gone if it was."""
+        if self.is_gone(spec.name):
+            raise Gone(spec.name)
+        temporary = unfinished(self._live / spec.name, spec.model_dump_json())
+        try:
+            self._path(spec.name, _SPEC).hardlink_to(temporary)
+        finally:
+            temporary.unlink()
+        # The node marks a name as gone before it removes the spec. Whoever asked too early looks again.
+        if self.is_gone(spec.name):
+            self._path(spec.name, _SPEC).unlink(missing_ok=True)
+            raise Gone(spec.name)
+
+    def request_deletion(self, name: str) -> None:
+        """Wish that an attempt ends and is forgotten; nothing happens if it is not there."""
+        if self._path(name, _SPEC).exists():
+            self._path(name, _DELETE).touch(mode=0o600)
+
+    def listing(self) -> Listing:
+        """What is there now, from one directory listing."""
+        names = [entry.name for entry in self._live.iterdir()]
+        return Listing(_cut(names, _SPEC), _cut(names, _DELETE))
+
+    def spec(self, name: str) -> AttemptSpec | None:
+        """The spec; None if the attempt was deleted. Raises RecordUnreadable."""
+        text = _text(self._path(name, _SPEC))
+        return None if text is None else AttemptSpec.parsed(text)
+
+    def status(self, name: str) -> AttemptStatus | None:
+        """What the node knows; None until it has started the attempt."""
+        text = _text(self._path(name, _STATUS))
+        return None if text is None else AttemptStatus.model_validate_json(text)
+
+    def write_status(self, name: str, status: AttemptStatus) -> None:
+        """Record what is known now. For the node only."""
+        write_private(self._path(name, _STATUS), status.model_dump_json())
+
+    def is_gone(self, name: str) -> bool:
+        """Whether an attempt of this name was there and has been deleted."""
+        return (self._gone / name).exists()
+
+    def forget(self, name: str) -> None:
+        """Remove the attempt and remember its name; may be repeated after any interruption. For the node only."""
+        (self._gone / name).touch(mode=0o600)
+        for suffix in (_SPEC, _STATUS, _DELETE):
+            self._path(name, suffix).unlink(missing_ok=True)
+
+    def withdraw_deletion(self, name: str) -> None:
+        """Remove a wish that came after its attempt was gone. For the node only."""
+        self._path(name, _DELETE).unlink(missing_ok=True)
+
+    def _path(self, name: str, suffix: str) -> Path:
+        return self._live / f"{name}{suffix}"
+
+
+def _cut(names: Iterable[str], suffix: str) -> frozenset[str]:
+    return frozenset(name.removesuffix(suffix) for name in names if name.endswith(suffix))
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,135 @@
+"""Attempts on the local node: `pipeline.records.attempt.Launcher` by files, and what an attempt's end means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from embedded.attempts import AttemptFolder, AttemptStatus, Gone
+from pipeline.errors import RecordUnreadable
+from pipeline.process.redact import redacted
+from pipeline.records.attempt import (
+    HOPELESS_EXIT_CODES,
+    AttemptSpec,
+    Code,
+    LaunchResult,
+    NameTaken,
+    Observation,
+    Outcome,
+    Phase,
+    PodReport,
+)
+
+NODE = "local"
+
+_SIGKILL = 9
+# The rank that was killed need not be the first that torchrun noticed; its summary in the log names each.
+_RANK_KILLED = re.compile(r"exitcode\s*:\s*-9\b")
+
+
+class LocalLauncher:
+    """A `Launcher` over the files of one data folder; needs no process to be there when it is called."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._attempts = AttemptFolder(data_dir)
+        self._ended: dict[str, Observation] = {}
+
+    def launch(self, spec: AttemptSpec) -> LaunchResult:
+        """Create the attempt, or adopt the one that is there with this very spec."""
+        while True:
+            try:
+                self._attempts.create(spec)
+            except Gone as error:
+                raise NameTaken(spec.name, "none, for it was deleted", spec.digest) from error
+            except FileExistsError:
+                try:
+                    found = self._attempts.spec(spec.name)
+                except RecordUnreadable as error:
+                    raise NameTaken(spec.name, "that cannot be read", spec.digest) from error
+                if found is None:
+                    continue  # deleted meanwhile, so the next try says that it is gone
+                if found.digest != spec.digest:
+                    raise NameTaken(spec.name, found.digest, spec.digest) from None
+                return LaunchResult.ADOPTED
+            else:
+                return LaunchResult.CREATED
+
+    def observe(self) -> Mapping[str, Observation]:
+        """Every attempt that exists, from one directory listing."""
+        names = self._attempts.listing().specs
+        self._ended = {name: seen for name, seen in self._ended.items() if name in names}
+        seen = {name: self._ended.get(name) or self._observation(name) for name in names}
+        present = {name: one for name, one in seen.items() if one is not None}
+        self._ended = {name: one for name, one in present.items() if one.phase is Phase.ENDED}
+        return present
+
+    def quiet_since(self, moment: float) -> bool:
+        """Never said: a look at a folder costs less than a watch on it."""
+        del moment
+        return False
+
+    def delete(self, name: str) -> None:
+        """End the attempt and forget it, in the background."""
+        self._attempts.request_deletion(name)
+
+    def _observation(self, name: str) -> Observation | None:
+        status = self._attempts.status(name)
+        try:
+            spec = self._attempts.spec(name)
+        except RecordUnreadable:
+            spec, batch_id, job_index = None, None, None
+        else:
+            if spec is None:
+                return None  # deleted since the listing
+            batch_id, job_index = spec.batch_id, spec.job_index
+        if status is None:
+            return Observation(name, Phase.PENDING, "waits for the local node", None, batch_id, job_index, spec)
+        if status.phase is Phase.RUNNING:
+            return Observation(name, Phase.RUNNING, f"process {status.pid}", None, batch_id, job_index, spec)
+        ended = outcome(status)
+        return Observation(name, Phase.ENDED, ended.reason, ended, batch_id, job_index, spec)
+
+
+def outcome(status: AttemptStatus) -> Outcome:
+    """What became of an attempt that has ended; touches nothing.
+
+    Only an exit with 0 together with the pod's word is a success, and nothing outranks it. After that our own reasons
+    for ending it outrank the program's, because the program's follow from them.
+    """
+    report = _report(status.message)
+
+    def ended(code: Code, reason: str) -> Outcome:
+        return Outcome(code, redacted(reason), exit_code=status.exit_code, report=report, node=NODE)
+
+    if status.exit_code == 0 and report is not None and report.code is Code.SUCCEEDED:
+        return ended(Code.SUCCEEDED, report.message)
+    if status.node_lost:
+        return ended(Code.NODE_LOST, "the local node ended while the attempt ran")
+    if status.deleted:
+        return ended(Code.DELETED, "the attempt was deleted")
+    if status.deadline_exceeded:
+        return ended(Code.DEADLINE, "the attempt ran longer than its deadline")
+    if report is not None and report.code is not Code.SUCCEEDED:
+        return ended(report.code, report.message)
+    if status.exit_code in HOPELESS_EXIT_CODES:
+        return ended(Code.CONFIG_ERROR, _words(status, report, f"ended with exit code {status.exit_code}"))
+    if report is None and (status.signal == _SIGKILL or _RANK_KILLED.search(status.log_tail)):
+        return ended(Code.KILLED, "a process of the attempt was killed by signal 9; was memory short?")
+    how = f"ended by signal {status.signal}" if status.signal else f"ended with exit code {status.exit_code}"
+    return ended(Code.UNKNOWN, _words(status, report, how))
+
+
+def _words(status: AttemptStatus, report: PodReport | None, how: str) -> str:
+    word = "a report of success" if report else "no report"
+    said = [text.strip() for text in ("" if report else status.message, status.log_tail) if text.strip()]
+    return "\n".join([f"{how} and {word}", *said])
+
+
+def _report(message: str) -> PodReport | None:
+    try:
+        return PodReport.model_validate_json(message)
+    except ValidationError:
+        return None

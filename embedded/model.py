@@ -1,0 +1,82 @@
+"""The demo model of a data folder, pinned by its content: in a checkout the trained one of `models/demo`.
+
+A wheel has none: there one with random weights is made, once and offline, by the engine's own program.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from embedded.processes.child import Child, Program, stop_all
+from embedded.services.readiness import StopRequested
+from pipeline.errors import ServiceError
+
+NATIVE_PX = 256
+
+# What `python -m training WORK models/demo` made; a wheel brings none.
+TRAINED = Path(__file__).parents[1] / "models" / "demo"
+
+_POLL_S = 0.05
+_UNFINISHED = "demo.unfinished"
+
+
+def demo_model(data_dir: Path) -> Path:
+    """Where the model lies, or will."""
+    return data_dir / "models" / "demo"
+
+
+def begin_demo_model(data_dir: Path, environment: Mapping[str, str], *, trained: Path = TRAINED) -> Child | None:
+    """Put the model there, or start making it, unless it is there; it gets its name only when it is whole."""
+    if demo_model(data_dir).exists():
+        return None
+    unfinished = data_dir / "models" / _UNFINISHED
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.parent.mkdir(mode=0o700, exist_ok=True)
+    if (trained / "model_index.json").is_file():
+        shutil.copytree(trained, unfinished)
+        unfinished.rename(demo_model(data_dir))
+        return None
+    child = Child(
+        Program(
+            name="demo model",
+            command=[sys.executable, "-P", "-m", "distri.demo_model", str(unfinished)],
+            environment=environment,
+            folder=data_dir,
+            log=data_dir / "logs" / "demo_model.log",
+        )
+    )
+    child.start()
+    return child
+
+
+def await_demo_model(child: Child, data_dir: Path, timeout_s: float, give_up: Callable[[], bool]) -> None:
+    """Wait until the model is made, and give it its name. Raises ServiceError, StopRequested."""
+    deadline = time.monotonic() + timeout_s
+    try:
+        while (code := child.exit_code()) is None:
+            if give_up():
+                raise StopRequested
+            if time.monotonic() > deadline:
+                raise ServiceError(f"the demo model was not made in {timeout_s:.0f} s; {child.last_words()}")
+            time.sleep(_POLL_S)
+    finally:
+        stop_all([child], grace_s=0)
+    unfinished = data_dir / "models" / _UNFINISHED
+    if code != 0 or not unfinished.is_dir():
+        raise ServiceError(f"the demo model could not be made (exit code {code}); {child.last_words()}")
+    unfinished.rename(demo_model(data_dir))
+
+
+def revision(model: Path) -> str:
+    """A short hash of every file of the model, names included."""
+    whole = hashlib.sha256()
+    for path in sorted(path for path in model.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        whole.update(f"{path.relative_to(model).as_posix()} {content}\n".encode())
+    return whole.hexdigest()[:16]

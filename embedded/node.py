@@ -1,0 +1,284 @@
+"""The local node, which plays the kubelet: it runs attempts that workers ask for, and records how they ended.
+
+It speaks with workers by files (see attempts.py), so it needs no port and outlives any of them. Its attempts die with
+it; what it left as running, the next node records as lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+import structlog
+
+from embedded.attempts import AttemptFolder, AttemptStatus
+from embedded.processes.marked import kill_marked
+from embedded.run_with_parent import tethered
+from pipeline.client.local_stack import log_tail
+from pipeline.errors import RecordTooNew, RecordUnreadable
+from pipeline.process import flock
+from pipeline.process.logs import configure_logging
+from pipeline.records.attempt import (
+    REPORT_LIMIT_BYTES,
+    SHUTDOWN_VARIABLE,
+    AttemptSpec,
+    Code,
+    Phase,
+    PodReport,
+    torchrun,
+)
+
+UID_VARIABLE = "TESSERA_POD_UID"
+_MESSAGE_FILE = "termination-log"
+
+_SCAN_S = 0.1
+_KILL_S = 2.0
+_PREDECESSOR_S = 5.0
+
+log = structlog.get_logger("embedded.node")
+
+
+def render(spec: AttemptSpec) -> list[str]:
+    """The command of a pod: the same that a container runs."""
+    return torchrun(sys.executable, spec.gpus)
+
+
+@dataclass
+class _Running:
+    process: subprocess.Popen[bytes]
+    status: AttemptStatus
+    deadline: float
+    kill_at: float | None = None  # set once it was asked to end
+
+
+class Node:
+    """Everything that runs on this node. `run` is the whole life; start it in a main thread."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        command: Callable[[AttemptSpec], Sequence[str]] = render,
+        *,
+        grace_s: float = 5.0,
+    ) -> None:
+        self._attempts = AttemptFolder(data_dir)
+        self._scratch = self._attempts.root / "scratch"
+        self._logs = data_dir / "logs" / "attempts"
+        for folder in (self._scratch, self._logs):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._command = command
+        self._grace_s = grace_s
+        self._running: dict[str, _Running] = {}
+        self._ended: set[str] = set()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Ask `run` to end all attempts and return; may be called from a signal handler."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Serve until stopped. Raises TimeoutError if another node serves the same folder."""
+        lock = flock.acquire(self._attempts.root / "node.lock", _PREDECESSOR_S)
+        if lock is None:
+            raise TimeoutError(f"another node serves {self._attempts.root}")
+        try:
+            self._bury_the_lost()
+            log.info("node serves", folder=str(self._attempts.root))
+            while not self._stopping:
+                try:
+                    self._tick()
+                except OSError:  # a full disk, say: what runs goes on, and what could not be recorded is tried again
+                    log.exception("a look at the attempts failed")
+                time.sleep(_SCAN_S)
+            self._end_all()
+        finally:
+            os.close(lock)
+
+    def _bury_the_lost(self) -> None:
+        for name in self._attempts.listing().specs:
+            status = self._attempts.status(name)
+            if status is not None and status.phase is Phase.RUNNING:
+                self._bury(name, status)
+
+    def _bury(self, name: str, status: AttemptStatus) -> None:
+        if left := kill_marked(UID_VARIABLE, status.uid, _KILL_S):
+            log.error("processes of a lost attempt cannot be killed", attempt=name, pids=sorted(left))
+        lost = {"phase": Phase.ENDED, "ended_at": datetime.now(UTC), "node_lost": True, **self._traces(name)}
+        self._attempts.write_status(name, status.model_copy(update=lost))
+        log.warning("attempt was on record as running, but was not", attempt=name)
+
+    def _tick(self) -> None:
+        listing = self._attempts.listing()
+        for name in listing.deletions:
+            self._delete(name, exists=name in listing.specs)
+        for name in listing.specs - self._running.keys() - self._ended - listing.deletions:
+            self._consider(name)
+        for name in list(self._running):
+            self._look_after(name)
+
+    def _delete(self, name: str, *, exists: bool) -> None:
+        running = self._running.get(name)
+        if running is not None:
+            running.status = running.status.model_copy(update={"deleted": True})
+            self._ask_to_end(name, running)
+        elif exists:
+            self._attempts.forget(name)
+            self._ended.discard(name)
+            shutil.rmtree(self._scratch / name, ignore_errors=True)
+            log.info("attempt is forgotten", attempt=name)
+        else:
+            self._attempts.withdraw_deletion(name)
+
+    def _consider(self, name: str) -> None:
+        if self._attempts.is_gone(name):  # a forgetting that was cut short, or a worker that asked too late
+            self._attempts.forget(name)
+            return
+        if (known := self._attempts.status(name)) is not None:
+            if known.phase is Phase.RUNNING:  # its start was recorded, and then failed
+                self._bury(name, known)
+            self._ended.add(name)
+            return
+        status = AttemptStatus(uid=secrets.token_hex(16), phase=Phase.RUNNING, started_at=datetime.now(UTC))
+        try:
+            spec = self._attempts.spec(name)
+        except RecordTooNew as error:
+            self._refuse(name, status, str(error), Code.TOO_OLD)
+            return
+        except RecordUnreadable as error:
+            self._refuse(name, status, str(error))
+            return
+        if spec is None:
+            return
+        # First the record, then the process: a node that dies in between leaves something to find.
+        self._attempts.write_status(name, status)
+        try:
+            process = self._start(spec, status.uid)
+        except OSError as error:
+            self._refuse(name, status, f"the node cannot start it: {error}")
+            return
+        status = status.model_copy(update={"pid": process.pid})
+        self._running[name] = _Running(process, status, deadline=time.monotonic() + spec.deadline_s)
+        self._attempts.write_status(name, status)
+        log.info("attempt started", attempt=name, job=spec.job_ref, pid=process.pid)
+
+    def _start(self, spec: AttemptSpec, uid: str) -> subprocess.Popen[bytes]:
+        scratch = self._scratch / spec.name
+        scratch.mkdir(mode=0o700, exist_ok=True)
+        environment = os.environ | {
+            "TESSERA_ATTEMPT": spec.model_dump_json(),
+            UID_VARIABLE: uid,
+            "TESSERA_TERMINATION_LOG": str(scratch / _MESSAGE_FILE),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONSAFEPATH": "1",
+            "HF_HUB_OFFLINE": "1",
+            SHUTDOWN_VARIABLE: str(int(max(0, self._grace_s - 1))),  # the rest is for torchrun itself
+        }
+        with (self._logs / f"{spec.name}.log").open("ab") as output:
+            return subprocess.Popen(
+                tethered(self._command(spec)),
+                env=environment,
+                cwd=scratch,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _refuse(self, name: str, status: AttemptStatus, reason: str, code: Code = Code.CONFIG_ERROR) -> None:
+        message = PodReport(code=code, message=reason).to_message()
+        ended = {"phase": Phase.ENDED, "ended_at": datetime.now(UTC), "message": message}
+        self._attempts.write_status(name, status.model_copy(update=ended))
+        self._ended.add(name)
+        log.error("attempt cannot run", attempt=name, reason=reason)
+
+    def _look_after(self, name: str) -> None:
+        running = self._running[name]
+        code = running.process.poll()
+        now = time.monotonic()
+        if code is None and now >= running.deadline and running.kill_at is None:
+            running.status = running.status.model_copy(update={"deadline_exceeded": True})
+            self._ask_to_end(name, running)
+        if code is None and (running.kill_at is None or now < running.kill_at):
+            return
+        if left := kill_marked(UID_VARIABLE, running.status.uid, _KILL_S):
+            log.error("processes of an attempt cannot be killed", attempt=name, pids=sorted(left))
+            return  # it has not ended while anything of it lives
+        self._record_end(name, running, running.process.wait())
+
+    def _ask_to_end(self, name: str, running: _Running) -> None:
+        if running.kill_at is None:
+            running.kill_at = time.monotonic() + self._grace_s
+            running.process.terminate()
+            log.info("attempt is asked to end", attempt=name, grace_s=self._grace_s)
+
+    def _record_end(self, name: str, running: _Running, code: int) -> None:
+        ended = running.status.model_copy(
+            update={
+                "phase": Phase.ENDED,
+                "ended_at": datetime.now(UTC),
+                "exit_code": code if code >= 0 else 128 - code,  # as a kubelet writes it
+                "signal": -code if code < 0 else None,
+                **self._traces(name),
+            }
+        )
+        self._attempts.write_status(name, ended)
+        del self._running[name]
+        self._ended.add(name)
+        log.info("attempt ended", attempt=name, exit_code=ended.exit_code, signal=ended.signal)
+
+    def _traces(self, name: str) -> dict[str, str]:
+        return {
+            "message": _last_bytes(self._scratch / name / _MESSAGE_FILE),
+            "log_tail": log_tail(self._logs / f"{name}.log"),
+        }
+
+    def _end_all(self) -> None:
+        for name, running in self._running.items():
+            if not running.status.deleted:
+                running.status = running.status.model_copy(update={"node_lost": True})
+            self._ask_to_end(name, running)
+        while self._running:
+            for name in list(self._running):
+                self._look_after(name)
+            time.sleep(_SCAN_S / 2)
+
+
+def _last_bytes(path: Path) -> str:
+    """The end of a termination message, as much of it as a kubelet keeps."""
+    try:
+        return path.read_bytes()[-REPORT_LIMIT_BYTES:].decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def main(arguments: Sequence[str], command: Callable[[AttemptSpec], Sequence[str]] = render) -> int:
+    """Entry point of the node's process."""
+    parser = argparse.ArgumentParser(prog="python -P -m embedded.node", description="Run attempts on this machine.")
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--grace", type=float, default=5.0, help="seconds between SIGTERM and SIGKILL")
+    options = parser.parse_args(arguments)
+    configure_logging(os.environ.get("TESSERA_LOG_FORMAT", "auto"), os.environ.get("TESSERA_LOG_LEVEL", "info"))
+    node = Node(options.data_dir, command, grace_s=options.grace)
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        node.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    node.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

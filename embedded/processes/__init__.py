@@ -1,0 +1,1 @@
+"""Child processes: started, marked as ours, watched, ended with their parent."""

@@ -1,0 +1,109 @@
+"""A child process that dies with us: how it is started, asked to end, and what it said last."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedded.run_with_parent import tethered
+from pipeline.client.local_stack import log_tail
+from pipeline.errors import ServiceError
+from pipeline.process import flock
+
+_LOG_LIMIT_BYTES = 16 * 2**20
+_PREDECESSOR_S = 5.0
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to run, and where its output goes."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    folder: Path
+    log: Path
+    lock: Path | None = None  # held for as long as the process lives: two servers never share their data
+
+
+class Child:
+    """One running `Program`. Start it from the main thread: its parent-death signal is bound to the thread."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.started_at = 0.0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.program.name
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the program itself on Linux, of its tether elsewhere."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Start the program, again if it ended. Waits for a predecessor that still holds the program's lock."""
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError(f"{self.name} must be started from the main thread")
+        program = self.program
+        held: list[int] = []
+        if program.lock is not None:
+            descriptor = flock.acquire(program.lock, _PREDECESSOR_S)
+            if descriptor is None:
+                raise ServiceError(f"another {self.name} works on {program.folder}: {program.lock} is held")
+            held.append(descriptor)
+        if program.log.exists() and program.log.stat().st_size > _LOG_LIMIT_BYTES:
+            program.log.replace(program.log.with_name(program.log.name + ".1"))
+        try:
+            with program.log.open("ab") as log:
+                self._process = subprocess.Popen(
+                    tethered(program.command),
+                    env=dict(program.environment),
+                    cwd=program.folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # a terminal's Ctrl-C is for us: we end the children in order
+                    pass_fds=held,
+                )
+        finally:
+            for descriptor in held:
+                os.close(descriptor)
+        self.started_at = time.monotonic()
+
+    def exit_code(self) -> int | None:
+        """How it ended, negative for a signal; None while it runs."""
+        return self._process.poll() if self._process else None
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal; nothing happens if it has ended."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def last_words(self) -> str:
+        """The log's last lines and where to read the rest."""
+        return f"its log {self.program.log} ends with:\n{log_tail(self.program.log)}"
+
+
+def stop_all(children: Iterable[Child], grace_s: float) -> list[Child]:
+    """Ask all of them to end at once, wait, kill who is left after `grace_s`. Returns those that had to be killed."""
+    started = [child for child in children if child.pid is not None]
+    for child in started:
+        child.send(signal.SIGTERM)
+    deadline = time.monotonic() + grace_s
+    while any(child.exit_code() is None for child in started) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    stubborn = [child for child in started if child.exit_code() is None]
+    for child in stubborn:
+        child.send(signal.SIGKILL)
+    while any(child.exit_code() is None for child in stubborn):
+        time.sleep(0.02)
+    return stubborn

@@ -1,0 +1,46 @@
+"""Keeping children alive: one that ends is started again, after a delay that grows while it keeps ending."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from embedded.processes.child import Child
+from pipeline.errors import ServiceError
+
+_SCAN_S = 0.1
+_FIRST_DELAY_S = 0.2
+_LONGEST_DELAY_S = 10.0
+_PROVEN_S = 30.0  # who ran this long gets the first delay again
+
+log = structlog.get_logger("embedded.processes.supervisor")
+
+
+def supervise(children: Sequence[Child], stopping: Callable[[], bool]) -> None:
+    """Restart whoever ends until `stopping` says so. Blocks; from the main thread only."""
+    delays = dict.fromkeys((child.name for child in children), _FIRST_DELAY_S)
+    due: dict[str, float] = {}
+    while not stopping():
+        now = time.monotonic()
+        for child in children:
+            name = child.name
+            if name not in due:
+                if (code := child.exit_code()) is None:
+                    continue
+                if now - child.started_at > _PROVEN_S:
+                    delays[name] = _FIRST_DELAY_S
+                due[name] = now + delays[name]
+                log.warning("child ended", child=name, exit_code=code, restart_in_s=delays[name])
+                delays[name] = min(2 * delays[name], _LONGEST_DELAY_S)
+            elif now >= due[name]:
+                del due[name]
+                try:
+                    child.start()
+                except (OSError, ServiceError):
+                    log.exception("child cannot be started", child=name)
+                    due[name] = now + delays[name]
+                else:
+                    log.info("child started again", child=name, pid=child.pid)
+        time.sleep(_SCAN_S)

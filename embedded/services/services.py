@@ -1,0 +1,113 @@
+"""The two services of a data folder together: start them, wait for both, say how to reach them, stop them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedded.processes.child import Child, stop_all
+from embedded.processes.identity import Identity, identity_of
+from embedded.services.readiness import wait_until_ready
+from embedded.services.seaweedfs import BUCKET, REGION, check_seaweedfs, remove_sockets, s3_client, seaweedfs
+from embedded.services.valkey import check_valkey, valkey
+
+_S3_GRACE_S = 8.0
+_REDIS_GRACE_S = 10.0
+
+# What a server needs of the environment that we were started in. The rest may be meant for other programs: AWS_PROFILE
+# or S3_BUCKET would change what `weed` does.
+_HANDED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "TMPDIR", "DYLD_LIBRARY_PATH", "LD_LIBRARY_PATH")
+
+
+@dataclass(frozen=True)
+class Services:
+    """Valkey and SeaweedFS of one data folder, running."""
+
+    identity: Identity
+    redis: Child
+    s3: Child
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Where they are, as values of `pipeline.deployment.settings.Settings`."""
+        identity = self.identity
+        return {
+            "redis_url": identity.redis_url,
+            "s3_endpoint": identity.s3_endpoint,
+            "s3_region": REGION,
+            "s3_bucket": BUCKET,
+        }
+
+    @property
+    def credentials(self) -> dict[str, str]:
+        """What boto3 needs in a process's environment to be let in."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.identity.s3_access_key,
+            "AWS_SECRET_ACCESS_KEY": self.identity.s3_secret_key,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+
+def started_services(data_dir: Path) -> Services:
+    """Start both and return at once; call `await_services` before using them. From the main thread only."""
+    for folder in (data_dir, data_dir / "logs"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    identity = identity_of(data_dir)
+    environment = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
+    services = Services(
+        identity,
+        redis=Child(valkey(identity, data_dir, environment)),
+        s3=Child(seaweedfs(identity, data_dir, environment)),
+    )
+    services.s3.start()  # first, because it takes longer
+    try:
+        services.redis.start()
+    except BaseException:
+        stop_services(services)
+        raise
+    return services
+
+
+def await_services(
+    services: Services,
+    timeout_s: float,
+    give_up: Callable[[], bool] = lambda: False,
+    on_ready: Callable[[str], None] = lambda _name: None,
+) -> None:
+    """Return when both have passed a real round trip. Raises ServiceError, StopRequested."""
+    deadline = time.monotonic() + timeout_s
+    wait_until_ready(services.redis, lambda: check_valkey(services.identity), deadline, give_up)
+    on_ready(services.redis.name)
+    client = s3_client(services.identity)
+    wait_until_ready(services.s3, lambda: check_seaweedfs(client), deadline, give_up)
+    on_ready(services.s3.name)
+    client.close()
+
+
+def stop_services(services: Services) -> None:
+    """Stop S3, then Redis, which writes its append-only file out."""
+    stop_all([services.s3], _S3_GRACE_S)
+    stop_all([services.redis], _REDIS_GRACE_S)
+    remove_sockets(services.identity)
+
+
+@contextmanager
+def running_services(data_dir: Path, timeout_s: float = 30.0) -> Iterator[Services]:
+    """Both services for the length of a `with` block."""
+    services = started_services(data_dir)
+    try:
+        await_services(services, timeout_s)
+        yield services
+    finally:
+        stop_services(services)
+
+
+def reachable(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables that keep requests to the loopback from going to a proxy, beside what `environment` already says."""
+    hosts = [host for host in environment.get("NO_PROXY", environment.get("no_proxy", "")).split(",") if host]
+    listed = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
+    return {"NO_PROXY": listed, "no_proxy": listed}

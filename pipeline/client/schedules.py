@@ -1,0 +1,143 @@
+"""Schedules as the Python client has them: `Client().schedules`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pipeline.client.connect import Connection
+from pipeline.deployment.broker import TICK, hint
+from pipeline.errors import UnknownBatch, UnknownSchedule
+from pipeline.operations import schedules
+from pipeline.records.schedules.cron import zone
+from pipeline.records.schedules.schedule import Firing, FiringOutcome, ScheduleRecord, checked_name, checked_spec
+from pipeline.states import BATCH_MOVES, BatchState
+
+
+@dataclass(frozen=True)
+class FiringStatus:
+    """A firing, and how its batch stands now; None if there is none, or the ledger knows it no more."""
+
+    firing: Firing
+    batch: BatchState | None
+
+    @property
+    def result(self) -> str:
+        """One word: the state of its batch, or what became of the firing."""
+        return self.batch.value if self.batch else self.firing.outcome.value
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able, for scripts."""
+        fields = self.firing.model_dump(mode="json", exclude={"schema_version", "rows_key"})
+        submitted = self.firing.outcome is FiringOutcome.SUBMITTED
+        return fields | {
+            "batch": self.firing.id if submitted else None,
+            "batch_state": self.batch,
+            "result": self.result,
+        }
+
+
+@dataclass(frozen=True)
+class ScheduleStatus:
+    """One look at a schedule."""
+
+    record: ScheduleRecord
+    running: tuple[str, ...]
+    last: FiringStatus | None
+
+    @property
+    def next_local(self) -> datetime | None:
+        """When it fires next, in its own zone."""
+        return self.record.next_at.astimezone(zone(self.record.spec.tz)) if self.record.next_at else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able, for scripts."""
+        record = self.record
+        return {
+            "name": record.name,
+            **record.spec.model_dump(mode="json"),
+            "declared": record.declared,
+            "paused": record.paused,
+            "next_utc": record.next_at.isoformat() if record.next_at else None,
+            "next_local": self.next_local.isoformat() if self.next_local else None,
+            "running": list(self.running),
+            "last": self.last.as_dict() if self.last else None,
+        }
+
+
+class Schedules:
+    """The schedules of a deployment. Its controller fires them, whether or not any client is there."""
+
+    def __init__(self, connection: Connection, app: Any) -> None:
+        self._ledger, self._artifacts, self._app = connection.ledger, connection.artifacts, app
+
+    def add(self, name: str, *, update: bool = False, paused: bool = False, **values: Any) -> ScheduleStatus:
+        """Add a schedule, which fires from now on; with `update` change one that is there.
+
+        Args:
+            name: 1 to 50 letters, digits, '.', '_' and '-'; batch ids begin with it.
+            values: the fields of `ScheduleSpec`: cron, tz, prompts, options, overlap, catch_up, only_new, vary_seed,
+                seed, tenant, priority, skip_invalid.
+
+        Adding the same again changes nothing. Raises RequestError naming what cannot be used.
+        """
+        spec = checked_spec(values)
+        record, _news = schedules.add(self._ledger, self._artifacts, name, spec, update=update, paused=paused)
+        return self._status(record)
+
+    def get(self, name: str) -> ScheduleStatus:
+        """How it stands. Raises UnknownSchedule."""
+        return self._status(self._record(name))
+
+    def pause(self, name: str) -> ScheduleStatus:
+        """Let it fire no more; what runs goes on. Raises UnknownSchedule."""
+        return self._status(schedules.pause(self._ledger, self._artifacts, name))
+
+    def resume(self, name: str) -> ScheduleStatus:
+        """Let it fire again; what was due while it was paused is not made up for. Raises UnknownSchedule."""
+        return self._status(schedules.resume(self._ledger, self._artifacts, name))
+
+    def run_now(self, name: str, *, everything: bool = False) -> str:
+        """Let it fire once, now, also while it is paused; returns the id that its batch will have.
+
+        `everything` also renders rows that are not new. Its overlap rule holds. Raises UnknownSchedule.
+        """
+        batch_id = schedules.run_now(self._ledger, name, everything=everything)
+        hint(self._app, TICK)
+        return batch_id
+
+    def remove(self, name: str) -> None:
+        """Remove it and its history; its batches stay, and what runs goes on. Raises UnknownSchedule, RequestError."""
+        schedules.remove(self._ledger, self._artifacts, name)
+
+    def history(self, name: str, limit: int = 20) -> Sequence[FiringStatus]:
+        """Its last firings, newest first. Raises UnknownSchedule."""
+        self._record(name)
+        return [self._firing(firing) for firing in self._ledger.schedules.firings(name, limit)]
+
+    def list(self) -> Sequence[ScheduleStatus]:
+        """All schedules, by name."""
+        records = (self._ledger.schedules.get(name) for name in self._ledger.schedules.names())
+        return [self._status(record) for record in records if record is not None]
+
+    def _record(self, name: str) -> ScheduleRecord:
+        record = self._ledger.schedules.get(checked_name(name))
+        if record is None:
+            raise UnknownSchedule(name)
+        return record
+
+    def _status(self, record: ScheduleRecord) -> ScheduleStatus:
+        last = self._ledger.schedules.firings(record.name, 1)
+        running = tuple(batch_id for batch_id in record.open if self._state(batch_id) in BATCH_MOVES)
+        return ScheduleStatus(record, running, self._firing(last[0]) if last else None)
+
+    def _firing(self, firing: Firing) -> FiringStatus:
+        return FiringStatus(firing, self._state(firing.id) if firing.outcome is FiringOutcome.SUBMITTED else None)
+
+    def _state(self, batch_id: str) -> BatchState | None:
+        try:
+            return self._ledger.batches.state(batch_id)
+        except UnknownBatch:
+            return None  # an emptied ledger does not take up finished batches again

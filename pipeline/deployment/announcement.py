@@ -1,0 +1,106 @@
+"""What a deployment renders, as its controller announces it in Redis, so that a client refuses bad rows by itself."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.deployment.layouts import Load, fastest_layout, planned_layout, shortest_long_side_px
+from pipeline.deployment.settings import Settings
+from pipeline.deployment.tenants import TenantLimits
+from pipeline.schema import Versioned
+
+SCHEMA_VERSION = 1
+
+
+class AllowedModel(BaseModel):
+    """A model that rows may name, by what a client needs to know of it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    revision: str
+    native_px: int
+
+
+class AllowedLora(BaseModel):
+    """A LoRA that rows may name, by what a client needs to know of it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    models: tuple[str, ...] = Field((), description="Model ids that it fits; none means all.")
+
+    def fits(self, model: str) -> bool:
+        """Whether it was made for this model."""
+        return not self.models or model in self.models
+
+
+class AnnouncedLimits(TenantLimits):
+    """What a tenant may have, by what a client needs to know of it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Deployment(Versioned):
+    """The limits that rows are checked against. Newer controllers may announce more; older clients ignore it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: int = SCHEMA_VERSION
+    version: str = Field(description="Version of the controller that announced it.")
+    models: dict[str, AllowedModel]
+    default_model: str | None
+    loras: dict[str, AllowedLora] = Field(default_factory=dict, description="LoRAs that rows may name.")
+    max_megapixels: float
+    max_rows: int
+    max_images: int = 1_000_000
+    tenants: dict[str, AnnouncedLimits] = Field(default_factory=dict, description="Limits by tenant; `*`: all others.")
+    layout: str
+    goal: str = "latency"
+    one_gpu_megapixels: float = 4.2
+    exact: bool = False
+    gpus: int = Field(8, description="Of one pod.")
+    images_per_job: int = 1000
+    job_seconds: float = 900.0
+    idle_ranks: bool = Field(False, description="Images too small for the layout are rendered on fewer ranks.")
+    image: str | None = Field(None, description="Container image that batches accepted now are rendered with.")
+
+    @classmethod
+    def of(cls, settings: Settings, version: str) -> Deployment:
+        """What these settings render."""
+        return cls(
+            version=version,
+            models={
+                name: AllowedModel(revision=model.revision, native_px=model.native_px)
+                for name, model in settings.models.items()
+            },
+            default_model=settings.model_by_default,
+            loras={name: AllowedLora(models=lora.models) for name, lora in settings.loras.items()},
+            max_megapixels=settings.max_megapixels,
+            max_rows=settings.max_rows,
+            max_images=settings.max_images,
+            tenants={name: AnnouncedLimits(**limits.model_dump()) for name, limits in settings.tenants.items()},
+            layout=planned_layout(settings.gpus, settings.layout),
+            goal=settings.goal if settings.layout is None else "latency",
+            one_gpu_megapixels=settings.one_gpu_megapixels,
+            exact=settings.exact,
+            gpus=settings.gpus,
+            images_per_job=settings.images_per_job,
+            job_seconds=settings.job_seconds,
+            idle_ranks=settings.idle_ranks,
+            image=settings.image,
+        )
+
+    def usual_layout(self, width: int, height: int) -> str:
+        """The layout of a pod that has many images of this size to render."""
+        if self.goal != "throughput":
+            return self.layout
+        many = [Load(width, height, 1.0)] * self.gpus
+        return fastest_layout(self.gpus, many, one_gpu_megapixels=self.one_gpu_megapixels).layout
+
+    @property
+    def shortest_long_side_px(self) -> int:
+        """The least longer side, in pixels, that can be rendered."""
+        return 0 if self.idle_ranks else shortest_long_side_px(self.layout)
+
+    def listed(self) -> str:
+        """The allowed models, for a message."""
+        return ", ".join(sorted(self.models)) or "none"

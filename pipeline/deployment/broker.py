@@ -1,0 +1,93 @@
+"""What is said through Celery: eight names, two queues, and ids as arguments. The message is only a hint.
+
+Whatever is lost or doubled here, the controller's next tick mends; the truth is in the ledger.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from pipeline.deployment.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+EXPAND = "tessera.expand"  # batch id: cut an accepted batch into jobs
+REOPEN = "tessera.reopen"  # batch id: open the jobs again that a retry was asked for
+CANCEL = "tessera.cancel"  # batch id: cancel its waiting jobs
+FINALIZE = "tessera.finalize"  # batch id: write the results of a batch whose jobs are all final
+TICK = "tessera.tick"  # nothing: mend what stands still
+PURGE = "tessera.purge"  # batch id: remove it
+FIRE = "tessera.fire"  # schedule name: see to the firings of a schedule that are due
+RENDER = "tessera.render"  # nothing: there may be a job to claim
+
+CONTROL_QUEUE, RENDER_QUEUE = "control", "render"
+FANOUT = "/fanout."  # kombu cuts a prefix off again only if it begins with a slash and ends in a dot
+
+# Celery compares the clocks of who sends and who takes. Longer than these may be apart before S3 refuses what they
+# sign, and short enough that few ticks wait for a controller that was away.
+HINT_LASTS_S = 1800.0
+
+_QUEUES = dict.fromkeys((EXPAND, REOPEN, CANCEL, FINALIZE, PURGE, TICK, FIRE), CONTROL_QUEUE) | {RENDER: RENDER_QUEUE}
+
+
+def queue_name(settings: Settings, queue: str) -> str:
+    """A queue's name, apart from those of other deployments in the same Redis."""
+    return f"{settings.redis_prefix}.{queue}"
+
+
+def hints_key(settings: Settings) -> str:
+    """The list in Redis that render hints wait in until a worker takes them, as the broker's transport names it."""
+    return f"{_broker_prefix(settings)}{queue_name(settings, RENDER_QUEUE)}"
+
+
+def _broker_prefix(settings: Settings) -> str:
+    return f"{settings.redis_prefix}:celery:"
+
+
+def celery_app(settings: Settings) -> Celery:
+    """A Celery application of this deployment that can send, and knows no tasks yet."""
+    app = Celery("tessera")
+    app.conf.update(
+        broker_url=settings.redis_url.get_secret_value(),
+        # Without it kombu would take any certificate. RedBeat reads it, too.
+        broker_use_ssl=settings.redis_tls or None,
+        broker_transport_options={
+            "global_keyprefix": _broker_prefix(settings),
+            "queue_order_strategy": "priority",
+            # kombu subscribes to its channel as to a pattern, which Redis allows only by its very name:
+            # pipeline/ledger/server/acl.py has it. By default it would hold the number of the database.
+            "fanout_prefix": FANOUT,
+            "socket_connect_timeout": settings.connect_timeout_s,
+            # A half-open connection would otherwise hang for ever.
+            "socket_timeout": 30.0,
+            "socket_keepalive": True,
+        },
+        broker_connection_retry_on_startup=True,
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_create_missing_queues=True,
+        task_default_queue=queue_name(settings, CONTROL_QUEUE),
+        task_routes={name: {"queue": queue_name(settings, queue)} for name, queue in _QUEUES.items()},
+        # A hint that is lost with its worker is given again, so there is nothing to acknowledge late.
+        task_acks_late=False,
+        worker_prefetch_multiplier=1,
+        worker_send_task_events=False,
+        timezone="UTC",
+    )
+    return app
+
+
+def hint(app: Celery, name: str, *args: str) -> bool:
+    """Say that there is work; False if the broker is away, which costs no more than the time to the next tick."""
+    options: dict[str, Any] = {"retry": False, "ignore_result": True, "expires": HINT_LASTS_S}
+    try:
+        app.send_task(name, args=list(args), **options)
+    except (OperationalError, ConnectionError, TimeoutError) as error:
+        log.warning("the broker did not take a hint; the next tick mends it", task=name, error=str(error))
+        return False
+    return True

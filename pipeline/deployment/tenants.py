@@ -1,0 +1,50 @@
+"""Tenants: who shares a deployment fairly, and what one of them may have of it at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from pipeline.errors import RequestError
+from pipeline.names import checked_batch_id
+
+EVERYBODY_ELSE = "*"
+
+
+class TenantLimits(BaseModel):
+    """What one tenant may have at a time; None is as much as there is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    running_jobs: int | None = Field(None, ge=1, description="Jobs that workers look after: its pods.")
+    open_images: int | None = Field(None, ge=1, description="Images that are accepted and have no outcome yet.")
+
+
+NO_LIMITS = TenantLimits()
+
+
+def checked_tenant(name: str) -> str:
+    """The name itself. Raises ValueError."""
+    try:
+        return checked_batch_id(name)
+    except RequestError as error:
+        raise ValueError(str(error).replace("batch id", "tenant", 1)) from error
+
+
+Tenant = Annotated[str, AfterValidator(checked_tenant)]
+
+
+def _named(limits: dict[str, TenantLimits]) -> dict[str, TenantLimits]:
+    for name in limits.keys() - {EVERYBODY_ELSE}:
+        checked_tenant(name)
+    return limits
+
+
+Tenants = Annotated[dict[str, TenantLimits], AfterValidator(_named)]
+
+
+def limits_of(tenants: Mapping[str, TenantLimits], name: str) -> TenantLimits:
+    """The limits of a tenant: its own, or else those of everybody else."""
+    return tenants.get(name, tenants.get(EVERYBODY_ELSE, NO_LIMITS))

@@ -1,0 +1,53 @@
+"""The ledger as its users hold it: one object with a part for each kind of record."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pipeline.deployment.announcement import Deployment
+from pipeline.deployment.settings import Settings
+from pipeline.errors import NoDeployment
+from pipeline.ledger.batches import Batches
+from pipeline.ledger.images import Images
+from pipeline.ledger.jobs import Jobs
+from pipeline.ledger.leases import Leases
+from pipeline.ledger.locks import Locks
+from pipeline.ledger.schedules import Schedules
+from pipeline.ledger.speeds import Speeds
+from pipeline.ledger.store import Store
+from pipeline.ledger.workers import Workers
+
+
+class Ledger:
+    """The records of one deployment. Nothing is sent before the first call."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.store = Store(settings)
+        self.batches = Batches(self.store)
+        self.jobs = Jobs(self.store)
+        self.leases = Leases(self.store, settings.tenants)
+        self.images = Images(self.store)
+        self.workers = Workers(self.store)
+        self.locks = Locks(self.store)
+        self.schedules = Schedules(self.store)
+        self.speeds = Speeds(self.store)
+
+    def now(self) -> datetime:
+        """The ledger's clock."""
+        return self.store.now()
+
+    def announce(self, deployment: Deployment) -> None:
+        """Say what this deployment renders."""
+        with self.store.errors():
+            self.store.redis.set(self.store.keys.deployment, deployment.model_dump_json())
+
+    def deployment(self) -> Deployment:
+        """What this deployment renders. Raises NoDeployment if no controller ever said so."""
+        with self.store.errors():
+            text = self.store.redis.get(self.store.keys.deployment)
+        if text is None:
+            raise NoDeployment(
+                f"Redis at {self.store.where} answers, but no Tessera controller has announced itself under the prefix "
+                f"{self.store.keys.prefix!r}; check TESSERA_REDIS_PREFIX, or start the deployment"
+            )
+        return Deployment.parsed(str(text))

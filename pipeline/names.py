@@ -1,0 +1,48 @@
+"""How batches, jobs, attempts and images are named, in records, keys, clusters and messages.
+
+Nothing that a user writes is part of a name but the batch id, whose characters `checked_batch_id` restricts.
+"""
+
+from __future__ import annotations
+
+import re
+
+from pipeline.errors import RequestError
+
+_BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+def checked_batch_id(batch_id: str) -> str:
+    """The id itself. Raises RequestError if it could not be part of a key, a name and a path as it stands."""
+    if not _BATCH_ID.fullmatch(batch_id):
+        raise RequestError(
+            f"batch id {batch_id[:100]!r}: 1 to 80 letters, digits, '.', '_' and '-' wanted, a letter or digit first"
+        )
+    return batch_id
+
+
+def image_id(row: int, number: int) -> str:
+    """The id of image `number` of a row, unique in its batch: 0000012-000."""
+    return f"{row:07d}-{number:03d}"
+
+
+def job_ref(batch_id: str, index: int) -> str:
+    """How a job is named everywhere: batch/00003."""
+    return f"{batch_id}/{index:05d}"
+
+
+def parsed_job_ref(text: str) -> tuple[str, int]:
+    """Batch and index of a job that a person names, with or without leading zeros. Raises RequestError."""
+    batch_id, _, index = text.partition("/")
+    if not index.isascii() or not index.isdecimal():
+        raise RequestError(f"{text[:100]!r} found; BATCH/JOB wanted, as in summer-catalogue/3")
+    return checked_batch_id(batch_id), int(index)
+
+
+def attempt_name(incarnation: str, job_index: int, number: int) -> str:
+    """The attempt's name in the cluster, at most 63 characters, a valid DNS label.
+
+    The batch's incarnation stands for the batch: ids that users choose may be long, and a ledger rebuilt from S3
+    must not meet the names of what still runs.
+    """
+    return f"tessera-{incarnation}-{job_index:05d}-{number}"

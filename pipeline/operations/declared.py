@@ -1,0 +1,45 @@
+"""Schedules that the deployment's settings say: the settings decide about them, people may pause and run them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import structlog
+
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.deployment.settings import Settings
+from pipeline.errors import RequestError, SettingsError
+from pipeline.ledger import Ledger
+from pipeline.operations.schedules import add, remove
+from pipeline.records.schedules.schedule import ScheduleSpec, checked_name, checked_spec
+
+log = structlog.get_logger(__name__)
+
+
+def declared_schedules(settings: Settings) -> dict[str, ScheduleSpec]:
+    """The schedules of the settings. Raises SettingsError naming each that cannot be used."""
+    specs, problems = {}, []
+    for name, values in settings.schedules.items():
+        try:
+            specs[checked_name(name)] = checked_spec(values)
+        except RequestError as error:
+            problems.append(f"  TESSERA_SCHEDULES: {name}: {error}")
+    if problems:
+        raise SettingsError("settings cannot be used:\n" + "\n".join(problems))
+    return specs
+
+
+def declare(ledger: Ledger, artifacts: Artifacts, specs: Mapping[str, ScheduleSpec]) -> None:
+    """Let the declared schedules be exactly these: add, change and remove. Whether one is paused stays as it is."""
+    for name, spec in specs.items():
+        try:
+            _record, news = add(ledger, artifacts, name, spec, update=True, declared=True)
+        except RequestError as error:  # its name is taken by one of a user's, or its key says no kind
+            log.error("a schedule of the settings is not used", schedule=name, reason=str(error))
+        else:
+            log.info("schedule of the settings", schedule=name, changed=news)
+    for name in ledger.schedules.names():
+        record = ledger.schedules.get(name)
+        if record is not None and record.declared and name not in specs:
+            remove(ledger, artifacts, name, declared=True)
+            log.info("removed a schedule that the settings no longer say", schedule=name)

@@ -1,0 +1,70 @@
+"""Ask for a batch that has ended to be removed from the ledger and the bucket.
+
+The client only writes down what is wanted, as with a retry; the controller removes (tasks/control/purge.py). It
+stands in both: in the record, so that nobody opens the batch again, and in `batch.json`, so that the batch is accepted
+no more: neither a resume nor a submission under its id can bring back half of it.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.errors import BatchLost, RequestError, StaleWrite, UnknownBatch
+from pipeline.ledger import Ledger
+from pipeline.names import checked_batch_id
+from pipeline.records.batch import BatchManifest, BatchRecord, Purge, changed
+from pipeline.records.object_keys import BatchObjects
+from pipeline.states import BatchState, is_final
+
+
+def request_purge(ledger: Ledger, artifacts: Artifacts, batch_id: str, purge: Purge) -> None:
+    """Write down that the batch is to go. It must have ended. Raises RequestError, UnknownBatch, BatchLost."""
+    while True:
+        try:
+            record = ledger.batches.get(batch_id)
+        except UnknownBatch:
+            record = _buried(ledger, artifacts, batch_id)
+        if not is_final(record.state):
+            wait = f"wait for its end (`tessera watch {batch_id}`) or cancel it first"
+            raise RequestError(f"batch {batch_id} is {record.state.value}; a batch that has ended wanted: {wait}")
+        manifest = record.manifest.model_copy(update={"purge": purge})
+        try:
+            if record.manifest.purge is not purge:
+                ledger.batches.write(changed(record, at=ledger.now(), manifest=manifest))
+        except StaleWrite:
+            continue  # somebody opened it again, or purges it, too: look again
+        bury(artifacts, manifest)
+        return
+
+
+def bury(artifacts: Artifacts, manifest: BatchManifest) -> bool:
+    """Say in `batch.json` that this batch is purged; False if it is not there any more, or of another batch."""
+    key = BatchObjects(manifest.id).manifest
+    body = artifacts.get(key)
+    there = None if body is None else BatchManifest.parsed(body)
+    if there is None or there.staged != manifest.staged:
+        return False
+    if there.purge is not manifest.purge:
+        tombstone = there.model_copy(update={"purge": manifest.purge})
+        artifacts.put(key, tombstone.model_dump_json().encode(), content_type="application/json")
+    return True
+
+
+def is_purged(artifacts: Artifacts, batch_id: str) -> bool:
+    """Whether what the bucket has of this id is the rest of a batch that was purged. Raises RequestError."""
+    body = artifacts.get(BatchObjects(checked_batch_id(batch_id)).manifest)
+    return body is not None and BatchManifest.parsed(body).purge is not None
+
+
+def _buried(ledger: Ledger, artifacts: Artifacts, batch_id: str) -> BatchRecord:
+    """The record, in the ledger again, of a batch whose purge the ledger has forgotten or that left its images."""
+    body = artifacts.get(BatchObjects(checked_batch_id(batch_id)).manifest)
+    if body is None:
+        raise UnknownBatch(batch_id)
+    manifest = BatchManifest.parsed(body)
+    if manifest.purge is None:
+        raise BatchLost(batch_id)
+    again = manifest.model_copy(update={"incarnation": secrets.token_hex(4)})
+    record = BatchRecord(manifest=again, state=BatchState.CANCELLED, updated_at=ledger.now())
+    return record if ledger.batches.create(record) else ledger.batches.get(batch_id)

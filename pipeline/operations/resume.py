@@ -1,0 +1,74 @@
+"""Take up batches that are accepted in the bucket and that the ledger does not know.
+
+Redis has lost them, or their client died between the two. Each gets an incarnation of its own, so that nothing of it
+can meet the names, or pass the fences, of what an emptied Redis forgot. What was made of it, the controller finds out
+(tasks/control/rebuild.py). What the ledger knows stays as it is, so this may be done at any time, twice, and by two at
+once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Iterator
+
+import structlog
+
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.errors import BatchLost, RecordUnreadable, RequestError
+from pipeline.ledger import Ledger
+from pipeline.names import checked_batch_id
+from pipeline.records.batch import BatchManifest, BatchRecord
+from pipeline.records.object_keys import BATCHES, MARKERS, BatchObjects
+
+log = structlog.get_logger(__name__)
+
+_TOGETHER = 1000
+
+
+def unknown_batches(ledger: Ledger, artifacts: Artifacts, *, ended: bool) -> Iterator[BatchManifest]:
+    """Accepted batches that the ledger does not know; those that have ended only if asked for. Raises ServiceError.
+
+    A `batch.json` that cannot be read is left alone, with a line in the log.
+    """
+    for batch_id in _unknown(ledger, artifacts.folders(BATCHES)):
+        objects = BatchObjects(batch_id)
+        body = artifacts.get(objects.manifest)
+        if body is None:
+            continue  # staged, not accepted
+        try:
+            manifest = BatchManifest.parsed(body)
+        except RecordUnreadable as error:
+            log.error("a batch.json is left alone", batch=batch_id, reason=str(error))
+            continue
+        if manifest.purge is not None:
+            continue
+        if ended or not any(artifacts.head(objects.marker(state)) for state in MARKERS):
+            yield manifest
+
+
+def _unknown(ledger: Ledger, batch_ids: Iterator[str]) -> Iterator[str]:
+    """Those that the ledger does not know; where it knows all, as it should, a thousand cost one question."""
+    while some := list(itertools.islice(batch_ids, _TOGETHER)):
+        if not ledger.batches.known(*some):
+            yield from (batch_id for batch_id in some if not ledger.batches.known(batch_id))
+
+
+def take_up(ledger: Ledger, manifest: BatchManifest) -> bool:
+    """Put such a batch into the ledger; False if somebody else was faster."""
+    again = manifest.model_copy(update={"incarnation": secrets.token_hex(4)})
+    created = ledger.batches.create(BatchRecord(manifest=again, updated_at=ledger.now(), recovered=True))
+    if created:
+        log.warning("took up a batch that the ledger did not know", batch=manifest.id, images=manifest.images)
+    return created
+
+
+def check_lost(artifacts: Artifacts, batch_id: str) -> None:
+    """Raise BatchLost if a batch that the ledger does not know is accepted in the bucket."""
+    try:
+        checked_batch_id(batch_id)
+    except RequestError:
+        return
+    body = artifacts.get(BatchObjects(batch_id).manifest)
+    if body is not None and BatchManifest.parsed(body).purge is None:
+        raise BatchLost(batch_id)

@@ -1,0 +1,69 @@
+"""Ask for the failures of a batch that has ended to be rendered again: the same batch, opened once more.
+
+What is committed stays, and no image of it can be rendered twice, because keys and seeds are the same. The client only
+writes down what is wanted; the controller opens the jobs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.errors import RequestError, StaleWrite
+from pipeline.ledger import Ledger
+from pipeline.outputs.download import failures
+from pipeline.records.batch import changed
+from pipeline.records.object_keys import BatchObjects
+from pipeline.records.results import is_retried
+from pipeline.states import REOPENED_BATCHES, BatchState
+
+
+@dataclass(frozen=True)
+class Retried:
+    """What is rendered again, and the failures of the batch by code."""
+
+    images: int
+    failed: Mapping[str, int]
+
+
+def request_retry(ledger: Ledger, artifacts: Artifacts, batch_id: str, codes: Sequence[str] = ()) -> Retried:
+    """Open a batch that has ended again for its retryable failures, or for those of some codes.
+
+    Nothing happens if there are none. Raises UnknownBatch, and RequestError if the batch has not ended.
+    """
+    while True:
+        record = ledger.batches.get(batch_id)
+        if record.manifest.purge is not None:
+            raise RequestError(f"batch {batch_id} is being purged; submit its rows again under another id")
+        if record.state is BatchState.FAILED:
+            raise RequestError(f"batch {batch_id} could not be run at all ({record.reason}); submit it again")
+        if record.state not in REOPENED_BATCHES:
+            wait = f"wait for its end (`tessera watch {batch_id}`) or cancel it first"
+            raise RequestError(f"batch {batch_id} is {record.state.value}; a batch that has ended wanted: {wait}")
+        found = list_failures(artifacts, batch_id, codes)
+        if not found.images:
+            return found
+        reopened = changed(
+            record,
+            at=ledger.now(),
+            state=BatchState.VALIDATING,
+            reopen=tuple(sorted(set(codes))),
+            round=record.round + 1,
+        )
+        try:
+            ledger.batches.write(reopened)
+        except StaleWrite:
+            continue  # somebody else opened it; look again
+        return found
+
+
+def list_failures(artifacts: Artifacts, batch_id: str, codes: Sequence[str]) -> Retried:
+    """What a retry of these codes would render."""
+    failed: Counter[str] = Counter()
+    images = 0
+    for failure in failures(artifacts, BatchObjects(batch_id)):
+        failed[failure.code.value] += 1
+        images += is_retried(failure, codes)
+    return Retried(images, dict(failed))

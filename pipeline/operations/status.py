@@ -1,0 +1,143 @@
+"""How a batch stands, as clients see it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from pipeline.ledger import Ledger
+from pipeline.records.batch import AttemptEnd, JobRecord, Purge
+from pipeline.states import BatchState, ImageState, JobState, is_final
+
+
+@dataclass(frozen=True)
+class BatchStatus:
+    """One look at a batch. Its counts are those of the ledger, taken in one step each."""
+
+    id: str
+    state: BatchState
+    reason: str | None
+    created_at: datetime
+    updated_at: datetime
+    seen_at: datetime
+    images: dict[ImageState, int]
+    jobs: dict[JobState, int]
+    invalid_rows: int
+    purge: Purge | None = None  # it is being removed
+
+    @property
+    def total(self) -> int:
+        """Images of the batch."""
+        return sum(self.images.values())
+
+    @property
+    def succeeded(self) -> int:
+        return self.images[ImageState.SUCCEEDED]
+
+    @property
+    def failed(self) -> int:
+        return self.images[ImageState.FAILED]
+
+    @property
+    def done(self) -> int:
+        """Images with an outcome."""
+        return self.total - self.images[ImageState.QUEUED] - self.images[ImageState.RUNNING]
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will happen."""
+        return is_final(self.state)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds from submission to the end, or to this look."""
+        return ((self.updated_at if self.finished else self.seen_at) - self.created_at).total_seconds()
+
+    @property
+    def exit_code(self) -> int:
+        """What a command that waited for this batch returns: 0 all succeeded, 3 partly, 4 none."""
+        if self.state is BatchState.COMPLETED and self.succeeded == self.total and not self.invalid_rows:
+            return 0
+        return 3 if self.succeeded else 4
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able, for scripts."""
+        fields = asdict(self)
+        for name in ("created_at", "updated_at", "seen_at"):
+            fields[name] = fields[name].isoformat()
+        return fields | {
+            "state": self.state.value,
+            "total": self.total,
+            "done": self.done,
+            "finished": self.finished,
+            "elapsed_s": round(self.elapsed_s, 3),
+        }
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """A job whose attempts have begun and that is not over."""
+
+    ref: str
+    state: JobState
+    attempt: int
+    detail: str  # in the cluster's own words; of a job that is tried again, why its last attempt ended
+    layout: str  # of the latest attempt
+    layout_reason: str
+    ended: tuple[AttemptEnd, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able, for scripts."""
+        ended = [
+            end.model_dump(mode="json", include={"number", "code", "reason", "ended_at", "node"}) for end in self.ended
+        ]
+        return {
+            "job": self.ref,
+            "state": self.state.value,
+            "attempt": self.attempt,
+            "detail": self.detail,
+            "layout": self.layout,
+            "layout_reason": self.layout_reason,
+            "ended": ended,
+        }
+
+
+def jobs_status(ledger: Ledger, batch_id: str, limit: int = 100) -> list[JobStatus]:
+    """The jobs of a batch that are under way, in order."""
+    return [
+        JobStatus(
+            job.ref,
+            job.state,
+            job.attempt.number if job.attempt else 0,
+            _detail(job),
+            job.attempt.layout if job.attempt else "",
+            job.layout_reason,
+            job.ended,
+        )
+        for job in ledger.jobs.begun(batch_id, limit)
+    ]
+
+
+def _detail(job: JobRecord) -> str:
+    if job.state is JobState.RETRYING and job.ended:
+        return f"{job.ended[-1].code.value}: {job.ended[-1].reason}"
+    return job.detail
+
+
+def batch_status(ledger: Ledger, batch_id: str) -> BatchStatus:
+    """Look at a batch. Raises UnknownBatch."""
+    record = ledger.batches.get(batch_id)
+    counts = ledger.batches.counts(batch_id)
+    return BatchStatus(
+        id=batch_id,
+        state=record.state,
+        reason=record.reason,
+        created_at=record.manifest.created_at,
+        updated_at=record.updated_at,
+        seen_at=ledger.now(),
+        images=dict(counts.images),
+        jobs=dict(counts.jobs),
+        invalid_rows=record.manifest.invalid_rows,
+        purge=record.manifest.purge,
+    )

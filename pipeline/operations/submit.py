@@ -1,0 +1,255 @@
+"""Accept a batch: validate, stage in S3, record, and say so. It is accepted when its `batch.json` is there."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import IO, Any, Protocol
+
+import structlog
+
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.deployment.announcement import Deployment
+from pipeline.deployment.tenants import limits_of
+from pipeline.errors import (
+    AcceptanceUnknown,
+    BatchExists,
+    LedgerUnavailable,
+    LimitReached,
+    NothingNew,
+    RequestError,
+    ServiceError,
+    StoreRefused,
+)
+from pipeline.ledger import Ledger
+from pipeline.names import checked_batch_id
+from pipeline.process.deadline import OutOfTime, Patience
+from pipeline.promptset.formats import InputFormat
+from pipeline.promptset.row import MAX_SEED, Options, ResolvedRow
+from pipeline.promptset.source import Prompts, open_source
+from pipeline.promptset.validate import Validation, fields_errors, resolved_rows
+from pipeline.records.batch import PRIORITIES, BatchManifest, BatchRecord, Origin
+from pipeline.records.object_keys import BatchObjects
+from pipeline.records.results import RefusedLine
+from pipeline.version import installed_version
+
+log = structlog.get_logger(__name__)
+
+_IN_MEMORY_BYTES = 8 << 20
+
+TIMEOUT_S = 300.0
+
+
+class Choice(Protocol):
+    """Which rows of a prompt set a batch is made of."""
+
+    def wants(self, row: ResolvedRow) -> bool:
+        """Whether the row is part of the batch."""
+
+    def keep(self) -> None:
+        """Called when all rows have been asked about, before the batch is accepted or found to be empty."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is asked for: the prompt set, what holds for all its rows, who asks, and how long Redis and S3 may take."""
+
+    prompts: Prompts
+    defaults: Options
+    batch_id: str | None = None
+    tenant: str = "default"
+    priority: int = 5
+    seed: int | None = None
+    skip_invalid: bool = False
+    timeout_s: float = TIMEOUT_S
+    input_format: InputFormat | None = None
+    choice: Choice | None = None
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A batch that is accepted.
+
+    `created` is False if it was before. `recorded` is False if Redis went away at the last moment; the controller then
+    finds the batch in the bucket. `left_out` rows were left out by choice.
+    """
+
+    manifest: BatchManifest
+    created: bool
+    recorded: bool
+    left_out: int = 0
+
+
+def checked_options(values: Mapping[str, Any]) -> Options:
+    """Options that hold for all rows. Raises RequestError naming each that cannot be used."""
+    if problems := fields_errors(0, values, Options):
+        raise RequestError("; ".join(f"{problem.field}: {problem.message}" for problem in problems))
+    return Options.model_validate(values)
+
+
+def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Accepted:
+    """Validate and stage a batch, then put it into the ledger.
+
+    Either the whole batch is accepted or nothing is. Submitting the same rows under the same id again changes nothing,
+    and completes a submission that broke off. Raises ManifestError, RequestError (NothingNew if every row is left
+    out by choice, LimitReached if the tenant has its share) or ServiceError; nothing was accepted then, unless it is
+    AcceptanceUnknown.
+    """
+    batch_id = _checked(submission)
+    patience = Patience(submission.timeout_s)
+    redis, s3 = f"Redis at {ledger.store.where}", f"S3 at {artifacts.where}"
+    now = patience.call(f"asking {redis} for the time; nothing was accepted", ledger.now)
+    if batch_id is None:
+        batch_id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    deployment = patience.call(f"asking {redis} what is rendered; nothing was accepted", ledger.deployment)
+    patience.call(f"checking {s3}; nothing was accepted", artifacts.check)
+    objects = BatchObjects(batch_id)
+    # Follows from the id, so that the same submission under the same id has the same seeds.
+    seed = submission.seed if submission.seed is not None else _seed_of(batch_id)
+    source = open_source(submission.prompts, input_format=submission.input_format, bucket=artifacts)
+    choice = submission.choice
+    validation = Validation(source.name)
+    digest = hashlib.sha256()
+    with _spool() as rows, _spool() as refused:
+        validation.sink = lambda error: _append(refused, RefusedLine.of(error).model_dump_json().encode())
+        wanted = choice.wants if choice is not None else None
+        for row in resolved_rows(source, submission.defaults, deployment, validation, batch_seed=seed, wanted=wanted):
+            digest.update(_append(rows, row.model_dump_json().encode()))
+        validation.raise_if_refused(skip_invalid=submission.skip_invalid)
+        if choice is not None:
+            choice.keep()
+        if not validation.rows:
+            raise NothingNew(f"{source.name}: none of {validation.unwanted} rows is new")
+        manifest = BatchManifest(
+            id=batch_id,
+            incarnation=secrets.token_hex(4),
+            tenant=submission.tenant,
+            priority=submission.priority,
+            created_at=now,
+            rows=validation.rows,
+            images=validation.images,
+            invalid_rows=validation.invalid_rows,
+            seed=seed,
+            staged=secrets.token_hex(8),
+            input_sha256=digest.hexdigest(),
+            image=deployment.image,
+            defaults=submission.defaults.model_dump(mode="json", exclude_unset=True),
+            client_version=installed_version(),
+            origin=submission.origin,
+        )
+        before = patience.call(
+            f"looking into {s3}; nothing was accepted", lambda: _accepted_before(artifacts, manifest)
+        )
+        if before is None:
+            patience.call(f"asking {redis} for open batches", lambda: _check_room(ledger, deployment, manifest))
+            staged = {objects.input(manifest.staged): rows, objects.invalid(manifest.staged): refused}
+            patience.call(f"writing the rows to {s3}; nothing was accepted", lambda: _stage(artifacts, staged))
+            if not _put_manifest(artifacts, manifest, patience):
+                # Somebody else was faster. What we staged is nobody's.
+                patience.call(f"removing our rows from {s3}", lambda: _unstage(artifacts, staged))
+                before = patience.call(f"looking into {s3}", lambda: _accepted_before(artifacts, manifest))
+    # A ledger that has lost a batch since it was accepted gets it as another incarnation, so that nothing of it can
+    # meet the names of attempts that still run. One that has it keeps its record as it is.
+    standing = manifest if before is None else before.model_copy(update={"incarnation": manifest.incarnation})
+    record = BatchRecord(manifest=standing, updated_at=now, recovered=before is not None)
+    recorded = _recorded(ledger, record, patience)
+    return Accepted(before or manifest, before is None, recorded, validation.unwanted)
+
+
+def _check_room(ledger: Ledger, deployment: Deployment, manifest: BatchManifest) -> None:
+    """Raise LimitReached if the tenant would have more open images than it may.
+
+    Two that submit at the same instant may both find room.
+    """
+    most = limits_of(deployment.tenants, manifest.tenant).open_images
+    if most is None:
+        return
+    batches = ledger.batches.open_images(manifest.tenant)
+    if (there := sum(batches.values())) + manifest.images <= most:
+        return
+    tenant, do = f"tenant {manifest.tenant!r}", "ask whoever runs the deployment for a higher limit"
+    if manifest.images > most:
+        do = f"submit it in parts of at most {most:,} images, or {do}"
+    else:
+        do = f"wait until {there + manifest.images - most:,} of them are done, cancel a batch, or {do}"
+    raise LimitReached(
+        f"{tenant} has {there:,} images waiting or being rendered, in {len(batches)} batches, and this batch has "
+        f"{manifest.images:,}; it may have {most:,} at a time (TESSERA_TENANTS). Nothing was accepted; {do}"
+    )
+
+
+def _stage(artifacts: Artifacts, staged: Mapping[str, IO[bytes]]) -> None:
+    for key, spool in staged.items():
+        if spool.tell():
+            spool.seek(0)
+            artifacts.put(key, spool, content_type="application/x-ndjson")
+
+
+def _unstage(artifacts: Artifacts, staged: Iterable[str]) -> None:
+    for key in staged:
+        artifacts.delete(key)
+
+
+def _put_manifest(artifacts: Artifacts, manifest: BatchManifest, patience: Patience) -> bool:
+    """The PUT that accepts the batch; False if there is a batch of that id. Raises AcceptanceUnknown, StoreRefused."""
+    key, body = BatchObjects(manifest.id).manifest, manifest.model_dump_json().encode()
+    try:
+        return patience.call(f"writing {key}", lambda: artifacts.put_new(key, body, content_type="application/json"))
+    except StoreRefused:
+        raise
+    except ServiceError as error:
+        raise AcceptanceUnknown(manifest.id, str(error)) from error
+
+
+def _recorded(ledger: Ledger, record: BatchRecord, patience: Patience) -> bool:
+    try:
+        patience.call("recording it in Redis", lambda: ledger.batches.create(record))
+    except (LedgerUnavailable, OutOfTime) as error:
+        # The batch is accepted; the controller finds it in the bucket.
+        log.warning("accepted, but the ledger was not told yet", batch=record.id, error=str(error))
+        return False
+    return True
+
+
+def _spool() -> IO[bytes]:
+    return tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)
+
+
+def _append(file: IO[bytes], line: bytes) -> bytes:
+    file.write(line + b"\n")
+    return line + b"\n"
+
+
+def _checked(submission: Submission) -> str | None:
+    checked_batch_id(submission.tenant)
+    if submission.priority not in PRIORITIES:
+        raise RequestError(f"priority {submission.priority} found; 0 (first) to 9 (last) wanted")
+    if submission.seed is not None and not 0 <= submission.seed <= MAX_SEED:
+        raise RequestError(f"seed {submission.seed} found; 0 to {MAX_SEED} wanted")
+    return checked_batch_id(submission.batch_id) if submission.batch_id is not None else None
+
+
+def _seed_of(batch_id: str) -> int:
+    return int.from_bytes(hashlib.sha256(batch_id.encode()).digest()[:4], "big")
+
+
+def _accepted_before(artifacts: Artifacts, manifest: BatchManifest) -> BatchManifest | None:
+    body = artifacts.get(BatchObjects(manifest.id).manifest)
+    if body is None:
+        return None
+    before = BatchManifest.parsed(body)
+    if before.purge is not None:
+        raise RequestError(
+            f"batch id {manifest.id!r} is of a batch that is being purged, or whose images were kept when it was; "
+            f"choose another id, or remove what is left of it: tessera purge {manifest.id}"
+        )
+    if before.input_sha256 != manifest.input_sha256:
+        raise BatchExists(
+            f"batch {manifest.id!r} exists with other rows ({before.rows} rows, {before.images} images, submitted "
+            f"{before.created_at:%Y-%m-%d %H:%M} UTC); choose another id"
+        )
+    return before

@@ -1,0 +1,213 @@
+"""Rows out of JSON Lines, CSV and plain text: bytes to objects, line by line; what a line holds is judged elsewhere."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Any
+
+from pipeline.errors import RowError
+from pipeline.promptset.aliases import ALIASES, nearest
+from pipeline.promptset.row import Row
+
+MAX_LINE_BYTES = 1_000_000
+_LONE_RETURNS = "carriage returns without line feeds found; lines that end in LF or CRLF wanted"
+
+Item = Mapping[str, Any] | Row | RowError
+
+
+class InputFormat(StrEnum):
+    """How a prompt set is written."""
+
+    JSONL = "jsonl"
+    CSV = "csv"
+    TXT = "txt"
+
+
+def rows_in(file: io.BufferedIOBase, kind: InputFormat) -> Iterator[tuple[int, Item]]:
+    """The rows of a prompt set, each with the number of its line."""
+    lines = _lines(file)
+    if kind is InputFormat.CSV:
+        return _csv(lines)
+    return _each(lines, _json_row if kind is InputFormat.JSONL else _text_row)
+
+
+def _lines(file: io.BufferedIOBase) -> Iterator[tuple[int, str | RowError]]:
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        line = line.removeprefix(codecs.BOM_UTF8)  # of the file, or of one that was put behind another
+        if len(line) > MAX_LINE_BYTES:
+            while line and not line.endswith(b"\n"):
+                line = file.readline(MAX_LINE_BYTES)
+            yield number, RowError(number, None, f"longer than {MAX_LINE_BYTES:,} bytes")
+            continue
+        try:
+            yield number, line.decode()
+        except UnicodeDecodeError as error:
+            yield number, RowError(number, None, f"not UTF-8 at byte {error.start + 1}")
+
+
+def _each(lines: Iterator[tuple[int, str | RowError]], row: Any) -> Iterator[tuple[int, Item]]:
+    for number, line in lines:
+        if isinstance(line, RowError):
+            yield number, line
+        elif line.strip():
+            yield number, row(number, line)
+
+
+def _text_row(number: int, line: str) -> Item:
+    prompt = line.strip()
+    return {"prompt": prompt} if "\r" not in prompt else RowError(number, None, _LONE_RETURNS)
+
+
+def _json_row(number: int, line: str) -> Item:
+    try:
+        value = _STRICT.decode(line.rstrip())
+    except json.JSONDecodeError as error:
+        return RowError(number, None, f"broken JSON at column {error.colno}: {error.msg}")
+    except (ValueError, RecursionError) as error:
+        return RowError(number, None, f"broken JSON: {error}")
+    if not isinstance(value, dict):
+        return RowError(number, None, f"{type(value).__name__} found; a JSON object wanted")
+    return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{ascii(twice)[:80]} is there twice")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+_STRICT = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_each_once)  # one for all rows
+
+
+# How a cell becomes a value, by field. Texts stay as they stand; what is missing here is a text or has a short form.
+_INTEGERS = frozenset({"seed", "num_images", "width", "height", "steps", "quality", "dpi"})
+_NUMBERS = frozenset({"megapixels", "guidance_scale", "guidance_rescale"})
+_FLAGS = frozenset({"strip_metadata"})
+_TEXTS = frozenset({"negative_prompt", "negative_prompt_2", "prompt_2"})
+_TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_INTEGER = re.compile(r"-?[0-9]{1,20}(\.0)?")
+EMPTY_TEXT, NULL = '""', "null"
+_DELIMITERS = ",;\t"
+
+
+def _csv(lines: Iterator[tuple[int, str | RowError]]) -> Iterator[tuple[int, Item]]:
+    first = next(((number, line) for number, line in lines if isinstance(line, RowError) or line.strip()), None)
+    if first is None:
+        return
+    number, header = first
+    if isinstance(header, RowError):
+        yield number, header
+        return
+    delimiter = max(_DELIMITERS, key=header.count)
+    try:
+        columns = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+    except csv.Error as broken:
+        why = _LONE_RETURNS if "\r" in header.strip() else f"broken CSV: {broken}"
+        yield number, RowError(number, None, why)
+        return
+    wrong = [error for name in columns if name and (error := _wrong_column(number, name, columns))]
+    if wrong:
+        yield from ((number, error) for error in dict.fromkeys(wrong))
+        return
+    feed = _Feed(lines, number)
+    reader = csv.reader(feed, delimiter=delimiter, strict=True)
+    while True:
+        start = feed.number + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield feed.number, feed.refused or RowError(start, None, f"broken CSV: {error}; nothing after it was read")
+            if feed.refused is None:
+                # Where the next row begins is not known: one quote too many swallows the rest.
+                return
+            feed.refused = None
+            reader = csv.reader(feed, delimiter=delimiter, strict=True)
+            continue
+        if any(cell.strip() for cell in cells):
+            yield start, _csv_row(start, columns, cells)
+
+
+class _Feed:
+    """Lines for the reader of CSV, which remembers where it is; a line that is none ends the row that it is part of."""
+
+    def __init__(self, lines: Iterator[tuple[int, str | RowError]], number: int) -> None:
+        self._lines = lines
+        self.number = number
+        self.refused: RowError | None = None
+
+    def __iter__(self) -> _Feed:
+        return self
+
+    def __next__(self) -> str:
+        self.number, line = next(self._lines)
+        if isinstance(line, RowError):
+            self.refused = line
+            raise csv.Error(line.message)
+        return line
+
+
+def _wrong_column(number: int, name: str, columns: list[str]) -> RowError | None:
+    known = Row.model_fields
+    if columns.count(name) > 1:
+        return RowError(number, name[:80], "there are two columns of this name")
+    if name in known or name in ALIASES or (name.startswith("metadata.") and name != "metadata."):
+        return None
+    return RowError(number, name[:80], f"unknown column; {nearest(name, known)}")
+
+
+def _csv_row(number: int, columns: list[str], cells: list[str]) -> Item:
+    if len(cells) > len(columns):
+        return RowError(number, None, f"{len(cells)} cells found; the header has {len(columns)} columns")
+    row: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    for place, (column, cell) in enumerate(zip(columns, cells, strict=False), 1):
+        if not cell.strip():
+            continue
+        if not column:
+            return RowError(number, None, f"column {place} has a cell and no name in the header")
+        if column.startswith("metadata."):
+            metadata[column.removeprefix("metadata.")] = cell
+        else:
+            row[column] = _value(ALIASES.get(column, column), cell)
+    if metadata and isinstance(row.setdefault("metadata", {}), dict):
+        row["metadata"] = row["metadata"] | metadata
+    return row
+
+
+def _value(field: str, cell: str) -> Any:
+    """The cell's value; one that is none of its kind stays a text, for the field to refuse it."""
+    bare = cell.strip()
+    if field in _TEXTS:
+        return {EMPTY_TEXT: "", NULL: None}.get(bare, cell)
+    if field in _INTEGERS and _INTEGER.fullmatch(bare):
+        return int(bare.removesuffix(".0"))  # tables that had a gap in the column write 7 as 7.0
+    if field in _NUMBERS and "_" not in bare:
+        try:
+            return float(bare)
+        except ValueError:
+            return cell
+    if field in _FLAGS:
+        return _TRUTHS.get(bare.lower(), cell)
+    if field == "metadata":
+        try:
+            return _STRICT.decode(bare)
+        except (ValueError, RecursionError):
+            return cell
+    return cell if field in ("prompt", "custom_id") else bare

@@ -1,0 +1,43 @@
+"""The fields of a picture as keyword arguments, for editors and type checkers: `submit(..., steps=20)`.
+
+A test compares the names with those of `pipeline.promptset.row.Options`, which says what each means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+Pair = str | tuple[int, int] | list[int]
+
+
+class Picture(TypedDict, total=False):
+    """What may be said for all rows of a batch; a row outranks it."""
+
+    prompt_2: str | None
+    negative_prompt: str | None
+    negative_prompt_2: str | None
+    long_prompt: Literal["error", "chunk", "truncate"]
+    num_images: int
+    width: int | None
+    height: int | None
+    size: Pair | None
+    aspect: str | float | None
+    megapixels: float | None
+    steps: int
+    guidance_scale: float
+    guidance_rescale: float
+    scheduler: str | Mapping[str, Any] | None
+    model: str | None
+    loras: str | Sequence[str | Mapping[str, Any]]
+    highres: Literal["auto", "direct", "refine"] | str | Mapping[str, Any]
+    original_size: Pair | None
+    crop: Pair
+    target_size: Pair | None
+    negative_original_size: Pair | None
+    negative_crop: Pair
+    negative_target_size: Pair | None
+    format: Literal["png", "jpeg", "webp"]
+    quality: int
+    dpi: int
+    strip_metadata: bool

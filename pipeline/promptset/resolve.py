@@ -1,0 +1,157 @@
+"""Decide everything that a row leaves open: the row, over what holds for all rows, over the deployment's defaults."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.deployment.announcement import Deployment
+from pipeline.picture import Conditioning, File, Format, Highres, HighresMode
+from pipeline.promptset import samplers
+from pipeline.promptset.row import MAX_SIDE_PX, MIN_SIDE_PX, HighresChoice, Options, ResolvedRow, Row, derived_seed
+from pipeline.promptset.sizes import Wish, size
+
+# Above so many native areas large shapes repeat in a picture that is rendered directly: 1.5 megapixels for 1024 px.
+DIRECT_AREAS = 1.5e6 / 1024**2
+MAX_WEBP_PX = 16_383
+
+_DEFAULTS = {name: field.get_default() for name, field in Options.model_fields.items()}
+_FOR_LCM = {"steps": samplers.LCM_STEPS, "guidance_scale": samplers.LCM_GUIDANCE}
+
+
+def resolve(
+    row: Row, defaults: Options, deployment: Deployment, *, line: int, index: int, first_image: int, batch_seed: int
+) -> ResolvedRow:
+    """Decide everything that the row leaves open; without a custom_id it is named for its line.
+
+    Raises ValueError with (field, message) for what only shows when all levels are known: an image larger than the
+    deployment renders, one too small for its layout, a model or LoRA that is not on the allow-list, settings that
+    do not go together.
+    """
+    of_row, of_batch = row.said(), defaults.said()
+    said = of_batch | of_row
+    model, native_px = _model(row, defaults, deployment)
+    scheduler = said.get("scheduler")
+    lcm = scheduler is not None and scheduler.name == samplers.LCM
+    values: dict[str, Any] = _DEFAULTS | (_FOR_LCM if lcm else {}) | said
+    width, height = _size(of_row, of_batch, deployment, native_px)
+    highres = _highres(row, defaults, values["steps"], width * height, native_px)
+    if scheduler is not None and (
+        refused := samplers.refusal(scheduler, steps=values["steps"], guidance_scale=values["guidance_scale"])
+    ):
+        raise ValueError(*refused)
+    unknown = [lora.name for lora in values["loras"] if lora.name not in deployment.loras]
+    if unknown:
+        listed = ", ".join(sorted(deployment.loras)) or "none"
+        raise ValueError("loras", f"{unknown[0][:80]!r} is not on the allow-list; allowed are {listed}")
+    strange = [lora.name for lora in values["loras"] if not deployment.loras[lora.name].fits(model)]
+    if strange:
+        made_for = ", ".join(deployment.loras[strange[0]].models)
+        raise ValueError("loras", f"{strange[0][:80]!r} is for {made_for}; the row's model is {model!r}")
+    custom_id = row.custom_id if row.custom_id is not None else f"row-{line}"
+    return ResolvedRow(
+        row=index,
+        first_image=first_image,
+        custom_id=custom_id,
+        prompt=row.prompt,
+        prompt_2=values["prompt_2"],
+        negative_prompt=values["negative_prompt"],
+        negative_prompt_2=values["negative_prompt_2"],
+        long_prompt=values["long_prompt"],
+        seed=row.seed if row.seed is not None else derived_seed(batch_seed, custom_id),
+        num_images=values["num_images"],
+        width=width,
+        height=height,
+        steps=values["steps"],
+        guidance_scale=values["guidance_scale"],
+        guidance_rescale=values["guidance_rescale"],
+        scheduler=scheduler,
+        model=model,
+        loras=values["loras"],
+        highres=highres,
+        conditioning=_conditioning(*(values[name] for name in Conditioning.model_fields)),
+        file=_file(row, defaults, values, max(width, height)),
+        metadata=row.metadata,
+    )
+
+
+def _model(row: Row, defaults: Options, deployment: Deployment) -> tuple[str, int]:
+    """Its id and native size."""
+    model = row.model or defaults.model or deployment.default_model
+    if model is None:
+        raise ValueError("model", f"none given, and the deployment has no default; allowed are {deployment.listed()}")
+    if model not in deployment.models:
+        raise ValueError("model", f"{model[:80]!r} is not on the allow-list; allowed are {deployment.listed()}")
+    return model, deployment.models[model].native_px
+
+
+def _size(
+    of_row: Mapping[str, Any], of_batch: Mapping[str, Any], deployment: Deployment, native_px: int
+) -> tuple[int, int]:
+    width, height = size(Wish.of(of_row), Wish.of(of_batch), native_px)
+    for name, side in (("width", width), ("height", height)):
+        if not MIN_SIDE_PX <= side <= MAX_SIDE_PX:
+            raise ValueError(name, f"{side} follows from the aspect; {MIN_SIDE_PX} to {MAX_SIDE_PX} pixels wanted")
+    if width * height > deployment.max_megapixels * 1e6:
+        found = f"{width}x{height} is {width * height / 1e6:.1f} megapixels"
+        raise ValueError("width", f"{found}; the deployment renders up to {deployment.max_megapixels:g}")
+    if max(width, height) < deployment.shortest_long_side_px:
+        raise ValueError(
+            "width",
+            f"{width}x{height} found; the deployment's layout {deployment.layout} wants a longer side of at least "
+            f"{deployment.shortest_long_side_px} px",
+        )
+    return width, height
+
+
+def _highres(row: Row, defaults: Options, steps: int, pixels: int, native_px: int) -> Highres:
+    wish: dict[str, Any] = {}
+    for level in (defaults, row):
+        if "highres" in level.model_fields_set:
+            wish |= {name: getattr(level.highres, name) for name in level.highres.model_fields_set}
+    mode = wish.pop("mode", HighresChoice.AUTO)
+    base_px = wish.get("base_px", native_px)
+    if mode is HighresChoice.AUTO:
+        mode = HighresChoice.REFINE if pixels > max(DIRECT_AREAS * native_px**2, base_px**2) else HighresChoice.DIRECT
+    if mode is HighresChoice.DIRECT:
+        return Highres()
+    if pixels <= base_px**2:
+        raise ValueError(
+            "highres",
+            f"refine found for a picture no larger than its first pass of {base_px}x{base_px}; auto or direct wanted",
+        )
+    refine = Highres(mode=HighresMode.REFINE, **wish)
+    if (refine.steps or steps) * refine.strength < 1:
+        if refine.steps is not None:
+            raise ValueError(
+                "highres", f"strength {refine.strength:g} of {refine.steps} steps is less than one step; more wanted"
+            )
+        # A picture of very few steps: enough for its second pass to have one.
+        refine = refine.model_copy(update={"steps": math.ceil(1 / refine.strength)})
+    return refine
+
+
+def _file(row: Row, defaults: Options, values: dict[str, Any], longest_px: int) -> File:
+    file = _same_file(*(values[name] for name in File.model_fields))
+    if file.format is Format.WEBP and longest_px > MAX_WEBP_PX:
+        raise ValueError("format", f"webp found for a side of {longest_px} pixels; it holds up to {MAX_WEBP_PX}")
+    if file.format is not Format.PNG:
+        return file
+    # A batch's quality is for its rows in JPEG and WebP; a row of it that says PNG needs none.
+    of_batch = "quality" in defaults.model_fields_set and "format" not in row.model_fields_set
+    if of_batch or "quality" in row.model_fields_set:
+        raise ValueError("quality", "given for a PNG, which loses nothing; jpeg or webp wanted as its format")
+    return _same_file(file.format, _DEFAULTS["quality"], file.dpi, file.strip_metadata)
+
+
+# Most rows of a batch agree in these, and a million of each would take their time.
+@functools.lru_cache(maxsize=256)
+def _conditioning(*values: Any) -> Conditioning:
+    return Conditioning(**dict(zip(Conditioning.model_fields, values, strict=True)))
+
+
+@functools.lru_cache(maxsize=256)
+def _same_file(*values: Any) -> File:
+    return File(**dict(zip(File.model_fields, values, strict=True)))

@@ -1,0 +1,270 @@
+"""One row of a prompt set: as a user writes it, and resolved, when nothing about it is open any more.
+
+Precedence: the row, over what the command line or the client says for all rows, over the deployment's defaults
+(`resolve.py`). A negative prompt of None (zeroed embeddings) and of "" (the encoded empty text) give different
+pictures, so the two stay apart from here to the encoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from pipeline.picture import Format, LongPrompt, Lora, Picture, Scheduler
+from pipeline.promptset import shorthand
+from pipeline.promptset.aliases import Misspelt, spelled
+from pipeline.schema import Versioned
+
+SCHEMA_VERSION = 1
+
+MAX_PROMPT_CHARACTERS = 20_000
+MAX_IMAGES_PER_ROW = 1_000
+MAX_LORAS = 16
+MAX_METADATA_CHARACTERS = 20_000
+MIN_SIDE_PX, MAX_SIDE_PX = 64, 16_384
+# Image i of a row has seed + i, and the sum must stay inside what torch takes as a seed.
+MAX_SEED = 2**63 - 1 - MAX_IMAGES_PER_ROW
+
+_CONTROL = re.compile(r"[^\t\n\r -~\u00a0-\U0010ffff]")
+
+
+def _side(value: int) -> int:
+    if not MIN_SIDE_PX <= value <= MAX_SIDE_PX:
+        raise ValueError(f"{value} found; {MIN_SIDE_PX} to {MAX_SIDE_PX} pixels wanted")
+    return value
+
+
+def _size(value: object) -> tuple[int, int]:
+    width, height = shorthand.pair(value)
+    return _side(width), _side(height)
+
+
+def _told_size(value: object) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    width, height = shorthand.pair(value)
+    if not (0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX):
+        raise ValueError(f"{width}x{height} found; 1 to {MAX_SIDE_PX} pixels wanted")
+    return width, height
+
+
+def _crop(value: object) -> tuple[int, int]:
+    left, top = shorthand.pair(value, "left and top as 0,64 or [0, 64]")
+    if not (0 <= left <= MAX_SIDE_PX and 0 <= top <= MAX_SIDE_PX):
+        raise ValueError(f"{left},{top} found; 0 to {MAX_SIDE_PX} pixels wanted")
+    return left, top
+
+
+def _text(value: str) -> str:
+    if bad := _CONTROL.search(value):
+        raise ValueError(f"control character U+{ord(bad[0]):04X} found; text wanted")
+    return value
+
+
+def _identifier(value: str) -> str:
+    if not value.isprintable() or value != value.strip():
+        raise ValueError("printable characters without blanks at the ends wanted")
+    return value
+
+
+def _prompt(value: str) -> str:
+    if not value.strip():
+        raise ValueError("empty; a text wanted")
+    return _text(value)
+
+
+def _each_once(value: tuple[Lora, ...]) -> tuple[Lora, ...]:
+    names = [lora.name for lora in value]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{twice[:80]!r} is there twice; add up its scales")
+    return value
+
+
+def _jpeg(value: object) -> object:
+    return "jpeg" if isinstance(value, str) and value.lower() == "jpg" else _lower(value)
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+class HighresChoice(StrEnum):
+    """How a user wants a large picture made."""
+
+    AUTO = "auto"  # refine where the picture is much larger than the model's native size, else direct
+    DIRECT = "direct"
+    REFINE = "refine"
+
+
+class HighresWish(BaseModel):
+    """The way to a large picture, as far as a user says it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+    mode: HighresChoice = HighresChoice.AUTO
+    strength: float = Field(0.3, strict=True, gt=0, le=1)
+    steps: int = Field(30, strict=True, ge=1, le=1000)
+    base_px: int = Field(1024, strict=True, ge=64, le=4096)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _base_size(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and "base_size" in given and "base_px" not in given:
+            return {"base_px" if key == "base_size" else key: value for key, value in given.items()}
+        return given
+
+
+Side = Annotated[int, Field(strict=True), AfterValidator(_side)]
+Text = Annotated[str, Field(strict=True, max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_text)]
+Prompt = Annotated[str, Field(strict=True, max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_prompt)]
+CustomId = Annotated[str, Field(strict=True, min_length=1, max_length=256), AfterValidator(_identifier)]
+Size = Annotated[tuple[int, int], BeforeValidator(_size)]
+ToldSize = Annotated[tuple[int, int] | None, BeforeValidator(_told_size)]
+Crop = Annotated[tuple[int, int], BeforeValidator(_crop)]
+
+
+class Options(BaseModel):
+    """What may be said about a picture, for one row or for all of them. Unset means: ask the next level.
+
+    The values here are the deployment's defaults; None stands for one that follows from something else.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+    prompt_2: Text | None = Field(None, description="Prompt of the second text encoder; null: the prompt itself.")
+    negative_prompt: Text | None = Field(
+        None, description='What to avoid. null: zeroed embeddings; "": the encoded empty text, another picture.'
+    )
+    negative_prompt_2: Text | None = Field(
+        None, description="Negative prompt of the second text encoder; null: the negative prompt itself."
+    )
+    long_prompt: Annotated[LongPrompt, BeforeValidator(_lower)] = Field(
+        LongPrompt.ERROR, description="Texts over 77 tokens: encode them in pieces, cut them off, or fail the image."
+    )
+    num_images: int = Field(
+        1, strict=True, ge=1, le=MAX_IMAGES_PER_ROW, description="Images of a row; image i has seed + i."
+    )
+    width: Side | None = Field(None, description="Pixels, any number from 64 on; by default the model's native size.")
+    height: Side | None = Field(None, description="Pixels, likewise.")
+    size: Size | None = Field(None, description="Width and height at once.")
+    aspect: Annotated[float, BeforeValidator(shorthand.aspect)] | None = Field(
+        None, description="Width through height, instead of one side or both; sides become multiples of 8."
+    )
+    megapixels: float | None = Field(
+        None, strict=True, gt=0, le=268, description="Millions of pixels of an aspect; by default the native size's."
+    )
+    steps: int = Field(30, strict=True, ge=1, le=1000, description="Denoising steps; 8 with LCM.")
+    guidance_scale: float = Field(
+        5.0, strict=True, ge=0, le=100, description="Classifier-free guidance; up to 1 is off. 1 with LCM."
+    )
+    guidance_rescale: float = Field(
+        0.0, strict=True, ge=0, le=1, description="Against overexposure at high guidance scales."
+    )
+    scheduler: Annotated[Scheduler, BeforeValidator(shorthand.scheduler)] | None = Field(
+        None, description="Sampler, by the name users know or by its diffusers class; by default the model's own."
+    )
+    model: str | None = Field(
+        None, strict=True, description="From the deployment's allow-list; by default the deployment's."
+    )
+    loras: Annotated[tuple[Lora, ...], BeforeValidator(shorthand.loras), AfterValidator(_each_once)] = Field(
+        (), max_length=MAX_LORAS, description="LoRAs from the deployment's allow-list, with scales; added up."
+    )
+    highres: Annotated[HighresWish, BeforeValidator(shorthand.highres)] = Field(
+        HighresWish(), description="How a large picture is made: auto, direct or refine; strength, steps, base_px."
+    )
+    original_size: ToldSize = Field(None, description="Size that the model is told its picture had; null: its own.")
+    crop: Crop = Field((0, 0), description="Left and top that the model is told were cut off.")
+    target_size: ToldSize = Field(None, description="Size that the model is told to aim for; null: its own.")
+    negative_original_size: ToldSize = Field(None, description="`original_size` of the negative half.")
+    negative_crop: Crop = Field((0, 0), description="`crop` of the negative half.")
+    negative_target_size: ToldSize = Field(None, description="`target_size` of the negative half.")
+    format: Annotated[Format, BeforeValidator(_jpeg)] = Field(Format.PNG, description="Of the file.")
+    quality: int = Field(95, strict=True, ge=1, le=100, description="Of JPEG and WebP.")
+    dpi: int = Field(300, strict=True, ge=1, le=2400, description="Pixels an inch that the file names for printing.")
+    strip_metadata: bool = Field(
+        False, strict=True, description="Write nothing about the picture into the file; the sidecar keeps it."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _under_our_names(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        fields, problems = spelled(given, cls.model_fields.keys())
+        if problems:
+            raise Misspelt(problems)
+        return fields
+
+    @model_validator(mode="after")
+    def _one_way_to_say_a_size(self) -> Self:
+        said = {name for name in ("width", "height", "size", "aspect", "megapixels") if getattr(self, name) is not None}
+        for one, others in (("size", {"width", "height", "aspect", "megapixels"}),):
+            if one in said and said & others:
+                raise Misspelt({one: f"given with {', '.join(sorted(said & others))}; one way to say a size wanted"})
+        if {"width", "height"} <= said and (both := said & {"aspect", "megapixels"}):
+            name = min(both)
+            raise Misspelt({name: "given with width and height, which say it all"})
+        if "megapixels" in said and said & {"width", "height"}:
+            raise Misspelt({"megapixels": "given with a side; an aspect wanted with one of both"})
+        return self
+
+    def said(self) -> dict[str, Any]:
+        """What is set here."""
+        values = self.__dict__  # a million rows are asked
+        return {name: values[name] for name in self.model_fields_set}
+
+
+def _small(value: dict[str, Any]) -> dict[str, Any]:
+    if any("\ud800" <= c <= "\udfff" for pair in value.items() for part in pair if isinstance(part, str) for c in part):
+        raise ValueError("half of a surrogate pair found; text wanted")
+    if (found := sum(len(str(part)) for pair in value.items() for part in pair)) > MAX_METADATA_CHARACTERS:
+        raise ValueError(f"{found:,} characters found; at most {MAX_METADATA_CHARACTERS:,} wanted")
+    return value
+
+
+def _exact(value: Any) -> Any:
+    for name, part in value.items() if isinstance(value, Mapping) else ():
+        if type(part) is int and not -(2**63) <= part < 2**63:
+            raise ValueError(f"{str(name)[:40]}: an integer beyond 64 bits found; such a number belongs into a text")
+    return value
+
+
+# Integers are what every reader of JSON holds exactly; pydantic would read a longer one as a float.
+MetadataInteger = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Metadata = Annotated[
+    dict[str, str | MetadataInteger | float | bool | None], BeforeValidator(_exact), AfterValidator(_small)
+]
+
+
+class Row(Options):
+    """A row as the user writes it."""
+
+    prompt: Prompt = Field(description="What to paint.")
+    custom_id: CustomId | None = Field(None, description="Yours, unique in the batch; by default `row-<line>`.")
+    seed: int | None = Field(
+        None, strict=True, ge=0, le=MAX_SEED, description="By default it follows from batch seed and custom_id."
+    )
+    metadata: Metadata = Field(default_factory=dict, max_length=64, description="Flat; comes back with the result.")
+
+
+class ResolvedRow(Versioned, Picture):
+    """A row with everything decided: what a retry, another layout or a replay renders is what this says."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+
+    schema_version: int = SCHEMA_VERSION
+    row: int = Field(ge=0, description="Position in the prompt set, from 0.")
+    first_image: int = Field(ge=0, description="Position of its first image among all images of the batch.")
+    custom_id: str
+    seed: int
+    num_images: int
+
+
+def derived_seed(batch_seed: int, custom_id: str) -> int:
+    """The seed of a row that names none, below 2^32: it follows from batch seed and row id, not from its place."""
+    return int.from_bytes(hashlib.sha256(f"{batch_seed}:{custom_id}".encode()).digest()[:4], "big")

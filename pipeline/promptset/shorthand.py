@@ -1,0 +1,139 @@
+"""Short texts for values that are objects: what a cell of a table or an option of the command line can hold.
+
+    1024x1536                       a size; 0,64 a crop
+    16:9                            an aspect
+    DPM++ 2M Karras, solver_order=3 a scheduler with settings
+    film:0.8, grain                 LoRAs with scales
+    refine, strength=0.4            the way to a large picture
+
+A text that begins with { or [ is JSON. Errors are ValueErrors that say what was found and wanted.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.picture import Scheduler
+from pipeline.promptset.samplers import scheduler_of
+
+_PAIR = re.compile(r"\s*(\d{1,6})\s*[x×,*]\s*(\d{1,6})\s*", re.IGNORECASE)  # noqa: RUF001  # users write the sign too
+_ASPECT = re.compile(r"\s*(\d{1,5}(?:\.\d{1,4})?)\s*[:/x]\s*(\d{1,5}(?:\.\d{1,4})?)\s*", re.IGNORECASE)
+MOST_EXTREME_ASPECT = 64
+
+
+def pair(value: object, form: str = "1024x1536, or [1024, 1536]") -> tuple[int, int]:
+    """Two whole numbers: a text like 1024x1536, or a list of two."""
+    value = _unpacked(value)
+    if isinstance(value, str) and (match := _PAIR.fullmatch(value)):
+        return int(match[1]), int(match[2])
+    if isinstance(value, Sequence) and not isinstance(value, str) and [type(part) for part in value] == [int, int]:
+        return value[0], value[1]
+    raise ValueError(f"{_shown(value)} found; {form} wanted")
+
+
+def aspect(value: object) -> float:
+    """Width through height: 16:9, or a number."""
+    ratio = 0.0
+    if isinstance(value, str) and (match := _ASPECT.fullmatch(value)):
+        ratio = float(match[1]) / float(match[2]) if float(match[2]) else 0.0
+    elif isinstance(value, str):
+        ratio = float(value) if re.fullmatch(r"\s*\d{1,3}(\.\d{1,6})?\s*", value) else 0.0
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        ratio = float(value) if abs(value) <= MOST_EXTREME_ASPECT else 0.0
+    if not math.isfinite(ratio) or not 1 / MOST_EXTREME_ASPECT <= ratio <= MOST_EXTREME_ASPECT:
+        raise ValueError(f"{_shown(value)} found; width through height wanted, as 16:9 or 1.5")
+    return ratio
+
+
+def scheduler(value: object) -> Scheduler:
+    """A scheduler: its name, its name with settings, or {"name", "settings"}."""
+    if isinstance(value, Scheduler):
+        return scheduler_of(value.name, value.settings)
+    if isinstance(value, str):
+        return _scheduler_of_text(value)
+    if isinstance(value, Mapping):
+        given_name, given = value.get("name"), value.get("settings")
+        given = {} if given is None else given
+        if value.keys() <= {"name", "settings"} and isinstance(given_name, str) and isinstance(given, Mapping):
+            return scheduler_of(given_name, given)
+    raise ValueError(f'{_shown(value)} found; a name as "DPM++ 2M Karras", or {{"name", "settings"}} wanted')
+
+
+@functools.lru_cache(maxsize=256)
+def _scheduler_of_text(text: str) -> Scheduler:
+    value = _unpacked(text)
+    if isinstance(value, str):
+        return scheduler_of(*_named(value))
+    return scheduler(value)
+
+
+def loras(value: object) -> object:
+    """LoRAs as objects: from `film:0.8, grain`, or a list of names and objects."""
+    value = _unpacked(value)
+    if isinstance(value, str):
+        value = [part for part in value.split(",") if part.strip()]
+    if not isinstance(value, Sequence):
+        return value
+    return [_lora(one) if isinstance(one, str) else one for one in value]
+
+
+def highres(value: object) -> object:
+    """The way to a large picture as an object: from `refine, strength=0.4`."""
+    value = _unpacked(value)
+    if not isinstance(value, str):
+        return value
+    mode, settings = _named(value)
+    if "mode" in settings:
+        raise ValueError(f"{_shown(value)} found, which names two modes; one wanted, as refine, strength=0.4")
+    return {"mode": mode.lower()} | settings
+
+
+def _lora(text: str) -> dict[str, Any]:
+    name, colon, scale = text.strip().rpartition(":")
+    if not colon:
+        return {"name": scale}
+    try:
+        return {"name": name.strip(), "scale": float(scale)}
+    except ValueError:
+        raise ValueError(f"{_shown(text)} found; NAME or NAME:SCALE wanted, as film:0.8") from None
+
+
+def _named(text: str) -> tuple[str, dict[str, Any]]:
+    name, *rest = (part.strip() for part in text.split(","))
+    settings = {}
+    for part in rest:
+        key, sign, value = part.partition("=")
+        if not sign:
+            raise ValueError(f"{_shown(part)} found; NAME, KEY=VALUE, KEY=VALUE wanted")
+        settings[key.strip()] = _value(value.strip())
+    return name, settings
+
+
+def _value(text: str) -> bool | int | float | str:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _unpacked(value: object) -> object:
+    if not (isinstance(value, str) and value.lstrip()[:1] in ("{", "[")):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise ValueError(f"{_shown(value)} found, which begins like JSON and is none") from None
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,178 @@
+"""Open a prompt set wherever it lies: a path, an s3:// URL, standard input, prompts in memory; compressed or not.
+
+Everything streams. Compression is seen in the first bytes, the format in the name, unless it is said.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import sys
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol, cast
+
+import zstandard
+
+from pipeline.errors import RequestError, RowError
+from pipeline.promptset.formats import InputFormat, Item, rows_in
+from pipeline.promptset.row import Row
+
+Prompts = str | Path | Iterable[str | Mapping[str, Any] | Row]
+
+STDIN = "-"
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # behind 0x50 to 0x5f: a frame that is passed over
+# Four bytes of zstd can stand for 128 KiB, so a chunk for 2 MiB.
+_ZSTD_CHUNK_BYTES = 64
+_SUFFIXES = {
+    ".jsonl": InputFormat.JSONL,
+    ".ndjson": InputFormat.JSONL,
+    ".csv": InputFormat.CSV,
+    ".tsv": InputFormat.CSV,
+    ".txt": InputFormat.TXT,
+}
+
+
+class Bucket(Protocol):
+    """What opens an s3:// URL: `pipeline.bucket.artifacts.Artifacts`."""
+
+    def chunks_of(self, url: str) -> Iterator[bytes]:
+        """The object's bytes as they come. Raises RequestError if there is none, StoreUnavailable."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A prompt set's rows as they come, each with its line: an object, or what is wrong with the line."""
+
+    name: str
+    rows: Iterator[tuple[int, Item]]
+
+
+def open_source(prompts: Prompts, *, input_format: InputFormat | None = None, bucket: Bucket | None = None) -> Source:
+    """A prompt set, to be read once.
+
+    Args:
+        prompts: path, s3:// URL or "-" for standard input; or prompts, objects and rows in memory.
+        input_format: what it is, where its name does not say so. Standard input is JSON Lines unless said.
+        bucket: opens s3:// URLs.
+
+    Raises RequestError if there is no such file or its kind is unknown; the rows raise it when the file breaks off.
+    """
+    if isinstance(prompts, Mapping | Row | bytes):
+        raise RequestError(f"a single {type(prompts).__name__} found; a list of prompts or rows wanted: submit([row])")
+    if not isinstance(prompts, str | Path):
+        return Source("prompts", _in_memory(prompts))
+    text = str(prompts)
+    if text == STDIN:
+        if sys.stdin is None:
+            raise RequestError("standard input is closed")
+        return Source("standard input", _read(sys.stdin.buffer, input_format or InputFormat.JSONL, "standard input"))
+    kind = input_format or kind_of(text, is_text=isinstance(prompts, str))
+    if text.startswith("s3://"):
+        if bucket is None:
+            raise RequestError(f"{text}: no deployment is configured whose S3 could be asked")
+        return Source(text, _read(_Chunks(bucket.chunks_of(text)), kind, text))
+    path = Path(prompts)
+    if path.is_dir() or not path.exists():
+        raise RequestError(f"{shown_path(path)}: no such file")
+    return Source(shown_path(path), _of_file(path, kind))
+
+
+def shown_path(path: Path) -> str:
+    """A path as a terminal may show it: names of files may hold anything."""
+    return str(path) if str(path).isprintable() else ascii(str(path))
+
+
+def kind_of(name: str, *, is_text: bool = False) -> InputFormat:
+    """How a prompt set of this name is written. Raises RequestError if its end does not say so."""
+    plain = name.lower().removesuffix(".gz").removesuffix(".zst")
+    for suffix, kind in _SUFFIXES.items():
+        if plain.endswith(suffix):
+            return kind
+    hint = "; a list holds prompts themselves: submit([...])" if is_text else ""
+    raise RequestError(
+        f"{name[:200]!r} is no path that ends in .jsonl, .ndjson, .csv, .tsv or .txt, with .gz or .zst or without; say "
+        f"--input-format (input_format) if it is one all the same{hint}"
+    )
+
+
+def _in_memory(prompts: Iterable[str | Mapping[str, Any] | Row]) -> Iterator[tuple[int, Item]]:
+    for number, item in enumerate(prompts, 1):
+        if isinstance(item, str):
+            yield number, {"prompt": item}
+        elif isinstance(item, Row):
+            yield number, item
+        elif isinstance(item, Mapping):
+            yield number, dict(item)
+        else:
+            yield number, RowError(number, None, f"{type(item).__name__} found; a prompt or an object wanted")
+
+
+def _of_file(path: Path, kind: InputFormat) -> Iterator[tuple[int, Item]]:
+    try:
+        with path.open("rb") as file:
+            yield from _read(file, kind, str(path))
+    except OSError as error:
+        raise RequestError(f"{shown_path(path)} cannot be read: {error.strerror or error}") from error
+
+
+def _read(file: IO[bytes] | io.RawIOBase, kind: InputFormat, name: str) -> Iterator[tuple[int, Item]]:
+    with _as_request_errors(name):
+        yield from rows_in(_plain(io.BufferedReader(cast(io.RawIOBase, file))), kind)
+
+
+def _plain(file: io.BufferedReader) -> io.BufferedIOBase:
+    """The file's content, decompressed as it is read. Several compressed members one behind the other are one file."""
+    magic = file.peek(4)[:4]
+    if magic.startswith(_GZIP):
+        return gzip.GzipFile(fileobj=file)
+    if magic == _ZSTD or (magic[1:] == _ZSTD_SKIPPABLE and magic[0] >> 4 == 5):
+        return io.BufferedReader(_Chunks(_zstd(file)))
+    return file
+
+
+def _zstd(file: IO[bytes]) -> Iterator[bytes]:
+    """The content of zstd frames. Raises EOFError if the last is not whole, which zstandard's reader does not."""
+    decompressor = zstandard.ZstdDecompressor()
+    frame = None
+    while chunk := file.read(_ZSTD_CHUNK_BYTES):
+        while chunk:
+            frame = frame or decompressor.decompressobj()
+            yield frame.decompress(chunk)
+            chunk, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+    if frame is not None:
+        raise EOFError("the end is missing")
+
+
+@contextmanager
+def _as_request_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+        raise RequestError(f"{name}: its compression is broken or it breaks off ({error})") from error
+
+
+class _Chunks(io.RawIOBase):
+    """Chunks as they come, as a file."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._left = memoryview(chunk)
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count

@@ -1,0 +1,184 @@
+"""Read a prompt set row by row, and say everything that is wrong with it at once.
+
+Rows stream: memory holds one row, and sixteen bytes a row to notice a custom_id that comes twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.deployment.announcement import Deployment
+from pipeline.errors import ManifestError, RequestError, RowError
+from pipeline.promptset.aliases import Misspelt, nearest, spelled
+from pipeline.promptset.resolve import resolve
+from pipeline.promptset.row import Options, ResolvedRow, Row
+from pipeline.promptset.source import Source
+
+SHOWN_ERRORS = 50
+
+# Fields whose values are client material: messages about them never repeat what was found.
+_PRIVATE = frozenset({"prompt", "prompt_2", "negative_prompt", "negative_prompt_2", "metadata", "body"})
+
+
+@dataclass
+class Validation:
+    """What a pass over a prompt set found; complete once its rows have been consumed."""
+
+    source: str
+    rows: int = 0
+    images: int = 0
+    invalid: int = 0
+    invalid_rows: int = 0
+    unwanted: int = 0
+    errors: list[RowError] = field(default_factory=list)
+    sink: Callable[[RowError], object] | None = None
+
+    def refuse(self, *errors: RowError) -> None:
+        """Note what is wrong with one row; the first few errors are kept, all are counted and given to the sink."""
+        self.invalid_rows += 1
+        self.invalid += len(errors)
+        for error in errors:
+            if self.sink is not None:
+                self.sink(error)
+            if len(self.errors) < SHOWN_ERRORS:
+                self.errors.append(error)
+
+    def raise_if_refused(self, *, skip_invalid: bool = False) -> None:
+        """Raise ManifestError if a row is invalid, unless those are to be skipped and some row is left."""
+        if self.invalid and not (skip_invalid and (self.rows or self.unwanted)):
+            raise ManifestError(self.source, self.errors, self.invalid)
+
+
+def resolved_rows(
+    source: Source,
+    defaults: Options,
+    deployment: Deployment,
+    validation: Validation,
+    *,
+    batch_seed: int,
+    wanted: Callable[[ResolvedRow], bool] | None = None,
+) -> Iterator[ResolvedRow]:
+    """The valid rows, everything about them decided; what is wrong with the others is noted in `validation`.
+
+    `wanted` is asked about each valid row, and those that are not wanted are left out as if they were not there.
+    """
+    seen: dict[bytes, int] = {}
+    for line, item in source.rows:
+        errors: list[RowError] = []
+        resolved: ResolvedRow | None = None
+        if isinstance(item, RowError):
+            errors = [item]
+        else:
+            errors, resolved = _resolved(
+                line,
+                item,
+                defaults=defaults,
+                deployment=deployment,
+                validation=validation,
+                batch_seed=batch_seed,
+            )
+        if resolved is not None:
+            digest = hashlib.blake2b(resolved.custom_id.encode(), digest_size=16).digest()
+            first = seen.setdefault(digest, line)
+            if first != line:
+                message = f"{resolved.custom_id!r} was used on line {first}; every row needs its own"
+                errors, resolved = [RowError(line, "custom_id", message)], None
+        if errors:
+            validation.refuse(*errors)
+            if validation.invalid_rows > deployment.max_rows:  # and so many lines for invalid.jsonl
+                raise ManifestError(source.name, validation.errors, validation.invalid)
+        if resolved is not None and wanted is not None and not wanted(resolved):
+            validation.unwanted += 1
+        elif resolved is not None:
+            validation.rows += 1
+            validation.images += resolved.num_images
+            yield resolved
+        if validation.rows > deployment.max_rows:
+            raise RequestError(f"{source.name}: more than {deployment.max_rows:,} rows; split it into several batches")
+        if validation.images > deployment.max_images:
+            raise RequestError(
+                f"{source.name}: more than {deployment.max_images:,} images; split it into several batches"
+            )
+    if not (validation.rows or validation.unwanted or validation.invalid):
+        validation.refuse(RowError(1, None, "no rows found; at least one wanted"))
+
+
+def _resolved(
+    line: int,
+    item: Mapping[str, Any] | Row,
+    *,
+    defaults: Options,
+    deployment: Deployment,
+    validation: Validation,
+    batch_seed: int,
+) -> tuple[list[RowError], ResolvedRow | None]:
+    try:
+        row = item if isinstance(item, Row) else Row.model_validate(item)
+    except ValidationError:
+        return fields_errors(line, item, Row), None
+    try:
+        return [], resolve(
+            row,
+            defaults,
+            deployment,
+            line=line,
+            index=validation.rows,
+            first_image=validation.images,
+            batch_seed=batch_seed,
+        )
+    except ValueError as error:
+        name, message = error.args
+        return [RowError(line, name, message)], None
+
+
+def fields_errors(line: int, item: Any, kind: type[Options]) -> list[RowError]:
+    """Everything that is wrong with a row, or with what holds for all rows; empty if nothing is."""
+    fields, problems = spelled(item, kind.model_fields.keys())
+    errors = [RowError(line, _harmless(name), message) for name, message in problems.items()]
+    if not fields and problems:  # an envelope without a body
+        return errors
+    try:
+        kind.model_validate(fields)
+    except ValidationError as error:
+        for problem in error.errors(include_url=False):
+            cause = problem.get("ctx", {}).get("error")
+            if isinstance(cause, Misspelt):
+                errors += [RowError(line, name, message) for name, message in cause.problems.items()]
+            else:
+                errors.append(_row_error(line, problem, kind))
+    # a metadata value gives one error for each type that it might have been
+    return list(dict.fromkeys(errors))
+
+
+def _row_error(line: int, problem: Any, kind: type[Options]) -> RowError:
+    """One of pydantic's errors in our words: the field, what was found, what was wanted."""
+    of_metadata = problem["loc"][:1] == ("metadata",) and len(problem["loc"]) > 1
+    parts = problem["loc"][:2] if of_metadata else problem["loc"]
+    name = _harmless(".".join(str(part) for part in parts)) or None
+    if problem["type"] == "extra_forbidden":
+        inside = len(problem["loc"]) > 1
+        return RowError(line, name, "unknown" if inside else f"unknown field; {nearest(str(name), kind.model_fields)}")
+    if of_metadata:
+        return RowError(line, name, "a text, a number, true, false or null wanted")
+    if problem["type"] == "missing":
+        return RowError(line, name, "missing")
+    message = problem["msg"].removeprefix("Value error, ")
+    private = str(problem["loc"][0]) in _PRIVATE if problem["loc"] else True
+    if private or problem["type"] == "value_error":
+        return RowError(line, name, message)
+    return RowError(line, name, f"{message} ({_shown(problem['input'])} found)")
+
+
+def _harmless(name: str) -> str:
+    """A field's name as a terminal may show it; users write these too."""
+    return (name if name.isprintable() else ascii(name))[:80]
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

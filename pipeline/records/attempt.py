@@ -1,0 +1,215 @@
+"""One attempt at a job: its complete spec, what may be seen of it, how it ended, and what its pod reports.
+
+An attempt is one Kubernetes Job, which is one pod (or one process group of the local node). Whoever runs attempts
+implements `Launcher`; the ledger alone decides about another attempt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from pipeline.errors import ConflictError
+from pipeline.names import job_ref
+from pipeline.schema import OpenCode, Versioned
+
+SCHEMA_VERSION = 1
+
+REPORT_LIMIT_BYTES = 4096  # what a kubelet keeps of a termination message
+
+# What a pod exits with when no retry mends its end: it cannot read its attempt (EX_USAGE of sysexits.h), or its
+# deployment is wrong (EX_CONFIG). A Job remembers the code when its pod, and with it the report, is gone.
+EXIT_USAGE, EXIT_CONFIG = 64, 78
+HOPELESS_EXIT_CODES = (EXIT_USAGE, EXIT_CONFIG)
+
+
+class AttemptSpec(Versioned):
+    """Everything that decides what a pod does, recorded before the pod is launched.
+
+    Adoption compares with the recorded spec, never with one built anew: an upgrade of the workers must not orphan
+    what runs. Credentials are not part of it; a pod gets them from its environment.
+    """
+
+    # extra="allow": what a newer version says in it goes on to the pod, and its digest stays what it was.
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+
+    schema_version: int = SCHEMA_VERSION
+    name: str = Field(description="Name of the Kubernetes Job; follows from incarnation, job and attempt.")
+    batch_id: str
+    incarnation: str
+    job_index: int = Field(ge=0)
+    number: int = Field(ge=1, description="Which attempt of its job this is, from 1.")
+    token: str = Field(description="Random; the pod shows it with its claim.")
+    image: str = Field(description="Container image by digest, or `local`.")
+    gpus: int = Field(ge=1)
+    layout: str = Field(description="data x cfg x patch, as in 1x2x4.")
+    exact: bool
+    warmup_steps: int = Field(ge=0)
+    device: str
+    dtype: str
+    vae_dtype: str = "float32"
+    idle_ranks: bool = False
+    lean: tuple[int, ...] = Field((), description="Images, by index, to render in as little memory as can be.")
+    shard_key: str = Field(description="Object that holds the rows of this job, relative to the deployment's prefix.")
+    deadline_s: float = Field(gt=0, description="Longest running time.")
+    avoid_nodes: tuple[str, ...] = Field((), description="Nodes whose GPU proved bad under this job before.")
+
+    @property
+    def job_ref(self) -> str:
+        """The job this is an attempt of, as people write it: batch/00003."""
+        return job_ref(self.batch_id, self.job_index)
+
+    @property
+    def digest(self) -> str:
+        """Short hash of the whole spec: two specs are the same attempt if and only if it is equal."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+
+# What torchrun's --shutdown-timeout reads where it is not given: whole seconds that ranks get to end after SIGTERM.
+SHUTDOWN_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+
+
+def torchrun(python: str, gpus: int) -> list[str]:
+    """The command of a pod, by the interpreter to use: torchrun, but for the exit code (see distri/run/torchrun.py)."""
+    return [python, "-P", "-m", "distri.run.torchrun", "--standalone", f"--nproc-per-node={gpus}", "-m", "distri.run"]
+
+
+class Code(OpenCode):
+    """How an attempt ended. What follows from each is the retry policy's business."""
+
+    SUCCEEDED = "SUCCEEDED"
+    ENGINE_ERROR = "ENGINE_ERROR"  # the program's own reason is in the report
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"  # a rank's own memory, its GPU's; the report names the image
+    OOM_KILLED = "OOM_KILLED"  # the pod's, by the kernel
+    DEADLINE = "DEADLINE"
+    IMAGE_PULL = "IMAGE_PULL"
+    UNSCHEDULABLE = "UNSCHEDULABLE"  # no node could take the pod for as long as it may wait
+    CONFIG_ERROR = "CONFIG_ERROR"  # the deployment is wrong: no retry mends it
+    STORAGE = "STORAGE"
+    PREEMPTED = "PREEMPTED"
+    EVICTED = "EVICTED"
+    NODE_LOST = "NODE_LOST"
+    GPU_UNHEALTHY = "GPU_UNHEALTHY"
+    QUOTA = "QUOTA"
+    ADMISSION_DENIED = "ADMISSION_DENIED"
+    DELETED = "DELETED"
+    CLAIM_REFUSED = "CLAIM_REFUSED"  # the pod found its place taken and did nothing
+    TOO_OLD = "TOO_OLD"  # the pod's program cannot read what it was asked to do, and did nothing
+    PAUSED = "PAUSED"  # it stopped between two images because its batch was paused
+    KILLED = "KILLED"  # by a signal that nobody of us sent
+    UNKNOWN = "UNKNOWN"
+
+
+class Usage(BaseModel):
+    """What an attempt spent, as its leader measured it.
+
+    `seconds` are the wall time of the leader by phase, `rank_seconds` that of all ranks together; the others are sums
+    over the ranks, `peak_memory_bytes` the largest of any.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    seconds: dict[str, float] = Field(default_factory=dict)
+    rank_seconds: float = 0.0
+    stalled_s: float = 0.0
+    sent_bytes: int = 0
+    peak_memory_bytes: int = 0
+
+
+class PodReport(BaseModel):
+    """What a pod writes to its termination log when it ends, at most 4096 bytes of JSON.
+
+    Read whatever its version: it only explains, and the bucket decides.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    schema_version: int = SCHEMA_VERSION
+    code: Code
+    message: str = ""
+    rank: int | None = Field(None, description="The rank that ended badly first; None if none did.")
+    image: int | None = Field(None, description="Index of the image that is to blame, where the pod knows it.")
+    committed: int = Field(0, ge=0, description="Images that this pod put into the bucket.")
+    skipped: int = Field(0, ge=0, description="Images that were there before.")
+    failed: int = Field(0, ge=0, description="Images that this pod gave up on, each with a reason of its own.")
+    usage: Usage | None = None
+
+    @field_validator("code")
+    @classmethod
+    def _of_ours(cls, code: Code) -> Code:
+        return code if code in Code else Code.UNKNOWN
+
+    def to_message(self) -> str:
+        """The report as it is written: JSON, its message shortened until the whole fits the kubelet's limit."""
+        report = self
+        while len(text := report.model_dump_json().encode()) > REPORT_LIMIT_BYTES:
+            excess = len(text) - REPORT_LIMIT_BYTES
+            # One character takes at most six bytes of JSON, so this never cuts more than it must.
+            report = report.model_copy(update={"message": report.message[: -(excess // 6 + 1)]})
+        return text.decode()
+
+
+class Phase(StrEnum):
+    """What a launcher sees of an attempt while it lasts, and that it ended."""
+
+    WAITING_QUOTA = "waiting_quota"
+    PENDING = "pending"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one attempt ended: the code decides, the reason is for people."""
+
+    code: Code
+    reason: str
+    exit_code: int | None = None
+    report: PodReport | None = None
+    node: str | None = None
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One look at one attempt. `outcome` is set if and only if the phase is ENDED."""
+
+    name: str
+    phase: Phase
+    detail: str = ""
+    outcome: Outcome | None = None
+    batch_id: str | None = None
+    job_index: int | None = None
+    spec: AttemptSpec | None = None  # as it was launched, where that can be read
+
+
+class LaunchResult(StrEnum):
+    CREATED = "created"
+    ADOPTED = "adopted"  # it was there already, and is the attempt on record
+
+
+class NameTaken(ConflictError):
+    """Something else holds the attempt's name."""
+
+    def __init__(self, name: str, found: str, wanted: str) -> None:
+        super().__init__(f"{name} exists with spec {found}, the record says {wanted}")
+
+
+class Launcher(Protocol):
+    """Who runs attempts: a Kubernetes cluster, or the local node. An outage raises ServiceError."""
+
+    def launch(self, spec: AttemptSpec) -> LaunchResult:
+        """Create the attempt, or adopt it if it is there with this very spec. Raises NameTaken otherwise."""
+
+    def observe(self) -> Mapping[str, Observation]:
+        """Every attempt of this deployment that exists, by name: one LIST, the truth."""
+
+    def quiet_since(self, moment: float) -> bool:
+        """Whether a watch has heard nothing move since then (time.monotonic()): a hint, False if in doubt."""
+
+    def delete(self, name: str) -> None:
+        """End the attempt and forget it, in the background; nothing happens if it is not there."""

@@ -1,0 +1,202 @@
+"""The records of batches and jobs, as Redis and S3 hold them, and the one way in which they change.
+
+A record changes by: read, `advance` (or `changed`), write if its revision still stands. Readers keep fields that they
+do not know, so that workers of two neighbouring versions can work on one batch.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.deployment.cost import MEGA, assumed_rate, tera_operations
+from pipeline.errors import IllegalMove
+from pipeline.names import job_ref
+from pipeline.promptset.row import ResolvedRow
+from pipeline.records.attempt import AttemptSpec, Code
+from pipeline.schema import Versioned
+from pipeline.states import BATCH_MOVES, JOB_MOVES, BatchState, JobState
+
+SCHEMA_VERSION = 1
+
+PRIORITIES = range(10)  # 0 is served first
+
+
+class _Record(Versioned):
+    # extra="allow" keeps what a newer version wrote through a read and a write of an older one
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+
+    schema_version: int = SCHEMA_VERSION
+
+
+class Purge(StrEnum):
+    """What of a batch is to go."""
+
+    EVERYTHING = "everything"
+    KEEP_IMAGES = "keep_images"  # images, thumbnails, results and gallery stay; it is no batch any more
+
+
+class Origin(_Record):
+    """The firing of a schedule that a batch was made by."""
+
+    schedule: str
+    fire_at: datetime
+    rows_key: str | None = Field(None, description="Where the digests of all rows of the prompt set lie.")
+
+
+class BatchManifest(_Record):
+    """`batch.json`: the batch as it was accepted. It is written once, and changes only to say that it is purged."""
+
+    id: str
+    incarnation: str = Field(description="Random; stands for this record of the batch in names that outlive it.")
+    tenant: str
+    priority: int = Field(ge=0, le=9)
+    created_at: datetime
+    rows: int = Field(ge=0)
+    images: int = Field(ge=0)
+    invalid_rows: int = Field(0, ge=0, description="Rows left out under --skip-invalid; see its invalid.jsonl.")
+    seed: int
+    staged: str = Field(description="Token of the submission that was accepted: where its input.jsonl lies.")
+    input_sha256: str = Field(description="Of input.jsonl: the same id with other rows is another batch.")
+    defaults: dict[str, Any] = Field(description="What was said for all rows; they hold it already.")
+    image: str | None = Field(
+        None, description="Container image of its pods, as the deployment announced it; None: the deployment's of then."
+    )
+    client_version: str
+    origin: Origin | None = Field(None, description="The schedule that submitted it; None for a user.")
+    purge: Purge | None = Field(None, description="The batch is being removed, or was but for its images.")
+
+
+class Pace(BaseModel):
+    """How long the images of a batch are expected to take, settled before it is cut, so that cutting again is the same.
+
+    Attributes:
+        job_seconds: of rendering that one job is cut to.
+        layout: of its pods, as far as known then.
+        faster: by model, how many times as fast as assumed (`pipeline.deployment.cost`).
+        native_px: by model.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    job_seconds: float
+    layout: str
+    faster: dict[str, float]
+    native_px: dict[str, int]
+
+    def seconds(self, row: ResolvedRow) -> float:
+        """Of one image of the row, for a whole pod."""
+        native_px = self.native_px.get(row.model, 1024)
+        rate = assumed_rate(self.layout, row.width * row.height / MEGA) * self.faster.get(row.model, 1.0)
+        return tera_operations(row, native_px) / rate / int(self.layout.partition("x")[0])
+
+
+class Plan(_Record):
+    """`plan.json`: how a batch is cut into jobs. It is written once, before the first shard, and never changes."""
+
+    images_per_job: int
+    pace: Pace | None = None
+
+
+class BatchRecord(_Record):
+    """A batch in the ledger."""
+
+    manifest: BatchManifest
+    state: BatchState = BatchState.VALIDATING
+    revision: int = 1
+    updated_at: datetime
+    recovered: bool = Field(False, description="Taken up from the bucket, where some of it may be done already.")
+    images_per_job: int | None = Field(None, description="How it is cut; settled before the first shard is written.")
+    pace: Pace | None = Field(None, description="Settled with images_per_job; None cuts by images alone.")
+    jobs: int | None = Field(None, description="How many jobs it was cut into; None until it is.")
+    reason: str | None = Field(None, description="Why it failed.")
+    round: int = Field(0, description="How often it was opened again after its end, by `tessera retry`.")
+    reopen: tuple[str, ...] | None = Field(
+        None, description="While its jobs are being opened again: codes of the failures to retry, none meaning all."
+    )
+
+    @property
+    def id(self) -> str:
+        """The batch's id."""
+        return self.manifest.id
+
+
+class AttemptEnd(_Record):
+    """How an earlier attempt ended, for history."""
+
+    number: int
+    code: Code
+    reason: str
+    ended_at: datetime
+    node: str | None = None
+    rendering: tuple[int, ...] = Field((), description="Images that it may have died of, by their index.")
+
+
+class JobRecord(_Record):
+    """A job in the ledger: a shard of one batch, at most one live attempt."""
+
+    batch_id: str
+    incarnation: str
+    index: int = Field(ge=0)
+    tenant: str
+    priority: int
+    state: JobState = JobState.QUEUED
+    revision: int = 1
+    created_at: datetime
+    updated_at: datetime
+    images: int = Field(ge=1)
+    attempt: AttemptSpec | None = Field(None, description="The current or last attempt, complete.")
+    layout_reason: str = Field("", description="Why that attempt has the layout that it has.")
+    confirmed: bool = Field(False, description="The attempt was seen to exist; gone then means ended, not unmade.")
+    detail: str = Field("", description="What the attempt does or waits for while it lasts, as its cluster says it.")
+    spent: int = Field(0, description="Attempts that failed since the last that brought an image.")
+    disrupted: int = Field(0, description="Attempts that the cluster took away since then.")
+    isolated: int = Field(0, description="Images taken out since then because they killed their pods.")
+    done: int = Field(0, description="Images with an outcome when an attempt last ended.")
+    ended: tuple[AttemptEnd, ...] = ()
+    round: int = Field(0, description="The batch's, when the job was last opened.")
+    reopen: tuple[str, ...] | None = Field(
+        None, description="Set until its failures of these codes (none meaning all) are cleared away for another try."
+    )
+
+    @classmethod
+    def queued(cls, batch: BatchRecord, index: int, images: int, at: datetime) -> JobRecord:
+        """A job of a batch that nobody has worked on."""
+        manifest = batch.manifest
+        return cls(
+            batch_id=manifest.id,
+            incarnation=manifest.incarnation,
+            index=index,
+            tenant=manifest.tenant,
+            priority=manifest.priority,
+            created_at=manifest.created_at,
+            updated_at=at,
+            images=images,
+        )
+
+    @property
+    def ref(self) -> str:
+        """The job as people write it: batch/00003."""
+        return job_ref(self.batch_id, self.index)
+
+
+R = TypeVar("R", BatchRecord, JobRecord)
+
+
+def advance(record: R, to: BatchState | JobState, *, at: datetime, **changes: Any) -> R:
+    """The record moved to `to`, one revision on; the argument is unchanged. Raises IllegalMove."""
+    if isinstance(record, BatchRecord):
+        legal, name = to in BATCH_MOVES.get(record.state, ()), f"batch {record.id}"
+    else:
+        legal, name = to in JOB_MOVES.get(record.state, ()), f"job {record.ref}"
+    if not legal:
+        raise IllegalMove(name, record.state.value, to.value)
+    return changed(record, at=at, state=to, **changes)
+
+
+def changed(record: R, *, at: datetime, **changes: Any) -> R:
+    """The record with `changes`, in the same state unless they say otherwise, one revision on."""
+    return record.model_copy(update={"revision": record.revision + 1, "updated_at": at, **changes})

@@ -1,0 +1,130 @@
+"""Where everything lies in S3: keys relative to the deployment's prefix.
+
+    batches/<id>/batch.json             the accepted batch; when it is there, the batch is accepted
+                 staged/<token>/input.jsonl     its rows, resolved, one a line
+                 staged/<token>/invalid.jsonl   rows that --skip-invalid left out, with the reasons
+                 plan.json              how the batch is cut into jobs
+                 shards/00003.jsonl     the rows of one job
+                 images/00000/0000012-000.png   image 0 of row 12 (or .jpg, .webp); its PUT is the commit
+                 images/00000/0000012-000.json  what is known about it; written first
+                 thumbnails/00000/0000012-000.jpg  the image small; written before it
+                 failures/00000/0000012-000.json  why there is no such image
+                 fragments/00003.jsonl  the outcome of every image of one job
+                 traces/00003-1.json    what each rank of attempt 1 of job 3 did and when
+                 results.jsonl          the outcome of every image that succeeded
+                 errors.jsonl           the others, with code and reason
+                 gallery/index.html     a page to look at them; then page-0002.html, ...
+                 _SUCCESS               last of all, when the batch is completed; or _CANCELLED, or _FAILED
+
+Each submission stages under a token of its own, and `batch.json` names the one that was accepted: two that submit at
+the same moment never write over each other. What others left is removed after a day (tasks/control/clean_staged.py).
+
+Nothing that a user writes is part of a key but the batch id, whose characters `checked_batch_id` restricts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.names import image_id
+from pipeline.picture import Format
+from pipeline.states import BatchState
+
+_ROWS_PER_FOLDER = 1_000
+
+BATCHES = "batches/"
+SUFFIXES = {Format.PNG: "png", Format.JPEG: "jpg", Format.WEBP: "webp"}
+MARKERS = {BatchState.COMPLETED: "_SUCCESS", BatchState.CANCELLED: "_CANCELLED", BatchState.FAILED: "_FAILED"}
+
+
+@dataclass(frozen=True)
+class BatchObjects:
+    """The keys of one batch."""
+
+    batch_id: str
+
+    @property
+    def root(self) -> str:
+        return f"{BATCHES}{self.batch_id}/"
+
+    @property
+    def manifest(self) -> str:
+        return self.root + "batch.json"
+
+    @property
+    def staged(self) -> str:
+        """The folder of what submissions staged, each under its token."""
+        return self.root + "staged/"
+
+    def input(self, token: str) -> str:
+        return f"{self.staged}{token}/input.jsonl"
+
+    def invalid(self, token: str) -> str:
+        return f"{self.staged}{token}/invalid.jsonl"
+
+    @property
+    def plan(self) -> str:
+        return self.root + "plan.json"
+
+    @property
+    def fragments(self) -> str:
+        return self.root + "fragments/"
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """Folders that are empty as long as no image has an outcome."""
+        return self.fragments, self.root + "images/", self.root + "failures/"
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Folders and files that people look at, and not only Tessera."""
+        return *(f"{self.root}{folder}/" for folder in ("images", "thumbnails", "gallery")), self.results, self.errors
+
+    def shard(self, job: int) -> str:
+        return f"{self.root}shards/{job:05d}.jsonl"
+
+    def fragment(self, job: int) -> str:
+        return f"{self.fragments}{job:05d}.jsonl"
+
+    @property
+    def traces(self) -> str:
+        return self.root + "traces/"
+
+    def trace(self, job: int, attempt: int) -> str:
+        return f"{self.traces}{job:05d}-{attempt}.json"
+
+    def image(self, row: int, number: int, kind: Format) -> str:
+        return self._of_image("images", row, number, SUFFIXES[kind])
+
+    def sidecar(self, row: int, number: int) -> str:
+        return self._of_image("images", row, number, "json")
+
+    def thumbnail(self, row: int, number: int) -> str:
+        return self._of_image("thumbnails", row, number, "jpg")
+
+    def failure(self, row: int, number: int) -> str:
+        return self._of_image("failures", row, number, "json")
+
+    def _of_image(self, folder: str, row: int, number: int, suffix: str) -> str:
+        return f"{self.root}{folder}/{row // _ROWS_PER_FOLDER:05d}/{image_id(row, number)}.{suffix}"
+
+    @property
+    def results(self) -> str:
+        return self.root + "results.jsonl"
+
+    @property
+    def errors(self) -> str:
+        return self.root + "errors.jsonl"
+
+    @property
+    def gallery(self) -> str:
+        """The first page of the gallery."""
+        return self.gallery_page(1)
+
+    def gallery_page(self, number: int) -> str:
+        """Page `number` of the gallery, from 1."""
+        return self.root + "gallery/" + ("index.html" if number == 1 else f"page-{number:04d}.html")
+
+    def marker(self, state: BatchState) -> str:
+        """The last object of a batch that ended in this state."""
+        return self.root + MARKERS[state]

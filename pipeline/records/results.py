@@ -1,0 +1,176 @@
+"""What became of each image: the lines of sidecars, failures, fragments, results.jsonl and errors.jsonl."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from pipeline.errors import RowError
+from pipeline.picture import Made, Picture
+from pipeline.records.object_keys import BatchObjects
+from pipeline.records.shards import WINDOW_IMAGES, ImageTask
+from pipeline.schema import OpenCode, Versioned
+
+SCHEMA_VERSION = 1
+
+
+class FailureCode(OpenCode):
+    """Why there is no picture. The values are part of the product: scripts read them from errors.jsonl."""
+
+    INVALID = "E_INVALID"  # the row was left out under --skip-invalid
+    PROMPT_TOO_LONG = "E_PROMPT_TOO_LONG"
+    UNSUPPORTED = "E_UNSUPPORTED"  # the engine cannot render this combination, and says why
+    BLACK = "E_BLACK"  # the picture is not finite, or of one colour, also after the repair
+    OOM = "E_OOM"  # it does not fit into memory, not even in the leaner layout
+    ATTEMPTS_EXHAUSTED = "E_ATTEMPTS_EXHAUSTED"  # its job failed as often as it may; the message says how at last
+    POISON = "E_POISON"  # the pod died twice while it rendered this image; its neighbours went on without it
+    INTERNAL = "E_INTERNAL"  # our own program failed over its job again and again; the message says how
+    CANCELLED = "E_CANCELLED"
+
+
+class Provenance(BaseModel):
+    """How a picture was made: enough to make it again, and to say what differs if it comes out differently."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    model_revision: str
+    layout: str
+    ranks: int
+    exact: bool
+    warmup_steps: int
+    device: str
+    dtype: str
+    vae_dtype: str = "float32"
+    lean: bool = False
+    loras: dict[str, str] = Field(default_factory=dict, description="SHA-256 of each LoRA's file, by name.")
+    attempt: int
+    versions: dict[str, str]
+
+
+class _Line(Versioned):
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    schema_version: int = SCHEMA_VERSION
+    custom_id: str
+    image_id: str
+    index: int
+    row: int
+    number: int
+
+
+class ImageResult(_Line, Picture):
+    """An image that is there. `seconds` are those of its encoding, denoising and decoding."""
+
+    status: Literal["succeeded"] = "succeeded"
+    key: str = Field(description="Relative to the deployment's prefix.")
+    thumbnail: str | None = Field(None, description="Its key likewise; images of earlier versions have none.")
+    seed: int
+    made: Made = Made()
+    provenance: Provenance
+    seconds: float
+    sha256: str = ""
+    size_bytes: int = 0
+
+
+class ImageFailure(_Line):
+    """An image that is not there, and why."""
+
+    status: Literal["failed"] = "failed"
+    code: FailureCode
+    message: str
+    retryable: bool = Field(description="Whether `tessera retry` could change it without another request.")
+
+
+class RefusedLine(Versioned):
+    """A line of errors.jsonl for a row that was left out under --skip-invalid."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    schema_version: int = SCHEMA_VERSION
+    status: Literal["invalid"] = "invalid"
+    line: int
+    field: str | None
+    code: FailureCode = FailureCode.INVALID
+    message: str
+    retryable: bool = False
+
+    @classmethod
+    def of(cls, error: RowError) -> RefusedLine:
+        """The line for what was wrong with a row."""
+        return cls(line=error.line, field=error.field, message=error.message)
+
+
+Outcome = ImageResult | ImageFailure
+_OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Annotated[Outcome, Field(discriminator="status")])
+
+
+def is_retried(outcome: Outcome, codes: Collection[str]) -> bool:
+    """Whether `tessera retry` renders this image again: a failure that may change, of one of these codes if any."""
+    return isinstance(outcome, ImageFailure) and outcome.retryable and (not codes or outcome.code.value in codes)
+
+
+def result_of(
+    task: ImageTask, objects: BatchObjects, provenance: Provenance, seconds: float, made: Made | None = None
+) -> ImageResult:
+    """The result of an image whose file is not made yet: digest and size follow."""
+    return ImageResult(
+        **{name: getattr(task.row, name) for name in Picture.model_fields},
+        custom_id=task.row.custom_id,
+        image_id=task.id,
+        index=task.index,
+        row=task.row.row,
+        number=task.number,
+        key=task.key(objects),
+        thumbnail=objects.thumbnail(task.row.row, task.number),
+        seed=task.seed,
+        made=made or Made(),
+        provenance=provenance,
+        seconds=seconds,
+    )
+
+
+def failure_of(task: ImageTask, code: FailureCode, message: str, *, retryable: bool) -> ImageFailure:
+    """Why this image is not there."""
+    return ImageFailure(
+        custom_id=task.row.custom_id,
+        image_id=task.id,
+        index=task.index,
+        row=task.row.row,
+        number=task.number,
+        code=code,
+        message=message,
+        retryable=retryable,
+    )
+
+
+# Rows move within a window when a batch is cut; one that is further ahead of its turn waits for what is not there.
+_MOST_EARLY = 2 * WINDOW_IMAGES
+
+
+def in_row_order(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+    """Outcomes of all images of a batch in the order of its rows; memory holds those that came before their turn.
+
+    Their number is bounded, also if a fragment is gone and the turn of its images never comes.
+    """
+    early: dict[int, Outcome] = {}
+    turn = 0
+    for outcome in outcomes:
+        early[outcome.index] = outcome
+        if len(early) > _MOST_EARLY:
+            turn = min(early)
+        while turn in early:
+            yield early.pop(turn)
+            turn += 1
+    yield from (early[index] for index in sorted(early))
+
+
+def outcome_lines(outcomes: Iterable[Outcome]) -> bytes:
+    """Outcomes as a fragment: one JSON object a line."""
+    return b"".join(outcome.model_dump_json().encode() + b"\n" for outcome in outcomes)
+
+
+def parsed_outcomes(lines: Iterable[bytes]) -> Iterator[Outcome]:
+    """The outcomes of a fragment's lines."""
+    return (_OUTCOME.validate_json(line) for line in lines if line.strip())

@@ -1,0 +1,51 @@
+"""Which rows of a prompt set are others than at the firing before: sixteen bytes a row, kept in S3."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+from collections.abc import Set
+
+from pipeline.promptset.row import ResolvedRow
+
+DIGEST_BYTES = 16
+
+# A row's place says nothing about its pictures. What a newer version adds is left out while it is at its default.
+_PLACE = {"row", "first_image", "schema_version"}
+
+
+def row_digest(row: ResolvedRow) -> bytes:
+    """A digest of everything that decides the pictures of a row, and of its custom_id."""
+    text = row.model_dump_json(exclude=_PLACE, exclude_defaults=True)
+    return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).digest()
+
+
+class NewRows:
+    """Asked row by row, it says which are new, and remembers all of them for the firing after.
+
+    Args:
+        before: sorted digests of the rows of the firing before, one after the other.
+        again: digests of rows that are wanted although they were there: their pictures never came to be.
+    """
+
+    def __init__(self, before: bytes, again: Set[bytes]) -> None:
+        self._before, self._again = memoryview(before), again
+        self._seen = bytearray()
+
+    def wants(self, row: ResolvedRow) -> bool:
+        """Whether the row is to be rendered."""
+        digest = row_digest(row)
+        self._seen += digest
+        return digest in self._again or not self._was_there(digest)
+
+    def _was_there(self, digest: bytes) -> bool:
+        def at(index: int) -> bytes:
+            return bytes(self._before[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES])
+
+        count = len(self._before) // DIGEST_BYTES
+        place = bisect.bisect_left(range(count), digest, key=at)
+        return place < count and at(place) == digest
+
+    def packed(self) -> bytes:
+        """Digests of all rows that were asked about, sorted: the next firing's `before`."""
+        return b"".join(sorted(self._seen[i : i + DIGEST_BYTES] for i in range(0, len(self._seen), DIGEST_BYTES)))

@@ -1,0 +1,143 @@
+"""Cut a batch into jobs: images of one model, few enough for one pod, those of one LoRA set and size together.
+
+A pod that changes its LoRAs fuses weights anew, and one that changes size needs other buffers. So rows that agree move
+together, but never further than a window: memory holds one window, and the first rows are rendered first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.names import image_id
+from pipeline.promptset.row import ResolvedRow
+from pipeline.records.object_keys import BatchObjects
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """One image to render: image `number` of a row."""
+
+    row: ResolvedRow
+    number: int
+
+    @property
+    def index(self) -> int:
+        """Its position among all images of the batch: its place in the ledger."""
+        return self.row.first_image + self.number
+
+    @property
+    def id(self) -> str:
+        return image_id(self.row.row, self.number)
+
+    @property
+    def seed(self) -> int:
+        """The row's seed plus the image's number."""
+        return self.row.seed + self.number
+
+    def key(self, objects: BatchObjects) -> str:
+        """Where its picture goes."""
+        return objects.image(self.row.row, self.number, self.row.file.format)
+
+
+class ShardLine(BaseModel):
+    """A line of a shard file: a row, and which of its images are this job's."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    row: ResolvedRow
+    start: int = Field(ge=0)
+    stop: int = Field(ge=1, description="One past the last.")
+
+    def images(self) -> Iterator[ImageTask]:
+        """Its images, in order."""
+        return (ImageTask(self.row, number) for number in range(self.start, self.stop))
+
+
+Shard = list[ShardLine]
+
+
+WINDOW_IMAGES = 4096
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What one job may hold at most; one image it always may.
+
+    Attributes:
+        images: how many.
+        seconds: of rendering.
+        seconds_of: what one image of a row takes.
+    """
+
+    images: int
+    seconds: float = math.inf
+    seconds_of: Callable[[ResolvedRow], float] = lambda _: 0.0
+
+
+def cut(rows: Iterable[ResolvedRow], bounds: Bounds) -> Iterator[Shard]:
+    """Shards of rows that agree; the same rows always give the same shards, so that cutting twice is harmless.
+
+    Of each WINDOW_IMAGES images, those of one model, LoRA set and size stand together, in the order in which the first
+    of them came. A row with more images than fit goes over several shards.
+    """
+    shard: Shard = []
+    images, seconds = 0, 0.0
+    for row in _together(rows):
+        each_s = bounds.seconds_of(row)
+        start = 0
+        while start < row.num_images:
+            room = bounds.images - images
+            if each_s > 0 and bounds.seconds < math.inf:
+                room = min(room, int((bounds.seconds - seconds) / each_s))
+            if shard and (room < 1 or shard[-1].row.model != row.model):
+                yield shard
+                shard, images, seconds = [], 0, 0.0
+                continue
+            stop = min(start + max(1, room), row.num_images)
+            shard.append(ShardLine(row=row, start=start, stop=stop))
+            images += stop - start
+            seconds += (stop - start) * each_s
+            start = stop
+    if shard:
+        yield shard
+
+
+def _together(rows: Iterable[ResolvedRow]) -> Iterator[ResolvedRow]:
+    window: list[ResolvedRow] = []
+    images = 0
+    for row in rows:
+        window.append(row)
+        images += row.num_images
+        if images >= WINDOW_IMAGES:
+            yield from _grouped(window)
+            window, images = [], 0
+    yield from _grouped(window)
+
+
+def _grouped(window: list[ResolvedRow]) -> list[ResolvedRow]:
+    first: dict[tuple[object, ...], int] = {}
+
+    def place(row: ResolvedRow) -> list[int]:
+        traits = (row.model, row.loras, row.width, row.height)
+        return [first.setdefault(traits[:length], row.row) for length in (1, 2, 4)]
+
+    return sorted(window, key=place)
+
+
+def shard_bytes(shard: Shard) -> bytes:
+    """The shard as its file."""
+    return b"".join(line.model_dump_json().encode() + b"\n" for line in shard)
+
+
+def parsed_shard(body: bytes) -> Shard:
+    """The shard from its file."""
+    return [ShardLine.model_validate_json(line) for line in body.splitlines() if line.strip()]
+
+
+def images_of(shard: Shard) -> list[ImageTask]:
+    """All images of a job, in order."""
+    return [task for line in shard for task in line.images()]

@@ -1,0 +1,47 @@
+"""Cancel the jobs of a batch that wait: portion by portion, so that a large batch holds up nothing else.
+
+Jobs that a worker holds are cancelled by that worker (tasks/jobs/run_job.py).
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from pipeline.deployment.broker import CANCEL, hint
+from pipeline.errors import ConflictError
+from pipeline.records.batch import JobRecord
+from pipeline.states import BatchState, JobState
+from tasks.jobs.finish_attempt import settle_cancelled
+from tasks.process.context import Context
+
+log = structlog.get_logger(__name__)
+
+JOBS_AT_A_TIME = 200
+
+
+def cancel(context: Context, batch_id: str) -> None:
+    """Cancel a portion of the batch's waiting jobs, then ask for the next; the tick makes up for a lost message."""
+    with context.ledger.locks.only_one(f"cancel-{batch_id}") as mine:
+        if not mine or context.ledger.batches.state(batch_id) is not BatchState.CANCELLING:
+            return
+        left = JOBS_AT_A_TIME
+        for ref in context.ledger.jobs.unfinished(batch_id):
+            if context.stopping.is_set():
+                return
+            job = context.ledger.jobs.get(ref)
+            if job is not None and job.state in (JobState.QUEUED, JobState.RETRYING):
+                _cancel_waiting(context, job)
+                left -= 1
+            if left == 0:
+                break
+    if left == 0:
+        hint(context.app, CANCEL, batch_id)
+
+
+def _cancel_waiting(context: Context, job: JobRecord) -> None:
+    if context.ledger.jobs.held(job.ref):
+        return
+    try:
+        settle_cancelled(context, job, fence="")
+    except ConflictError as error:
+        log.info("a worker was faster", job=job.ref, reason=str(error))

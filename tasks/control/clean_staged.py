@@ -1,0 +1,58 @@
+"""Remove what broken-off submissions left in the bucket: staged rows that nobody accepted, and uploads never completed.
+
+Only what is older than a day goes, by the store's clock: no submission lasts so long, and each stages under a token of
+its own, so nothing that is removed here can be accepted any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+import structlog
+
+from pipeline.bucket.artifacts import PROBES, Artifacts
+from pipeline.errors import RecordUnreadable
+from pipeline.records.batch import BatchManifest
+from pipeline.records.object_keys import BATCHES, BatchObjects
+
+log = structlog.get_logger(__name__)
+
+AFTER = timedelta(days=1)
+
+
+def tidy(artifacts: Artifacts, now: datetime) -> None:
+    """Go through all batches once."""
+    before = now - AFTER
+    removed = artifacts.abort_uploads(before) + _remove(artifacts, artifacts.older(PROBES, before))
+    for batch_id in artifacts.folders(BATCHES):
+        objects = BatchObjects(batch_id)
+        old = list(artifacts.older(objects.staged, before))
+        if old and (tokens := _accepted_tokens(artifacts, objects)) is not None:
+            removed += _remove(artifacts, [key for key in old if _token(objects, key) not in tokens])
+    if removed:
+        log.info("removed what broken-off submissions left", objects=removed)
+
+
+def _accepted_tokens(artifacts: Artifacts, objects: BatchObjects) -> set[str] | None:
+    """The token that `batch.json` names, none if there is none; None if it cannot be read."""
+    body = artifacts.get(objects.manifest)
+    if body is None:
+        return set()
+    try:
+        return {BatchManifest.parsed(body).staged}
+    except RecordUnreadable as error:
+        log.error("a batch.json is left alone", batch=objects.batch_id, reason=str(error))
+        return None
+
+
+def _token(objects: BatchObjects, key: str) -> str:
+    return key.removeprefix(objects.staged).partition("/")[0]
+
+
+def _remove(artifacts: Artifacts, keys: Iterable[str]) -> int:
+    count = 0
+    for key in keys:
+        artifacts.delete(key)
+        count += 1
+    return count

@@ -1,0 +1,160 @@
+"""Cut an accepted batch into jobs. Doing it twice changes nothing: shards and jobs follow from the rows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import nullcontext
+from datetime import datetime
+
+import structlog
+from pydantic import ValidationError
+
+from pipeline.deployment.announcement import Deployment
+from pipeline.deployment.cost import UNKNOWN_IMAGES, paces
+from pipeline.errors import RecordUnreadable, StaleWrite, TesseraError
+from pipeline.process.parallel import in_order
+from pipeline.promptset.row import ResolvedRow
+from pipeline.records.batch import BatchManifest, BatchRecord, JobRecord, Pace, Plan, advance, changed
+from pipeline.records.object_keys import BatchObjects
+from pipeline.records.shards import Bounds, Shard, cut, shard_bytes
+from pipeline.states import BatchState
+from pipeline.version import installed_version
+from tasks.control.rebuild import marker_of, remains_of, restore, restore_ended
+from tasks.jobs.finish_attempt import job_images
+from tasks.process.context import Context
+
+log = structlog.get_logger(__name__)
+
+AT_A_TIME = 8  # shards that are being written, or jobs that are being rebuilt
+
+# What takes tens of seconds, of which a controller's other work must not wait for more than one.
+LARGE_IMAGES = 50_000
+
+
+def expand(context: Context, batch_id: str) -> None:
+    """Write the shards and job records of a batch that has none yet, then let it run.
+
+    A batch that is being cancelled is expanded too, so that each of its images gets an outcome. Of large batches one is
+    expanded at a time, so that others never wait behind them; the tick asks again for those that were not the one.
+    """
+    with context.ledger.locks.only_one(f"expand-{batch_id}") as mine:
+        record = context.ledger.batches.get(batch_id)
+        if not mine or record.jobs is not None or record.state not in (BatchState.VALIDATING, BatchState.CANCELLING):
+            return
+        is_large = record.manifest.images > LARGE_IMAGES
+        with context.ledger.locks.only_one("large-expansion") if is_large else nullcontext(True) as our_turn:
+            if our_turn:
+                _expand(context, record)
+
+
+def _expand(context: Context, record: BatchRecord) -> None:
+    batch_id, now = record.id, context.ledger.now()
+    if record.recovered and (end := marker_of(context.artifacts, BatchObjects(batch_id))) is not None:
+        restore_ended(context, record, end, now)
+        return
+    if record.images_per_job is None:
+        plan = _plan(context, batch_id)
+        record = changed(record, at=now, images_per_job=plan.images_per_job, pace=plan.pace)
+        context.ledger.batches.write(record)
+    remains = remains_of(context, record)
+    try:
+        sizes = _write_shards(context, record)
+    except InputChanged as error:
+        context.ledger.batches.write(advance(record, BatchState.FAILED, at=now, reason=str(error)))
+        marker = BatchObjects(batch_id).marker(BatchState.FAILED)
+        context.artifacts.put(marker, str(error).encode(), content_type="text/plain")
+        log.error("batch failed", batch=batch_id, reason=str(error))
+        return
+    jobs = (JobRecord.queued(record, index, images, now) for index, images in enumerate(sizes))
+    if record.recovered:
+
+        def restore_one(job: JobRecord) -> None:
+            restore(context, job, job_images(context, job), remains)
+
+        for _ in in_order(restore_one, jobs, at_a_time=AT_A_TIME):
+            pass
+    else:
+        context.ledger.jobs.create_all(jobs)
+    _let_run(context, record, len(sizes), now)
+    log.info("batch expanded", batch=batch_id, jobs=len(sizes), images=sum(sizes))
+
+
+def _pace(context: Context) -> Pace:
+    settings = context.settings
+    native_px = max((model.native_px for model in settings.models.values()), default=1024)
+    return Pace(
+        job_seconds=settings.job_seconds,
+        layout=Deployment.of(settings, installed_version()).usual_layout(native_px, native_px),
+        faster=paces(context.ledger.speeds.all()),
+        native_px={name: model.native_px for name, model in settings.models.items()},
+    )
+
+
+class InputChanged(TesseraError):
+    """What lies in the bucket is not what was accepted."""
+
+
+def _plan(context: Context, batch_id: str) -> Plan:
+    """How the batch is cut: settled once and for all, also for a controller of another setting that goes on with it."""
+    pace, most = _pace(context), context.settings.images_per_job
+    ours = Plan(images_per_job=most if pace.faster else min(UNKNOWN_IMAGES, most), pace=pace)
+    key = BatchObjects(batch_id).plan
+    if context.artifacts.put_new(key, ours.model_dump_json().encode(), content_type="application/json"):
+        return ours
+    body = context.artifacts.get(key)
+    return Plan.parsed(body) if body is not None else ours
+
+
+def _shards(context: Context, record: BatchRecord) -> Iterator[Shard]:
+    """The shards of a batch. Raises InputChanged or RecordUnreadable."""
+    images, pace = record.images_per_job or context.settings.images_per_job, record.pace
+    bounds = Bounds(images, pace.job_seconds, pace.seconds) if pace is not None else Bounds(images)
+    return cut(_rows(context, record.manifest), bounds)
+
+
+def _write_shards(context: Context, record: BatchRecord) -> list[int]:
+    """Write the shards, a few at a time; returns how many images each has. All are there when it returns.
+
+    Raises InputChanged, RecordUnreadable or ServiceError, and then some may be there.
+    """
+    objects = BatchObjects(record.id)
+
+    def put(numbered: tuple[int, Shard]) -> int:
+        index, shard = numbered
+        context.artifacts.put(objects.shard(index), shard_bytes(shard), content_type="application/x-ndjson")
+        return sum(line.stop - line.start for line in shard)
+
+    return list(in_order(put, enumerate(_shards(context, record)), at_a_time=AT_A_TIME))
+
+
+def _rows(context: Context, manifest: BatchManifest) -> Iterator[ResolvedRow]:
+    """The rows as they were accepted. Raises InputChanged; RecordUnreadable if another version must expand them."""
+    key, digest = BatchObjects(manifest.id).input(manifest.staged), hashlib.sha256()
+    unreadable: ValidationError | None = None
+    for line in context.artifacts.lines(key):
+        digest.update(line + b"\n")
+        if unreadable is None:
+            try:
+                row = ResolvedRow.model_validate_json(line)
+            except ValidationError as error:
+                unreadable = error  # by another version, or by nobody: the digest knows
+            else:
+                yield row
+    if digest.hexdigest() != manifest.input_sha256:
+        raise InputChanged(f"{key} is not what was accepted: its digest differs from the one in batch.json")
+    if unreadable is not None:
+        raise RecordUnreadable(f"{key} has a row that this version of Tessera cannot read") from unreadable
+
+
+def _let_run(context: Context, record: BatchRecord, jobs: int, now: datetime) -> None:
+    while True:
+        try:
+            if record.state is BatchState.VALIDATING:
+                context.ledger.batches.write(advance(record, BatchState.IN_PROGRESS, at=now, jobs=jobs))
+            else:
+                context.ledger.batches.write(changed(record, at=now, jobs=jobs))
+        except StaleWrite:
+            record = context.ledger.batches.get(record.id)  # it was cancelled meanwhile
+        else:
+            return

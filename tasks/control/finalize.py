@@ -1,0 +1,84 @@
+"""Write the results of a batch whose jobs are all over. Doing it twice writes the same again."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from typing import IO
+
+import structlog
+
+from pipeline.outputs.gallery import gallery_pages
+from pipeline.process.parallel import in_order
+from pipeline.records.batch import BatchManifest, advance
+from pipeline.records.object_keys import BatchObjects
+from pipeline.records.results import ImageResult, Outcome, in_row_order, parsed_outcomes
+from pipeline.states import BatchState
+from tasks.process.context import Context
+
+log = structlog.get_logger(__name__)
+
+_IN_MEMORY_BYTES = 8 << 20
+
+AT_A_TIME = 8  # fragments that are fetched
+
+
+def finalize(context: Context, batch_id: str) -> None:
+    """Write results.jsonl, errors.jsonl and the gallery, then the marker, then say so in the ledger."""
+    with context.ledger.locks.only_one(f"finalize-{batch_id}") as mine:
+        if not mine:
+            return
+        record = context.ledger.batches.get(batch_id)
+        jobs = record.jobs
+        if jobs is None or record.reopen is not None or context.ledger.jobs.any_unfinished(batch_id):
+            return
+        if record.state in (BatchState.IN_PROGRESS, BatchState.PAUSED):
+            record = advance(record, BatchState.FINALIZING, at=context.ledger.now())
+            context.ledger.batches.write(record)
+        ends = {BatchState.FINALIZING: BatchState.COMPLETED, BatchState.CANCELLING: BatchState.CANCELLED}
+        if record.state not in ends:
+            return
+        end = ends[record.state]
+        objects = BatchObjects(batch_id)
+        write_results(context, record.manifest, jobs)
+        context.artifacts.put(objects.marker(end), b"", content_type="text/plain")
+        context.ledger.batches.write(advance(record, end, at=context.ledger.now()))
+        log.info("batch is over", batch=batch_id, state=end.value)
+
+
+def write_results(context: Context, manifest: BatchManifest, jobs: int) -> None:
+    """Results, errors and gallery from the jobs' fragments, in the order of the rows.
+
+    One pass over the fragments; memory holds a few of them, and those outcomes that came before their turn.
+    """
+    objects = BatchObjects(manifest.id)
+
+    def fragment(job: int) -> bytes:
+        return context.artifacts.get(objects.fragment(job)) or b""
+
+    fragments = in_order(fragment, range(jobs), at_a_time=AT_A_TIME)
+    outcomes = in_row_order(parsed_outcomes(line for body in fragments for line in body.splitlines()))
+    with _spool() as results, _spool() as errors:
+        errors.writelines(line + b"\n" for line in context.artifacts.lines(objects.invalid(manifest.staged)))
+
+        def noted() -> Iterator[Outcome]:
+            for outcome in outcomes:
+                file = results if isinstance(outcome, ImageResult) else errors
+                file.write(outcome.model_dump_json().encode() + b"\n")
+                yield outcome
+
+        for key, pieces in gallery_pages(objects, noted()):
+            with _spool() as page:
+                page.writelines(map(str.encode, pieces))
+                _put(context, key, "text/html; charset=utf-8", page)
+        _put(context, objects.results, "application/x-ndjson", results)
+        _put(context, objects.errors, "application/x-ndjson", errors)
+
+
+def _spool() -> IO[bytes]:
+    return tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)
+
+
+def _put(context: Context, key: str, content_type: str, file: IO[bytes]) -> None:
+    file.seek(0)
+    context.artifacts.put(key, file, content_type=content_type)

@@ -1,0 +1,75 @@
+"""Remove batches for good: those that somebody wants to be rid of, and those that have ended long enough ago.
+
+`batch.json` goes last, and says meanwhile that the batch is purged. So whoever is killed, the next tick goes on, and
+nobody takes what is left for a batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from datetime import timedelta
+
+import structlog
+
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.operations.purge import bury, request_purge
+from pipeline.records.batch import Purge
+from pipeline.records.object_keys import MARKERS, BatchObjects
+from tasks.process.context import Context
+
+log = structlog.get_logger(__name__)
+
+# So that a batch of a million images does not keep a controller from everything else: the next tick goes on.
+AT_ONCE = 50_000
+_A_REQUEST = 1_000  # what S3 takes
+
+
+def purge(context: Context, batch_id: str) -> None:
+    """Remove what is to go of a batch, or a part of it if that is much."""
+    with context.ledger.locks.only_one(f"purge-{batch_id}") as mine:
+        record = context.ledger.batches.get(batch_id)
+        wanted = record.manifest.purge
+        if not mine or wanted is None:
+            return
+        objects = BatchObjects(batch_id)
+        if bury(context.artifacts, record.manifest):
+            removed = _remove(context.artifacts, objects, wanted)
+            if removed >= AT_ONCE:
+                log.info("goes on removing a batch", batch=batch_id, objects=removed)
+                return
+            if wanted is Purge.EVERYTHING:
+                context.artifacts.delete(objects.manifest)
+        context.ledger.batches.remove(record)
+        log.info("removed a batch", batch=batch_id, kept=wanted is Purge.KEEP_IMAGES)
+
+
+def retire(context: Context) -> None:
+    """Have every batch removed that ended longer ago than the deployment keeps them."""
+    days = context.settings.retention_days
+    if days is None:
+        return
+    for record in context.ledger.batches.ended_before(context.ledger.now() - timedelta(days=days)):
+        if record.manifest.purge is None:
+            log.info("a batch has been kept long enough", batch=record.id, days=days)
+            request_purge(context.ledger, context.artifacts, record.id, Purge.EVERYTHING)
+
+
+def _remove(artifacts: Artifacts, objects: BatchObjects, wanted: Purge) -> int:
+    """Remove up to AT_ONCE objects, those first that say the batch is whole; returns how many."""
+    keys = itertools.islice(_doomed(artifacts, objects, wanted), AT_ONCE)
+    removed = 0
+    while some := list(itertools.islice(keys, _A_REQUEST)):
+        artifacts.delete_all(some)
+        removed += len(some)
+    return removed
+
+
+def _doomed(artifacts: Artifacts, objects: BatchObjects, wanted: Purge) -> Iterator[str]:
+    kept = [objects.manifest]
+    if wanted is Purge.KEEP_IMAGES:
+        kept += objects.shown
+    first = [objects.marker(state) for state in MARKERS]
+    first += [key for key in (objects.results, objects.errors) if key not in kept]
+    yield from (key for key in first if artifacts.head(key) is not None)
+    yield from (key for key in artifacts.list(objects.root) if key not in first and not key.startswith(tuple(kept)))

@@ -1,0 +1,108 @@
+"""Rebuild jobs, images and counters of a batch from what is left of it: the bucket, and what still runs.
+
+An attempt that still runs is put on record as it is, so that a worker adopts it and its pod goes on; nobody starts a
+second one. A job whose images all have an outcome is over. Whatever else there is, is queued.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.commit import known_outcomes
+from pipeline.errors import StaleWrite
+from pipeline.ledger.jobs import Place
+from pipeline.records.attempt import Observation, Phase
+from pipeline.records.batch import BatchRecord, JobRecord, changed
+from pipeline.records.object_keys import MARKERS, BatchObjects
+from pipeline.records.results import Outcome, parsed_outcomes
+from pipeline.records.shards import ImageTask
+from pipeline.states import BatchState, JobState
+from tasks.jobs.finish_attempt import final_state, move_known, put_fragment
+from tasks.process.context import Context
+
+log = structlog.get_logger(__name__)
+
+_STATE_OF = {
+    Phase.WAITING_QUOTA: JobState.WAITING_QUOTA,
+    Phase.PENDING: JobState.PENDING,
+    Phase.RUNNING: JobState.RUNNING,
+}
+
+
+@dataclass(frozen=True)
+class Remains:
+    """What is left of a batch beside the ledger."""
+
+    outcomes: bool  # images of it may have one
+    running: Mapping[int, Observation]  # by job
+
+
+def remains_of(context: Context, record: BatchRecord) -> Remains:
+    """Look at the bucket and at what runs. Raises ServiceError: without knowing what runs, nothing may be started."""
+    if not record.recovered:
+        return Remains(outcomes=False, running={})
+    objects = BatchObjects(record.id)
+    running = {
+        seen.spec.job_index: seen
+        for seen in context.launcher.observe().values()
+        if seen.spec is not None and seen.spec.batch_id == record.id and seen.phase is not Phase.ENDED
+    }
+    made = any(next(context.artifacts.list(folder), None) for folder in objects.made)
+    return Remains(outcomes=made, running=running)
+
+
+def restore(context: Context, job: JobRecord, tasks: Sequence[ImageTask], remains: Remains) -> None:
+    """Put a job into the ledger as it stands; one that is there stays as it is."""
+    if context.ledger.jobs.get(job.ref) is not None:
+        return
+    known = known_outcomes(context.artifacts, BatchObjects(job.batch_id), job.index, tasks) if remains.outcomes else {}
+    seen = remains.running.get(job.index)
+    place = Place.BACKLOG
+    if seen is not None:
+        state = _STATE_OF[seen.phase]
+        log.warning("what runs is taken up again", batch=job.batch_id, job=job.index, name=seen.name, state=state.value)
+        job = job.model_copy(update={"state": state, "attempt": seen.spec, "confirmed": True, "done": len(known)})
+    elif len(known) == len(tasks):
+        put_fragment(context, job, [known[task.index] for task in tasks])
+        job, place = job.model_copy(update={"state": final_state(known.values())}), Place.DONE
+    else:
+        job = job.model_copy(update={"done": len(known)})
+    # Before the job is there, for then somebody may hold it.
+    move_known(context, job, "", known)
+    context.ledger.jobs.create(job, place)
+
+
+def marker_of(artifacts: Artifacts, objects: BatchObjects) -> BatchState | None:
+    """How the batch ended, by its marker."""
+    return next((state for state in MARKERS if artifacts.head(objects.marker(state)) is not None), None)
+
+
+def restore_ended(context: Context, record: BatchRecord, end: BatchState, now: datetime) -> None:
+    """Put a batch that has ended into the ledger: its marker says how, its fragments hold every outcome."""
+    objects = BatchObjects(record.id)
+    reason, jobs = None, 0
+    if end is BatchState.FAILED:
+        reason = (context.artifacts.get(objects.marker(end)) or b"").decode(errors="replace")
+    else:
+        for _ in context.artifacts.list(objects.fragments):
+            outcomes = list(parsed_outcomes(context.artifacts.lines(objects.fragment(jobs))))
+            _restore_over(context, record, jobs, outcomes, now)
+            jobs += 1
+    # No move: the batch made its moves before it was lost.
+    ended = changed(record, at=now, state=end, jobs=jobs or None, reason=reason)
+    try:
+        context.ledger.batches.write(ended)
+    except StaleWrite as error:
+        log.info("somebody else was faster", batch=record.id, reason=str(error))
+
+
+def _restore_over(context: Context, record: BatchRecord, index: int, outcomes: list[Outcome], now: datetime) -> None:
+    job = JobRecord.queued(record, index, len(outcomes), now).model_copy(update={"state": final_state(outcomes)})
+    if context.ledger.jobs.get(job.ref) is None:
+        move_known(context, job, "", {outcome.index: outcome for outcome in outcomes})
+        context.ledger.jobs.create(job, Place.DONE)

@@ -1,0 +1,72 @@
+"""Open the jobs of a batch again that `tessera retry` asked for.
+
+Doing it twice changes nothing: a job knows in which round it was opened.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from pipeline.errors import ConflictError, StaleWrite
+from pipeline.ledger.jobs import Place
+from pipeline.names import job_ref
+from pipeline.records.batch import BatchRecord, advance, changed
+from pipeline.records.object_keys import MARKERS, BatchObjects
+from pipeline.records.results import is_retried, parsed_outcomes
+from pipeline.states import BatchState, JobState
+from tasks.process.context import Context
+
+log = structlog.get_logger(__name__)
+
+
+def reopen(context: Context, batch_id: str) -> None:
+    """Withdraw the results of a batch, and put every job with a failure to retry into the backlog again.
+
+    A batch that was cancelled meanwhile opens no more jobs; its results are written anew.
+    """
+    with context.ledger.locks.only_one(f"reopen-{batch_id}") as mine:
+        record = context.ledger.batches.get(batch_id)
+        if not mine or record.reopen is None or record.state not in (BatchState.VALIDATING, BatchState.CANCELLING):
+            return
+        objects = BatchObjects(batch_id)
+        for marker in MARKERS:  # first, for whoever sees one trusts the rest
+            context.artifacts.delete(objects.marker(marker))
+        for key in (objects.results, objects.errors):
+            context.artifacts.delete(key)
+        opened = 0
+        if record.state is BatchState.VALIDATING:
+            opened = sum(_opened(context, record, index) for index in range(record.jobs or 0))
+        _let_run(context, record)
+        log.info("batch opened again", batch=batch_id, jobs=opened, codes=record.reopen)
+
+
+def _opened(context: Context, record: BatchRecord, index: int) -> bool:
+    job = context.ledger.jobs.get(job_ref(record.id, index))
+    if job is None or job.round == record.round:
+        return False
+    outcomes = parsed_outcomes(context.artifacts.lines(BatchObjects(record.id).fragment(index)))
+    if not any(is_retried(outcome, record.reopen or ()) for outcome in outcomes):
+        return False
+    opened = changed(
+        job, at=context.ledger.now(), state=JobState.QUEUED, round=record.round, reopen=record.reopen, confirmed=False
+    )
+    try:
+        context.ledger.jobs.write(opened, Place.BACKLOG, fence="")
+    except ConflictError as error:
+        log.info("somebody else opened it", job=job.ref, reason=str(error))
+        return False
+    return True
+
+
+def _let_run(context: Context, record: BatchRecord) -> None:
+    while record.reopen is not None:
+        now = context.ledger.now()
+        try:
+            if record.state is BatchState.VALIDATING:
+                context.ledger.batches.write(advance(record, BatchState.IN_PROGRESS, at=now, reopen=None))
+            else:
+                context.ledger.batches.write(changed(record, at=now, reopen=None))
+        except StaleWrite:
+            record = context.ledger.batches.get(record.id)  # it was cancelled meanwhile
+        else:
+            return

@@ -1,0 +1,154 @@
+"""The controller's tick: find what stands still and mend it. Whatever message was lost, the next tick makes it up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from pipeline.deployment.announcement import Deployment
+from pipeline.deployment.broker import CANCEL, EXPAND, FINALIZE, PURGE, RENDER, REOPEN, hint, hints_key
+from pipeline.errors import LedgerUnavailable, RecordUnreadable, TesseraError, UnknownBatch
+from pipeline.names import job_ref
+from pipeline.operations.resume import take_up, unknown_batches
+from pipeline.states import BatchState, is_final
+from pipeline.version import installed_version
+from tasks.control.clean_staged import tidy
+from tasks.control.purge import retire
+from tasks.control.schedules import call_due, recover_schedules
+from tasks.process.context import Context
+
+log = structlog.get_logger(__name__)
+
+BUCKET_EVERY_S = 30.0
+BUCKET_SHARE = 0.05
+TIDY_EVERY_S = 24 * 3600.0
+RETENTION_EVERY_S = 3600.0
+ORPHANS_EVERY_S = 10.0
+
+
+def tick_if_due(context: Context) -> None:
+    """One tick, unless there was one just now: ticks that waited for a controller which was away are one."""
+    if context.ledger.locks.due("tick", context.settings.tick_s / 2):
+        tick(context)
+
+
+def tick(context: Context) -> None:
+    """One tick, unless one is under way."""
+    with context.ledger.locks.only_one("tick") as mine:
+        if not mine:
+            return
+        announce(context)
+        expired, due = context.ledger.leases.promote()
+        if expired or due:
+            log.info("jobs may be claimed again", expired_leases=expired, delays_over=due)
+        offer(context)  # first, so that an outage of S3 or the cluster does not keep workers from what they can do
+        for batch_id in context.ledger.batches.unfinished():
+            with _apart("push", batch=batch_id):
+                push(context, batch_id)
+        call_due(context)
+        if context.ledger.locks.due("orphans", ORPHANS_EVERY_S):
+            with _apart("orphans"):
+                end_orphans(context)
+        if context.ledger.locks.due("bucket", BUCKET_EVERY_S):
+            began = time.monotonic()
+            with _apart("bucket"):
+                record_accepted(context)
+            with _apart("schedules"):
+                recover_schedules(context)
+            # The look grows with the batches that lie there; the share of time that is spent on it does not.
+            context.ledger.locks.rest("bucket", (time.monotonic() - began) / BUCKET_SHARE)
+        if context.ledger.locks.due("retention", RETENTION_EVERY_S):
+            with _apart("retention"):
+                retire(context)
+        if context.ledger.locks.due("tidy", TIDY_EVERY_S):
+            with _apart("tidy"):
+                tidy(context.artifacts, context.ledger.now())
+
+
+@contextmanager
+def _apart(part: str, **bound: str) -> Iterator[None]:
+    """What is wrong with one batch, the cluster or the bucket keeps the tick from none of its other work."""
+    try:
+        yield
+    except LedgerUnavailable:
+        raise
+    except TesseraError as error:
+        log.warning("part of the tick was put off", part=part, reason=str(error), **bound)
+    except Exception:  # a record that cannot be read, say: the other batches go on
+        log.exception("part of the tick failed", part=part, **bound)
+
+
+def announce(context: Context) -> None:
+    """Tell clients what this deployment renders."""
+    context.ledger.announce(Deployment.of(context.settings, installed_version()))
+
+
+def push(context: Context, batch_id: str) -> None:
+    """Ask for the next thing that a batch needs as a whole."""
+    record = context.ledger.batches.get(batch_id)
+    if record.manifest.purge is not None:
+        hint(context.app, PURGE, batch_id)
+    if is_final(record.state):
+        return
+    if back := context.ledger.leases.unpark(batch_id):
+        log.info("jobs may be claimed again", batch=batch_id, after_pause=back)
+    if record.state is BatchState.PAUSED and (record.jobs is None or record.reopen is not None):
+        return
+    if record.jobs is None:
+        hint(context.app, EXPAND, batch_id)
+        return
+    if record.reopen is not None:
+        hint(context.app, REOPEN, batch_id)
+    elif not context.ledger.jobs.any_unfinished(batch_id):
+        hint(context.app, FINALIZE, batch_id)
+    elif record.state is BatchState.CANCELLING:
+        hint(context.app, CANCEL, batch_id)
+
+
+def offer(context: Context) -> None:
+    """Keep as many hints under way as workers could take jobs, and as there are jobs: the rest waits in the ledger."""
+    context.ledger.workers.forget_silent()
+    free = sum(context.ledger.workers.free_slots().values())
+    wanted = min(free, context.ledger.leases.backlog())
+    if wanted == 0:
+        return
+    for _ in range(wanted - context.ledger.workers.hints(hints_key(context.settings))):
+        if not hint(context.app, RENDER):
+            return
+
+
+def end_orphans(context: Context) -> None:
+    """Delete attempts that no job has on record as its own, of batches whose jobs the ledger knows.
+
+    A batch that it does not know may be one that it lost, and one without jobs is being rebuilt; what runs for them is
+    left alone.
+    """
+    for name, seen in context.launcher.observe().items():
+        if seen.batch_id is None or seen.job_index is None:
+            continue
+        try:
+            if context.ledger.batches.get(seen.batch_id).jobs is None:
+                continue
+            job = context.ledger.jobs.get(job_ref(seen.batch_id, seen.job_index))
+        except UnknownBatch:
+            continue
+        except RecordUnreadable as error:
+            log.warning("an attempt is left alone", name=name, reason=str(error))
+            continue
+        current = job.attempt.name if job is not None and job.attempt is not None else None
+        if job is None or is_final(job.state) or current != name:
+            log.warning("deleting an orphaned attempt", name=name, batch=seen.batch_id, job=seen.job_index)
+            context.launcher.delete(name)
+
+
+def record_accepted(context: Context) -> None:
+    """Take up batches that are accepted in the bucket, have not ended, and are unknown here.
+
+    An emptied Redis has forgotten when this was last done, so it is done at the next tick.
+    """
+    for manifest in unknown_batches(context.ledger, context.artifacts, ended=False):
+        if take_up(context.ledger, manifest):
+            hint(context.app, EXPAND, manifest.id)

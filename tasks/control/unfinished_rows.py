@@ -1,0 +1,51 @@
+"""Rows of a batch whose pictures nobody tried to make to the end: they were cancelled, or are about to be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from pydantic import ValidationError
+
+from pipeline.errors import RequestError
+from pipeline.promptset.row import ResolvedRow
+from pipeline.records.batch import BatchManifest
+from pipeline.records.object_keys import BatchObjects
+from pipeline.records.schedules.row_digests import row_digest
+from pipeline.states import BatchState, ImageState
+from tasks.process.context import Context
+
+_TRIED = {ImageState.SUCCEEDED, ImageState.FAILED}
+_ROWS_AT_A_TIME = 1_000
+
+
+def unrendered(context: Context, batch_id: str) -> Iterator[bytes]:
+    """Digests of the rows of a batch that have an image which neither succeeded nor failed."""
+    objects = BatchObjects(batch_id)
+    body = context.artifacts.get(objects.manifest)
+    if body is None:
+        return  # it was purged
+    rows = _rows(context, objects.input(BatchManifest.model_validate_json(body).staged))
+    if not context.ledger.batches.known(batch_id):
+        # A ledger that was emptied knows no images: all of a batch that was broken off, none of one that was completed.
+        if context.artifacts.head(objects.marker(BatchState.COMPLETED)) is None:
+            yield from map(row_digest, rows)
+        return
+    images = context.ledger.batches.counts(batch_id).images
+    if sum(images[state] for state in _TRIED) == sum(images.values()):
+        return
+    while some := list(islice(rows, _ROWS_AT_A_TIME)):
+        first, last = some[0], some[-1]
+        states = context.ledger.images.states(batch_id, range(first.first_image, last.first_image + last.num_images))
+        for row in some:
+            start = row.first_image - first.first_image
+            if not _TRIED.issuperset(states[start : start + row.num_images]):
+                yield row_digest(row)
+
+
+def _rows(context: Context, key: str) -> Iterator[ResolvedRow]:
+    try:
+        for line in context.artifacts.lines(key):
+            yield ResolvedRow.model_validate_json(line)
+    except ValidationError as error:
+        raise RequestError(f"{key} has a line that is no row of this version") from error

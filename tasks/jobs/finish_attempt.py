@@ -1,0 +1,234 @@
+"""Settle an attempt that is over: believe the bucket, not the word, and say for each image what became of it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import asdict
+
+import structlog
+
+from pipeline.bucket.commit import commit_failure, confirmed_outcomes, known_outcomes, reported_outcomes
+from pipeline.deployment.broker import FINALIZE, hint
+from pipeline.errors import StoreUnavailable
+from pipeline.ledger.jobs import Place
+from pipeline.records.attempt import Outcome as AttemptOutcome
+from pipeline.records.batch import AttemptEnd, JobRecord, advance, changed
+from pipeline.records.object_keys import BatchObjects
+from pipeline.records.results import (
+    FailureCode,
+    ImageFailure,
+    ImageResult,
+    Outcome,
+    failure_of,
+    is_retried,
+    outcome_lines,
+    parsed_outcomes,
+)
+from pipeline.records.shards import ImageTask, images_of, parsed_shard
+from pipeline.states import ImageState, JobState
+from tasks.jobs.learn import learn
+from tasks.jobs.poison import convicted, suspects
+from tasks.jobs.retry_policy import GiveUp, Limits, Tally, decide
+from tasks.process.context import Context
+
+log = structlog.get_logger(__name__)
+
+
+def settle_ended(context: Context, job: JobRecord, fence: str, ended: AttemptOutcome) -> None:
+    """The job's attempt ended: the job is over if every image has an outcome, else it is tried again or given up.
+
+    Raises LeaseLost, StaleWrite or ServiceError; then nothing final was written, and settling again gives the same.
+    """
+    if job.attempt is None:
+        raise ValueError(f"job {job.ref} has no attempt that could have ended")
+    gpus, tasks = job.attempt.gpus, job_images(context, job)
+    objects = BatchObjects(job.batch_id)
+    reported = reported_outcomes(context.artifacts, objects, job.index)
+    known = confirmed_outcomes(context.artifacts, objects, tasks, reported)
+    undone = [task for task in tasks if task.index not in known]
+    tally = Tally(job.spent, job.disrupted, job.isolated) if len(known) == job.done else Tally()
+    suspected = suspects(context, job, undone, ended)
+    history = AttemptEnd(
+        number=job.attempt.number,
+        code=ended.code,
+        reason=ended.reason,
+        ended_at=context.ledger.now(),
+        node=ended.node,
+        rendering=tuple(task.index for task in suspected),
+    )
+    job = job.model_copy(update={"ended": (*job.ended, history)})
+    context.metrics.attempt_ended(ended)
+    log.info("attempt ended", code=ended.code.value, reason=ended.reason, images=len(tasks), undone=len(undone))
+    if (poison := convicted(job, suspected)) is not None:
+        log.error("image is isolated", image=poison.image_id, reason=poison.message)
+        commit_failure(context.artifacts, objects, poison)
+        known[poison.index] = poison
+        undone = [task for task in undone if task.index != poison.index]
+    if not undone:
+        # A worker that died while it gave the job up had written its failures down already.
+        state = final_state(known.values())
+        finish(context, job, fence, state=state, tasks=tasks, known=known, reported=reported)
+        learn(context, known.values(), ended.report.usage if ended.report else None, gpus)
+        return
+    limits = Limits(context.settings.max_attempts, context.settings.max_disruptions)
+    decision = decide(ended, tally, limits, isolated=poison is not None, random=random.random)
+    if isinstance(decision, GiveUp):
+        log.error("job failed", reason=decision.reason, undone=len(undone))
+        give_up(
+            context,
+            job,
+            fence,
+            tasks=tasks,
+            known=known,
+            code=FailureCode.ATTEMPTS_EXHAUSTED,
+            reason=decision.reason,
+        )
+        return
+    move_known(context, job, fence, known)
+    left = [task.index for task in undone]
+    context.ledger.images.move_by_worker(job.batch_id, job.ref, left, ImageState.QUEUED, fence=fence)
+    counted = asdict(decision.tally) | {"done": len(known)}
+    retrying = advance(job, JobState.RETRYING, at=context.ledger.now(), **counted)
+    context.ledger.jobs.write(retrying, Place.DELAYED, fence=fence, delay_s=decision.delay_s)
+    log.warning("job will be tried again", delay_s=round(decision.delay_s, 1), code=ended.code.value)
+
+
+def settle_abandoned(context: Context, job: JobRecord, fence: str, reason: str) -> None:
+    """Our own program cannot go on with the job, and none of it runs: what is committed stays, the rest has failed.
+
+    Raises as `settle_ended`.
+    """
+    tasks = job_images(context, job)
+    give_up(
+        context,
+        job,
+        fence,
+        tasks=tasks,
+        known=known_outcomes(context.artifacts, BatchObjects(job.batch_id), job.index, tasks),
+        code=FailureCode.INTERNAL,
+        reason=reason,
+    )
+
+
+def settle_cancelled(context: Context, job: JobRecord, fence: str) -> None:
+    """The job is to end without another attempt, and none of it runs: what is committed stays, the rest is cancelled.
+
+    Raises as `settle_ended`.
+    """
+    tasks = job_images(context, job)
+    known = known_outcomes(context.artifacts, BatchObjects(job.batch_id), job.index, tasks)
+    for task in tasks:  # no object for each, for there may be a million: the job's fragment says it
+        if task.index not in known:
+            known[task.index] = failure_of(task, FailureCode.CANCELLED, "the batch was cancelled", retryable=True)
+    finish(context, job, fence, state=JobState.CANCELLED, tasks=tasks, known=known)
+
+
+def job_images(context: Context, job: JobRecord) -> list[ImageTask]:
+    """The images of a job, from its shard. Raises StoreUnavailable if the shard is gone."""
+    key = BatchObjects(job.batch_id).shard(job.index)
+    body = context.artifacts.get(key)
+    if body is None:
+        raise StoreUnavailable(f"{key} is not in {context.artifacts.where} any more")
+    return images_of(parsed_shard(body))
+
+
+def give_up(
+    context: Context,
+    job: JobRecord,
+    fence: str,
+    *,
+    tasks: list[ImageTask],
+    known: dict[int, Outcome],
+    code: FailureCode,
+    reason: str,
+) -> None:
+    """End the job as failed; images without an outcome get this one, with a reason."""
+    objects = BatchObjects(job.batch_id)
+    complete = dict(known)
+    for task in tasks:
+        if task.index not in complete:
+            failure = failure_of(task, code, reason, retryable=True)
+            commit_failure(context.artifacts, objects, failure)
+            complete[task.index] = failure
+    finish(context, job, fence, state=JobState.FAILED, tasks=tasks, known=complete)
+
+
+def finish(
+    context: Context,
+    job: JobRecord,
+    fence: str,
+    *,
+    state: JobState,
+    tasks: list[ImageTask],
+    known: dict[int, Outcome],
+    reported: dict[int, Outcome] | None = None,
+) -> None:
+    """Write the job's fragment, move its images, then the job itself; the last job of a batch asks for its results.
+
+    A fragment that reports this already is left as the pod wrote it.
+    """
+    if known != reported:
+        put_fragment(context, job, [known[task.index] for task in tasks])
+    move_known(context, job, fence, known)
+    left = context.ledger.jobs.write(advance(job, state, at=context.ledger.now()), Place.DONE, fence=fence)
+    context.metrics.job_over(known.values())
+    log.info("job is over", state=state.value, jobs_left=left)
+    if left == 0:
+        hint(context.app, FINALIZE, job.batch_id)
+
+
+def put_fragment(context: Context, job: JobRecord, outcomes: Iterable[Outcome]) -> None:
+    """Write down the outcome of every image of a job, in order."""
+    key = BatchObjects(job.batch_id).fragment(job.index)
+    context.artifacts.put(key, outcome_lines(outcomes), content_type="application/x-ndjson")
+
+
+def final_state(outcomes: Iterable[Outcome]) -> JobState:
+    """The state of a job whose images have these outcomes."""
+    codes = {outcome.code for outcome in outcomes if isinstance(outcome, ImageFailure)}
+    if FailureCode.CANCELLED in codes:
+        return JobState.CANCELLED
+    gave_up = codes & {FailureCode.ATTEMPTS_EXHAUSTED, FailureCode.INTERNAL}
+    return JobState.FAILED if gave_up else JobState.SUCCEEDED
+
+
+def move_known(context: Context, job: JobRecord, fence: str, known: dict[int, Outcome]) -> None:
+    """Bring the ledger up to what the bucket says; what it knows already does not move."""
+    for state in (ImageState.SUCCEEDED, ImageState.CANCELLED, ImageState.FAILED):
+        indices = [index for index, outcome in known.items() if _state(outcome) is state]
+        if indices:
+            context.ledger.images.move_by_worker(job.batch_id, job.ref, indices, state, fence=fence)
+
+
+def _state(outcome: Outcome) -> ImageState:
+    if isinstance(outcome, ImageResult):
+        return ImageState.SUCCEEDED
+    return ImageState.CANCELLED if outcome.code is FailureCode.CANCELLED else ImageState.FAILED
+
+
+def clear_failures(context: Context, job: JobRecord, fence: str) -> JobRecord:
+    """The job, ready for another attempt at its failures: they are images to render again.
+
+    The ledger first: an image that is queued there and has its failure still in the bucket is found here again.
+    """
+    codes = job.reopen or ()
+    objects = BatchObjects(job.batch_id)
+    outcomes = list(parsed_outcomes(context.artifacts.lines(objects.fragment(job.index))))
+    retried = [outcome for outcome in outcomes if is_retried(outcome, codes)]
+    context.ledger.images.reopen(job.batch_id, job.ref, [outcome.index for outcome in retried], fence=fence)
+    for outcome in retried:
+        context.artifacts.delete(objects.failure(outcome.row, outcome.number))
+    ready = changed(
+        job,
+        at=context.ledger.now(),
+        reopen=None,
+        spent=0,
+        disrupted=0,
+        isolated=0,
+        done=len(outcomes) - len(retried),
+        # Earlier deaths were judged in their round.
+        ended=tuple(end.model_copy(update={"rendering": ()}) for end in job.ended),
+    )
+    context.ledger.jobs.write(ready, Place.HELD, fence=fence)
+    return ready

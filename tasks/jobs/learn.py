@@ -1,0 +1,48 @@
+"""What a finished job teaches about this deployment's speed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+
+import structlog
+
+from pipeline.deployment.cost import Speed, SpeedKey, tera_operations
+from pipeline.errors import ServiceError
+from pipeline.records.attempt import Usage
+from pipeline.records.results import ImageResult, Outcome
+from tasks.process.context import Context
+
+log = structlog.get_logger(__name__)
+
+
+def learn(context: Context, outcomes: Iterable[Outcome], usage: Usage | None, ranks: int) -> None:
+    """Add a job's images, and the time in which its last pod rendered nothing. An outage only costs the lesson."""
+    sums: defaultdict[SpeedKey, Speed] = defaultdict(Speed)
+    for outcome in outcomes:
+        model = context.settings.models.get(outcome.model) if isinstance(outcome, ImageResult) else None
+        if isinstance(outcome, ImageResult) and model is not None:
+            made, pixels = outcome.provenance, outcome.width * outcome.height
+            key = SpeedKey.of(outcome.model, made.layout, exact=made.exact, device=made.device, pixels=pixels)
+            known = sums[key]
+            sums[key] = replace(
+                known,
+                images=known.images + 1,
+                tera=known.tera + tera_operations(outcome, model.native_px),
+                seconds=known.seconds + outcome.seconds,
+                pixels=known.pixels + pixels,
+                bytes=known.bytes + outcome.size_bytes,
+            )
+    if not sums:
+        return
+    if usage is not None:
+        key = next(iter(sums))
+        replicas = int(key.layout.partition("x")[0])
+        rendering_s = sum(speed.seconds for speed in sums.values()) / replicas
+        idle_s = max(0.0, usage.rank_seconds / ranks - rendering_s)
+        sums[key] = replace(sums[key], pods=1, idle_s=idle_s)
+    try:
+        context.ledger.speeds.learn(sums)
+    except ServiceError as error:
+        log.warning("nothing was learned of this job", reason=str(error))

@@ -1,0 +1,79 @@
+"""Images that kill their pods: who is suspected when an attempt dies, and who is guilty.
+
+The pod tells the ledger which image it begins with. What was being rendered when an attempt died is suspected; an image
+that is the only suspect, and has been one before, is guilty. It gets a failure, so that no later pod touches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.deployment.layouts import planned_layout, shortest_long_side_px
+from pipeline.records.attempt import Outcome as AttemptOutcome
+from pipeline.records.batch import AttemptEnd, JobRecord
+from pipeline.records.results import FailureCode, ImageFailure, failure_of
+from pipeline.records.shards import ImageTask
+from pipeline.states import ImageState
+from tasks.jobs.retry_policy import BLAMES_AN_IMAGE, WANTS_MEMORY
+from tasks.process.context import Context
+
+
+def suspects(
+    context: Context, job: JobRecord, undone: Sequence[ImageTask], ended: AttemptOutcome
+) -> tuple[ImageTask, ...]:
+    """The images that the attempt may have died of, of those that it left undone.
+
+    A pod that ran out of memory says over which image. Otherwise: a pod of one replica renders one image at a time,
+    the last that it began. What it had rendered before and was still uploading is not to blame. Of more replicas,
+    nobody knows which one died first.
+    """
+    if ended.code not in BLAMES_AN_IMAGE or job.attempt is None:
+        return ()
+    if ended.report is not None and ended.report.image is not None:
+        return tuple(task for task in undone if task.index == ended.report.image)
+    states = context.ledger.images.states(job.batch_id, [task.index for task in undone])
+    begun = [task for task, state in zip(undone, states, strict=True) if state is ImageState.RUNNING]
+    return tuple(begun[-1:] if _replicas(job.attempt.layout) == 1 else begun)
+
+
+def convicted(job: JobRecord, suspected: Sequence[ImageTask]) -> ImageFailure | None:
+    """The failure of the image that has killed two attempts, by the history of its job; None if there is none."""
+    if len(suspected) != 1:
+        return None
+    [task] = suspected
+    deaths = [end for end in job.ended if task.index in end.rendering]
+    if len(deaths) < 2:
+        return None
+    if all(end.code in WANTS_MEMORY for end in deaths):
+        said = "it does not fit into memory, also not rendered in as little as can be: " + "; ".join(map(_told, deaths))
+        return failure_of(task, FailureCode.OOM, said, retryable=True)
+    return failure_of(
+        task,
+        FailureCode.POISON,
+        f"the pod died {len(deaths)} times while it rendered this image: " + "; ".join(map(_told, deaths)),
+        retryable=True,
+    )
+
+
+def ran_out(job: JobRecord) -> tuple[int, ...]:
+    """Images, by index, over which an attempt ran out of memory: the next renders them in less."""
+    return tuple(sorted({index for end in job.ended if end.code in WANTS_MEMORY for index in end.rendering}))
+
+
+def layout_for_suspects(tasks: Sequence[ImageTask], gpus: int, layout: str) -> str:
+    """The layout of the attempt after one that left several suspects: of one replica, so that the next leaves one.
+
+    A job with an image that is too small for so many patches keeps its layout.
+    """
+    single = planned_layout(gpus)
+    shortest = shortest_long_side_px(single)
+    fits = all(max(task.row.width, task.row.height) >= shortest for task in tasks)
+    return single if fits else layout
+
+
+def _replicas(layout: str) -> int:
+    return int(layout.partition("x")[0])
+
+
+def _told(end: AttemptEnd) -> str:
+    return f"attempt {end.number}: {end.code.value}: {end.reason[:300]}"

@@ -1,0 +1,127 @@
+"""What follows from the way an attempt ended: plain data, and one function over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from pipeline.records.attempt import Code, Outcome
+
+
+class Effect(StrEnum):
+    """What an end means for the job."""
+
+    SPENDS = "spends"  # the program failed: counts against max_attempts
+    DISRUPTS = "disrupts"  # the cluster's reasons, not the program's: counts against max_disruptions
+    WAITS = "waits"  # we asked it to stop: it counts for nothing, and another may come at once
+    HOPELESS = "hopeless"  # the deployment is wrong, and stays so until somebody changes it
+
+
+_S, _D, _W, _H = Effect.SPENDS, Effect.DISRUPTS, Effect.WAITS, Effect.HOPELESS
+
+POLICY: Mapping[Code, Effect] = {
+    Code.SUCCEEDED: _S,  # with images undone: the word is not believed
+    Code.ENGINE_ERROR: _S,
+    Code.OUT_OF_MEMORY: _S,
+    Code.OOM_KILLED: _S,
+    Code.DEADLINE: _S,
+    Code.STORAGE: _S,
+    Code.GPU_UNHEALTHY: _S,
+    Code.KILLED: _S,
+    Code.UNKNOWN: _S,
+    Code.PREEMPTED: _D,
+    Code.EVICTED: _D,
+    Code.NODE_LOST: _D,
+    Code.DELETED: _D,
+    Code.QUOTA: _D,
+    Code.UNSCHEDULABLE: _D,
+    Code.CLAIM_REFUSED: _D,
+    Code.TOO_OLD: _D,
+    Code.PAUSED: _W,
+    Code.IMAGE_PULL: _H,
+    Code.CONFIG_ERROR: _H,
+    Code.ADMISSION_DENIED: _H,
+}
+
+# Ends that the image which was being rendered may have caused.
+BLAMES_AN_IMAGE = frozenset(
+    {Code.ENGINE_ERROR, Code.OUT_OF_MEMORY, Code.OOM_KILLED, Code.DEADLINE, Code.KILLED, Code.UNKNOWN}
+)
+
+# Of those, the ends after which the image is rendered once more in less memory.
+WANTS_MEMORY = frozenset({Code.OUT_OF_MEMORY, Code.OOM_KILLED})
+
+FIRST_DELAY_S, FIRST_DISRUPTION_DELAY_S, LONGEST_DELAY_S = 2.0, 1.0, 300.0
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How a job has fared since an attempt of it last brought an outcome for an image."""
+
+    spent: int = 0  # attempts that failed
+    disrupted: int = 0  # attempts that the cluster took away
+    isolated: int = 0  # images that were taken out because they killed their pods
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How often a job may fail in a row, and be disrupted in a row."""
+
+    attempts: int
+    disruptions: int
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Another attempt after `delay_s`."""
+
+    delay_s: float
+    tally: Tally
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """No other attempt."""
+
+    reason: str
+
+
+def decide(
+    outcome: Outcome, tally: Tally, limits: Limits, *, isolated: bool, random: Callable[[], float]
+) -> Retry | GiveUp:
+    """Whether images that an attempt left undone get another one.
+
+    Args:
+        outcome: how the attempt ended. SUCCEEDED with images undone counts as a failure.
+        tally: how the job fared before this end.
+        limits: how often each may happen in a row.
+        isolated: an image was found guilty of this end and of an earlier one, and is not rendered again. It has paid
+            for both, so the job does not; unless image after image is guilty, for then it is none of them.
+        random: uniform in [0, 1), for jitter: full jitter over the upper half of the delay.
+    """
+    said = f"{outcome.code.value}: {outcome.reason}"
+    effect = POLICY.get(outcome.code, Effect.SPENDS)  # a newer pod's code, say
+    if effect is Effect.HOPELESS:
+        return GiveUp(f"{said}; no retry mends this")
+    if effect is Effect.WAITS:
+        return Retry(0.0, tally)
+    if effect is Effect.DISRUPTS:
+        after = replace(tally, disrupted=tally.disrupted + 1)
+        if after.disrupted >= limits.disruptions:
+            return GiveUp(f"{said} (disruption {after.disrupted} of {limits.disruptions} without an image in between)")
+        return Retry(_delay_s(FIRST_DISRUPTION_DELAY_S, tally.disrupted, random), after)
+    if isolated:
+        after = replace(tally, spent=max(0, tally.spent - 1), isolated=tally.isolated + 1)
+        return Retry(_delay_s(FIRST_DELAY_S, tally.spent, random), after)
+    after = replace(tally, spent=tally.spent + 1)
+    if tally.isolated >= limits.attempts:
+        return GiveUp(f"{said} (also without the {tally.isolated} images that the pod died of before)")
+    if after.spent >= limits.attempts:
+        return GiveUp(f"{said} (attempt {after.spent} of {limits.attempts})")
+    return Retry(_delay_s(FIRST_DELAY_S, tally.spent, random), after)
+
+
+def _delay_s(first_s: float, times: int, random: Callable[[], float]) -> float:
+    # 2**times of a job that was disrupted a thousand times is more than a float holds
+    return min(LONGEST_DELAY_S, first_s * 2.0 ** min(times, 20)) * (0.5 + 0.5 * random())

@@ -1,0 +1,142 @@
+"""Prometheus metrics of one worker process, served over HTTP for scraping.
+
+Pods live too shortly to be scraped: what they spent stands in their report, and the worker that settles an attempt
+counts it. What the ledger holds is read when somebody scrapes the controller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from pipeline.errors import ServiceError
+from pipeline.ledger import Ledger
+from pipeline.records.attempt import Code, Usage
+from pipeline.records.attempt import Outcome as AttemptOutcome
+from pipeline.records.results import FailureCode, ImageResult, Outcome
+from pipeline.states import ImageState, JobState
+
+log = structlog.get_logger(__name__)
+
+# An image at 1024 px takes seconds, a poster on one GPU minutes.
+IMAGE_SECONDS = (0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320, 640)
+
+
+class Metrics:
+    """What this process has counted since it started."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._images = Counter("tessera_images", "Images with an outcome.", ["outcome"], registry=self.registry)
+        self._image_seconds = Histogram(
+            "tessera_image_seconds",
+            "Encoding, denoising and decoding of an image.",
+            buckets=IMAGE_SECONDS,
+            registry=self.registry,
+        )
+        self._attempts = Counter("tessera_attempts", "Attempts that ended.", ["outcome"], registry=self.registry)
+        self._phases = Counter(
+            "tessera_phase_seconds", "Wall time of a pod's leader by phase.", ["phase"], registry=self.registry
+        )
+        self._gpu = Counter("tessera_gpu_seconds", "Ranks times their wall time.", registry=self.registry)
+        self._stalled = Counter(
+            "tessera_exposed_communication_seconds", "Computing stood still for messages.", registry=self.registry
+        )
+        self._exchanged = Counter("tessera_exchanged_bytes", "Sent from rank to rank.", registry=self.registry)
+        self._uploaded = Counter("tessera_uploaded_bytes", "Image files put into the bucket.", registry=self.registry)
+
+        # All from the start: the first of a kind is a rise from 0, and no new series that `increase` does not see.
+        for outcome in ("succeeded", *FailureCode):
+            self._images.labels(outcome)
+        for code in Code:
+            self._attempts.labels(code)
+
+    def attempt_ended(self, ended: AttemptOutcome) -> None:
+        """Count an attempt, and what its pod says it spent."""
+        self._attempts.labels(ended.code.value).inc()
+        usage = ended.report.usage if ended.report is not None else None
+        if usage is not None:
+            self._spent(usage)
+
+    def _spent(self, usage: Usage) -> None:
+        for phase, seconds in usage.seconds.items():
+            self._phases.labels(phase).inc(seconds)
+        self._gpu.inc(usage.rank_seconds)
+        self._stalled.inc(usage.stalled_s)
+        self._exchanged.inc(usage.sent_bytes)
+
+    def job_over(self, outcomes: Iterable[Outcome]) -> None:
+        """Count the images of a job that ended."""
+        for outcome in outcomes:
+            if isinstance(outcome, ImageResult):
+                self._images.labels("succeeded").inc()
+                self._image_seconds.observe(outcome.seconds)
+                self._uploaded.inc(outcome.size_bytes)
+            else:
+                self._images.labels(outcome.code.value).inc()
+
+    def serve(self, port: int) -> None:
+        """Answer scrapes on this port of all addresses; a port in use is said and lived with."""
+        try:
+            start_http_server(port, registry=self.registry)
+        except OSError as error:
+            log.warning("metrics are not served", port=port, reason=str(error))
+        else:
+            log.info("metrics are served", port=port, path="/metrics")
+
+
+class LedgerMetrics(Collector):
+    """The ledger's state as gauges; what is final is not among them, so that a scrape's cost follows the open work."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """Nothing, so that registering does not ask Redis."""
+        return []
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """One look; while Redis is away, only that it is."""
+        up = GaugeMetricFamily("tessera_ledger_up", "1 while Redis answers.")
+        try:
+            found = list(self._state())
+        except ServiceError as error:
+            log.warning("no metrics of the ledger", reason=str(error))
+            up.add_metric([], 0)
+            yield up
+            return
+        up.add_metric([], 1)
+        yield up
+        yield from found
+
+    def _state(self) -> Iterator[GaugeMetricFamily]:
+        unfinished = self._ledger.batches.unfinished()
+        images = dict.fromkeys(ImageState, 0)
+        jobs = dict.fromkeys(JobState, 0)
+        for batch_id in unfinished:
+            counts = self._ledger.batches.counts(batch_id)
+            for image_state in ImageState:
+                images[image_state] += counts.images[image_state]
+            for job_state in JobState:
+                jobs[job_state] += counts.jobs[job_state]
+        yield GaugeMetricFamily("tessera_open_batches", "Batches that are not final.", value=len(unfinished))
+        yield _by_state("tessera_open_images", "Images of open batches.", images)
+        yield _by_state("tessera_open_jobs", "Jobs of open batches.", jobs)
+        backlog = self._ledger.leases.backlog()
+        yield GaugeMetricFamily("tessera_backlog_jobs", "Jobs that a worker could claim now.", value=backlog)
+        free = self._ledger.workers.free_slots()
+        yield GaugeMetricFamily("tessera_workers", "Render workers that report.", value=len(free))
+        yield GaugeMetricFamily(
+            "tessera_free_slots", "Pods that they could still look after.", value=sum(free.values())
+        )
+
+
+def _by_state(name: str, text: str, counts: dict[ImageState, int] | dict[JobState, int]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=["state"])
+    for state, count in counts.items():
+        family.add_metric([state.value], count)
+    return family

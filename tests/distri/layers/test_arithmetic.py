@@ -1,0 +1,75 @@
+"""No rank does more than its share, counted on the meta device, where a rank runs without its peers."""
+
+from collections.abc import Iterable
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from diffusers import Transformer2DModel
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.engine.networks import sdxl_unet
+from distri.layers import arithmetic
+from distri.layers.unet import Conditions, SplitUNet, patches_of
+from distri.ranks import p2p
+from distri.ranks.mesh import Axis, Traffic
+from distri.ranks.patches import Patches
+from distri.ranks.phase import EXACT
+from tests.distri import networks
+
+
+def _operations(unet: Any, height: int, width: int, count: int, index: int) -> int:
+    """Of an evaluation after the first, which also computes keys and values of the text."""
+    axis = Axis("patch", tuple(range(count)), index, None, Traffic())
+    pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
+    shapes = ((1, arithmetic.TEXT_TOKENS, unet.config.cross_attention_dim), (1, pooled), (1, 6))
+    told = Conditions(*(torch.empty(shape, device="meta") for shape in shapes))
+    latent = torch.empty((1, 4, height, width), device="meta")
+    owner = SplitUNet(unet)
+    with torch.inference_mode(), mock.patch.object(p2p, "post", return_value=[]):
+        owner.begin(told, axis, height, width)
+        owner(latent, torch.tensor(1.0, device="meta"), EXACT)
+        with FlopCounterMode(display=False) as counter:
+            owner(latent, torch.tensor(1.0, device="meta"), EXACT)
+    owner.remove()
+    return int(counter.get_total_flops())
+
+
+def _unlike(patches: Patches) -> Iterable[int]:
+    """One of the ranks that hold as many rows, compute as many tokens and have as many neighbours."""
+    ends, tokens = (0, patches.count - 1), patches.at(2).tokens
+    return {(patches.rows(one), tokens[one], one in ends): one for one in range(patches.count)}.values()
+
+
+SIZES = [(64, 64), (60, 100), (104, 152), (130, 130), (132, 132), (240, 135), (45, 33)]
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 7, 8])
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_each_rank_does_at_most_a_twentieth_more_than_its_share(height: int, width: int, count: int) -> None:
+    """Also where whole rows do not divide: then tokens are dealt."""
+    unet = networks.unet(torch.float32).to("meta")
+    whole = _operations(unet, height, width, 1, 0)
+    for index in _unlike(patches_of(unet, height, width, count)):
+        assert _operations(unet, height, width, count, index) <= 1.05 * whole / count
+
+
+@pytest.mark.parametrize(("height", "width", "count"), [(130, 130, 8), (45, 33, 8), (64, 64, 11), (130, 130, 13)])
+def test_of_sdxl_as_well(height: int, width: int, count: int) -> None:
+    unet = sdxl_unet()
+    whole = _operations(unet, height, width, 1, 0)
+    for index in _unlike(patches_of(unet, height, width, count)):
+        assert _operations(unet, height, width, count, index) <= 1.05 * whole / count
+    of_shapes = arithmetic.of_unet(unet, height, width)
+    assert 2 * (of_shapes.rows + of_shapes.tokens) == pytest.approx(whole, rel=1e-3)
+
+
+def test_what_goes_with_rows_and_what_with_tokens_is_what_is_counted() -> None:
+    unet = networks.unet(torch.float32).to("meta")
+    total = _operations(unet, 27, 41, 1, 0)
+    of_shapes = arithmetic.of_unet(unet, 27, 41)
+    assert 2 * (of_shapes.rows + of_shapes.tokens) == pytest.approx(total, rel=1e-3)
+    with mock.patch.object(Transformer2DModel, "forward", lambda _, x, *__, **___: (x,)):
+        rows_alone = _operations(unet, 27, 41, 1, 0)
+    assert 2 * of_shapes.rows == pytest.approx(rows_alone, rel=1e-2)

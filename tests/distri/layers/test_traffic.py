@@ -1,0 +1,67 @@
+"""The traffic formulas of the docs are what the wire counts and the exchange allocates."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from distri.layers import traffic
+from distri.layers.unet import SplitUNet, patches_of
+from distri.ranks.phase import EXACT, Evaluation, Phase
+from tests.distri import networks, on_ranks
+from tests.distri.exactness import TIME, latent, told
+from tests.distri.pool import Ranks
+
+SIZES = [(256, 256, 2), (304, 208, 1), (232, 264, 1)]
+
+
+@torch.inference_mode()
+def _counted(width: int, height: int, batch: int) -> tuple[list[int], int]:
+    """Bytes sent by an exact, a publishing and a displaced evaluation, and the buffers afterwards."""
+    mesh = on_ranks.mesh()
+    unet = SplitUNet(networks.unet(torch.float32))
+    unet.begin(told(batch), mesh.patch, height // 8, width // 8)
+    sent, before = [], mesh.traffic.sent_bytes
+    displaced = Evaluation(Phase.DISPLACED, publish=True)
+    for evaluation in (EXACT, Evaluation(Phase.SYNCHRONOUS, publish=True), displaced):
+        unet(latent(width, height, batch), TIME, evaluation)
+        sent.append(mesh.traffic.sent_bytes - before)
+        before = mesh.traffic.sent_bytes
+    buffers = unet.exchanges.buffer_bytes
+    unet.remove()
+    return sent, buffers
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize(("width", "height", "batch"), SIZES)
+def test_bytes_counted_are_those_of_the_formula(
+    ranks: Callable[[int], Ranks], width: int, height: int, batch: int, count: int
+) -> None:
+    network = networks.unet(torch.float32)
+    patches = patches_of(network, height // 8, width // 8, count)
+    for index, (sent, buffers) in enumerate(ranks(count).run(_counted, width, height, batch)):
+        formula = traffic.of_unet(network, patches, index, batch=batch, element_bytes=4)
+        assert sent == [formula.sent, formula.sent, formula.sent_displaced]
+        assert buffers == formula.buffers
+
+
+def test_halos_do_not_grow_with_the_number_of_ranks() -> None:
+    network = networks.unet(torch.float32)
+    middle = [
+        traffic.of_unet(network, patches_of(network, 64, 32, count), 1, batch=1, element_bytes=4).halo_sent
+        for count in (3, 4, 5, 8)
+    ]
+    assert len(set(middle)) == 1
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 8])
+def test_what_all_ranks_send_is_what_all_ranks_receive(count: int) -> None:
+    network = networks.unet(torch.float32)
+    patches = patches_of(network, 45, 33, count)
+    every = [traffic.of_unet(network, patches, index, batch=1, element_bytes=2) for index in range(count)]
+    assert sum(one.sent for one in every) == sum(one.received for one in every)
+
+
+def test_one_rank_has_no_traffic() -> None:
+    alone = traffic.of_unet(networks.unet(), patches_of(networks.unet(), 32, 32, 1), 0, batch=2, element_bytes=8)
+    assert alone == traffic.Traffic(0, 0, 0, 0, 0)

@@ -1,0 +1,191 @@
+"""The split UNet against plain diffusers, in float64, at sizes that divide by nothing but 8 pixels."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor, nn
+
+from distri.layers.unet import Conditions, SplitUNet
+from distri.ranks.errors import Unsplittable
+from distri.ranks.mesh import Mesh
+from distri.ranks.phase import EXACT, Evaluation, NormMode, Phase
+from tests.distri import networks, on_ranks
+from tests.distri.networks import relative, seeded
+from tests.distri.pool import Ranks
+
+GetRanks = Callable[[int], Ranks]
+LAST_WAITING = Evaluation(Phase.SYNCHRONOUS, publish=True)
+DISPLACED = Evaluation(Phase.DISPLACED, publish=True)
+TIME = torch.tensor(501.25, dtype=torch.float64)
+SIZES = [(16, 16), (27, 41), (33, 20), (26, 19), (13, 30)]
+
+
+def _conditions(batch: int, seed: int = 5) -> Conditions:
+    return Conditions(
+        seeded(seed, batch, networks.TEXT_TOKENS, networks.TEXT_WIDTH),
+        seeded(seed + 1, batch, networks.POOLED_WIDTH),
+        torch.tensor([[64.0, 48.0, 0.0, 8.0, 64.0, 48.0]] * batch, dtype=torch.float64),
+    )
+
+
+def _plain(latent: Tensor, conditions: Conditions) -> Tensor:
+    added = {"text_embeds": conditions.pooled, "time_ids": conditions.time_ids}
+    text = conditions.text
+    return networks.unet()(latent, TIME, encoder_hidden_states=text, added_cond_kwargs=added, return_dict=False)[0]
+
+
+def _latent(change: int, batch: int, height: int, width: int) -> Tensor:
+    """One latent, changed a little as a step of the sampler changes it."""
+    return seeded(9, batch, 4, height, width) + 0.05 * change * seeded(10, batch, 4, height, width)
+
+
+Step = tuple[int, int, int, int, Evaluation]  # batch, height, width, change, phase
+
+
+def _run(plan: list[Step], mode: NormMode = NormMode.CORRECTED) -> tuple[list[Tensor], list[int]]:
+    """Outputs of one split network, an image begun whenever the shape changes, and its buffers after each step."""
+    mesh = on_ranks.mesh()
+    unet = SplitUNet(networks.unet(), norm_mode=mode, kept_shapes=2)
+    outputs, buffers, shape = [], [], None
+    for batch, height, width, change, evaluation in plan:
+        if shape != (batch, height, width):
+            unet.begin(_conditions(batch), mesh.patch, height, width)
+            shape = (batch, height, width)
+        outputs.append(unet(_latent(change, batch, height, width), TIME, evaluation))
+        buffers.append(unet.exchanges.buffer_bytes)
+    unet.remove()
+    return outputs, buffers
+
+
+def _joined(answers: list[tuple[list[Tensor], list[int]]], step: int, wanted: Tensor) -> float:
+    dim = 3 if wanted.shape[3] > wanted.shape[2] else 2
+    return relative(torch.cat([outputs[step] for outputs, _ in answers], dim=dim), wanted)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_exact_evaluations_are_those_of_the_plain_network(ranks: GetRanks, count: int) -> None:
+    plan = [(batch, height, width, 1, EXACT) for batch in (1, 2) for height, width in SIZES]
+    answers = ranks(count).run(_run, plan)
+    for step, (batch, height, width, change, _) in enumerate(plan):
+        wanted = _plain(_latent(change, batch, height, width), _conditions(batch))
+        assert _joined(answers, step, wanted) < 1e-11
+
+
+@pytest.mark.parametrize("mode", list(NormMode))
+@pytest.mark.parametrize("count", [2, 3])
+def test_displaced_evaluations_of_unchanged_input_are_exact(ranks: GetRanks, count: int, mode: NormMode) -> None:
+    plan = [(2, 27, 41, 0, phase) for phase in (EXACT, LAST_WAITING, DISPLACED, DISPLACED, LAST_WAITING, DISPLACED)]
+    answers = ranks(count).run(_run, plan, mode)
+    wanted = _plain(_latent(0, 2, 27, 41), _conditions(2))
+    for step, (*_, evaluation) in enumerate(plan):
+        local = mode is NormMode.LOCAL and evaluation.phase is Phase.DISPLACED
+        error = _joined(answers, step, wanted)
+        assert (error > 1e-3) if local else (error < 1e-11)
+
+
+def test_a_displaced_evaluation_of_new_input_is_near_but_not_exact(ranks: GetRanks) -> None:
+    plan = [(1, 27, 41, 0, LAST_WAITING), (1, 27, 41, 1, DISPLACED), (1, 27, 41, 1, DISPLACED)]
+    answers = ranks(2).run(_run, plan)
+    wanted = _plain(_latent(1, 1, 27, 41), _conditions(1))
+    first, second = _joined(answers, 1, wanted), _joined(answers, 2, wanted)
+    assert 1e-6 < first < 0.1
+    assert second < first
+
+
+def test_buffers_are_made_once_per_shape_and_dropped_when_long_unused(ranks: GetRanks) -> None:
+    def phases(height: int) -> list[Step]:
+        return [(1, height, 16, 0, phase) for phase in (EXACT, LAST_WAITING, DISPLACED)]
+
+    _, buffers = ranks(2).run(_run, [*phases(16), *phases(32), *phases(16), *phases(48), *phases(16)])[0]
+    first, second, third = buffers[2], buffers[5] - buffers[2], buffers[11] - buffers[2]
+    assert buffers[0] == 0
+    assert 0 < first < second < third
+    assert buffers[:3] == [0, first, first]
+    assert buffers[3:6] == [first, first + second, first + second]
+    assert buffers[6:9] == [first + second] * 3
+    assert buffers[9:12] == [first, first + third, first + third]
+    assert buffers[12:15] == [first + third] * 3
+
+
+def test_one_rank_is_the_plain_network_bit_for_bit() -> None:
+    network = networks.unet(torch.float32)
+    conditions = _conditions(2)
+    single = Conditions(conditions.text.float(), conditions.pooled.float(), conditions.time_ids.float())
+    latent = seeded(9, 2, 4, 27, 41, dtype=torch.float32)
+    added = {"text_embeds": single.pooled, "time_ids": single.time_ids}
+
+    def plain() -> Tensor:
+        return network(latent, TIME, encoder_hidden_states=single.text, added_cond_kwargs=added, return_dict=False)[0]
+
+    wanted = plain()
+    weights = {name: parameter.data_ptr() for name, parameter in network.named_parameters()}
+    unet = SplitUNet(network)
+    unet.begin(single, Mesh.single().patch, 27, 41)
+    assert torch.equal(unet(latent, TIME, EXACT), wanted)
+    assert {name: parameter.data_ptr() for name, parameter in network.named_parameters()} == weights
+    unet.remove()
+    assert torch.equal(plain(), wanted)
+    assert not any("forward" in module.__dict__ for module in network.modules())
+
+
+def test_the_text_of_one_image_does_not_reach_the_next() -> None:
+    unet = SplitUNet(networks.unet())
+    latent = seeded(9, 1, 4, 16, 16)
+    outputs = []
+    for seed in (5, 50, 5):
+        unet.begin(_conditions(1, seed), Mesh.single().patch, 16, 16)
+        outputs.append(unet(latent, TIME, EXACT))
+    assert not torch.allclose(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
+
+
+def test_an_unknown_module_is_refused_by_name_and_nothing_is_changed() -> None:
+    network = networks.unet()
+    network.mid_block.resnets[0].conv2 = nn.ConvTranspose2d(24, 24, 3)
+    with pytest.raises(Unsplittable, match=r"mid_block\.resnets\.0\.conv2 \(ConvTranspose2d\)"):
+        SplitUNet(network)
+    assert not any("forward" in module.__dict__ for module in network.modules())
+
+
+def test_a_known_module_with_an_unknown_setting_is_refused_by_name() -> None:
+    network = networks.unet()
+    network.conv_in = nn.Conv2d(4, 8, 5, padding=2)
+    with pytest.raises(Unsplittable, match="conv_in"):
+        SplitUNet(network)
+
+
+def test_what_looks_at_the_whole_image_or_computes_otherwise_is_refused_by_name() -> None:
+    network = networks.unet()
+    network.enable_freeu(s1=0.6, s2=0.4, b1=1.1, b2=1.2)
+    with pytest.raises(Unsplittable, match=r"up_blocks\.0 .*FreeU"):
+        SplitUNet(network)
+    network.disable_freeu()
+
+    class Own:
+        """A processor that nobody knows."""
+
+    network.mid_block.attentions[0].transformer_blocks[0].attn1.processor = Own()
+    with pytest.raises(Unsplittable, match=r"mid_block.*attn1.*its processor is Own"):
+        SplitUNet(network)
+    network.set_attn_processor(AttnProcessor())
+    SplitUNet(network).remove()
+    network.register_to_config(downsample_padding=0)
+    with pytest.raises(Unsplittable, match="downsample_padding is 0"):
+        SplitUNet(network)
+
+
+def test_a_class_that_has_only_its_name_from_torch_is_refused() -> None:
+    kind = type("Conv2d", (nn.Module,), {})
+    network = networks.unet()
+    network.conv_out = kind()
+    with pytest.raises(Unsplittable, match=r"conv_out \(Conv2d\).*fuse adapters"):
+        SplitUNet(network)
+
+
+def test_a_network_is_not_split_twice() -> None:
+    network = networks.unet()
+    SplitUNet(network)
+    with pytest.raises(Unsplittable, match="replaced already"):
+        SplitUNet(network)

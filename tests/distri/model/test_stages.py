@@ -1,0 +1,68 @@
+"""The passes of a picture, for every kind of size."""
+
+import math
+from itertools import pairwise
+
+import pytest
+
+from distri.model.stages import LARGEST_STEP, Highres, Plan, plan, sub_seed
+
+REFINE = Highres(refine=True)
+SIZES = [(2048, 2048), (4096, 4096), (3840, 2160), (1080, 1920), (2047, 1025), (6000, 1000), (1500, 8191), (1024, 1032)]
+
+
+def _plan(width: int, height: int, highres: Highres = REFINE, seed: int = 7) -> Plan:
+    return plan(width, height, steps=30, seed=seed, highres=highres, native_px=1024)
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_a_refined_picture_begins_near_the_native_size_and_grows_by_about_two(width: int, height: int) -> None:
+    way = _plan(width, height)
+    sizes = [(stage.width, stage.height) for stage in way.stages]
+    assert all(side % 8 == 0 for size in sizes for side in size)
+    assert math.isclose(math.prod(sizes[0]), 1024**2, rel_tol=0.02)
+    assert way.canvas == sizes[-1] == (-(-width // 8) * 8, -(-height // 8) * 8)
+    for (across, down), (next_across, next_down) in pairwise(sizes):
+        assert 1 < math.sqrt(next_across * next_down / (across * down)) < LARGEST_STEP * 1.01
+        assert math.isclose(across / down, width / height, rel_tol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("size", "passes"), [(1024, 1), (1025, 2), (2048, 2), (2160, 2), (3072, 3), (4096, 3), (8192, 4)]
+)
+def test_4096_takes_two_passes_after_the_first(size: int, passes: int) -> None:
+    assert len(_plan(size, size).stages) == passes
+
+
+def test_every_pass_has_a_seed_of_its_own_and_the_first_that_of_the_image() -> None:
+    seeds = [stage.seed for image in range(50) for stage in _plan(4096, 4096, seed=image).stages]
+    assert _plan(4096, 4096, seed=9).stages[0].seed == 9
+    assert len(set(seeds)) == len(seeds)
+    assert sub_seed(9, 1) == _plan(4096, 4096, seed=9).stages[1].seed < 2**32
+
+
+def test_steps_and_strength_are_those_of_the_row_and_the_first_pass_is_whole() -> None:
+    first, second, third = _plan(4096, 4096, Highres(refine=True, strength=0.4, steps=50)).stages
+    assert (first.steps, first.strength) == (30, 1.0)
+    assert (second.steps, second.strength) == (third.steps, third.strength) == (50, 0.4)
+    assert _plan(2048, 2048).stages[1].steps == 30
+
+
+def test_the_first_pass_has_the_area_that_was_asked_for() -> None:
+    first = _plan(2048, 2048, Highres(refine=True, base_px=768)).stages[0]
+    assert (first.width, first.height) == (768, 768)
+
+
+@pytest.mark.parametrize(("width", "crop"), [(1024, 0), (1023, 0), (1022, 1), (1017, 3)])
+def test_what_is_no_multiple_of_eight_is_cut_from_the_middle_of_the_next_canvas(width: int, crop: int) -> None:
+    way = _plan(width, 512, Highres())
+    assert way.canvas == (1024, 512)
+    assert way.crop == (crop, 0)
+    assert len(way.stages) == 1
+
+
+def test_only_a_direct_picture_above_the_native_area_brings_a_warning() -> None:
+    assert "1032x1024" in _plan(1032, 1024, Highres()).warnings[0]
+    assert _plan(1024, 1024, Highres()).warnings == ()
+    assert _plan(2048, 512, Highres()).warnings == ()
+    assert _plan(4096, 4096).warnings == ()

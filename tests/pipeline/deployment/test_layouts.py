@@ -1,0 +1,73 @@
+"""How a pod's GPUs are used."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.deployment.layouts import Load, fastest_layout, planned_layout, shortest_long_side_px
+from pipeline.errors import SettingsError
+
+
+@pytest.mark.parametrize(
+    ("gpus", "layout"),
+    [(1, "1x1x1"), (2, "1x1x2"), (3, "1x1x3"), (4, "1x2x2"), (5, "1x1x5"), (6, "1x2x3"), (7, "1x1x7"), (8, "1x2x4")],
+)
+def test_the_default_uses_all_gpus_and_splits_cfg_where_patches_get_two(gpus: int, layout: str) -> None:
+    assert planned_layout(gpus) == layout
+
+
+@pytest.mark.parametrize("wanted", ["8x1x1", "1x2x4", "1x1x8", "2x2x2", "4x2x1"])
+def test_a_layout_that_uses_all_gpus_is_taken(wanted: str) -> None:
+    assert planned_layout(8, wanted) == wanted
+
+
+@pytest.mark.parametrize(
+    "wanted", ["1x2x2", "2x2x4", "1x4x2", "0x2x4", "2x4", "axbxc", "1x2x4x1", "1x2x-4", "", "08x1x1"]
+)
+def test_any_other_layout_is_refused_by_name(wanted: str) -> None:
+    with pytest.raises(SettingsError, match="TESSERA_LAYOUT"):
+        planned_layout(8, wanted)
+
+
+@pytest.mark.parametrize(("layout", "px"), [("1x1x1", 32), ("1x2x4", 128), ("2x2x2", 64), ("1x1x12", 384)])
+def test_the_longer_side_gives_each_patch_a_unit(layout: str, px: int) -> None:
+    assert shortest_long_side_px(layout) == px
+
+
+def _chosen(count: int, side: int, gpus: int = 8) -> str:
+    return fastest_layout(gpus, [Load(side, side, side * side / 1e5)] * count, one_gpu_megapixels=4.2).layout
+
+
+@pytest.mark.parametrize(
+    ("count", "side", "layout"),
+    [
+        (64, 1024, "8x1x1"),  # enough for all, each fits
+        (8, 2048, "8x1x1"),
+        (1, 1024, "1x2x4"),  # one image gets all
+        (2, 1024, "2x2x2"),
+        (4, 1024, "4x2x1"),
+        (64, 4096, "2x1x4"),  # 16.8 megapixels need four patches of 4.2
+    ],
+)
+def test_replicas_win_while_there_are_images_that_fit(count: int, side: int, layout: str) -> None:
+    assert _chosen(count, side) == layout
+
+
+def test_a_tail_of_one_image_more_than_replicas_is_shared() -> None:
+    """Nine images on eight replicas take two rounds of one GPU; fewer replicas are through before."""
+    assert not _chosen(9, 2048).startswith("8x")
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 3, 5, 6, 7, 8])
+@pytest.mark.parametrize("count", [1, 3, 100])
+def test_every_gpu_is_used(gpus: int, count: int) -> None:
+    data, cfg, patch = map(int, _chosen(count, 1024, gpus).split("x"))
+    assert data * cfg * patch == gpus
+
+
+def test_what_fits_nowhere_keeps_the_default_and_small_images_get_no_more_patches_than_units() -> None:
+    choice = fastest_layout(2, [Load(16384, 16384, 1.0)], one_gpu_megapixels=4.2)
+    assert choice.layout == planned_layout(2)
+    assert "268.4 megapixels" in choice.reason
+    small = fastest_layout(8, [Load(64, 64, 1.0)], one_gpu_megapixels=4.2).layout
+    assert shortest_long_side_px(small) <= 64

@@ -1,0 +1,134 @@
+"""Work of a picture, learned and assumed speed, and the estimate that follows."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from pipeline.deployment.cost import (
+    MEGA,
+    UNKNOWN_IMAGES,
+    Speed,
+    SpeedKey,
+    bucket,
+    expected,
+    paces,
+    patch_speedup,
+    tera_operations,
+)
+from pipeline.deployment.settings import Settings
+from pipeline.ledger import Ledger
+from pipeline.operations.estimate import ASSUMED_IDLE_S, Estimator
+from pipeline.picture import File, Format, Highres, HighresMode, Scheduler
+from tests.factories import deployment, resolved_row
+
+NATIVE_PX = 1024
+
+
+def _row(side: int = 1024, **more: object):  # type: ignore[no-untyped-def]
+    return resolved_row(**({"width": side, "height": side, "steps": 50} | more))
+
+
+def test_work_is_that_of_the_network_and_the_decoder() -> None:
+    assert tera_operations(_row(), NATIVE_PX) == pytest.approx(100 * 6.709 + 10.47, rel=0.01)
+    assert tera_operations(_row(3840), NATIVE_PX) == pytest.approx(100 * 232.4 + 248.2, rel=0.01)
+    assert tera_operations(_row(guidance_scale=1.0), NATIVE_PX) == pytest.approx(50 * 6.709 + 10.47, rel=0.01)
+    heun = Scheduler(name="HeunDiscreteScheduler")
+    assert tera_operations(_row(scheduler=heun), NATIVE_PX) == pytest.approx(200 * 6.709 + 10.47, rel=0.01)
+
+
+def test_refining_costs_its_passes_and_less_than_the_direct_way() -> None:
+    refine = Highres(mode=HighresMode.REFINE, strength=0.3)
+    found = tera_operations(_row(2048, highres=refine), NATIVE_PX)
+    passes = 100 * 6.709 + 10.47 + 26.11 + 30 * 35.85 + 48.48
+    assert found == pytest.approx(passes, rel=0.01)
+    assert found < tera_operations(_row(2048), NATIVE_PX)
+    assert tera_operations(_row(512, highres=refine), NATIVE_PX) == tera_operations(_row(512), NATIVE_PX)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "ranks", "published"), [(1024, 8, 2.8), (2048, 8, 4.9), (3840, 8, 6.1), (2048, 4, 3.1)]
+)
+def test_the_assumed_speedup_is_the_published_one(pixels: int, ranks: int, published: float) -> None:
+    assert patch_speedup(ranks, pixels * pixels / MEGA) == pytest.approx(published, rel=0.1)
+
+
+def test_before_the_first_job_the_estimate_says_that_it_assumes() -> None:
+    estimator = Estimator(deployment(layout="1x1x1", gpus=1), {})
+    estimator.add(_row(num_images=100))
+    found = estimator.estimate(pods=1)
+    assert found.images == 100
+    assert found.render_s == pytest.approx(100 * (5.02 + 10.47 / 134), rel=0.02)
+    assert found.idle_s == found.jobs * ASSUMED_IDLE_S
+    assert not found.learned
+    assert "assumed" in found.basis[0]
+
+
+def test_what_was_learned_is_used_for_its_own_size_and_carried_over_to_others() -> None:
+    tera = tera_operations(_row(), NATIVE_PX)
+    key = SpeedKey.of("demo", "1x2x4", exact=False, device="H100", pixels=MEGA)
+    speeds = {
+        key: Speed(images=10, tera=10 * tera, seconds=10 * 2.0, pixels=10 * MEGA, bytes=10 * MEGA, pods=2, idle_s=60)
+    }
+    estimator = Estimator(deployment(layout="1x2x4", gpus=8), speeds)
+    estimator.add(_row(num_images=60))
+    found = estimator.estimate(pods=4)
+    assert found.learned
+    assert found.render_s == pytest.approx(60 * 2.0)
+    assert found.bytes == 60 * MEGA
+    assert found.jobs == 1
+    assert found.idle_s == 30
+    assert found.gpu_hours == pytest.approx((120 + 30) * 8 / 3600, abs=1e-4)
+    same = expected(speeds, model="demo", layout="1x2x4", exact=False, pixels=MEGA)
+    larger = expected(speeds, model="demo", layout="1x2x4", exact=False, pixels=4 * MEGA)
+    assert "carried over" not in same.basis
+    assert "carried over" in larger.basis
+    assert larger.tera_a_second / same.tera_a_second == pytest.approx(patch_speedup(4, 4) / patch_speedup(4, 1))
+    assert paces(speeds)["demo"] == pytest.approx(tera / 2.0 / (134 * 1.9 * patch_speedup(4, 1)))
+
+
+def test_jobs_are_whole_and_pods_no_more_than_jobs() -> None:
+    estimator = Estimator(deployment(layout="1x1x1", gpus=1, images_per_job=10), {})
+    estimator.add(_row(num_images=31))
+    found = estimator.estimate(pods=100)
+    assert (found.jobs, found.pods) == (4, 4)
+    assert estimator.estimate(pods=3).wall_s == pytest.approx(2 * (found.render_s + found.idle_s) / 4, abs=0.2)
+
+
+def test_until_a_job_has_ended_they_are_as_short_as_they_will_be_cut() -> None:
+    estimator = Estimator(deployment(layout="1x1x1", gpus=1, images_per_job=1000), {})
+    estimator.add(_row(256, steps=1, num_images=1000))
+    assert estimator.estimate(pods=1).jobs == math.ceil(1000 / UNKNOWN_IMAGES)
+
+
+def test_nothing_costs_nothing_and_formats_differ() -> None:
+    estimator = Estimator(deployment(), {})
+    assert estimator.estimate(pods=2).gpu_hours == 0
+    sizes = {}
+    for kind in Format:
+        one = Estimator(deployment(), {})
+        one.add(_row(file=File(format=kind)))
+        sizes[kind] = one.estimate(pods=1).bytes
+    assert sizes[Format.PNG] > sizes[Format.JPEG] > sizes[Format.WEBP] > 0
+
+
+def test_the_ledger_adds_up_what_jobs_did(settings: Settings) -> None:
+    ledger = Ledger(settings)
+    key = SpeedKey("a|b", "1x1x2", exact=True, device='an "odd" name', size=bucket(MEGA // 4))
+    once = Speed(images=1, tera=2.5, seconds=0.5, pixels=64, bytes=100, pods=1, idle_s=1.5)
+    for _ in range(3):
+        ledger.speeds.learn({key: once})
+    assert ledger.speeds.all() == {
+        key: Speed(images=3, tera=7.5, seconds=1.5, pixels=192, bytes=300, pods=3, idle_s=4.5)
+    }
+
+
+def test_for_throughput_replicas_are_expected() -> None:
+    found = {}
+    for goal in ("latency", "throughput"):
+        estimator = Estimator(deployment(layout="1x2x4", gpus=8, goal=goal), {})
+        estimator.add(_row(num_images=1000))
+        found[goal] = estimator.estimate(pods=1).render_s
+    assert found["throughput"] == pytest.approx(1000 * (5.02 + 10.47 / 134) / 8, rel=0.02)
+    assert found["latency"] > 1.5 * found["throughput"]

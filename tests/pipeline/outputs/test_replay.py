@@ -1,0 +1,198 @@
+"""From what was rendered back to rows, and two renders of one row compared."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from pipeline.cli.main import app
+from pipeline.deployment.announcement import AllowedLora, AllowedModel
+from pipeline.errors import RequestError
+from pipeline.outputs.replay import Difference, differences, likeness, manifest_rows, records_in, row_of
+from pipeline.picture import Conditioning, File, Format, Highres, HighresMode, LongPrompt, Lora, Picture
+from pipeline.promptset.resolve import resolve
+from pipeline.promptset.row import Options, Row
+from pipeline.promptset.samplers import scheduler_of
+from pipeline.records.results import ImageResult
+from pipeline.records.shards import ImageTask
+from tests.factories import deployment, file_of, image_result, resolved_row
+
+FULLEST: dict[str, Any] = {
+    "prompt": 'a "harbour"\n\u2028 ü',
+    "prompt_2": "oil on canvas",
+    "negative_prompt": "",
+    "negative_prompt_2": "blur",
+    "long_prompt": LongPrompt.CHUNK,
+    "width": 2049,
+    "height": 1537,
+    "steps": 25,
+    "guidance_scale": 6.5,
+    "guidance_rescale": 0.7,
+    "scheduler": scheduler_of("DPM++ 2M Karras", {"solver_order": 3}),
+    "loras": (Lora(name="film", scale=0.5), Lora(name="grain")),
+    "highres": Highres(mode=HighresMode.REFINE, strength=0.4, steps=20, base_px=768),
+    "conditioning": Conditioning(original_size=(512, 768), crop=(0, 64), negative_target_size=(256, 256)),
+    "file": File(format=Format.WEBP, quality=80, dpi=72, strip_metadata=True),
+    "metadata": {"client": "x", "n": 1.5, "none": None},
+}
+
+# What holds for all rows of another batch, none of which may reach a row that was extracted.
+FOR_ALL: dict[str, Any] = {
+    "prompt_2": "elsewhere",
+    "negative_prompt_2": "elsewhere",
+    "steps": 7,
+    "size": "512x512",
+    "scheduler": "DDIM",
+    "loras": ["film"],
+    "format": "webp",
+    "quality": 50,
+    "dpi": 1,
+    "strip_metadata": True,
+    "highres": "refine, strength=0.9",
+    "long_prompt": "truncate",
+}
+
+
+def _result(number: int = 0, **changes: Any) -> ImageResult:
+    return image_result(ImageTask(resolved_row(num_images=3, **changes), number))
+
+
+@pytest.mark.parametrize("changes", [{}, FULLEST, {"negative_prompt": "rain"}, {"file": File(format=Format.JPEG)}])
+@pytest.mark.parametrize("defaults", [{}, FOR_ALL])
+def test_a_row_from_a_result_renders_the_same_picture_whatever_holds_for_all(
+    changes: dict[str, Any], defaults: dict[str, Any]
+) -> None:
+    result = _result(2, **changes)
+    row = Row.model_validate(json.loads(json.dumps(row_of(result))))
+    again = resolve(
+        row,
+        Options.model_validate(defaults | {"negative_prompt": "elsewhere", "model": "other"}),
+        deployment(
+            models={name: AllowedModel(revision="r", native_px=256) for name in ("demo", "other")},
+            loras={"film": AllowedLora(), "grain": AllowedLora()},
+        ),
+        line=9,
+        index=0,
+        first_image=0,
+        batch_seed=99,
+    )
+    assert {name: getattr(again, name) for name in Picture.model_fields} == {
+        name: getattr(result, name) for name in Picture.model_fields
+    }
+    assert (again.seed, again.num_images, again.custom_id) == (102, 1, result.custom_id)
+
+
+def _written(folder: Path, result: ImageResult) -> Path:
+    path = folder / result.key.rpartition("/")[2]
+    path.write_bytes(file_of(result).body)
+    return path
+
+
+@pytest.mark.parametrize("kind", Format)
+def test_a_record_is_found_in_every_format_in_sidecars_and_in_results(tmp_path: Path, kind: Format) -> None:
+    result = _result(file=File(format=kind))
+    path = _written(tmp_path, result)
+    [found] = records_in(path)
+    assert (found.result, found.body) == (result, path.read_bytes())
+    for name, text in (("s.json", result.model_dump_json()), ("results.jsonl", result.model_dump_json() + "\n\n")):
+        (tmp_path / name).write_text(text)
+        [found] = records_in(tmp_path / name)
+        assert (found.result, found.body) == (result, None)
+
+
+def test_a_stripped_image_is_known_by_the_sidecar_beside_it(tmp_path: Path) -> None:
+    result = _result(file=File(strip_metadata=True))
+    path = _written(tmp_path, result)
+    with pytest.raises(RequestError, match="carries no record: it was stripped, or Tessera did not make it"):
+        list(records_in(path))
+    path.with_suffix(".json").write_text(result.model_dump_json())
+    assert [found.result for found in records_in(path)] == [result]
+
+
+@pytest.mark.parametrize("body", [b"", b"\n", b"hello", b'{"prompt": "a row is no result"}', b"\x00\xff"])
+def test_what_holds_no_record_is_refused_or_empty(tmp_path: Path, body: bytes) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(body)
+    if body.strip():
+        with pytest.raises(RequestError, match="line 1: no record of an image that is there"):
+            list(records_in(path))
+    else:
+        assert list(records_in(path)) == []
+    with pytest.raises(RequestError, match="cannot be read: No such file"):
+        list(records_in(tmp_path / "nothing.png"))
+
+
+@pytest.mark.parametrize("name", ["empty.png", "empty.JPG"])
+def test_an_empty_image_is_not_passed_over(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(RequestError, match="carries no record"):
+        list(records_in(tmp_path / name))
+
+
+def test_extracted_rows_have_an_id_and_a_seed_each() -> None:
+    results = [_result(0), _result(1), _result(2), _result(0)]
+    results += [_result(0, custom_id="row-1-1"), _result(0, custom_id="x" * 256)]
+    rows = list(manifest_rows(results))
+    assert [row["custom_id"] for row in rows[:5]] == ["row-1", "row-1-1", "row-1-2", "row-1-3", "row-1-1-2"]
+    assert [row["seed"] for row in rows[:3]] == [100, 101, 102]
+    assert all(Row.model_validate(row).num_images == 1 for row in rows)
+
+
+def test_extract_writes_a_prompt_set_and_names_what_it_left_out(tmp_path: Path) -> None:
+    good = [str(_written(tmp_path, _result(n, file=File(format=kind)))) for n, kind in enumerate(Format)]
+    bad = tmp_path / "foreign.png"
+    Image.new("RGB", (8, 8)).save(bad)
+    for files, code, count in ((good, 0, 3), ([*good, str(bad)], 3, 3), ([str(bad)], 4, 0)):
+        done = CliRunner().invoke(app, ["extract", *files], standalone_mode=False)
+        assert done.return_value == code
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [row["seed"] for row in rows] == [100, 101, 102][:count]
+        assert ("left out" in done.stderr) == (code != 0)
+
+
+def test_what_differs_in_how_two_pictures_were_made_is_named() -> None:
+    then = _result()
+    assert differences(then, then) == []
+    other = then.provenance.model_copy(
+        update={
+            "layout": "1x2x4",
+            "attempt": 3,
+            "versions": {"tessera-render": "1", "torch": "2"},
+            "model_revision": "r2",
+        }
+    )
+    assert set(differences(then, then.model_copy(update={"provenance": other}))) == {
+        Difference("layout", "1x1x2", "1x2x4"),
+        Difference("model_revision", "r1", "r2"),
+        Difference("versions.tessera-render", "0", "1"),
+        Difference("versions.torch", None, "2"),
+    }
+
+
+def _png(pixels: np.ndarray[Any, Any]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_pixels_are_compared_by_their_peak_signal_to_noise_ratio() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    second = np.clip(first.astype(int) + rng.integers(-5, 6, first.shape), 0, 255).astype(np.uint8)
+    mean_square = float(((first.astype(float) - second) ** 2).mean())
+    found = likeness(_png(first), _png(second))
+    assert found is not None
+    assert found.psnr_db == pytest.approx(10 * math.log10(255**2 / mean_square))
+    assert (found.largest, found.same) == (int(np.abs(first.astype(int) - second).max()), False)
+    same = likeness(_png(first), _png(first))
+    assert same is not None
+    assert (same.psnr_db, same.same) == (math.inf, True)
+    assert likeness(_png(first), _png(first[:-1])) is None

@@ -1,0 +1,154 @@
+"""What becomes of what a row leaves open: levels, defaults that follow from others, and what does not go together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline.deployment.announcement import AllowedLora, AllowedModel
+from pipeline.picture import Conditioning, File, Format, Highres, HighresMode, LongPrompt, Lora
+from pipeline.promptset.resolve import resolve
+from pipeline.promptset.row import Options, ResolvedRow, Row
+from pipeline.promptset.samplers import scheduler_of
+from tests.factories import deployment
+
+SDXL = {"sdxl": AllowedModel(revision="r", native_px=1024)}
+
+
+def _resolved(row: dict[str, Any], defaults: dict[str, Any] | None = None, **deployed: Any) -> ResolvedRow:
+    return resolve(
+        Row.model_validate({"prompt": "p"} | row),
+        Options.model_validate(defaults or {}),
+        deployment(**({"max_megapixels": 64.0} | deployed)),
+        line=3,
+        index=2,
+        first_image=5,
+        batch_seed=11,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "of_row", "of_batch", "of_deployment"),
+    [
+        ("prompt_2", "oil", "ink", None),
+        ("negative_prompt_2", "", "blur", None),
+        ("long_prompt", LongPrompt.CHUNK, LongPrompt.TRUNCATE, LongPrompt.ERROR),
+        ("scheduler", scheduler_of("DDIM"), scheduler_of("Euler a"), None),
+        ("loras", (Lora(name="film"),), (Lora(name="grain", scale=0.5),), ()),
+    ],
+)
+def test_the_row_outranks_what_holds_for_all_which_outranks_the_deployment(
+    name: str, of_row: Any, of_batch: Any, of_deployment: Any
+) -> None:
+    loras = {"film": AllowedLora(), "grain": AllowedLora()}
+    assert getattr(_resolved({name: of_row}, {name: of_batch}, loras=loras), name) == of_row
+    assert getattr(_resolved({}, {name: of_batch}, loras=loras), name) == of_batch
+    assert getattr(_resolved({}, {}, loras=loras), name) == of_deployment
+
+
+@pytest.mark.parametrize("name", ["prompt_2", "negative_prompt", "negative_prompt_2", "scheduler", "model"])
+def test_null_in_a_row_takes_back_what_holds_for_all(name: str) -> None:
+    said = {"scheduler": "DDIM", "model": "other"}.get(name, "text")
+    models = {name: AllowedModel(revision="r", native_px=256) for name in ("demo", "other")}
+    with_null = getattr(_resolved({name: None}, {name: said}, models=models), name)
+    assert with_null == {"model": "other"}.get(name)
+
+
+def test_file_and_conditioning_come_from_their_own_fields() -> None:
+    resolved = _resolved({"format": "webp", "quality": 80, "crop": "0,64"}, {"dpi": 72, "original_size": "512x768"})
+    assert resolved.file == File(format=Format.WEBP, quality=80, dpi=72)
+    assert resolved.conditioning == Conditioning(original_size=(512, 768), crop=(0, 64))
+    assert ResolvedRow.model_validate_json(resolved.model_dump_json()) == resolved
+
+
+@pytest.mark.parametrize(
+    ("native_px", "size", "mode"),
+    [
+        (1024, (1024, 1024), HighresMode.DIRECT),
+        (1024, (1250, 1200), HighresMode.DIRECT),  # 1.5 megapixels
+        (1024, (1251, 1200), HighresMode.REFINE),
+        (1024, (4096, 4096), HighresMode.REFINE),
+        (512, (612, 612), HighresMode.DIRECT),
+        (512, (613, 613), HighresMode.REFINE),
+        (256, (264, 264), HighresMode.DIRECT),
+        (256, (512, 512), HighresMode.REFINE),
+    ],
+)
+def test_a_picture_well_above_the_models_native_area_is_refined_unless_said_otherwise(
+    native_px: int, size: tuple[int, int], mode: HighresMode
+) -> None:
+    models = {"demo": AllowedModel(revision="r", native_px=native_px)}
+    row = {"size": list(size)}
+    assert _resolved(row, models=models).highres.mode is mode
+    assert _resolved(row | {"highres": "auto"}, {"highres": "direct"}, models=models).highres.mode is mode
+    assert _resolved(row, {"highres": "direct"}, models=models).highres == Highres()
+
+
+def test_how_it_is_refined_is_said_member_by_member() -> None:
+    row = {"size": "2048x2048", "highres": {"strength": 0.5}}
+    wanted = Highres(mode=HighresMode.REFINE, strength=0.5, steps=40, base_px=512)
+    batch = {"highres": "auto, strength=0.2, steps=40, base_px=512"}
+    assert _resolved(row, batch, models=SDXL, default_model="sdxl").highres == wanted
+    small = {"size": "256x256"}
+    assert _resolved(small, batch, models=SDXL, default_model="sdxl").highres == Highres()
+
+
+def test_a_picture_of_few_steps_gets_enough_for_its_second_pass() -> None:
+    for steps in (1, 2, 3, 4, 30):
+        highres = _resolved({"size": "512x512", "steps": steps}).highres
+        assert int((highres.steps or steps) * highres.strength) >= 1
+
+
+@pytest.mark.parametrize(
+    ("row", "steps", "guidance_scale"),
+    [
+        ({}, 8, 1.0),
+        ({"steps": 4}, 4, 1.0),
+        ({"guidance_scale": 1.5}, 8, 1.5),
+    ],
+)
+def test_lcm_has_defaults_of_its_own(row: dict[str, Any], steps: int, guidance_scale: float) -> None:
+    for said, defaults in (({"scheduler": "LCM"} | row, {}), (row, {"scheduler": "LCM"})):
+        resolved = _resolved(said, defaults)
+        assert (resolved.steps, resolved.guidance_scale) == (steps, guidance_scale)
+
+
+def test_the_quality_of_a_batch_is_for_its_lossy_rows() -> None:
+    batch = {"format": "jpeg", "quality": 80}
+    assert _resolved({}, batch).file == File(format=Format.JPEG, quality=80)
+    assert _resolved({"format": "webp"}, batch).file == File(format=Format.WEBP, quality=80)
+    assert _resolved({"format": "png"}, batch).file == File()
+
+
+@pytest.mark.parametrize(
+    ("row", "defaults", "field", "words"),
+    [
+        ({"size": "256x256", "highres": "refine"}, {}, "highres", "no larger than its first pass of 256x256"),
+        (
+            {"highres": "refine, base_px=64, strength=0.01, steps=10"},
+            {},
+            "highres",
+            "0.01 of 10 steps is less than one",
+        ),
+        ({"scheduler": "LCM", "guidance_scale": 5.0}, {}, "guidance_scale", "5 found; .* at most 2 wanted"),
+        ({"scheduler": "LCM"}, {"guidance_scale": 5.0}, "guidance_scale", "5 found"),
+        ({"scheduler": "LCM", "steps": 60}, {}, "steps", "60 found; LCM picks from 50"),
+        ({"quality": 80}, {}, "quality", "given for a PNG"),
+        ({}, {"quality": 80}, "quality", "given for a PNG"),
+        ({"format": "png", "quality": 80}, {"format": "jpeg"}, "quality", "given for a PNG"),
+        ({"size": "16384x64", "format": "webp"}, {}, "format", "webp found for a side of 16384"),
+        ({"aspect": 60.0}, {}, "height", "follows from the aspect; 64 to 16384 pixels wanted"),
+        ({"aspect": "16:9", "megapixels": 200.0}, {}, "width", "18856 follows from the aspect|megapixels"),
+        ({"loras": ["../../etc/passwd"]}, {}, "loras", "not on the allow-list; allowed are film, turbo"),
+        ({}, {"loras": ["grain"]}, "loras", "'grain' is not on the allow-list"),
+        ({"loras": ["turbo"]}, {}, "loras", "'turbo' is for sdxl; the row's model is 'demo'"),
+    ],
+)
+def test_what_cannot_work_together_is_refused_by_field_with_the_reason(
+    row: dict[str, Any], defaults: dict[str, Any], field: str, words: str
+) -> None:
+    loras = {"film": AllowedLora(), "turbo": AllowedLora(models=("sdxl",))}
+    with pytest.raises(ValueError, match=words) as error:
+        _resolved(row, defaults, loras=loras)
+    assert error.value.args[0] == field

@@ -1,0 +1,107 @@
+"""Short texts for values that are objects, as cells of tables and options of the command line hold them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline.promptset import shorthand
+from pipeline.promptset.row import Options, Row
+from pipeline.promptset.samplers import scheduler_of
+
+
+@pytest.mark.parametrize(
+    ("field", "texts", "value"),
+    [
+        ("size", ["1024x1536", "1024X1536", "1024×1536", " 1024 x 1536 ", "[1024, 1536]"], [1024, 1536]),  # noqa: RUF001
+        ("original_size", ["512x768"], (512, 768)),
+        ("crop", ["0,64", "0x64", "[0, 64]"], [0, 64]),
+        ("aspect", ["16:9", "16/9", "16x9", "1.777778"], 16 / 9),
+        ("scheduler", ["DPM++ 2M Karras", '{"name": "dpm++ 2m karras"}'], "DPM++ 2M Karras"),
+        (
+            "scheduler",
+            ["DPM++ 2M, solver_order=3, use_karras_sigmas=true"],
+            {"name": "DPM++ 2M", "settings": {"solver_order": 3, "use_karras_sigmas": True}},
+        ),
+        (
+            "loras",
+            ["film:0.8, grain", '[{"name": "film", "scale": 0.8}, "grain"]'],
+            [{"name": "film", "scale": 0.8}, "grain"],
+        ),
+        ("loras", ["film", "film:1", "film,"], [{"name": "film"}]),
+        ("loras", ["", "[]"], []),
+        ("highres", ["refine", "REFINE", '{"mode": "refine"}'], {"mode": "refine"}),
+        (
+            "highres",
+            ["refine, strength=0.4, steps=20, base_px=768", "refine, strength=0.4, steps=20, base_size=768"],
+            {"mode": "refine", "strength": 0.4, "steps": 20, "base_px": 768},
+        ),
+        ("format", ["jpeg", "JPG", "jpg"], "jpeg"),
+        ("long_prompt", ["Chunk"], "chunk"),
+    ],
+)  # fmt: skip
+def test_a_text_means_the_same_as_the_object(field: str, texts: list[str], value: Any) -> None:
+    wanted = getattr(Options.model_validate({field: value}), field)
+    for text in texts:
+        found = getattr(Options.model_validate({field: text}), field)
+        assert found == (pytest.approx(wanted) if field == "aspect" else wanted)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("size", "1024", "'1024' found; 1024x1536, or \\[1024, 1536\\] wanted"),
+        ("size", [1024, 1536, 8], "found"),
+        ("size", [1024.0, 1536], "found"),
+        ("size", "1024x9", "9 found; 64 to 16384 pixels wanted"),
+        ("size", "[1024", "begins like JSON and is none"),
+        ("original_size", "0x64", "0x64 found; 1 to 16384"),
+        ("crop", "-1,0", "left and top"),
+        ("aspect", "0:9", "found; width through height wanted"),
+        ("aspect", "16:0", "found; width through height wanted"),
+        ("aspect", 65.0, "65.0 found"),
+        ("aspect", 10**400, "found; width through height wanted"),
+        ("aspect", float("nan"), "nan found"),
+        ("highres", "refine, mode=direct", "names two modes"),
+        ("aspect", True, "True found"),
+        ("aspect", "nan", "'nan' found"),
+        ("scheduler", 7, "7 found; a name"),
+        ("scheduler", {"settings": {}}, "a name as"),
+        ("scheduler", {"name": "Euler", "steps": 3}, "a name as"),
+        ("scheduler", "Euler, karras", "'karras' found; NAME, KEY=VALUE, KEY=VALUE wanted"),
+        ("loras", "film:much", "'film:much' found; NAME or NAME:SCALE wanted"),
+        ("loras", "film, film:0.5", "'film' is there twice"),
+        ("loras", "film:5", "less than or equal to 4"),
+        ("loras", "film:nan", "finite number"),
+        ("loras", {"film": 1}, "valid tuple"),
+        ("loras", [f"l{n}" for n in range(17)], "at most 16"),
+        ("highres", "refined", "'auto', 'direct' or 'refine'"),
+        ("highres", "refine, strength=2", "less than or equal to 1"),
+        ("highres", "refine, power=2", "Extra inputs"),
+        ("format", "bmp", "'png', 'jpeg' or 'webp'"),
+        ("strip_metadata", "yes", "valid boolean"),
+    ],
+)
+def test_a_text_that_means_nothing_is_refused_with_the_form_that_is_wanted(field: str, value: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Options.model_validate({field: value})
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"size": "64x64", "width": 64}, "size: given with width; one way"),
+        ({"size": "64x64", "aspect": "1:1"}, "size: given with aspect"),
+        ({"width": 64, "height": 64, "aspect": "1:1"}, "aspect: given with width and height"),
+        ({"width": 64, "megapixels": 1.0}, "megapixels: given with a side"),
+        ({"width": 64, "aspect": "1:1", "megapixels": 1.0}, "megapixels: given with a side"),
+    ],
+)
+def test_a_size_that_is_said_in_two_ways_is_refused(row: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Row.model_validate({"prompt": "p"} | row)
+
+
+def test_a_scheduler_object_is_checked_like_its_text() -> None:
+    assert shorthand.scheduler(scheduler_of("Euler")) == scheduler_of("Euler")
