@@ -27,6 +27,7 @@ from embedded.processes.marked import kill_marked
 from embedded.run_with_parent import tethered
 from pipeline.client.local_stack import log_tail
 from pipeline.errors import RecordTooNew, RecordUnreadable
+from pipeline.names import ATTEMPT_VARIABLE, POD_UID_VARIABLE, TERMINATION_LOG_VARIABLE
 from pipeline.process import flock
 from pipeline.process.logs import configure_logging
 from pipeline.records.attempt import (
@@ -39,7 +40,6 @@ from pipeline.records.attempt import (
     torchrun,
 )
 
-UID_VARIABLE = "TESSERA_POD_UID"
 _MESSAGE_FILE = "termination-log"
 
 _SCAN_S = 0.1
@@ -112,7 +112,7 @@ class Node:
                 self._bury(name, status)
 
     def _bury(self, name: str, status: AttemptStatus) -> None:
-        if left := kill_marked(UID_VARIABLE, status.uid, _KILL_S):
+        if left := kill_marked(POD_UID_VARIABLE, status.uid, _KILL_S):
             log.error("processes of a lost attempt cannot be killed", attempt=name, pids=sorted(left))
         lost = {"phase": Phase.ENDED, "ended_at": datetime.now(UTC), "node_lost": True, **self._traces(name)}
         self._attempts.write_status(name, status.model_copy(update=lost))
@@ -176,9 +176,9 @@ class Node:
         scratch = self._scratch / spec.name
         scratch.mkdir(mode=0o700, exist_ok=True)
         environment = os.environ | {
-            "TESSERA_ATTEMPT": spec.model_dump_json(),
-            UID_VARIABLE: uid,
-            "TESSERA_TERMINATION_LOG": str(scratch / _MESSAGE_FILE),
+            ATTEMPT_VARIABLE: spec.model_dump_json(),
+            POD_UID_VARIABLE: uid,
+            TERMINATION_LOG_VARIABLE: str(scratch / _MESSAGE_FILE),
             "OMP_NUM_THREADS": "1",
             "PYTHONSAFEPATH": "1",
             "HF_HUB_OFFLINE": "1",
@@ -211,7 +211,7 @@ class Node:
             self._ask_to_end(name, running)
         if code is None and (running.kill_at is None or now < running.kill_at):
             return
-        if left := kill_marked(UID_VARIABLE, running.status.uid, _KILL_S):
+        if left := kill_marked(POD_UID_VARIABLE, running.status.uid, _KILL_S):
             log.error("processes of an attempt cannot be killed", attempt=name, pids=sorted(left))
             return  # it has not ended while anything of it lives
         self._record_end(name, running, running.process.wait())

@@ -15,6 +15,7 @@ from typing import Any
 from k8s.merge import merged
 from k8s.pod import MODELS_PATH, REDIS_CA_PATH, REDIS_CLIENT_PATH, TORCHRUN_RESERVE_S, PodSettings
 from pipeline.deployment.settings import PREFIX, Settings
+from pipeline.names import ATTEMPT_VARIABLE, POD_UID_VARIABLE
 from pipeline.records.attempt import HOPELESS_EXIT_CODES, SHUTDOWN_VARIABLE, AttemptSpec, torchrun
 
 CONTAINER, WEIGHTS_CONTAINER = "render", "fetch-weights"
@@ -232,12 +233,12 @@ def _environment(pod: PodSettings, settings: Settings, spec: AttemptSpec) -> lis
         **deployment,
         "TESSERA_LOG_FORMAT": "json",
         **pod.env,
-        "TESSERA_ATTEMPT": spec.model_dump_json(),
+        ATTEMPT_VARIABLE: spec.model_dump_json(),
     }
     return [
         # A kubelet would replace $(NAME) in a value.
         *({"name": name, "value": value.replace("$(", "$$(")} for name, value in plain.items()),
-        {"name": "TESSERA_POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
+        {"name": POD_UID_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
     ]
 
 

@@ -1,4 +1,4 @@
-"""How batches, jobs, attempts and images are named, in records, keys, clusters and messages.
+"""How batches, jobs, attempts, images and the variables of a pod are named, in records, keys, clusters and messages.
 
 Nothing that a user writes is part of a name but the batch id, whose characters `checked_batch_id` restricts.
 """
@@ -8,6 +8,12 @@ from __future__ import annotations
 import re
 
 from pipeline.errors import RequestError
+
+# What a launcher says to a pod of itself; all else that it gives it are settings of the deployment.
+ATTEMPT_VARIABLE = "TESSERA_ATTEMPT"  # the attempt's spec, as JSON
+POD_UID_VARIABLE = "TESSERA_POD_UID"
+TERMINATION_LOG_VARIABLE = "TESSERA_TERMINATION_LOG"  # where its report goes; unset, a kubelet's own place
+POD_VARIABLES = frozenset({ATTEMPT_VARIABLE, POD_UID_VARIABLE, TERMINATION_LOG_VARIABLE})
 
 _BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 

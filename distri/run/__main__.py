@@ -33,14 +33,13 @@ from distri.run.tracing import gathered, note_start  # noqa: E402
 from pipeline.bucket.trace import Trace, usage_of  # noqa: E402
 from pipeline.deployment.settings import load_settings  # noqa: E402
 from pipeline.errors import ClaimRefused, RecordTooNew, ServiceError, SettingsError  # noqa: E402
+from pipeline.names import ATTEMPT_VARIABLE, POD_UID_VARIABLE  # noqa: E402
 from pipeline.process.logs import configure_logging  # noqa: E402
 from pipeline.process.redact import redacted  # noqa: E402
 from pipeline.records.attempt import EXIT_CONFIG, EXIT_USAGE, AttemptSpec, Code, PodReport  # noqa: E402
 from pipeline.records.results import ImageResult  # noqa: E402
 
 log = structlog.get_logger("distri.run")
-
-ATTEMPT_VARIABLE, UID_VARIABLE = "TESSERA_ATTEMPT", "TESSERA_POD_UID"
 
 
 def main() -> int:
@@ -66,7 +65,7 @@ def main() -> int:
         with spans.span("meet"):
             mesh = Mesh.join(Layout.parse(spec.layout), device=device, timeout=timeout)
         if mesh.is_leader:
-            leader = Leader(spec, os.environ.get(UID_VARIABLE) or secrets.token_hex(8), settings, spans)
+            leader = Leader(spec, os.environ.get(POD_UID_VARIABLE) or secrets.token_hex(8), settings, spans)
         render_shard(mesh, leader, spec, settings, spans)
         trace = gathered(mesh, spans, spec)
         if leader is not None and trace is not None:

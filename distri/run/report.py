@@ -8,17 +8,17 @@ from pathlib import Path
 
 import structlog
 
+from pipeline.names import TERMINATION_LOG_VARIABLE
 from pipeline.records.attempt import PodReport
 
 log = structlog.get_logger(__name__)
 
-PATH_VARIABLE = "TESSERA_TERMINATION_LOG"
 KUBERNETES_PATH = "/dev/termination-log"
 
 
 def write_report(report: PodReport) -> None:
     """Write the report, unless another rank of this pod has: the first to end badly knows why, the others follow."""
-    path = Path(os.environ.get(PATH_VARIABLE, KUBERNETES_PATH))
+    path = Path(os.environ.get(TERMINATION_LOG_VARIABLE, KUBERNETES_PATH))
     try:
         with path.open("a", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -19,11 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from pipeline.deployment.tenants import Tenants
 from pipeline.errors import SettingsError
+from pipeline.names import POD_VARIABLES
 
 PREFIX = "TESSERA_"
-
-# Variables that a process gets from whoever started it; they describe one process, not the deployment.
-PROCESS_VARIABLES = frozenset({"TESSERA_ATTEMPT", "TESSERA_POD_UID", "TESSERA_TERMINATION_LOG"})
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
@@ -231,7 +229,7 @@ def load_settings(environ: Mapping[str, str] | None = None, *, newer: bool = Fal
     known = {PREFIX + name.upper(): name for name in Settings.model_fields}
     given = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
     problems = []
-    for name in () if newer else sorted(given.keys() - known.keys() - PROCESS_VARIABLES):
+    for name in () if newer else sorted(given.keys() - known.keys() - POD_VARIABLES):
         near = difflib.get_close_matches(name, known, n=1)
         problems.append(f"{name}: no such setting" + (f"; did you mean {near[0]}?" if near else ""))
     values: dict[str, Any] = {}

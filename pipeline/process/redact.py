@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
+from pipeline.names import ATTEMPT_VARIABLE
+
 HIDDEN = "***"
 _LEAST_CHARACTERS = 6  # a shorter secret would be found inside words
 
@@ -73,7 +75,7 @@ def conceal_environment(environ: Mapping[str, str]) -> None:
     for name in ("TESSERA_REDIS_URL", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         conceal(_password(environ.get(name, "")))
     conceal(*(environ.get(name) for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "REDISCLI_AUTH")))
-    if found := re.search(r'"token"\s*:\s*"([^"]+)"', environ.get("TESSERA_ATTEMPT", "")):
+    if found := re.search(r'"token"\s*:\s*"([^"]+)"', environ.get(ATTEMPT_VARIABLE, "")):
         conceal(found[1])
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.deployment.settings import PROCESS_VARIABLES, Settings, load_settings, without_credentials
+from pipeline.deployment.settings import Settings, load_settings, without_credentials
 from pipeline.errors import SettingsError
+from pipeline.names import POD_VARIABLES
 
 NEEDED = {"TESSERA_REDIS_URL": "redis://:SECRET@h:1/0", "TESSERA_S3_BUCKET": "b"}
 
@@ -109,7 +110,7 @@ def test_every_setting_is_one_variable_and_says_what_it_is() -> None:
 
 
 def test_variables_of_one_process_and_empty_ones_are_no_settings() -> None:
-    extra = dict.fromkeys(PROCESS_VARIABLES, "x") | {"TESSERA_LAYOUT": "", "TESSERA_GPUS": ""}
+    extra = dict.fromkeys(POD_VARIABLES, "x") | {"TESSERA_LAYOUT": "", "TESSERA_GPUS": ""}
     assert load_settings(NEEDED | extra) == load_settings(NEEDED)
 
 
