@@ -17,7 +17,7 @@ from tasks.control.finalize import finalize
 from tasks.control.purge import purge
 from tasks.control.reopen import reopen
 from tasks.control.schedules import fire
-from tasks.control.tick import offer, tick_if_due
+from tasks.control.tick import publish_hints, tick_if_due
 from tasks.jobs.run_job import drive
 from tasks.process.context import Context
 
@@ -44,7 +44,7 @@ def _called_for(action: Callable[[Context, str], None]) -> Callable[[Context, st
     @wraps(action)
     def run(context: Context, batch_id: str) -> None:
         action(context, batch_id)
-        offer(context)
+        publish_hints(context)
 
     return run
 

@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.bulk.deployment import Bench, deployment
 from benchmarks.bulk.rows import write_rows
 from pipeline.bucket.artifacts import sha256
-from pipeline.ledger.jobs import Place
+from pipeline.ledger.jobs import QueuePlace
 from pipeline.records.batch import changed
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import ImageResult, outcome_lines
@@ -86,7 +86,7 @@ def _play(bench: Bench, batch_id: str, *, with_files: bool) -> None:
         ledger.images.move_by_worker(batch_id, ref, indices, ImageState.SUCCEEDED, fence="")
         job = ledger.jobs.get(ref)
         assert job is not None
-        ledger.jobs.write(changed(job, at=ledger.now(), state=JobState.SUCCEEDED), Place.DONE, fence="")
+        ledger.jobs.write(changed(job, at=ledger.now(), state=JobState.SUCCEEDED), QueuePlace.DONE, fence="")
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(end, range(ledger.batches.get(batch_id).jobs or 0)))

@@ -36,12 +36,12 @@ from pipeline.operations.purge import is_purged, request_purge
 from pipeline.operations.resume import check_lost, take_up, unknown_batches
 from pipeline.operations.retry import Retried, request_retry
 from pipeline.operations.status import BatchStatus, JobStatus, batch_status, jobs_status
-from pipeline.operations.submit import TIMEOUT_S, Accepted, Submission, accept, checked_options
+from pipeline.operations.submit import TIMEOUT_S, Acceptance, Submission, accept, checked_options
 from pipeline.outputs import download
 from pipeline.outputs.contactsheet import contact_sheets
 from pipeline.outputs.links import DEFAULT_LIFE, Link, links
 from pipeline.outputs.replay import Difference, Likeness, differences, likeness, records_in, row_of
-from pipeline.process.deadline import OutOfTime, Patience
+from pipeline.process.deadline import Deadline, OutOfTime
 from pipeline.promptset.formats import InputFormat
 from pipeline.promptset.keywords import Picture
 from pipeline.promptset.source import Prompts, open_source
@@ -129,12 +129,12 @@ class Client:
         )
         return self.batch(accepted.manifest.id)
 
-    def accept(self, submission: Submission) -> Accepted:
+    def accept(self, submission: Submission) -> Acceptance:
         """Submit, and say what was accepted."""
         accepted = accept(submission, self._connection.ledger, self._connection.artifacts)
         try:
             # Only a hint: the batch is accepted, and the controller finds it by itself.
-            Patience(_HINT_S).call("hinting", lambda: hint(self._app, EXPAND, accepted.manifest.id))
+            Deadline(_HINT_S).call("hinting", lambda: hint(self._app, EXPAND, accepted.manifest.id))
         except OutOfTime as error:
             log.warning("the broker did not take a hint; the next tick mends it", error=str(error))
         return accepted

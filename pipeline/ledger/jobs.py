@@ -11,7 +11,7 @@ from pipeline.ledger.store import Argument, Store
 from pipeline.records.batch import JobRecord
 
 
-class Place(StrEnum):
+class QueuePlace(StrEnum):
     """Where a job waits after a write."""
 
     BACKLOG = "backlog"  # any worker may claim it
@@ -32,7 +32,7 @@ def _readable(text: str) -> JobRecord | None:
         return None
 
 
-def _step(record: JobRecord, expected: int, place: Place, *, fence: str, delay_s: float) -> list[Argument]:
+def _step(record: JobRecord, expected: int, place: QueuePlace, *, fence: str, delay_s: float) -> list[Argument]:
     """What lua/write_job.lua is told."""
     return [
         record.ref,
@@ -58,7 +58,7 @@ class Jobs:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def create(self, record: JobRecord, place: Place = Place.BACKLOG) -> bool:
+    def create(self, record: JobRecord, place: QueuePlace = QueuePlace.BACKLOG) -> bool:
         """Put a new job into the ledger; False if it was there, and then it stays as it is."""
         return self._write(record, 0, place, fence="", delay_s=0) >= 0
 
@@ -69,11 +69,11 @@ class Jobs:
         """
         new, rest = 0, iter(records)
         while some := list(itertools.islice(rest, _AT_ONCE)):
-            steps = [_step(record, 0, Place.BACKLOG, fence="", delay_s=0) for record in some]
+            steps = [_step(record, 0, QueuePlace.BACKLOG, fence="", delay_s=0) for record in some]
             new += sum(answer >= 0 for answer in self._store.run_each("write_job", steps))
         return new
 
-    def write(self, record: JobRecord, place: Place, *, fence: str, delay_s: float = 0) -> int:
+    def write(self, record: JobRecord, place: QueuePlace, *, fence: str, delay_s: float = 0) -> int:
         """Write a record that was changed from the one that was read.
 
         `fence` is the writer's lease; without one ("") the job must be held by nobody. Returns how many jobs of
@@ -86,7 +86,7 @@ class Jobs:
             raise LeaseLost(f"job {record.ref} is held by another worker")
         return answer
 
-    def _write(self, record: JobRecord, expected: int, place: Place, *, fence: str, delay_s: float) -> int:
+    def _write(self, record: JobRecord, expected: int, place: QueuePlace, *, fence: str, delay_s: float) -> int:
         return int(self._store.run("write_job", *_step(record, expected, place, fence=fence, delay_s=delay_s)))
 
     def get(self, ref: str) -> JobRecord | None:

@@ -87,9 +87,9 @@ class Leases:
         """Hand the job over to whoever claims next; what runs for it goes on. False if it was not ours."""
         return bool(self._store.run("release", ref, fence, int(delay_s * 1000)))
 
-    def stumble(self, ref: str, fence: str) -> int:
+    def count_internal_error(self, ref: str, fence: str) -> int:
         """Count a failure of our own program over this job; returns how many there were. Raises LeaseLost."""
-        times = int(self._store.run("stumble", ref, fence))
+        times = int(self._store.run("count_internal_error", ref, fence))
         if not times:
             raise LeaseLost(f"job {ref} is held by another worker, or by nobody")
         return times

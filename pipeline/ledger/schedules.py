@@ -9,7 +9,7 @@ from pipeline.records.schedules.schedule import Firing, ScheduleRecord
 FIRINGS_KEPT = 200
 
 
-class Schedules:
+class ScheduleRecords:
     """Read and write schedules and their firings; a write stands only if nobody was faster."""
 
     def __init__(self, store: Store) -> None:

@@ -24,7 +24,7 @@ def request_purge(ledger: Ledger, artifacts: Artifacts, batch_id: str, purge: Pu
         try:
             record = ledger.batches.get(batch_id)
         except UnknownBatch:
-            record = _buried(ledger, artifacts, batch_id)
+            record = _restore_purged(ledger, artifacts, batch_id)
         if not is_final(record.state):
             wait = f"wait for its end (`tessera watch {batch_id}`) or cancel it first"
             raise RequestError(f"batch {batch_id} is {record.state.value}; a batch that has ended wanted: {wait}")
@@ -34,11 +34,11 @@ def request_purge(ledger: Ledger, artifacts: Artifacts, batch_id: str, purge: Pu
                 ledger.batches.write(changed(record, at=ledger.now(), manifest=manifest))
         except StaleWrite:
             continue  # somebody opened it again, or purges it, too: look again
-        bury(artifacts, manifest)
+        mark_purged(artifacts, manifest)
         return
 
 
-def bury(artifacts: Artifacts, manifest: BatchManifest) -> bool:
+def mark_purged(artifacts: Artifacts, manifest: BatchManifest) -> bool:
     """Say in `batch.json` that this batch is purged; False if it is not there any more, or of another batch."""
     key = BatchObjects(manifest.id).manifest
     body = artifacts.get(key)
@@ -46,8 +46,8 @@ def bury(artifacts: Artifacts, manifest: BatchManifest) -> bool:
     if there is None or there.staged != manifest.staged:
         return False
     if there.purge is not manifest.purge:
-        tombstone = there.model_copy(update={"purge": manifest.purge})
-        artifacts.put(key, tombstone.model_dump_json().encode(), content_type="application/json")
+        purged = there.model_copy(update={"purge": manifest.purge})
+        artifacts.put(key, purged.model_dump_json().encode(), content_type="application/json")
     return True
 
 
@@ -57,7 +57,7 @@ def is_purged(artifacts: Artifacts, batch_id: str) -> bool:
     return body is not None and BatchManifest.parsed(body).purge is not None
 
 
-def _buried(ledger: Ledger, artifacts: Artifacts, batch_id: str) -> BatchRecord:
+def _restore_purged(ledger: Ledger, artifacts: Artifacts, batch_id: str) -> BatchRecord:
     """The record, in the ledger again, of a batch whose purge the ledger has forgotten or that left its images."""
     body = artifacts.get(BatchObjects(checked_batch_id(batch_id)).manifest)
     if body is None:

@@ -26,7 +26,7 @@ from pipeline.errors import (
 )
 from pipeline.ledger import Ledger
 from pipeline.names import checked_batch_id
-from pipeline.process.deadline import OutOfTime, Patience
+from pipeline.process.deadline import Deadline, OutOfTime
 from pipeline.promptset.formats import InputFormat
 from pipeline.promptset.row import MAX_SEED, Options, ResolvedRow
 from pipeline.promptset.source import Prompts, open_source
@@ -43,14 +43,14 @@ _IN_MEMORY_BYTES = 8 << 20
 TIMEOUT_S = 300.0
 
 
-class Choice(Protocol):
+class RowFilter(Protocol):
     """Which rows of a prompt set a batch is made of."""
 
     def wants(self, row: ResolvedRow) -> bool:
         """Whether the row is part of the batch."""
 
-    def keep(self) -> None:
-        """Called when all rows have been asked about, before the batch is accepted or found to be empty."""
+    def finish(self) -> None:
+        """Called once all rows have been asked about, before the batch is accepted or found to be empty."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,16 @@ class Submission:
     skip_invalid: bool = False
     timeout_s: float = TIMEOUT_S
     input_format: InputFormat | None = None
-    choice: Choice | None = None
+    row_filter: RowFilter | None = None
     origin: Origin | None = None
 
 
 @dataclass(frozen=True)
-class Accepted:
+class Acceptance:
     """A batch that is accepted.
 
     `created` is False if it was before. `recorded` is False if Redis went away at the last moment; the controller then
-    finds the batch in the bucket. `left_out` rows were left out by choice.
+    finds the batch in the bucket. `left_out` rows were left out by the row filter.
     """
 
     manifest: BatchManifest
@@ -91,37 +91,37 @@ def checked_options(values: Mapping[str, Any]) -> Options:
     return Options.model_validate(values)
 
 
-def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Accepted:
+def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acceptance:
     """Validate and stage a batch, then put it into the ledger.
 
     Either the whole batch is accepted or nothing is. Submitting the same rows under the same id again changes nothing,
-    and completes a submission that broke off. Raises ManifestError, RequestError (NothingNew if every row is left
-    out by choice, LimitReached if the tenant has its share) or ServiceError; nothing was accepted then, unless it is
+    and completes a submission that broke off. Raises ManifestError, RequestError (NothingNew if the row filter leaves
+    every row out, LimitReached if the tenant has its share) or ServiceError; nothing was accepted then, unless it is
     AcceptanceUnknown.
     """
     batch_id = _checked(submission)
-    patience = Patience(submission.timeout_s)
+    deadline = Deadline(submission.timeout_s)
     redis, s3 = f"Redis at {ledger.store.where}", f"S3 at {artifacts.where}"
-    now = patience.call(f"asking {redis} for the time; nothing was accepted", ledger.now)
+    now = deadline.call(f"asking {redis} for the time; nothing was accepted", ledger.now)
     if batch_id is None:
         batch_id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-    deployment = patience.call(f"asking {redis} what is rendered; nothing was accepted", ledger.deployment)
-    patience.call(f"checking {s3}; nothing was accepted", artifacts.check)
+    deployment = deadline.call(f"asking {redis} what is rendered; nothing was accepted", ledger.deployment)
+    deadline.call(f"checking {s3}; nothing was accepted", artifacts.check)
     objects = BatchObjects(batch_id)
     # Follows from the id, so that the same submission under the same id has the same seeds.
     seed = submission.seed if submission.seed is not None else _seed_of(batch_id)
     source = open_source(submission.prompts, input_format=submission.input_format, bucket=artifacts)
-    choice = submission.choice
+    row_filter = submission.row_filter
     validation = Validation(source.name)
     digest = hashlib.sha256()
     with _spool() as rows, _spool() as refused:
         validation.sink = lambda error: _append(refused, RefusedLine.of(error).model_dump_json().encode())
-        wanted = choice.wants if choice is not None else None
+        wanted = row_filter.wants if row_filter is not None else None
         for row in resolved_rows(source, submission.defaults, deployment, validation, batch_seed=seed, wanted=wanted):
             digest.update(_append(rows, row.model_dump_json().encode()))
         validation.raise_if_refused(skip_invalid=submission.skip_invalid)
-        if choice is not None:
-            choice.keep()
+        if row_filter is not None:
+            row_filter.finish()
         if not validation.rows:
             raise NothingNew(f"{source.name}: none of {validation.unwanted} rows is new")
         manifest = BatchManifest(
@@ -141,23 +141,23 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
             client_version=installed_version(),
             origin=submission.origin,
         )
-        before = patience.call(
+        before = deadline.call(
             f"looking into {s3}; nothing was accepted", lambda: _accepted_before(artifacts, manifest)
         )
         if before is None:
-            patience.call(f"asking {redis} for open batches", lambda: _check_room(ledger, deployment, manifest))
+            deadline.call(f"asking {redis} for open batches", lambda: _check_room(ledger, deployment, manifest))
             staged = {objects.input(manifest.staged): rows, objects.invalid(manifest.staged): refused}
-            patience.call(f"writing the rows to {s3}; nothing was accepted", lambda: _stage(artifacts, staged))
-            if not _put_manifest(artifacts, manifest, patience):
+            deadline.call(f"writing the rows to {s3}; nothing was accepted", lambda: _stage(artifacts, staged))
+            if not _put_manifest(artifacts, manifest, deadline):
                 # Somebody else was faster. What we staged is nobody's.
-                patience.call(f"removing our rows from {s3}", lambda: _unstage(artifacts, staged))
-                before = patience.call(f"looking into {s3}", lambda: _accepted_before(artifacts, manifest))
+                deadline.call(f"removing our rows from {s3}", lambda: _unstage(artifacts, staged))
+                before = deadline.call(f"looking into {s3}", lambda: _accepted_before(artifacts, manifest))
     # A ledger that has lost a batch since it was accepted gets it as another incarnation, so that nothing of it can
     # meet the names of attempts that still run. One that has it keeps its record as it is.
     standing = manifest if before is None else before.model_copy(update={"incarnation": manifest.incarnation})
     record = BatchRecord(manifest=standing, updated_at=now, recovered=before is not None)
-    recorded = _recorded(ledger, record, patience)
-    return Accepted(before or manifest, before is None, recorded, validation.unwanted)
+    recorded = _record(ledger, record, deadline)
+    return Acceptance(before or manifest, before is None, recorded, validation.unwanted)
 
 
 def _check_room(ledger: Ledger, deployment: Deployment, manifest: BatchManifest) -> None:
@@ -194,20 +194,20 @@ def _unstage(artifacts: Artifacts, staged: Iterable[str]) -> None:
         artifacts.delete(key)
 
 
-def _put_manifest(artifacts: Artifacts, manifest: BatchManifest, patience: Patience) -> bool:
+def _put_manifest(artifacts: Artifacts, manifest: BatchManifest, deadline: Deadline) -> bool:
     """The PUT that accepts the batch; False if there is a batch of that id. Raises AcceptanceUnknown, StoreRefused."""
     key, body = BatchObjects(manifest.id).manifest, manifest.model_dump_json().encode()
     try:
-        return patience.call(f"writing {key}", lambda: artifacts.put_new(key, body, content_type="application/json"))
+        return deadline.call(f"writing {key}", lambda: artifacts.put_new(key, body, content_type="application/json"))
     except StoreRefused:
         raise
     except ServiceError as error:
         raise AcceptanceUnknown(manifest.id, str(error)) from error
 
 
-def _recorded(ledger: Ledger, record: BatchRecord, patience: Patience) -> bool:
+def _record(ledger: Ledger, record: BatchRecord, deadline: Deadline) -> bool:
     try:
-        patience.call("recording it in Redis", lambda: ledger.batches.create(record))
+        deadline.call("recording it in Redis", lambda: ledger.batches.create(record))
     except (LedgerUnavailable, OutOfTime) as error:
         # The batch is accepted; the controller finds it in the bucket.
         log.warning("accepted, but the ledger was not told yet", batch=record.id, error=str(error))

@@ -21,7 +21,7 @@ class OutOfTime(ServiceError):
     """The time was up before a service had answered."""
 
 
-class Patience:
+class Deadline:
     """So many seconds for several calls together; only waiting for them counts."""
 
     def __init__(self, seconds: float) -> None:
@@ -36,7 +36,7 @@ class Patience:
             raise OutOfTime(f"gave up after {self._seconds:g} s, before {doing}")
         answer: Future[T] = Future()
         # Not an executor's thread: the interpreter would wait for it at its end.
-        threading.Thread(target=_answer, args=(answer, work), name=f"patience: {doing}", daemon=True).start()
+        threading.Thread(target=_answer, args=(answer, work), name=f"deadline: {doing}", daemon=True).start()
         began = time.monotonic()
         try:
             return answer.result(self._left_s)

@@ -13,7 +13,7 @@ from datetime import timedelta
 import structlog
 
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.operations.purge import bury, request_purge
+from pipeline.operations.purge import mark_purged, request_purge
 from pipeline.records.batch import Purge
 from pipeline.records.object_keys import MARKERS, BatchObjects
 from tasks.process.context import Context
@@ -33,7 +33,7 @@ def purge(context: Context, batch_id: str) -> None:
         if not mine or wanted is None:
             return
         objects = BatchObjects(batch_id)
-        if bury(context.artifacts, record.manifest):
+        if mark_purged(context.artifacts, record.manifest):
             removed = _remove(context.artifacts, objects, wanted)
             if removed >= AT_ONCE:
                 log.info("goes on removing a batch", batch=batch_id, objects=removed)
@@ -57,7 +57,7 @@ def retire(context: Context) -> None:
 
 def _remove(artifacts: Artifacts, objects: BatchObjects, wanted: Purge) -> int:
     """Remove up to AT_ONCE objects, those first that say the batch is whole; returns how many."""
-    keys = itertools.islice(_doomed(artifacts, objects, wanted), AT_ONCE)
+    keys = itertools.islice(_keys_to_remove(artifacts, objects, wanted), AT_ONCE)
     removed = 0
     while some := list(itertools.islice(keys, _A_REQUEST)):
         artifacts.delete_all(some)
@@ -65,7 +65,7 @@ def _remove(artifacts: Artifacts, objects: BatchObjects, wanted: Purge) -> int:
     return removed
 
 
-def _doomed(artifacts: Artifacts, objects: BatchObjects, wanted: Purge) -> Iterator[str]:
+def _keys_to_remove(artifacts: Artifacts, objects: BatchObjects, wanted: Purge) -> Iterator[str]:
     kept = [objects.manifest]
     if wanted is Purge.KEEP_IMAGES:
         kept += objects.shown

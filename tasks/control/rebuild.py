@@ -15,7 +15,7 @@ import structlog
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.commit import known_outcomes
 from pipeline.errors import StaleWrite
-from pipeline.ledger.jobs import Place
+from pipeline.ledger.jobs import QueuePlace
 from pipeline.records.attempt import Observation, Phase
 from pipeline.records.batch import BatchRecord, JobRecord, changed
 from pipeline.records.object_keys import MARKERS, BatchObjects
@@ -62,14 +62,14 @@ def restore(context: Context, job: JobRecord, tasks: Sequence[ImageTask], remain
         return
     known = known_outcomes(context.artifacts, BatchObjects(job.batch_id), job.index, tasks) if remains.outcomes else {}
     seen = remains.running.get(job.index)
-    place = Place.BACKLOG
+    place = QueuePlace.BACKLOG
     if seen is not None:
         state = _STATE_OF[seen.phase]
         log.warning("what runs is taken up again", batch=job.batch_id, job=job.index, name=seen.name, state=state.value)
         job = job.model_copy(update={"state": state, "attempt": seen.spec, "confirmed": True, "done": len(known)})
     elif len(known) == len(tasks):
         put_fragment(context, job, [known[task.index] for task in tasks])
-        job, place = job.model_copy(update={"state": final_state(known.values())}), Place.DONE
+        job, place = job.model_copy(update={"state": final_state(known.values())}), QueuePlace.DONE
     else:
         job = job.model_copy(update={"done": len(known)})
     # Before the job is there, for then somebody may hold it.
@@ -105,4 +105,4 @@ def _restore_over(context: Context, record: BatchRecord, index: int, outcomes: l
     job = JobRecord.queued(record, index, len(outcomes), now).model_copy(update={"state": final_state(outcomes)})
     if context.ledger.jobs.get(job.ref) is None:
         move_known(context, job, "", {outcome.index: outcome for outcome in outcomes})
-        context.ledger.jobs.create(job, Place.DONE)
+        context.ledger.jobs.create(job, QueuePlace.DONE)

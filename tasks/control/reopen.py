@@ -8,7 +8,7 @@ from __future__ import annotations
 import structlog
 
 from pipeline.errors import ConflictError, StaleWrite
-from pipeline.ledger.jobs import Place
+from pipeline.ledger.jobs import QueuePlace
 from pipeline.names import job_ref
 from pipeline.records.batch import BatchRecord, advance, changed
 from pipeline.records.object_keys import MARKERS, BatchObjects
@@ -51,7 +51,7 @@ def _opened(context: Context, record: BatchRecord, index: int) -> bool:
         job, at=context.ledger.now(), state=JobState.QUEUED, round=record.round, reopen=record.reopen, confirmed=False
     )
     try:
-        context.ledger.jobs.write(opened, Place.BACKLOG, fence="")
+        context.ledger.jobs.write(opened, QueuePlace.BACKLOG, fence="")
     except ConflictError as error:
         log.info("somebody else opened it", job=job.ref, reason=str(error))
         return False

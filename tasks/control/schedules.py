@@ -86,12 +86,12 @@ def _see_to(context: Context, record: ScheduleRecord, turn: Turn) -> bool:
         _settle(context, turn, FiringOutcome.SKIPPED, reason=f"{_standing(context, running[-1])}; overlap is forbid")
         return True
     replaced = tuple(running) if spec.overlap is Overlap.REPLACE else ()
-    choice = None
+    row_filter = None
     try:
-        choice = _choice(context, record, turn, replaced) if spec.only_new else None
-        manifest, left_out = _submitted(context, record, turn, choice)
+        row_filter = _new_rows_filter(context, record, turn, replaced) if spec.only_new else None
+        manifest, left_out = _submitted(context, record, turn, row_filter)
     except NothingNew as error:
-        kept = {"open": tuple(running), "rows_key": choice.key if choice else None}
+        kept = {"open": tuple(running), "rows_key": row_filter.key if row_filter else None}
         _settle(context, turn, FiringOutcome.SKIPPED, reason=str(error), changes=kept)
     except (ManifestError, RequestError) as error:
         log.warning("a schedule's firing failed", schedule=record.name, firing=turn.id, reason=str(error))
@@ -119,7 +119,7 @@ def _see_to(context: Context, record: ScheduleRecord, turn: Turn) -> bool:
 
 
 def _submitted(
-    context: Context, record: ScheduleRecord, turn: Turn, choice: _Choice | None
+    context: Context, record: ScheduleRecord, turn: Turn, row_filter: _NewRowsFilter | None
 ) -> tuple[BatchManifest, int]:
     """The batch of this firing, accepted now or before, and how many rows were left out."""
     if (before := _known_as(context, turn)) is not None:
@@ -135,8 +135,8 @@ def _submitted(
         priority=spec.priority,
         seed=None if spec.vary_seed else seed,
         skip_invalid=spec.skip_invalid,
-        choice=choice,
-        origin=Origin(schedule=record.name, fire_at=turn.fire_at, rows_key=choice.key if choice else None),
+        row_filter=row_filter,
+        origin=Origin(schedule=record.name, fire_at=turn.fire_at, rows_key=row_filter.key if row_filter else None),
     )
     try:
         accepted = accept(submission, context.ledger, context.artifacts)
@@ -213,7 +213,7 @@ def _is_behind(record: ScheduleRecord, turn: Turn) -> bool:
 
 
 @dataclass(frozen=True)
-class _Choice:
+class _NewRowsFilter:
     """The rows that are new, and where the digests of all of them go."""
 
     rows: NewRows
@@ -223,17 +223,17 @@ class _Choice:
     def wants(self, row: ResolvedRow) -> bool:
         return self.rows.wants(row)
 
-    def keep(self) -> None:
+    def finish(self) -> None:
         self.artifacts.put(self.key, self.rows.packed(), content_type="application/octet-stream")
 
 
-def _choice(context: Context, record: ScheduleRecord, turn: Turn, replaced: tuple[str, ...]) -> _Choice:
+def _new_rows_filter(context: Context, record: ScheduleRecord, turn: Turn, replaced: tuple[str, ...]) -> _NewRowsFilter:
     key = ScheduleObjects(record.name).rows(turn.id, secrets.token_hex(4))
     if record.rows_key is None or (turn.run is not None and turn.run.everything):
-        return _Choice(NewRows(b"", frozenset()), context.artifacts, key)
+        return _NewRowsFilter(NewRows(b"", frozenset()), context.artifacts, key)
     broken_off = [one for one in record.open if one in replaced or not _runs(context, one)]
     again = {digest for batch_id in broken_off for digest in unrendered(context, batch_id)}
-    return _Choice(NewRows(context.artifacts.get(record.rows_key) or b"", again), context.artifacts, key)
+    return _NewRowsFilter(NewRows(context.artifacts.get(record.rows_key) or b"", again), context.artifacts, key)
 
 
 def _runs(context: Context, batch_id: str) -> bool:

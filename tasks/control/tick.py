@@ -44,10 +44,11 @@ def tick(context: Context) -> None:
         expired, due = context.ledger.leases.promote()
         if expired or due:
             log.info("jobs may be claimed again", expired_leases=expired, delays_over=due)
-        offer(context)  # first, so that an outage of S3 or the cluster does not keep workers from what they can do
+        # First, so that an outage of S3 or the cluster does not keep workers from what they can do.
+        publish_hints(context)
         for batch_id in context.ledger.batches.unfinished():
-            with _apart("push", batch=batch_id):
-                push(context, batch_id)
+            with _apart("next_step", batch=batch_id):
+                request_next_step(context, batch_id)
         call_due(context)
         if context.ledger.locks.due("orphans", ORPHANS_EVERY_S):
             with _apart("orphans"):
@@ -86,7 +87,7 @@ def announce(context: Context) -> None:
     context.ledger.announce(Deployment.of(context.settings, installed_version()))
 
 
-def push(context: Context, batch_id: str) -> None:
+def request_next_step(context: Context, batch_id: str) -> None:
     """Ask for the next thing that a batch needs as a whole."""
     record = context.ledger.batches.get(batch_id)
     if record.manifest.purge is not None:
@@ -108,7 +109,7 @@ def push(context: Context, batch_id: str) -> None:
         hint(context.app, CANCEL, batch_id)
 
 
-def offer(context: Context) -> None:
+def publish_hints(context: Context) -> None:
     """Keep as many hints under way as workers could take jobs, and as there are jobs: the rest waits in the ledger."""
     context.ledger.workers.forget_silent()
     free = sum(context.ledger.workers.free_slots().values())

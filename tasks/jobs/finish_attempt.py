@@ -11,7 +11,7 @@ import structlog
 from pipeline.bucket.commit import commit_failure, confirmed_outcomes, known_outcomes, reported_outcomes
 from pipeline.deployment.broker import FINALIZE, hint
 from pipeline.errors import StoreUnavailable
-from pipeline.ledger.jobs import Place
+from pipeline.ledger.jobs import QueuePlace
 from pipeline.records.attempt import Outcome as AttemptOutcome
 from pipeline.records.batch import AttemptEnd, JobRecord, advance, changed
 from pipeline.records.object_keys import BatchObjects
@@ -90,7 +90,7 @@ def settle_ended(context: Context, job: JobRecord, fence: str, ended: AttemptOut
     context.ledger.images.move_by_worker(job.batch_id, job.ref, left, ImageState.QUEUED, fence=fence)
     counted = asdict(decision.tally) | {"done": len(known)}
     retrying = advance(job, JobState.RETRYING, at=context.ledger.now(), **counted)
-    context.ledger.jobs.write(retrying, Place.DELAYED, fence=fence, delay_s=decision.delay_s)
+    context.ledger.jobs.write(retrying, QueuePlace.DELAYED, fence=fence, delay_s=decision.delay_s)
     log.warning("job will be tried again", delay_s=round(decision.delay_s, 1), code=ended.code.value)
 
 
@@ -171,7 +171,7 @@ def finish(
     if known != reported:
         put_fragment(context, job, [known[task.index] for task in tasks])
     move_known(context, job, fence, known)
-    left = context.ledger.jobs.write(advance(job, state, at=context.ledger.now()), Place.DONE, fence=fence)
+    left = context.ledger.jobs.write(advance(job, state, at=context.ledger.now()), QueuePlace.DONE, fence=fence)
     context.metrics.job_over(known.values())
     log.info("job is over", state=state.value, jobs_left=left)
     if left == 0:
@@ -230,5 +230,5 @@ def clear_failures(context: Context, job: JobRecord, fence: str) -> JobRecord:
         # Earlier deaths were judged in their round.
         ended=tuple(end.model_copy(update={"rendering": ()}) for end in job.ended),
     )
-    context.ledger.jobs.write(ready, Place.HELD, fence=fence)
+    context.ledger.jobs.write(ready, QueuePlace.HELD, fence=fence)
     return ready

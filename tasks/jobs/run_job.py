@@ -24,7 +24,7 @@ from pipeline.errors import (
     TesseraError,
     UnknownBatch,
 )
-from pipeline.ledger.jobs import Place
+from pipeline.ledger.jobs import QueuePlace
 from pipeline.ledger.leases import UNREADABLE_DELAY_S, Held, Lease
 from pipeline.names import attempt_name
 from pipeline.process.redact import redacted
@@ -68,7 +68,7 @@ def drive(context: Context, lease: Lease) -> None:
             context.ledger.leases.release(lease.job.ref, lease.fence, delay_s=UNREADABLE_DELAY_S)
         except Exception as error:  # whatever it is, it must not keep this worker from its other jobs
             log.exception("our own program failed over this job")
-            _stumble(context, lease, f"{type(error).__name__}: {error}")
+            _handle_internal_error(context, lease, f"{type(error).__name__}: {error}")
 
 
 def _see_through(context: Context, ref: str, fence: str, one_step: Callable[[Context, Held, str], bool]) -> None:
@@ -105,17 +105,17 @@ def _said(context: Context, ref: str, fence: str, reason: str) -> None:
         held = context.ledger.leases.renew(ref, fence, context.settings.lease_s)
         job, detail = held.job, redacted(reason)[:DETAIL_LIMIT]
         if job.state in _UNDER_WAY and job.detail != detail:
-            context.ledger.jobs.write(changed(job, at=held.at, detail=detail), Place.HELD, fence=fence)
+            context.ledger.jobs.write(changed(job, at=held.at, detail=detail), QueuePlace.HELD, fence=fence)
     except TesseraError as error:
         log.debug("what is waited for was not noted", reason=str(error))
 
 
-def _stumble(context: Context, lease: Lease, reason: str) -> None:
+def _handle_internal_error(context: Context, lease: Lease, reason: str) -> None:
     """Try the job again later; after as many times as an attempt may fail, give it up."""
     leases, ref, fence = context.ledger.leases, lease.job.ref, lease.fence
     delay_s = retry_policy.LONGEST_DELAY_S
     try:
-        times = leases.stumble(ref, fence)
+        times = leases.count_internal_error(ref, fence)
         if times < context.settings.max_attempts:
             delay_s = retry_policy.FIRST_DELAY_S * 2 ** (times - 1)
         else:
@@ -201,7 +201,7 @@ def _recorded(context: Context, job: JobRecord, at: datetime, fence: str) -> Job
         confirmed=False,
         detail="",
     )
-    context.ledger.jobs.write(launching, Place.HELD, fence=fence)
+    context.ledger.jobs.write(launching, QueuePlace.HELD, fence=fence)
     return launching
 
 
@@ -234,7 +234,7 @@ def _launched(context: Context, held: Held, spec: AttemptSpec, fence: str) -> bo
         settle_ended(context, job, fence, Outcome(Code.UNKNOWN, str(error)))
         return False
     log.info("attempt launched", name=spec.name, how=result.value)
-    context.ledger.jobs.write(changed(job, at=held.at, confirmed=True), Place.HELD, fence=fence)
+    context.ledger.jobs.write(changed(job, at=held.at, confirmed=True), QueuePlace.HELD, fence=fence)
     return True
 
 
@@ -278,4 +278,4 @@ def _noted(context: Context, held: Held, state: JobState, detail: str, fence: st
     else:
         return
     log.info("attempt moved", state=state.value, detail=detail)
-    context.ledger.jobs.write(moved, Place.HELD, fence=fence)
+    context.ledger.jobs.write(moved, QueuePlace.HELD, fence=fence)

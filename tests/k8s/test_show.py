@@ -16,7 +16,7 @@ from k8s.manifest import job_manifest
 from k8s.pod import pod_settings
 from pipeline.deployment.settings import Settings, load_settings
 from pipeline.ledger import Ledger
-from pipeline.ledger.jobs import Place
+from pipeline.ledger.jobs import QueuePlace
 from pipeline.records.batch import advance
 from pipeline.states import JobState
 from tests.factories import at, batch_record, job_record
@@ -53,7 +53,7 @@ def test_the_latest_attempts_job_is_printed(cluster_settings: Settings, make_spe
     lease = ledger.leases.claim("w", 20)
     assert lease is not None
     launching = advance(record, JobState.LAUNCHING, at=at(), attempt=spec)
-    ledger.jobs.write(launching, Place.HELD, fence=lease.fence)
+    ledger.jobs.write(launching, QueuePlace.HELD, fence=lease.fence)
     done = _show(cluster_settings, "b/0")
     assert done.returncode == 0, done.stderr
     made = json.dumps(job_manifest(spec, pod_settings(cluster_settings), cluster_settings))

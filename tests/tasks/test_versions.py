@@ -20,7 +20,7 @@ from pipeline.schema import Versioned
 from pipeline.states import BatchState, JobState
 from tasks import app as tasks_app
 from tasks.control.expand import expand
-from tasks.control.tick import end_orphans, push, record_accepted
+from tasks.control.tick import end_orphans, record_accepted, request_next_step
 from tests.factories import at, attempt_spec, batch_record, deployment, image_result, job_record, resolved_row
 from tests.tasks.stage import SUCCEEDED, Stage
 
@@ -192,7 +192,7 @@ def test_one_batch_that_is_too_new_keeps_the_controller_from_no_other(stage: Sta
     assert stage.node.deleted == [attempt_spec(job_record("b", incarnation="b"), number=9).name]
     rewrite_ledger(stage, newer(2), keys.batch("new"))
     with pytest.raises(RecordTooNew):
-        push(stage.worker, "new")
+        request_next_step(stage.worker, "new")
     objects = BatchObjects("later")
     text = rewrite(batch_record("later").manifest.model_dump_json(), newer(2))
     stage.artifacts.put(objects.manifest, text.encode(), content_type="application/json")

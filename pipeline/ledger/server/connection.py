@@ -12,7 +12,7 @@ from pipeline.ledger.images import Images
 from pipeline.ledger.jobs import Jobs
 from pipeline.ledger.leases import Leases
 from pipeline.ledger.locks import Locks
-from pipeline.ledger.schedules import Schedules
+from pipeline.ledger.schedules import ScheduleRecords
 from pipeline.ledger.speeds import Speeds
 from pipeline.ledger.store import Store
 from pipeline.ledger.workers import Workers
@@ -29,7 +29,7 @@ class Ledger:
         self.images = Images(self.store)
         self.workers = Workers(self.store)
         self.locks = Locks(self.store)
-        self.schedules = Schedules(self.store)
+        self.schedules = ScheduleRecords(self.store)
         self.speeds = Speeds(self.store)
 
     def now(self) -> datetime:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.ledger import Ledger
-from pipeline.ledger.jobs import Place
+from pipeline.ledger.jobs import QueuePlace
 from pipeline.ledger.leases import Lease
 from pipeline.records.batch import JobRecord, advance
 from pipeline.states import JobState
@@ -39,7 +39,7 @@ class Bench:
         assert job is not None
         spec = attempt_spec(job, number)
         job = advance(job, JobState.LAUNCHING, at=at(1), attempt=spec)
-        self.ledger.jobs.write(job, Place.HELD, fence=lease.fence)
+        self.ledger.jobs.write(job, QueuePlace.HELD, fence=lease.fence)
         return job
 
     def soon(self, condition: Callable[[], object], what: str, timeout_s: float = 5.0) -> None:

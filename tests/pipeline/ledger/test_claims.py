@@ -7,7 +7,7 @@ from collections import Counter
 
 from pipeline.deployment.settings import Settings, load_settings
 from pipeline.ledger import Ledger
-from pipeline.ledger.jobs import Place
+from pipeline.ledger.jobs import QueuePlace
 from pipeline.records.batch import advance
 from pipeline.states import JobState
 from tests.factories import at, batch_record
@@ -66,7 +66,7 @@ def test_a_lease_that_ends_no_longer_counts_against_its_tenant(ledger: Ledger, b
     bench.job("b", 0, tenant="b", created_at=at(1))
     first = bench.claimed()
     done = advance(bench.launched(first), JobState.SUCCEEDED, at=at(2))
-    ledger.jobs.write(done, Place.DONE, fence=first.fence)
+    ledger.jobs.write(done, QueuePlace.DONE, fence=first.fence)
     assert _order(bench, 2) == ["a/00001", "b/00000"]
 
 
@@ -121,7 +121,7 @@ def test_fair_share_is_counted_again_from_nothing_when_all_jobs_are_over(ledger:
         bench.job("b", index, tenant="a")
     for _ in range(3):
         lease = bench.claimed()
-        ledger.jobs.write(advance(bench.launched(lease), JobState.FAILED, at=at(2)), Place.DONE, fence=lease.fence)
+        ledger.jobs.write(advance(bench.launched(lease), JobState.FAILED, at=at(2)), QueuePlace.DONE, fence=lease.fence)
     held = Counter(ledger.store.redis.hgetall(ledger.store.keys.tenants))
     assert set(held.values()) <= {"0"}
     assert ledger.leases.claim("w1", 60) is None
@@ -147,7 +147,7 @@ def test_a_tenant_that_holds_as_many_jobs_as_it_may_gets_no_more_until_one_is_ov
     first = leases[0]
     assert first is not None
     done = advance(bench.launched(first), JobState.SUCCEEDED, at=at(2))
-    ledger.jobs.write(done, Place.DONE, fence=first.fence)
+    ledger.jobs.write(done, QueuePlace.DONE, fence=first.fence)
     assert limited.leases.backlog() == 1
     again = limited.leases.claim("w1", 60)
     assert again is not None

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import BatchLost, ClaimRefused, LeaseLost
 from pipeline.ledger import Ledger
-from pipeline.ledger.jobs import Place
+from pipeline.ledger.jobs import QueuePlace
 from pipeline.ledger.leases import Lease
 from pipeline.records.batch import advance
 from pipeline.states import IMAGE_CODES, IMAGE_MOVES, ImageState, JobState
@@ -41,7 +41,7 @@ def test_an_old_attempt_a_wrong_token_and_an_unknown_job_are_refused(
 ) -> None:
     job = ledger.jobs.get(REF)
     assert job is not None
-    ledger.jobs.write(advance(job, JobState.RETRYING, at=at(2)), Place.HELD, fence=claimed)
+    ledger.jobs.write(advance(job, JobState.RETRYING, at=at(2)), QueuePlace.HELD, fence=claimed)
     retrying = ledger.jobs.get(REF)
     assert retrying is not None
     bench.launched(Lease(retrying, claimed), number=2)
@@ -65,14 +65,14 @@ def test_a_job_that_never_had_an_attempt_takes_no_pod(ledger: Ledger, bench: Ben
 def test_a_pod_of_a_job_that_is_over_is_refused(ledger: Ledger, claimed: str) -> None:
     job = ledger.jobs.get(REF)
     assert job is not None
-    ledger.jobs.write(advance(job, JobState.CANCELLED, at=at(2)), Place.DONE, fence=claimed)
+    ledger.jobs.write(advance(job, JobState.CANCELLED, at=at(2)), QueuePlace.DONE, fence=claimed)
     assert ledger.jobs.register_pod(REF, attempt=1, token="token-1", uid="uid-1") == "the job is cancelled"
 
 
 def test_a_pod_whose_attempt_was_settled_is_not_heard_any_more(ledger: Ledger, claimed: str) -> None:
     job = ledger.jobs.get(REF)
     assert job is not None
-    ledger.jobs.write(advance(job, JobState.RETRYING, at=at(2)), Place.DELAYED, fence=claimed, delay_s=60)
+    ledger.jobs.write(advance(job, JobState.RETRYING, at=at(2)), QueuePlace.DELAYED, fence=claimed, delay_s=60)
     with pytest.raises(ClaimRefused):
         ledger.images.move_by_pod("b", REF, [0], ImageState.RUNNING, pod="uid-1", attempt=1, token="token-1")
     assert ledger.jobs.register_pod(REF, attempt=1, token="token-1", uid="uid-1") == "the job is retrying"
@@ -173,9 +173,9 @@ def test_job_counters_follow_every_move(ledger: Ledger, bench: Bench) -> None:
     job = bench.launched(lease)
     for state in (JobState.PENDING, JobState.RUNNING, JobState.PENDING, JobState.RUNNING):
         job = advance(job, state, at=at(2))
-        ledger.jobs.write(job, Place.HELD, fence=lease.fence)
+        ledger.jobs.write(job, QueuePlace.HELD, fence=lease.fence)
     counts = ledger.batches.counts("b").jobs
     assert {state: n for state, n in counts.items() if n} == {JobState.QUEUED: 2, JobState.RUNNING: 1}
-    ledger.jobs.write(advance(job, JobState.SUCCEEDED, at=at(3)), Place.DONE, fence=lease.fence)
+    ledger.jobs.write(advance(job, JobState.SUCCEEDED, at=at(3)), QueuePlace.DONE, fence=lease.fence)
     counts = ledger.batches.counts("b").jobs
     assert {state: n for state, n in counts.items() if n} == {JobState.QUEUED: 2, JobState.SUCCEEDED: 1}

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.errors import LeaseLost, StaleWrite, UnknownBatch
 from pipeline.ledger import Ledger
-from pipeline.ledger.jobs import Place
+from pipeline.ledger.jobs import QueuePlace
 from pipeline.records.batch import advance, changed
 from pipeline.states import BatchState, ImageState, JobState
 from tests.factories import at, batch_record
@@ -25,7 +25,7 @@ def test_an_expired_lease_goes_to_the_next_claim_and_its_holder_can_write_nothin
     assert (next_one.job.ref, next_one.job.attempt) == (job.ref, job.attempt)
     for fence in (late.fence, ""):
         with pytest.raises(LeaseLost, match="b/00000 is held by another worker"):
-            ledger.jobs.write(changed(job, at=at(3), confirmed=True), Place.HELD, fence=fence)
+            ledger.jobs.write(changed(job, at=at(3), confirmed=True), QueuePlace.HELD, fence=fence)
         with pytest.raises(LeaseLost):
             ledger.images.move_by_worker("b", job.ref, [0], ImageState.FAILED, fence=fence)
     assert not ledger.leases.release(job.ref, late.fence)
@@ -103,14 +103,14 @@ def test_a_foreign_fence_neither_renews_nor_releases_nor_writes(ledger: Ledger, 
         ledger.leases.renew(lease.job.ref, fence, 60)
     assert not ledger.leases.release(lease.job.ref, fence)
     with pytest.raises(LeaseLost):
-        ledger.jobs.write(advance(lease.job, JobState.CANCELLED, at=at(1)), Place.DONE, fence=fence)
+        ledger.jobs.write(advance(lease.job, JobState.CANCELLED, at=at(1)), QueuePlace.DONE, fence=fence)
     assert ledger.jobs.held(lease.job.ref)
 
 
 def test_no_fence_is_no_lease_also_of_a_job_that_nobody_holds(ledger: Ledger, bench: Bench) -> None:
     """Otherwise a job that is over would come back into the backlog."""
     job = bench.job()
-    ledger.jobs.write(advance(job, JobState.CANCELLED, at=at(1)), Place.DONE, fence="")
+    ledger.jobs.write(advance(job, JobState.CANCELLED, at=at(1)), QueuePlace.DONE, fence="")
     assert not ledger.leases.release(job.ref, "")
     with pytest.raises(LeaseLost):
         ledger.leases.renew(job.ref, "", 60)
@@ -122,13 +122,13 @@ def test_a_write_of_the_holder_stands_only_if_nothing_changed_since_it_read(ledg
     lease = bench.claimed()
     bench.launched(lease)
     with pytest.raises(StaleWrite, match="b/00000 has moved on from revision 1"):
-        ledger.jobs.write(advance(lease.job, JobState.LAUNCHING, at=at(2)), Place.HELD, fence=lease.fence)
+        ledger.jobs.write(advance(lease.job, JobState.LAUNCHING, at=at(2)), QueuePlace.HELD, fence=lease.fence)
 
 
 def test_a_job_that_nobody_holds_may_be_written_without_a_lease(ledger: Ledger, bench: Bench) -> None:
     ledger.batches.create(batch_record())
     job = bench.job()
-    assert ledger.jobs.write(advance(job, JobState.CANCELLED, at=at(1)), Place.DONE, fence="") == 0
+    assert ledger.jobs.write(advance(job, JobState.CANCELLED, at=at(1)), QueuePlace.DONE, fence="") == 0
     assert ledger.leases.claim("w1", 60) is None
 
 
@@ -137,7 +137,7 @@ def test_a_delayed_job_comes_back_when_its_delay_is_over_and_not_before(ledger: 
     lease = bench.claimed()
     began = ledger.now()
     retrying = advance(bench.launched(lease), JobState.RETRYING, at=at(2))
-    ledger.jobs.write(retrying, Place.DELAYED, fence=lease.fence, delay_s=0.4)
+    ledger.jobs.write(retrying, QueuePlace.DELAYED, fence=lease.fence, delay_s=0.4)
     assert not ledger.jobs.held(lease.job.ref)
     assert ledger.leases.backlog() == 0
     with pytest.raises(LeaseLost):
@@ -151,8 +151,8 @@ def test_a_delayed_job_that_is_cancelled_does_not_come_back(ledger: Ledger, benc
     bench.job()
     lease = bench.claimed()
     retrying = advance(bench.launched(lease), JobState.RETRYING, at=at(2))
-    ledger.jobs.write(retrying, Place.DELAYED, fence=lease.fence, delay_s=0.1)
-    ledger.jobs.write(advance(retrying, JobState.CANCELLED, at=at(3)), Place.DONE, fence="")
+    ledger.jobs.write(retrying, QueuePlace.DELAYED, fence=lease.fence, delay_s=0.1)
+    ledger.jobs.write(advance(retrying, JobState.CANCELLED, at=at(3)), QueuePlace.DONE, fence="")
     began = ledger.now()
     bench.soon(lambda: (ledger.now() - began).total_seconds() > 0.2, "the delay's end")
     assert ledger.leases.promote() == (0, 0)
@@ -165,6 +165,6 @@ def test_the_last_job_of_a_batch_learns_that_it_is_the_last(ledger: Ledger, benc
     for _ in range(3):
         lease = bench.claimed()
         job = advance(bench.launched(lease), JobState.SUCCEEDED, at=at(2))
-        left.append(ledger.jobs.write(job, Place.DONE, fence=lease.fence))
+        left.append(ledger.jobs.write(job, QueuePlace.DONE, fence=lease.fence))
     assert left == [2, 1, 0]
     assert ledger.jobs.unfinished("b") == []

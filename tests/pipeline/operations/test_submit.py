@@ -15,7 +15,7 @@ from pipeline.deployment.announcement import AnnouncedLimits
 from pipeline.deployment.settings import Settings
 from pipeline.errors import BatchExists, LedgerUnavailable, LimitReached, ManifestError, NoDeployment, RequestError
 from pipeline.ledger import Ledger
-from pipeline.operations.submit import Accepted, Submission, accept, checked_options
+from pipeline.operations.submit import Acceptance, Submission, accept, checked_options
 from pipeline.promptset.row import ResolvedRow, derived_seed
 from pipeline.promptset.source import Prompts
 from pipeline.records.batch import BatchManifest, advance
@@ -36,7 +36,7 @@ class Desk:
     def __init__(self, ledger: Ledger, artifacts: Artifacts) -> None:
         self.ledger, self.artifacts = ledger, artifacts
 
-    def submit(self, prompts: Prompts = tuple(ROWS), batch_id: str | None = "b", **options: Any) -> Accepted:
+    def submit(self, prompts: Prompts = tuple(ROWS), batch_id: str | None = "b", **options: Any) -> Acceptance:
         defaults = checked_options(options.pop("defaults", {"negative_prompt": "blur"}))
         return accept(Submission(prompts, defaults, batch_id, **options), self.ledger, self.artifacts)
 
@@ -103,7 +103,7 @@ def test_the_same_id_with_other_rows_is_refused_and_the_first_stays(desk: Desk, 
 
 
 def test_two_that_submit_the_same_at_once_get_the_same_batch(desk: Desk) -> None:
-    accepted: list[Accepted] = []
+    accepted: list[Acceptance] = []
     threads = [threading.Thread(target=lambda: accepted.append(desk.submit())) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -158,7 +158,7 @@ def test_a_submission_that_broke_off_before_batch_json_leaves_nothing_of_itself_
 def test_of_two_that_submit_other_rows_under_one_id_at_once_one_is_accepted_whole(desk: Desk) -> None:
     """The loser writes nothing that the winner's batch.json would name, and takes its own rows away."""
     ready = threading.Barrier(4)
-    accepted: list[Accepted] = []
+    accepted: list[Acceptance] = []
     refused: list[BatchExists] = []
 
     def submit(number: int) -> None:

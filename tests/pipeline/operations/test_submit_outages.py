@@ -15,8 +15,8 @@ from pipeline.client.connect import Connection
 from pipeline.deployment.settings import Settings
 from pipeline.errors import AcceptanceUnknown, LedgerUnavailable, ServiceError, StoreRefused, StoreUnavailable
 from pipeline.ledger import Ledger
-from pipeline.operations.submit import Accepted, Submission, accept, checked_options
-from pipeline.process.deadline import OutOfTime, Patience
+from pipeline.operations.submit import Acceptance, Submission, accept, checked_options
+from pipeline.process.deadline import Deadline, OutOfTime
 from pipeline.records.object_keys import BatchObjects
 from pipeline.states import BatchState
 from tests.factories import deployment
@@ -43,7 +43,7 @@ class Lines:
         self.ledger, self.artifacts = Ledger(settings), Artifacts(settings)  # around the lines
         self.ledger.announce(deployment())
 
-    def submit(self, **changes: Any) -> Accepted:
+    def submit(self, **changes: Any) -> Acceptance:
         ledger, artifacts = Ledger(self.settings), Artifacts(self.settings)
         values = {"prompts": ROWS, "defaults": checked_options({}), "batch_id": "b", "timeout_s": TIMEOUT_S}
         return accept(Submission(**(values | changes)), ledger, artifacts)
@@ -134,14 +134,14 @@ def test_what_the_store_refuses_is_known_not_to_be_accepted(lines: Lines) -> Non
 
 
 def test_patience_is_for_all_calls_together_and_says_what_it_waited_for() -> None:
-    patience = Patience(0.3)
-    assert patience.call("asking", lambda: 1) == 1
+    deadline = Deadline(0.3)
+    assert deadline.call("asking", lambda: 1) == 1
     with pytest.raises(OutOfTime, match=r"gave up after 0\.3 s while waiting for nothing"):
-        patience.call("waiting for nothing", lambda: time.sleep(30))
+        deadline.call("waiting for nothing", lambda: time.sleep(30))
     with pytest.raises(OutOfTime, match=r"gave up after 0\.3 s, before asking"):
-        patience.call("asking", lambda: 1)
+        deadline.call("asking", lambda: 1)
     with pytest.raises(LedgerUnavailable, match="its own"):
-        Patience(5).call("asking", _refused)
+        Deadline(5).call("asking", _refused)
 
 
 def _refused() -> None:

@@ -195,7 +195,7 @@ def test_of_large_batches_one_is_expanded_at_a_time_and_small_ones_do_not_wait(
     monkeypatch.setattr(stage.worker.ledger.jobs, "create_all", meanwhile)
     expand(stage.worker, "large")
     assert seen == ["large", None, 2]
-    tick.push(stage.worker, "larger")
+    tick.request_next_step(stage.worker, "larger")
     assert stage.hints() == [EXPAND]
     expand(stage.worker, "larger")
     assert stage.ledger.batches.get("larger").jobs == 3

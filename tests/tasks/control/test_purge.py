@@ -23,7 +23,7 @@ from pipeline.records.object_keys import BatchObjects
 from pipeline.states import BatchState
 from tasks.control import purge as module
 from tasks.control.purge import purge, retire
-from tasks.control.tick import push
+from tasks.control.tick import request_next_step
 from tests.tasks.stage import Stage
 
 OBJECTS = BatchObjects("b")
@@ -62,7 +62,7 @@ def test_nothing_of_it_stays_and_nothing_of_its_neighbours_goes(stage: Stage) ->
     _finished(stage)
     _asked(stage)
     assert stage.ledger.batches.unfinished() == ["b"]
-    push(stage.worker, "b")
+    request_next_step(stage.worker, "b")
     assert stage.hints().count(PURGE) == 1
     purge(stage.worker, "b")
     assert sorted(stage.artifacts.list("")) == kept

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from pipeline.errors import BatchLost, ClaimRefused, LeaseLost, ServiceError, StaleWrite
-from pipeline.ledger.jobs import Place
+from pipeline.ledger.jobs import QueuePlace
 from pipeline.operations.cancel import request_cancel
 from pipeline.operations.resume import check_lost, take_up, unknown_batches
 from pipeline.operations.retry import request_retry
@@ -155,7 +155,7 @@ def test_whoever_wrote_to_the_ledger_before_is_fenced_off(stage: Stage) -> None:
         stage.ledger.leases.renew("b/00000", lease.fence, 10)
     moved = advance(lease.job, JobState.LAUNCHING, at=stage.ledger.now())
     with pytest.raises((LeaseLost, StaleWrite)):
-        stage.ledger.jobs.write(moved, Place.HELD, fence=lease.fence)
+        stage.ledger.jobs.write(moved, QueuePlace.HELD, fence=lease.fence)
     with pytest.raises(LeaseLost):
         stage.ledger.images.move_by_worker("b", "b/00000", [0], ImageState.SUCCEEDED, fence=lease.fence)
     while record.revision < stage.ledger.batches.get("b").revision:

@@ -43,7 +43,7 @@ def test_as_many_hints_are_given_as_there_are_free_slots_and_jobs(
     if jobs:
         stage.batch(3 * jobs)
     stage.ledger.workers.report("w1", free)
-    tick.offer(stage.worker)
+    tick.publish_hints(stage.worker)
     assert stage.hints() == ["tessera.render"] * hints
 
 

@@ -28,7 +28,7 @@ def test_it_takes_no_new_job_until_it_is_told_to(stage: Stage, whom: str) -> Non
     stage.ledger.workers.report("w1", 3)
     stage.ledger.workers.drain(whom, Drain.FINISH)
     render(stage.worker)
-    tick.offer(stage.worker)
+    tick.publish_hints(stage.worker)
     assert (stage.state(), stage.hints()) == (JobState.QUEUED, [])
     assert stage.ledger.workers.undrain(whom)
     stage.work()
