@@ -115,14 +115,14 @@ def outcome(status: AttemptStatus) -> Outcome:
     if report is not None and report.code is not Code.SUCCEEDED:
         return ended(report.code, report.message)
     if status.exit_code in HOPELESS_EXIT_CODES:
-        return ended(Code.CONFIG_ERROR, _words(status, report, f"ended with exit code {status.exit_code}"))
+        return ended(Code.CONFIG_ERROR, _describe_end(status, report, f"ended with exit code {status.exit_code}"))
     if report is None and (status.signal == _SIGKILL or _RANK_KILLED.search(status.log_tail)):
         return ended(Code.KILLED, "a process of the attempt was killed by signal 9; was memory short?")
     how = f"ended by signal {status.signal}" if status.signal else f"ended with exit code {status.exit_code}"
-    return ended(Code.UNKNOWN, _words(status, report, how))
+    return ended(Code.UNKNOWN, _describe_end(status, report, how))
 
 
-def _words(status: AttemptStatus, report: PodReport | None, how: str) -> str:
+def _describe_end(status: AttemptStatus, report: PodReport | None, how: str) -> str:
     word = "a report of success" if report else "no report"
     said = [text.strip() for text in ("" if report else status.message, status.log_tail) if text.strip()]
     return "\n".join([f"{how} and {word}", *said])

@@ -30,7 +30,7 @@ def demo_model(data_dir: Path) -> Path:
     return data_dir / "models" / "demo"
 
 
-def begin_demo_model(data_dir: Path, environment: Mapping[str, str], *, trained: Path = TRAINED) -> Child | None:
+def start_demo_model(data_dir: Path, environment: Mapping[str, str], *, trained: Path = TRAINED) -> Child | None:
     """Put the model there, or start making it, unless it is there; it gets its name only when it is whole."""
     if demo_model(data_dir).exists():
         return None
@@ -62,13 +62,13 @@ def await_demo_model(child: Child, data_dir: Path, timeout_s: float, give_up: Ca
             if give_up():
                 raise StopRequested
             if time.monotonic() > deadline:
-                raise ServiceError(f"the demo model was not made in {timeout_s:.0f} s; {child.last_words()}")
+                raise ServiceError(f"the demo model was not made in {timeout_s:.0f} s; {child.log_excerpt()}")
             time.sleep(_POLL_S)
     finally:
         stop_all([child], grace_s=0)
     unfinished = data_dir / "models" / _UNFINISHED
     if code != 0 or not unfinished.is_dir():
-        raise ServiceError(f"the demo model could not be made (exit code {code}); {child.last_words()}")
+        raise ServiceError(f"the demo model could not be made (exit code {code}); {child.log_excerpt()}")
     unfinished.rename(demo_model(data_dir))
 
 

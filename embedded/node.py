@@ -24,7 +24,7 @@ import structlog
 
 from embedded.attempts import AttemptFolder, AttemptStatus
 from embedded.processes.marked import kill_marked
-from embedded.run_with_parent import tethered
+from embedded.run_with_parent import with_parent
 from pipeline.client.local_stack import log_tail
 from pipeline.errors import RecordTooNew, RecordUnreadable
 from pipeline.names import ATTEMPT_VARIABLE, POD_UID_VARIABLE, TERMINATION_LOG_VARIABLE
@@ -93,7 +93,7 @@ class Node:
         if lock is None:
             raise TimeoutError(f"another node serves {self._attempts.root}")
         try:
-            self._bury_the_lost()
+            self._record_lost_attempts()
             log.info("node serves", folder=str(self._attempts.root))
             while not self._stopping:
                 try:
@@ -105,16 +105,16 @@ class Node:
         finally:
             os.close(lock)
 
-    def _bury_the_lost(self) -> None:
+    def _record_lost_attempts(self) -> None:
         for name in self._attempts.listing().specs:
             status = self._attempts.status(name)
             if status is not None and status.phase is Phase.RUNNING:
-                self._bury(name, status)
+                self._record_lost(name, status)
 
-    def _bury(self, name: str, status: AttemptStatus) -> None:
+    def _record_lost(self, name: str, status: AttemptStatus) -> None:
         if left := kill_marked(POD_UID_VARIABLE, status.uid, _KILL_S):
             log.error("processes of a lost attempt cannot be killed", attempt=name, pids=sorted(left))
-        lost = {"phase": Phase.ENDED, "ended_at": datetime.now(UTC), "node_lost": True, **self._traces(name)}
+        lost = {"phase": Phase.ENDED, "ended_at": datetime.now(UTC), "node_lost": True, **self._last_output(name)}
         self._attempts.write_status(name, status.model_copy(update=lost))
         log.warning("attempt was on record as running, but was not", attempt=name)
 
@@ -123,9 +123,9 @@ class Node:
         for name in listing.deletions:
             self._delete(name, exists=name in listing.specs)
         for name in listing.specs - self._running.keys() - self._ended - listing.deletions:
-            self._consider(name)
+            self._begin(name)
         for name in list(self._running):
-            self._look_after(name)
+            self._check_on(name)
 
     def _delete(self, name: str, *, exists: bool) -> None:
         running = self._running.get(name)
@@ -140,13 +140,13 @@ class Node:
         else:
             self._attempts.withdraw_deletion(name)
 
-    def _consider(self, name: str) -> None:
+    def _begin(self, name: str) -> None:
         if self._attempts.is_gone(name):  # a forgetting that was cut short, or a worker that asked too late
             self._attempts.forget(name)
             return
         if (known := self._attempts.status(name)) is not None:
             if known.phase is Phase.RUNNING:  # its start was recorded, and then failed
-                self._bury(name, known)
+                self._record_lost(name, known)
             self._ended.add(name)
             return
         status = AttemptStatus(uid=secrets.token_hex(16), phase=Phase.RUNNING, started_at=datetime.now(UTC))
@@ -186,7 +186,7 @@ class Node:
         }
         with (self._logs / f"{spec.name}.log").open("ab") as output:
             return subprocess.Popen(
-                tethered(self._command(spec)),
+                with_parent(self._command(spec)),
                 env=environment,
                 cwd=scratch,
                 stdin=subprocess.DEVNULL,
@@ -202,7 +202,7 @@ class Node:
         self._ended.add(name)
         log.error("attempt cannot run", attempt=name, reason=reason)
 
-    def _look_after(self, name: str) -> None:
+    def _check_on(self, name: str) -> None:
         running = self._running[name]
         code = running.process.poll()
         now = time.monotonic()
@@ -229,7 +229,7 @@ class Node:
                 "ended_at": datetime.now(UTC),
                 "exit_code": code if code >= 0 else 128 - code,  # as a kubelet writes it
                 "signal": -code if code < 0 else None,
-                **self._traces(name),
+                **self._last_output(name),
             }
         )
         self._attempts.write_status(name, ended)
@@ -237,7 +237,7 @@ class Node:
         self._ended.add(name)
         log.info("attempt ended", attempt=name, exit_code=ended.exit_code, signal=ended.signal)
 
-    def _traces(self, name: str) -> dict[str, str]:
+    def _last_output(self, name: str) -> dict[str, str]:
         return {
             "message": _last_bytes(self._scratch / name / _MESSAGE_FILE),
             "log_tail": log_tail(self._logs / f"{name}.log"),
@@ -250,7 +250,7 @@ class Node:
             self._ask_to_end(name, running)
         while self._running:
             for name in list(self._running):
-                self._look_after(name)
+                self._check_on(name)
             time.sleep(_SCAN_S / 2)
 
 

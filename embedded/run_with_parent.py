@@ -1,10 +1,10 @@
 """Run a command that dies with whoever started it: `python -P -m embedded.run_with_parent --parent PID -- CMD ARGS...`.
 
-On Linux the tether sets the parent-death signal and becomes the command, so that no process stays behind and the
+On Linux this program sets the parent-death signal and becomes the command, so that no process stays behind and the
 command's process id is the one that was started. Elsewhere it stays as a parent that looks after its own parent;
-there, killing the tether itself with SIGKILL leaves the command alone.
+there, killing this program itself with SIGKILL leaves the command alone.
 
-The parent-death signal fires when the *thread* that forked ends: start tethered commands from a main thread.
+The parent-death signal fires when the *thread* that forked ends: start such commands from a main thread.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _POLL_S = 0.2
 _CANNOT_RUN = 127  # what a shell says of a command that it cannot run
 
 
-def tethered(command: Sequence[str]) -> list[str]:
+def with_parent(command: Sequence[str]) -> list[str]:
     """The command line that runs `command` so that it dies with the calling process."""
     return [
         sys.executable,

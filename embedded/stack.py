@@ -22,11 +22,11 @@ from typing import Any
 import structlog
 
 from embedded.atomic import write_private
-from embedded.model import NATIVE_PX, await_demo_model, begin_demo_model, demo_model, revision
+from embedded.model import NATIVE_PX, await_demo_model, demo_model, revision, start_demo_model
 from embedded.processes.child import Child, Program, stop_all
 from embedded.processes.supervisor import supervise
 from embedded.services.readiness import StopRequested
-from embedded.services.services import Services, await_services, reachable, started_services, stop_services
+from embedded.services.services import Services, await_services, reachable, start_services, stop_services
 from pipeline.client.local_stack import LOCK_FILE, MARKER_FILE, STATE_FILE, StackState, without_deployment
 from pipeline.deployment.settings import LoraSource, ModelSource, Settings, load_settings
 from pipeline.errors import TesseraError
@@ -68,8 +68,8 @@ class Stack:
     def start(self) -> None:
         """Bring everything up and write the state file. Raises TesseraError, StopRequested."""
         plain = without_deployment(os.environ) | _OF_EVERY_CHILD
-        self._services = started_services(self._data_dir)
-        self._model = None if self._options.no_model else begin_demo_model(self._data_dir, plain)
+        self._services = start_services(self._data_dir)
+        self._model = None if self._options.no_model else start_demo_model(self._data_dir, plain)
         await_services(self._services, _SERVICES_S, lambda: self._stopping, on_ready=self._report)
         if self._model is not None:
             await_demo_model(self._model, self._data_dir, _MODEL_S, lambda: self._stopping)

@@ -125,7 +125,7 @@ class Cluster:
     def job(self, name: str) -> Object | None:
         """A Job, or None."""
         status, body = self._request("GET", f"{self._jobs}/{name}")
-        return None if status == _NOT_FOUND else _checked(status, body)
+        return None if status == _NOT_FOUND else _check(status, body)
 
     def jobs(self, selector: str) -> list[Object]:
         """Every Job that the label selector matches, as of now."""
@@ -134,7 +134,7 @@ class Cluster:
     def pod(self, name: str) -> Object | None:
         """A pod, or None."""
         status, body = self._request("GET", f"{self._pods}/{name}")
-        return None if status == _NOT_FOUND else _checked(status, body)
+        return None if status == _NOT_FOUND else _check(status, body)
 
     def pods(self, selector: str) -> list[Object]:
         """Every pod that the label selector matches, as of now."""
@@ -163,9 +163,9 @@ class Cluster:
         if version is not None:
             query["resourceVersion"] = version
         path = self._jobs if kind == "jobs" else self._pods
-        answer = self._opened("GET", path, query, None, silence_s=SILENCE_S)
+        answer = self._open("GET", path, query, None, silence_s=SILENCE_S)
         if answer.status != 200:
-            self._refused_watch(answer.status, _read(answer))
+            self._raise_for_watch(answer.status, _read(answer))
         return self._changes(answer.response)
 
     def _changes(self, answer: urllib3.HTTPResponse) -> Iterator[Change]:
@@ -174,7 +174,7 @@ class Cluster:
                 change = json.loads(line)
                 kind, found = change.get("type"), change.get("object") or {}
                 if kind == "ERROR":
-                    self._refused_watch(int(found.get("code") or 500), line)
+                    self._raise_for_watch(int(found.get("code") or 500), line)
                 yield Change(str(found["metadata"]["resourceVersion"]), moves=kind != "BOOKMARK")
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise ClusterUnavailable(f"a watch broke off ({type(error).__name__}): {error}") from error
@@ -183,7 +183,7 @@ class Cluster:
         finally:
             answer.close()
 
-    def _refused_watch(self, status: int, body: bytes) -> NoReturn:
+    def _raise_for_watch(self, status: int, body: bytes) -> NoReturn:
         if status == _GONE:
             raise WatchExpired("the version to go on from is gone")
         raise ClusterUnavailable(f"the cluster refuses a watch ({status}): {body[:200].decode(errors='replace')}")
@@ -214,7 +214,7 @@ class Cluster:
                 status, body = self._request("GET", path, query=page)
                 if status == _GONE:
                     break  # the list took so long that its version was compacted away
-                body = dict(_checked(status, body))
+                body = dict(_check(status, body))
                 items += body.get("items") or ()
                 token = (body.get("metadata") or {}).get("continue")
                 if not token:
@@ -224,7 +224,7 @@ class Cluster:
         status, body = self._request("DELETE", path, body=options)
         if status in (_NOT_FOUND, _CONFLICT):  # gone, or another of that name: not the one that was meant
             return False
-        _checked(status, body)
+        _check(status, body)
         return True
 
     def _request(
@@ -240,10 +240,10 @@ class Cluster:
         return status, answer if isinstance(answer, dict) else {}
 
     def _send(self, method: str, path: str, query: Mapping[str, Any], body: Any) -> tuple[int, bytes]:
-        answer = self._opened(method, path, query, body)
+        answer = self._open(method, path, query, body)
         return int(answer.status), _read(answer)
 
-    def _opened(
+    def _open(
         self, method: str, path: str, query: Mapping[str, Any], body: Any, *, silence_s: float | None = None
     ) -> client.rest.RESTResponse:
         """The answer's beginning; the whole of it in time, or with `silence_s` no longer without a word than that."""
@@ -275,7 +275,7 @@ def _message(body: Any) -> str:
     return str(body.get("message") or body) if isinstance(body, Mapping) else str(body)[:200]
 
 
-def _checked(status: int, body: dict[str, Any]) -> dict[str, Any]:
+def _check(status: int, body: dict[str, Any]) -> dict[str, Any]:
     if status >= 400:
         raise ClusterUnavailable(f"the cluster refuses us ({status}): {_message(body)}")
     return body
@@ -286,5 +286,5 @@ def _raise_for_create(status: int, body: dict[str, Any]) -> None:
     if "denied" in message and status != _UNAUTHORIZED:  # admission webhooks and policies choose their own status
         raise Refused(message, denied=True)
     if status in (_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT):
-        _checked(status, body)
+        _check(status, body)
     raise Refused(message, denied=False)

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import structlog
 
-from k8s.weights import BadWeights, filled
+from k8s.weights import BadWeights, fill_once
 from pipeline.errors import ServiceError, TesseraError
 from pipeline.process.logs import configure_logging
 
@@ -39,7 +39,7 @@ def fetch(repository: str, revision: str, target: Path) -> bool:
         except (OSError, ValueError) as error:  # what the hub's client raises is one of these
             raise ServiceError(f"the hub does not give {name}: {type(error).__name__}: {error}") from error
 
-    return filled(target, name, load)
+    return fill_once(target, name, load)
 
 
 def _load(repository: str, revision: str, target: Path) -> None:

@@ -82,11 +82,13 @@ class KubernetesLauncher:
 
     def launch(self, spec: AttemptSpec) -> LaunchResult:
         """Create the attempt's Job, or adopt the one that carries this very spec."""
-        manifest = job_manifest(spec, self._pod, self._settings, avoid_nodes={*spec.avoid_nodes, *self._avoided()})
+        manifest = job_manifest(
+            spec, self._pod, self._settings, avoid_nodes={*spec.avoid_nodes, *self._nodes_to_avoid()}
+        )
         try:
             self._cluster.create_job(manifest)
         except AlreadyThere:
-            return self._adopted(spec)
+            return self._adopt(spec)
         except Refused as error:
             # The attempt has ended before it began. The next look shows it so; a worker that does not know about it
             # sees that it is not there.
@@ -99,7 +101,7 @@ class KubernetesLauncher:
                 )
         return LaunchResult.CREATED
 
-    def _adopted(self, spec: AttemptSpec) -> LaunchResult:
+    def _adopt(self, spec: AttemptSpec) -> LaunchResult:
         job = self._cluster.job(spec.name)
         if job is None:
             raise NameTaken(spec.name, "none, for it was deleted", spec.digest)
@@ -130,7 +132,7 @@ class KubernetesLauncher:
             for name in jobs.keys() | pods.keys():
                 if (end := self._ended.get(name)) is not None:
                     seen[name] = end.observation
-                elif (one := self._observation(name, jobs.get(name), pods[name])) is not None:
+                elif (one := self._observe_one(name, jobs.get(name), pods[name])) is not None:
                     seen[name] = one
         return seen
 
@@ -151,10 +153,10 @@ class KubernetesLauncher:
         with self._lock:
             end, self._refused = self._ended.get(name), {k: v for k, v in self._refused.items() if k != name}
         if end is not None:
-            self._keep_log(name, end)
+            self._save_end_of_log(name, end)
         self._cluster.delete_job(name)
 
-    def _observation(self, name: str, job: Object | None, pods: list[Object]) -> Observation | None:
+    def _observe_one(self, name: str, job: Object | None, pods: list[Object]) -> Observation | None:
         reading = read(job, pods, self._events.get(name, ()))
         if reading is None:
             return None
@@ -179,10 +181,10 @@ class KubernetesLauncher:
             _spec(job),
         )
         if reading.phase is Phase.ENDED and job is not None:
-            self._note_end(observation, job, pods)
+            self._remember_end(observation, job, pods)
         return observation
 
-    def _note_end(self, observation: Observation, job: Object, pods: list[Object]) -> None:
+    def _remember_end(self, observation: Observation, job: Object, pods: list[Object]) -> None:
         number = (job["metadata"].get("labels") or {}).get(ATTEMPT_LABEL, "0")
         pod = pods[0]["metadata"]["name"] if pods else None
         self._ended[observation.name] = _End(observation, job["metadata"]["uid"], number, pod)
@@ -191,7 +193,7 @@ class KubernetesLauncher:
             log.error("a node's GPU proved bad and is avoided", node=ended.node, seconds=AVOID_S, reason=ended.reason)
             self._bad_nodes[ended.node] = time.monotonic() + AVOID_S
 
-    def _avoided(self) -> list[str]:
+    def _nodes_to_avoid(self) -> list[str]:
         with self._lock:
             now = time.monotonic()
             self._bad_nodes = {node: until for node, until in self._bad_nodes.items() if until > now}
@@ -216,7 +218,7 @@ class KubernetesLauncher:
         self._events, self._events_at = found, time.monotonic()
         return True
 
-    def _keep_log(self, name: str, end: _End) -> None:
+    def _save_end_of_log(self, name: str, end: _End) -> None:
         ended, batch = end.observation.outcome, end.observation.batch_id
         if ended is None or ended.code in (Code.SUCCEEDED, Code.NODE_LOST) or end.pod is None or batch is None:
             return  # nobody answers for a lost node

@@ -170,7 +170,7 @@ def _template(spec: AttemptSpec, pod: PodSettings, settings: Settings, avoid_nod
             "volumeMounts": [*writable, {"name": "models", "mountPath": MODELS_PATH}],
         }
         pod_spec["initContainers"] = [init]
-    affinity = _avoiding(pod.affinity, avoid_nodes)
+    affinity = _affinity_without(pod.affinity, avoid_nodes)
     optional = {
         "serviceAccountName": pod.service_account,
         "imagePullSecrets": [{"name": name} for name in pod.image_pull_secrets],
@@ -279,7 +279,7 @@ def _volumes(pod: PodSettings) -> tuple[list[dict[str, Any]], bool]:
     return volumes, models is not None
 
 
-def _avoiding(affinity: dict[str, Any], nodes: tuple[str, ...]) -> dict[str, Any]:
+def _affinity_without(affinity: dict[str, Any], nodes: tuple[str, ...]) -> dict[str, Any]:
     """`affinity` with `nodes` ruled out; the terms of a node affinity are alternatives, so each of them gets it."""
     if not nodes:
         return affinity

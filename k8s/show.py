@@ -21,7 +21,7 @@ from pipeline.process.redact import redacted
 from pipeline.records.attempt import AttemptSpec
 
 
-def recorded_attempt(ledger: Ledger, ref: str) -> AttemptSpec:
+def latest_attempt(ledger: Ledger, ref: str) -> AttemptSpec:
     """The latest attempt of a job, by `BATCH/JOB` with or without leading zeros. Raises RequestError."""
     batch_id, index = parsed_job_ref(ref)
     job = ledger.jobs.get(job_ref(batch_id, index))
@@ -32,7 +32,7 @@ def recorded_attempt(ledger: Ledger, ref: str) -> AttemptSpec:
     return job.attempt
 
 
-def shown(settings: Settings, spec: AttemptSpec, *, live: bool) -> Mapping[str, Any]:
+def job_to_show(settings: Settings, spec: AttemptSpec, *, live: bool) -> Mapping[str, Any]:
     """The Job as these settings make it, or as the cluster has it. Raises SettingsError, ServiceError, RequestError."""
     pod = pod_settings(settings)
     if not live:
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = load_settings()
-        job = shown(settings, recorded_attempt(Ledger(settings), options.job), live=options.live)
+        job = job_to_show(settings, latest_attempt(Ledger(settings), options.job), live=options.live)
     except TesseraError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -46,6 +46,8 @@ _SANDBOX_EVENTS = ("FailedCreatePodSandBox",)
 _ABSENT_CONFIG = re.compile(r"(secret|configmap) \"[^\"]*\" not found|references non-existent", re.IGNORECASE)
 _VOLUME = re.compile(r"persistentvolumeclaim|volume node affinity|volume binding", re.IGNORECASE)
 _QUOTA = re.compile(r"exceeded quota")
+_PULL = re.compile(r"pull image", re.IGNORECASE)
+_ERROR = re.compile(r"error", re.IGNORECASE)
 
 
 def without_pod(job: Object, events: Sequence[Object]) -> Reading:
@@ -119,7 +121,7 @@ def _starting(pod: Object, events: Sequence[Object]) -> Reading:
             return Reading(Phase.ENDED, said, _INVALID[reason], node=node)
         if code := _WAITS.get(str(reason)):
             if code is Code.IMAGE_PULL:
-                said = _registrys_words(said, events)
+                said = _with_pull_error(said, events)
             elif NO_DEVICE.search(message):
                 code = Code.GPU_UNHEALTHY
             return Reading(Phase.PENDING, said, code, Clock.START, _since(pod, events, ("Failed",)), node=node)
@@ -137,10 +139,12 @@ def _starting(pod: Object, events: Sequence[Object]) -> Reading:
     )
 
 
-def _registrys_words(said: str, events: Sequence[Object]) -> str:
-    """An older kubelet's back-off says only that it waits; the event before has the reason."""
-    failed = [one for one in events if one.get("reason") == "Failed" and "ull image" in (one.get("message") or "")]
-    return said if "rror" in said or not failed else f"{said}; {failed[-1]['message']}"
+def _with_pull_error(said: str, events: Sequence[Object]) -> str:
+    """`said`, with the error: an older kubelet's back-off says only that it waits, an event before it says why."""
+    if _ERROR.search(said):
+        return said
+    failed = [one for one in events if one.get("reason") == "Failed" and _PULL.search(one.get("message") or "")]
+    return f"{said}; {failed[-1]['message']}" if failed else said
 
 
 def _since(pod: Object, events: Sequence[Object], reasons: Sequence[str]) -> datetime | None:

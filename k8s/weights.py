@@ -43,16 +43,16 @@ def fetch(artifacts: Artifacts, source: str, target: Path) -> int:
     sums = artifacts.get(source + SUMS)
     if sums is None:
         raise StoreUnavailable(f"{source}{SUMS} is not in {artifacts.where}")
-    wanted = _parsed(sums.decode())
+    wanted = _parse_sums(sums.decode())
 
     def copy() -> None:
         for path, digest in wanted.items():
             _copy(artifacts, source + path, target / path, digest)
 
-    return len(wanted) if filled(target, hashlib.sha256(sums).hexdigest(), copy) else 0
+    return len(wanted) if fill_once(target, hashlib.sha256(sums).hexdigest(), copy) else 0
 
 
-def filled(target: Path, name: str, fill: Callable[[], None]) -> bool:
+def fill_once(target: Path, name: str, fill: Callable[[], None]) -> bool:
     """Have `target` be what `name` stands for: False if its mark says so already, else after `fill`.
 
     Under the folder's lock, for neighbours may be filling it too. Raises what `fill` raises, then leaving no mark, or
@@ -89,7 +89,7 @@ def _copy(artifacts: Artifacts, key: str, path: Path, wanted: str) -> None:
     log.info("file copied", key=key, size_bytes=path.stat().st_size)
 
 
-def _parsed(text: str) -> dict[str, str]:
+def _parse_sums(text: str) -> dict[str, str]:
     files = {}
     for line in text.splitlines():
         match = _LINE.fullmatch(line)

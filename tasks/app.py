@@ -18,7 +18,7 @@ from tasks.control.purge import purge
 from tasks.control.reopen import reopen
 from tasks.control.schedules import fire
 from tasks.control.tick import publish_hints, tick_if_due
-from tasks.jobs.run_job import drive
+from tasks.jobs.run_job import run_job
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
@@ -33,12 +33,12 @@ def render(context: Context) -> None:
             break
         worked = True
         with context.slots.taken():
-            drive(context, lease)
+            run_job(context, lease)
     if worked:
         context.slots.freed.set()
 
 
-def _called_for(action: Callable[[Context, str], None]) -> Callable[[Context, str], None]:
+def _with_hints(action: Callable[[Context, str], None]) -> Callable[[Context, str], None]:
     """The action, which queues jobs; and then workers are called for them, without waiting for the next tick."""
 
     @wraps(action)
@@ -52,8 +52,8 @@ def _called_for(action: Callable[[Context, str], None]) -> Callable[[Context, st
 def register(app: Celery, context: Context) -> None:
     """Give the application its tasks, bound to this process' context."""
     actions: dict[str, Callable[..., None]] = {
-        EXPAND: _called_for(expand),
-        REOPEN: _called_for(reopen),
+        EXPAND: _with_hints(expand),
+        REOPEN: _with_hints(reopen),
         CANCEL: cancel,
         FINALIZE: finalize,
         PURGE: purge,
@@ -63,10 +63,10 @@ def register(app: Celery, context: Context) -> None:
     }
     for name, action in actions.items():
         # Shared, it would be given to every application that this process makes later, bound to this context.
-        app.task(name=name, shared=False)(_bound(context, name, action))
+        app.task(name=name, shared=False)(_bind(context, name, action))
 
 
-def _bound(context: Context, name: str, action: Callable[..., None]) -> Callable[..., None]:
+def _bind(context: Context, name: str, action: Callable[..., None]) -> Callable[..., None]:
     wanted = len(inspect.signature(action).parameters) - 1
 
     def run(*args: str, **_newer: object) -> None:

@@ -60,7 +60,7 @@ def launcher_for(settings: Settings) -> Launcher:
     return KubernetesLauncher.connected(settings)
 
 
-def build(settings: Settings, role: str) -> Context:
+def build_context(settings: Settings, role: str) -> Context:
     """The context of one worker process."""
     launcher = launcher_for(settings)
     return Context(
@@ -190,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
         if role == "beat":
             beat(settings)
         else:
-            context = build(settings, role)
+            context = build_context(settings, role)
             context.artifacts.check()
             work(context, role)
     except TesseraError as error:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedded.run_with_parent import tethered
+from embedded.run_with_parent import with_parent
 from pipeline.client.local_stack import log_tail
 from pipeline.errors import ServiceError
 from pipeline.process import flock
@@ -46,7 +46,7 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """Process id of the program itself on Linux, of its tether elsewhere."""
+        """Process id of the program itself on Linux, of `run_with_parent` elsewhere."""
         return self._process.pid if self._process else None
 
     def start(self) -> None:
@@ -65,7 +65,7 @@ class Child:
         try:
             with program.log.open("ab") as log:
                 self._process = subprocess.Popen(
-                    tethered(program.command),
+                    with_parent(program.command),
                     env=dict(program.environment),
                     cwd=program.folder,
                     stdin=subprocess.DEVNULL,
@@ -88,7 +88,7 @@ class Child:
         if self._process is not None:
             self._process.send_signal(number)
 
-    def last_words(self) -> str:
+    def log_excerpt(self) -> str:
         """The log's last lines and where to read the rest."""
         return f"its log {self.program.log} ends with:\n{log_tail(self.program.log)}"
 
@@ -101,9 +101,9 @@ def stop_all(children: Iterable[Child], grace_s: float) -> list[Child]:
     deadline = time.monotonic() + grace_s
     while any(child.exit_code() is None for child in started) and time.monotonic() < deadline:
         time.sleep(0.02)
-    stubborn = [child for child in started if child.exit_code() is None]
-    for child in stubborn:
+    killed = [child for child in started if child.exit_code() is None]
+    for child in killed:
         child.send(signal.SIGKILL)
-    while any(child.exit_code() is None for child in stubborn):
+    while any(child.exit_code() is None for child in killed):
         time.sleep(0.02)
-    return stubborn
+    return killed

@@ -60,7 +60,7 @@ class Identity(BaseModel):
         return f"http://{LOOPBACK}:{self.ports['s3']}"
 
 
-def identity_of(data_dir: Path) -> Identity:
+def load_endpoints(data_dir: Path) -> Identity:
     """The identity kept in `data_dir`, or a new one; ports that were taken meanwhile are replaced. Writes it back."""
     path = data_dir / "services.json"
     try:

@@ -31,12 +31,12 @@ def wait_until_ready(
         if give_up():
             raise StopRequested
         if (code := child.exit_code()) is not None:
-            raise ServiceError(f"{child.name} ended while it started (exit code {code}); {child.last_words()}")
+            raise ServiceError(f"{child.name} ended while it started (exit code {code}); {child.log_excerpt()}")
         try:
             check()
         except NotReady as answer:
             if time.monotonic() >= deadline:
-                raise ServiceError(f"{child.name} does not answer ({answer}); {child.last_words()}") from answer
+                raise ServiceError(f"{child.name} does not answer ({answer}); {child.log_excerpt()}") from answer
             time.sleep(_POLL_S)
         else:
             return

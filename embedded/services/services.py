@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedded.processes.child import Child, stop_all
-from embedded.processes.identity import Identity, identity_of
+from embedded.processes.identity import Identity, load_endpoints
 from embedded.services.readiness import wait_until_ready
 from embedded.services.seaweedfs import BUCKET, REGION, check_seaweedfs, remove_sockets, s3_client, seaweedfs
 from embedded.services.valkey import check_valkey, valkey
@@ -52,11 +52,11 @@ class Services:
         }
 
 
-def started_services(data_dir: Path) -> Services:
+def start_services(data_dir: Path) -> Services:
     """Start both and return at once; call `await_services` before using them. From the main thread only."""
     for folder in (data_dir, data_dir / "logs"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    identity = identity_of(data_dir)
+    identity = load_endpoints(data_dir)
     environment = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
     services = Services(
         identity,
@@ -98,7 +98,7 @@ def stop_services(services: Services) -> None:
 @contextmanager
 def running_services(data_dir: Path, timeout_s: float = 30.0) -> Iterator[Services]:
     """Both services for the length of a `with` block."""
-    services = started_services(data_dir)
+    services = start_services(data_dir)
     try:
         await_services(services, timeout_s)
         yield services

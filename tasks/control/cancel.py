@@ -11,7 +11,7 @@ from pipeline.deployment.broker import CANCEL, hint
 from pipeline.errors import ConflictError
 from pipeline.records.batch import JobRecord
 from pipeline.states import BatchState, JobState
-from tasks.jobs.finish_attempt import settle_cancelled
+from tasks.jobs.finish_attempt import cancel_job
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
@@ -42,6 +42,6 @@ def _cancel_waiting(context: Context, job: JobRecord) -> None:
     if context.ledger.jobs.held(job.ref):
         return
     try:
-        settle_cancelled(context, job, fence="")
+        cancel_job(context, job, fence="")
     except ConflictError as error:
         log.info("a worker was faster", job=job.ref, reason=str(error))

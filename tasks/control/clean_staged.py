@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 AFTER = timedelta(days=1)
 
 
-def tidy(artifacts: Artifacts, now: datetime) -> None:
+def clean_staged(artifacts: Artifacts, now: datetime) -> None:
     """Go through all batches once."""
     before = now - AFTER
     removed = artifacts.abort_uploads(before) + _remove(artifacts, artifacts.older(PROBES, before))

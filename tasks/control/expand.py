@@ -20,7 +20,7 @@ from pipeline.records.object_keys import BatchObjects
 from pipeline.records.shards import Bounds, Shard, cut, shard_bytes
 from pipeline.states import BatchState
 from pipeline.version import installed_version
-from tasks.control.rebuild import marker_of, remains_of, restore, restore_ended
+from tasks.control.rebuild import end_of, find_remains, restore_ended_batch, restore_job
 from tasks.jobs.finish_attempt import job_images
 from tasks.process.context import Context
 
@@ -50,14 +50,14 @@ def expand(context: Context, batch_id: str) -> None:
 
 def _expand(context: Context, record: BatchRecord) -> None:
     batch_id, now = record.id, context.ledger.now()
-    if record.recovered and (end := marker_of(context.artifacts, BatchObjects(batch_id))) is not None:
-        restore_ended(context, record, end, now)
+    if record.recovered and (end := end_of(context.artifacts, BatchObjects(batch_id))) is not None:
+        restore_ended_batch(context, record, end, now)
         return
     if record.images_per_job is None:
         plan = _plan(context, batch_id)
         record = changed(record, at=now, images_per_job=plan.images_per_job, pace=plan.pace)
         context.ledger.batches.write(record)
-    remains = remains_of(context, record)
+    remains = find_remains(context, record)
     try:
         sizes = _write_shards(context, record)
     except InputChanged as error:
@@ -70,7 +70,7 @@ def _expand(context: Context, record: BatchRecord) -> None:
     if record.recovered:
 
         def restore_one(job: JobRecord) -> None:
-            restore(context, job, job_images(context, job), remains)
+            restore_job(context, job, job_images(context, job), remains)
 
         for _ in in_order(restore_one, jobs, at_a_time=AT_A_TIME):
             pass

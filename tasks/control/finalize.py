@@ -61,13 +61,13 @@ def write_results(context: Context, manifest: BatchManifest, jobs: int) -> None:
     with _spool() as results, _spool() as errors:
         errors.writelines(line + b"\n" for line in context.artifacts.lines(objects.invalid(manifest.staged)))
 
-        def noted() -> Iterator[Outcome]:
+        def write_each() -> Iterator[Outcome]:
             for outcome in outcomes:
                 file = results if isinstance(outcome, ImageResult) else errors
                 file.write(outcome.model_dump_json().encode() + b"\n")
                 yield outcome
 
-        for key, pieces in gallery_pages(objects, noted()):
+        for key, pieces in gallery_pages(objects, write_each()):
             with _spool() as page:
                 page.writelines(map(str.encode, pieces))
                 _put(context, key, "text/html; charset=utf-8", page)

@@ -44,7 +44,7 @@ def purge(context: Context, batch_id: str) -> None:
         log.info("removed a batch", batch=batch_id, kept=wanted is Purge.KEEP_IMAGES)
 
 
-def retire(context: Context) -> None:
+def purge_expired(context: Context) -> None:
     """Have every batch removed that ended longer ago than the deployment keeps them."""
     days = context.settings.retention_days
     if days is None:

@@ -22,7 +22,7 @@ from pipeline.records.object_keys import MARKERS, BatchObjects
 from pipeline.records.results import Outcome, parsed_outcomes
 from pipeline.records.shards import ImageTask
 from pipeline.states import BatchState, JobState
-from tasks.jobs.finish_attempt import final_state, move_known, put_fragment
+from tasks.jobs.finish_attempt import final_state, record_outcomes, write_fragment
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
@@ -42,7 +42,7 @@ class Remains:
     running: Mapping[int, Observation]  # by job
 
 
-def remains_of(context: Context, record: BatchRecord) -> Remains:
+def find_remains(context: Context, record: BatchRecord) -> Remains:
     """Look at the bucket and at what runs. Raises ServiceError: without knowing what runs, nothing may be started."""
     if not record.recovered:
         return Remains(outcomes=False, running={})
@@ -56,7 +56,7 @@ def remains_of(context: Context, record: BatchRecord) -> Remains:
     return Remains(outcomes=made, running=running)
 
 
-def restore(context: Context, job: JobRecord, tasks: Sequence[ImageTask], remains: Remains) -> None:
+def restore_job(context: Context, job: JobRecord, tasks: Sequence[ImageTask], remains: Remains) -> None:
     """Put a job into the ledger as it stands; one that is there stays as it is."""
     if context.ledger.jobs.get(job.ref) is not None:
         return
@@ -68,21 +68,21 @@ def restore(context: Context, job: JobRecord, tasks: Sequence[ImageTask], remain
         log.warning("what runs is taken up again", batch=job.batch_id, job=job.index, name=seen.name, state=state.value)
         job = job.model_copy(update={"state": state, "attempt": seen.spec, "confirmed": True, "done": len(known)})
     elif len(known) == len(tasks):
-        put_fragment(context, job, [known[task.index] for task in tasks])
+        write_fragment(context, job, [known[task.index] for task in tasks])
         job, place = job.model_copy(update={"state": final_state(known.values())}), QueuePlace.DONE
     else:
         job = job.model_copy(update={"done": len(known)})
     # Before the job is there, for then somebody may hold it.
-    move_known(context, job, "", known)
+    record_outcomes(context, job, "", known)
     context.ledger.jobs.create(job, place)
 
 
-def marker_of(artifacts: Artifacts, objects: BatchObjects) -> BatchState | None:
+def end_of(artifacts: Artifacts, objects: BatchObjects) -> BatchState | None:
     """How the batch ended, by its marker."""
     return next((state for state in MARKERS if artifacts.head(objects.marker(state)) is not None), None)
 
 
-def restore_ended(context: Context, record: BatchRecord, end: BatchState, now: datetime) -> None:
+def restore_ended_batch(context: Context, record: BatchRecord, end: BatchState, now: datetime) -> None:
     """Put a batch that has ended into the ledger: its marker says how, its fragments hold every outcome."""
     objects = BatchObjects(record.id)
     reason, jobs = None, 0
@@ -91,7 +91,7 @@ def restore_ended(context: Context, record: BatchRecord, end: BatchState, now: d
     else:
         for _ in context.artifacts.list(objects.fragments):
             outcomes = list(parsed_outcomes(context.artifacts.lines(objects.fragment(jobs))))
-            _restore_over(context, record, jobs, outcomes, now)
+            _restore_ended_job(context, record, jobs, outcomes, now)
             jobs += 1
     # No move: the batch made its moves before it was lost.
     ended = changed(record, at=now, state=end, jobs=jobs or None, reason=reason)
@@ -101,8 +101,10 @@ def restore_ended(context: Context, record: BatchRecord, end: BatchState, now: d
         log.info("somebody else was faster", batch=record.id, reason=str(error))
 
 
-def _restore_over(context: Context, record: BatchRecord, index: int, outcomes: list[Outcome], now: datetime) -> None:
+def _restore_ended_job(
+    context: Context, record: BatchRecord, index: int, outcomes: list[Outcome], now: datetime
+) -> None:
     job = JobRecord.queued(record, index, len(outcomes), now).model_copy(update={"state": final_state(outcomes)})
     if context.ledger.jobs.get(job.ref) is None:
-        move_known(context, job, "", {outcome.index: outcome for outcome in outcomes})
+        record_outcomes(context, job, "", {outcome.index: outcome for outcome in outcomes})
         context.ledger.jobs.create(job, QueuePlace.DONE)

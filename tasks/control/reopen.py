@@ -35,12 +35,12 @@ def reopen(context: Context, batch_id: str) -> None:
             context.artifacts.delete(key)
         opened = 0
         if record.state is BatchState.VALIDATING:
-            opened = sum(_opened(context, record, index) for index in range(record.jobs or 0))
+            opened = sum(_reopen_job(context, record, index) for index in range(record.jobs or 0))
         _let_run(context, record)
         log.info("batch opened again", batch=batch_id, jobs=opened, codes=record.reopen)
 
 
-def _opened(context: Context, record: BatchRecord, index: int) -> bool:
+def _reopen_job(context: Context, record: BatchRecord, index: int) -> bool:
     job = context.ledger.jobs.get(job_ref(record.id, index))
     if job is None or job.round == record.round:
         return False

@@ -47,7 +47,7 @@ from pipeline.records.schedules.schedule import (
 )
 from pipeline.records.schedules.schedule_keys import SCHEDULES, ScheduleObjects
 from pipeline.states import is_final
-from tasks.control.unfinished_rows import unrendered
+from tasks.control.unfinished_rows import unfinished_rows
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
@@ -56,7 +56,7 @@ MAX_REASON_CHARACTERS = 4_000
 _RETRY_S = 5.0
 
 
-def call_due(context: Context) -> None:
+def request_firings(context: Context) -> None:
     """Ask for the schedules that have a firing to see to."""
     for name in context.ledger.schedules.due():
         hint(context.app, FIRE, name)
@@ -68,41 +68,45 @@ def fire(context: Context, name: str) -> None:
         while mine and not context.stopping.is_set():
             record = context.ledger.schedules.get(name)
             turn = next_turn(record, context.ledger.now()) if record is not None else None
-            if record is None or turn is None or not _see_to(context, record, turn):
+            if record is None or turn is None or not _fire_one(context, record, turn):
                 return
 
 
-def _see_to(context: Context, record: ScheduleRecord, turn: Turn) -> bool:
+def _fire_one(context: Context, record: ScheduleRecord, turn: Turn) -> bool:
     """Bring one firing to its end; False if it has to wait for a batch before it."""
     spec = record.spec
     if turn.missed:
         what = "1 firing" if turn.missed == 1 else f"{turn.missed} firings"
-        _settle(context, turn, FiringOutcome.MISSED, reason=f"{what} up to this one came too late to be made up for")
+        _record_firing(
+            context, turn, FiringOutcome.MISSED, reason=f"{what} up to this one came too late to be made up for"
+        )
         return True
-    running = [batch_id for batch_id in record.open if _runs(context, batch_id)]
+    running = [batch_id for batch_id in record.open if _is_running(context, batch_id)]
     if running and spec.overlap is Overlap.FORBID:
         if spec.catch_up and turn.late and turn.run is None:
             return False
-        _settle(context, turn, FiringOutcome.SKIPPED, reason=f"{_standing(context, running[-1])}; overlap is forbid")
+        _record_firing(
+            context, turn, FiringOutcome.SKIPPED, reason=f"{_progress_of(context, running[-1])}; overlap is forbid"
+        )
         return True
     replaced = tuple(running) if spec.overlap is Overlap.REPLACE else ()
     row_filter = None
     try:
         row_filter = _new_rows_filter(context, record, turn, replaced) if spec.only_new else None
-        manifest, left_out = _submitted(context, record, turn, row_filter)
+        manifest, left_out = _submit(context, record, turn, row_filter)
     except NothingNew as error:
         kept = {"open": tuple(running), "rows_key": row_filter.key if row_filter else None}
-        _settle(context, turn, FiringOutcome.SKIPPED, reason=str(error), changes=kept)
+        _record_firing(context, turn, FiringOutcome.SKIPPED, reason=str(error), changes=kept)
     except (ManifestError, RequestError) as error:
         log.warning("a schedule's firing failed", schedule=record.name, firing=turn.id, reason=str(error))
-        _settle(context, turn, FiringOutcome.FAILED, reason=str(error)[:MAX_REASON_CHARACTERS])
+        _record_firing(context, turn, FiringOutcome.FAILED, reason=str(error)[:MAX_REASON_CHARACTERS])
         return True
     except TesseraError:
         raise  # an outage, or somebody was quicker: the next tick goes on
     except Exception as error:  # it would come again at every tick, and no firing after it
         log.exception("our own program failed over a schedule's firing", schedule=record.name, firing=turn.id)
         reason = f"our own program failed: {type(error).__name__}: {error}"
-        _settle(context, turn, FiringOutcome.FAILED, reason=reason[:MAX_REASON_CHARACTERS])
+        _record_firing(context, turn, FiringOutcome.FAILED, reason=reason[:MAX_REASON_CHARACTERS])
         return True
     else:
         for batch_id in replaced:
@@ -110,7 +114,7 @@ def _see_to(context: Context, record: ScheduleRecord, turn: Turn) -> bool:
         rows_key = manifest.origin.rows_key if manifest.origin else None
         kept = {"open": (*(one for one in running if one != turn.id), turn.id), "rows_key": rows_key}
         told = {"rows": manifest.rows, "images": manifest.images, "unchanged": left_out, "replaced": replaced}
-        _settle(context, turn, FiringOutcome.SUBMITTED, changes=kept, told=told)
+        _record_firing(context, turn, FiringOutcome.SUBMITTED, changes=kept, told=told)
         hint(context.app, EXPAND, turn.id)
         log.info("a schedule fired", schedule=record.name, batch=turn.id, rows=manifest.rows)
     if record.rows_key not in (None, kept["rows_key"]):
@@ -118,11 +122,11 @@ def _see_to(context: Context, record: ScheduleRecord, turn: Turn) -> bool:
     return True
 
 
-def _submitted(
+def _submit(
     context: Context, record: ScheduleRecord, turn: Turn, row_filter: _NewRowsFilter | None
 ) -> tuple[BatchManifest, int]:
     """The batch of this firing, accepted now or before, and how many rows were left out."""
-    if (before := _known_as(context, turn)) is not None:
+    if (before := _accepted_before(context, turn)) is not None:
         return before, 0
     spec = record.spec
     seed = spec.seed if spec.seed is not None else derived_seed(0, f"schedule {record.name}")
@@ -141,7 +145,7 @@ def _submitted(
     try:
         accepted = accept(submission, context.ledger, context.artifacts)
     except BatchExists:
-        if (before := _known_as(context, turn)) is None:
+        if (before := _accepted_before(context, turn)) is None:
             raise
         return before, 0
     return accepted.manifest, accepted.left_out
@@ -155,7 +159,7 @@ def _check_readable(context: Context, url: str) -> None:
         raise RequestError(f"{url} may not be read by the controller: {error}") from error
 
 
-def _known_as(context: Context, turn: Turn) -> BatchManifest | None:
+def _accepted_before(context: Context, turn: Turn) -> BatchManifest | None:
     """The batch of this firing if it was accepted before. Raises BatchExists if its id is taken by another."""
     body = context.artifacts.get(BatchObjects(turn.id).manifest)
     if body is None:
@@ -166,7 +170,7 @@ def _known_as(context: Context, turn: Turn) -> BatchManifest | None:
     return manifest
 
 
-def _settle(
+def _record_firing(
     context: Context,
     turn: Turn,
     outcome: FiringOutcome,
@@ -231,12 +235,12 @@ def _new_rows_filter(context: Context, record: ScheduleRecord, turn: Turn, repla
     key = ScheduleObjects(record.name).rows(turn.id, secrets.token_hex(4))
     if record.rows_key is None or (turn.run is not None and turn.run.everything):
         return _NewRowsFilter(NewRows(b"", frozenset()), context.artifacts, key)
-    broken_off = [one for one in record.open if one in replaced or not _runs(context, one)]
-    again = {digest for batch_id in broken_off for digest in unrendered(context, batch_id)}
+    broken_off = [one for one in record.open if one in replaced or not _is_running(context, one)]
+    again = {digest for batch_id in broken_off for digest in unfinished_rows(context, batch_id)}
     return _NewRowsFilter(NewRows(context.artifacts.get(record.rows_key) or b"", again), context.artifacts, key)
 
 
-def _runs(context: Context, batch_id: str) -> bool:
+def _is_running(context: Context, batch_id: str) -> bool:
     """Whether a batch is not finished; one that the ledger has lost is looked for in the bucket."""
     try:
         return not is_final(context.ledger.batches.state(batch_id))
@@ -246,7 +250,7 @@ def _runs(context: Context, batch_id: str) -> bool:
         return there and not any(context.artifacts.head(objects.marker(state)) for state in MARKERS)
 
 
-def _standing(context: Context, batch_id: str) -> str:
+def _progress_of(context: Context, batch_id: str) -> str:
     try:
         status = batch_status(context.ledger, batch_id)
     except UnknownBatch:
@@ -292,7 +296,7 @@ def _recover(context: Context, name: str) -> None:
         at=context.ledger.now(),
         cursor=max(record.cursor, *seen_to) if seen_to else record.cursor,
         runs=tuple(run for run in record.runs if firing_id(name, run.asked_at, run.token) not in told),
-        open=tuple(one for one in reversed(batches) if one == batches[0] or _runs(context, one)),
+        open=tuple(one for one in reversed(batches) if one == batches[0] or _is_running(context, one)),
         rows_key=next((firing.rows_key for firing in firings if firing.rows_key), None),
     )
     context.ledger.schedules.remember(name, firings)

@@ -15,16 +15,16 @@ from pipeline.names import job_ref
 from pipeline.operations.resume import take_up, unknown_batches
 from pipeline.states import BatchState, is_final
 from pipeline.version import installed_version
-from tasks.control.clean_staged import tidy
-from tasks.control.purge import retire
-from tasks.control.schedules import call_due, recover_schedules
+from tasks.control.clean_staged import clean_staged
+from tasks.control.purge import purge_expired
+from tasks.control.schedules import recover_schedules, request_firings
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
 
 BUCKET_EVERY_S = 30.0
 BUCKET_SHARE = 0.05
-TIDY_EVERY_S = 24 * 3600.0
+CLEAN_STAGED_EVERY_S = 24 * 3600.0
 RETENTION_EVERY_S = 3600.0
 ORPHANS_EVERY_S = 10.0
 
@@ -47,30 +47,30 @@ def tick(context: Context) -> None:
         # First, so that an outage of S3 or the cluster does not keep workers from what they can do.
         publish_hints(context)
         for batch_id in context.ledger.batches.unfinished():
-            with _apart("next_step", batch=batch_id):
+            with _go_on_after_errors("next_step", batch=batch_id):
                 request_next_step(context, batch_id)
-        call_due(context)
+        request_firings(context)
         if context.ledger.locks.due("orphans", ORPHANS_EVERY_S):
-            with _apart("orphans"):
-                end_orphans(context)
+            with _go_on_after_errors("orphans"):
+                delete_orphans(context)
         if context.ledger.locks.due("bucket", BUCKET_EVERY_S):
             began = time.monotonic()
-            with _apart("bucket"):
-                record_accepted(context)
-            with _apart("schedules"):
+            with _go_on_after_errors("bucket"):
+                recover_batches(context)
+            with _go_on_after_errors("schedules"):
                 recover_schedules(context)
             # The look grows with the batches that lie there; the share of time that is spent on it does not.
             context.ledger.locks.rest("bucket", (time.monotonic() - began) / BUCKET_SHARE)
         if context.ledger.locks.due("retention", RETENTION_EVERY_S):
-            with _apart("retention"):
-                retire(context)
-        if context.ledger.locks.due("tidy", TIDY_EVERY_S):
-            with _apart("tidy"):
-                tidy(context.artifacts, context.ledger.now())
+            with _go_on_after_errors("retention"):
+                purge_expired(context)
+        if context.ledger.locks.due("tidy", CLEAN_STAGED_EVERY_S):
+            with _go_on_after_errors("clean_staged"):
+                clean_staged(context.artifacts, context.ledger.now())
 
 
 @contextmanager
-def _apart(part: str, **bound: str) -> Iterator[None]:
+def _go_on_after_errors(part: str, **bound: str) -> Iterator[None]:
     """What is wrong with one batch, the cluster or the bucket keeps the tick from none of its other work."""
     try:
         yield
@@ -121,7 +121,7 @@ def publish_hints(context: Context) -> None:
             return
 
 
-def end_orphans(context: Context) -> None:
+def delete_orphans(context: Context) -> None:
     """Delete attempts that no job has on record as its own, of batches whose jobs the ledger knows.
 
     A batch that it does not know may be one that it lost, and one without jobs is being rebuilt; what runs for them is
@@ -145,7 +145,7 @@ def end_orphans(context: Context) -> None:
             context.launcher.delete(name)
 
 
-def record_accepted(context: Context) -> None:
+def recover_batches(context: Context) -> None:
     """Take up batches that are accepted in the bucket, have not ended, and are unknown here.
 
     An emptied Redis has forgotten when this was last done, so it is done at the next tick.

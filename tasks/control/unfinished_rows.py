@@ -19,7 +19,7 @@ _TRIED = {ImageState.SUCCEEDED, ImageState.FAILED}
 _ROWS_AT_A_TIME = 1_000
 
 
-def unrendered(context: Context, batch_id: str) -> Iterator[bytes]:
+def unfinished_rows(context: Context, batch_id: str) -> Iterator[bytes]:
     """Digests of the rows of a batch that have an image which neither succeeded nor failed."""
     objects = BatchObjects(batch_id)
     body = context.artifacts.get(objects.manifest)

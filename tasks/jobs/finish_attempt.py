@@ -28,14 +28,14 @@ from pipeline.records.results import (
 from pipeline.records.shards import ImageTask, images_of, parsed_shard
 from pipeline.states import ImageState, JobState
 from tasks.jobs.learn import learn
-from tasks.jobs.poison import convicted, suspects
+from tasks.jobs.poison import find_poison, find_suspects
 from tasks.jobs.retry_policy import GiveUp, Limits, Tally, decide
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
 
 
-def settle_ended(context: Context, job: JobRecord, fence: str, ended: AttemptOutcome) -> None:
+def finish_attempt(context: Context, job: JobRecord, fence: str, ended: AttemptOutcome) -> None:
     """The job's attempt ended: the job is over if every image has an outcome, else it is tried again or given up.
 
     Raises LeaseLost, StaleWrite or ServiceError; then nothing final was written, and settling again gives the same.
@@ -48,7 +48,7 @@ def settle_ended(context: Context, job: JobRecord, fence: str, ended: AttemptOut
     known = confirmed_outcomes(context.artifacts, objects, tasks, reported)
     undone = [task for task in tasks if task.index not in known]
     tally = Tally(job.spent, job.disrupted, job.isolated) if len(known) == job.done else Tally()
-    suspected = suspects(context, job, undone, ended)
+    suspected = find_suspects(context, job, undone, ended)
     history = AttemptEnd(
         number=job.attempt.number,
         code=ended.code,
@@ -58,9 +58,9 @@ def settle_ended(context: Context, job: JobRecord, fence: str, ended: AttemptOut
         rendering=tuple(task.index for task in suspected),
     )
     job = job.model_copy(update={"ended": (*job.ended, history)})
-    context.metrics.attempt_ended(ended)
+    context.metrics.count_attempt(ended)
     log.info("attempt ended", code=ended.code.value, reason=ended.reason, images=len(tasks), undone=len(undone))
-    if (poison := convicted(job, suspected)) is not None:
+    if (poison := find_poison(job, suspected)) is not None:
         log.error("image is isolated", image=poison.image_id, reason=poison.message)
         commit_failure(context.artifacts, objects, poison)
         known[poison.index] = poison
@@ -68,14 +68,14 @@ def settle_ended(context: Context, job: JobRecord, fence: str, ended: AttemptOut
     if not undone:
         # A worker that died while it gave the job up had written its failures down already.
         state = final_state(known.values())
-        finish(context, job, fence, state=state, tasks=tasks, known=known, reported=reported)
+        finish_job(context, job, fence, state=state, tasks=tasks, known=known, reported=reported)
         learn(context, known.values(), ended.report.usage if ended.report else None, gpus)
         return
     limits = Limits(context.settings.max_attempts, context.settings.max_disruptions)
     decision = decide(ended, tally, limits, isolated=poison is not None, random=random.random)
     if isinstance(decision, GiveUp):
         log.error("job failed", reason=decision.reason, undone=len(undone))
-        give_up(
+        fail_job(
             context,
             job,
             fence,
@@ -85,7 +85,7 @@ def settle_ended(context: Context, job: JobRecord, fence: str, ended: AttemptOut
             reason=decision.reason,
         )
         return
-    move_known(context, job, fence, known)
+    record_outcomes(context, job, fence, known)
     left = [task.index for task in undone]
     context.ledger.images.move_by_worker(job.batch_id, job.ref, left, ImageState.QUEUED, fence=fence)
     counted = asdict(decision.tally) | {"done": len(known)}
@@ -94,13 +94,13 @@ def settle_ended(context: Context, job: JobRecord, fence: str, ended: AttemptOut
     log.warning("job will be tried again", delay_s=round(decision.delay_s, 1), code=ended.code.value)
 
 
-def settle_abandoned(context: Context, job: JobRecord, fence: str, reason: str) -> None:
+def abandon_job(context: Context, job: JobRecord, fence: str, reason: str) -> None:
     """Our own program cannot go on with the job, and none of it runs: what is committed stays, the rest has failed.
 
-    Raises as `settle_ended`.
+    Raises as `finish_attempt`.
     """
     tasks = job_images(context, job)
-    give_up(
+    fail_job(
         context,
         job,
         fence,
@@ -111,17 +111,17 @@ def settle_abandoned(context: Context, job: JobRecord, fence: str, reason: str) 
     )
 
 
-def settle_cancelled(context: Context, job: JobRecord, fence: str) -> None:
+def cancel_job(context: Context, job: JobRecord, fence: str) -> None:
     """The job is to end without another attempt, and none of it runs: what is committed stays, the rest is cancelled.
 
-    Raises as `settle_ended`.
+    Raises as `finish_attempt`.
     """
     tasks = job_images(context, job)
     known = known_outcomes(context.artifacts, BatchObjects(job.batch_id), job.index, tasks)
     for task in tasks:  # no object for each, for there may be a million: the job's fragment says it
         if task.index not in known:
             known[task.index] = failure_of(task, FailureCode.CANCELLED, "the batch was cancelled", retryable=True)
-    finish(context, job, fence, state=JobState.CANCELLED, tasks=tasks, known=known)
+    finish_job(context, job, fence, state=JobState.CANCELLED, tasks=tasks, known=known)
 
 
 def job_images(context: Context, job: JobRecord) -> list[ImageTask]:
@@ -133,7 +133,7 @@ def job_images(context: Context, job: JobRecord) -> list[ImageTask]:
     return images_of(parsed_shard(body))
 
 
-def give_up(
+def fail_job(
     context: Context,
     job: JobRecord,
     fence: str,
@@ -151,10 +151,10 @@ def give_up(
             failure = failure_of(task, code, reason, retryable=True)
             commit_failure(context.artifacts, objects, failure)
             complete[task.index] = failure
-    finish(context, job, fence, state=JobState.FAILED, tasks=tasks, known=complete)
+    finish_job(context, job, fence, state=JobState.FAILED, tasks=tasks, known=complete)
 
 
-def finish(
+def finish_job(
     context: Context,
     job: JobRecord,
     fence: str,
@@ -169,16 +169,16 @@ def finish(
     A fragment that reports this already is left as the pod wrote it.
     """
     if known != reported:
-        put_fragment(context, job, [known[task.index] for task in tasks])
-    move_known(context, job, fence, known)
+        write_fragment(context, job, [known[task.index] for task in tasks])
+    record_outcomes(context, job, fence, known)
     left = context.ledger.jobs.write(advance(job, state, at=context.ledger.now()), QueuePlace.DONE, fence=fence)
-    context.metrics.job_over(known.values())
+    context.metrics.count_images(known.values())
     log.info("job is over", state=state.value, jobs_left=left)
     if left == 0:
         hint(context.app, FINALIZE, job.batch_id)
 
 
-def put_fragment(context: Context, job: JobRecord, outcomes: Iterable[Outcome]) -> None:
+def write_fragment(context: Context, job: JobRecord, outcomes: Iterable[Outcome]) -> None:
     """Write down the outcome of every image of a job, in order."""
     key = BatchObjects(job.batch_id).fragment(job.index)
     context.artifacts.put(key, outcome_lines(outcomes), content_type="application/x-ndjson")
@@ -193,15 +193,15 @@ def final_state(outcomes: Iterable[Outcome]) -> JobState:
     return JobState.FAILED if gave_up else JobState.SUCCEEDED
 
 
-def move_known(context: Context, job: JobRecord, fence: str, known: dict[int, Outcome]) -> None:
+def record_outcomes(context: Context, job: JobRecord, fence: str, known: dict[int, Outcome]) -> None:
     """Bring the ledger up to what the bucket says; what it knows already does not move."""
     for state in (ImageState.SUCCEEDED, ImageState.CANCELLED, ImageState.FAILED):
-        indices = [index for index, outcome in known.items() if _state(outcome) is state]
+        indices = [index for index, outcome in known.items() if _state_of(outcome) is state]
         if indices:
             context.ledger.images.move_by_worker(job.batch_id, job.ref, indices, state, fence=fence)
 
 
-def _state(outcome: Outcome) -> ImageState:
+def _state_of(outcome: Outcome) -> ImageState:
     if isinstance(outcome, ImageResult):
         return ImageState.SUCCEEDED
     return ImageState.CANCELLED if outcome.code is FailureCode.CANCELLED else ImageState.FAILED

@@ -18,7 +18,7 @@ from tasks.jobs.retry_policy import BLAMES_AN_IMAGE, WANTS_MEMORY
 from tasks.process.context import Context
 
 
-def suspects(
+def find_suspects(
     context: Context, job: JobRecord, undone: Sequence[ImageTask], ended: AttemptOutcome
 ) -> tuple[ImageTask, ...]:
     """The images that the attempt may have died of, of those that it left undone.
@@ -36,7 +36,7 @@ def suspects(
     return tuple(begun[-1:] if _replicas(job.attempt.layout) == 1 else begun)
 
 
-def convicted(job: JobRecord, suspected: Sequence[ImageTask]) -> ImageFailure | None:
+def find_poison(job: JobRecord, suspected: Sequence[ImageTask]) -> ImageFailure | None:
     """The failure of the image that has killed two attempts, by the history of its job; None if there is none."""
     if len(suspected) != 1:
         return None
@@ -45,22 +45,24 @@ def convicted(job: JobRecord, suspected: Sequence[ImageTask]) -> ImageFailure | 
     if len(deaths) < 2:
         return None
     if all(end.code in WANTS_MEMORY for end in deaths):
-        said = "it does not fit into memory, also not rendered in as little as can be: " + "; ".join(map(_told, deaths))
+        said = "it does not fit into memory, also not rendered in as little as can be: " + "; ".join(
+            map(_describe, deaths)
+        )
         return failure_of(task, FailureCode.OOM, said, retryable=True)
     return failure_of(
         task,
         FailureCode.POISON,
-        f"the pod died {len(deaths)} times while it rendered this image: " + "; ".join(map(_told, deaths)),
+        f"the pod died {len(deaths)} times while it rendered this image: " + "; ".join(map(_describe, deaths)),
         retryable=True,
     )
 
 
-def ran_out(job: JobRecord) -> tuple[int, ...]:
+def images_out_of_memory(job: JobRecord) -> tuple[int, ...]:
     """Images, by index, over which an attempt ran out of memory: the next renders them in less."""
     return tuple(sorted({index for end in job.ended if end.code in WANTS_MEMORY for index in end.rendering}))
 
 
-def layout_for_suspects(tasks: Sequence[ImageTask], gpus: int, layout: str) -> str:
+def layout_to_isolate(tasks: Sequence[ImageTask], gpus: int, layout: str) -> str:
     """The layout of the attempt after one that left several suspects: of one replica, so that the next leaves one.
 
     A job with an image that is too small for so many patches keeps its layout.
@@ -75,5 +77,5 @@ def _replicas(layout: str) -> int:
     return int(layout.partition("x")[0])
 
 
-def _told(end: AttemptEnd) -> str:
+def _describe(end: AttemptEnd) -> str:
     return f"attempt {end.number}: {end.code.value}: {end.reason[:300]}"

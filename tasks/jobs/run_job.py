@@ -33,8 +33,8 @@ from pipeline.records.batch import JobRecord, advance, changed
 from pipeline.records.object_keys import BatchObjects
 from pipeline.states import BatchState, JobState, is_final
 from tasks.jobs import retry_policy
-from tasks.jobs.finish_attempt import clear_failures, job_images, settle_abandoned, settle_cancelled, settle_ended
-from tasks.jobs.poison import layout_for_suspects, ran_out
+from tasks.jobs.finish_attempt import abandon_job, cancel_job, clear_failures, finish_attempt, job_images
+from tasks.jobs.poison import images_out_of_memory, layout_to_isolate
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
@@ -48,10 +48,10 @@ _STATE_OF = {
     Phase.PENDING: JobState.PENDING,
     Phase.RUNNING: JobState.RUNNING,
 }
-_UNDER_WAY = {JobState.LAUNCHING, *_STATE_OF.values()}
+_STARTED = {JobState.LAUNCHING, *_STATE_OF.values()}
 
 
-def drive(context: Context, lease: Lease) -> None:
+def run_job(context: Context, lease: Lease) -> None:
     """See the job through until it is over, waits for its next attempt, or is no longer ours.
 
     When the worker stops, the job is handed over at once and its pod left alone. Outages of Redis, S3 or the cluster
@@ -60,7 +60,7 @@ def drive(context: Context, lease: Lease) -> None:
     with structlog.contextvars.bound_contextvars(batch=lease.job.batch_id, job=lease.job.index):
         log.info("job claimed", state=lease.job.state.value)
         try:
-            _see_through(context, lease.job.ref, lease.fence, step)
+            _run_steps(context, lease.job.ref, lease.fence, step)
         except (LeaseLost, UnknownBatch) as error:
             log.warning("job is no longer ours", reason=str(error))
         except RecordUnreadable as error:
@@ -68,10 +68,10 @@ def drive(context: Context, lease: Lease) -> None:
             context.ledger.leases.release(lease.job.ref, lease.fence, delay_s=UNREADABLE_DELAY_S)
         except Exception as error:  # whatever it is, it must not keep this worker from its other jobs
             log.exception("our own program failed over this job")
-            _handle_internal_error(context, lease, f"{type(error).__name__}: {error}")
+            _retry_or_abandon(context, lease, f"{type(error).__name__}: {error}")
 
 
-def _see_through(context: Context, ref: str, fence: str, one_step: Callable[[Context, Held, str], bool]) -> None:
+def _run_steps(context: Context, ref: str, fence: str, one_step: Callable[[Context, Held, str], bool]) -> None:
     """Take steps until there is nothing more to do under this lease, or the worker stops."""
     pause_s = OUTAGE_PAUSE_S
     while True:
@@ -90,7 +90,7 @@ def _see_through(context: Context, ref: str, fence: str, one_step: Callable[[Con
         except ServiceError as error:
             log.warning("waiting for an outage to end", reason=str(error), pause_s=pause_s)
             if not isinstance(error, LedgerUnavailable):
-                _said(context, ref, fence, str(error))
+                _record_outage(context, ref, fence, str(error))
             if context.stopping.wait(pause_s):
                 return  # it may not be reachable to hand over; the lease ends by itself
             pause_s = min(LONGEST_OUTAGE_PAUSE_S, pause_s * 2)
@@ -99,18 +99,18 @@ def _see_through(context: Context, ref: str, fence: str, one_step: Callable[[Con
         context.stopping.wait(context.settings.observe_s)
 
 
-def _said(context: Context, ref: str, fence: str, reason: str) -> None:
+def _record_outage(context: Context, ref: str, fence: str, reason: str) -> None:
     """Put what the job waits for into its record, where `tessera status` shows it; it never matters if it fails."""
     try:
         held = context.ledger.leases.renew(ref, fence, context.settings.lease_s)
         job, detail = held.job, redacted(reason)[:DETAIL_LIMIT]
-        if job.state in _UNDER_WAY and job.detail != detail:
+        if job.state in _STARTED and job.detail != detail:
             context.ledger.jobs.write(changed(job, at=held.at, detail=detail), QueuePlace.HELD, fence=fence)
     except TesseraError as error:
         log.debug("what is waited for was not noted", reason=str(error))
 
 
-def _handle_internal_error(context: Context, lease: Lease, reason: str) -> None:
+def _retry_or_abandon(context: Context, lease: Lease, reason: str) -> None:
     """Try the job again later; after as many times as an attempt may fail, give it up."""
     leases, ref, fence = context.ledger.leases, lease.job.ref, lease.fence
     delay_s = retry_policy.LONGEST_DELAY_S
@@ -121,7 +121,7 @@ def _handle_internal_error(context: Context, lease: Lease, reason: str) -> None:
         else:
             log.error("job is given up", times=times)
             said = f"{reason} ({times} times; the workers' logs say where)"
-            _see_through(context, ref, fence, lambda *args: _abandoned(*args, reason=said))
+            _run_steps(context, ref, fence, lambda *args: _abandon(*args, reason=said))
     except TesseraError as error:
         log.warning("job is put off", reason=str(error))
     except Exception:  # it cannot even be given up: somebody must look, and no pod may be wasted until then
@@ -132,7 +132,7 @@ def _handle_internal_error(context: Context, lease: Lease, reason: str) -> None:
         log.warning("the lease ends by itself", reason=str(error))
 
 
-def _abandoned(context: Context, held: Held, fence: str, *, reason: str) -> bool:
+def _abandon(context: Context, held: Held, fence: str, *, reason: str) -> bool:
     """One step towards the end of a job that is given up; False when it is over."""
     job = held.job
     if job.attempt is not None and job.state not in (JobState.QUEUED, JobState.RETRYING):
@@ -140,7 +140,7 @@ def _abandoned(context: Context, held: Held, fence: str, *, reason: str) -> bool
         context.launcher.delete(job.attempt.name)
         if seen is not None and seen.phase is not Phase.ENDED:
             return True
-    settle_abandoned(context, job, fence, reason)
+    abandon_job(context, job, fence, reason)
     return False
 
 
@@ -149,27 +149,27 @@ def step(context: Context, held: Held, fence: str) -> bool:
     job, cancelling = held.job, held.batch is BatchState.CANCELLING
     if job.state in (JobState.QUEUED, JobState.RETRYING):
         if cancelling:
-            settle_cancelled(context, job, fence)
+            cancel_job(context, job, fence)
             return False
         if held.batch is BatchState.PAUSED:
             context.ledger.leases.release(job.ref, fence)  # whoever claims next puts it aside
             return False
         if job.reopen is not None:
             job = clear_failures(context, job, fence)
-        job = _recorded(context, job, held.at, fence)
+        job = record_attempt(context, job, held.at, fence)
     if job.attempt is None:
         raise ValueError(f"job {job.ref} is {job.state.value} without an attempt")
     held = replace(held, job=job)
     with structlog.contextvars.bound_contextvars(attempt=job.attempt.number):
         if not job.confirmed and not cancelling:
-            return _launched(context, held, job.attempt, fence)
-        return _observed(context, held, job.attempt, fence)
+            return launch(context, held, job.attempt, fence)
+        return observe(context, held, job.attempt, fence)
 
 
-def _recorded(context: Context, job: JobRecord, at: datetime, fence: str) -> JobRecord:
+def record_attempt(context: Context, job: JobRecord, at: datetime, fence: str) -> JobRecord:
     settings = context.settings
     number = job.attempt.number + 1 if job.attempt else 1
-    choice = _layout(context, job)
+    choice = _choose_layout(context, job)
     spec = AttemptSpec(
         name=attempt_name(job.incarnation, job.index, number),
         batch_id=job.batch_id,
@@ -187,7 +187,7 @@ def _recorded(context: Context, job: JobRecord, at: datetime, fence: str) -> Job
         dtype=settings.dtype,
         vae_dtype=settings.vae_dtype,
         idle_ranks=settings.idle_ranks,
-        lean=ran_out(job),
+        lean=images_out_of_memory(job),
         shard_key=BatchObjects(job.batch_id).shard(job.index),
         deadline_s=settings.deadline_s,
         avoid_nodes=tuple(sorted({e.node for e in job.ended if e.node and e.code is Code.GPU_UNHEALTHY})),
@@ -205,7 +205,7 @@ def _recorded(context: Context, job: JobRecord, at: datetime, fence: str) -> Job
     return launching
 
 
-def _layout(context: Context, job: JobRecord) -> Choice:
+def _choose_layout(context: Context, job: JobRecord) -> Choice:
     settings = context.settings
     if settings.layout is not None:
         choice = Choice(planned_layout(settings.gpus, settings.layout), "TESSERA_LAYOUT names it")
@@ -218,12 +218,12 @@ def _layout(context: Context, job: JobRecord) -> Choice:
     else:
         choice = Choice(planned_layout(settings.gpus), "the goal is latency: all GPUs on one image")
     if job.ended and len(job.ended[-1].rendering) > 1:
-        single = layout_for_suspects(job_images(context, job), settings.gpus, choice.layout)
+        single = layout_to_isolate(job_images(context, job), settings.gpus, choice.layout)
         choice = Choice(single, "one image at a time, to find out which one killed the pod before")
     return choice
 
 
-def _launched(context: Context, held: Held, spec: AttemptSpec, fence: str) -> bool:
+def launch(context: Context, held: Held, spec: AttemptSpec, fence: str) -> bool:
     job = held.job
     try:
         # A pod that had its token was created; gone since, it has ended.
@@ -231,21 +231,21 @@ def _launched(context: Context, held: Held, spec: AttemptSpec, fence: str) -> bo
         result = LaunchResult.ADOPTED if begun else context.launcher.launch(spec)
     except NameTaken as error:
         # Created before and gone since, or not ours: never create it again, count it as an attempt that ended.
-        settle_ended(context, job, fence, Outcome(Code.UNKNOWN, str(error)))
+        finish_attempt(context, job, fence, Outcome(Code.UNKNOWN, str(error)))
         return False
     log.info("attempt launched", name=spec.name, how=result.value)
     context.ledger.jobs.write(changed(job, at=held.at, confirmed=True), QueuePlace.HELD, fence=fence)
     return True
 
 
-def _observed(context: Context, held: Held, spec: AttemptSpec, fence: str) -> bool:
+def observe(context: Context, held: Held, spec: AttemptSpec, fence: str) -> bool:
     job, paused = held.job, held.batch is BatchState.PAUSED
     seen = context.observer.look().get(spec.name)
     if seen is None:  # the shared look may be older than the launch
         seen = context.observer.look(after=time.monotonic()).get(spec.name)
     if held.batch is BatchState.CANCELLING:
         if seen is None or seen.phase is Phase.ENDED:
-            settle_cancelled(context, job, fence)
+            cancel_job(context, job, fence)
             context.launcher.delete(spec.name)
             return False
         context.launcher.delete(spec.name)
@@ -260,15 +260,15 @@ def _observed(context: Context, held: Held, spec: AttemptSpec, fence: str) -> bo
     else:
         seen_outcome = seen.outcome
     if seen_outcome is not None:
-        settle_ended(context, job, fence, seen_outcome)
+        finish_attempt(context, job, fence, seen_outcome)
         context.launcher.delete(spec.name)
         return False
     if seen is not None:
-        _noted(context, held, _STATE_OF[seen.phase], seen.detail[:DETAIL_LIMIT], fence)
+        record_progress(context, held, _STATE_OF[seen.phase], seen.detail[:DETAIL_LIMIT], fence)
     return True
 
 
-def _noted(context: Context, held: Held, state: JobState, detail: str, fence: str) -> None:
+def record_progress(context: Context, held: Held, state: JobState, detail: str, fence: str) -> None:
     """Write down what the attempt does, if that is news."""
     job = held.job
     if state is not job.state:

@@ -55,21 +55,21 @@ class Metrics:
         for code in Code:
             self._attempts.labels(code)
 
-    def attempt_ended(self, ended: AttemptOutcome) -> None:
+    def count_attempt(self, ended: AttemptOutcome) -> None:
         """Count an attempt, and what its pod says it spent."""
         self._attempts.labels(ended.code.value).inc()
         usage = ended.report.usage if ended.report is not None else None
         if usage is not None:
-            self._spent(usage)
+            self._count_usage(usage)
 
-    def _spent(self, usage: Usage) -> None:
+    def _count_usage(self, usage: Usage) -> None:
         for phase, seconds in usage.seconds.items():
             self._phases.labels(phase).inc(seconds)
         self._gpu.inc(usage.rank_seconds)
         self._stalled.inc(usage.stalled_s)
         self._exchanged.inc(usage.sent_bytes)
 
-    def job_over(self, outcomes: Iterable[Outcome]) -> None:
+    def count_images(self, outcomes: Iterable[Outcome]) -> None:
         """Count the images of a job that ended."""
         for outcome in outcomes:
             if isinstance(outcome, ImageResult):

@@ -38,11 +38,11 @@ class Observer:
             age_s = now - self._taken_at
             old = age_s > self._max_age_s and (age_s > QUIET_LOOK_S or not self._launcher.quiet_since(self._taken_at))
             if self._taken_at <= after or old:
-                self._seen = self._observed()
+                self._seen = self._observe()
                 self._taken_at = now
             return self._seen
 
-    def _observed(self) -> Mapping[str, Observation]:
+    def _observe(self) -> Mapping[str, Observation]:
         try:
             return self._launcher.observe()
         except TesseraError:

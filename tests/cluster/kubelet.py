@@ -46,7 +46,7 @@ class Kubelet:
         while not self._over.wait(_LOOK_S):
             for pod in self._namespace.pods():
                 if pod["spec"].get("nodeName") not in self.lost:
-                    self._look_after(pod)
+                    self._check_on(pod)
 
     def stop(self) -> None:
         """End everything at once."""
@@ -64,7 +64,7 @@ class Kubelet:
         self._running[uid].process.poll()
         return bool(marked(_UID, uid))
 
-    def _look_after(self, pod: Json) -> None:
+    def _check_on(self, pod: Json) -> None:
         uid = pod["metadata"]["uid"]
         running = self._running.get(uid)
         leaving = pod["metadata"].get("deletionTimestamp")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from embedded.model import NATIVE_PX, await_demo_model, begin_demo_model, demo_model, revision
+from embedded.model import NATIVE_PX, await_demo_model, demo_model, revision, start_demo_model
 from embedded.services.services import Services, reachable
 from k8s.launcher import KubernetesLauncher
 from pipeline.bucket.artifacts import Artifacts
@@ -42,7 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     (folder / "logs").mkdir()
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    child = begin_demo_model(folder, environment, trained=folder / "none")
+    child = start_demo_model(folder, environment, trained=folder / "none")
     assert child is not None
     await_demo_model(child, folder, 120, lambda: False)
     return demo_model(folder)

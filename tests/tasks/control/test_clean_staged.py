@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from pipeline.records.object_keys import BatchObjects
-from tasks.control.clean_staged import AFTER, tidy
+from tasks.control.clean_staged import AFTER, clean_staged
 from tests.tasks.stage import Stage
 
 TEXT = "text/plain"
@@ -21,9 +21,9 @@ def test_staged_rows_that_nobody_accepted_go_after_a_day_and_accepted_ones_stay(
     left = {BatchObjects("b").input("loser"), BatchObjects("never").input("t"), BatchObjects("never").invalid("t")}
     for key in left | {".probe/abc"}:
         stage.artifacts.put(key, b"{}\n", content_type=TEXT)
-    tidy(stage.artifacts, datetime.now(UTC))
+    clean_staged(stage.artifacts, datetime.now(UTC))
     assert _keys(stage) == kept | left | {".probe/abc"}
-    tidy(stage.artifacts, datetime.now(UTC) + AFTER + timedelta(minutes=5))
+    clean_staged(stage.artifacts, datetime.now(UTC) + AFTER + timedelta(minutes=5))
     assert _keys(stage) == kept
 
 
@@ -31,7 +31,7 @@ def test_a_batch_json_that_cannot_be_read_protects_what_lies_beside_it(stage: St
     objects = BatchObjects("odd")
     for key in (objects.manifest, objects.input("t")):
         stage.artifacts.put(key, b"not ours", content_type=TEXT)
-    tidy(stage.artifacts, datetime.now(UTC) + AFTER + timedelta(minutes=5))
+    clean_staged(stage.artifacts, datetime.now(UTC) + AFTER + timedelta(minutes=5))
     assert _keys(stage) == {objects.manifest, objects.input("t")}
 
 
@@ -41,6 +41,6 @@ def test_an_upload_in_parts_that_was_never_completed_is_aborted(stage: Stage) ->
     upload = client.create_multipart_upload(Bucket=settings.s3_bucket, Key=key)["UploadId"]
     client.upload_part(Bucket=settings.s3_bucket, Key=key, UploadId=upload, PartNumber=1, Body=b"x" * 5_000_000)
     assert stage.artifacts.abort_uploads(datetime.now(UTC) - AFTER) == 0
-    tidy(stage.artifacts, datetime.now(UTC) + AFTER + timedelta(minutes=5))
+    clean_staged(stage.artifacts, datetime.now(UTC) + AFTER + timedelta(minutes=5))
     found = client.list_multipart_uploads(Bucket=settings.s3_bucket, Prefix=key)
     assert not found.get("Uploads")

@@ -22,7 +22,7 @@ from pipeline.records.batch import Purge, changed
 from pipeline.records.object_keys import BatchObjects
 from pipeline.states import BatchState
 from tasks.control import purge as module
-from tasks.control.purge import purge, retire
+from tasks.control.purge import purge, purge_expired
 from tasks.control.tick import request_next_step
 from tests.tasks.stage import Stage
 
@@ -208,7 +208,7 @@ def test_the_controller_removes_what_ended_long_enough_ago(
         _aged(stage, batch_id, days)
     stage.batch(1, "runs")
     _aged(stage, "runs", 100)
-    retire(stage.new_worker("w2", retention_days=retention_days))
+    purge_expired(stage.new_worker("w2", retention_days=retention_days))
     found = {record.id for record in stage.ledger.batches.newest(9) if record.manifest.purge is not None}
     assert found == purged
 

@@ -77,7 +77,7 @@ def test_what_is_over_stays_over_what_runs_goes_on_and_what_waits_is_queued(stag
     assert [stage.state(index) for index in range(3)] == [JobState.SUCCEEDED, JobState.RUNNING, JobState.QUEUED]
     assert stage.images() == ["succeeded"] * 4 + ["queued"] * 3
     assert (stage.job(1).attempt, stage.job(1).confirmed) == (spec, True)
-    tick.end_orphans(stage.worker)
+    tick.delete_orphans(stage.worker)
     assert stage.node.running == {running}
 
     pod = stage.pod(spec)  # the very pod: it registers again and goes on
@@ -134,7 +134,7 @@ def test_an_attempt_that_ended_while_redis_was_empty_is_followed_by_another_unde
     _resumed(stage)
     assert stage.state(1) is JobState.QUEUED
     stage.node.play = lambda spec: [lambda: stage.pods_work(spec, lambda tasks: tasks), SUCCEEDED]
-    tick.end_orphans(stage.worker)
+    tick.delete_orphans(stage.worker)
     stage.work()
     assert stage.images() == ["succeeded"] * 7
     assert running not in stage.node.running
@@ -217,7 +217,7 @@ def test_a_controller_killed_while_it_rebuilds_is_made_up_for(
         patched.setattr(stage.worker.ledger.jobs, "create", dies)
         with pytest.raises(Killed):
             _resumed(stage)
-    tick.end_orphans(stage.worker)
+    tick.delete_orphans(stage.worker)
     expand(stage.worker, "b")
     assert stage.images() == ["succeeded"] * 4 + ["queued"] * 3
     assert [stage.state(index) for index in range(3)] == [JobState.SUCCEEDED, JobState.RUNNING, JobState.QUEUED]
@@ -241,7 +241,7 @@ def test_a_batch_that_has_ended_is_known_again_with_its_counts(stage: Stage) -> 
     stage.finalized()
     results = stage.lines("results.jsonl")
     _emptied(stage)
-    tick.record_accepted(stage.worker)
+    tick.recover_batches(stage.worker)
     assert not stage.ledger.batches.known("b")  # not by itself: it needs nothing
     assert _resumed(stage) == ["b"]
     assert stage.batch_state() is BatchState.COMPLETED

@@ -23,7 +23,7 @@ from pipeline.ledger import Ledger
 from pipeline.ledger.locks import Locks
 from pipeline.records.schedules.schedule import changed
 from tasks.control.schedules import fire
-from tasks.worker import build
+from tasks.worker import build_context
 from tests.tasks.control.test_schedules import batches, history, hours_ago, schedule
 from tests.tasks.stage import Stage
 
@@ -44,7 +44,7 @@ def _fire_and_die(settings: Settings, last: int) -> None:
 
         return send
 
-    context = build(settings, "control")
+    context = build_context(settings, "control")
     session, connection = botocore.httpsession.URLLib3Session, redis.connection.AbstractConnection
     session.send = counted(session.send)  # type: ignore[method-assign]
     connection.send_packed_command = counted(connection.send_packed_command)  # type: ignore[method-assign]
@@ -59,7 +59,7 @@ def _no_lock(*_: Any) -> Iterator[bool]:
 def _fire_without_lock(settings: Settings, barrier: Any) -> None:
     """Fire as one that believes to hold the lock that it has lost."""
     Locks.only_one = _no_lock  # type: ignore[method-assign,assignment]
-    context = build(settings, "control")
+    context = build_context(settings, "control")
     barrier.wait(60)
     fire(context, "nightly")
 

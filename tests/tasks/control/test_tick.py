@@ -94,7 +94,7 @@ def test_attempts_that_no_job_has_on_record_are_deleted_and_the_others_left_alon
     of_no_batch = attempt_spec(job_record("lost", 0, incarnation="99999999"), 1)
     for spec in (older, of_no_job, of_no_batch):
         stage.node.put(spec)
-    tick.end_orphans(stage.worker)
+    tick.delete_orphans(stage.worker)
     assert stage.node.running == {current, of_no_batch.name}
 
 
@@ -104,7 +104,7 @@ def test_the_attempt_of_a_job_that_is_over_is_an_orphan(stage: Stage) -> None:
     spec = stage.job().attempt
     assert spec is not None
     stage.node.put(spec)
-    tick.end_orphans(stage.worker)
+    tick.delete_orphans(stage.worker)
     assert stage.node.running == set()
 
 
@@ -113,7 +113,7 @@ def test_a_batch_that_was_accepted_and_never_recorded_is_found_in_the_bucket(sta
     first = stage.ledger.batches.get("b").manifest
     _forget(stage)
     stage.artifacts.put("batches/staged/staged/t/input.jsonl", b"{}\n", content_type="text/plain")
-    tick.record_accepted(stage.worker)
+    tick.recover_batches(stage.worker)
     found = stage.ledger.batches.get("b").manifest
     assert found == first.model_copy(update={"incarnation": found.incarnation})
     assert found.incarnation != first.incarnation
@@ -125,7 +125,7 @@ def test_a_batch_that_is_over_is_not_taken_up_again_by_an_emptied_ledger(stage: 
     stage.work()
     stage.finalized()
     _forget(stage)
-    tick.record_accepted(stage.worker)
+    tick.recover_batches(stage.worker)
     assert not stage.ledger.batches.known("b")
 
 
@@ -133,7 +133,7 @@ def test_a_batch_json_that_cannot_be_read_does_not_hide_the_batches_after_it(sta
     stage.accepted(1)
     _forget(stage)
     stage.artifacts.put("batches/a/batch.json", b"not json", content_type="text/plain")
-    tick.record_accepted(stage.worker)
+    tick.recover_batches(stage.worker)
     assert stage.ledger.batches.unfinished() == ["b"]
 
 

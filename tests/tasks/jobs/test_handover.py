@@ -8,7 +8,7 @@ from pipeline.errors import ClaimRefused
 from pipeline.records.attempt import AttemptSpec, Code, Outcome, Phase
 from pipeline.states import JobState
 from tasks.app import render
-from tasks.jobs.run_job import drive
+from tasks.jobs.run_job import run_job
 from tests.tasks.node import Killed, Play
 from tests.tasks.stage import SUCCEEDED, Stage
 
@@ -139,7 +139,7 @@ def test_a_worker_that_lost_its_lease_leaves_the_job_and_its_pod_to_the_next(sta
     stage.in_background(stage.new_worker("w2"))
     stage.soon(lambda: stage.state() is JobState.RUNNING, "another's work")
     before = stage.job()
-    drive(stage.worker, slow)  # returns by itself
+    run_job(stage.worker, slow)  # returns by itself
     assert stage.job() == before
     assert stage.node.deleted == []
 
@@ -156,7 +156,7 @@ def test_a_job_that_failed_and_was_not_written_as_failed_is_not_a_success_the_se
         raise Killed("before the job was written")
 
     with monkeypatch.context() as patched:
-        patched.setattr("tasks.jobs.finish_attempt.move_known", killed)
+        patched.setattr("tasks.jobs.finish_attempt.record_outcomes", killed)
         with pytest.raises(Killed):
             render(stage.new_worker("dying", lease_s=0.3))
     assert stage.state() is JobState.LAUNCHING

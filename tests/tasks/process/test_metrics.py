@@ -24,8 +24,8 @@ def test_attempts_and_what_their_pods_spent_are_counted() -> None:
     metrics = Metrics()
     usage = Usage(seconds={"denoise": 4.0, "decode": 1.0}, rank_seconds=16.0, stalled_s=0.5, sent_bytes=7)
     report = PodReport(code=Code.SUCCEEDED, usage=usage)
-    metrics.attempt_ended(Outcome(Code.SUCCEEDED, "", report=report))
-    metrics.attempt_ended(Outcome(Code.PREEMPTED, "gone"))
+    metrics.count_attempt(Outcome(Code.SUCCEEDED, "", report=report))
+    metrics.count_attempt(Outcome(Code.PREEMPTED, "gone"))
     assert _value(metrics, "tessera_attempts_total", outcome="SUCCEEDED") == 1
     assert _value(metrics, "tessera_attempts_total", outcome="PREEMPTED") == 1
     assert _value(metrics, "tessera_phase_seconds_total", phase="denoise") == 4
@@ -37,7 +37,7 @@ def test_images_of_a_job_are_counted_by_outcome() -> None:
     metrics = Metrics()
     task = ImageTask(factories.resolved_row(), 0)
     done = factories.image_result(task).model_copy(update={"seconds": 3.0, "size_bytes": 100})
-    metrics.job_over([done, done, failure_of(task, FailureCode.BLACK, "black", retryable=True)])
+    metrics.count_images([done, done, failure_of(task, FailureCode.BLACK, "black", retryable=True)])
     assert _value(metrics, "tessera_images_total", outcome="succeeded") == 2
     assert _value(metrics, "tessera_images_total", outcome="E_BLACK") == 1
     assert _value(metrics, "tessera_uploaded_bytes_total") == 200
@@ -69,7 +69,7 @@ def test_metrics_are_served_and_a_port_in_use_is_lived_with() -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     metrics = Metrics()
-    metrics.attempt_ended(Outcome(Code.SUCCEEDED, ""))
+    metrics.count_attempt(Outcome(Code.SUCCEEDED, ""))
     metrics.serve(port)
     Metrics().serve(port)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:

@@ -14,7 +14,7 @@ import redis
 from structlog.testing import capture_logs
 
 from embedded.processes.child import Child
-from embedded.processes.identity import identity_of
+from embedded.processes.identity import load_endpoints
 from embedded.services.readiness import wait_until_ready
 from embedded.services.valkey import check_valkey, valkey
 from pipeline.deployment.settings import Settings
@@ -31,7 +31,7 @@ def redis_with(tmp_path: Path, settings: Settings) -> Iterator[Callable[..., Led
     def start(*options: str) -> Ledger:
         folder = tmp_path / "redis"
         (folder / "logs").mkdir(parents=True)
-        identity = identity_of(folder)
+        identity = load_endpoints(folder)
         program = valkey(identity, folder, {})
         server = Child(dataclasses.replace(program, command=[*program.command, *options]))
         started.append(server)
