@@ -12,7 +12,7 @@ import structlog
 from pydantic import ValidationError
 
 from k8s.cluster import AlreadyThere, Cluster, Refused
-from k8s.manifest import (
+from k8s.job_manifest import (
     ATTEMPT_LABEL,
     BATCH_ANNOTATION,
     CONTAINER,

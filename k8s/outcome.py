@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from k8s.manifest import CONTAINER, WEIGHTS_CONTAINER
+from k8s.job_manifest import CONTAINER, WEIGHTS_CONTAINER
 from k8s.reading import (
     NO_DEVICE,
     Object,

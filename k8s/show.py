@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from k8s.manifest import job_manifest
+from k8s.job_manifest import job_manifest
 from k8s.pod import pod_settings
 from pipeline.deployment.settings import Settings, load_settings
 from pipeline.errors import RequestError, TesseraError

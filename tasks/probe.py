@@ -55,7 +55,7 @@ def works(settings: Settings, role: str, host: str) -> bool:
 def try_cluster(settings: Settings) -> None:
     """Make the Job of a render pod, suspended, look at it and delete it. Raises TesseraError."""
     from k8s.cluster import Cluster
-    from k8s.manifest import job_manifest
+    from k8s.job_manifest import job_manifest
     from k8s.pod import pod_settings
 
     pod = pod_settings(settings)

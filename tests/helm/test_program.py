@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from k8s.cluster import RULES
-from k8s.manifest import job_manifest
+from k8s.job_manifest import job_manifest
 from k8s.pod import PodSettings, pod_settings
 from pipeline.deployment.settings import Settings, load_settings
 from pipeline.operations.declared import declared_schedules

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from k8s.manifest import job_manifest
+from k8s.job_manifest import job_manifest
 from k8s.pod import pod_settings
 from pipeline.deployment.settings import Settings, load_settings
 from pipeline.ledger import Ledger

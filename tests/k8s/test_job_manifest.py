@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from kubernetes import client
 
-from k8s.manifest import FOR_PODS, job_manifest
+from k8s.job_manifest import FOR_PODS, job_manifest
 from k8s.merge import merged
 from k8s.pod import PodSettings, pod_settings
 from pipeline.deployment.settings import Settings, load_settings
