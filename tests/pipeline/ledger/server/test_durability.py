@@ -14,7 +14,7 @@ import redis
 from structlog.testing import capture_logs
 
 from embedded.processes.child import Child
-from embedded.processes.identity import load_endpoints
+from embedded.services.endpoints import load_endpoints
 from embedded.services.readiness import wait_until_ready
 from embedded.services.valkey import check_valkey, valkey
 from pipeline.deployment.settings import Settings
@@ -31,13 +31,13 @@ def redis_with(tmp_path: Path, settings: Settings) -> Iterator[Callable[..., Led
     def start(*options: str) -> Ledger:
         folder = tmp_path / "redis"
         (folder / "logs").mkdir(parents=True)
-        identity = load_endpoints(folder)
-        program = valkey(identity, folder, {})
+        endpoints = load_endpoints(folder)
+        program = valkey(endpoints, folder, {})
         server = Child(dataclasses.replace(program, command=[*program.command, *options]))
         started.append(server)
         server.start()
-        wait_until_ready(server, lambda: check_valkey(identity), time.monotonic() + 60)
-        return Ledger(Settings.model_validate(settings.model_dump() | {"redis_url": identity.redis_url}))
+        wait_until_ready(server, lambda: check_valkey(endpoints), time.monotonic() + 60)
+        return Ledger(Settings.model_validate(settings.model_dump() | {"redis_url": endpoints.redis_url}))
 
     yield start
     for server in started:

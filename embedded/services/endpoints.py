@@ -37,8 +37,8 @@ PORT_NAMES = (
 _PORTS = range(20_000, 32_000)
 
 
-class Identity(BaseModel):
-    """Credentials and ports of the two services."""
+class Endpoints(BaseModel):
+    """Where the two services listen, and the credentials that they accept."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,13 +60,13 @@ class Identity(BaseModel):
         return f"http://{LOOPBACK}:{self.ports['s3']}"
 
 
-def load_endpoints(data_dir: Path) -> Identity:
-    """The identity kept in `data_dir`, or a new one; ports that were taken meanwhile are replaced. Writes it back."""
+def load_endpoints(data_dir: Path) -> Endpoints:
+    """The endpoints kept in `data_dir`, or new ones; ports taken meanwhile are replaced. Writes them back."""
     path = data_dir / "services.json"
     try:
-        known = Identity.model_validate_json(path.read_text(encoding="utf-8"))
+        known = Endpoints.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        known = Identity(
+        known = Endpoints(
             redis_password=secrets.token_hex(24),
             s3_access_key=secrets.token_hex(10).upper(),
             s3_secret_key=secrets.token_hex(24),
