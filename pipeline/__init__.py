@@ -2,22 +2,150 @@
 
 Belongs here: everything that both a thin client and a worker need. Does not belong here: torch, the Kubernetes
 client, Celery beyond sending a task by name.
+
+The names in `__all__` are the Python client's public surface: `from pipeline import Client`. All else may change.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.client.client import Batch, Client
-    from pipeline.promptset.row import Row
+    from pipeline.client.batch import Batch, RenderedImage
+    from pipeline.client.client import Client
+    from pipeline.client.connect import Connection, connect
+    from pipeline.client.replay import Replay
+    from pipeline.client.schedules import FiringStatus, Schedules, ScheduleStatus
+    from pipeline.errors import (
+        AcceptanceUnknown,
+        BatchExists,
+        BatchLost,
+        LimitReached,
+        ManifestError,
+        NoDeployment,
+        ReplayFailed,
+        RequestError,
+        RowError,
+        ServiceError,
+        SettingsError,
+        TesseraError,
+        UnknownBatch,
+        UnknownSchedule,
+        WaitTimeout,
+    )
+    from pipeline.ledger.workers import Drain, Worker
+    from pipeline.operations.estimate import Estimate
+    from pipeline.operations.retry import Retried
+    from pipeline.operations.status import BatchStatus, JobStatus
+    from pipeline.operations.submit import Acceptance, Submission
+    from pipeline.outputs.links import Link
+    from pipeline.outputs.replay import Difference, Likeness
+    from pipeline.promptset.formats import InputFormat
+    from pipeline.promptset.row import Options, Row
+    from pipeline.records.results import FailureCode, ImageFailure, ImageResult
+    from pipeline.records.schedules.schedule import Firing, FiringOutcome, Overlap, ScheduleRecord, ScheduleSpec
+    from pipeline.states import BatchState, ImageState, JobState
 
-__all__ = ["Batch", "Client", "Row"]
+# Where each public name is: imported when somebody asks for it, so that a pod that only needs the records pays for
+# nothing else. A test compares this with the imports above, which are what type checkers and editors read.
+_MODULES = {
+    "pipeline.client.batch": ("Batch", "RenderedImage"),
+    "pipeline.client.client": ("Client",),
+    "pipeline.client.connect": ("Connection", "connect"),
+    "pipeline.client.replay": ("Replay",),
+    "pipeline.client.schedules": ("FiringStatus", "ScheduleStatus", "Schedules"),
+    "pipeline.errors": (
+        "AcceptanceUnknown",
+        "BatchExists",
+        "BatchLost",
+        "LimitReached",
+        "ManifestError",
+        "NoDeployment",
+        "ReplayFailed",
+        "RequestError",
+        "RowError",
+        "ServiceError",
+        "SettingsError",
+        "TesseraError",
+        "UnknownBatch",
+        "UnknownSchedule",
+        "WaitTimeout",
+    ),
+    "pipeline.ledger.workers": ("Drain", "Worker"),
+    "pipeline.operations.estimate": ("Estimate",),
+    "pipeline.operations.retry": ("Retried",),
+    "pipeline.operations.status": ("BatchStatus", "JobStatus"),
+    "pipeline.operations.submit": ("Acceptance", "Submission"),
+    "pipeline.outputs.links": ("Link",),
+    "pipeline.outputs.replay": ("Difference", "Likeness"),
+    "pipeline.promptset.formats": ("InputFormat",),
+    "pipeline.promptset.row": ("Options", "Row"),
+    "pipeline.records.results": ("FailureCode", "ImageFailure", "ImageResult"),
+    "pipeline.records.schedules.schedule": ("Firing", "FiringOutcome", "Overlap", "ScheduleRecord", "ScheduleSpec"),
+    "pipeline.states": ("BatchState", "ImageState", "JobState"),
+}
 
-_HOMES = {"Batch": "pipeline.client.client", "Client": "pipeline.client.client", "Row": "pipeline.promptset.row"}
+__all__ = [
+    "Acceptance",
+    "AcceptanceUnknown",
+    "Batch",
+    "BatchExists",
+    "BatchLost",
+    "BatchState",
+    "BatchStatus",
+    "Client",
+    "Connection",
+    "Difference",
+    "Drain",
+    "Estimate",
+    "FailureCode",
+    "Firing",
+    "FiringOutcome",
+    "FiringStatus",
+    "ImageFailure",
+    "ImageResult",
+    "ImageState",
+    "InputFormat",
+    "JobState",
+    "JobStatus",
+    "Likeness",
+    "LimitReached",
+    "Link",
+    "ManifestError",
+    "NoDeployment",
+    "Options",
+    "Overlap",
+    "RenderedImage",
+    "Replay",
+    "ReplayFailed",
+    "RequestError",
+    "Retried",
+    "Row",
+    "RowError",
+    "ScheduleRecord",
+    "ScheduleSpec",
+    "ScheduleStatus",
+    "Schedules",
+    "ServiceError",
+    "SettingsError",
+    "Submission",
+    "TesseraError",
+    "UnknownBatch",
+    "UnknownSchedule",
+    "WaitTimeout",
+    "Worker",
+    "connect",
+]
 
+if not TYPE_CHECKING:  # a type checker would take any name for an attribute
 
-def __getattr__(name: str) -> Any:
-    """Import the client when somebody asks for it: a pod that only needs the records should not pay for it."""
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name):
+        """Import what is asked for."""
+        from importlib import import_module
+
+        for module, names in _MODULES.items():
+            if name in names:
+                value = globals()[name] = getattr(import_module(module), name)
+                return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__():
+        return [*globals(), *__all__]

@@ -23,6 +23,8 @@ TesseraError
 │   ├── LeaseLost          another worker holds the job now
 │   ├── ClaimRefused       another pod, or another attempt, holds the job now
 │   └── NameTaken          something else holds an attempt's name (see pipeline.records.attempt)
+├── WaitTimeout            a batch was not finished in time; it goes on
+├── ReplayFailed           an image could not be rendered again; the message says why
 └── IllegalMove            a state change that the table of moves does not have
 
 Messages name what was found, what was wanted and what to do. They never hold credentials or prompts.
@@ -168,6 +170,14 @@ class LeaseLost(ConflictError):
 
 class ClaimRefused(ConflictError):
     """A pod may not report for this job: another pod or another attempt holds it."""
+
+
+class WaitTimeout(TesseraError):
+    """The batch was not finished in time; it goes on."""
+
+
+class ReplayFailed(TesseraError):
+    """The image could not be rendered again; the message says why."""
 
 
 class IllegalMove(TesseraError):

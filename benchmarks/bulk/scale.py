@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.bulk.deployment import Bench, deployment, until
 from benchmarks.bulk.rows import write_rows
-from pipeline.client.client import Client
+from pipeline import Client
 from pipeline.operations.status import batch_status, jobs_status
 from pipeline.operations.submit import Submission, accept, checked_options
 from pipeline.records.object_keys import BatchObjects

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from embedded.services.services import Services, reachable, running_services
+from pipeline import Client
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.commit import commit_image
-from pipeline.client.client import Client
 from pipeline.client.connect import Connection
 from pipeline.deployment.settings import Settings, load_settings
 from pipeline.ledger import Ledger

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipeline import Client
 from pipeline.bucket.trace import RANK_TRACK, RankTrace, find_trace
-from pipeline.client.client import Client
 from pipeline.client.connect import Connection, connect
 from pipeline.client.local_stack import start_stack, stop_stack
 from pipeline.errors import NoDeployment

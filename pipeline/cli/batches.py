@@ -13,7 +13,8 @@ from rich.table import Table
 
 from pipeline.cli.exits import INTERRUPTED, OK
 from pipeline.cli.options import with_picture
-from pipeline.client.client import Batch, Client
+from pipeline.client.batch import Batch
+from pipeline.client.client import Client
 from pipeline.client.connect import Connection, connect
 from pipeline.client.progress import event, summary
 from pipeline.client.rate import Tempo

@@ -6,8 +6,7 @@
 
 from __future__ import annotations
 
-from pipeline.client.client import WaitTimeout
-from pipeline.errors import ManifestError, RequestError, SettingsError, TesseraError
+from pipeline.errors import ManifestError, RequestError, SettingsError, TesseraError, WaitTimeout
 
 OK, OUR_FAULT, USAGE, PARTLY, NONE_SUCCEEDED, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.cli.exits import NONE_SUCCEEDED, OK, PARTLY
-from pipeline.client.client import Client, Replay
+from pipeline.client.client import Client
+from pipeline.client.replay import Replay
 from pipeline.errors import RequestError
 from pipeline.outputs.replay import manifest_rows, records_in
 from pipeline.records.results import ImageResult

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -14,6 +14,7 @@ from pipeline.cli.exits import OK
 from pipeline.client.client import Client
 from pipeline.client.schedules import FiringStatus, ScheduleStatus
 from pipeline.errors import RequestError
+from pipeline.promptset.keywords import Picture
 from pipeline.records.schedules.schedule import Overlap
 
 Name = Annotated[str, typer.Argument(help="Name of a schedule.", show_default=False)]
@@ -59,7 +60,7 @@ def add(
         cron=cron,
         tz=tz,
         prompts=prompts,
-        options=_options(options or []),
+        options=cast("Picture", _options(options or [])),
         overlap=overlap,
         catch_up=catch_up,
         only_new=only_new,

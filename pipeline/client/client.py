@@ -10,62 +10,36 @@ for image in batch.images():
 
 from __future__ import annotations
 
-import io
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Unpack
 
 import structlog
 
+from pipeline.client.batch import Batch
 from pipeline.client.connect import Connection, connect
-from pipeline.client.progress import Counter, Progress
+from pipeline.client.replay import Replay, compare, only_record
 from pipeline.client.schedules import Schedules
-from pipeline.deployment.broker import EXPAND, PURGE, REOPEN, TICK, celery_app, hint
-from pipeline.errors import RequestError, TesseraError, UnknownBatch
+from pipeline.deployment.broker import EXPAND, TICK
+from pipeline.errors import RequestError, UnknownBatch
 from pipeline.ledger.workers import ALL, Drain, Worker
-from pipeline.operations.cancel import request_cancel
 from pipeline.operations.estimate import Estimate, Estimator
-from pipeline.operations.pause import request_pause, request_unpause
-from pipeline.operations.purge import is_purged, request_purge
-from pipeline.operations.resume import check_lost, take_up, unknown_batches
-from pipeline.operations.retry import Retried, request_retry
-from pipeline.operations.status import BatchStatus, JobStatus, batch_status, jobs_status
+from pipeline.operations.purge import is_purged
+from pipeline.operations.resume import take_up, unknown_batches
+from pipeline.operations.status import BatchStatus, batch_status
 from pipeline.operations.submit import TIMEOUT_S, Acceptance, Submission, accept, checked_options
-from pipeline.outputs import download
-from pipeline.outputs.contactsheet import contact_sheets
-from pipeline.outputs.links import DEFAULT_LIFE, Link, links
-from pipeline.outputs.replay import Difference, Likeness, differences, likeness, records_in, row_of
+from pipeline.outputs.replay import row_of
 from pipeline.process.deadline import Deadline, OutOfTime
 from pipeline.promptset.formats import InputFormat
 from pipeline.promptset.keywords import Picture
 from pipeline.promptset.source import Prompts, open_source
 from pipeline.promptset.validate import Validation, resolved_rows
-from pipeline.records.batch import Purge
-from pipeline.records.object_keys import BatchObjects
-from pipeline.records.results import ImageFailure, ImageResult
-from pipeline.states import BatchState
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-_LOOK_S = 1.0
 _HINT_S = 10.0
 
 log = structlog.get_logger(__name__)
-
-
-class WaitTimeout(TesseraError):
-    """The batch was not finished in time; it goes on."""
-
-
-class ReplayFailed(TesseraError):
-    """The image could not be rendered again; the message says why."""
 
 
 class Client:
@@ -75,13 +49,9 @@ class Client:
         self._connection = connection or connect()
 
     @cached_property
-    def _app(self) -> Any:
-        return celery_app(self._connection.settings)
-
-    @cached_property
     def schedules(self) -> Schedules:
         """Prompt sets that are rendered again and again."""
-        return Schedules(self._connection, self._app)
+        return Schedules(self._connection)
 
     def submit(
         self,
@@ -134,7 +104,7 @@ class Client:
         accepted = accept(submission, self._connection.ledger, self._connection.artifacts)
         try:
             # Only a hint: the batch is accepted, and the controller finds it by itself.
-            Deadline(_HINT_S).call("hinting", lambda: hint(self._app, EXPAND, accepted.manifest.id))
+            Deadline(_HINT_S).call("hinting", lambda: self._connection.hint(EXPAND, accepted.manifest.id))
         except OutOfTime as error:
             log.warning("the broker did not take a hint; the next tick mends it", error=str(error))
         return accepted
@@ -146,12 +116,12 @@ class Client:
         pods: int | None = None,
         input_format: InputFormat | None = None,
         skip_invalid: bool = False,
-        **defaults: Any,
+        **picture: Unpack[Picture],
     ) -> Estimate:
         """What the prompt set would cost, before anything runs.
 
         Args:
-            prompts, defaults: as in `submit`.
+            prompts, picture: as in `submit`.
             pods: that would work at the same time; as many as workers have room for if not given.
             input_format: what the prompt set is, where its name does not say so.
             skip_invalid: leave invalid rows out instead of refusing them all.
@@ -162,7 +132,7 @@ class Client:
         deployment = ledger.deployment()
         source = open_source(prompts, input_format=input_format, bucket=self._connection.artifacts)
         found, estimator = Validation(source.name), Estimator(deployment, ledger.speeds.all())
-        for row in resolved_rows(source, checked_options(defaults), deployment, found, batch_seed=0):
+        for row in resolved_rows(source, checked_options(picture), deployment, found, batch_seed=0):
             estimator.add(row)
         found.raise_if_refused(skip_invalid=skip_invalid)
         at_once = pods or max(1, sum(ledger.workers.free_slots().values()))
@@ -178,30 +148,14 @@ class Client:
 
         Raises RequestError if there is no record, or several; ReplayFailed, WaitTimeout, and as `submit` does.
         """
-        found = list(records_in(Path(file)))
-        if len(found) != 1:
-            raise RequestError(f"{file} holds {len(found)} records; one wanted (`tessera extract` takes all)")
-        (then,) = found
+        then = only_record(Path(file))
         batch = self.batch(self.accept(Submission([row_of(then.result)], checked_options({}))).manifest.id)
         batch.wait(timeout_s, progress=progress)
-        for failure in batch.errors():
-            raise ReplayFailed(f"batch {batch.id}: {failure.code.value}: {failure.message}")
-        image = next(batch.images(), None)
-        if image is None:
-            raise ReplayFailed(f"batch {batch.id} was {batch.status().state.value} before the image was rendered")
-        before = then.body or download.image_if_there(self._connection.artifacts, then.result)
-        return Replay(
-            batch_id=batch.id,
-            then=then.result,
-            image=image,
-            differences=differences(then.result, image.result),
-            compared=before is not None,
-            likeness=None if before is None else likeness(before, image.bytes()),
-        )
+        return compare(then, batch, self._connection.artifacts)
 
     def batch(self, batch_id: str) -> Batch:
         """A batch that was submitted before. Nothing is asked yet."""
-        return Batch(self._connection, batch_id, self._app)
+        return Batch(self._connection, batch_id)
 
     def resume(self) -> list[str]:
         """Take up every accepted batch that Redis does not know, also those that have ended: after it lost its data.
@@ -211,7 +165,7 @@ class Client:
         """
         ledger, artifacts = self._connection.ledger, self._connection.artifacts
         taken_up = [m.id for m in unknown_batches(ledger, artifacts, ended=True) if take_up(ledger, m)]
-        hint(self._app, TICK)
+        self._connection.hint(TICK)
         return taken_up
 
     def workers(self) -> list[Worker]:
@@ -265,190 +219,3 @@ class Client:
         """The newest batches."""
         ledger = self._connection.ledger
         return [batch_status(ledger, record.id) for record in ledger.batches.newest(limit)]
-
-
-@dataclass(frozen=True)
-class Replay:
-    """An image that was rendered again.
-
-    Attributes:
-        batch_id: of the batch that rendered it again.
-        then: its record of the first time.
-        image: the second one.
-        differences: in how the two were made.
-        compared: whether the first one's pixels were there to compare: in the file itself, or still in the bucket.
-        likeness: of the pixels; None if they were not compared, or if the sizes differ.
-    """
-
-    batch_id: str
-    then: ImageResult
-    image: RenderedImage
-    differences: list[Difference]
-    compared: bool
-    likeness: Likeness | None
-
-
-class Batch:
-    """A submitted batch."""
-
-    def __init__(self, connection: Connection, batch_id: str, app: Any) -> None:
-        self.id = batch_id
-        self._connection, self._app = connection, app
-
-    def __repr__(self) -> str:
-        return f"Batch({self.id!r})"
-
-    def status(self) -> BatchStatus:
-        """How it stands now. Raises UnknownBatch, or BatchLost if it is in the bucket and Redis does not know it."""
-        with self._known():
-            return batch_status(self._connection.ledger, self.id)
-
-    @contextmanager
-    def _known(self) -> Iterator[None]:
-        try:
-            yield
-        except UnknownBatch:
-            check_lost(self._connection.artifacts, self.id)
-            raise
-
-    def jobs(self) -> list[JobStatus]:
-        """Its jobs that are under way, at most 100, each with what it waits for and how its earlier attempts ended."""
-        return jobs_status(self._connection.ledger, self.id)
-
-    def updates(self, timeout_s: float | None = None) -> Iterator[BatchStatus]:
-        """Its status now, and again whenever something moved or a second has passed, until it is finished.
-
-        Raises WaitTimeout when `timeout_s` have passed before that.
-        """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        after = "$"
-        while True:
-            status = self.status()
-            yield status
-            if status.finished:
-                return
-            left = _LOOK_S if deadline is None else min(_LOOK_S, deadline - time.monotonic())
-            if left <= 0:
-                raise WaitTimeout(
-                    f"batch {self.id} is {status.state} with {status.done} of {status.total} images done after "
-                    f"{timeout_s:g} s; it goes on: `tessera watch {self.id}`"
-                )
-            events = self._connection.ledger.batches.events(self.id, after=after, wait_s=left)
-            after = events[-1].id if events else after
-
-    def wait(self, timeout_s: float | None = None, *, progress: bool = False) -> BatchStatus:
-        """Wait until it is finished and return its status. Raises WaitTimeout.
-
-        With `progress` a table lives in a terminal (on stderr) or below a notebook's cell, and lines appear elsewhere.
-        """
-        with Progress(sys.stderr, quiet=not progress) as shown:
-            for status in self.updates(timeout_s):
-                shown.show(status, self.jobs)
-        return status
-
-    def images(self) -> Iterator[RenderedImage]:
-        """Its images in the order of the rows; those that are there so far while it runs."""
-        artifacts = self._connection.artifacts
-        return (RenderedImage(r, self._connection) for r in download.results(artifacts, BatchObjects(self.id)))
-
-    def errors(self) -> Iterator[ImageFailure]:
-        """The images that failed, and why."""
-        return download.failures(self._connection.artifacts, BatchObjects(self.id))
-
-    def download(self, folder: str | Path, *, progress: bool = False) -> Path:
-        """Bring images, thumbnails, results.jsonl, errors.jsonl and gallery to a folder; returns the gallery's path.
-
-        What is there and whole is not fetched again. `progress` shows it on stderr.
-        """
-        status = self.status()  # an unknown batch is an error, not an empty folder
-        if status.purge:
-            raise RequestError(f"batch {self.id} is being purged; what is left of it is not whole")
-        with Counter(sys.stderr, f"{self.id} download", status.succeeded, quiet=not progress) as counter:
-            return download.download(self._connection.artifacts, self.id, Path(folder), lambda _: counter.one_more())
-
-    def links(self, life: timedelta = DEFAULT_LIFE) -> Iterator[Link]:
-        """A link to each image that is there, which works without credentials until it expires, after 7 days at most.
-
-        Whoever has a link may fetch its image: keep links out of logs. Raises RequestError.
-        """
-        self.status()
-        artifacts = self._connection.artifacts
-        return links(artifacts, download.results(artifacts, BatchObjects(self.id)), life)
-
-    def contact_sheets(self, output: str | Path, *, columns: int = 6, rows: int = 8) -> list[Path]:
-        """Write its images small on pages of `columns` x `rows`: `output`, output-002 and so on; returns the paths.
-
-        Raises RequestError if the name's suffix is no format, or if no image is there yet.
-        """
-        self.status()
-        artifacts = self._connection.artifacts
-        images = download.results(artifacts, BatchObjects(self.id))
-        fetch = partial(download.small_bytes, artifacts)
-        return list(contact_sheets(images, fetch, Path(output), columns=columns, rows=rows))
-
-    def retry(self, *codes: str) -> Retried:
-        """Render again what failed and may succeed another time, or only failures of these codes (as "E_OOM").
-
-        The batch must have ended; it is opened again and ends anew. What is committed stays. Raises RequestError.
-        """
-        with self._known():
-            retried = request_retry(self._connection.ledger, self._connection.artifacts, self.id, codes)
-        if retried.images:
-            hint(self._app, REOPEN, self.id)
-        return retried
-
-    def pause(self) -> BatchState:
-        """Let images that are being rendered finish, then free the GPUs; returns the state it is in now."""
-        with self._known():
-            return request_pause(self._connection.ledger, self.id)
-
-    def unpause(self) -> BatchState:
-        """Let it go on after `pause`; returns the state it is in now."""
-        with self._known():
-            state = request_unpause(self._connection.ledger, self.id)
-        hint(self._app, TICK)
-        return state
-
-    def purge(self, *, keep_images: bool = False) -> None:
-        """Have it removed from Redis and the bucket for good; with `keep_images`, all but what people look at.
-
-        It must have ended. The controller removes it; until then its status says so. Raises RequestError.
-        """
-        wanted = Purge.KEEP_IMAGES if keep_images else Purge.EVERYTHING
-        request_purge(self._connection.ledger, self._connection.artifacts, self.id, wanted)
-        hint(self._app, PURGE, self.id)
-
-    def cancel(self) -> BatchState:
-        """Cancel what is not rendered yet; returns the state it is in now. What is committed stays."""
-        with self._known():
-            state = request_cancel(self._connection.ledger, self.id)
-        hint(self._app, TICK)
-        return state
-
-
-class RenderedImage:
-    """An image in the bucket."""
-
-    def __init__(self, result: ImageResult, connection: Connection) -> None:
-        self.result = result
-        self._connection = connection
-
-    def __repr__(self) -> str:
-        return f"RenderedImage({self.result.image_id!r}, custom_id={self.result.custom_id!r})"
-
-    def bytes(self) -> bytes:
-        """The file, checked against its recorded digest."""
-        return download.image_bytes(self._connection.artifacts, self.result)
-
-    def open(self) -> Image:
-        """The image for Pillow."""
-        from PIL import Image
-
-        return Image.open(io.BytesIO(self.bytes()))
-
-    def save(self, folder: str | Path) -> Path:
-        """Write the file as `<image id>.<suffix>` into a folder, which is made if need be; returns its path."""
-        target = Path(folder) / self.result.key.rpartition("/")[2]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(self.bytes())
-        return target

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pipeline.bucket.artifacts import Artifacts, Credentials
 from pipeline.client.local_stack import running_stack
+from pipeline.deployment.broker import celery_app, hint
 from pipeline.deployment.settings import Settings, load_settings
 from pipeline.errors import SettingsError
 from pipeline.ledger import Ledger
@@ -24,6 +26,14 @@ class Connection:
     settings: Settings
     ledger: Ledger
     artifacts: Artifacts
+
+    @cached_property
+    def _app(self) -> Any:
+        return celery_app(self.settings)
+
+    def hint(self, task: str, *args: str) -> bool:
+        """Say that there is work, as `pipeline.deployment.broker.hint` does."""
+        return hint(self._app, task, *args)
 
 
 def connect(environ: Mapping[str, str] | None = None) -> Connection:

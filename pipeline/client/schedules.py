@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, Required, TypedDict, Unpack
 
 from pipeline.client.connect import Connection
-from pipeline.deployment.broker import TICK, hint
+from pipeline.deployment.broker import TICK
 from pipeline.errors import UnknownBatch, UnknownSchedule
 from pipeline.operations import schedules
+from pipeline.promptset.keywords import Picture
+from pipeline.promptset.row import Options
 from pipeline.records.schedules.cron import zone
-from pipeline.records.schedules.schedule import Firing, FiringOutcome, ScheduleRecord, checked_name, checked_spec
+from pipeline.records.schedules.schedule import (
+    Firing,
+    FiringOutcome,
+    Overlap,
+    ScheduleRecord,
+    checked_name,
+    checked_spec,
+)
 from pipeline.states import BATCH_MOVES, BatchState
 
 
@@ -67,23 +76,41 @@ class ScheduleStatus:
         }
 
 
+class ScheduleFields(TypedDict, total=False):
+    """The fields of `ScheduleSpec` as keyword arguments, for editors and type checkers; a test compares the names."""
+
+    cron: Required[str]
+    tz: str
+    prompts: Required[str]
+    options: Picture | Options
+    overlap: Overlap | Literal["forbid", "allow", "replace"]
+    catch_up: bool
+    only_new: bool
+    vary_seed: bool
+    seed: int | None
+    tenant: str
+    priority: int
+    skip_invalid: bool
+
+
 class Schedules:
     """The schedules of a deployment. Its controller fires them, whether or not any client is there."""
 
-    def __init__(self, connection: Connection, app: Any) -> None:
-        self._ledger, self._artifacts, self._app = connection.ledger, connection.artifacts, app
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._ledger, self._artifacts = connection, connection.ledger, connection.artifacts
 
-    def add(self, name: str, *, update: bool = False, paused: bool = False, **values: Any) -> ScheduleStatus:
+    def add(
+        self, name: str, *, update: bool = False, paused: bool = False, **fields: Unpack[ScheduleFields]
+    ) -> ScheduleStatus:
         """Add a schedule, which fires from now on; with `update` change one that is there.
 
         Args:
             name: 1 to 50 letters, digits, '.', '_' and '-'; batch ids begin with it.
-            values: the fields of `ScheduleSpec`: cron, tz, prompts, options, overlap, catch_up, only_new, vary_seed,
-                seed, tenant, priority, skip_invalid.
+            fields: those of `ScheduleSpec`: when and what to render; `cron` and `prompts` must be there.
 
         Adding the same again changes nothing. Raises RequestError naming what cannot be used.
         """
-        spec = checked_spec(values)
+        spec = checked_spec(fields)
         record, _news = schedules.add(self._ledger, self._artifacts, name, spec, update=update, paused=paused)
         return self._status(record)
 
@@ -105,7 +132,7 @@ class Schedules:
         `everything` also renders rows that are not new. Its overlap rule holds. Raises UnknownSchedule.
         """
         batch_id = schedules.run_now(self._ledger, name, everything=everything)
-        hint(self._app, TICK)
+        self._connection.hint(TICK)
         return batch_id
 
     def remove(self, name: str) -> None:

@@ -17,8 +17,8 @@ import pytest
 from embedded.model import NATIVE_PX, await_demo_model, demo_model, revision, start_demo_model
 from embedded.services.services import Services, reachable
 from k8s.launcher import KubernetesLauncher
+from pipeline import Client
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.client.client import Client
 from pipeline.client.connect import Connection
 from pipeline.deployment.settings import Settings, load_settings
 from pipeline.errors import NoDeployment

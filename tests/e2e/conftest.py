@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from distri import demo_model
-from pipeline.client.client import Client
+from pipeline import Client
 from pipeline.client.connect import Connection, of_stack
 from pipeline.client.local_stack import running_stack
 from tests.e2e.stack import User, until

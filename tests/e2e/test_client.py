@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.client.client import Client, WaitTimeout
+from pipeline import Client, WaitTimeout
 from pipeline.errors import ManifestError, RequestError, UnknownBatch
 from pipeline.states import BatchState, ImageState
 

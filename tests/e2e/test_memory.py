@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from distri.run.translate import LEAN
-from pipeline.client.client import Batch, Client
+from pipeline import Batch, Client
 from pipeline.states import BatchState
 from tests.e2e.stack import User, until
 

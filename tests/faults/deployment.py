@@ -15,7 +15,7 @@ from embedded.model import NATIVE_PX, revision
 from embedded.processes.child import Child, Program, stop_all
 from embedded.processes.marked import marked
 from embedded.services.services import Services, reachable
-from pipeline.client.client import Batch, Client
+from pipeline import Batch, Client
 from pipeline.client.connect import Connection, of_stack
 from pipeline.client.local_stack import without_deployment
 from pipeline.deployment.settings import ModelSource, Settings, load_settings

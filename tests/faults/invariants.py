@@ -6,8 +6,8 @@ import json
 from collections import Counter
 
 from embedded.attempts import AttemptFolder
+from pipeline import Batch
 from pipeline.bucket.artifacts import sha256
-from pipeline.client.client import Batch
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import ImageResult
 from pipeline.records.shards import ImageTask, images_of, parsed_shard

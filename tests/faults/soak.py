@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from embedded.services.services import running_services
-from pipeline.client.client import Batch
+from pipeline import Batch
 from pipeline.deployment.broker import EXPAND, FINALIZE, RENDER, TICK, celery_app, hint
 from pipeline.errors import ServiceError
 from pipeline.records.results import FailureCode

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from pipeline.client.client import Batch
+from pipeline import Batch
 from pipeline.states import BatchState, JobState
 from tests.faults.conftest import Started
 from tests.faults.deployment import LONGER, Deployment, until

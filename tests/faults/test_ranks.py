@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pipeline.client.client import Batch
+from pipeline import Batch
 from pipeline.records.attempt import Code
 from pipeline.states import JobState
 from tests.faults.conftest import Started

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from pipeline.client.client import Batch
+from pipeline import Batch
 from pipeline.errors import BatchLost, LedgerUnavailable
 from pipeline.states import BatchState
 from tests.faults.conftest import Started

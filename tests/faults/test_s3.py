@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.client.client import Batch
+from pipeline import Batch
 from pipeline.picture import Format
 from pipeline.records.object_keys import BatchObjects
 from pipeline.states import BatchState

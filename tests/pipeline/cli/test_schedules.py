@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from pipeline import Client
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.cli.main import _run
-from pipeline.client.client import Client
 from pipeline.deployment.settings import Settings
 from pipeline.ledger import Ledger
 from pipeline.operations.schedules import add

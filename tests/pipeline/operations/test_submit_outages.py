@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from pipeline import Client
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.client.client import Client
 from pipeline.client.connect import Connection
 from pipeline.deployment.settings import Settings
 from pipeline.errors import AcceptanceUnknown, LedgerUnavailable, ServiceError, StoreRefused, StoreUnavailable

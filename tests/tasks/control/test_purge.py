@@ -10,8 +10,8 @@ from datetime import timedelta
 import pytest
 from typer.testing import CliRunner
 
+from pipeline import Client
 from pipeline.cli.main import app
-from pipeline.client.client import Client
 from pipeline.client.connect import Connection
 from pipeline.deployment.broker import PURGE
 from pipeline.errors import BatchLost, RequestError, StoreUnavailable, UnknownBatch

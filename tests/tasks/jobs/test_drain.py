@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from pipeline.client.client import Client
+from pipeline import Client
 from pipeline.client.connect import Connection
 from pipeline.errors import RequestError
 from pipeline.ledger.workers import ALL, Drain

@@ -1,0 +1,202 @@
+"""A submitted batch, and its images."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.client.connect import Connection
+from pipeline.client.progress import Counter, Progress
+from pipeline.deployment.broker import PURGE, REOPEN, TICK
+from pipeline.errors import RequestError, UnknownBatch, WaitTimeout
+from pipeline.operations.cancel import request_cancel
+from pipeline.operations.pause import request_pause, request_unpause
+from pipeline.operations.purge import request_purge
+from pipeline.operations.resume import check_lost
+from pipeline.operations.retry import Retried, request_retry
+from pipeline.operations.status import BatchStatus, JobStatus, batch_status, jobs_status
+from pipeline.outputs import download
+from pipeline.outputs.contactsheet import contact_sheets
+from pipeline.outputs.links import DEFAULT_LIFE, Link, links
+from pipeline.records.batch import Purge
+from pipeline.records.object_keys import BatchObjects
+from pipeline.records.results import ImageFailure, ImageResult
+from pipeline.states import BatchState
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_LOOK_S = 1.0
+
+
+class Batch:
+    """A submitted batch."""
+
+    def __init__(self, connection: Connection, batch_id: str) -> None:
+        self.id = batch_id
+        self._connection = connection
+
+    def __repr__(self) -> str:
+        return f"Batch({self.id!r})"
+
+    def status(self) -> BatchStatus:
+        """How it stands now. Raises UnknownBatch, or BatchLost if it is in the bucket and Redis does not know it."""
+        with self._known():
+            return batch_status(self._connection.ledger, self.id)
+
+    @contextmanager
+    def _known(self) -> Iterator[None]:
+        try:
+            yield
+        except UnknownBatch:
+            check_lost(self._connection.artifacts, self.id)
+            raise
+
+    def jobs(self) -> list[JobStatus]:
+        """Its jobs that are under way, at most 100, each with what it waits for and how its earlier attempts ended."""
+        return jobs_status(self._connection.ledger, self.id)
+
+    def updates(self, timeout_s: float | None = None) -> Iterator[BatchStatus]:
+        """Its status now, and again whenever something moved or a second has passed, until it is finished.
+
+        Raises WaitTimeout when `timeout_s` have passed before that.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        after = "$"
+        while True:
+            status = self.status()
+            yield status
+            if status.finished:
+                return
+            left = _LOOK_S if deadline is None else min(_LOOK_S, deadline - time.monotonic())
+            if left <= 0:
+                raise WaitTimeout(
+                    f"batch {self.id} is {status.state} with {status.done} of {status.total} images done after "
+                    f"{timeout_s:g} s; it goes on: `tessera watch {self.id}`"
+                )
+            events = self._connection.ledger.batches.events(self.id, after=after, wait_s=left)
+            after = events[-1].id if events else after
+
+    def wait(self, timeout_s: float | None = None, *, progress: bool = False) -> BatchStatus:
+        """Wait until it is finished and return its status. Raises WaitTimeout.
+
+        With `progress` a table lives in a terminal (on stderr) or below a notebook's cell, and lines appear elsewhere.
+        """
+        with Progress(sys.stderr, quiet=not progress) as shown:
+            for status in self.updates(timeout_s):
+                shown.show(status, self.jobs)
+        return status
+
+    def images(self) -> Iterator[RenderedImage]:
+        """Its images in the order of the rows; those that are there so far while it runs."""
+        artifacts = self._connection.artifacts
+        return (RenderedImage(r, self._connection) for r in download.results(artifacts, BatchObjects(self.id)))
+
+    def errors(self) -> Iterator[ImageFailure]:
+        """The images that failed, and why."""
+        return download.failures(self._connection.artifacts, BatchObjects(self.id))
+
+    def download(self, folder: str | Path, *, progress: bool = False) -> Path:
+        """Bring images, thumbnails, results.jsonl, errors.jsonl and gallery to a folder; returns the gallery's path.
+
+        What is there and whole is not fetched again. `progress` shows it on stderr.
+        """
+        status = self.status()  # an unknown batch is an error, not an empty folder
+        if status.purge:
+            raise RequestError(f"batch {self.id} is being purged; what is left of it is not whole")
+        with Counter(sys.stderr, f"{self.id} download", status.succeeded, quiet=not progress) as counter:
+            return download.download(self._connection.artifacts, self.id, Path(folder), lambda _: counter.one_more())
+
+    def links(self, life: timedelta = DEFAULT_LIFE) -> Iterator[Link]:
+        """A link to each image that is there, which works without credentials until it expires, after 7 days at most.
+
+        Whoever has a link may fetch its image: keep links out of logs. Raises RequestError.
+        """
+        self.status()
+        artifacts = self._connection.artifacts
+        return links(artifacts, download.results(artifacts, BatchObjects(self.id)), life)
+
+    def contact_sheets(self, output: str | Path, *, columns: int = 6, rows: int = 8) -> list[Path]:
+        """Write its images small on pages of `columns` x `rows`: `output`, output-002 and so on; returns the paths.
+
+        Raises RequestError if the name's suffix is no format, or if no image is there yet.
+        """
+        self.status()
+        artifacts = self._connection.artifacts
+        images = download.results(artifacts, BatchObjects(self.id))
+        fetch = partial(download.small_bytes, artifacts)
+        return list(contact_sheets(images, fetch, Path(output), columns=columns, rows=rows))
+
+    def retry(self, *codes: str) -> Retried:
+        """Render again what failed and may succeed another time, or only failures of these codes (as "E_OOM").
+
+        The batch must have ended; it is opened again and ends anew. What is committed stays. Raises RequestError.
+        """
+        with self._known():
+            retried = request_retry(self._connection.ledger, self._connection.artifacts, self.id, codes)
+        if retried.images:
+            self._connection.hint(REOPEN, self.id)
+        return retried
+
+    def pause(self) -> BatchState:
+        """Let images that are being rendered finish, then free the GPUs; returns the state it is in now."""
+        with self._known():
+            return request_pause(self._connection.ledger, self.id)
+
+    def unpause(self) -> BatchState:
+        """Let it go on after `pause`; returns the state it is in now."""
+        with self._known():
+            state = request_unpause(self._connection.ledger, self.id)
+        self._connection.hint(TICK)
+        return state
+
+    def purge(self, *, keep_images: bool = False) -> None:
+        """Have it removed from Redis and the bucket for good; with `keep_images`, all but what people look at.
+
+        It must have ended. The controller removes it; until then its status says so. Raises RequestError.
+        """
+        wanted = Purge.KEEP_IMAGES if keep_images else Purge.EVERYTHING
+        request_purge(self._connection.ledger, self._connection.artifacts, self.id, wanted)
+        self._connection.hint(PURGE, self.id)
+
+    def cancel(self) -> BatchState:
+        """Cancel what is not rendered yet; returns the state it is in now. What is committed stays."""
+        with self._known():
+            state = request_cancel(self._connection.ledger, self.id)
+        self._connection.hint(TICK)
+        return state
+
+
+class RenderedImage:
+    """An image in the bucket."""
+
+    def __init__(self, result: ImageResult, connection: Connection) -> None:
+        self.result = result
+        self._connection = connection
+
+    def __repr__(self) -> str:
+        return f"RenderedImage({self.result.image_id!r}, custom_id={self.result.custom_id!r})"
+
+    def bytes(self) -> bytes:
+        """The file, checked against its recorded digest."""
+        return download.image_bytes(self._connection.artifacts, self.result)
+
+    def open(self) -> Image:
+        """The image for Pillow."""
+        from PIL import Image
+
+        return Image.open(io.BytesIO(self.bytes()))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the file as `<image id>.<suffix>` into a folder, which is made if need be; returns its path."""
+        target = Path(folder) / self.result.key.rpartition("/")[2]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(self.bytes())
+        return target
