@@ -14,8 +14,10 @@ import structlog
 
 from k8s.cluster import Cluster, Kind, WatchExpired
 from pipeline.errors import ServiceError
+from pipeline.process.backoff import backoff_s
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+PAUSE_S = 1.0  # between two watches
+FIRST_BROKEN_PAUSE_S, LONGEST_PAUSE_S = 2.0, 30.0  # after one that was refused or broke
 
 log = structlog.get_logger(__name__)
 
@@ -45,18 +47,19 @@ class Watch:
         self._over.set()
 
     def _listen(self) -> None:
-        pause_s, heard = FIRST_PAUSE_S, True
+        failures, pause_s = 0, PAUSE_S  # failures in a row
         while not self._over.is_set():
             try:
                 self._follow()
             except WatchExpired:
                 self._version = None
             except ServiceError as error:
-                if heard:
+                if not failures:
                     log.warning("no watch for now, so lists are more frequent", kind=self._kind, reason=str(error))
-                pause_s, heard = min(LONGEST_PAUSE_S, pause_s * 2), False
+                failures += 1
+                pause_s = backoff_s(failures, first_s=FIRST_BROKEN_PAUSE_S, longest_s=LONGEST_PAUSE_S)
             else:
-                pause_s, heard = FIRST_PAUSE_S, True
+                failures, pause_s = 0, PAUSE_S
             self._over.wait(pause_s)
 
     def _follow(self) -> None:

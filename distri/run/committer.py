@@ -24,6 +24,7 @@ from pipeline.bucket.commit import commit_failure, commit_image
 from pipeline.bucket.imagefile import image_file
 from pipeline.errors import BatchLost, ClaimRefused, ServiceError
 from pipeline.ledger import Ledger
+from pipeline.process.backoff import backoff_s
 from pipeline.records.attempt import AttemptSpec
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import ImageFailure, ImageResult, Outcome, outcome_lines
@@ -38,7 +39,7 @@ UPLOADS = 4
 WAITING_BYTES = 512 << 20
 # How long the end of a pod waits for Redis. Whoever settles the attempt reads the bucket, so nothing is lost with it.
 LAST_REPORTS_S = 60.0
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
+OUTAGE_PAUSE_S = 0.2  # the first
 _FLUSH_LOOK_S = 1.0
 MARK_WITHIN_S = 1.0  # how long rendering waits for the ledger before each image
 
@@ -170,16 +171,17 @@ class Committer:
                 raise lane.error
 
     def _patiently(self, action: Callable[[], object]) -> None:
-        pause_s = FIRST_PAUSE_S
+        outages = 0  # in a row
         while not self._refused:
             try:
                 action()
             except ClaimRefused as error:
                 self.refuse(str(error))
             except ServiceError as error:
+                outages += 1
+                pause_s = backoff_s(outages, first_s=OUTAGE_PAUSE_S)
                 log.warning("waiting for an outage to end", reason=str(error), pause_s=pause_s)
                 time.sleep(pause_s)
-                pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
                 continue
             return
 

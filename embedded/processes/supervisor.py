@@ -9,10 +9,10 @@ import structlog
 
 from embedded.processes.child import Child
 from pipeline.errors import ServiceError
+from pipeline.process.backoff import backoff_s
 
 _SCAN_S = 0.1
 _FIRST_DELAY_S = 0.2
-_LONGEST_DELAY_S = 10.0
 _PROVEN_S = 30.0  # who ran this long gets the first delay again
 
 log = structlog.get_logger("embedded.processes.supervisor")
@@ -20,7 +20,7 @@ log = structlog.get_logger("embedded.processes.supervisor")
 
 def supervise(children: Sequence[Child], stopping: Callable[[], bool]) -> None:
     """Restart whoever ends until `stopping` says so. Blocks; from the main thread only."""
-    delays = dict.fromkeys((child.name for child in children), _FIRST_DELAY_S)
+    ends = dict.fromkeys((child.name for child in children), 0)  # in a row
     due: dict[str, float] = {}
     while not stopping():
         now = time.monotonic()
@@ -30,17 +30,18 @@ def supervise(children: Sequence[Child], stopping: Callable[[], bool]) -> None:
                 if (code := child.exit_code()) is None:
                     continue
                 if now - child.started_at > _PROVEN_S:
-                    delays[name] = _FIRST_DELAY_S
-                due[name] = now + delays[name]
-                log.warning("child ended", child=name, exit_code=code, restart_in_s=delays[name])
-                delays[name] = min(2 * delays[name], _LONGEST_DELAY_S)
+                    ends[name] = 0
+                ends[name] += 1
+                delay_s = backoff_s(ends[name], first_s=_FIRST_DELAY_S)
+                due[name] = now + delay_s
+                log.warning("child ended", child=name, exit_code=code, restart_in_s=delay_s)
             elif now >= due[name]:
                 del due[name]
                 try:
                     child.start()
                 except (OSError, ServiceError):
                     log.exception("child cannot be started", child=name)
-                    due[name] = now + delays[name]
+                    due[name] = now + backoff_s(ends[name] + 1, first_s=_FIRST_DELAY_S)
                 else:
                     log.info("child started again", child=name, pid=child.pid)
         time.sleep(_SCAN_S)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from pipeline.process.backoff import backoff_s
 from pipeline.records.attempt import Code, Outcome
 
 
@@ -110,18 +111,17 @@ def decide(
         after = replace(tally, disrupted=tally.disrupted + 1)
         if after.disrupted >= limits.disruptions:
             return GiveUp(f"{said} (disruption {after.disrupted} of {limits.disruptions} without an image in between)")
-        return Retry(_delay_s(FIRST_DISRUPTION_DELAY_S, tally.disrupted, random), after)
+        return Retry(_delay_s(after.disrupted, FIRST_DISRUPTION_DELAY_S, random), after)
     if isolated:
         after = replace(tally, spent=max(0, tally.spent - 1), isolated=tally.isolated + 1)
-        return Retry(_delay_s(FIRST_DELAY_S, tally.spent, random), after)
+        return Retry(_delay_s(tally.spent + 1, FIRST_DELAY_S, random), after)
     after = replace(tally, spent=tally.spent + 1)
     if tally.isolated >= limits.attempts:
         return GiveUp(f"{said} (also without the {tally.isolated} images that the pod died of before)")
     if after.spent >= limits.attempts:
         return GiveUp(f"{said} (attempt {after.spent} of {limits.attempts})")
-    return Retry(_delay_s(FIRST_DELAY_S, tally.spent, random), after)
+    return Retry(_delay_s(tally.spent + 1, FIRST_DELAY_S, random), after)
 
 
-def _delay_s(first_s: float, times: int, random: Callable[[], float]) -> float:
-    # 2**times of a job that was disrupted a thousand times is more than a float holds
-    return min(LONGEST_DELAY_S, first_s * 2.0 ** min(times, 20)) * (0.5 + 0.5 * random())
+def _delay_s(failures: int, first_s: float, random: Callable[[], float]) -> float:
+    return backoff_s(failures, first_s=first_s, longest_s=LONGEST_DELAY_S, random=random)

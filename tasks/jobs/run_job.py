@@ -27,6 +27,7 @@ from pipeline.errors import (
 from pipeline.ledger.jobs import QueuePlace
 from pipeline.ledger.leases import UNREADABLE_DELAY_S, Held, Lease
 from pipeline.names import attempt_name
+from pipeline.process.backoff import backoff_s
 from pipeline.process.redact import redacted
 from pipeline.records.attempt import AttemptSpec, Code, LaunchResult, NameTaken, Outcome, Phase
 from pipeline.records.batch import JobRecord, advance, changed
@@ -39,7 +40,7 @@ from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
 
-OUTAGE_PAUSE_S, LONGEST_OUTAGE_PAUSE_S = 0.5, 10.0
+OUTAGE_PAUSE_S = 0.5  # the first
 
 DETAIL_LIMIT = 500  # characters of what a cluster says; a scheduler counts every kind of node
 
@@ -73,7 +74,7 @@ def run_job(context: Context, lease: Lease) -> None:
 
 def _run_steps(context: Context, ref: str, fence: str, one_step: Callable[[Context, Held, str], bool]) -> None:
     """Take steps until there is nothing more to do under this lease, or the worker stops."""
-    pause_s = OUTAGE_PAUSE_S
+    outages = 0  # in a row
     while True:
         try:
             if context.stopping.is_set() or context.handing_over.is_set():
@@ -88,14 +89,15 @@ def _run_steps(context: Context, ref: str, fence: str, one_step: Callable[[Conte
         except RecordUnreadable:
             raise  # no outage: another version is waited for
         except ServiceError as error:
+            outages += 1
+            pause_s = backoff_s(outages, first_s=OUTAGE_PAUSE_S)
             log.warning("waiting for an outage to end", reason=str(error), pause_s=pause_s)
             if not isinstance(error, LedgerUnavailable):
                 _record_outage(context, ref, fence, str(error))
             if context.stopping.wait(pause_s):
                 return  # it may not be reachable to hand over; the lease ends by itself
-            pause_s = min(LONGEST_OUTAGE_PAUSE_S, pause_s * 2)
             continue
-        pause_s = OUTAGE_PAUSE_S
+        outages = 0
         context.stopping.wait(context.settings.observe_s)
 
 
@@ -117,7 +119,7 @@ def _retry_or_abandon(context: Context, lease: Lease, reason: str) -> None:
     try:
         times = leases.count_internal_error(ref, fence)
         if times < context.settings.max_attempts:
-            delay_s = retry_policy.FIRST_DELAY_S * 2 ** (times - 1)
+            delay_s = backoff_s(times, first_s=retry_policy.FIRST_DELAY_S, longest_s=retry_policy.LONGEST_DELAY_S)
         else:
             log.error("job is given up", times=times)
             said = f"{reason} ({times} times; the workers' logs say where)"

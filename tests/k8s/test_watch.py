@@ -71,7 +71,8 @@ class Server:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch_module, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(watch_module, "PAUSE_S", 0.01)
+    monkeypatch.setattr(watch_module, "FIRST_BROKEN_PAUSE_S", 0.02)
     monkeypatch.setattr(watch_module, "LONGEST_PAUSE_S", 0.05)
 
 

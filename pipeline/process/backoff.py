@@ -1,0 +1,25 @@
+"""How long to wait before something that failed is tried again: each time twice as long, up to a cap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+LONGEST_S = 10.0  # an outage that is over is noticed within this time
+
+_MOST_DOUBLINGS = 30  # 2**failures of what failed a thousand times is more than a float holds
+
+
+def backoff_s(
+    failures: int, *, first_s: float, longest_s: float = LONGEST_S, random: Callable[[], float] | None = None
+) -> float:
+    """Seconds to wait after so many failures in a row.
+
+    Args:
+        failures: 1 after the first one.
+        first_s: how long to wait after that.
+        longest_s: never longer than this.
+        random: uniform in [0, 1), for jitter over the upper half of the delay; without it the delay is exact. For those
+            of whom many wait for the same thing.
+    """
+    delay_s = min(longest_s, first_s * 2.0 ** min(failures - 1, _MOST_DOUBLINGS))
+    return delay_s if random is None else delay_s * (0.5 + 0.5 * random())
