@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from pipeline.bucket.thumbnail import thumbnail
-from pipeline.outputs.gallery import gallery_pages
+from pipeline.outputs.gallery.pages import gallery_pages
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import FailureCode, Outcome, failure_of
 from pipeline.records.shards import ImageTask

@@ -16,7 +16,7 @@ from PIL import Image
 from pipeline.bucket.artifacts import Artifacts, sha256
 from pipeline.bucket.thumbnail import thumbnail
 from pipeline.errors import StoreUnavailable
-from pipeline.outputs.gallery import gallery_pages
+from pipeline.outputs.gallery.pages import gallery_pages
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import ImageFailure, ImageResult, Outcome, parsed_outcomes
 

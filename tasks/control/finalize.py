@@ -8,7 +8,7 @@ from typing import IO
 
 import structlog
 
-from pipeline.outputs.gallery import gallery_pages
+from pipeline.outputs.gallery.pages import gallery_pages
 from pipeline.process.parallel import in_order
 from pipeline.records.batch import BatchManifest, advance
 from pipeline.records.object_keys import BatchObjects

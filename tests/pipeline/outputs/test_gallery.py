@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from pipeline.outputs.gallery import gallery_pages
+from pipeline.outputs.gallery.pages import gallery_pages
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import FailureCode, ImageFailure, ImageResult, Outcome, failure_of
 from pipeline.records.shards import ImageTask
