@@ -9,7 +9,20 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import acl, batches, doctor, estimate, pod, purge, replay, results, schedules, stack, trace, workers
+from pipeline.cli.commands import (
+    acl,
+    batches,
+    doctor,
+    estimate,
+    pod,
+    purge,
+    replay,
+    results,
+    schedules,
+    stack,
+    trace,
+    workers,
+)
 from pipeline.cli.exits import INTERRUPTED, USAGE, exit_code
 from pipeline.errors import ManifestError, TesseraError
 from pipeline.process.logs import configure_logging

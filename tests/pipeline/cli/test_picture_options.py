@@ -11,9 +11,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from pipeline.cli.batches import submit, validate
+from pipeline.cli.commands.batches import submit, validate
 from pipeline.cli.main import app
-from pipeline.cli.options import with_picture
+from pipeline.cli.picture_options import with_picture
 from pipeline.errors import RequestError
 from pipeline.promptset.keywords import Picture
 from pipeline.promptset.row import Options

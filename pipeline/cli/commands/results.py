@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.batches import AsJson, BatchId
+from pipeline.cli.commands.batches import AsJson, BatchId
 from pipeline.cli.exits import OK
 from pipeline.client.client import Client
 from pipeline.errors import RequestError

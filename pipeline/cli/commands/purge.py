@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.batches import AsJson
+from pipeline.cli.commands.batches import AsJson
 from pipeline.cli.exits import OK
 from pipeline.client.client import Client
 from pipeline.errors import RequestError

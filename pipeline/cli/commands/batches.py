@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli.exits import INTERRUPTED, OK
-from pipeline.cli.options import with_picture
+from pipeline.cli.picture_options import with_picture
 from pipeline.client.batch import Batch
 from pipeline.client.client import Client
 from pipeline.client.connect import Connection, connect

@@ -163,7 +163,7 @@ def _await_workers(state: StackState) -> None:
 
 
 def _examples() -> Path:
-    package = Path(__file__).resolve().parent.parent
+    package = Path(__file__).resolve().parents[2]
     installed = package / "demo.jsonl"
     return installed if installed.is_file() else package.parent / "examples" / "prompts.jsonl"
 

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.batches import AsJson, File, InFormat
+from pipeline.cli.commands.batches import AsJson, File, InFormat
 from pipeline.cli.exits import OK
-from pipeline.cli.options import with_picture
+from pipeline.cli.picture_options import with_picture
 from pipeline.client.client import Client
 from pipeline.client.progress import duration
 from pipeline.operations.estimate import Estimate
