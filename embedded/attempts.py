@@ -16,7 +16,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from embedded.atomic import unfinished, write_private
+from pipeline.process.files import unfinished, write_private
 from pipeline.records.attempt import AttemptSpec, Phase
 
 SCHEMA_VERSION = 1
@@ -70,7 +70,7 @@ class AttemptFolder:
         """Wish for an attempt. Raises FileExistsError if its name is in use, Gone if it was."""
         if self.is_gone(spec.name):
             raise Gone(spec.name)
-        temporary = unfinished(self._live / spec.name, spec.model_dump_json())
+        temporary = unfinished(self._live / spec.name, spec.model_dump_json().encode())
         try:
             self._path(spec.name, _SPEC).hardlink_to(temporary)
         finally:

@@ -21,7 +21,6 @@ from typing import Any
 
 import structlog
 
-from embedded.atomic import write_private
 from embedded.model import NATIVE_PX, await_demo_model, demo_model, revision, start_demo_model
 from embedded.processes.child import Child, Program, stop_all
 from embedded.processes.supervisor import supervise
@@ -31,6 +30,7 @@ from pipeline.client.local_stack import LOCK_FILE, MARKER_FILE, STATE_FILE, Stac
 from pipeline.deployment.settings import LoraSource, ModelSource, Settings, load_settings
 from pipeline.errors import TesseraError
 from pipeline.process import flock
+from pipeline.process.files import write_private
 from pipeline.process.lifeline import die_with_parent
 from pipeline.process.logs import configure_logging
 

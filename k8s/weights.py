@@ -20,6 +20,7 @@ from pipeline.bucket.artifacts import Artifacts
 from pipeline.deployment.settings import load_settings
 from pipeline.errors import StoreUnavailable, TesseraError
 from pipeline.process import flock
+from pipeline.process.files import whole_file, write_whole
 from pipeline.process.logs import configure_logging
 
 SUMS, COMPLETE = "SHA256SUMS", ".complete"
@@ -68,24 +69,19 @@ def fill_once(target: Path, name: str, fill: Callable[[], None]) -> bool:
             return False
         complete.unlink(missing_ok=True)
         fill()
-        partial = target / f"{COMPLETE}.new"
-        partial.write_text(name)
-        partial.replace(complete)
+        write_whole(complete, name.encode())
         return True
     finally:
         os.close(lock)
 
 
 def _copy(artifacts: Artifacts, key: str, path: Path, wanted: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".new")
-    with partial.open("wb") as file:
+    with whole_file(path) as file:
         found = artifacts.copy_to(key, file)
-    if found is None:
-        raise StoreUnavailable(f"{key} is listed and not in {artifacts.where}")
-    if found != wanted:
-        raise BadWeights(f"{key} has checksum {found}, {SUMS} says {wanted}")
-    partial.replace(path)
+        if found is None:
+            raise StoreUnavailable(f"{key} is listed and not in {artifacts.where}")
+        if found != wanted:
+            raise BadWeights(f"{key} has checksum {found}, {SUMS} says {wanted}")
     log.info("file copied", key=key, size_bytes=path.stat().st_size)
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from embedded.atomic import write_private
 from pipeline.errors import ServiceError
+from pipeline.process.files import write_private
 
 SCHEMA_VERSION = 1
 LOOPBACK = "127.0.0.1"

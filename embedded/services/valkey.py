@@ -6,10 +6,10 @@ from pathlib import Path
 
 import redis
 
-from embedded.atomic import write_private
 from embedded.processes.child import Program
 from embedded.services.endpoints import LOOPBACK, Endpoints
 from embedded.services.readiness import NotReady
+from pipeline.process.files import write_private
 
 # Every command's effect is in the kernel's hands before its answer is sent; everysec means that only a power cut can
 # lose the last second.

@@ -25,6 +25,7 @@ from pipeline.operations.status import BatchStatus, JobStatus, batch_status, job
 from pipeline.outputs import download
 from pipeline.outputs.contactsheet import contact_sheets
 from pipeline.outputs.links import DEFAULT_LIFE, Link, links
+from pipeline.process.files import write_whole
 from pipeline.records.batch import Purge
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import ImageFailure, ImageResult
@@ -195,8 +196,11 @@ class RenderedImage:
         return Image.open(io.BytesIO(self.bytes()))
 
     def save(self, folder: str | Path) -> Path:
-        """Write the file as `<image id>.<suffix>` into a folder, which is made if need be; returns its path."""
+        """Write the file as `<image id>.<suffix>` into a folder, which is made if need be; returns its path.
+
+        It is whole or not there, also when this process is killed.
+        """
         target = Path(folder) / self.result.key.rpartition("/")[2]
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(self.bytes())
+        write_whole(target, self.bytes())
         return target

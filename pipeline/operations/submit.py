@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any, Protocol
@@ -27,6 +26,7 @@ from pipeline.errors import (
 from pipeline.ledger import Ledger
 from pipeline.names import checked_batch_id
 from pipeline.process.deadline import Deadline, OutOfTime
+from pipeline.process.files import spool
 from pipeline.promptset.formats import InputFormat
 from pipeline.promptset.row import MAX_SEED, Options, ResolvedRow
 from pipeline.promptset.source import Prompts, open_source
@@ -38,7 +38,6 @@ from pipeline.version import installed_version
 
 log = structlog.get_logger(__name__)
 
-_IN_MEMORY_BYTES = 8 << 20
 
 TIMEOUT_S = 300.0
 
@@ -114,7 +113,7 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
     row_filter = submission.row_filter
     validation = Validation(source.name)
     digest = hashlib.sha256()
-    with _spool() as rows, _spool() as refused:
+    with spool() as rows, spool() as refused:
         validation.sink = lambda error: _append(refused, RefusedLine.of(error).model_dump_json().encode())
         wanted = row_filter.wants if row_filter is not None else None
         for row in resolved_rows(source, submission.defaults, deployment, validation, batch_seed=seed, wanted=wanted):
@@ -183,10 +182,10 @@ def _check_room(ledger: Ledger, deployment: Deployment, manifest: BatchManifest)
 
 
 def _stage(artifacts: Artifacts, staged: Mapping[str, IO[bytes]]) -> None:
-    for key, spool in staged.items():
-        if spool.tell():
-            spool.seek(0)
-            artifacts.put(key, spool, content_type="application/x-ndjson")
+    for key, file in staged.items():
+        if file.tell():
+            file.seek(0)
+            artifacts.put(key, file, content_type="application/x-ndjson")
 
 
 def _unstage(artifacts: Artifacts, staged: Iterable[str]) -> None:
@@ -213,10 +212,6 @@ def _record(ledger: Ledger, record: BatchRecord, deadline: Deadline) -> bool:
         log.warning("accepted, but the ledger was not told yet", batch=record.id, error=str(error))
         return False
     return True
-
-
-def _spool() -> IO[bytes]:
-    return tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)
 
 
 def _append(file: IO[bytes], line: bytes) -> bytes:

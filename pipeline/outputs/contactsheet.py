@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.errors import RequestError
+from pipeline.process.files import whole_file
 from pipeline.records.results import ImageResult
 
 CELL_PX = 256
@@ -47,8 +48,8 @@ def contact_sheets(
             number = next(pages)
             sheet = _sheet(page, pool.map(fetch, page), columns)
             path = output if number == 1 else output.with_stem(f"{output.stem}-{number:03d}")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            sheet.save(path, kind)
+            with whole_file(path) as file:
+                sheet.save(file, kind)
             yield path
     if next(pages) == 1:
         raise RequestError("no image is there yet, so there is nothing to put on a sheet")

@@ -7,9 +7,7 @@ import heapq
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from PIL import Image
 
@@ -17,6 +15,7 @@ from pipeline.bucket.artifacts import Artifacts, sha256
 from pipeline.bucket.thumbnail import thumbnail
 from pipeline.errors import StoreUnavailable
 from pipeline.outputs.gallery.pages import gallery_pages
+from pipeline.process.files import part_of, whole_file
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import ImageFailure, ImageResult, Outcome, parsed_outcomes
 
@@ -94,18 +93,18 @@ def download(
     def fetch(result: ImageResult) -> ImageResult:
         target = path_of(result.key)
         if not _is_whole(target, result):
-            with _whole_file(target) as file:
+            with whole_file(target) as file:
                 if (digest := artifacts.copy_to(result.key, file)) != result.sha256:
                     raise _unlike(artifacts, result, gone=digest is None)
         if result.thumbnail is not None and not path_of(result.thumbnail).is_file():
-            with _whole_file(path_of(result.thumbnail)) as file:
+            with whole_file(path_of(result.thumbnail)) as file:
                 if artifacts.copy_to(result.thumbnail, file) is None:
                     with Image.open(target) as image:
                         file.write(thumbnail(image))
         return result
 
     # First, for a connection to S3 does not stay open for as long as the images take.
-    parts = {key: _part(path_of(key)) for key in (objects.results, objects.errors)}
+    parts = {key: part_of(path_of(key)) for key in (objects.results, objects.errors)}
     finalized = True
     for key, part in parts.items():
         with part.open("wb") as file:
@@ -122,7 +121,7 @@ def download(
             on_image(result)
     outcomes: Iterator[Outcome] = heapq.merge(there(), missing(), key=lambda outcome: (outcome.row, outcome.number))
     for key, pieces in gallery_pages(objects, outcomes):
-        with _whole_file(path_of(key)) as page:
+        with whole_file(path_of(key)) as page:
             page.writelines(map(str.encode, pieces))
     for key, part in parts.items():
         if finalized:
@@ -158,23 +157,6 @@ def _unlike(artifacts: Artifacts, result: ImageResult, *, gone: bool) -> StoreUn
     if gone:
         return StoreUnavailable(f"{result.key} is not in {artifacts.where} any more")
     return StoreUnavailable(f"{result.key} in {artifacts.where} does not have the digest that was recorded")
-
-
-def _part(target: Path) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return target.with_name(target.name + ".part")
-
-
-@contextmanager
-def _whole_file(target: Path) -> Iterator[IO[bytes]]:
-    """A file that takes its name when it is whole."""
-    part = _part(target)
-    try:
-        with part.open("wb") as file:
-            yield file
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _lines(path: Path) -> Iterator[bytes]:

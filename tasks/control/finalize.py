@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from typing import IO
 
 import structlog
 
 from pipeline.outputs.gallery.pages import gallery_pages
+from pipeline.process.files import spool
 from pipeline.process.parallel import in_order
 from pipeline.records.batch import BatchManifest, advance
 from pipeline.records.object_keys import BatchObjects
@@ -17,8 +17,6 @@ from pipeline.states import BatchState
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
-
-_IN_MEMORY_BYTES = 8 << 20
 
 AT_A_TIME = 8  # fragments that are fetched
 
@@ -58,7 +56,7 @@ def write_results(context: Context, manifest: BatchManifest, jobs: int) -> None:
 
     fragments = in_order(fragment, range(jobs), at_a_time=AT_A_TIME)
     outcomes = in_row_order(parsed_outcomes(line for body in fragments for line in body.splitlines()))
-    with _spool() as results, _spool() as errors:
+    with spool() as results, spool() as errors:
         errors.writelines(line + b"\n" for line in context.artifacts.lines(objects.invalid(manifest.staged)))
 
         def write_each() -> Iterator[Outcome]:
@@ -68,15 +66,11 @@ def write_results(context: Context, manifest: BatchManifest, jobs: int) -> None:
                 yield outcome
 
         for key, pieces in gallery_pages(objects, write_each()):
-            with _spool() as page:
+            with spool() as page:
                 page.writelines(map(str.encode, pieces))
                 _put(context, key, "text/html; charset=utf-8", page)
         _put(context, objects.results, "application/x-ndjson", results)
         _put(context, objects.errors, "application/x-ndjson", errors)
-
-
-def _spool() -> IO[bytes]:
-    return tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)
 
 
 def _put(context: Context, key: str, content_type: str, file: IO[bytes]) -> None:

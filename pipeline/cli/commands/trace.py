@@ -13,6 +13,7 @@ from rich.table import Table
 from pipeline.bucket.trace import Trace, chrome_events, find_trace, in_order, summarised
 from pipeline.client.connect import connect
 from pipeline.outputs.timeline import timeline_png
+from pipeline.process.files import write_whole
 
 
 def add_to(app: typer.Typer) -> None:
@@ -34,8 +35,8 @@ def trace(
     stem = f"trace-{found.batch_id}-{found.job_index:05d}-{found.attempt}"
     out.mkdir(parents=True, exist_ok=True)
     files = [out / f"{stem}.json", out / f"{stem}.png"]
-    files[0].write_text(json.dumps(chrome_events(found)))
-    files[1].write_bytes(timeline_png(found))
+    write_whole(files[0], json.dumps(chrome_events(found)).encode())
+    write_whole(files[1], timeline_png(found))
     if as_json:
         sums = [summary.model_dump() for summary in summarised(found)]
         typer.echo(json.dumps({"files": [str(file) for file in files], "ranks": sums}))
