@@ -27,6 +27,7 @@ from embedded.processes.supervisor import supervise
 from embedded.services.readiness import StopRequested
 from embedded.services.services import Services, await_services, reachable, start_services, stop_services
 from pipeline.client.local_stack import LOCK_FILE, MARKER_FILE, STATE_FILE, StackState, without_deployment
+from pipeline.deployment.layouts import Layout
 from pipeline.deployment.settings import LoraSource, ModelSource, Settings, load_settings
 from pipeline.errors import TesseraError
 from pipeline.process import flock
@@ -134,7 +135,7 @@ class Stack:
             device="cpu",
             dtype="float32",
             gpus=options.gpus,
-            layout=f"1x1x{options.gpus}",
+            layout=Layout(data=1, cfg=1, patch=options.gpus),
             images_per_job=options.images_per_job,
             worker_slots=options.slots,
             observe_s=0.2,

@@ -63,7 +63,7 @@ def main() -> int:
         device = "cuda" if spec.device == "cuda" or (spec.device == "auto" and torch.cuda.is_available()) else "cpu"
         timeout = timedelta(seconds=settings.collective_timeout_s)
         with spans.span("meet"):
-            mesh = Mesh.join(Layout.parse(spec.layout), device=device, timeout=timeout)
+            mesh = Mesh.join(Layout.parse(str(spec.layout)), device=device, timeout=timeout)
         if mesh.is_leader:
             leader = Leader(spec, os.environ.get(POD_UID_VARIABLE) or secrets.token_hex(8), settings, spans)
         render_shard(mesh, leader, spec, settings, spans)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.deployment.layouts import Load, fastest_layout, planned_layout, shortest_long_side_px
+from pipeline.deployment.layout_choice import Load, fastest_layout
+from pipeline.deployment.layouts import Layout, planned_layout
 from pipeline.deployment.settings import Settings
 from pipeline.deployment.tenants import TenantLimits
 from pipeline.schema import Versioned
@@ -53,7 +54,7 @@ class Deployment(Versioned):
     max_rows: int
     max_images: int = 1_000_000
     tenants: dict[str, AnnouncedLimits] = Field(default_factory=dict, description="Limits by tenant; `*`: all others.")
-    layout: str
+    layout: Layout
     goal: str = "latency"
     one_gpu_megapixels: float = 4.2
     exact: bool = False
@@ -89,7 +90,7 @@ class Deployment(Versioned):
             image=settings.image,
         )
 
-    def usual_layout(self, width: int, height: int) -> str:
+    def usual_layout(self, width: int, height: int) -> Layout:
         """The layout of a pod that has many images of this size to render."""
         if self.goal != "throughput":
             return self.layout
@@ -99,7 +100,7 @@ class Deployment(Versioned):
     @property
     def shortest_long_side_px(self) -> int:
         """The least longer side, in pixels, that can be rendered."""
-        return 0 if self.idle_ranks else shortest_long_side_px(self.layout)
+        return 0 if self.idle_ranks else self.layout.shortest_long_side_px
 
     def listed(self) -> str:
         """The allowed models, for a message."""

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipeline.deployment.layouts import Layout
 from pipeline.picture import HighresMode, Picture
 
 MEGA = 2**20
@@ -23,7 +24,9 @@ UNET, DECODE, ENCODE = (5.957, 0.752), (9.921, 0.550), (4.329, 0.550)
 # Schedulers that ask the network twice a step.
 TWO_EVALUATIONS = frozenset({"HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"})
 
-LARGEST_STEP = 2.15  # by how much one refining pass enlarges, see docs/pictures.md
+# By how much one refining pass enlarges at most (docs/pictures.md). distri/model/stages.py, which stands alone, has the
+# same number and counts passes by the same formula; a test holds them together.
+LARGEST_STEP = 2.15
 
 ASSUMED_TERA_A_SECOND = 134.0  # one A100, fp16, 1024 px: 50 guided steps in 5.02 s
 # Patches lose what they talk: n ranks give n / (1 + (n - 1) a / megapixels^b) times the speed of one.
@@ -91,13 +94,13 @@ class SpeedKey:
     """What makes jobs comparable. `size` is a bucket: half an octave of pixels."""
 
     model: str
-    layout: str
+    layout: Layout
     exact: bool
     device: str
     size: int
 
     @classmethod
-    def of(cls, model: str, layout: str, *, exact: bool, device: str, pixels: int) -> SpeedKey:
+    def of(cls, model: str, layout: Layout, *, exact: bool, device: str, pixels: int) -> SpeedKey:
         """The kind that an image of so many pixels belongs to."""
         return cls(model, layout, exact, device, bucket(pixels))
 
@@ -122,7 +125,7 @@ class Expectation:
     basis: str
 
 
-def expected(speeds: Mapping[SpeedKey, Speed], *, model: str, layout: str, exact: bool, pixels: int) -> Expectation:
+def expected(speeds: Mapping[SpeedKey, Speed], *, model: str, layout: Layout, exact: bool, pixels: int) -> Expectation:
     """The speed of a replica for images of this size: learned from the nearest size that was rendered, or assumed.
 
     Speeds of another size or layout are carried over by the published way in which patches lose.
@@ -145,10 +148,10 @@ def expected(speeds: Mapping[SpeedKey, Speed], *, model: str, layout: str, exact
     return Expectation(rate, learned=True, basis=basis)
 
 
-def assumed_rate(layout: str, megapixels: float) -> float:
+def assumed_rate(layout: Layout, megapixels: float) -> float:
     """Tera-operations a second of one replica of a layout, by published figures."""
-    _, cfg, patch = map(int, layout.split("x"))
-    return ASSUMED_TERA_A_SECOND * (_TWO_HALVES if cfg == 2 else 1.0) * patch_speedup(patch, megapixels)
+    halves = _TWO_HALVES if layout.cfg == 2 else 1.0
+    return ASSUMED_TERA_A_SECOND * halves * patch_speedup(layout.patch, megapixels)
 
 
 def paces(speeds: Mapping[SpeedKey, Speed]) -> dict[str, float]:

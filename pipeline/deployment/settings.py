@@ -17,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
+from pipeline.deployment.layouts import Layout
 from pipeline.deployment.tenants import Tenants
 from pipeline.errors import SettingsError
 from pipeline.names import POD_VARIABLES
@@ -82,7 +83,7 @@ class Settings(BaseModel):
 
     # How a pod renders
     gpus: int = Field(8, ge=1, description="Ranks of one pod: its GPUs, or processes on a CPU.")
-    layout: str | None = Field(None, description="data x cfg x patch, as in 1x2x4; none lets the planner choose.")
+    layout: Layout | None = Field(None, description="data x cfg x patch, as in 1x2x4; none lets the planner choose.")
     goal: Literal["latency", "throughput"] = Field(
         "latency", description="Without a layout: all GPUs on one image, or whatever is through with a job first."
     )

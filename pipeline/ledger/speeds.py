@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, astuple, fields
+from dataclasses import asdict, fields
 
 from pipeline.deployment.cost import Speed, SpeedKey
+from pipeline.deployment.layouts import Layout
 from pipeline.ledger.store import Store
 
 _PARTS = tuple(field.name for field in fields(Speed))
@@ -23,7 +24,7 @@ class Speeds:
         """Add what a job has done."""
         for key, speed in done.items():
             amounts = [text for part, amount in asdict(speed).items() for text in (part, amount)]
-            self._store.run("learn", json.dumps(astuple(key)), *amounts)
+            self._store.run("learn", _name(key), *amounts)
 
     def all(self) -> dict[SpeedKey, Speed]:
         """Everything that was learned."""
@@ -33,7 +34,16 @@ class Speeds:
             for name in names:
                 pipe.hgetall(self._store.keys.speed(name))
             found = pipe.execute()
-        return {SpeedKey(*json.loads(name)): _speed(sums) for name, sums in zip(names, found, strict=True)}
+        return {_key(name): _speed(sums) for name, sums in zip(names, found, strict=True)}
+
+
+def _name(key: SpeedKey) -> str:
+    return json.dumps([key.model, str(key.layout), key.exact, key.device, key.size])
+
+
+def _key(name: str) -> SpeedKey:
+    model, layout, *rest = json.loads(name)
+    return SpeedKey(model, Layout.parse(layout), *rest)
 
 
 def _speed(sums: Mapping[str, str]) -> Speed:

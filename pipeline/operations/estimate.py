@@ -92,7 +92,7 @@ class Estimator:
             pixels = kind.pixels // kind.images
             layout = deployment.usual_layout(kind.widths // kind.images, kind.heights // kind.images)
             speed = expected(self._speeds, model=model, layout=layout, exact=deployment.exact, pixels=pixels)
-            render_s += kind.tera / speed.tera_a_second / int(layout.partition("x")[0])
+            render_s += kind.tera / speed.tera_a_second / layout.data
             images += kind.images
             total_bytes += self._bytes(model, kind)
             learned = learned and speed.learned

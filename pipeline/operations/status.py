@@ -111,7 +111,7 @@ def jobs_status(ledger: Ledger, batch_id: str, limit: int = 100) -> list[JobStat
             job.state,
             job.attempt.number if job.attempt else 0,
             _detail(job),
-            job.attempt.layout if job.attempt else "",
+            str(job.attempt.layout) if job.attempt else "",
             job.layout_reason,
             job.ended,
         )

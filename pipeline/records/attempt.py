@@ -14,6 +14,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from pipeline.deployment.layouts import Layout
 from pipeline.errors import ConflictError
 from pipeline.names import job_ref
 from pipeline.schema import OpenCode, Versioned
@@ -47,7 +48,7 @@ class AttemptSpec(Versioned):
     token: str = Field(description="Random; the pod shows it with its claim.")
     image: str = Field(description="Container image by digest, or `local`.")
     gpus: int = Field(ge=1)
-    layout: str = Field(description="data x cfg x patch, as in 1x2x4.")
+    layout: Layout = Field(description="data x cfg x patch, as in 1x2x4.")
     exact: bool
     warmup_steps: int = Field(ge=0)
     device: str

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.deployment.cost import MEGA, assumed_rate, tera_operations
+from pipeline.deployment.layouts import Layout
 from pipeline.errors import IllegalMove
 from pipeline.names import job_ref
 from pipeline.promptset.row import ResolvedRow
@@ -83,7 +84,7 @@ class Pace(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     job_seconds: float
-    layout: str
+    layout: Layout
     faster: dict[str, float]
     native_px: dict[str, int]
 
@@ -91,7 +92,7 @@ class Pace(BaseModel):
         """Of one image of the row, for a whole pod."""
         native_px = self.native_px.get(row.model, 1024)
         rate = assumed_rate(self.layout, row.width * row.height / MEGA) * self.faster.get(row.model, 1.0)
-        return tera_operations(row, native_px) / rate / int(self.layout.partition("x")[0])
+        return tera_operations(row, native_px) / rate / self.layout.data
 
 
 class Plan(_Record):

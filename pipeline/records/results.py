@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from pipeline.deployment.layouts import Layout
 from pipeline.errors import RowError
 from pipeline.picture import Made, Picture
 from pipeline.records.object_keys import BatchObjects
@@ -36,7 +37,7 @@ class Provenance(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     model_revision: str
-    layout: str
+    layout: Layout
     ranks: int
     exact: bool
     warmup_steps: int

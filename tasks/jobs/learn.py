@@ -38,8 +38,7 @@ def learn(context: Context, outcomes: Iterable[Outcome], usage: Usage | None, ra
         return
     if usage is not None:
         key = next(iter(sums))
-        replicas = int(key.layout.partition("x")[0])
-        rendering_s = sum(speed.seconds for speed in sums.values()) / replicas
+        rendering_s = sum(speed.seconds for speed in sums.values()) / key.layout.data
         idle_s = max(0.0, usage.rank_seconds / ranks - rendering_s)
         sums[key] = replace(sums[key], pods=1, idle_s=idle_s)
     try:

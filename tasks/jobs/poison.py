@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.deployment.layouts import planned_layout, shortest_long_side_px
+from pipeline.deployment.layouts import Layout, planned_layout
 from pipeline.records.attempt import Outcome as AttemptOutcome
 from pipeline.records.batch import AttemptEnd, JobRecord
 from pipeline.records.results import FailureCode, ImageFailure, failure_of
@@ -33,7 +33,7 @@ def find_suspects(
         return tuple(task for task in undone if task.index == ended.report.image)
     states = context.ledger.images.states(job.batch_id, [task.index for task in undone])
     begun = [task for task, state in zip(undone, states, strict=True) if state is ImageState.RUNNING]
-    return tuple(begun[-1:] if _replicas(job.attempt.layout) == 1 else begun)
+    return tuple(begun[-1:] if job.attempt.layout.data == 1 else begun)
 
 
 def find_poison(job: JobRecord, suspected: Sequence[ImageTask]) -> ImageFailure | None:
@@ -62,19 +62,14 @@ def images_out_of_memory(job: JobRecord) -> tuple[int, ...]:
     return tuple(sorted({index for end in job.ended if end.code in WANTS_MEMORY for index in end.rendering}))
 
 
-def layout_to_isolate(tasks: Sequence[ImageTask], gpus: int, layout: str) -> str:
+def layout_to_isolate(tasks: Sequence[ImageTask], gpus: int, layout: Layout) -> Layout:
     """The layout of the attempt after one that left several suspects: of one replica, so that the next leaves one.
 
     A job with an image that is too small for so many patches keeps its layout.
     """
     single = planned_layout(gpus)
-    shortest = shortest_long_side_px(single)
-    fits = all(max(task.row.width, task.row.height) >= shortest for task in tasks)
+    fits = all(max(task.row.width, task.row.height) >= single.shortest_long_side_px for task in tasks)
     return single if fits else layout
-
-
-def _replicas(layout: str) -> int:
-    return int(layout.partition("x")[0])
 
 
 def _describe(end: AttemptEnd) -> str:

@@ -14,7 +14,8 @@ from datetime import datetime
 import structlog
 
 from pipeline.deployment.cost import tera_operations
-from pipeline.deployment.layouts import Choice, Load, fastest_layout, planned_layout
+from pipeline.deployment.layout_choice import LayoutChoice, Load, fastest_layout
+from pipeline.deployment.layouts import planned_layout
 from pipeline.errors import (
     LeaseLost,
     LedgerUnavailable,
@@ -207,10 +208,10 @@ def record_attempt(context: Context, job: JobRecord, at: datetime, fence: str) -
     return launching
 
 
-def _choose_layout(context: Context, job: JobRecord) -> Choice:
+def _choose_layout(context: Context, job: JobRecord) -> LayoutChoice:
     settings = context.settings
     if settings.layout is not None:
-        choice = Choice(planned_layout(settings.gpus, settings.layout), "TESSERA_LAYOUT names it")
+        choice = LayoutChoice(planned_layout(settings.gpus, settings.layout), "TESSERA_LAYOUT names it")
     elif settings.goal == "throughput":
         # Models that are gone fail in the pod, with a reason.
         native_px = {name: model.native_px for name, model in settings.models.items()}
@@ -218,10 +219,10 @@ def _choose_layout(context: Context, job: JobRecord) -> Choice:
         loads = [Load(r.width, r.height, tera_operations(r, native_px.get(r.model, r.width))) for r in rows]
         choice = fastest_layout(settings.gpus, loads, one_gpu_megapixels=settings.one_gpu_megapixels)
     else:
-        choice = Choice(planned_layout(settings.gpus), "the goal is latency: all GPUs on one image")
+        choice = LayoutChoice(planned_layout(settings.gpus), "the goal is latency: all GPUs on one image")
     if job.ended and len(job.ended[-1].rendering) > 1:
         single = layout_to_isolate(job_images(context, job), settings.gpus, choice.layout)
-        choice = Choice(single, "one image at a time, to find out which one killed the pod before")
+        choice = LayoutChoice(single, "one image at a time, to find out which one killed the pod before")
     return choice
 
 

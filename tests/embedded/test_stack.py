@@ -68,7 +68,7 @@ def test_the_life_of_a_stack(data_dir: Path, monkeypatch: pytest.MonkeyPatch, pa
     environ = state.over(os.environ)
     assert "AWS_PROFILE" not in environ
     settings = load_settings(environ)
-    assert (settings.launcher, settings.layout, settings.data_dir) == ("local", "1x1x2", data_dir)
+    assert (settings.launcher, str(settings.layout), settings.data_dir) == ("local", "1x1x2", data_dir)
     patience.until((data_dir / "worker").exists, what="the worker")
     assert (data_dir / "worker").read_text() == "local \n"
 

@@ -19,6 +19,7 @@ from pipeline.client.connect import Connection, connect
 from pipeline.client.progress import event, summary
 from pipeline.client.rate import Tempo
 from pipeline.deployment.announcement import AllowedLora, AllowedModel, Deployment
+from pipeline.deployment.layouts import Layout
 from pipeline.errors import SettingsError
 from pipeline.operations.status import BatchStatus
 from pipeline.operations.submit import TIMEOUT_S, Submission
@@ -302,7 +303,7 @@ def _any_deployment() -> Deployment:
         max_megapixels=float("inf"),
         max_rows=10**9,
         max_images=10**12,
-        layout="1x1x1",
+        layout=Layout(1, 1, 1),
     )
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import TypeAdapter
 
-from pipeline.deployment.layouts import Load, fastest_layout, planned_layout, shortest_long_side_px
+from pipeline.deployment.layout_choice import Load, fastest_layout
+from pipeline.deployment.layouts import Layout, planned_layout
+from pipeline.deployment.settings import load_settings
 from pipeline.errors import SettingsError
+
+NEEDED = {"TESSERA_REDIS_URL": "redis://h:1/0", "TESSERA_S3_BUCKET": "b"}
 
 
 @pytest.mark.parametrize(
@@ -13,12 +18,12 @@ from pipeline.errors import SettingsError
     [(1, "1x1x1"), (2, "1x1x2"), (3, "1x1x3"), (4, "1x2x2"), (5, "1x1x5"), (6, "1x2x3"), (7, "1x1x7"), (8, "1x2x4")],
 )
 def test_the_default_uses_all_gpus_and_splits_cfg_where_patches_get_two(gpus: int, layout: str) -> None:
-    assert planned_layout(gpus) == layout
+    assert str(planned_layout(gpus)) == layout
 
 
 @pytest.mark.parametrize("wanted", ["8x1x1", "1x2x4", "1x1x8", "2x2x2", "4x2x1"])
 def test_a_layout_that_uses_all_gpus_is_taken(wanted: str) -> None:
-    assert planned_layout(8, wanted) == wanted
+    assert str(planned_layout(8, Layout.parse(wanted))) == wanted
 
 
 @pytest.mark.parametrize(
@@ -26,16 +31,36 @@ def test_a_layout_that_uses_all_gpus_is_taken(wanted: str) -> None:
 )
 def test_any_other_layout_is_refused_by_name(wanted: str) -> None:
     with pytest.raises(SettingsError, match="TESSERA_LAYOUT"):
-        planned_layout(8, wanted)
+        planned_layout(8, load_settings(NEEDED, layout=wanted).layout)
+
+
+def test_a_layout_says_what_was_found_and_what_is_wanted() -> None:
+    with pytest.raises(SettingsError, match=r"TESSERA_LAYOUT: .*'2x4' found; data x cfg x patch wanted.*as in 1x2x4"):
+        load_settings(NEEDED | {"TESSERA_LAYOUT": "2x4"})
+    with pytest.raises(SettingsError, match="TESSERA_LAYOUT: 1x2x2 uses 4 GPUs, TESSERA_GPUS is 8"):
+        planned_layout(8, Layout(1, 2, 2))
+    with pytest.raises(ValueError, match=r"layout 1x3x4 found; .*cfg 1 or 2 wanted"):
+        Layout(1, 3, 4)
+
+
+@pytest.mark.parametrize("text", ["1x2x4", "12x1x1", "1x1x10"])
+def test_a_layout_is_written_as_it_is_read(text: str) -> None:
+    layout = Layout.parse(text)
+    assert str(layout) == text
+    assert layout.gpus == layout.data * layout.cfg * layout.patch
+    reader = TypeAdapter(Layout)
+    assert reader.validate_python(layout) is layout
+    assert reader.validate_json(reader.dump_json(layout)) == reader.validate_python(text) == layout
+    assert reader.dump_json(layout) == f'"{text}"'.encode()
 
 
 @pytest.mark.parametrize(("layout", "px"), [("1x1x1", 32), ("1x2x4", 128), ("2x2x2", 64), ("1x1x12", 384)])
 def test_the_longer_side_gives_each_patch_a_unit(layout: str, px: int) -> None:
-    assert shortest_long_side_px(layout) == px
+    assert Layout.parse(layout).shortest_long_side_px == px
 
 
 def _chosen(count: int, side: int, gpus: int = 8) -> str:
-    return fastest_layout(gpus, [Load(side, side, side * side / 1e5)] * count, one_gpu_megapixels=4.2).layout
+    return str(fastest_layout(gpus, [Load(side, side, side * side / 1e5)] * count, one_gpu_megapixels=4.2).layout)
 
 
 @pytest.mark.parametrize(
@@ -61,8 +86,7 @@ def test_a_tail_of_one_image_more_than_replicas_is_shared() -> None:
 @pytest.mark.parametrize("gpus", [1, 2, 3, 5, 6, 7, 8])
 @pytest.mark.parametrize("count", [1, 3, 100])
 def test_every_gpu_is_used(gpus: int, count: int) -> None:
-    data, cfg, patch = map(int, _chosen(count, 1024, gpus).split("x"))
-    assert data * cfg * patch == gpus
+    assert Layout.parse(_chosen(count, 1024, gpus)).gpus == gpus
 
 
 def test_what_fits_nowhere_keeps_the_default_and_small_images_get_no_more_patches_than_units() -> None:
@@ -70,4 +94,4 @@ def test_what_fits_nowhere_keeps_the_default_and_small_images_get_no_more_patche
     assert choice.layout == planned_layout(2)
     assert "268.4 megapixels" in choice.reason
     small = fastest_layout(8, [Load(64, 64, 1.0)], one_gpu_megapixels=4.2).layout
-    assert shortest_long_side_px(small) <= 64
+    assert small.shortest_long_side_px <= 64

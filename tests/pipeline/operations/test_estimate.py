@@ -17,6 +17,7 @@ from pipeline.deployment.cost import (
     patch_speedup,
     tera_operations,
 )
+from pipeline.deployment.layouts import Layout
 from pipeline.deployment.settings import Settings
 from pipeline.ledger import Ledger
 from pipeline.operations.estimate import ASSUMED_IDLE_S, Estimator
@@ -67,7 +68,7 @@ def test_before_the_first_job_the_estimate_says_that_it_assumes() -> None:
 
 def test_what_was_learned_is_used_for_its_own_size_and_carried_over_to_others() -> None:
     tera = tera_operations(_row(), NATIVE_PX)
-    key = SpeedKey.of("demo", "1x2x4", exact=False, device="H100", pixels=MEGA)
+    key = SpeedKey.of("demo", Layout(1, 2, 4), exact=False, device="H100", pixels=MEGA)
     speeds = {
         key: Speed(images=10, tera=10 * tera, seconds=10 * 2.0, pixels=10 * MEGA, bytes=10 * MEGA, pods=2, idle_s=60)
     }
@@ -80,8 +81,8 @@ def test_what_was_learned_is_used_for_its_own_size_and_carried_over_to_others() 
     assert found.jobs == 1
     assert found.idle_s == 30
     assert found.gpu_hours == pytest.approx((120 + 30) * 8 / 3600, abs=1e-4)
-    same = expected(speeds, model="demo", layout="1x2x4", exact=False, pixels=MEGA)
-    larger = expected(speeds, model="demo", layout="1x2x4", exact=False, pixels=4 * MEGA)
+    same = expected(speeds, model="demo", layout=Layout(1, 2, 4), exact=False, pixels=MEGA)
+    larger = expected(speeds, model="demo", layout=Layout(1, 2, 4), exact=False, pixels=4 * MEGA)
     assert "carried over" not in same.basis
     assert "carried over" in larger.basis
     assert larger.tera_a_second / same.tera_a_second == pytest.approx(patch_speedup(4, 4) / patch_speedup(4, 1))
@@ -115,13 +116,15 @@ def test_nothing_costs_nothing_and_formats_differ() -> None:
 
 def test_the_ledger_adds_up_what_jobs_did(settings: Settings) -> None:
     ledger = Ledger(settings)
-    key = SpeedKey("a|b", "1x1x2", exact=True, device='an "odd" name', size=bucket(MEGA // 4))
+    key = SpeedKey("a|b", Layout(1, 1, 2), exact=True, device='an "odd" name', size=bucket(MEGA // 4))
     once = Speed(images=1, tera=2.5, seconds=0.5, pixels=64, bytes=100, pods=1, idle_s=1.5)
     for _ in range(3):
         ledger.speeds.learn({key: once})
     assert ledger.speeds.all() == {
         key: Speed(images=3, tera=7.5, seconds=1.5, pixels=192, bytes=300, pods=3, idle_s=4.5)
     }
+    # The very name under which earlier versions have learned.
+    assert ledger.store.redis.smembers(ledger.store.keys.speeds) == {r'["a|b", "1x1x2", true, "an \"odd\" name", -4]'}
 
 
 def test_for_throughput_replicas_are_expected() -> None:

@@ -159,7 +159,7 @@ def test_an_outage_of_the_launcher_does_not_keep_the_tick_from_offering_work(sta
 def test_a_tick_tells_clients_what_is_rendered_here(stage: Stage) -> None:
     _forget(stage)
     tick.tick(stage.worker)
-    assert stage.ledger.deployment().layout == "1x1x2"
+    assert str(stage.ledger.deployment().layout) == "1x1x2"
 
 
 def _forget(stage: Stage) -> None:

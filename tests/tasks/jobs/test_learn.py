@@ -40,7 +40,7 @@ def test_each_finished_job_adds_its_seconds_and_work_by_what_it_was(stage: Stage
     results = [ImageResult.model_validate(line) for line in stage.lines("results.jsonl")]
     learned = stage.ledger.speeds.all()
     assert {key.size: speed.images for key, speed in learned.items()} == {-16: 4, -12: 1}
-    assert {(key.model, key.layout, key.exact, key.device) for key in learned} == {("demo", "1x1x2", False, "cpu")}
+    assert {(key.model, str(key.layout), key.exact, key.device) for key in learned} == {("demo", "1x1x2", False, "cpu")}
     total = [sum(getattr(speed, part) for speed in learned.values()) for part in ("seconds", "bytes", "tera")]
     wanted = sum(tera_operations(result, 256) for result in results)
     assert total == pytest.approx([5 * 0.5, sum(result.size_bytes for result in results), wanted])

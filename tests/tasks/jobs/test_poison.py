@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from pipeline.deployment.layouts import Layout
 from pipeline.deployment.settings import Settings
 from pipeline.records.attempt import AttemptSpec, Code, Outcome, PodReport
 from pipeline.records.shards import ImageTask
@@ -183,13 +184,13 @@ def test_what_the_cluster_or_the_store_did_is_blamed_on_no_image(stage: Stage, c
 
 
 def test_a_pod_of_several_replicas_is_followed_by_one_of_a_single_replica_which_tells_who_it_was(stage: Stage) -> None:
-    stage = _with(stage, gpus=4, layout="2x1x2")
+    stage = _with(stage, gpus=4, layout=Layout(2, 1, 2))
     stage.batch(6)
     layouts = []
 
     def play(spec: AttemptSpec) -> Play:
-        layouts.append(spec.layout)
-        replicas = int(spec.layout[0])
+        layouts.append(str(spec.layout))
+        replicas = spec.layout.data
 
         def work() -> Outcome:
             pod = stage.pod(spec)

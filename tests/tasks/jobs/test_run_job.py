@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.deployment.layouts import Layout
 from pipeline.operations.status import jobs_status
 from pipeline.records.attempt import AttemptSpec, Code, Outcome, Phase
 from pipeline.records.results import FailureCode
@@ -48,7 +49,7 @@ def test_an_attempt_carries_the_settings_it_was_recorded_with(stage: Stage) -> N
     stage.work(worker=stage.new_worker("w2", exact=True, gpus=4, warmup_steps=7))
     spec = stage.job().attempt
     assert spec is not None
-    assert (spec.exact, spec.gpus, spec.layout, spec.warmup_steps) == (True, 4, "1x2x2", 7)
+    assert (spec.exact, spec.gpus, str(spec.layout), spec.warmup_steps) == (True, 4, "1x2x2", 7)
     assert spec.name == f"tessera-{stage.job().incarnation}-00000-1" == stage.node.launched[0]
 
 
@@ -304,7 +305,7 @@ def test_a_job_that_waits_for_another_attempt_says_how_the_last_one_ended(
     ("changes", "layout", "said"),
     [
         ({"gpus": 4}, "1x2x2", "latency"),
-        ({"gpus": 4, "layout": "4x1x1"}, "4x1x1", "TESSERA_LAYOUT"),
+        ({"gpus": 4, "layout": Layout(4, 1, 1)}, "4x1x1", "TESSERA_LAYOUT"),
         ({"gpus": 3, "goal": "throughput"}, "3x1x1", "3 replicas of 1 GPUs"),
         ({"gpus": 4, "goal": "throughput", "one_gpu_megapixels": 0.001}, "1x", ""),
     ],
@@ -317,5 +318,5 @@ def test_the_layout_and_its_reason_stand_in_the_jobs_record(
     stage.work(worker=worker)
     job = stage.job(0)
     assert job.attempt is not None
-    assert job.attempt.layout.startswith(layout)
+    assert str(job.attempt.layout).startswith(layout)
     assert said in job.layout_reason

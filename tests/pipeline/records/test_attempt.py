@@ -1,0 +1,20 @@
+"""The spec of an attempt: what it hashes to stays what it was, for what runs is adopted by it."""
+
+from __future__ import annotations
+
+from pipeline.deployment.layouts import Layout
+from pipeline.records.attempt import AttemptSpec
+
+SPEC = (
+    '{"schema_version":1,"name":"tessera-abcdef-00003-2","batch_id":"b","incarnation":"abcdef","job_index":3,"number":2,'
+    '"token":"t","image":"local","gpus":8,"layout":"1x2x4","exact":false,"warmup_steps":4,"device":"cuda",'
+    '"dtype":"float16","vae_dtype":"float32","idle_ranks":false,"lean":[],"shard_key":"b/shards/00003.jsonl",'
+    '"deadline_s":60.0,"avoid_nodes":[]}'
+)
+
+
+def test_a_spec_is_written_and_hashed_as_by_version_0_1() -> None:
+    spec = AttemptSpec.parsed(SPEC)
+    assert spec.layout == Layout(data=1, cfg=2, patch=4)
+    assert spec.model_dump_json() == SPEC
+    assert spec.digest == "2c8e440a1e520a05"
