@@ -14,9 +14,9 @@ from pipeline.errors import ConflictError, ServiceError, UnknownBatch
 from tasks.control.cancel import cancel
 from tasks.control.expand import expand
 from tasks.control.finalize import finalize
+from tasks.control.fire import fire
 from tasks.control.purge import purge
 from tasks.control.reopen import reopen
-from tasks.control.schedules import fire
 from tasks.control.tick import publish_hints, tick_if_due
 from tasks.jobs.run_job import run_job
 from tasks.process.context import Context

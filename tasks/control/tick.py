@@ -16,8 +16,9 @@ from pipeline.operations.resume import take_up, unknown_batches
 from pipeline.states import BatchState, is_final
 from pipeline.version import installed_version
 from tasks.control.clean_staged import clean_staged
+from tasks.control.fire import request_firings
 from tasks.control.purge import purge_expired
-from tasks.control.schedules import recover_schedules, request_firings
+from tasks.control.schedules import recover_schedules
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)

@@ -7,16 +7,26 @@ from itertools import islice
 
 from pydantic import ValidationError
 
-from pipeline.errors import RequestError
+from pipeline.errors import RequestError, UnknownBatch
 from pipeline.promptset.row import ResolvedRow
 from pipeline.records.batch import BatchManifest
-from pipeline.records.object_keys import BatchObjects
+from pipeline.records.object_keys import MARKERS, BatchObjects
 from pipeline.records.schedules.row_digests import row_digest
-from pipeline.states import BatchState, ImageState
+from pipeline.states import BatchState, ImageState, is_final
 from tasks.process.context import Context
 
 _TRIED = {ImageState.SUCCEEDED, ImageState.FAILED}
 _ROWS_AT_A_TIME = 1_000
+
+
+def is_unfinished(context: Context, batch_id: str) -> bool:
+    """Whether a batch is not finished; one that the ledger has lost is looked for in the bucket."""
+    try:
+        return not is_final(context.ledger.batches.state(batch_id))
+    except UnknownBatch:
+        objects = BatchObjects(batch_id)
+        there = context.artifacts.head(objects.manifest) is not None
+        return there and not any(context.artifacts.head(objects.marker(state)) for state in MARKERS)
 
 
 def unfinished_rows(context: Context, batch_id: str) -> Iterator[bytes]:

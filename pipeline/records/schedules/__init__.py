@@ -2,5 +2,5 @@
 
 Belongs here: when a schedule fires, its records, which rows are new. Does not belong here: how it is changed
 (pipeline.operations.schedules), the ledger's steps (pipeline.ledger.schedules), and the firing itself
-(tasks.control.schedules), which only a controller does.
+(tasks.control.fire), which only a controller does.
 """

@@ -22,7 +22,7 @@ from pipeline.deployment.settings import Settings
 from pipeline.ledger import Ledger
 from pipeline.ledger.locks import Locks
 from pipeline.records.schedules.schedule import changed
-from tasks.control.schedules import fire
+from tasks.control.fire import fire
 from tasks.worker import build_context
 from tests.tasks.control.test_schedules import batches, history, hours_ago, schedule
 from tests.tasks.stage import Stage

@@ -18,7 +18,8 @@ from pipeline.records.schedules.schedule_keys import ScheduleObjects
 from pipeline.states import BatchState, ImageState
 from tasks.control import tick
 from tasks.control.expand import expand
-from tasks.control.schedules import fire, recover_schedules
+from tasks.control.fire import fire
+from tasks.control.schedules import recover_schedules
 from tests.tasks.stage import Stage
 
 ROWS = [{"custom_id": name, "prompt": f"a {name}", "width": 64, "height": 64} for name in ("tower", "hill", "sea")]
@@ -272,7 +273,7 @@ def test_a_set_whose_name_does_not_say_what_it_is_is_refused_when_it_is_added(st
 def test_a_failure_of_our_own_does_not_come_again_at_every_tick(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     schedule(stage, prompts=put_prompts(stage, ROWS))
     with monkeypatch.context() as broken:
-        broken.setattr("tasks.control.schedules.accept", lambda *_: 1 // 0)
+        broken.setattr("tasks.control.fire.accept", lambda *_: 1 // 0)
         fire(stage.worker, "nightly")
     failed = history(stage)[0]
     assert (failed.outcome, batches(stage)) == ("failed", [])
