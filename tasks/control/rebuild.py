@@ -21,17 +21,12 @@ from pipeline.records.batch import BatchRecord, JobRecord, changed
 from pipeline.records.object_keys import MARKERS, BatchObjects
 from pipeline.records.results import Outcome, parsed_outcomes
 from pipeline.records.shards import ImageTask
-from pipeline.states import BatchState, JobState
+from pipeline.states import BatchState
+from tasks.jobs.advance_job import JOB_STATES
 from tasks.jobs.finish_attempt import final_state, record_outcomes, write_fragment
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
-
-_STATE_OF = {
-    Phase.WAITING_QUOTA: JobState.WAITING_QUOTA,
-    Phase.PENDING: JobState.PENDING,
-    Phase.RUNNING: JobState.RUNNING,
-}
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,7 @@ def restore_job(context: Context, job: JobRecord, tasks: Sequence[ImageTask], re
     seen = remains.running.get(job.index)
     place = QueuePlace.BACKLOG
     if seen is not None:
-        state = _STATE_OF[seen.phase]
+        state = JOB_STATES[seen.phase]
         log.warning("what runs is taken up again", batch=job.batch_id, job=job.index, name=seen.name, state=state.value)
         job = job.model_copy(update={"state": state, "attempt": seen.spec, "confirmed": True, "done": len(known)})
     elif len(known) == len(tasks):

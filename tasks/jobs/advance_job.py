@@ -1,0 +1,178 @@
+"""Move one job on by one action under its lease: record an attempt, launch or adopt it, observe it, finish it.
+
+What to do follows from the job's record alone, so that another worker can go on from it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import replace
+from datetime import datetime
+
+import structlog
+
+from pipeline.deployment.cost import tera_operations
+from pipeline.deployment.layout_choice import LayoutChoice, Load, fastest_layout
+from pipeline.deployment.layouts import planned_layout
+from pipeline.ledger.jobs import QueuePlace
+from pipeline.ledger.leases import Held
+from pipeline.names import attempt_name
+from pipeline.records.attempt import AttemptSpec, Code, LaunchResult, NameTaken, Outcome, Phase
+from pipeline.records.batch import JobRecord, advance, changed
+from pipeline.records.object_keys import BatchObjects
+from pipeline.states import BatchState, JobState
+from tasks.jobs.finish_attempt import cancel_job, clear_failures, finish_attempt, job_images
+from tasks.jobs.poison import images_out_of_memory, layout_to_isolate
+from tasks.process.context import Context
+
+log = structlog.get_logger(__name__)
+
+DETAIL_LIMIT = 500  # characters of what a cluster says; a scheduler counts every kind of node
+
+# The state of a job by what its attempt does.
+JOB_STATES = {
+    Phase.WAITING_QUOTA: JobState.WAITING_QUOTA,
+    Phase.PENDING: JobState.PENDING,
+    Phase.RUNNING: JobState.RUNNING,
+}
+
+
+def advance_job(context: Context, held: Held, fence: str) -> bool:
+    """Move a job on by one action; False when there is nothing more to do under this lease."""
+    job, cancelling = held.job, held.batch is BatchState.CANCELLING
+    if job.state in (JobState.QUEUED, JobState.RETRYING):
+        if cancelling:
+            cancel_job(context, job, fence)
+            return False
+        if held.batch is BatchState.PAUSED:
+            context.ledger.leases.release(job.ref, fence)  # whoever claims next puts it aside
+            return False
+        if job.reopen is not None:
+            job = clear_failures(context, job, fence)
+        job = record_attempt(context, job, held.at, fence)
+    if job.attempt is None:
+        raise ValueError(f"job {job.ref} is {job.state.value} without an attempt")
+    held = replace(held, job=job)
+    with structlog.contextvars.bound_contextvars(attempt=job.attempt.number):
+        if not job.confirmed and not cancelling:
+            return launch(context, held, job.attempt, fence)
+        return observe(context, held, job.attempt, fence)
+
+
+def record_attempt(context: Context, job: JobRecord, at: datetime, fence: str) -> JobRecord:
+    """The job with its next attempt, which is in the ledger before anything of it is created."""
+    settings = context.settings
+    number = job.attempt.number + 1 if job.attempt else 1
+    choice = _choose_layout(context, job)
+    spec = AttemptSpec(
+        name=attempt_name(job.incarnation, job.index, number),
+        batch_id=job.batch_id,
+        incarnation=job.incarnation,
+        job_index=job.index,
+        number=number,
+        token=secrets.token_hex(16),
+        # A running batch keeps its program when the deployment is upgraded.
+        image=context.ledger.batches.get(job.batch_id).manifest.image or settings.image,
+        gpus=settings.gpus,
+        layout=choice.layout,
+        exact=settings.exact,
+        warmup_steps=settings.warmup_steps,
+        device=settings.device,
+        dtype=settings.dtype,
+        vae_dtype=settings.vae_dtype,
+        idle_ranks=settings.idle_ranks,
+        lean=images_out_of_memory(job),
+        shard_key=BatchObjects(job.batch_id).shard(job.index),
+        deadline_s=settings.deadline_s,
+        avoid_nodes=tuple(sorted({e.node for e in job.ended if e.node and e.code is Code.GPU_UNHEALTHY})),
+    )
+    launching = advance(
+        job,
+        JobState.LAUNCHING,
+        at=at,
+        attempt=spec,
+        layout_reason=choice.reason,
+        confirmed=False,
+        detail="",
+    )
+    context.ledger.jobs.write(launching, QueuePlace.HELD, fence=fence)
+    return launching
+
+
+def _choose_layout(context: Context, job: JobRecord) -> LayoutChoice:
+    settings = context.settings
+    if settings.layout is not None:
+        choice = LayoutChoice(planned_layout(settings.gpus, settings.layout), "TESSERA_LAYOUT names it")
+    elif settings.goal == "throughput":
+        # Models that are gone fail in the pod, with a reason.
+        native_px = {name: model.native_px for name, model in settings.models.items()}
+        rows = [task.row for task in job_images(context, job)]
+        loads = [Load(r.width, r.height, tera_operations(r, native_px.get(r.model, r.width))) for r in rows]
+        choice = fastest_layout(settings.gpus, loads, one_gpu_megapixels=settings.one_gpu_megapixels)
+    else:
+        choice = LayoutChoice(planned_layout(settings.gpus), "the goal is latency: all GPUs on one image")
+    if job.ended and len(job.ended[-1].rendering) > 1:
+        single = layout_to_isolate(job_images(context, job), settings.gpus, choice.layout)
+        choice = LayoutChoice(single, "one image at a time, to find out which one killed the pod before")
+    return choice
+
+
+def launch(context: Context, held: Held, spec: AttemptSpec, fence: str) -> bool:
+    """Have the attempt created, or adopt it if it exists; False if it has ended already."""
+    job = held.job
+    try:
+        # A pod that had its token was created; gone since, it has ended.
+        begun = held.registered == spec.number
+        result = LaunchResult.ADOPTED if begun else context.launcher.launch(spec)
+    except NameTaken as error:
+        # Created before and gone since, or not ours: never create it again, count it as an attempt that ended.
+        finish_attempt(context, job, fence, Outcome(Code.UNKNOWN, str(error)))
+        return False
+    log.info("attempt launched", name=spec.name, how=result.value)
+    context.ledger.jobs.write(changed(job, at=held.at, confirmed=True), QueuePlace.HELD, fence=fence)
+    return True
+
+
+def observe(context: Context, held: Held, spec: AttemptSpec, fence: str) -> bool:
+    """Look at the attempt and record what it does, or finish it; False if it has ended."""
+    job, paused = held.job, held.batch is BatchState.PAUSED
+    seen = context.observer.look().get(spec.name)
+    if seen is None:  # the shared look may be older than the launch
+        seen = context.observer.look(after=time.monotonic()).get(spec.name)
+    if held.batch is BatchState.CANCELLING:
+        if seen is None or seen.phase is Phase.ENDED:
+            cancel_job(context, job, fence)
+            context.launcher.delete(spec.name)
+            return False
+        context.launcher.delete(spec.name)
+        return True
+    if paused and seen is not None and seen.phase in (Phase.WAITING_QUOTA, Phase.PENDING):
+        context.launcher.delete(spec.name)  # one that renders ends by itself, between two images
+        return True
+    if seen is None and paused:
+        seen_outcome: Outcome | None = Outcome(Code.PAUSED, "the attempt was ended because its batch is paused")
+    elif seen is None:
+        seen_outcome = Outcome(Code.DELETED, "the attempt is gone, and nobody here deleted it")
+    else:
+        seen_outcome = seen.outcome
+    if seen_outcome is not None:
+        finish_attempt(context, job, fence, seen_outcome)
+        context.launcher.delete(spec.name)
+        return False
+    if seen is not None:
+        record_progress(context, held, JOB_STATES[seen.phase], seen.detail[:DETAIL_LIMIT], fence)
+    return True
+
+
+def record_progress(context: Context, held: Held, state: JobState, detail: str, fence: str) -> None:
+    """Record what the attempt does, if that has changed."""
+    job = held.job
+    if state is not job.state:
+        moved = advance(job, state, at=held.at, detail=detail)
+    elif detail != job.detail:
+        moved = changed(job, at=held.at, detail=detail)
+    else:
+        return
+    log.info("attempt moved", state=state.value, detail=detail)
+    context.ledger.jobs.write(moved, QueuePlace.HELD, fence=fence)
