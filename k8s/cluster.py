@@ -98,11 +98,11 @@ class Cluster:
         named = os.environ.get("KUBECONFIG")  # the client looks only when it is imported
         try:
             try:
-                config.load_incluster_config(found)  # type: ignore[no-untyped-call]
+                config.load_incluster_config(found)
                 here = _NAMESPACE_FILE.read_text().strip()
             except ConfigException:
-                config.load_kube_config(config_file=named, client_configuration=found)  # type: ignore[no-untyped-call]
-                _, current = config.list_kube_config_contexts(named)  # type: ignore[no-untyped-call]
+                config.load_kube_config(config_file=named, client_configuration=found)
+                _, current = config.list_kube_config_contexts(named)
                 here = current["context"].get("namespace") or "default"
         except (ConfigException, OSError) as error:
             raise SettingsError(
@@ -261,7 +261,7 @@ class Cluster:
 
 def _read(answer: client.rest.RESTResponse) -> bytes:
     try:
-        text: bytes = answer.read()  # type: ignore[no-untyped-call]
+        text: bytes = answer.read()
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise _no_answer(error) from error
     return text

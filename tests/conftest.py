@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,9 +29,10 @@ def settings(services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for name, value in (services.credentials | reachable(os.environ)).items():
         monkeypatch.setenv(name, value)
     own = f"test-{uuid.uuid4().hex[:12]}"
+    where: dict[str, Any] = dict(services.settings)
     return load_settings(
         {},
-        **services.settings,
+        **where,
         redis_prefix=own,
         s3_prefix=own,
         launcher="local",

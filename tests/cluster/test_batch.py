@@ -24,7 +24,7 @@ from pipeline.deployment.settings import Settings, load_settings
 from pipeline.errors import NoDeployment
 from pipeline.ledger import Ledger
 from pipeline.records.attempt import AttemptSpec, Code
-from pipeline.states import BatchState, JobState
+from pipeline.states import BatchState, ImageState, JobState
 from tests.cluster.api import Api, Namespace, until
 from tests.cluster.conftest import IMAGE
 from tests.cluster.kubelet import Kubelet, kubelet_of
@@ -169,7 +169,7 @@ def test_a_batch_is_rendered_by_pods_and_a_killed_worker_costs_no_pod(
     deployment.kill(until(holder, 60, "the worker that launched it"))
     status = until(lambda: now if (now := batch.status()).state is BatchState.COMPLETED else None, 180, "completion")
     record_testsuite_property("batch_s", round(time.monotonic() - began, 1))
-    assert status.images["succeeded"] == len(ROWS)
+    assert status.images[ImageState.SUCCEEDED] == len(ROWS)
     assert {image.result.custom_id for image in batch.images()} == {"row-1", "row-2", "row-3", "row-4"}
     for index in range(2):
         job = ledger.jobs.get(f"Hills.2026/{index:05d}")
@@ -195,14 +195,14 @@ def test_a_batch_passes_an_outage_of_the_api_server_without_a_second_pod(
 
     proxy.fault = swallow_each_first_create
     batch = deployment.client.submit([row | {"steps": 30} for row in ROWS], batch_id="outage")
-    until(lambda: batch.status().images["running"], 120, "a pod that renders")
+    until(lambda: batch.status().images[ImageState.RUNNING], 120, "a pod that renders")
     proxy.fault = lambda _method, _path: 503
     until(lambda: "the cluster answers 503" in deployment.log("render"), 90, "a worker that has noticed")
     time.sleep(3 * deployment.settings.lease_s)  # longer than a lease lasts: it must be kept up meanwhile
     proxy.fault = lambda _method, _path: None
     until(lambda: batch.status().state is BatchState.COMPLETED, 120, "completion")
     assert swallowed
-    assert batch.status().images["succeeded"] == len(ROWS)
+    assert batch.status().images[ImageState.SUCCEEDED] == len(ROWS)
     ledger = Ledger(deployment.settings)
     for index in range(2):
         job = ledger.jobs.get(f"outage/{index:05d}")
@@ -255,7 +255,7 @@ def test_a_pod_that_lost_its_node_is_fenced_and_comes_back_to_nothing(
 ) -> None:
     batch = deployment.client.submit([row | {"steps": 60} for row in ROWS[:2]], batch_id="lost")
     ledger = Ledger(deployment.settings)
-    until(lambda: batch.status().images["running"], 120, "a pod that renders")
+    until(lambda: batch.status().images[ImageState.RUNNING], 120, "a pod that renders")
     (pod,) = namespace.pods()
     uid, node = pod["metadata"]["uid"], pod["spec"]["nodeName"]
     for _ in range(2):  # were most nodes lost, the cluster would suspect itself and wait
@@ -277,4 +277,4 @@ def test_a_pod_that_lost_its_node_is_fenced_and_comes_back_to_nothing(
     kubelet.signal(uid, signal.SIGCONT)
     until(lambda: not kubelet.is_running(uid), 120, "the end of the pod that came back")
     assert {image.result.image_id: image.bytes() for image in batch.images()} == before
-    assert batch.status().images["succeeded"] == 2
+    assert batch.status().images[ImageState.SUCCEEDED] == 2

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -105,8 +106,6 @@ def wanted_pictures(model_dir: Path, batch: Sequence[ImageSpec]) -> list[Picture
 
 def found_pictures(model_dir: Path, layout: str, batches: Sequence[Sequence[ImageSpec]]) -> list[list[Picture]]:
     """What the engine renders in exact mode; decoded is this rank's part."""
-    import distri.engine
-
     engine = on_ranks.engine(model_dir, layout, Settings(exact=True))
     latents: list[Tensor] = []
 
@@ -115,12 +114,10 @@ def found_pictures(model_dir: Path, layout: str, batches: Sequence[Sequence[Imag
         latents.append(sampled.latent.clone())
         return sampled
 
-    distri.engine.denoise = remember  # type: ignore[assignment]
-    try:
+    with pytest.MonkeyPatch.context() as replaced:
+        replaced.setattr("distri.engine.denoise", remember)
         for batch in batches:
             engine.render_batch(batch, control=lambda: sampler.Control.GO)
-    finally:
-        distri.engine.denoise = sampler.denoise
     vae: SplitVAE = engine._vae
     answers = []
     with torch.inference_mode():

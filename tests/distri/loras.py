@@ -51,7 +51,8 @@ def _pair(module: Any, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def peft(path: Path, parts: dict[str, Any], *, seed: int = 1, alpha: float | None = None) -> Path:
     """As diffusers and peft write it; with alpha, in the header."""
-    state, header = {}, {}
+    state: dict[str, torch.Tensor] = {}
+    header: dict[str, Any] = {}
     for part, names in (("unet", UNET), ("text_encoder", TEXT), ("text_encoder_2", TEXT)):
         for number, name in enumerate(names):
             down, up = _pair(_module(parts[part], name), 100 * seed + number)
@@ -65,7 +66,7 @@ def peft(path: Path, parts: dict[str, Any], *, seed: int = 1, alpha: float | Non
 
 def kohya(path: Path, parts: dict[str, Any], *, seed: int = 2) -> Path:
     """As kohya's scripts write it for SDXL: with the names of the original network, and alphas."""
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     named = {f"lora_unet_{name}": _module(parts["unet"], module) for name, module in KOHYA.items()}
     for part in ("text_encoder", "text_encoder_2"):
         short = "te1" if part == "text_encoder" else "te2"
@@ -80,7 +81,7 @@ def kohya(path: Path, parts: dict[str, Any], *, seed: int = 2) -> Path:
 
 def old_diffusers(path: Path, parts: dict[str, Any], *, seed: int = 3) -> Path:
     """As diffusers wrote it before peft, for attention of the UNet."""
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     for number, name in enumerate(name for name in UNET if ".attn" in name):
         down, up = _pair(_module(parts["unet"], name), 100 * seed + number)
         block, _, side = name.removesuffix(".0").rpartition(".")

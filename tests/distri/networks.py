@@ -11,7 +11,7 @@ TEXT_TOKENS, TEXT_WIDTH, POOLED_WIDTH = 7, 24, 16
 def unet(dtype: torch.dtype = torch.float64) -> Any:
     """A UNet with two stride-2 layers and attention on the two lower levels."""
     torch.manual_seed(1)
-    network = UNet2DConditionModel(
+    network: Any = UNet2DConditionModel(
         in_channels=4,
         out_channels=4,
         block_out_channels=(8, 16, 24),
@@ -33,7 +33,7 @@ def unet(dtype: torch.dtype = torch.float64) -> Any:
 def vae(dtype: torch.dtype = torch.float64) -> Any:
     """A VAE of factor 8."""
     torch.manual_seed(2)
-    network = AutoencoderKL(
+    network: Any = AutoencoderKL(
         block_out_channels=(8, 8, 16, 16),
         layers_per_block=1,
         norm_num_groups=4,

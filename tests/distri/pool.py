@@ -63,8 +63,9 @@ class Ranks:
             ready = wait(missing, timeout=timeout_s)
             if not ready:
                 self._fail(f"ranks {sorted(set(range(self.count)) - set(answers))} gave no answer in {timeout_s} s")
-            for pipe in ready:
-                rank = self._pipes.index(pipe)
+            for rank, pipe in enumerate(self._pipes):
+                if pipe not in ready:
+                    continue
                 try:
                     good, answers[rank] = pipe.recv()
                 except EOFError:

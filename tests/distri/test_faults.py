@@ -33,7 +33,7 @@ def _render(model_dir: Path, victim: int, what: signal.Signals, warmup: int) -> 
     """Render until the victim does itself harm in its fourth evaluation; who is missing, why, and how long it took."""
     mesh = Mesh.join(Layout.parse("1x1x3"), device="cpu", timeout=timedelta(seconds=TIMEOUT_S))
     engine = Engine.load(model_dir, mesh, dtype=torch.float32, settings=Settings(warmup=warmup))
-    evaluations = 0
+    evaluations, began = 0, time.monotonic()
 
     def harm(*_: object) -> None:
         nonlocal evaluations, began
@@ -42,7 +42,6 @@ def _render(model_dir: Path, victim: int, what: signal.Signals, warmup: int) -> 
         if evaluations == 4 and mesh.rank == victim:
             os.kill(os.getpid(), what)
 
-    began = time.monotonic()
     engine._unet.unet.register_forward_pre_hook(harm)
     with pytest.raises(PeerLost) as caught:
         engine.render(IMAGE, control=lambda: Control.GO)

@@ -47,13 +47,9 @@ def _latents(model_dir: Path, layout: str, settings: Settings, images: list[Imag
         latents.append(sampler.denoise(*args, **kwargs))
         return latents[-1]
 
-    import distri.engine
-
-    distri.engine.denoise = remember  # type: ignore[assignment]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("distri.engine.denoise", remember)
         renders = on_ranks.render(model_dir, layout, settings, images)
-    finally:
-        distri.engine.denoise = sampler.denoise
     return [(render, sampled.latent.clone()) for render, sampled in zip(renders, latents, strict=True)]
 
 
@@ -129,7 +125,7 @@ def test_an_unguided_image_too_small_for_all_ranks_is_done_by_both_halves(ranks:
 def test_seed_and_negative_prompt_matter(model_dir: Path) -> None:
     engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=EXACT)
     images = [PLAIN, replace(PLAIN, seed=8), replace(PLAIN, negative_prompt=""), replace(PLAIN, prompt="a dog")]
-    pixels = [engine.render(replace(image, steps=2), control=_go).pixels for image in images]
+    pixels = [np.asarray(engine.render(replace(image, steps=2), control=_go).pixels, np.uint8) for image in images]
     assert all(not np.array_equal(one, other) for i, one in enumerate(pixels) for other in pixels[:i])
 
 

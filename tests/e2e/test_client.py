@@ -8,9 +8,10 @@ import pytest
 
 from pipeline import Client, WaitTimeout
 from pipeline.errors import ManifestError, RequestError, UnknownBatch
+from pipeline.promptset.keywords import Picture
 from pipeline.states import BatchState, ImageState
 
-SMALL = {"width": 128, "height": 128, "steps": 3}
+SMALL: Picture = {"width": 128, "height": 128, "steps": 3}
 
 
 def test_prompts_become_images_of_the_asked_size(client: Client, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_table_becomes_files_in_every_format_which_replay_to_the_same_pixels(s
 
 
 def test_rows_and_keywords_of_the_client_are_typed(client: Client, tmp_path: Path) -> None:
-    rows = [Row(prompt="a hill", custom_id="own", width=136), "another hill"]
+    rows: list[Row | str] = [Row(prompt="a hill", custom_id="own", width=136), "another hill"]
     batch = client.submit(rows, size="128x128", steps=3, scheduler="DDIM", format="webp", batch_seed=7)
     batch.wait(timeout_s=120)
     images = list(batch.images())

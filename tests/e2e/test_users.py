@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -56,9 +57,9 @@ class Guarded:
         password = PASSWORD.replace("%", "%25").replace("/", "%2F").replace(":", "%3A").replace("@", "%40")
         return f"rediss://{user_name(role, prefix)}:{password}@{host}:{self.tls.port}/0"
 
-    def settings(self, settings: Settings, role: str, **changes: object) -> Settings:
+    def settings(self, settings: Settings, role: str, **changes: Any) -> Settings:
         """The deployment as this role reaches it."""
-        values = {
+        values: dict[str, Any] = {
             "redis_url": self.url(settings.redis_prefix, role),
             "redis_ca": self.ca,
             "redis_cert": self.cert,

@@ -30,7 +30,7 @@ PATIENCE_S = 120.0
 
 # Small enough for a second, and for several evaluations in which something may happen.
 TINY = {"width": 64, "height": 64, "steps": 2}
-LONGER = {"width": 128, "height": 128, "steps": 12}
+LONGER: dict[str, Any] = {"width": 128, "height": 128, "steps": 12}
 
 
 class Deployment:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -112,6 +114,10 @@ def test_a_clock_that_is_wrong_by_a_day_is_an_outage_until_it_is_set_right(
     assert set(deployment.attempts(batch)) == {1}
 
 
+def _has_ended(child: Child) -> bool:
+    return child.exit_code() is not None
+
+
 @contextmanager
 def _redis_on(deployment: Deployment, clock: Clock) -> Iterator[None]:
     """The Redis of all deployments here, on a clock of its own."""
@@ -120,8 +126,8 @@ def _redis_on(deployment: Deployment, clock: Clock) -> Iterator[None]:
     program = plain.program
     faked = Child(dataclasses.replace(program, environment={**program.environment, **clock.environment}))
     for old, new in ((plain, faked), (faked, plain)):
-        old.send(9)
-        until("Redis is gone", lambda old=old: old.exit_code() is not None)
+        old.send(signal.SIGKILL)
+        until("Redis is gone", partial(_has_ended, old))
         new.start()
         object.__setattr__(services, "redis", new)
         if new is faked:

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from pipeline.client.client import Batch
 from pipeline.deployment.broker import RENDER, celery_app, hint
 from pipeline.states import JobState
 from tests.faults.conftest import Started
@@ -119,15 +120,19 @@ def test_hints_that_come_again_and_again_in_mid_render_start_nothing_twice(start
     assert set(deployment.attempts(batch)) == {1}
 
 
+def _replace(deployment: Deployment, worker: str, batch: Batch, *, once_done: int) -> None:
+    until("some more images", lambda: batch.status().succeeded >= once_done)
+    deployment.send(worker, signal.SIGTERM)
+    until(f"{worker} is gone", lambda: deployment.children[worker].exit_code() is not None)
+    deployment.start(worker)
+
+
 @slow
 def test_three_workers_replaced_in_turn_during_fifty_images(started: Started) -> None:
     workers = [f"render-{number}" for number in range(3)]
     deployment = started("node", "control", "beat", *workers, images_per_job=10)
     batch = deployment.submit(50, width=64, height=64, steps=2)
     for number, worker in enumerate(workers):
-        until("some more images", lambda done=6 + 12 * number: batch.status().succeeded >= done)
-        deployment.send(worker, signal.SIGTERM)
-        until(f"{worker} is gone", lambda worker=worker: deployment.children[worker].exit_code() is not None)
-        deployment.start(worker)
+        _replace(deployment, worker, batch, once_done=6 + 12 * number)
     ends_well(deployment, batch)
     assert set(deployment.attempts(batch)) == {1}

@@ -19,7 +19,7 @@ ALL = {"metrics": {name: {"enabled": True} for name in ("serviceMonitor", "rules
 
 def _names(node: Any) -> Iterator[str]:
     """Names of the series that an expression reads."""
-    if isinstance(node, promql_parser.VectorSelector):
+    if isinstance(node, promql_parser.VectorSelector) and node.name:
         yield node.name
     for part in ("expr", "lhs", "rhs", "vector_selector"):
         if (inner := getattr(node, part, None)) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ def stage(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage
     """Its delays are short; an attempt commits everything and succeeds unless the test says otherwise."""
     for name in ("FIRST_DELAY_S", "FIRST_DISRUPTION_DELAY_S"):
         monkeypatch.setattr(retry_policy, name, 0.05)
-    changes = {"models": MODELS, "images_per_job": 3, "observe_s": 0.02, "lease_s": 2.0}
+    changes: dict[str, Any] = {"models": MODELS, "images_per_job": 3, "observe_s": 0.02, "lease_s": 2.0}
     stage = Stage(load_settings(settings.environment(), **changes))
     yield stage
     stage.close()

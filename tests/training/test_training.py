@@ -1,12 +1,15 @@
 """Every stage for a few steps: a pipeline directory comes out, a stopped training goes on as if it had not stopped."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 from transformers import CLIPTokenizer
 
 from distri.engine import Engine, Settings
@@ -14,7 +17,7 @@ from distri.model.image import ImageSpec
 from distri.ranks.mesh import Mesh
 from distri.sampling.sampler import Control
 from training import autoencoder, data, denoiser, directory, networks
-from training.checkpoint import average_of
+from training.checkpoint import average_of, save
 from training.denoiser import Lessons, Plan, Told
 from training.scenes import twin
 
@@ -49,10 +52,10 @@ def test_a_stopped_vae_training_goes_on_as_if_it_had_not(work: Path, tmp_path: P
 
 
 def _stop_after(patch: pytest.MonkeyPatch, steps: int) -> None:
-    save, saved = autoencoder.save, []
+    saved: list[int] = []
 
-    def save_and_stop(*args: object, **named: object) -> None:
-        save(*args, **named)  # type: ignore[arg-type]
+    def save_and_stop(*args: Any, **named: Any) -> None:
+        save(*args, **named)
         saved.append(1)
         if len(saved) == steps:
             raise InterruptedError
@@ -67,10 +70,10 @@ def test_a_stopped_unet_training_goes_on_as_if_it_had_not(tmp_path: Path) -> Non
         (tmp_path / name).mkdir()
     whole = load_file(denoiser.train(tmp_path / "whole", plan, lessons))
     with pytest.MonkeyPatch.context() as patch:
-        save, saved = denoiser.save, []
+        saved: list[int] = []
 
-        def save_and_stop(*args: object, **named: object) -> None:
-            save(*args, **named)  # type: ignore[arg-type]
+        def save_and_stop(*args: Any, **named: Any) -> None:
+            save(*args, **named)
             saved.append(1)
             if len(saved) == 2:
                 raise InterruptedError
@@ -83,12 +86,14 @@ def test_a_stopped_unet_training_goes_on_as_if_it_had_not(tmp_path: Path) -> Non
 
 
 def test_twins_are_learnt_side_by_side_with_sentences_that_differ_in_the_place_alone(tmp_path: Path) -> None:
-    seen: list[tuple[torch.Tensor, torch.Tensor, list[str]]] = []
+    seen: list[tuple[Tensor, Tensor, Sequence[str]]] = []
 
     class Watched(denoiser.Painter):
-        def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, texts: list[str], *more: torch.Tensor) -> object:
-            seen.append((noisy, timestep, texts))
-            return super().forward(noisy, timestep, texts, *more)
+        def forward(
+            self, noisy_BCHW: Tensor, timestep_B: Tensor, texts: Sequence[str], kept_B: Tensor, sizes_B6: Tensor
+        ) -> Tensor:
+            seen.append((noisy_BCHW, timestep_B, texts))
+            return super().forward(noisy_BCHW, timestep_B, texts, kept_B, sizes_B6)
 
     plain = replace(_told(), draw=twin, latents=np.zeros((4, 4, 8, 8), dtype=np.float16))
     with pytest.MonkeyPatch.context() as patch:

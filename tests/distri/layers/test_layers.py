@@ -65,12 +65,15 @@ def _input(kind: str, seed: int, height: int, width: int) -> Tensor:
 
 
 def _apply(kind: str, layer: Any, x_BCHW: Tensor) -> Tensor:
+    out: Tensor
     if kind.startswith("transformer"):
-        return layer(x_BCHW, return_dict=False)[0]
+        [out] = layer(x_BCHW, return_dict=False)
+        return out
     if kind != "attention":
-        return layer(x_BCHW)
-    out_BTC = layer(x_BCHW.flatten(2).transpose(1, 2))
-    return out_BTC.transpose(1, 2).unflatten(2, x_BCHW.shape[2:])
+        out = layer(x_BCHW)
+        return out
+    out = layer(x_BCHW.flatten(2).transpose(1, 2))
+    return out.transpose(1, 2).reshape(x_BCHW.shape)
 
 
 def _run(kind: str, height: int, width: int, mode: NormMode, plan: list[tuple[int, Evaluation]]) -> list[Tensor]:

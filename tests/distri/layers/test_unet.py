@@ -32,8 +32,12 @@ def _conditions(batch: int, seed: int = 5) -> Conditions:
 
 def _plain(latent: Tensor, conditions: Conditions) -> Tensor:
     added = {"text_embeds": conditions.pooled, "time_ids": conditions.time_ids}
-    text = conditions.text
-    return networks.unet()(latent, TIME, encoder_hidden_states=text, added_cond_kwargs=added, return_dict=False)[0]
+    network = networks.unet()
+    predicted: Tensor
+    [predicted] = network(
+        latent, TIME, encoder_hidden_states=conditions.text, added_cond_kwargs=added, return_dict=False
+    )
+    return predicted
 
 
 def _latent(change: int, batch: int, height: int, width: int) -> Tensor:
@@ -117,7 +121,11 @@ def test_one_rank_is_the_plain_network_bit_for_bit() -> None:
     added = {"text_embeds": single.pooled, "time_ids": single.time_ids}
 
     def plain() -> Tensor:
-        return network(latent, TIME, encoder_hidden_states=single.text, added_cond_kwargs=added, return_dict=False)[0]
+        predicted: Tensor
+        [predicted] = network(
+            latent, TIME, encoder_hidden_states=single.text, added_cond_kwargs=added, return_dict=False
+        )
+        return predicted
 
     wanted = plain()
     weights = {name: parameter.data_ptr() for name, parameter in network.named_parameters()}

@@ -73,7 +73,7 @@ def test_a_truncated_text_is_that_of_its_beginning_and_the_result_says_what_was_
 
 def _read(model_dir: Path, text: str, long: LongPrompt, **changes: Any) -> prompts.Prompts:
     parts = reference.pipeline(model_dir).components
-    arguments = {"long": long, "zeros_for_none": True} | changes
+    arguments: dict[str, Any] = {"long": long, "zeros_for_none": True} | changes
     return prompts.read([parts["tokenizer"], parts["tokenizer_2"]], (text, None), (None, None), **arguments)
 
 
@@ -81,7 +81,9 @@ def _read(model_dir: Path, text: str, long: LongPrompt, **changes: Any) -> promp
 def test_a_piece_holds_75_tokens(model_dir: Path, tokens: int, pieces: int) -> None:
     read = _read(model_dir, "a " * tokens, LongPrompt.CHUNK)
     assert read.pieces == pieces
-    assert sum(len(piece) for piece in read.positive[0].pieces) == tokens  # type: ignore[union-attr]
+    first = read.positive[0]
+    assert first is not None
+    assert sum(len(piece) for piece in first.pieces) == tokens
 
 
 @pytest.mark.parametrize("long", [LongPrompt.ERROR, LongPrompt.TRUNCATE])

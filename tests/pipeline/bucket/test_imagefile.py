@@ -30,7 +30,8 @@ def _opened(body: bytes) -> Image.Image:
 
 
 def _comment(image: Image.Image) -> str:
-    return image.getexif().get_ifd(0x8769)[0x9286].removeprefix(b"UNICODE\x00").decode("utf-16-be")
+    raw: bytes = image.getexif().get_ifd(0x8769)[0x9286]
+    return raw.removeprefix(b"UNICODE\x00").decode("utf-16-be")
 
 
 @pytest.mark.parametrize("kind", FORMATS)

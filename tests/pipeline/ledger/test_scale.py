@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from pipeline.ledger import Ledger
 from pipeline.operations.status import batch_status, jobs_status
 from tests.factories import batch_record, job_record
@@ -54,11 +58,16 @@ def test_creating_many_jobs_again_creates_those_that_are_missing_and_disturbs_no
     assert ledger.jobs.create_all([]) == 0
 
 
-def test_many_jobs_are_created_with_few_round_trips(ledger: Ledger) -> None:
+def test_many_jobs_are_created_with_few_round_trips(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger.batches.create(batch_record(images=1000))
     trips = []
     pipeline = ledger.store.redis.pipeline
-    ledger.store.redis.pipeline = lambda **options: trips.append(options) or pipeline(**options)
+
+    def counted(**options: Any) -> Any:
+        trips.append(options)
+        return pipeline(**options)
+
+    monkeypatch.setattr(ledger.store.redis, "pipeline", counted)
     ledger.jobs.create_all(job_record(index=index) for index in range(1000))
     assert len(trips) <= 10
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -22,12 +23,13 @@ from pipeline.deployment.settings import Settings
 from pipeline.ledger import Ledger
 from pipeline.operations.estimate import ASSUMED_IDLE_S, Estimator
 from pipeline.picture import File, Format, Highres, HighresMode, Scheduler
+from pipeline.promptset.row import ResolvedRow
 from tests.factories import deployment, resolved_row
 
 NATIVE_PX = 1024
 
 
-def _row(side: int = 1024, **more: object):  # type: ignore[no-untyped-def]
+def _row(side: int = 1024, **more: Any) -> ResolvedRow:
     return resolved_row(**({"width": side, "height": side, "steps": 50} | more))
 
 

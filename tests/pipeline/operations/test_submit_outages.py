@@ -45,8 +45,13 @@ class Lines:
 
     def submit(self, **changes: Any) -> Acceptance:
         ledger, artifacts = Ledger(self.settings), Artifacts(self.settings)
-        values = {"prompts": ROWS, "defaults": checked_options({}), "batch_id": "b", "timeout_s": TIMEOUT_S}
-        return accept(Submission(**(values | changes)), ledger, artifacts)
+        values: dict[str, Any] = {
+            "prompts": ROWS,
+            "defaults": checked_options({}),
+            "batch_id": "b",
+            "timeout_s": TIMEOUT_S,
+        }
+        return accept(Submission(**(values | {"timeout_s": TIMEOUT_S} | changes)), ledger, artifacts)
 
     def accepted(self) -> bool:
         return self.artifacts.head(BatchObjects("b").manifest) is not None

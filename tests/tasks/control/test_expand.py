@@ -181,7 +181,7 @@ def test_of_large_batches_one_is_expanded_at_a_time_and_small_ones_do_not_wait(
     monkeypatch.setattr(module, "LARGE_IMAGES", 5)
     for batch_id, rows in (("large", 6), ("larger", 7), ("small", 5)):
         stage.accepted(rows, batch_id)
-    seen = []
+    seen: list[str | int | None] = []
     create_all = stage.ledger.jobs.create_all
 
     def meanwhile(records: Iterable[JobRecord]) -> int:

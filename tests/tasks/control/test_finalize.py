@@ -92,7 +92,7 @@ def test_each_fragment_is_read_once_and_few_at_a_time_however_many_there_are(
     stage.batch(120)
     stage.work(timeout_s=120)
     get, fetched, ahead = stage.artifacts.get, [], []
-    dump = module.ImageResult.model_dump_json
+    dump = ImageResult.model_dump_json
 
     def counted(key: str) -> bytes | None:
         if "fragments/" in key:
@@ -104,7 +104,7 @@ def test_each_fragment_is_read_once_and_few_at_a_time_however_many_there_are(
         return dump(result)
 
     monkeypatch.setattr(stage.artifacts, "get", counted)
-    monkeypatch.setattr(module.ImageResult, "model_dump_json", written)
+    monkeypatch.setattr(ImageResult, "model_dump_json", written)
     stage.finalized()
     assert len(fetched) == len(set(fetched)) == 40
     assert max(ahead) <= module.AT_A_TIME + 1

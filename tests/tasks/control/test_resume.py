@@ -291,8 +291,9 @@ def test_submitting_the_same_rows_again_takes_the_batch_up_as_well(stage: Stage)
     assert not accepted.created
     expand(stage.worker, "b")
     assert stage.images() == ["succeeded"] * 4 + ["queued"] * 3
-    assert stage.job(1).attempt is not None
-    assert stage.job(1).attempt.name == running
+    attempt = stage.job(1).attempt
+    assert attempt is not None
+    assert attempt.name == running
 
 
 def test_a_lost_batch_is_told_from_one_that_never_was(stage: Stage) -> None:
