@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pipeline.client.client import Batch
+from pipeline.client.batch import Batch
 from pipeline.deployment.broker import RENDER, celery_app, hint
 from pipeline.states import JobState
 from tests.faults.conftest import Started

@@ -172,7 +172,7 @@ def test_a_job_that_is_too_new_is_put_back_and_not_failed(stage: Stage, monkeypa
     redis, key = stage.ledger.store.redis, stage.ledger.store.keys.job("b/00000")
     before = redis.hgetall(key)
     rewrite_ledger(stage, newer(2), key)
-    tasks_app._bound(stage.worker, "render", tasks_app.render)()
+    tasks_app._bind(stage.worker, "render", tasks_app.render)()
     assert not stage.ledger.jobs.held("b/00000")
     assert redis.hget(key, "state") == JobState.QUEUED.value
     redis.hset(key, "record", before["record"])

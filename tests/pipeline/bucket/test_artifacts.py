@@ -37,7 +37,7 @@ def test_a_missing_bucket_is_refused_by_name(settings: Settings) -> None:
 
 
 def test_wrong_credentials_are_refused_and_not_repeated(settings: Settings, services: Services) -> None:
-    for user in ("nobody", services.identity.s3_access_key):
+    for user in ("nobody", services.endpoints.s3_access_key):
         credentials = Credentials(user, "wr0ng-secret")
         with pytest.raises(StoreUnavailable, match=r"refuses our credentials.*AWS_ACCESS_KEY_ID") as error:
             _other(settings, credentials=credentials).check()
