@@ -23,7 +23,7 @@ from distri.model.stages import Plan, plan
 from distri.ranks.errors import BadImage, BadSize, ModelError
 from distri.ranks.memory import running_out
 from distri.ranks.mesh import Mesh
-from distri.ranks.patches import MOST_WORK, largest_degree
+from distri.ranks.patches import MOST_WORK
 from distri.ranks.phase import NormMode
 from distri.ranks.spans import Spans, Stopwatch
 from distri.sampling.pixels import Darkroom
@@ -202,11 +202,6 @@ class Engine:
             )
             for picture, one, repaired in zip(shown, batch, repairs, strict=True)
         ]
-
-    def largest_patch_degree(self, width: int, height: int) -> int:
-        """The most patch ranks that an image of this size in pixels can be shared by, in one pass."""
-        factor = self._vae.factor
-        return largest_degree(-(-height // factor), -(-width // factor), unit=self._unet.unit)
 
     def _planned(self, image: ImageSpec) -> Plan:
         if min(image.width, image.height) < SMALLEST_SIDE_PX:

@@ -152,7 +152,7 @@ class Mesh:
         self.rank = rank
         self.traffic = Traffic(device)
         self.data_index, within = divmod(rank, layout.cfg * layout.patch)
-        self.cfg_index, self.patch_index = divmod(within, layout.patch)
+        self.cfg_index = within // layout.patch
         self._groups = groups
         self._roll = roll
         replica_ranks, patch_ranks = _replica(layout, self.data_index), _half(layout, self.data_index, self.cfg_index)

@@ -191,8 +191,6 @@ def test_a_bad_image_is_refused_on_all_ranks_before_any_message(
 def test_too_small_an_image_for_the_patch_degree_is_refused(ranks: GetRanks, model_dir: Path) -> None:
     small = replace(PLAIN, width=64, height=64)
     assert ranks(3).run(_refuse, model_dir, "1x1x3", small, TooManyRanks, "at most 2") == [0, 0, 0]
-    engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=FAST)
-    assert engine.largest_patch_degree(64, 64) == 2
 
 
 def test_a_warmup_of_nothing_is_refused() -> None:
