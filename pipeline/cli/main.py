@@ -13,8 +13,8 @@ from pipeline.cli.commands import (
     acl,
     batches,
     doctor,
-    estimate,
     pod,
+    promptsets,
     purge,
     replay,
     results,
@@ -23,7 +23,7 @@ from pipeline.cli.commands import (
     trace,
     workers,
 )
-from pipeline.cli.exits import INTERRUPTED, USAGE, exit_code
+from pipeline.cli.exits import INTERRUPTED, exit_code
 from pipeline.errors import ManifestError, TesseraError
 from pipeline.process.logs import configure_logging
 from pipeline.process.redact import redacted
@@ -37,21 +37,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-batches.add_to(app)
-estimate.add_to(app)
-purge.add_to(app)
-replay.add_to(app)
-results.add_to(app)
-stack.add_to(app)
-doctor.add_to(app)
-pod.add_to(app)
-workers.add_to(app)
-trace.add_to(app)
-schedules.add_to(app)
-acl.add_to(app)
-
-# Its module changed its name between typer's versions; what every version has is this class of it.
-_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+for commands in (
+    promptsets,
+    batches,
+    purge,
+    replay,
+    results,
+    stack,
+    doctor,
+    pod,
+    workers,
+    trace,
+    schedules,
+    acl,
+):
+    commands.add_to(app)
 
 
 def _version(wanted: bool) -> None:
@@ -88,9 +88,9 @@ def _run(arguments: list[str]) -> int:
     except (typer.Abort, KeyboardInterrupt):
         typer.echo("interrupted", err=True)
         return INTERRUPTED
-    except _UsageError as error:
-        error.show()  # type: ignore[attr-defined]  # it is click's, whose module typer does not make public
-        return USAGE
+    except typer.TyperException as error:
+        error.show()  # type: ignore[attr-defined]  # all that parsing raises has it
+        return error.exit_code
     except BrokenPipeError:  # `tessera list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -1,7 +1,7 @@
-"""The options of a picture, as every command that submits or validates rows has them: one for each field.
+"""The options for pictures that every command which reads a prompt set has: one for each field of a row.
 
-Typer reads a command's signature. So the command says `picture: Options` and nothing else, and `with_picture` writes an
-option for each field of `Options` into the signature that Typer sees.
+Typer reads a command's signature. The command itself has one parameter, `picture: Options`; `with_picture` puts an
+option for each field of `Options` in its place in the signature that Typer sees.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pipeline.errors import RequestError
 from pipeline.operations.submit import checked_options
 from pipeline.promptset.row import Options
 
-PANEL = "Pictures (of rows that do not say it themselves)"
+PANEL = "Pictures (a row's own values come first)"
 
 Defaults = Annotated[
     Path | None,
-    typer.Option(help="JSON file with fields for all rows, below the options here.", rich_help_panel=PANEL),
+    typer.Option(help="JSON file with values for all rows; options given here come first.", rich_help_panel=PANEL),
 ]
 SIZE = frozenset({"width", "height", "size", "aspect", "megapixels"})
 
@@ -45,15 +45,15 @@ _METAVARS = {
 
 
 def with_picture(command: Callable[..., int]) -> Callable[..., int]:
-    """The command with an option for each field of a picture; its argument `picture` gets what they say, checked."""
+    """The command with an option for each field of a picture; its argument `picture` gets their values, checked."""
 
     @functools.wraps(command)
     def run(**given: Any) -> int:
         of_file = _read(given.pop("defaults"))
         options = {name: given.pop(name) for name in Options.model_fields}
         options["loras"] = options["loras"] or None
-        said = {name: value for name, value in options.items() if value is not None}
-        return command(**given, picture=checked_options({**_completing(of_file, said), **said}))
+        chosen = {name: value for name, value in options.items() if value is not None}
+        return command(**given, picture=checked_options({**_beside(chosen, of_file), **chosen}))
 
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "picture"]
     of_picture = [
@@ -67,9 +67,12 @@ def with_picture(command: Callable[..., int]) -> Callable[..., int]:
     return run
 
 
-def _completing(of_file: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
-    """What the file of defaults still says beside options: of a size what completes them, as rows are by a batch."""
-    sizes = said.keys() & SIZE
+def _beside(chosen: Mapping[str, Any], of_file: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of the file that still count beside the options: options replace a size, or complete a part of it.
+
+    A row and the defaults of its batch go together in the same way.
+    """
+    sizes = chosen.keys() & SIZE
     dropped: set[str] | frozenset[str] = set()
     if len(sizes) > 1 or "size" in sizes:
         dropped = SIZE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import Annotated
@@ -10,6 +9,8 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.exits import OK
+from pipeline.cli.json_out import write_json
+from pipeline.cli.options import AsJson
 from pipeline.errors import RequestError
 from pipeline.ledger.server.acl import ROLES, rules, user_name
 
@@ -21,17 +22,17 @@ def add_to(app: typer.Typer) -> None:
 
 def acl(
     roles: Annotated[
-        list[str] | None, typer.Argument(help=f"Of {', '.join(ROLES)}; all of them if not given.", show_default=False)
+        list[str] | None, typer.Argument(help=f"Any of {', '.join(ROLES)}; by default all of them.", show_default=False)
     ] = None,
     prefix: Annotated[
-        str | None, typer.Option(help="The deployment's name; TESSERA_REDIS_PREFIX or tessera if not given.")
+        str | None, typer.Option(help="Name of the deployment; by default TESSERA_REDIS_PREFIX, or tessera.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")] = False,
+    as_json: AsJson = False,
 ) -> int:
-    """Print the Redis commands that make a user for each role, with the least rights that it needs.
+    """Print the Redis commands that create a user for each role, with the fewest rights that it needs.
 
-    They set no password, so they also bring the rights of users up to date. Give a new user its password once:
-    ACL SETUSER NAME >PASSWORD.
+    They set no password, so they can also bring the rights of existing users up to date. Give a new user its password
+    once: ACL SETUSER NAME >PASSWORD.
     """
     for role in roles or ():
         if role not in ROLES:
@@ -39,7 +40,7 @@ def acl(
     deployment = prefix or os.environ.get("TESSERA_REDIS_PREFIX") or "tessera"
     wanted = {user_name(role, deployment): rules(role, deployment) for role in roles or ROLES}
     if as_json:
-        sys.stdout.write(json.dumps(wanted) + "\n")
+        write_json(wanted)
     else:
         sys.stdout.writelines(f"ACL SETUSER {name} {' '.join(words)}\n" for name, words in wanted.items())
     return OK

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -12,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.cli.exits import OK, OUR_FAULT
+from pipeline.cli.options import AsJson
 from pipeline.client.doctor import Verdict, examine
 from pipeline.process.redact import redacted
 
@@ -23,10 +23,10 @@ def add_to(app: typer.Typer) -> None:
     app.command()(doctor)
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")] = False) -> int:
-    """Check everything that Tessera depends on, and say what to do about each thing that is missing.
+def doctor(as_json: AsJson = False) -> int:
+    """Check everything that Tessera depends on, and say what to do about whatever is missing.
 
-    Exit code 1 if something that is configured does not work; what is only not installed here is no fault.
+    Exit code 1 if something that is configured does not work; that something is not installed here is no error.
     """
     found = examine()
     if as_json:
@@ -35,7 +35,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Write JSON to s
         table = Table("", "what", "found", "what to do", box=None, pad_edge=False)
         for finding in found:
             colour = _COLOURS[finding.verdict]
-            said = (escape(redacted(text)) for text in (finding.what, finding.found, finding.advice))
-            table.add_row(f"[{colour}]{finding.verdict.value}[/]", *said)
+            cells = (escape(redacted(text)) for text in (finding.what, finding.found, finding.advice))
+            table.add_row(f"[{colour}]{finding.verdict.value}[/]", *cells)
         Console(soft_wrap=True).print(table)
     return OUR_FAULT if any(finding.verdict is Verdict.WRONG for finding in found) else OK

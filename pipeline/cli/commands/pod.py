@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.exits import OUR_FAULT
+from pipeline.cli.options import JobRef
 from pipeline.client.connect import environment_of_deployment
 from pipeline.errors import RequestError
 
@@ -21,14 +22,14 @@ def add_to(app: typer.Typer) -> None:
 
 
 def pod(
-    job: Annotated[str, typer.Argument(help="BATCH/JOB, as in summer-catalogue/3.", show_default=False)],
+    job: JobRef,
     live: Annotated[
-        bool, typer.Option("--live", help="Ask the cluster instead of building it from the record.")
+        bool, typer.Option("--live", help="Ask the cluster for it instead of building it from the record.")
     ] = False,
 ) -> int:
-    """Print the Kubernetes Job of a job's latest attempt, as JSON that kubectl reads.
+    """Print the Kubernetes Job of a job's latest attempt, as JSON for kubectl.
 
-    It is built from the recorded attempt and this environment's TESSERA_POD: run it where the workers' settings are.
+    It is built from the recorded attempt and TESSERA_POD of this environment: run it where the workers' settings are.
     """
     if live and importlib.util.find_spec("kubernetes") is None:
         raise RequestError("--live needs the Kubernetes client: pip install 'tessera-render[worker]'")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Annotated
 
 import typer
 
-from pipeline.cli.commands.batches import AsJson
 from pipeline.cli.exits import OK
+from pipeline.cli.json_out import write_json
+from pipeline.cli.options import AsJson
 from pipeline.client.client import Client
 from pipeline.errors import RequestError
 from pipeline.operations.status import BatchStatus
@@ -24,18 +24,21 @@ def add_to(app: typer.Typer) -> None:
 
 def purge(
     batch_ids: Annotated[list[str] | None, typer.Argument(help="Ids of batches.", show_default=False)] = None,
-    older_than: Annotated[str | None, typer.Option(help="All that ended longer ago than this, as in 30d.")] = None,
+    older_than: Annotated[
+        str | None, typer.Option(help="All batches that ended longer ago than this, such as 30d.")
+    ] = None,
     state: Annotated[
-        list[BatchState] | None, typer.Option(help="Of those only the ones that ended so; may be given several times.")
+        list[BatchState] | None,
+        typer.Option(help="With --older-than: only batches that ended in this state; may be repeated."),
     ] = None,
     keep_images: Annotated[
-        bool, typer.Option("--keep-images", help="Leave images, thumbnails, results and gallery in the bucket.")
+        bool, typer.Option("--keep-images", help="Keep images, thumbnails, results and gallery in the bucket.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Remove batches that have ended, with their images, from Redis and the bucket for good."""
+    """Remove batches that have ended, and their images, from Redis and the bucket for good."""
     client = Client()
     chosen = _chosen(client, batch_ids, older_than, state)
     images = sum(status.succeeded for status in chosen.values() if status)
@@ -55,7 +58,7 @@ def purge(
         for batch_id in chosen:
             client.batch(batch_id).purge(keep_images=keep_images)
     if as_json:
-        typer.echo(json.dumps({"batches": list(chosen), "images": images, "removed": not dry_run}))
+        write_json({"batches": list(chosen), "images": images, "removed": not dry_run})
     else:
         typer.echo(f"would remove {what}" if dry_run else f"the controller removes {what}", err=True)
     return OK

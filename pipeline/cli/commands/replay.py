@@ -1,8 +1,7 @@
-"""Commands that go back from images: replay, extract."""
+"""Commands that start from finished images: replay, extract."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.cli.exits import NONE_SUCCEEDED, OK, PARTLY
+from pipeline.cli.json_out import write_json
+from pipeline.cli.options import AsJson, Timeout
 from pipeline.client.client import Client
 from pipeline.client.replay import Replay
 from pipeline.errors import RequestError
@@ -32,14 +33,14 @@ def replay(
     output: Annotated[
         Path, typer.Option("--output", "--out", "-o", help="Folder for the image.", show_default=True)
     ] = Path("renders/replay"),
-    timeout: Annotated[float | None, typer.Option(help="Give up waiting after so many seconds (exit code 5).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")] = False,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
 ) -> int:
-    """Render an image again as its record says, and say what differs: layout, versions, pixels."""
+    """Render an image again as its record says, and show what differs: layout, versions, pixels."""
     again = Client().replay(file, timeout_s=timeout, progress=True)
     path = again.image.save(output)
     if as_json:
-        _write(_as_dict(again, path))
+        write_json(_as_dict(again, path), ascii_only=not _is_utf8())
         return OK
     typer.echo(str(path))
     for difference in again.differences:
@@ -59,7 +60,7 @@ def extract(
         typer.Argument(help="PNG, JPEG and WebP files that Tessera made, sidecars, results.jsonl.", show_default=False),
     ],
 ) -> int:
-    """Write a prompt set (JSON Lines) that renders these images again to standard output."""
+    """Write a prompt set that renders these images again, as JSON Lines, to standard output."""
     refused: list[Path] = []
 
     def results() -> Iterator[ImageResult]:
@@ -72,7 +73,7 @@ def extract(
 
     written = 0
     for row in manifest_rows(results()):
-        _write(row)
+        write_json(row, ascii_only=not _is_utf8())
         written += 1
     if not refused:
         return OK
@@ -95,6 +96,5 @@ def _as_dict(again: Replay, path: Path) -> dict[str, Any]:
     }
 
 
-def _write(value: Any) -> None:
-    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    sys.stdout.write(json.dumps(value, ensure_ascii=not is_utf8) + "\n")
+def _is_utf8() -> bool:
+    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"

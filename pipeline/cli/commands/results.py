@@ -1,4 +1,4 @@
-"""Commands about what became of a batch: `links` and `contact-sheet`."""
+"""Commands that show the images of a batch to others: `links` and `contact-sheet`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.commands.batches import AsJson, BatchId
 from pipeline.cli.exits import OK
+from pipeline.cli.json_out import write_json
+from pipeline.cli.options import AsJson, BatchId
 from pipeline.client.client import Client
 from pipeline.errors import RequestError
 from pipeline.outputs.links import csv_lines
@@ -25,11 +26,11 @@ def add_to(app: typer.Typer) -> None:
 
 def links(
     batch_id: BatchId,
-    expires: Annotated[str, typer.Option(help="How long they work, as in 30m, 12h or 7d, which is the most.")] = "1h",
-    jsonl: Annotated[bool, typer.Option("--jsonl", "--json", help="A JSON object a line.")] = False,
-    csv: Annotated[bool, typer.Option("--csv", help="CSV with a header; no cell starts a formula.")] = False,
+    expires: Annotated[str, typer.Option(help="How long they work, such as 30m or 12h; 7d at most.")] = "1h",
+    jsonl: Annotated[bool, typer.Option("--jsonl", "--json", help="One JSON object a line.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="CSV with a header; no cell is read as a formula.")] = False,
 ) -> int:
-    """Print a link to each image that works without credentials for a short time. Treat links as passwords."""
+    """Print a link to each image, which works without credentials for a while. Treat links like passwords."""
     if jsonl and csv:
         raise RequestError("--jsonl and --csv found; one of them wanted")
     found = Client().batch(batch_id).links(parsed_duration(expires))
@@ -43,15 +44,16 @@ def links(
 def contact_sheet(
     batch_id: BatchId,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="PNG, JPEG or WebP file; BATCH.png if not given.")
+        Path | None, typer.Option("--output", "-o", help="PNG, JPEG or WebP file; by default BATCH.png.")
     ] = None,
     columns: Annotated[int, typer.Option(help="Images side by side.", min=1)] = 6,
-    rows: Annotated[int, typer.Option(help="Lines of images on a page.", min=1)] = 8,
+    rows: Annotated[int, typer.Option(help="Rows of images on a page.", min=1)] = 8,
     as_json: AsJson = False,
 ) -> int:
-    """Put the images of a batch small on pages, each with its id and seed; also while the batch runs."""
+    """Lay out the thumbnails of a batch on pages, each with its id and seed; also while the batch runs."""
     pages = Client().batch(batch_id).contact_sheets(output or Path(f"{batch_id}.png"), columns=columns, rows=rows)
-    typer.echo(
-        json.dumps({"batch": batch_id, "pages": list(map(str, pages))}) if as_json else "\n".join(map(str, pages))
-    )
+    if as_json:
+        write_json({"batch": batch_id, "pages": list(map(str, pages))})
+    else:
+        typer.echo("\n".join(map(str, pages)))
     return OK

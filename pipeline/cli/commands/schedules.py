@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated, Any, cast
 
 import typer
@@ -11,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli.exits import OK
+from pipeline.cli.json_out import write_json
+from pipeline.cli.options import AsJson, BatchSeed, Priority, Tenant
 from pipeline.client.client import Client
 from pipeline.client.schedules import FiringStatus, ScheduleStatus
 from pipeline.errors import RequestError
@@ -18,9 +19,10 @@ from pipeline.promptset.keywords import Picture
 from pipeline.records.schedules.schedule import Overlap
 
 Name = Annotated[str, typer.Argument(help="Name of a schedule.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
 
-_app = typer.Typer(help="Render a prompt set again and again.", no_args_is_help=True)
+_app = typer.Typer(
+    help="Render a prompt set again and again, at times that a cron expression says.", no_args_is_help=True
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -31,25 +33,38 @@ def add_to(app: typer.Typer) -> None:
 @_app.command()
 def add(
     name: Name,
-    cron: Annotated[str, typer.Option(help='When, as in "0 2 * * *": minute, hour, day of month, month, weekday.')],
-    prompts: Annotated[str, typer.Option(help="s3://bucket/key of the prompt set; read anew at each firing.")],
-    tz: Annotated[str, typer.Option(help="Time zone that the times are said in, as in Europe/Berlin.")] = "UTC",
+    cron: Annotated[
+        str, typer.Option(help='When it fires: minute, hour, day of month, month, weekday, as in "0 2 * * *".')
+    ],
+    prompts: Annotated[str, typer.Option(help="s3://bucket/key of the prompt set; read again at each firing.")],
+    tz: Annotated[str, typer.Option(help="Time zone of the times, such as Europe/Berlin.")] = "UTC",
     options: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="OPTION=VALUE", help="For rows that do not say it: steps=20. May come often."),
+        typer.Option(
+            "--set", metavar="OPTION=VALUE", help="A default for its rows, such as steps=20; may be repeated."
+        ),
     ] = None,
-    overlap: Annotated[Overlap, typer.Option(help="If a batch of the schedule is not finished yet.")] = Overlap.FORBID,
+    overlap: Annotated[
+        Overlap,
+        typer.Option(
+            help="What to do while an earlier batch of the schedule still runs: skip, run both, or cancel it."
+        ),
+    ] = Overlap.FORBID,
     catch_up: Annotated[
-        bool, typer.Option("--catch-up", help="Fire for each time missed, not only the latest.")
+        bool, typer.Option("--catch-up", help="After an outage fire for each time missed, not only for the latest.")
     ] = False,
-    only_new: Annotated[bool, typer.Option("--only-new", help="Render only rows that are others than before.")] = False,
-    vary_seed: Annotated[bool, typer.Option("--vary-seed", help="Other seeds at each firing.")] = False,
-    seed: Annotated[int | None, typer.Option(help="Batch seed, from which rows without a seed get theirs.")] = None,
-    tenant: Annotated[str, typer.Option(help="Who shares fairly with whom.")] = "default",
-    priority: Annotated[int, typer.Option(help="0 is served first, 9 last.")] = 5,
-    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave invalid rows out.")] = False,
+    only_new: Annotated[
+        bool, typer.Option("--only-new", help="Render only rows that are new or changed since the last firing.")
+    ] = False,
+    vary_seed: Annotated[bool, typer.Option("--vary-seed", help="Use different seeds at each firing.")] = False,
+    seed: BatchSeed = None,
+    tenant: Tenant = "default",
+    priority: Priority = 5,
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Leave out invalid rows instead of refusing the whole prompt set.")
+    ] = False,
     paused: Annotated[bool, typer.Option("--paused", help="Add it paused.")] = False,
-    update: Annotated[bool, typer.Option("--update", help="Change the schedule of this name if there is one.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Change the schedule if one of this name exists.")] = False,
     as_json: AsJson = False,
 ) -> int:
     """Add a schedule. Adding the same again changes nothing."""
@@ -70,16 +85,16 @@ def add(
         priority=priority,
         skip_invalid=skip_invalid,
     )
-    return _told(seen, as_json)
+    return _print_next(seen, as_json)
 
 
 @_app.command("list")
 def list_schedules(as_json: AsJson = False) -> int:
-    """List schedules: when each fires next, in its zone and in UTC, and how its last firing went."""
+    """List schedules: when each fires next, in its own time zone and in UTC, and how its last firing went."""
     found = Client().schedules.list()
     if as_json:
         for seen in found:
-            _write(seen.as_dict())
+            write_json(seen.as_dict())
         return OK
     table = Table("schedule", "cron", "next", "next (UTC)", "last", "result", box=None, pad_edge=False)
     for seen in found:
@@ -101,7 +116,7 @@ def show(name: Name, as_json: AsJson = False) -> int:
     """Show everything about a schedule."""
     seen = Client().schedules.get(name)
     if as_json:
-        _write(seen.as_dict())
+        write_json(seen.as_dict())
         return OK
     for key, value in seen.as_dict().items():
         if key != "last":
@@ -112,26 +127,28 @@ def show(name: Name, as_json: AsJson = False) -> int:
 
 @_app.command()
 def pause(name: Name, as_json: AsJson = False) -> int:
-    """Let a schedule fire no more; what runs goes on."""
-    return _told(Client().schedules.pause(name), as_json)
+    """Pause a schedule: it fires no more. Batches that run go on."""
+    return _print_next(Client().schedules.pause(name), as_json)
 
 
 @_app.command()
 def resume(name: Name, as_json: AsJson = False) -> int:
-    """Let a schedule fire again from now on; what was due meanwhile is not made up for."""
-    return _told(Client().schedules.resume(name), as_json)
+    """Resume a paused schedule. What was due while it was paused is not made up for."""
+    return _print_next(Client().schedules.resume(name), as_json)
 
 
 @_app.command("run-now")
 def run_now(
     name: Name,
-    everything: Annotated[bool, typer.Option("--all", help="With --only-new: also rows that are not new.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Render all rows, also those that --only-new would leave out.")
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Let a schedule fire once, now, also while it is paused; its overlap rule holds."""
+    """Fire a schedule once, now, even if it is paused. Its overlap rule applies."""
     batch_id = Client().schedules.run_now(name, everything=everything)
     if as_json:
-        _write({"schedule": name, "batch": batch_id})
+        write_json({"schedule": name, "batch": batch_id})
     else:
         typer.echo(batch_id)
         typer.echo(f"see what becomes of it with: tessera schedule history {name}", err=True)
@@ -140,10 +157,10 @@ def run_now(
 
 @_app.command()
 def remove(name: Name, as_json: AsJson = False) -> int:
-    """Remove a schedule and its history; its batches stay, and what runs goes on."""
+    """Remove a schedule and its history. Its batches stay, and those that run go on."""
     Client().schedules.remove(name)
     if as_json:
-        _write({"schedule": name, "removed": True})
+        write_json({"schedule": name, "removed": True})
     else:
         typer.echo(f"{name} is removed")
     return OK
@@ -152,19 +169,19 @@ def remove(name: Name, as_json: AsJson = False) -> int:
 @_app.command()
 def history(
     name: Name,
-    limit: Annotated[int, typer.Option(help="How many firings, newest first.", min=1)] = 20,
+    limit: Annotated[int, typer.Option(help="How many firings.", min=1)] = 20,
     as_json: AsJson = False,
 ) -> int:
-    """Show what became of the last firings of a schedule, newest first."""
+    """Show the last firings of a schedule and what became of them, newest first."""
     for seen in Client().schedules.history(name, limit):
         if as_json:
-            _write(seen.as_dict())
+            write_json(seen.as_dict())
         else:
             typer.echo(_line(seen))
     return OK
 
 
-# Their values are texts also where they look like a number.
+# Their values are text even where they look like a number.
 _TEXTS = frozenset({"prompt_2", "negative_prompt", "negative_prompt_2", "model"})
 
 
@@ -184,10 +201,10 @@ def _options(given: list[str]) -> dict[str, Any]:
     return options
 
 
-def _told(seen: ScheduleStatus, as_json: bool) -> int:
+def _print_next(seen: ScheduleStatus, as_json: bool) -> int:
     record = seen.record
     if as_json:
-        _write(seen.as_dict())
+        write_json(seen.as_dict())
     elif record.next_at is None:
         typer.echo(f"{record.name} is paused")
     else:
@@ -208,8 +225,3 @@ def _line(seen: FiringStatus) -> str:
     if firing.reason:
         parts.append(firing.reason)
     return "  ".join(parts)
-
-
-def _write(value: Any) -> None:
-    sys.stdout.write(json.dumps(value) + "\n")
-    sys.stdout.flush()

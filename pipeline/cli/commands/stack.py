@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.cli.exits import OK
+from pipeline.cli.json_out import write_json
+from pipeline.cli.options import AsJson
 from pipeline.client.client import Client
 from pipeline.client.connect import of_stack
 from pipeline.client.local_stack import StackState, running_stack, start_stack, stop_stack, wipe
@@ -23,15 +24,16 @@ from pipeline.process.lifeline import die_with_parent
 _WORKERS_S, _POLL_S = 60.0, 0.1
 
 DataDir = Annotated[
-    Path | None, typer.Option(help="Folder of all its data; TESSERA_DATA_DIR or ~/.tessera if not given.")
+    Path | None, typer.Option(help="Folder for all its data; by default TESSERA_DATA_DIR, or ~/.tessera.")
 ]
-Slots = Annotated[int, typer.Option(help="Jobs that run at a time.", min=1)]
+Slots = Annotated[int, typer.Option(help="Jobs that run at the same time.", min=1)]
 Ranks = Annotated[int, typer.Option(help="Ranks of one job.", min=1)]
 Loras = Annotated[
     list[str] | None,
-    typer.Option("--lora", metavar="NAME=FILE", help="A LoRA that rows may name, for the demo model; repeatable."),
+    typer.Option(
+        "--lora", metavar="NAME=FILE", help="A LoRA for the demo model, which rows may name; may be repeated."
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -44,16 +46,18 @@ def add_to(app: typer.Typer) -> None:
 def up(
     data_dir: DataDir = None, slots: Slots = 1, ranks: Ranks = 2, lora: Loras = None, as_json: AsJson = False
 ) -> int:
-    """Start Redis, S3, workers and a node on this machine, for longer work; `tessera down` stops them."""
+    """Start Redis, S3, workers and a node on this machine, and leave them running; `tessera down` stops them."""
     folder = _folder(data_dir)
     before = running_stack(folder)
     if before is not None and lora:
         raise RequestError("the local stack runs already, and takes LoRAs when it starts; `tessera down` stops it")
     loras = json.dumps(_files(lora or []))
-    state = before or start_stack(folder, detached=True, on_progress=_say, slots=slots, gpus=ranks, loras=loras)
-    _await_workers(state)
+    state = before or start_stack(
+        folder, detached=True, on_progress=_print_progress, slots=slots, gpus=ranks, loras=loras
+    )
+    _wait_for_workers(state)
     if as_json:
-        sys.stdout.write(json.dumps({"data_dir": str(folder), "pid": state.pid, "started": before is None}) + "\n")
+        write_json({"data_dir": str(folder), "pid": state.pid, "started": before is None})
         return OK
     what = "runs already" if before else "is up"
     typer.echo(f"the local stack {what}: data in {folder}, logs in {state.logs}")
@@ -75,16 +79,16 @@ def _files(loras: list[str]) -> dict[str, str]:
 
 def down(
     data_dir: DataDir = None,
-    wipe_data: Annotated[bool, typer.Option("--wipe", help="Remove all its data too: batches, images, logs.")] = False,
+    wipe_data: Annotated[bool, typer.Option("--wipe", help="Also remove all its data: batches, images, logs.")] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Stop the local stack. Its data stay, and running batches go on when it is up again."""
+    """Stop the local stack. Its data stay, and unfinished batches go on when it is up again."""
     folder = _folder(data_dir)
     ran = stop_stack(folder)
     if wipe_data:
         wipe(folder)
     if as_json:
-        sys.stdout.write(json.dumps({"data_dir": str(folder), "stopped": ran, "wiped": wipe_data}) + "\n")
+        write_json({"data_dir": str(folder), "stopped": ran, "wiped": wipe_data})
     else:
         data = "its data are removed" if wipe_data else f"its data stay in {folder}"
         typer.echo(f"the local stack {'is down' if ran else 'was not running'}; {data}")
@@ -92,28 +96,28 @@ def down(
 
 
 def demo(
-    prompts: Annotated[Path | None, typer.Argument(help="Another prompt set than the eight example rows.")] = None,
+    prompts: Annotated[Path | None, typer.Argument(help="A prompt set; by default the eight example rows.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the images.")] = Path("renders"),
     data_dir: DataDir = None,
     slots: Slots = 1,
     ranks: Ranks = 2,
-    timeout: Annotated[float, typer.Option(help="Give up after so many seconds (exit code 5).")] = 600,
+    timeout: Annotated[float, typer.Option(help="Give up after this many seconds (exit code 5).")] = 600,
     with_parent: Annotated[
-        bool, typer.Option(help="End when the process that started this one ends, however it ends.")
+        bool, typer.Option(help="Stop when the process that started this one ends, however it ends.")
     ] = False,
 ) -> int:
-    """Render the example prompts on this machine: real Redis, S3, Celery and torchrun, all gone when it ends.
+    """Render the example prompts on this machine, with real Redis, S3, Celery and torchrun, all stopped at the end.
 
-    A stack that is up on the same folder is used, and left running.
+    A local stack that is up on the same folder is used, and left running.
     """
     if with_parent:
         die_with_parent()
     folder = _folder(data_dir)
     running = running_stack(folder)
     typer.echo("using the local stack that is up" if running else f"starting the local stack in {folder}", err=True)
-    state = running or start_stack(folder, detached=False, on_progress=_say, slots=slots, gpus=ranks)
+    state = running or start_stack(folder, detached=False, on_progress=_print_progress, slots=slots, gpus=ranks)
     try:
-        _await_workers(state)
+        _wait_for_workers(state)
         return _render(state, prompts, output, timeout)
     finally:
         if running is None:
@@ -131,21 +135,21 @@ def _render(state: StackState, prompts: Path | None, output: Path, timeout_s: fl
     for failure in batch.errors():
         typer.echo(f"{failure.custom_id}: {failure.code.value}: {failure.message}", err=True)
     typer.echo(f"{status.succeeded} of {status.total} images in {page.parent.parent / 'images'}")
-    if "demo" in {image.result.model for image in batch.images()} and not _has_learnt(state):
+    if "demo" in {image.result.model for image in batch.images()} and not _is_trained(state):
         typer.echo(
-            "(no trained demo model came with this installation, and one with random weights paints noise: what is real"
-            " here is the way of a render)"
+            "(this installation has no trained demo model, so the pictures are noise from random weights; everything "
+            "else about the render is real)"
         )
     typer.echo(f"look at them: {page}")
     return status.exit_code
 
 
-def _has_learnt(state: StackState) -> bool:
+def _is_trained(state: StackState) -> bool:
     """Whether the stack's demo model is a checkout's trained one, which has a model card; the random one has none."""
     return (state.data_dir / "models" / "demo" / "README.md").is_file()
 
 
-def _await_workers(state: StackState) -> None:
+def _wait_for_workers(state: StackState) -> None:
     """Wait until the controller takes batches and a worker renders. Raises ServiceError."""
     began = time.monotonic()
     ledger = of_stack(state.over(os.environ)).ledger
@@ -159,7 +163,7 @@ def _await_workers(state: StackState) -> None:
         if time.monotonic() - began > _WORKERS_S:
             raise ServiceError(f"the stack's workers did not come up within {_WORKERS_S:.0f} s; see {state.logs}")
         time.sleep(_POLL_S)
-    _say(f"workers ready ({time.monotonic() - began:.1f} s)")
+    _print_progress(f"workers ready ({time.monotonic() - began:.1f} s)")
 
 
 def _examples() -> Path:
@@ -176,5 +180,5 @@ def _folder(data_dir: Path | None) -> Path:
     return load_settings(redis_url="redis://unused", s3_bucket="unused", **chosen).data_dir
 
 
-def _say(line: str) -> None:
+def _print_progress(line: str) -> None:
     typer.echo(f"  {line}", err=True)

@@ -11,6 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.bucket.trace import Trace, chrome_events, find_trace, in_order, summarised
+from pipeline.cli.exits import OK
+from pipeline.cli.json_out import write_json
+from pipeline.cli.options import AsJson, JobRef
 from pipeline.client.connect import connect
 from pipeline.outputs.timeline import timeline_png
 from pipeline.process.files import write_whole
@@ -22,14 +25,16 @@ def add_to(app: typer.Typer) -> None:
 
 
 def trace(
-    job: Annotated[str, typer.Argument(help="BATCH/JOB, as in summer-catalogue/3.", show_default=False)],
-    attempt: Annotated[int | None, typer.Option(help="Which attempt; the last that left a trace otherwise.")] = None,
+    job: JobRef,
+    attempt: Annotated[
+        int | None, typer.Option(help="Number of the attempt; by default the last that left a trace.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path(),
-    as_json: Annotated[bool, typer.Option("--json", help="The sums as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Show where a job's time went, rank by rank, and save its timeline.
 
-    Two files: one in Chrome's trace format, for ui.perfetto.dev or chrome://tracing, and the same as a PNG.
+    It saves two files: one in Chrome's trace format, for ui.perfetto.dev or chrome://tracing, and the same as a PNG.
     """
     found = find_trace(connect().artifacts, job, attempt)
     stem = f"trace-{found.batch_id}-{found.job_index:05d}-{found.attempt}"
@@ -39,12 +44,12 @@ def trace(
     write_whole(files[1], timeline_png(found))
     if as_json:
         sums = [summary.model_dump() for summary in summarised(found)]
-        typer.echo(json.dumps({"files": [str(file) for file in files], "ranks": sums}))
-        return 0
+        write_json({"files": [str(file) for file in files], "ranks": sums})
+        return OK
     Console().print(_table(found))
     for file in files:
         typer.echo(str(file))
-    return 0
+    return OK
 
 
 def _table(found: Trace) -> Table:

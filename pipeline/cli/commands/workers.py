@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Annotated
 
 import typer
@@ -11,12 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli.exits import OK
+from pipeline.cli.json_out import write_json
+from pipeline.cli.options import AsJson
 from pipeline.client.client import Client
 from pipeline.errors import RequestError
 
-Name = Annotated[str | None, typer.Argument(metavar="WORKER", help="Name of a worker, or its host.")]
-All = Annotated[bool, typer.Option("--all", help="Every worker, also those that come later.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
+Name = Annotated[str | None, typer.Argument(metavar="WORKER", help="Name of a worker, or of its host.")]
+All = Annotated[bool, typer.Option("--all", help="Every worker, also those that start later.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -26,12 +25,12 @@ def add_to(app: typer.Typer) -> None:
 
 
 def workers(as_json: AsJson = False) -> int:
-    """List the render workers that are alive, with what they hold."""
+    """List the render workers that are alive, and how many jobs each holds."""
     found = Client().workers()
     if as_json:
         for one in found:
             line = {"worker": one.name, "free": one.free, "jobs": one.jobs, "drain": one.drain and one.drain.value}
-            sys.stdout.write(json.dumps(line) + "\n")
+            write_json(line)
         return OK
     table = Table("worker", "free", "jobs", "drained", box=None, pad_edge=False)
     for one in found:
@@ -44,18 +43,20 @@ def drain(
     worker: Name = None,
     everybody: All = False,
     hand_over: Annotated[
-        bool, typer.Option("--hand-over", help="Others take its jobs at once; their pods go on.")
+        bool, typer.Option("--hand-over", help="Hand its jobs over to other workers at once; their pods go on.")
     ] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Give a worker no more jobs; it looks after those it has to their end. `undrain` undoes it."""
+    """Give a worker no more jobs. It looks after the ones it has until they end; `undrain` undoes this."""
     names = Client().drain(_chosen(worker, everybody=everybody), hand_over=hand_over)
-    return _told(names, "drained", "they are empty when `tessera workers` shows no jobs", as_json=as_json)
+    return _print_names(names, "drained", "they are empty when `tessera workers` shows no jobs", as_json=as_json)
 
 
 def undrain(worker: Name = None, everybody: All = False, as_json: AsJson = False) -> int:
     """Give a drained worker jobs again."""
-    return _told(Client().undrain(_chosen(worker, everybody=everybody)), "take jobs again", None, as_json=as_json)
+    return _print_names(
+        Client().undrain(_chosen(worker, everybody=everybody)), "take jobs again", None, as_json=as_json
+    )
 
 
 def _chosen(worker: str | None, *, everybody: bool) -> str | None:
@@ -64,9 +65,9 @@ def _chosen(worker: str | None, *, everybody: bool) -> str | None:
     return worker
 
 
-def _told(names: list[str], what: str, then: str | None, *, as_json: bool) -> int:
+def _print_names(names: list[str], what: str, then: str | None, *, as_json: bool) -> int:
     if as_json:
-        sys.stdout.write(json.dumps({"workers": names}) + "\n")
+        write_json({"workers": names})
         return OK
     typer.echo(f"{', '.join(names) or 'no worker is alive'}: {what}")
     if then:

@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from pipeline.cli.commands.batches import submit, validate
+from pipeline.cli.commands.promptsets import submit, validate
 from pipeline.cli.main import app
 from pipeline.cli.picture_options import with_picture
 from pipeline.errors import RequestError

@@ -1,0 +1,190 @@
+"""Commands that read a prompt set: `submit`, `validate`, `estimate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.cli.exits import OK
+from pipeline.cli.follow import follow
+from pipeline.cli.json_out import write_json
+from pipeline.cli.options import AsJson, BatchSeed, File, InFormat, Priority, SkipInvalid, Tenant, Timeout, Watch
+from pipeline.cli.picture_options import with_picture
+from pipeline.client.client import Client
+from pipeline.client.connect import Connection, connect
+from pipeline.client.progress import duration
+from pipeline.deployment.announcement import AllowedLora, AllowedModel, Deployment
+from pipeline.deployment.layouts import Layout
+from pipeline.errors import SettingsError
+from pipeline.operations.estimate import Estimate
+from pipeline.operations.submit import TIMEOUT_S, Submission
+from pipeline.promptset.row import Options
+from pipeline.promptset.source import open_source
+from pipeline.promptset.validate import Validation, resolved_rows
+
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the program."""
+    for command in (submit, validate, estimate):
+        app.command()(command)
+
+
+@with_picture
+def submit(
+    file: File,
+    picture: Options,
+    input_format: InFormat = None,
+    batch_id: Annotated[
+        str | None, typer.Option(help="Your own id; submitting under it again changes nothing.")
+    ] = None,
+    seed: BatchSeed = None,
+    tenant: Tenant = "default",
+    priority: Priority = 5,
+    skip_invalid: SkipInvalid = False,
+    watch: Watch = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Wait, then download into this folder.")] = None,
+    timeout: Timeout = None,
+    submit_timeout: Annotated[
+        float, typer.Option(help="Seconds that Redis and S3 may take to accept it; validating is not counted.")
+    ] = TIMEOUT_S,
+    as_json: AsJson = False,
+) -> int:
+    """Submit a prompt set. It is accepted as a whole, or refused with a list of everything that is wrong with it."""
+    client = Client()
+    accepted = client.accept(
+        Submission(
+            prompts=file,
+            defaults=picture,
+            batch_id=batch_id,
+            tenant=tenant,
+            priority=priority,
+            seed=seed,
+            skip_invalid=skip_invalid,
+            timeout_s=submit_timeout,
+            input_format=input_format,
+        )
+    )
+    manifest = accepted.manifest
+    batch = client.batch(manifest.id)
+    if as_json:
+        write_json(
+            {"batch": manifest.id, "rows": manifest.rows, "images": manifest.images, "created": accepted.created}
+        )
+    elif watch or output:
+        typer.echo(f"batch {manifest.id}: {manifest.rows} rows, {manifest.images} images", err=True)
+    else:
+        what = "accepted" if accepted.created else "accepted before, nothing changed"
+        typer.echo(f"{manifest.id}  {what}: {manifest.rows} rows, {manifest.images} images")
+        typer.echo(f"follow it with: tessera watch {manifest.id}", err=True)
+    if manifest.invalid_rows:
+        typer.echo(f"{manifest.invalid_rows} errors in rows left out; errors.jsonl will list them", err=True)
+    if not (watch or output):
+        return OK
+    status = follow(batch, timeout)
+    if output:
+        typer.echo(str(batch.download(output, progress=not as_json)), err=as_json)
+    return status.exit_code
+
+
+@with_picture
+def validate(
+    file: File,
+    picture: Options,
+    input_format: InFormat = None,
+    as_json: AsJson = False,
+) -> int:
+    """Check a prompt set without submitting it; exit code 2 if a row is invalid.
+
+    Limits and models are those of the deployment that the settings name. Without settings, a row is checked against
+    what any deployment wants.
+    """
+    connection: Connection | None = None
+    try:
+        connection = connect()
+        deployment, where = connection.ledger.deployment(), "the deployment"
+    except SettingsError:
+        deployment, where = _any_deployment(), "any deployment (none is configured, so models are not checked)"
+    source = open_source(file, input_format=input_format, bucket=connection.artifacts if connection else None)
+    found = Validation(source.name)
+    for _row in resolved_rows(source, picture, deployment, found, batch_seed=0):
+        pass
+    found.raise_if_refused()
+    if as_json:
+        write_json({"rows": found.rows, "images": found.images, "checked_against": where})
+    else:
+        typer.echo(f"{file}: {found.rows} rows, {found.images} images, valid for {where}")
+    return OK
+
+
+@with_picture
+def estimate(
+    file: File,
+    picture: Options,
+    input_format: InFormat = None,
+    pods: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pods that run at the same time; by default, as many as workers have room for."),
+    ] = None,
+    skip_invalid: SkipInvalid = False,
+    as_json: AsJson = False,
+) -> int:
+    """Estimate what a prompt set would cost, before anything runs: images, GPU hours, wall time, bytes.
+
+    The estimate is based on the jobs that this deployment has finished, by model, size, layout and GPU. Until the
+    first one has finished it is based on published figures, and says so.
+    """
+    options = picture.model_dump(exclude_unset=True)
+    found = Client().estimate(file, pods=pods, input_format=input_format, skip_invalid=skip_invalid, **options)
+    typer.echo(found.model_dump_json() if as_json else "\n".join(_lines(found)))
+    return OK
+
+
+def _lines(found: Estimate) -> list[str]:
+    pods = f"{found.pods} {'pod' if found.pods == 1 else 'pods'} of {found.gpus} GPUs at a time"
+    rows = "row" if found.left_out == 1 else "rows"
+    return [
+        *([f"{found.left_out:,} invalid {rows} left out"] if found.left_out else []),
+        f"{found.images:,} images in {found.jobs:,} jobs, about {_bytes(found.bytes)}",
+        f"{found.gpu_hours:,.2f} GPU hours; {duration(found.wall_s)} with {pods}",
+        f"of that {found.idle_s / max(1e-9, found.idle_s + found.render_s):.0%} is start, load and end of pods",
+        *(f"  {'learned' if found.learned else 'not learned'}: {line}" for line in found.basis),
+    ]
+
+
+def _bytes(count: float) -> str:
+    for unit in _UNITS[:-1]:
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} {_UNITS[-1]}"
+
+
+class _Anything(dict[str, Any]):
+    """An allow-list with everything on it."""
+
+    def __init__(self, each: Any) -> None:
+        super().__init__()
+        self._each = each
+
+    def __contains__(self, _name: object) -> bool:
+        return True
+
+    def __missing__(self, _name: str) -> Any:
+        return self._each
+
+
+def _any_deployment() -> Deployment:
+    return Deployment.model_construct(
+        version="none",
+        models=_Anything(AllowedModel(revision="any", native_px=1024)),
+        default_model="any",
+        loras=_Anything(AllowedLora()),
+        max_megapixels=float("inf"),
+        max_rows=10**9,
+        max_images=10**12,
+        layout=Layout(1, 1, 1),
+    )
