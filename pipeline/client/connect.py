@@ -11,12 +11,9 @@ from typing import Any
 from pipeline.bucket.artifacts import Artifacts, Credentials
 from pipeline.client.local_stack import running_stack
 from pipeline.deployment.broker import celery_app, hint
-from pipeline.deployment.settings import Settings, load_settings
+from pipeline.deployment.settings import MachineSettings, Settings, load_part, load_settings
 from pipeline.errors import SettingsError
 from pipeline.ledger import Ledger
-
-# Enough to find a stack of one's own without naming a Redis and a bucket that nobody asks for.
-_NOWHERE: dict[str, Any] = {"redis_url": "redis://nowhere.invalid", "s3_bucket": "nowhere"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ def environment_of_deployment(environ: Mapping[str, str]) -> Mapping[str, str]:
     """
     if environ.get("TESSERA_REDIS_URL"):
         return environ
-    stack = running_stack(load_settings(environ, **_NOWHERE).data_dir)
+    stack = running_stack(load_part(MachineSettings, environ).data_dir)
     if stack is None:
         raise SettingsError(
             "no deployment found: TESSERA_REDIS_URL is not set and no local stack runs; `tessera up` starts one, "

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.client.connect import Connection, connect
 from pipeline.client.local_stack import missing_parts, running_stack
-from pipeline.deployment.settings import load_settings
+from pipeline.deployment.settings import MachineSettings, load_part
 from pipeline.errors import SettingsError, TesseraError
 from pipeline.ledger.server.durability import check, durability
 
@@ -125,7 +125,7 @@ def _local() -> Iterator[Finding]:
         yield Finding(Verdict.MISSING, "local stack", f"without {', '.join(absent)}", advice)
         return
     try:
-        folder = load_settings(redis_url="redis://unused", s3_bucket="unused").data_dir
+        folder = load_part(MachineSettings).data_dir
     except SettingsError:
         return  # said once, under "settings"
     state = running_stack(folder)

@@ -11,7 +11,7 @@ import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from pipeline.deployment.settings import Settings
+from pipeline.deployment.settings import ConnectionSettings
 
 log = structlog.get_logger(__name__)
 
@@ -34,21 +34,21 @@ HINT_LASTS_S = 1800.0
 _QUEUES = dict.fromkeys((EXPAND, REOPEN, CANCEL, FINALIZE, PURGE, TICK, FIRE), CONTROL_QUEUE) | {RENDER: RENDER_QUEUE}
 
 
-def queue_name(settings: Settings, queue: str) -> str:
+def queue_name(settings: ConnectionSettings, queue: str) -> str:
     """A queue's name, apart from those of other deployments in the same Redis."""
     return f"{settings.redis_prefix}.{queue}"
 
 
-def hints_key(settings: Settings) -> str:
+def hints_key(settings: ConnectionSettings) -> str:
     """The list in Redis that render hints wait in until a worker takes them, as the broker's transport names it."""
     return f"{_broker_prefix(settings)}{queue_name(settings, RENDER_QUEUE)}"
 
 
-def _broker_prefix(settings: Settings) -> str:
+def _broker_prefix(settings: ConnectionSettings) -> str:
     return f"{settings.redis_prefix}:celery:"
 
 
-def celery_app(settings: Settings) -> Celery:
+def celery_app(settings: ConnectionSettings) -> Celery:
     """A Celery application of this deployment that can send, and knows no tasks yet."""
     app = Celery("tessera")
     app.conf.update(

@@ -14,7 +14,7 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import AskError, ClusterCrossSlotError, ClusterDownError, MovedError
 from redis.retry import Retry
 
-from pipeline.deployment.settings import Settings, without_credentials
+from pipeline.deployment.settings import ConnectionSettings, without_credentials
 from pipeline.errors import LedgerUnavailable
 from pipeline.ledger.keys import Keys
 
@@ -46,7 +46,7 @@ def _source(name: str) -> str:
 class Store:
     """A pool of connections to the deployment's Redis. Safe to share between threads."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ConnectionSettings) -> None:
         self.keys = Keys(settings.redis_prefix)
         self._url = settings.redis_url.get_secret_value()
         # redis-py's types do not know what decode_responses decodes; our callers state what they get

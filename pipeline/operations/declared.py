@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import structlog
 
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.deployment.settings import Settings
+from pipeline.deployment.settings import JobSettings
 from pipeline.errors import RequestError, SettingsError
 from pipeline.ledger import Ledger
 from pipeline.operations.schedules import add, remove
@@ -16,7 +16,7 @@ from pipeline.records.schedules.schedule import ScheduleSpec, checked_name, chec
 log = structlog.get_logger(__name__)
 
 
-def declared_schedules(settings: Settings) -> dict[str, ScheduleSpec]:
+def declared_schedules(settings: JobSettings) -> dict[str, ScheduleSpec]:
     """The schedules of the settings. Raises SettingsError naming each that cannot be used."""
     specs, problems = {}, []
     for name, values in settings.schedules.items():

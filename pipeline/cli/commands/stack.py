@@ -16,7 +16,7 @@ from pipeline.cli.options import AsJson
 from pipeline.client.client import Client
 from pipeline.client.connect import of_stack
 from pipeline.client.local_stack import StackState, running_stack, start_stack, stop_stack, wipe
-from pipeline.deployment.settings import load_settings
+from pipeline.deployment.settings import MachineSettings, load_part
 from pipeline.errors import NoDeployment, RequestError, ServiceError
 from pipeline.operations.submit import Submission, checked_options
 from pipeline.process.lifeline import die_with_parent
@@ -177,7 +177,7 @@ def _folder(data_dir: Path | None) -> Path:
         raise RequestError(f"--data-dir {data_dir} is a file; a folder wanted")
     # Of all settings only this one matters here, so the others may be missing.
     chosen: dict[str, Any] = {"data_dir": data_dir} if data_dir is not None else {}
-    return load_settings(redis_url="redis://unused", s3_bucket="unused", **chosen).data_dir
+    return load_part(MachineSettings, **chosen).data_dir
 
 
 def _print_progress(line: str) -> None:

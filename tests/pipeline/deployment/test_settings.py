@@ -7,8 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import Field
 
-from pipeline.deployment.settings import Settings, load_settings, without_credentials
+from pipeline.deployment.settings import (
+    ConnectionSettings,
+    MachineSettings,
+    ModelSource,
+    Settings,
+    load_part,
+    load_settings,
+    without_credentials,
+)
 from pipeline.errors import SettingsError
 from pipeline.names import POD_VARIABLES
 
@@ -112,6 +121,36 @@ def test_every_setting_is_one_variable_and_says_what_it_is() -> None:
 def test_variables_of_one_process_and_empty_ones_are_no_settings() -> None:
     extra = dict.fromkeys(POD_VARIABLES, "x") | {"TESSERA_LAYOUT": "", "TESSERA_GPUS": ""}
     assert load_settings(NEEDED | extra) == load_settings(NEEDED)
+
+
+def test_a_part_is_read_by_itself_and_a_misspelt_name_is_still_an_error(tmp_path: Path) -> None:
+    environ = {"TESSERA_DATA_DIR": str(tmp_path), "TESSERA_GPUS": "many"}
+    assert load_part(MachineSettings, environ).data_dir == tmp_path
+    with pytest.raises(SettingsError, match="TESSERA_DATADIR: no such setting; did you mean TESSERA_DATA_DIR") as error:
+        load_part(ConnectionSettings, {"TESSERA_DATADIR": "x"})
+    assert "TESSERA_REDIS_URL: must be set" in str(error.value)
+    assert load_part(ConnectionSettings, NEEDED).s3_bucket == "b"
+
+
+class _More(Settings):
+    quotas: dict[str, int] = Field(default_factory=dict)
+    zones: tuple[str, ...] | None = None
+    model: ModelSource | None = None
+    note: str | None = None
+
+
+def test_a_setting_that_holds_more_than_one_value_is_read_as_json_by_its_type() -> None:
+    more: dict[str, Any] = {
+        "quotas": {"a": 1},
+        "zones": ("x", "y"),
+        "model": ModelSource(path="p", revision="r"),
+        "note": "{",
+    }
+    settings = load_part(_More, NEEDED, **more)
+    assert settings.environment() | {"TESSERA_NOTE": "{"} == settings.environment()
+    assert load_part(_More, settings.environment()) == settings
+    with pytest.raises(SettingsError, match="TESSERA_QUOTAS: not JSON"):
+        load_part(_More, NEEDED | {"TESSERA_QUOTAS": "a"})
 
 
 def test_overrides_win_over_the_environment() -> None:

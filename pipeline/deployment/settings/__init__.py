@@ -1,0 +1,30 @@
+"""Every setting of a deployment, typed, each with one name: the environment variable TESSERA_<FIELD>.
+
+Cut by who reads them: `ConnectionSettings`, `RenderingSettings`, `JobSettings`, `MachineSettings`; `Settings` is all of
+them. S3 credentials keep the names that every S3 program reads (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE,
+workload identity), and are never copied into our settings.
+"""
+
+from pipeline.deployment.settings.composed import Settings, default_of
+from pipeline.deployment.settings.connection import ConnectionSettings, without_credentials
+from pipeline.deployment.settings.environment import load_part, load_settings
+from pipeline.deployment.settings.jobs import JobSettings
+from pipeline.deployment.settings.machine import MachineSettings
+from pipeline.deployment.settings.rendering import LoraSource, ModelSource, RenderingSettings
+from pipeline.deployment.settings.variables import PREFIX, SettingsPart
+
+__all__ = [
+    "PREFIX",
+    "ConnectionSettings",
+    "JobSettings",
+    "LoraSource",
+    "MachineSettings",
+    "ModelSource",
+    "RenderingSettings",
+    "Settings",
+    "SettingsPart",
+    "default_of",
+    "load_part",
+    "load_settings",
+    "without_credentials",
+]

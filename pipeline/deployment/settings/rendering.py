@@ -1,0 +1,97 @@
+"""What a deployment may render, and how its pods do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipeline.deployment.layouts import Layout
+from pipeline.deployment.settings.variables import SettingsPart
+from pipeline.deployment.tenants import Tenants
+
+
+class ModelSource(BaseModel):
+    """A model of the allow-list: where its weights lie in the pod, and which revision they must be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str = Field(description="Folder of a diffusers SDXL pipeline, safetensors, as the pod sees it.")
+    revision: str = Field(description="Pinned revision; part of every image's provenance.", min_length=1)
+    native_px: int = Field(1024, ge=64, description="Side of the square that the model was trained on.")
+
+
+class LoraSource(BaseModel):
+    """A LoRA of the allow-list: its file in the pod, which file it must be, and the models it was made for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str = Field(description="Safetensors file, as the pod sees it: beside the models, on the same volume.")
+    sha256: str = Field(description="Of the file, checked before use.", pattern=r"^[0-9a-f]{64}$")
+    models: tuple[str, ...] = Field((), description="Model ids that it fits; none means all.")
+
+
+class RenderingSettings(SettingsPart):
+    """What may be rendered, and how a pod renders."""
+
+    # What may be rendered
+    models: dict[str, ModelSource] = Field(
+        default_factory=dict, description="Allow-list: model id to its source (JSON)."
+    )
+    default_model: str | None = Field(None, description="Model of rows that name none; the only one if there is one.")
+    loras: dict[str, LoraSource] = Field(default_factory=dict, description="Allow-list: LoRA id to its source (JSON).")
+    max_megapixels: float = Field(64.0, gt=0, description="Largest image that a row may ask for.")
+    max_rows: int = Field(1_000_000, gt=0, description="Most rows of one batch.")
+    max_images: int = Field(1_000_000, gt=0, description="Most images of one batch.")
+
+    tenants: Tenants = Field(
+        default_factory=dict, description="Limits by tenant (JSON), `*` for all others; none means no limits."
+    )
+
+    # How a pod renders
+    gpus: int = Field(8, ge=1, description="Ranks of one pod: its GPUs, or processes on a CPU.")
+    layout: Layout | None = Field(None, description="data x cfg x patch, as in 1x2x4; none lets the planner choose.")
+    goal: Literal["latency", "throughput"] = Field(
+        "latency", description="Without a layout: all GPUs on one image, or whatever is through with a job first."
+    )
+    one_gpu_megapixels: float = Field(4.2, gt=0, description="Largest image that fits one GPU, for `throughput`.")
+    exact: bool = Field(False, description="Exchange synchronously at every step: the one-rank image, but slower.")
+    warmup_steps: int = Field(4, ge=1, description="Synchronous evaluations before displaced ones begin.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="What a pod's ranks compute on.")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field("auto", description="UNet's number format.")
+    vae_dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="VAE's number format; what is not finite in it is decoded again in float32."
+    )
+    idle_ranks: bool = Field(
+        False, description="Render images with too few rows for the layout on fewer ranks, instead of refusing them."
+    )
+    collective_timeout_s: float = Field(300.0, ge=10, description="A rank that is silent so long ends its attempt.")
+    image: str = Field("local", description="Container image of a pod, by digest; `local` for processes.")
+
+    pod: dict[str, Any] = Field(
+        default_factory=dict, description="How a pod looks in its cluster (JSON, see k8s/pod.py); not for `local`."
+    )
+
+    @model_validator(mode="after")
+    def _known_default_model(self) -> Self:
+        if self.default_model is not None and self.default_model not in self.models:
+            raise ValueError(f"default_model {self.default_model!r} is not among models ({_listed(self.models)})")
+        return self
+
+    @model_validator(mode="after")
+    def _loras_of_known_models(self) -> Self:
+        for name, lora in self.loras.items():
+            if unknown := sorted(set(lora.models) - self.models.keys()):
+                found = ", ".join(map(repr, unknown))
+                raise ValueError(f"lora {name!r} is for {found}, not among models ({_listed(self.models)})")
+        return self
+
+    @property
+    def model_by_default(self) -> str | None:
+        """The model of a row that names none: the chosen one, or the only one."""
+        return self.default_model or (next(iter(self.models)) if len(self.models) == 1 else None)
+
+
+def _listed(names: Mapping[str, object]) -> str:
+    return ", ".join(sorted(names)) or "none"
