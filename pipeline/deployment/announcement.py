@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.deployment.layout_choice import Load, fastest_layout
 from pipeline.deployment.layouts import Layout, planned_layout
-from pipeline.deployment.settings import Settings
+from pipeline.deployment.settings import Settings, default_of
 from pipeline.deployment.tenants import TenantLimits
 from pipeline.schema import Versioned
 
@@ -41,7 +41,10 @@ class AnnouncedLimits(TenantLimits):
 
 
 class Deployment(Versioned):
-    """The limits that rows are checked against. Newer controllers may announce more; older clients ignore it."""
+    """A deployment as it announces itself: the limits that rows are checked against.
+
+    Newer controllers may announce more, and older clients ignore it; what an older one does not say is the default.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -52,16 +55,18 @@ class Deployment(Versioned):
     loras: dict[str, AllowedLora] = Field(default_factory=dict, description="LoRAs that rows may name.")
     max_megapixels: float
     max_rows: int
-    max_images: int = 1_000_000
+    max_images: int = default_of("max_images")
     tenants: dict[str, AnnouncedLimits] = Field(default_factory=dict, description="Limits by tenant; `*`: all others.")
     layout: Layout
-    goal: str = "latency"
-    one_gpu_megapixels: float = 4.2
-    exact: bool = False
-    gpus: int = Field(8, description="Of one pod.")
-    images_per_job: int = 1000
-    job_seconds: float = 900.0
-    idle_ranks: bool = Field(False, description="Images too small for the layout are rendered on fewer ranks.")
+    goal: str = default_of("goal")
+    one_gpu_megapixels: float = default_of("one_gpu_megapixels")
+    exact: bool = default_of("exact")
+    gpus: int = Field(default_of("gpus"), description="Of one pod.")
+    images_per_job: int = default_of("images_per_job")
+    job_seconds: float = default_of("job_seconds")
+    idle_ranks: bool = Field(
+        default_of("idle_ranks"), description="Images too small for the layout are rendered on fewer ranks."
+    )
     image: str | None = Field(None, description="Container image that batches accepted now are rendered with.")
 
     @classmethod
