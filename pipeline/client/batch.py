@@ -113,7 +113,7 @@ class Batch:
         if status.purge:
             raise RequestError(f"batch {self.id} is being purged; what is left of it is not whole")
         with Counter(sys.stderr, f"{self.id} download", status.succeeded, quiet=not progress) as counter:
-            return download.download(self._connection.artifacts, self.id, Path(folder), lambda _: counter.one_more())
+            return download.download(self._connection.artifacts, self.id, Path(folder), lambda _: counter.advance())
 
     def links(self, life: timedelta = DEFAULT_LIFE) -> Iterator[Link]:
         """A link to each image that is there, which works without credentials until it expires, after 7 days at most.

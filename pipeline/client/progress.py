@@ -1,4 +1,4 @@
-"""Show how a batch goes: a live table in a terminal or a notebook, and lines now and then elsewhere."""
+"""Show the progress of a batch: a live table in a terminal or a notebook, and a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.client.rate import Tempo
+from pipeline.client.rate import Throughput
 from pipeline.operations.status import BatchStatus, JobStatus
 from pipeline.states import BatchState, JobState
 
-# However often images end, nobody reads faster, and each look at the jobs asks Redis for their records.
+# However often images end, nobody reads faster, and listing the jobs asks Redis for their records.
 _PODS_EVERY = timedelta(seconds=1)
 _LINE_EVERY = timedelta(seconds=10)
 _PODS_SHOWN = 12
@@ -33,23 +33,24 @@ _LIVE_JOBS = (JobState.WAITING_QUOTA, JobState.PENDING, JobState.LAUNCHING, JobS
 Jobs = Callable[[], Sequence[JobStatus]]
 
 
-def summary(status: BatchStatus, tempo: Tempo | None = None) -> str:
+def summary(status: BatchStatus, throughput: Throughput | None = None) -> str:
     """One line about a batch."""
     jobs = ", ".join(f"{status.jobs[state]} {state.value}" for state in _LIVE_JOBS if status.jobs[state])
     failed = f", {status.failed} failed" if status.failed else ""
     pods = f"; jobs: {jobs}" if jobs and not status.finished else ""
-    pace = f"; {said}" if (said := _pace(status, tempo)) else ""
+    rate = f"; {text}" if (text := _rate(status, throughput)) else ""
     purged = ", being purged" if status.purge else ""
     return (
-        f"{status.id} {status.state.value}{purged} {status.done}/{status.total} images{failed}{pace}{pods} "
+        f"{status.id} {status.state.value}{purged} {status.done}/{status.total} images{failed}{rate}{pods} "
         f"{duration(status.elapsed_s)}"
     )
 
 
-def event(status: BatchStatus, jobs: Sequence[JobStatus], tempo: Tempo) -> dict[str, Any]:
-    """A look at a batch, JSON-able: the status, how fast it goes (null: too early to say), and its pods."""
-    goes = _goes(status)
-    rate, left_s = (tempo.images_a_minute, tempo.left_s(status.total)) if goes else (None, None)
+def event(status: BatchStatus, jobs: Sequence[JobStatus], throughput: Throughput) -> dict[str, Any]:
+    """The status of a batch, JSON-able, with its throughput (null: too early to say) and its pods."""
+    rate, left_s = throughput.images_a_minute, throughput.left_s(status.total)
+    if not _is_rendering(status):
+        rate = left_s = None
     return status.as_dict() | {
         "images_per_minute": None if rate is None else round(rate, 2),
         "eta_s": None if left_s is None else round(left_s),
@@ -58,7 +59,7 @@ def event(status: BatchStatus, jobs: Sequence[JobStatus], tempo: Tempo) -> dict[
 
 
 def duration(seconds: float) -> str:
-    """A span as people say it: 45 s, 12 min, 3 h 05 min."""
+    """A duration as people write it: 45 s, 12 min, 3 h 05 min."""
     minutes = round(seconds / 60)
     if minutes < 2:
         return f"{seconds:.0f} s"
@@ -66,15 +67,15 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Shows looks at one batch on a stream, or below a notebook's cell."""
+    """Shows the progress of one batch on a stream, or below a notebook's cell."""
 
     def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
         self._quiet, self._stream = quiet, stream
-        self._tempo = Tempo()
+        self._throughput = Throughput()
         self._jobs: Sequence[JobStatus] = ()
         self._jobs_at: datetime | None = None
-        self._said: tuple[object, ...] = ()
-        self._said_at: datetime | None = None
+        self._printed: tuple[object, ...] = ()
+        self._printed_at: datetime | None = None
         self._cell = None if quiet else _notebook_cell()
         terminal = stream.isatty() and not quiet and self._cell is None
         self._live = Live(console=Console(file=stream), refresh_per_second=4) if terminal else None
@@ -91,38 +92,38 @@ class Progress:
             self._live.stop()
 
     def show(self, status: BatchStatus, jobs: Jobs) -> None:
-        """Show a look; `jobs` is called where a table is shown, once in a while."""
+        """Show a status; `jobs` is called once in a while, where a table is shown."""
         if self._quiet:
             return
-        self._tempo.saw(status.done, status.seen_at)
+        self._throughput.record(status.done, status.seen_at)
         if self._live is None and self._cell is None:
-            self._line(status)
+            self._print_line(status)
             return
         if status.finished:
             self._jobs = ()
         elif self._jobs_at is None or status.seen_at - self._jobs_at >= _PODS_EVERY:
             self._jobs, self._jobs_at = jobs(), status.seen_at
-        table = _table(status, self._jobs, self._tempo)
+        table = _table(status, self._jobs, self._throughput)
         if self._live:
             self._live.update(table)
         elif self._cell is not None:
-            self._cell.update({"text/html": _html(table), "text/plain": summary(status, self._tempo)}, raw=True)
+            self._cell.update({"text/html": _html(table), "text/plain": summary(status, self._throughput)}, raw=True)
 
-    def _line(self, status: BatchStatus) -> None:
+    def _print_line(self, status: BatchStatus) -> None:
         news = (status.state, status.done, status.failed, *(status.jobs[state] for state in _LIVE_JOBS))
-        moved = self._said[:1] != news[:1]  # of the batch itself
-        waited = self._said_at is None or status.seen_at - self._said_at >= _LINE_EVERY
-        if moved or (waited and news != self._said):
-            self._said, self._said_at = news, status.seen_at
-            print(summary(status, self._tempo), file=self._stream, flush=True)
+        changed_state = self._printed[:1] != news[:1]
+        waited = self._printed_at is None or status.seen_at - self._printed_at >= _LINE_EVERY
+        if changed_state or (waited and news != self._printed):
+            self._printed, self._printed_at = news, status.seen_at
+            print(summary(status, self._throughput), file=self._stream, flush=True)
 
 
 class Counter:
-    """Counts what is done of one thing: a bar in a terminal, a line now and then elsewhere."""
+    """Shows how much of something is done: a bar in a terminal, a line now and then elsewhere."""
 
     def __init__(self, stream: TextIO, what: str, total: int, *, quiet: bool = False) -> None:
         self._what, self._total, self._stream, self._quiet = what, total, stream, quiet
-        self._done, self._said_at = 0, time.monotonic()
+        self._done, self._printed_at = 0, time.monotonic()
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         terminal = stream.isatty() and not quiet
         self._bar = RichProgress(*columns, console=Console(file=stream)) if terminal else None
@@ -139,27 +140,27 @@ class Counter:
         if self._bar:
             self._bar.stop()
 
-    def one_more(self) -> None:
-        """One more is done."""
+    def advance(self) -> None:
+        """Count one more as done."""
         self._done += 1
         if self._bar and self._task is not None:
             self._bar.advance(self._task)
-        elif not self._quiet and time.monotonic() - self._said_at >= _LINE_EVERY.total_seconds():
-            self._said_at = time.monotonic()
+        elif not self._quiet and time.monotonic() - self._printed_at >= _LINE_EVERY.total_seconds():
+            self._printed_at = time.monotonic()
             print(f"{self._what} {self._done}/{self._total}", file=self._stream, flush=True)
 
 
-def _goes(status: BatchStatus) -> bool:
+def _is_rendering(status: BatchStatus) -> bool:
     return status.state in (BatchState.VALIDATING, BatchState.IN_PROGRESS) and status.done < status.total
 
 
-def _pace(status: BatchStatus, tempo: Tempo | None) -> str:
-    if tempo is None or not _goes(status) or (rate := tempo.images_a_minute) is None:
+def _rate(status: BatchStatus, throughput: Throughput | None) -> str:
+    if throughput is None or not _is_rendering(status) or (rate := throughput.images_a_minute) is None:
         return ""
-    return f"{rate:.3g} images/min, about {duration(tempo.left_s(status.total) or 0)} left"
+    return f"{rate:.3g} images/min, about {duration(throughput.left_s(status.total) or 0)} left"
 
 
-def _table(status: BatchStatus, jobs: Sequence[JobStatus], tempo: Tempo) -> RenderableType:
+def _table(status: BatchStatus, jobs: Sequence[JobStatus], throughput: Throughput) -> RenderableType:
     line = Table.grid(padding=(0, 2))
     failed = Text(f"{status.failed} failed", style="red") if status.failed else Text("")
     line.add_row(
@@ -167,7 +168,7 @@ def _table(status: BatchStatus, jobs: Sequence[JobStatus], tempo: Tempo) -> Rend
         ProgressBar(total=max(1, status.total), completed=status.done, width=24),
         Text(f"{status.done}/{status.total}"),
         failed,
-        Text(_pace(status, tempo)),
+        Text(_rate(status, throughput)),
         Text(duration(status.elapsed_s), style="dim"),
     )
     if not jobs:
@@ -187,7 +188,7 @@ def _html(table: RenderableType) -> str:
 
 
 def _notebook_cell() -> Any:
-    """A display of IPython's below the running cell, where this is a notebook's kernel; None elsewhere.
+    """IPython's display below the running cell, if this is a notebook's kernel; None elsewhere.
 
     It needs no widgets, so it works wherever a notebook shows HTML.
     """

@@ -15,7 +15,7 @@ from pipeline.cli.json_out import write_json
 from pipeline.cli.options import AsJson, BatchId, Timeout, Watch
 from pipeline.client.client import Client
 from pipeline.client.progress import event, summary
-from pipeline.client.rate import Tempo
+from pipeline.client.rate import Throughput
 from pipeline.states import BatchState, ImageState
 
 _JOBS_SHOWN = 20
@@ -55,10 +55,10 @@ def watch(batch_id: BatchId, timeout: Timeout = None, as_json: AsJson = False) -
     batch = Client().batch(batch_id)
     if not as_json:
         return follow(batch, timeout).exit_code
-    seen, tempo = None, Tempo()
+    seen, throughput = None, Throughput()
     for seen in batch.updates(timeout):
-        tempo.saw(seen.done, seen.seen_at)
-        write_json(event(seen, () if seen.finished else batch.jobs(), tempo))
+        throughput.record(seen.done, seen.seen_at)
+        write_json(event(seen, () if seen.finished else batch.jobs(), throughput))
     return seen.exit_code if seen else OK
 
 

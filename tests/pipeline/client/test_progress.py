@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.client.progress import Progress, event, summary
-from pipeline.client.rate import Tempo
+from pipeline.client.rate import Throughput
 from pipeline.operations.status import BatchStatus, JobStatus
 from pipeline.states import BatchState, ImageState, JobState
 from tests.factories import at
@@ -65,20 +65,20 @@ def test_a_line_has_the_rate_and_the_rest_when_there_is_something_to_say() -> No
 
 @pytest.mark.parametrize("state", [BatchState.PAUSED, BatchState.CANCELLING, BatchState.COMPLETED])
 def test_what_does_not_go_on_has_no_rest(state: BatchState) -> None:
-    tempo = Tempo()
-    tempo.saw(0, at(0))
-    tempo.saw(50, at(60))
-    assert "left" not in summary(_look(60, 50, state), tempo)
-    assert event(_look(60, 50, state), (), tempo)["eta_s"] is None
+    throughput = Throughput()
+    throughput.record(0, at(0))
+    throughput.record(50, at(60))
+    assert "left" not in summary(_look(60, 50, state), throughput)
+    assert event(_look(60, 50, state), (), throughput)["eta_s"] is None
 
 
 def test_an_event_is_json_with_rate_rest_and_pods() -> None:
-    tempo = Tempo()
-    tempo.saw(0, at(0))
-    before = json.loads(json.dumps(event(_look(0), [POD], tempo)))
+    throughput = Throughput()
+    throughput.record(0, at(0))
+    before = json.loads(json.dumps(event(_look(0), [POD], throughput)))
     assert (before["images_per_minute"], before["eta_s"]) == (None, None)
-    tempo.saw(50, at(60))
-    found = json.loads(json.dumps(event(_look(60, 50), [POD], tempo)))
+    throughput.record(50, at(60))
+    found = json.loads(json.dumps(event(_look(60, 50), [POD], throughput)))
     assert (found["images_per_minute"], found["eta_s"]) == (50, 60)
     assert (found["state"], found["done"], found["total"]) == ("in_progress", 50, 100)
     [pod] = found["under_way"]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.client.rate import Tempo
+from pipeline.client.rate import Throughput
 from tests.factories import at
 
 
-def _seen(*looks: tuple[float, int]) -> Tempo:
-    tempo = Tempo()
+def _seen(*looks: tuple[float, int]) -> Throughput:
+    throughput = Throughput()
     for seconds, done in looks:
-        tempo.saw(done, at(seconds))
-    return tempo
+        throughput.record(done, at(seconds))
+    return throughput
 
 
 @pytest.mark.parametrize(
@@ -27,15 +27,15 @@ def _seen(*looks: tuple[float, int]) -> Tempo:
     ],
 )
 def test_too_little_says_nothing(looks: tuple[tuple[float, int], ...]) -> None:
-    tempo = _seen(*looks)
-    assert tempo.images_a_minute is None
-    assert tempo.left_s(100) is None
+    throughput = _seen(*looks)
+    assert throughput.images_a_minute is None
+    assert throughput.left_s(100) is None
 
 
 def test_the_rate_is_of_what_was_seen_and_the_rest_takes_as_long() -> None:
-    tempo = _seen((0, 100), (30, 110))
-    assert tempo.images_a_minute == pytest.approx(20)
-    assert tempo.left_s(310) == pytest.approx(600)
+    throughput = _seen((0, 100), (30, 110))
+    assert throughput.images_a_minute == pytest.approx(20)
+    assert throughput.left_s(310) == pytest.approx(600)
 
 
 def test_only_the_last_minutes_count() -> None:
@@ -50,5 +50,5 @@ def test_a_batch_that_stands_still_slows_down_to_nothing() -> None:
 
 
 def test_memory_holds_the_window_alone() -> None:
-    tempo = _seen(*((float(second), second) for second in range(2000)))
-    assert len(tempo._looks) < 310
+    throughput = _seen(*((float(second), second) for second in range(2000)))
+    assert len(throughput._counts) < 310
