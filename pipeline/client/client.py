@@ -33,7 +33,7 @@ from pipeline.operations.submit import TIMEOUT_S, Acceptance, Submission, accept
 from pipeline.outputs.replay import row_of
 from pipeline.process.deadline import Deadline, OutOfTime
 from pipeline.promptset.formats import InputFormat
-from pipeline.promptset.keywords import Picture
+from pipeline.promptset.keywords import PictureFields
 from pipeline.promptset.source import Prompts, open_source
 from pipeline.promptset.validate import Validation, resolved_rows
 
@@ -64,7 +64,7 @@ class Client:
         skip_invalid: bool = False,
         timeout_s: float = TIMEOUT_S,
         input_format: InputFormat | None = None,
-        **picture: Unpack[Picture],
+        **picture: Unpack[PictureFields],
     ) -> Batch:
         """Submit a prompt set and return its batch, which is then accepted as a whole.
 
@@ -116,7 +116,7 @@ class Client:
         pods: int | None = None,
         input_format: InputFormat | None = None,
         skip_invalid: bool = False,
-        **picture: Unpack[Picture],
+        **picture: Unpack[PictureFields],
     ) -> Estimate:
         """What the prompt set would cost, before anything runs.
 

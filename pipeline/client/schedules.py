@@ -11,7 +11,7 @@ from pipeline.client.connect import Connection
 from pipeline.deployment.broker import TICK
 from pipeline.errors import UnknownBatch, UnknownSchedule
 from pipeline.operations import schedules
-from pipeline.promptset.keywords import Picture
+from pipeline.promptset.keywords import PictureFields
 from pipeline.promptset.row import Options
 from pipeline.records.schedules.cron import zone
 from pipeline.records.schedules.schedule import (
@@ -82,7 +82,7 @@ class ScheduleFields(TypedDict, total=False):
     cron: Required[str]
     tz: str
     prompts: Required[str]
-    options: Picture | Options
+    options: PictureFields | Options
     overlap: Overlap | Literal["forbid", "allow", "replace"]
     catch_up: bool
     only_new: bool

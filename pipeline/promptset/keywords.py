@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict
 Pair = str | tuple[int, int] | list[int]
 
 
-class Picture(TypedDict, total=False):
+class PictureFields(TypedDict, total=False):
     """What may be said for all rows of a batch; a row outranks it."""
 
     prompt_2: str | None

@@ -11,13 +11,14 @@ import hashlib
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self, Unpack
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from pipeline.picture import Format, LongPrompt, Lora, Picture, Scheduler
 from pipeline.promptset import shorthand
 from pipeline.promptset.aliases import Misspelt, spelled
+from pipeline.promptset.keywords import PictureFields
 from pipeline.schema import Versioned
 
 SCHEMA_VERSION = 1
@@ -213,6 +214,10 @@ class Options(BaseModel):
             raise Misspelt({"megapixels": "given with a side; an aspect wanted with one of both"})
         return self
 
+    if TYPE_CHECKING:  # what users may write, which is more than the types above: size="832x1216"
+
+        def __init__(self, **fields: Unpack[PictureFields]) -> None: ...
+
     def said(self) -> dict[str, Any]:
         """What is set here."""
         values = self.__dict__  # a million rows are asked
@@ -250,6 +255,18 @@ class Row(Options):
         None, strict=True, ge=0, le=MAX_SEED, description="By default it follows from batch seed and custom_id."
     )
     metadata: Metadata = Field(default_factory=dict, max_length=64, description="Flat; comes back with the result.")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            prompt: str,
+            custom_id: str | None = None,
+            seed: int | None = None,
+            metadata: Mapping[str, str | int | float | bool | None] = ...,
+            **fields: Unpack[PictureFields],
+        ) -> None: ...
 
 
 class ResolvedRow(Versioned, Picture):

@@ -8,10 +8,10 @@ import pytest
 
 from pipeline import Client, WaitTimeout
 from pipeline.errors import ManifestError, RequestError, UnknownBatch
-from pipeline.promptset.keywords import Picture
+from pipeline.promptset.keywords import PictureFields
 from pipeline.states import BatchState, ImageState
 
-SMALL: Picture = {"width": 128, "height": 128, "steps": 3}
+SMALL: PictureFields = {"width": 128, "height": 128, "steps": 3}
 
 
 def test_prompts_become_images_of_the_asked_size(client: Client, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pipeline.cli.options import AsJson, BatchSeed, Priority, Tenant
 from pipeline.client.client import Client
 from pipeline.client.schedules import FiringStatus, ScheduleStatus
 from pipeline.errors import RequestError
-from pipeline.promptset.keywords import Picture
+from pipeline.promptset.keywords import PictureFields
 from pipeline.records.schedules.schedule import Overlap
 
 Name = Annotated[str, typer.Argument(help="Name of a schedule.", show_default=False)]
@@ -75,7 +75,7 @@ def add(
         cron=cron,
         tz=tz,
         prompts=prompts,
-        options=cast("Picture", _options(options or [])),
+        options=cast("PictureFields", _options(options or [])),
         overlap=overlap,
         catch_up=catch_up,
         only_new=only_new,

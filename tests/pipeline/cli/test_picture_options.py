@@ -15,7 +15,7 @@ from pipeline.cli.commands.promptsets import submit, validate
 from pipeline.cli.main import app
 from pipeline.cli.picture_options import with_picture
 from pipeline.errors import RequestError
-from pipeline.promptset.keywords import Picture
+from pipeline.promptset.keywords import PictureFields
 from pipeline.promptset.row import Options
 
 SAID: dict[str, tuple[list[str], object]] = {
@@ -145,7 +145,7 @@ def test_an_option_that_cannot_be_is_refused_before_anything_is_asked() -> None:
 
 
 def test_keyword_arguments_of_the_client_are_the_same_fields() -> None:
-    assert list(get_type_hints(Picture)) == list(Options.model_fields)
+    assert list(get_type_hints(PictureFields)) == list(Options.model_fields)
 
 
 def test_submit_and_validate_have_the_same_pictures() -> None:
