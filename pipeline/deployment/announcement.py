@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.deployment.layout_choice import Load, fastest_layout
@@ -95,6 +97,20 @@ class Deployment(Versioned):
             image=settings.image,
         )
 
+    @classmethod
+    def any(cls) -> Deployment:
+        """One that renders whatever is asked for: rows are checked against it where there is no deployment."""
+        return cls.model_construct(
+            version="none",
+            models=_Everything(AllowedModel(revision="any", native_px=1024)),
+            default_model="any",
+            loras=_Everything(AllowedLora()),
+            max_megapixels=float("inf"),
+            max_rows=10**9,
+            max_images=10**12,
+            layout=Layout(1, 1, 1),
+        )
+
     def usual_layout(self, width: int, height: int) -> Layout:
         """The layout of a pod that has many images of this size to render."""
         if self.goal != "throughput":
@@ -110,3 +126,17 @@ class Deployment(Versioned):
     def listed(self) -> str:
         """The allowed models, for a message."""
         return ", ".join(sorted(self.models)) or "none"
+
+
+class _Everything(dict[str, Any]):
+    """An allow-list with every name on it."""
+
+    def __init__(self, each: Any) -> None:
+        super().__init__()
+        self._each = each
+
+    def __contains__(self, _name: object) -> bool:
+        return True
+
+    def __missing__(self, _name: str) -> Any:
+        return self._each

@@ -11,6 +11,7 @@ import typer
 from pipeline.cli.exits import OK
 from pipeline.cli.json_out import write_json
 from pipeline.cli.options import AsJson
+from pipeline.deployment.settings import default_of
 from pipeline.errors import RequestError
 from pipeline.ledger.server.acl import ROLES, rules, user_name
 
@@ -37,7 +38,7 @@ def acl(
     for role in roles or ():
         if role not in ROLES:
             raise RequestError(f"no role {role[:40]!r}; there are {', '.join(ROLES)}")
-    deployment = prefix or os.environ.get("TESSERA_REDIS_PREFIX") or "tessera"
+    deployment = prefix or os.environ.get("TESSERA_REDIS_PREFIX") or default_of("redis_prefix")
     wanted = {user_name(role, deployment): rules(role, deployment) for role in roles or ROLES}
     if as_json:
         write_json(wanted)

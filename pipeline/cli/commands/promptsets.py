@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,8 +15,7 @@ from pipeline.cli.picture_options import with_picture
 from pipeline.client.client import Client
 from pipeline.client.connect import Connection, connect
 from pipeline.client.progress import duration
-from pipeline.deployment.announcement import AllowedLora, AllowedModel, Deployment
-from pipeline.deployment.layouts import Layout
+from pipeline.deployment.announcement import Deployment
 from pipeline.errors import SettingsError
 from pipeline.operations.estimate import Estimate
 from pipeline.operations.submit import TIMEOUT_S, Submission
@@ -107,7 +106,7 @@ def validate(
         connection = connect()
         deployment, where = connection.ledger.deployment(), "the deployment"
     except SettingsError:
-        deployment, where = _any_deployment(), "any deployment (none is configured, so models are not checked)"
+        deployment, where = Deployment.any(), "any deployment (none is configured, so models are not checked)"
     source = open_source(file, input_format=input_format, bucket=connection.artifacts if connection else None)
     found = Validation(source.name)
     for _row in resolved_rows(source, picture, deployment, found, batch_seed=0):
@@ -161,30 +160,3 @@ def _bytes(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} {_UNITS[-1]}"
-
-
-class _Anything(dict[str, Any]):
-    """An allow-list with everything on it."""
-
-    def __init__(self, each: Any) -> None:
-        super().__init__()
-        self._each = each
-
-    def __contains__(self, _name: object) -> bool:
-        return True
-
-    def __missing__(self, _name: str) -> Any:
-        return self._each
-
-
-def _any_deployment() -> Deployment:
-    return Deployment.model_construct(
-        version="none",
-        models=_Anything(AllowedModel(revision="any", native_px=1024)),
-        default_model="any",
-        loras=_Anything(AllowedLora()),
-        max_megapixels=float("inf"),
-        max_rows=10**9,
-        max_images=10**12,
-        layout=Layout(1, 1, 1),
-    )
