@@ -143,7 +143,7 @@ class Batch:
         with self._known():
             retried = request_retry(self._connection.ledger, self._connection.artifacts, self.id, codes)
         if retried.images:
-            self._connection.hint(REOPEN, self.id)
+            self._connection.send_hint(REOPEN, self.id)
         return retried
 
     def pause(self) -> BatchState:
@@ -155,7 +155,7 @@ class Batch:
         """Let it go on after `pause`; returns the state it is in now."""
         with self._known():
             state = request_unpause(self._connection.ledger, self.id)
-        self._connection.hint(TICK)
+        self._connection.send_hint(TICK)
         return state
 
     def purge(self, *, keep_images: bool = False) -> None:
@@ -165,13 +165,13 @@ class Batch:
         """
         wanted = Purge.KEEP_IMAGES if keep_images else Purge.EVERYTHING
         request_purge(self._connection.ledger, self._connection.artifacts, self.id, wanted)
-        self._connection.hint(PURGE, self.id)
+        self._connection.send_hint(PURGE, self.id)
 
     def cancel(self) -> BatchState:
         """Cancel what is not rendered yet; returns the state it is in now. What is committed stays."""
         with self._known():
             state = request_cancel(self._connection.ledger, self.id)
-        self._connection.hint(TICK)
+        self._connection.send_hint(TICK)
         return state
 
 

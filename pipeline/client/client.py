@@ -104,7 +104,7 @@ class Client:
         accepted = accept(submission, self._connection.ledger, self._connection.artifacts)
         try:
             # Only a hint: the batch is accepted, and the controller finds it by itself.
-            Deadline(_HINT_S).call("hinting", lambda: self._connection.hint(EXPAND, accepted.manifest.id))
+            Deadline(_HINT_S).call("hinting", lambda: self._connection.send_hint(EXPAND, accepted.manifest.id))
         except OutOfTime as error:
             log.warning("the broker did not take a hint; the next tick mends it", error=str(error))
         return accepted
@@ -165,7 +165,7 @@ class Client:
         """
         ledger, artifacts = self._connection.ledger, self._connection.artifacts
         taken_up = [m.id for m in unknown_batches(ledger, artifacts, ended=True) if take_up(ledger, m)]
-        self._connection.hint(TICK)
+        self._connection.send_hint(TICK)
         return taken_up
 
     def workers(self) -> list[Worker]:

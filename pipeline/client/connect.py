@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.bucket.artifacts import Artifacts, Credentials
 from pipeline.client.local_stack import running_stack
-from pipeline.deployment.broker import celery_app, hint
+from pipeline.deployment.broker import celery_app, send_hint
 from pipeline.deployment.settings import MachineSettings, Settings, load_part, load_settings
 from pipeline.errors import SettingsError
 from pipeline.ledger import Ledger
@@ -28,9 +28,9 @@ class Connection:
     def _app(self) -> Any:
         return celery_app(self.settings)
 
-    def hint(self, task: str, *args: str) -> bool:
-        """Say that there is work, as `pipeline.deployment.broker.hint` does."""
-        return hint(self._app, task, *args)
+    def send_hint(self, task: str, *args: str) -> bool:
+        """Say that there is work, as `pipeline.deployment.broker.send_hint` does."""
+        return send_hint(self._app, task, *args)
 
 
 def connect(environ: Mapping[str, str] | None = None) -> Connection:

@@ -132,7 +132,7 @@ class Schedules:
         `everything` also renders rows that are not new. Its overlap rule holds. Raises UnknownSchedule.
         """
         batch_id = schedules.run_now(self._ledger, name, everything=everything)
-        self._connection.hint(TICK)
+        self._connection.send_hint(TICK)
         return batch_id
 
     def remove(self, name: str) -> None:

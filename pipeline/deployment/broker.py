@@ -1,4 +1,4 @@
-"""What is said through Celery: eight names, two queues, and ids as arguments. The message is only a hint.
+"""What goes through Celery: eight names, two queues, and ids as arguments. A message is only a hint.
 
 Whatever is lost or doubled here, the controller's next tick mends; the truth is in the ledger.
 """
@@ -27,7 +27,7 @@ RENDER = "tessera.render"  # nothing: there may be a job to claim
 CONTROL_QUEUE, RENDER_QUEUE = "control", "render"
 FANOUT = "/fanout."  # kombu cuts a prefix off again only if it begins with a slash and ends in a dot
 
-# Celery compares the clocks of who sends and who takes. Longer than these may be apart before S3 refuses what they
+# Celery compares the clocks of who sends and who takes. Longer than these may differ before S3 refuses what they
 # sign, and short enough that few ticks wait for a controller that was away.
 HINT_LASTS_S = 1800.0
 
@@ -82,7 +82,7 @@ def celery_app(settings: ConnectionSettings) -> Celery:
     return app
 
 
-def hint(app: Celery, name: str, *args: str) -> bool:
+def send_hint(app: Celery, name: str, *args: str) -> bool:
     """Say that there is work; False if the broker is away, which costs no more than the time to the next tick."""
     options: dict[str, Any] = {"retry": False, "ignore_result": True, "expires": HINT_LASTS_S}
     try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import structlog
 
-from pipeline.deployment.broker import CANCEL, hint
+from pipeline.deployment.broker import CANCEL, send_hint
 from pipeline.errors import ConflictError
 from pipeline.records.batch import JobRecord
 from pipeline.states import BatchState, JobState
@@ -35,7 +35,7 @@ def cancel(context: Context, batch_id: str) -> None:
             if left == 0:
                 break
     if left == 0:
-        hint(context.app, CANCEL, batch_id)
+        send_hint(context.app, CANCEL, batch_id)
 
 
 def _cancel_waiting(context: Context, job: JobRecord) -> None:

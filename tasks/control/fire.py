@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from pipeline.deployment.broker import EXPAND, FIRE, TICK, hint
+from pipeline.deployment.broker import EXPAND, FIRE, TICK, send_hint
 from pipeline.errors import (
     BatchExists,
     ManifestError,
@@ -49,7 +49,7 @@ MAX_REASON_CHARACTERS = 4_000
 def request_firings(context: Context) -> None:
     """Send a hint for each schedule that has a firing due."""
     for name in context.ledger.schedules.due():
-        hint(context.app, FIRE, name)
+        send_hint(context.app, FIRE, name)
 
 
 def fire(context: Context, name: str) -> None:
@@ -105,7 +105,7 @@ def _fire_one(context: Context, record: ScheduleRecord, turn: Turn) -> bool:
         kept = {"open": (*(one for one in running if one != turn.id), turn.id), "rows_key": rows_key}
         counts = {"rows": manifest.rows, "images": manifest.images, "unchanged": left_out, "replaced": replaced}
         _record_firing(context, turn, FiringOutcome.SUBMITTED, changes=kept, counts=counts)
-        hint(context.app, EXPAND, turn.id)
+        send_hint(context.app, EXPAND, turn.id)
         log.info("a schedule fired", schedule=record.name, batch=turn.id, rows=manifest.rows)
     if record.rows_key not in (None, kept["rows_key"]):
         context.artifacts.delete(str(record.rows_key))
@@ -220,4 +220,4 @@ def _cancel(context: Context, batch_id: str) -> None:
     except UnknownBatch:
         log.warning("a batch to be replaced is unknown", batch=batch_id)
     else:
-        hint(context.app, TICK)
+        send_hint(context.app, TICK)

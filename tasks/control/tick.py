@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import structlog
 
 from pipeline.deployment.announcement import Deployment
-from pipeline.deployment.broker import CANCEL, EXPAND, FINALIZE, PURGE, RENDER, REOPEN, hint, hints_key
+from pipeline.deployment.broker import CANCEL, EXPAND, FINALIZE, PURGE, RENDER, REOPEN, hints_key, send_hint
 from pipeline.errors import LedgerUnavailable, RecordUnreadable, TesseraError, UnknownBatch
 from pipeline.names import job_ref
 from pipeline.operations.resume import take_up, unknown_batches
@@ -92,7 +92,7 @@ def request_next_step(context: Context, batch_id: str) -> None:
     """Ask for the next thing that a batch needs as a whole."""
     record = context.ledger.batches.get(batch_id)
     if record.manifest.purge is not None:
-        hint(context.app, PURGE, batch_id)
+        send_hint(context.app, PURGE, batch_id)
     if is_final(record.state):
         return
     if back := context.ledger.leases.unpark(batch_id):
@@ -100,14 +100,14 @@ def request_next_step(context: Context, batch_id: str) -> None:
     if record.state is BatchState.PAUSED and (record.jobs is None or record.reopen is not None):
         return
     if record.jobs is None:
-        hint(context.app, EXPAND, batch_id)
+        send_hint(context.app, EXPAND, batch_id)
         return
     if record.reopen is not None:
-        hint(context.app, REOPEN, batch_id)
+        send_hint(context.app, REOPEN, batch_id)
     elif not context.ledger.jobs.any_unfinished(batch_id):
-        hint(context.app, FINALIZE, batch_id)
+        send_hint(context.app, FINALIZE, batch_id)
     elif record.state is BatchState.CANCELLING:
-        hint(context.app, CANCEL, batch_id)
+        send_hint(context.app, CANCEL, batch_id)
 
 
 def publish_hints(context: Context) -> None:
@@ -118,7 +118,7 @@ def publish_hints(context: Context) -> None:
     if wanted == 0:
         return
     for _ in range(wanted - context.ledger.workers.hints(hints_key(context.settings))):
-        if not hint(context.app, RENDER):
+        if not send_hint(context.app, RENDER):
             return
 
 
@@ -153,4 +153,4 @@ def recover_batches(context: Context) -> None:
     """
     for manifest in unknown_batches(context.ledger, context.artifacts, ended=False):
         if take_up(context.ledger, manifest):
-            hint(context.app, EXPAND, manifest.id)
+            send_hint(context.app, EXPAND, manifest.id)

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import structlog
 
 from pipeline.bucket.commit import commit_failure, confirmed_outcomes, known_outcomes, reported_outcomes
-from pipeline.deployment.broker import FINALIZE, hint
+from pipeline.deployment.broker import FINALIZE, send_hint
 from pipeline.errors import StoreUnavailable
 from pipeline.ledger.jobs import QueuePlace
 from pipeline.records.attempt import Outcome as AttemptOutcome
@@ -175,7 +175,7 @@ def finish_job(
     context.metrics.count_images(known.values())
     log.info("job is over", state=state.value, jobs_left=left)
     if left == 0:
-        hint(context.app, FINALIZE, job.batch_id)
+        send_hint(context.app, FINALIZE, job.batch_id)
 
 
 def write_fragment(context: Context, job: JobRecord, outcomes: Iterable[Outcome]) -> None:

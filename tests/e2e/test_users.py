@@ -26,7 +26,7 @@ from pipeline import Client
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.cli.main import app
 from pipeline.client.connect import Connection
-from pipeline.deployment.broker import EXPAND, celery_app, hint
+from pipeline.deployment.broker import EXPAND, celery_app, send_hint
 from pipeline.deployment.settings import Settings, load_settings
 from pipeline.errors import LedgerUnavailable
 from pipeline.ledger import Ledger
@@ -264,10 +264,10 @@ def test_tls_is_checked_in_every_way(guarded: Guarded, settings: Settings, tmp_p
         with pytest.raises(LedgerUnavailable) as error:
             Ledger(good.model_copy(update=wrong)).now()
         assert "p%25ss" not in str(error.value)
-    assert hint(celery_app(good), EXPAND, "b")
+    assert send_hint(celery_app(good), EXPAND, "b")
     # Another URL, because kombu keeps connections by it.
     deceived = {"redis_ca": stranger, "redis_url": SecretStr(good.redis_url.get_secret_value()[:-1] + "1")}
-    assert not hint(celery_app(good.model_copy(update=deceived)), EXPAND, "b")
+    assert not send_hint(celery_app(good.model_copy(update=deceived)), EXPAND, "b")
     with pytest.raises(LedgerUnavailable, match="refuses our credentials"):
         Ledger(good.model_copy(update={"redis_url": _other_password(good)})).now()
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from embedded.services.services import running_services
 from pipeline import Batch
-from pipeline.deployment.broker import EXPAND, FINALIZE, RENDER, TICK, celery_app, hint
+from pipeline.deployment.broker import EXPAND, FINALIZE, RENDER, TICK, celery_app, send_hint
 from pipeline.errors import ServiceError
 from pipeline.records.results import FailureCode
 from pipeline.states import BatchState
@@ -124,9 +124,9 @@ class Soak:
         app = celery_app(self.deployment.settings)
         for batch in self.batches:
             for name in (EXPAND, FINALIZE):
-                hint(app, name, batch.id)
+                send_hint(app, name, batch.id)
         for name in (TICK, RENDER) * 5:
-            hint(app, name)
+            send_hint(app, name)
 
     def cancel(self, pick: float) -> None:
         if self.batches and pick < 0.5:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pipeline.deployment.broker import EXPAND, FINALIZE, RENDER, TICK, celery_app, hint, hints_key
+from pipeline.deployment.broker import EXPAND, FINALIZE, RENDER, TICK, celery_app, hints_key, send_hint
 from pipeline.states import BatchState
 from tests.faults.conftest import Started
 from tests.faults.deployment import Deployment, until
@@ -87,9 +87,9 @@ def test_two_controllers_and_two_beats_do_nothing_twice(started: Started, recove
     app = celery_app(deployment.settings)
     for batch in batches:  # and every message twice
         for name in (EXPAND, FINALIZE):
-            hint(app, name, batch.id)
+            send_hint(app, name, batch.id)
         for name in (TICK, RENDER):
-            hint(app, name)
+            send_hint(app, name)
     until("it renders", lambda: batches[0].status().succeeded)
     # Both may have stood still: which of the beats ticks is theirs to settle.
     for part in ("control-1", "beat-1"):

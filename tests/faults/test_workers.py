@@ -8,7 +8,7 @@ import time
 import pytest
 
 from pipeline.client.batch import Batch
-from pipeline.deployment.broker import RENDER, celery_app, hint
+from pipeline.deployment.broker import RENDER, celery_app, send_hint
 from pipeline.states import JobState
 from tests.faults.conftest import Started
 from tests.faults.deployment import Deployment, until
@@ -112,7 +112,7 @@ def test_hints_that_come_again_and_again_in_mid_render_start_nothing_twice(start
     batch = deployment.rendering()
     app = celery_app(deployment.settings)
     for _ in range(20):
-        assert hint(app, RENDER)
+        assert send_hint(app, RENDER)
     deployment.ledger.store.redis.client_kill_filter(
         _type="normal", skipme=True
     )  # what was not acknowledged comes back
