@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.process.files import unfinished, write_private
 from pipeline.records.attempt import AttemptSpec, Phase
+from pipeline.schema import read_record
 
 SCHEMA_VERSION = 1
 
@@ -92,13 +93,13 @@ class AttemptFolder:
 
     def spec(self, name: str) -> AttemptSpec | None:
         """The spec; None if the attempt was deleted. Raises RecordUnreadable."""
-        text = _text(self._path(name, _SPEC))
-        return None if text is None else AttemptSpec.parsed(text)
+        text = _bytes(self._path(name, _SPEC))
+        return None if text is None else read_record(AttemptSpec, text, what=f"the spec of {name}")
 
     def status(self, name: str) -> AttemptStatus | None:
-        """What the node knows; None until it has started the attempt."""
-        text = _text(self._path(name, _STATUS))
-        return None if text is None else AttemptStatus.model_validate_json(text)
+        """What the node knows; None until it has started the attempt. Raises RecordUnreadable."""
+        text = _bytes(self._path(name, _STATUS))
+        return None if text is None else read_record(AttemptStatus, text, what=f"the status of {name}")
 
     def write_status(self, name: str, status: AttemptStatus) -> None:
         """Record what is known now. For the node only."""
@@ -126,8 +127,8 @@ def _cut(names: Iterable[str], suffix: str) -> frozenset[str]:
     return frozenset(name.removesuffix(suffix) for name in names if name.endswith(suffix))
 
 
-def _text(path: Path) -> str | None:
+def _bytes(path: Path) -> bytes | None:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes()
     except FileNotFoundError:
         return None

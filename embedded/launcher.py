@@ -6,8 +6,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from embedded.attempts import AttemptFolder, AttemptStatus, Gone
 from pipeline.errors import RecordUnreadable
 from pipeline.process.redact import redacted
@@ -22,6 +20,7 @@ from pipeline.records.attempt import (
     Phase,
     PodReport,
 )
+from pipeline.schema import read_record
 
 NODE = "local"
 
@@ -130,6 +129,6 @@ def _describe_end(status: AttemptStatus, report: PodReport | None, how: str) -> 
 
 def _report(message: str) -> PodReport | None:
     try:
-        return PodReport.model_validate_json(message)
-    except ValidationError:
+        return read_record(PodReport, message, what="a termination message")
+    except RecordUnreadable:
         return None

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 import structlog
-from pydantic import ValidationError
 
 from k8s.cluster import AlreadyThere, Cluster, Refused
 from k8s.job_manifest import (
@@ -28,10 +27,11 @@ from k8s.reading import Object, Reading, deleted_at, failed_containers
 from k8s.watch import Watch
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.deployment.settings import Settings
-from pipeline.errors import RecordUnreadable, ServiceError
+from pipeline.errors import RecordTooNew, RecordUnreadable, ServiceError
 from pipeline.process.redact import redacted
 from pipeline.records.attempt import AttemptSpec, Code, LaunchResult, NameTaken, Observation, Outcome, Phase
 from pipeline.records.object_keys import BatchObjects
+from pipeline.schema import read_record
 
 EVENTS_EVERY_S = 10.0
 AVOID_S = 3600.0
@@ -110,8 +110,11 @@ class KubernetesLauncher:
         if found != spec.digest:
             try:
                 # A spec that another version wrote hashes differently there; as we read it, it may be the same.
-                found = AttemptSpec.model_validate_json(annotations.get(SPEC_ANNOTATION, "")).digest
-            except ValidationError:
+                text = annotations.get(SPEC_ANNOTATION, "")
+                found = read_record(AttemptSpec, text, what=f"the spec of Job {spec.name}").digest
+            except RecordTooNew:
+                raise
+            except RecordUnreadable:
                 raise NameTaken(spec.name, found, spec.digest) from None
         if found != spec.digest or job["metadata"].get("deletionTimestamp"):
             raise NameTaken(spec.name, found, spec.digest)
@@ -243,10 +246,11 @@ def _titled(tail: str, container: str, of: int) -> str:
 
 def _spec(job: Object | None) -> AttemptSpec | None:
     """The spec that a Job carries, if it does and this version can read it."""
-    text = ((job or {}).get("metadata", {}).get("annotations") or {}).get(SPEC_ANNOTATION)
+    metadata = (job or {}).get("metadata", {})
+    text = (metadata.get("annotations") or {}).get(SPEC_ANNOTATION)
     try:
-        return AttemptSpec.model_validate_json(text) if text else None
-    except (ValidationError, RecordUnreadable):
+        return read_record(AttemptSpec, text, what=f"the spec of Job {metadata.get('name')}") if text else None
+    except RecordUnreadable:
         return None
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from pydantic import ValidationError
-
 from k8s.job_manifest import CONTAINER, WEIGHTS_CONTAINER
 from k8s.reading import (
     NO_DEVICE,
@@ -28,7 +26,9 @@ from k8s.reading import (
     status,
 )
 from k8s.waits import with_live_pod, without_pod
+from pipeline.errors import RecordUnreadable
 from pipeline.records.attempt import HOPELESS_EXIT_CODES, Code, Phase, PodReport
+from pipeline.schema import read_record
 
 _DISRUPTIONS = {
     "PreemptionByScheduler": Code.PREEMPTED,
@@ -219,8 +219,8 @@ def _first_bad(pod: Object) -> tuple[str, Object] | None:
 def _report(pod: Object) -> PodReport | None:
     for _, end in ends(pod):
         try:
-            return PodReport.model_validate_json(end.get("message") or "")
-        except ValidationError:
+            return read_record(PodReport, end.get("message") or "", what="a termination message")
+        except RecordUnreadable:
             continue
     return None
 

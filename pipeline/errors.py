@@ -14,8 +14,9 @@ TesseraError
 │   │   └── StoreRefused   it answers, and will not do what was asked
 │   ├── AcceptanceUnknown  no answer came to the request that accepts a batch; carries its id
 │   ├── OutOfTime          the time was up before a service had answered (see pipeline.process.deadline)
-│   ├── RecordUnreadable   written by another version of Tessera, which can read it; it stays as it is
-│   │   └── RecordTooNew   its schema version says so
+│   ├── RecordUnreadable   a stored record that this version cannot read: damaged, or another version's; it stays
+│   │   ├── RecordForeign  it is a record of another kind
+│   │   └── RecordTooNew   its schema version says that a later version wrote it
 │   ├── BatchLost          a batch is accepted in the bucket and Redis does not know it: `tessera resume`
 │   └── NoDeployment       Redis answers, but no controller has announced itself there
 ├── ConflictError          somebody else moved first; the caller reads again
@@ -138,17 +139,39 @@ class AcceptanceUnknown(ServiceError):
 
 
 class RecordUnreadable(ServiceError):
-    """A record that this version cannot read; it stays as it is, for one that can."""
+    """A stored record that this version cannot read; it stays as it is, for one that can.
+
+    Attributes:
+        what: its key, its path or what it is called.
+        found: what is wrong with it, without any of its values.
+        wanted: the kind of record that was to be read; of a RecordTooNew, the newest version that can be.
+    """
+
+    def __init__(self, what: str, found: object, wanted: object, message: str | None = None) -> None:
+        self.what, self.found, self.wanted = what, found, wanted
+        super().__init__(
+            message
+            or f"{what} cannot be read by this version of Tessera: {found} found, {wanted} wanted. It was left as it is"
+        )
+
+
+class RecordForeign(RecordUnreadable):
+    """A stored record of another kind than the one that was to be read."""
 
 
 class RecordTooNew(RecordUnreadable):
     """A record of a newer version than this one can read; it stays as it is, for a version that can."""
 
+    found: int
+    wanted: int
+
     def __init__(self, what: str, found: int, wanted: int) -> None:
-        self.what, self.found, self.wanted = what, found, wanted
         super().__init__(
+            what,
+            found,
+            wanted,
             f"{what} of schema version {found} found; this version of Tessera reads up to {wanted}. "
-            "It was left as it is: upgrade what runs here"
+            "It was left as it is: upgrade what runs here",
         )
 
 

@@ -10,7 +10,7 @@ import structlog
 from celery import Celery
 
 from pipeline.deployment.broker import CANCEL, EXPAND, FINALIZE, FIRE, PURGE, RENDER, REOPEN, TICK
-from pipeline.errors import ConflictError, ServiceError, UnknownBatch
+from pipeline.errors import ConflictError, RecordUnreadable, ServiceError, UnknownBatch
 from tasks.control.cancel import cancel
 from tasks.control.expand import expand
 from tasks.control.finalize import finalize
@@ -75,6 +75,8 @@ def _bind(context: Context, name: str, action: Callable[..., None]) -> Callable[
             action(context, *args[:wanted])
         except (ConflictError, UnknownBatch) as error:
             log.info("somebody else was faster", task=name, reason=str(error))
+        except RecordUnreadable as error:
+            log.error("a stored record cannot be read", task=name, reason=str(error))
         except ServiceError as error:
             log.warning("put off until an outage ends", task=name, reason=str(error))
 

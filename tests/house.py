@@ -54,15 +54,22 @@ def _private_words(trees: dict[Path, ast.Module]) -> Iterator[Finding]:
                 yield path, node.lineno, f"{node.name}: a private word; docs/words.md has the terms"
 
 
+_READS = frozenset({"model_validate_json", "validate_json", "parse_raw"})
+
+
 def _readers(trees: dict[Path, ast.Module]) -> Iterator[Finding]:
+    """No JSON becomes a model elsewhere: by a model, by a TypeAdapter, or by `model_validate(json.loads(...))`."""
     for path, tree in trees.items():
-        for node in ast.walk(tree):
-            if (
-                isinstance(node, ast.Attribute)
-                and node.attr == "model_validate_json"
-                and str(path.relative_to(ROOT)) not in READERS
-            ):
-                yield path, node.lineno, "model_validate_json beside pipeline/schema.py, the one reader of records"
+        for node in ast.walk(tree) if str(path.relative_to(ROOT)) not in READERS else ():
+            if isinstance(node, ast.Attribute) and node.attr in _READS:
+                yield path, node.lineno, f"{node.attr} beside pipeline/schema.py, the one reader of records"
+            elif isinstance(node, ast.Call) and _reads_loaded_json(node):
+                yield path, node.lineno, "json.loads beside pipeline/schema.py, the one reader of records"
+
+
+def _reads_loaded_json(call: ast.Call) -> bool:
+    reads = ast.unparse(call.func).endswith((".model_validate", ".validate_python"))
+    return reads and any("json.load" in ast.unparse(argument) for argument in call.args)
 
 
 def _public_classes(trees: dict[Path, ast.Module]) -> Iterator[Finding]:

@@ -19,7 +19,6 @@ from datetime import timedelta  # noqa: E402
 
 import structlog  # noqa: E402
 import torch  # noqa: E402
-from pydantic import ValidationError  # noqa: E402
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
 from distri.ranks.errors import LayoutError, LeaderFailed, PeerLost  # noqa: E402
@@ -32,12 +31,13 @@ from distri.run.sigterm import on_sigterm  # noqa: E402
 from distri.run.tracing import gathered, note_start  # noqa: E402
 from pipeline.bucket.trace import Trace, usage_of  # noqa: E402
 from pipeline.deployment.settings import load_settings  # noqa: E402
-from pipeline.errors import ClaimRefused, RecordTooNew, ServiceError, SettingsError  # noqa: E402
+from pipeline.errors import ClaimRefused, RecordTooNew, RecordUnreadable, ServiceError, SettingsError  # noqa: E402
 from pipeline.names import ATTEMPT_VARIABLE, POD_UID_VARIABLE  # noqa: E402
 from pipeline.process.logs import configure_logging  # noqa: E402
 from pipeline.process.redact import redacted  # noqa: E402
 from pipeline.records.attempt import EXIT_CONFIG, EXIT_USAGE, AttemptSpec, Code, PodReport  # noqa: E402
 from pipeline.records.results import ImageResult  # noqa: E402
+from pipeline.schema import read_record  # noqa: E402
 
 log = structlog.get_logger("distri.run")
 
@@ -113,11 +113,12 @@ def _attempt() -> AttemptSpec:
     if text is None:
         raise UnreadableAttempt(f"{ATTEMPT_VARIABLE} is not set; a worker sets it to the attempt's JSON")
     try:
-        return AttemptSpec.model_validate_json(text)
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        return read_record(AttemptSpec, text, what=ATTEMPT_VARIABLE)
+    except RecordTooNew:
+        raise
+    except RecordUnreadable as error:
         raise UnreadableAttempt(
-            f"{ATTEMPT_VARIABLE} cannot be read by this image ({problems}): is it older than the workers?"
+            f"{ATTEMPT_VARIABLE} cannot be read by this image ({error.found} found): is it older than the workers?"
         ) from error
 
 
@@ -137,7 +138,7 @@ def _code_of(error: Exception) -> Code:
         return Code.OUT_OF_MEMORY
     if isinstance(error, RecordTooNew):
         return Code.TOO_OLD
-    if isinstance(error, ServiceError):
+    if isinstance(error, ServiceError) and not isinstance(error, RecordUnreadable):
         return Code.STORAGE
     return Code.ENGINE_ERROR
 

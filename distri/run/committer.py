@@ -22,7 +22,7 @@ from distri.ranks.spans import Spans
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.commit import commit_failure, commit_image
 from pipeline.bucket.imagefile import image_file
-from pipeline.errors import BatchLost, ClaimRefused, ServiceError
+from pipeline.errors import BatchLost, ClaimRefused, RecordUnreadable, ServiceError
 from pipeline.ledger import Ledger
 from pipeline.process.backoff import backoff_s
 from pipeline.records.attempt import AttemptSpec
@@ -177,6 +177,8 @@ class Committer:
                 action()
             except ClaimRefused as error:
                 self.refuse(str(error))
+            except RecordUnreadable:
+                raise  # no outage
             except ServiceError as error:
                 outages += 1
                 pause_s = backoff_s(outages, first_s=OUTAGE_PAUSE_S)

@@ -18,7 +18,7 @@ from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.commit import known_outcomes
 from pipeline.bucket.trace import Trace
 from pipeline.deployment.settings import Settings
-from pipeline.errors import BatchLost, ClaimRefused, ServiceError, StoreUnavailable, UnknownBatch
+from pipeline.errors import BatchLost, ClaimRefused, RecordUnreadable, ServiceError, StoreUnavailable, UnknownBatch
 from pipeline.ledger import Ledger
 from pipeline.records.attempt import AttemptSpec, Code
 from pipeline.records.object_keys import BatchObjects
@@ -63,13 +63,15 @@ class Leader:
     def begin(self) -> Shard | None:
         """Register this pod for its job and read what there is to do; None if a service is away: ask again.
 
-        Raises ClaimRefused; ServiceError if that has lasted for BEGIN_S.
+        Raises ClaimRefused, RecordUnreadable; ServiceError if that has lasted for BEGIN_S.
         """
         try:
             self._claim()
             shard = self._shard()
             tasks = images_of(shard)
             self._known = known_outcomes(self._artifacts, self._objects, self.spec.job_index, tasks)
+        except RecordUnreadable:
+            raise  # no outage
         except ServiceError as error:
             if time.monotonic() - self._began > BEGIN_S:
                 raise
@@ -93,7 +95,7 @@ class Leader:
         body = self._artifacts.get(self.spec.shard_key)
         if body is None:
             raise StoreUnavailable(f"{self.spec.shard_key} is not in {self._artifacts.where}")
-        return parsed_shard(body)
+        return parsed_shard(body, self.spec.shard_key)
 
     @property
     def claimed(self) -> bool:

@@ -11,10 +11,11 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from pipeline.errors import ServiceError
+from pipeline.errors import RecordUnreadable, ServiceError
 from pipeline.process.files import write_private
+from pipeline.schema import read_record
 
 SCHEMA_VERSION = 1
 LOOPBACK = "127.0.0.1"
@@ -64,7 +65,7 @@ def load_endpoints(data_dir: Path) -> Endpoints:
     """The endpoints kept in `data_dir`, or new ones; ports taken meanwhile are replaced. Writes them back."""
     path = data_dir / "services.json"
     try:
-        known = Endpoints.model_validate_json(path.read_text(encoding="utf-8"))
+        known = read_record(Endpoints, path.read_bytes(), what=str(path))
     except FileNotFoundError:
         known = Endpoints(
             redis_password=secrets.token_hex(24),
@@ -73,9 +74,9 @@ def load_endpoints(data_dir: Path) -> Endpoints:
             s3_internal_key=secrets.token_hex(24),
             ports=free_ports(),
         )
-    except ValidationError as error:
+    except RecordUnreadable as error:
         raise ServiceError(
-            f"{path} is not what this version writes there ({error.error_count()} problems); the credentials of the "
+            f"{path} is not what this version writes there ({error.found} found); the credentials of the "
             f"data beside it are lost. Wipe {data_dir} or name another folder."
         ) from error
     if set(known.ports) != set(PORT_NAMES) or not all(is_free(port) for port in known.ports.values()):

@@ -12,13 +12,15 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 
 import structlog
+from pydantic import BaseModel, ConfigDict
 
 from pipeline.bucket.artifacts import Artifacts, StoredObject, sha256
 from pipeline.bucket.imagefile import ImageFile, record_in
 from pipeline.bucket.thumbnail import CONTENT_TYPE as THUMBNAIL_TYPE
 from pipeline.records.object_keys import BatchObjects
-from pipeline.records.results import ImageFailure, ImageResult, Outcome, parsed_outcomes
+from pipeline.records.results import ImageFailure, ImageResult, Outcome, Provenance, parsed_outcomes
 from pipeline.records.shards import ImageTask
+from pipeline.schema import read_record
 
 log = structlog.get_logger(__name__)
 
@@ -67,8 +69,9 @@ def committed_result(artifacts: Artifacts, objects: BatchObjects, task: ImageTas
 
 def committed_failure(artifacts: Artifacts, objects: BatchObjects, task: ImageTask) -> ImageFailure | None:
     """Why there is no picture, if that was written down."""
-    body = artifacts.get(objects.failure(task.row.row, task.number))
-    return ImageFailure.model_validate_json(body) if body is not None else None
+    key = objects.failure(task.row.row, task.number)
+    body = artifacts.get(key)
+    return read_record(ImageFailure, body, what=key) if body is not None else None
 
 
 def known_outcomes(
@@ -83,7 +86,8 @@ def known_outcomes(
 
 def reported_outcomes(artifacts: Artifacts, objects: BatchObjects, job: int) -> dict[int, Outcome]:
     """What the fragment of a job says, by the image's index; nothing if there is none yet. Raises StoreUnavailable."""
-    return {outcome.index: outcome for outcome in parsed_outcomes(artifacts.lines(objects.fragment(job)))}
+    key = objects.fragment(job)
+    return {outcome.index: outcome for outcome in parsed_outcomes(artifacts.lines(key), key)}
 
 
 def confirmed_outcomes(
@@ -144,7 +148,7 @@ def _runs(keys: Mapping[int, str]) -> Iterator[list[str]]:
 def _standing(artifacts: Artifacts, objects: BatchObjects, sidecar: str, found: StoredObject) -> ImageResult | None:
     """The result of what lies in a picture's place; None if that is not a whole picture of ours."""
     text = artifacts.get(sidecar)
-    known = ImageResult.model_validate_json(text) if text is not None else None
+    known = read_record(ImageResult, text, what=sidecar) if text is not None else None
     if known and (known.sha256, known.size_bytes) == (found.metadata.get("sha256"), found.size_bytes):
         return known
     body = artifacts.get(found.key)
@@ -162,6 +166,15 @@ def _standing(artifacts: Artifacts, objects: BatchObjects, sidecar: str, found: 
     return result
 
 
+class _Imprint(BaseModel):
+    """How an image was made, as its object's metadata say it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    seconds: float
+    provenance: Provenance
+
+
 def _imprint(result: ImageResult) -> dict[str, str]:
     """What the object's metadata says of a file that says nothing itself: that it is ours, and how it was made."""
     made = json.dumps({"seconds": result.seconds, "provenance": result.provenance.model_dump(mode="json")})
@@ -173,8 +186,10 @@ def _from_imprint(found: StoredObject, sidecar: ImageResult | None) -> ImageResu
     """The record of a file without one: the sidecar's, made as the object's metadata say; None if it is not ours."""
     if sidecar is None or found.metadata.get(_IMAGE) != found.key:
         return None
-    made = json.loads(found.metadata.get(_MADE, "{}"))
-    return ImageResult.model_validate(sidecar.model_dump() | made)
+    if (text := found.metadata.get(_MADE)) is None:
+        return sidecar
+    made = read_record(_Imprint, text, what=f"the metadata of {found.key}")
+    return sidecar.model_copy(update={"seconds": made.seconds, "provenance": made.provenance})
 
 
 def _put_sidecar(artifacts: Artifacts, objects: BatchObjects, result: ImageResult) -> None:

@@ -19,9 +19,11 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from pipeline.bucket.thumbnail import thumbnail
+from pipeline.errors import RecordTooNew, RecordUnreadable
 from pipeline.picture import Format, HighresMode
 from pipeline.promptset.samplers import shown_name
 from pipeline.records.results import ImageResult
+from pipeline.schema import read_record
 
 RECORD_CHUNK = "tessera"
 CONTENT_TYPES = {Format.PNG: "image/png", Format.JPEG: "image/jpeg", Format.WEBP: "image/webp"}
@@ -71,13 +73,18 @@ def image_file(pixels: Any, result: ImageResult) -> ImageFile:
 
 
 def record_in(body: bytes) -> ImageResult | None:
-    """The result that a file of ours carries, without digest and size; None if it has none, or is damaged."""
+    """The result that a file of ours carries, without digest and size; None if it has none, or is damaged.
+
+    Raises RecordTooNew.
+    """
     try:
         with Image.open(io.BytesIO(body), formats=["PNG", "JPEG", "WEBP"]) as image:
             image.load()
             text = _record_text(image)
-        return ImageResult.model_validate(json.loads(text)) if text else None
-    except (OSError, SyntaxError, ValueError, RecursionError, Image.DecompressionBombError):
+        return read_record(ImageResult, text, what="an image's own record") if text else None
+    except RecordTooNew:
+        raise
+    except (RecordUnreadable, OSError, SyntaxError, ValueError, RecursionError, Image.DecompressionBombError):
         return None
 
 

@@ -12,7 +12,7 @@ from pipeline.errors import RequestError
 from pipeline.names import parsed_job_ref
 from pipeline.records.attempt import Usage
 from pipeline.records.object_keys import BatchObjects
-from pipeline.schema import Versioned
+from pipeline.schema import Versioned, read_record
 
 SCHEMA_VERSION = 1
 
@@ -115,8 +115,7 @@ def usage_of(trace: Trace) -> Usage:
 def find_trace(artifacts: Artifacts, job: str, attempt: int | None) -> Trace:
     """The trace of a job's attempt, or of the last that left one.
 
-    Raises RequestError if there is none, StoreUnavailable, RecordTooNew or
-    RecordUnreadable.
+    Raises RequestError if there is none, StoreUnavailable or RecordUnreadable.
     """
     batch_id, index = parsed_job_ref(job)
     objects = BatchObjects(batch_id)
@@ -130,7 +129,7 @@ def find_trace(artifacts: Artifacts, job: str, attempt: int | None) -> Trace:
             f"no trace of {job}{f', attempt {attempt}' if attempt is not None else ''}: {left}; a pod writes it at its "
             "end, unless it was killed"
         )
-    return Trace.parsed(body)
+    return read_record(Trace, body, what=objects.trace(index, number))
 
 
 def _summary(rank: RankTrace) -> RankSummary:

@@ -19,10 +19,11 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from pipeline.errors import RequestError, ServiceError
+from pipeline.errors import RecordUnreadable, RequestError, ServiceError
 from pipeline.process import flock
+from pipeline.schema import read_record
 
 SCHEMA_VERSION = 1
 
@@ -101,8 +102,8 @@ def running_stack(data_dir: Path) -> StackState | None:
     if not flock.is_held(data_dir / LOCK_FILE):
         return None
     try:
-        state = StackState.model_validate_json((data_dir / STATE_FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValidationError):
+        state = read_record(StackState, (data_dir / STATE_FILE).read_bytes(), what=str(data_dir / STATE_FILE))
+    except (FileNotFoundError, RecordUnreadable):
         return None  # it has yet to come up, or goes down
     return state if state.pid == _holder(data_dir) else None  # else its predecessor, which was killed, left the file
 

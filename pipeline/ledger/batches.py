@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from pydantic import BaseModel, ConfigDict
+
 from pipeline.errors import StaleWrite, UnknownBatch
 from pipeline.ledger.store import Store
 from pipeline.records.batch import BatchRecord
+from pipeline.schema import read_record
 from pipeline.states import BatchState, ImageState, JobState, is_final
 
 _PAGE = 500
@@ -31,6 +33,24 @@ class Event:
     what: str
     name: str
     state: str
+
+
+class _OfTenant(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    tenant: str
+
+
+class _Tenant(BaseModel):
+    """Whose a batch is: all that is read of a record which a newer version may have written."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    manifest: _OfTenant
+
+
+def _tenant_of(batch_id: str, text: str) -> str:
+    return read_record(_Tenant, text, what=f"batch {batch_id}").manifest.tenant
 
 
 class Batches:
@@ -69,7 +89,7 @@ class Batches:
             text = self._store.redis.hget(self._store.keys.batch(batch_id), "record")
         if text is None:
             raise UnknownBatch(batch_id)
-        return BatchRecord.parsed(str(text))
+        return read_record(BatchRecord, str(text), what=f"batch {batch_id}")
 
     def known(self, *batch_ids: str) -> bool:
         """Whether there are batches of all these ids."""
@@ -147,11 +167,10 @@ class Batches:
                 pipe.hget(self._store.keys.batch(batch_id), "record")
                 pipe.hmget(self._store.keys.counts(batch_id), counters)
             found = pipe.execute()
-        # Not parsed as records: one of a newer version counts, too.
         return {
             batch_id: sum(int(count or 0) for count in counts)
             for batch_id, record, counts in zip(batch_ids, found[::2], found[1::2], strict=True)
-            if record is not None and json.loads(record)["manifest"]["tenant"] == tenant
+            if record is not None and _tenant_of(batch_id, str(record)) == tenant
         }
 
     def events(self, batch_id: str, *, after: str, wait_s: float) -> list[Event]:

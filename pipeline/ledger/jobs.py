@@ -9,6 +9,7 @@ from enum import StrEnum
 from pipeline.errors import BatchLost, LeaseLost, RecordUnreadable, StaleWrite
 from pipeline.ledger.store import Argument, Store
 from pipeline.records.batch import JobRecord
+from pipeline.schema import read_record
 
 
 class QueuePlace(StrEnum):
@@ -25,9 +26,9 @@ _AT_ONCE = 200  # a few milliseconds of Redis' time, in which others wait
 _PRIORITY_STEP = 10**13  # more than milliseconds since 1970 will be for centuries
 
 
-def _readable(text: str) -> JobRecord | None:
+def _readable(ref: str, text: str) -> JobRecord | None:
     try:
-        return JobRecord.parsed(text)
+        return read_record(JobRecord, text, what=f"job {ref}")
     except RecordUnreadable:
         return None
 
@@ -93,7 +94,7 @@ class Jobs:
         """The record of a job. Raises RecordUnreadable."""
         with self._store.errors():
             text = self._store.redis.hget(self._store.keys.job(ref), "record")
-        return JobRecord.parsed(str(text)) if text is not None else None
+        return read_record(JobRecord, str(text), what=f"job {ref}") if text is not None else None
 
     def unfinished(self, batch_id: str) -> list[str]:
         """Refs of the jobs of a batch that are not final, in order."""
@@ -111,7 +112,8 @@ class Jobs:
             for ref in refs:
                 pipe.hget(self._store.keys.job(ref), "record")
             found = pipe.execute()
-        return [job for text in found if text is not None and (job := _readable(str(text))) is not None]
+        some = zip(refs, found, strict=True)
+        return [job for ref, text in some if text is not None and (job := _readable(ref, str(text))) is not None]
 
     def any_unfinished(self, batch_id: str) -> bool:
         """Whether a job of the batch is not final."""

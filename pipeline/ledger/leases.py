@@ -12,6 +12,7 @@ from pipeline.deployment.tenants import TenantLimits, limits_of
 from pipeline.errors import LeaseLost, RecordUnreadable, UnknownBatch
 from pipeline.ledger.store import Argument, Store
 from pipeline.records.batch import JobRecord
+from pipeline.schema import read_record
 from pipeline.states import BatchState
 
 log = structlog.get_logger(__name__)
@@ -65,7 +66,7 @@ class Leases:
         while answer := self._store.run("claim", *arguments):
             ref, fence, record = answer
             try:
-                return Lease(JobRecord.parsed(record), fence)
+                return Lease(read_record(JobRecord, record, what=f"job {ref}"), fence)
             except RecordUnreadable as error:
                 log.error("a job is put back", job=ref, reason=str(error))
                 self.release(ref, fence, delay_s=UNREADABLE_DELAY_S)
@@ -81,7 +82,7 @@ class Leases:
         if not record or not batch:
             raise UnknownBatch(batch_id)
         at = datetime.fromtimestamp(int(seconds) + int(microseconds) / 1e6, UTC)
-        return Held(JobRecord.parsed(record), BatchState(batch), int(registered), at)
+        return Held(read_record(JobRecord, record, what=f"job {ref}"), BatchState(batch), int(registered), at)
 
     def release(self, ref: str, fence: str, delay_s: float = 0) -> bool:
         """Hand the job over to whoever claims next; what runs for it goes on. False if it was not ours."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.errors import StaleWrite
 from pipeline.ledger.store import Store
 from pipeline.records.schedules.schedule import Firing, ScheduleRecord
+from pipeline.schema import read_record
 
 FIRINGS_KEPT = 200
 
@@ -56,10 +57,10 @@ class ScheduleRecords:
             pipe.execute()
 
     def get(self, name: str) -> ScheduleRecord | None:
-        """The record of a schedule."""
+        """The record of a schedule. Raises RecordUnreadable."""
         with self._store.errors():
             text = self._store.redis.hget(self._store.keys.schedule(name), "record")
-        return ScheduleRecord.model_validate_json(str(text)) if text is not None else None
+        return read_record(ScheduleRecord, str(text), what=f"schedule {name}") if text is not None else None
 
     def names(self) -> list[str]:
         """Names of all schedules."""
@@ -73,7 +74,7 @@ class ScheduleRecords:
             return list(self._store.redis.zrangebyscore(self._store.keys.schedules, "-inf", now_ms))
 
     def firings(self, name: str, limit: int = FIRINGS_KEPT) -> list[Firing]:
-        """What became of the last firings, newest first."""
+        """What became of the last firings, newest first. Raises RecordUnreadable."""
         with self._store.errors():
             found = self._store.redis.lrange(self._store.keys.firings(name), 0, limit - 1)
-        return [Firing.model_validate_json(text) for text in found]
+        return [read_record(Firing, text, what=f"a firing of schedule {name}") for text in found]

@@ -6,9 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 
+from pydantic import ConfigDict, RootModel
+
 from pipeline.deployment.cost import Speed, SpeedKey
 from pipeline.deployment.layouts import Layout
 from pipeline.ledger.store import Store
+from pipeline.schema import read_record
 
 _PARTS = tuple(field.name for field in fields(Speed))
 _WHOLE = frozenset({"images", "pixels", "bytes", "pods"})
@@ -41,9 +44,15 @@ def _name(key: SpeedKey) -> str:
     return json.dumps([key.model, str(key.layout), key.exact, key.device, key.size])
 
 
+class _Name(RootModel[tuple[str, str, bool, str, int]]):
+    """The name of a kind of job: the fields of its SpeedKey, in order."""
+
+    model_config = ConfigDict(frozen=True)
+
+
 def _key(name: str) -> SpeedKey:
-    model, layout, *rest = json.loads(name)
-    return SpeedKey(model, Layout.parse(layout), *rest)
+    model, layout, exact, device, size = read_record(_Name, name, what="the name of a kind of job").root
+    return SpeedKey(model, Layout.parse(layout), exact, device, size)
 
 
 def _speed(sums: Mapping[str, str]) -> Speed:

@@ -15,6 +15,7 @@ from pipeline.ledger import Ledger
 from pipeline.names import checked_batch_id
 from pipeline.records.batch import BatchManifest, BatchRecord, Purge, changed
 from pipeline.records.object_keys import BatchObjects
+from pipeline.schema import read_record
 from pipeline.states import BatchState, is_final
 
 
@@ -42,7 +43,7 @@ def mark_purged(artifacts: Artifacts, manifest: BatchManifest) -> bool:
     """Say in `batch.json` that this batch is purged; False if it is not there any more, or of another batch."""
     key = BatchObjects(manifest.id).manifest
     body = artifacts.get(key)
-    there = None if body is None else BatchManifest.parsed(body)
+    there = None if body is None else read_record(BatchManifest, body, what=key)
     if there is None or there.staged != manifest.staged:
         return False
     if there.purge is not manifest.purge:
@@ -53,16 +54,18 @@ def mark_purged(artifacts: Artifacts, manifest: BatchManifest) -> bool:
 
 def is_purged(artifacts: Artifacts, batch_id: str) -> bool:
     """Whether what the bucket has of this id is the rest of a batch that was purged. Raises RequestError."""
-    body = artifacts.get(BatchObjects(checked_batch_id(batch_id)).manifest)
-    return body is not None and BatchManifest.parsed(body).purge is not None
+    key = BatchObjects(checked_batch_id(batch_id)).manifest
+    body = artifacts.get(key)
+    return body is not None and read_record(BatchManifest, body, what=key).purge is not None
 
 
 def _restore_purged(ledger: Ledger, artifacts: Artifacts, batch_id: str) -> BatchRecord:
     """The record, in the ledger again, of a batch whose purge the ledger has forgotten or that left its images."""
-    body = artifacts.get(BatchObjects(checked_batch_id(batch_id)).manifest)
+    key = BatchObjects(checked_batch_id(batch_id)).manifest
+    body = artifacts.get(key)
     if body is None:
         raise UnknownBatch(batch_id)
-    manifest = BatchManifest.parsed(body)
+    manifest = read_record(BatchManifest, body, what=key)
     if manifest.purge is None:
         raise BatchLost(batch_id)
     again = manifest.model_copy(update={"incarnation": secrets.token_hex(4)})

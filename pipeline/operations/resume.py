@@ -20,6 +20,7 @@ from pipeline.ledger import Ledger
 from pipeline.names import checked_batch_id
 from pipeline.records.batch import BatchManifest, BatchRecord
 from pipeline.records.object_keys import BATCHES, MARKERS, BatchObjects
+from pipeline.schema import read_record
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +38,7 @@ def unknown_batches(ledger: Ledger, artifacts: Artifacts, *, ended: bool) -> Ite
         if body is None:
             continue  # staged, not accepted
         try:
-            manifest = BatchManifest.parsed(body)
+            manifest = read_record(BatchManifest, body, what=objects.manifest)
         except RecordUnreadable as error:
             log.error("a batch.json is left alone", batch=batch_id, reason=str(error))
             continue
@@ -69,6 +70,7 @@ def check_lost(artifacts: Artifacts, batch_id: str) -> None:
         checked_batch_id(batch_id)
     except RequestError:
         return
-    body = artifacts.get(BatchObjects(batch_id).manifest)
-    if body is not None and BatchManifest.parsed(body).purge is None:
+    key = BatchObjects(batch_id).manifest
+    body = artifacts.get(key)
+    if body is not None and read_record(BatchManifest, body, what=key).purge is None:
         raise BatchLost(batch_id)

@@ -34,6 +34,7 @@ from pipeline.promptset.validate import Validation, fields_errors, resolved_rows
 from pipeline.records.batch import PRIORITIES, BatchManifest, BatchRecord, Origin
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import RefusedLine
+from pipeline.schema import read_record
 from pipeline.version import installed_version
 
 log = structlog.get_logger(__name__)
@@ -233,10 +234,11 @@ def _seed_of(batch_id: str) -> int:
 
 
 def _accepted_before(artifacts: Artifacts, manifest: BatchManifest) -> BatchManifest | None:
-    body = artifacts.get(BatchObjects(manifest.id).manifest)
+    key = BatchObjects(manifest.id).manifest
+    body = artifacts.get(key)
     if body is None:
         return None
-    before = BatchManifest.parsed(body)
+    before = read_record(BatchManifest, body, what=key)
     if before.purge is not None:
         raise RequestError(
             f"batch id {manifest.id!r} is of a batch that is being purged, or whose images were kept when it was; "

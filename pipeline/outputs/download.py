@@ -18,6 +18,7 @@ from pipeline.outputs.gallery.pages import gallery_pages
 from pipeline.process.files import part_of, whole_file
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import ImageFailure, ImageResult, Outcome, parsed_outcomes
+from pipeline.schema import read_record
 
 _PARALLEL = 8
 
@@ -25,7 +26,7 @@ _PARALLEL = 8
 def results(artifacts: Artifacts, objects: BatchObjects) -> Iterator[ImageResult]:
     """Every image that is there, in the order of the rows; also while the batch still runs. Streams."""
     if artifacts.head(objects.results) is not None:
-        yield from _image_results(artifacts.lines(objects.results))
+        yield from _image_results(artifacts.lines(objects.results), objects.results)
         return
     # Not finalized yet. A sidecar is written before its image, so it alone proves nothing.
     keys = artifacts.list(objects.root + "images/")
@@ -33,28 +34,28 @@ def results(artifacts: Artifacts, objects: BatchObjects) -> Iterator[ImageResult
         if len(list(group)) > 1:
             body = artifacts.get(f"{stem}.json")
             if body is not None:
-                yield ImageResult.model_validate_json(body)
+                yield read_record(ImageResult, body, what=f"{stem}.json")
 
 
 def failures(artifacts: Artifacts, objects: BatchObjects) -> Iterator[ImageFailure]:
     """Every image that will not be there, and why. Streams."""
     if artifacts.head(objects.errors) is not None:
-        yield from _image_failures(artifacts.lines(objects.errors))
+        yield from _image_failures(artifacts.lines(objects.errors), objects.errors)
         return
     for key in artifacts.list(objects.root + "failures/"):
         body = artifacts.get(key)
         if body is not None:
-            yield ImageFailure.model_validate_json(body)
+            yield read_record(ImageFailure, body, what=key)
 
 
-def _image_results(lines: Iterable[bytes]) -> Iterator[ImageResult]:
-    return (outcome for outcome in parsed_outcomes(lines) if isinstance(outcome, ImageResult))
+def _image_results(lines: Iterable[bytes], what: str) -> Iterator[ImageResult]:
+    return (outcome for outcome in parsed_outcomes(lines, what) if isinstance(outcome, ImageResult))
 
 
-def _image_failures(lines: Iterable[bytes]) -> Iterator[ImageFailure]:
-    for line in lines:
+def _image_failures(lines: Iterable[bytes], what: str) -> Iterator[ImageFailure]:
+    for number, line in enumerate(lines, 1):
         if line.strip() and b'"status":"invalid"' not in line:
-            yield ImageFailure.model_validate_json(line)
+            yield read_record(ImageFailure, line, what=f"{what}, line {number}")
 
 
 def image_bytes(artifacts: Artifacts, result: ImageResult) -> bytes:
@@ -111,10 +112,18 @@ def download(
             finalized = artifacts.copy_to(key, file) is not None and finalized
 
     def there() -> Iterator[ImageResult]:
-        return _image_results(_lines(parts[objects.results])) if finalized else results(artifacts, objects)
+        return (
+            _image_results(_lines(parts[objects.results]), objects.results)
+            if finalized
+            else results(artifacts, objects)
+        )
 
     def missing() -> Iterator[ImageFailure]:
-        return _image_failures(_lines(parts[objects.errors])) if finalized else failures(artifacts, objects)
+        return (
+            _image_failures(_lines(parts[objects.errors]), objects.errors)
+            if finalized
+            else failures(artifacts, objects)
+        )
 
     for result in _in_parallel(fetch, there()):
         if on_image is not None:

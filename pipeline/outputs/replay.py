@@ -6,7 +6,6 @@ A row from a result says everything, so it renders the same picture whatever the
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,9 +15,10 @@ from typing import Any
 from PIL import Image, ImageChops
 
 from pipeline.bucket.imagefile import record_in
-from pipeline.errors import RequestError
+from pipeline.errors import RecordTooNew, RecordUnreadable, RequestError
 from pipeline.picture import Format, HighresMode, Picture
 from pipeline.records.results import ImageResult
+from pipeline.schema import read_lines
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 _MAGIC, _MAGIC_BYTES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF"), 4
@@ -96,12 +96,12 @@ def records_in(path: Path) -> Iterator[Recorded]:
 
 
 def _lines(path: Path, lines: Iterable[bytes]) -> Iterator[ImageResult]:
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                yield ImageResult.model_validate_json(line)
-            except ValueError as error:
-                raise RequestError(f"{path}, line {number}: no record of an image that is there") from error
+    try:
+        yield from read_lines(ImageResult, lines, what=str(path))
+    except RecordTooNew:
+        raise
+    except RecordUnreadable as error:
+        raise RequestError(f"{error.what}: no record of an image that is there") from error
 
 
 def row_of(result: ImageResult) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def manifest_rows(results: Iterable[ImageResult]) -> Iterator[dict[str, Any]]:
 
 def differences(then: ImageResult, now: ImageResult) -> list[Difference]:
     """What differs in how they were made: layout, ranks, device, model revision, versions; attempts do not count."""
-    before, after = (_flat(json.loads(result.provenance.model_dump_json())) for result in (then, now))
+    before, after = (_flat(result.provenance.model_dump(mode="json")) for result in (then, now))
     names = [name for name in before | after if name != "attempt"]
     return [Difference(n, before.get(n), after.get(n)) for n in names if before.get(n) != after.get(n)]
 

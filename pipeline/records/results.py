@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from pipeline.deployment.layouts import Layout
 from pipeline.errors import RowError
 from pipeline.picture import Made, Picture
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.shards import WINDOW_IMAGES, ImageTask
-from pipeline.schema import OpenCode, Versioned
+from pipeline.schema import OpenCode, Versioned, read_lines
 
 SCHEMA_VERSION = 1
 
@@ -104,7 +104,12 @@ class RefusedLine(Versioned):
 
 
 Outcome = ImageResult | ImageFailure
-_OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Annotated[Outcome, Field(discriminator="status")])
+
+
+class _OutcomeLine(RootModel[Annotated[Outcome, Field(discriminator="status")]]):
+    """A line of a fragment."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
 
 def is_retried(outcome: Outcome, codes: Collection[str]) -> bool:
@@ -172,6 +177,6 @@ def outcome_lines(outcomes: Iterable[Outcome]) -> bytes:
     return b"".join(outcome.model_dump_json().encode() + b"\n" for outcome in outcomes)
 
 
-def parsed_outcomes(lines: Iterable[bytes]) -> Iterator[Outcome]:
-    """The outcomes of a fragment's lines."""
-    return (_OUTCOME.validate_json(line) for line in lines if line.strip())
+def parsed_outcomes(lines: Iterable[bytes], what: str = "a fragment") -> Iterator[Outcome]:
+    """The outcomes of a fragment's lines, whose key is `what`. Raises RecordUnreadable."""
+    return (line.root for line in read_lines(_OutcomeLine, lines, what=what))

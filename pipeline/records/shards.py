@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.names import image_id
 from pipeline.promptset.row import ResolvedRow
 from pipeline.records.object_keys import BatchObjects
+from pipeline.schema import read_lines
 
 
 @dataclass(frozen=True)
@@ -133,9 +134,9 @@ def shard_bytes(shard: Shard) -> bytes:
     return b"".join(line.model_dump_json().encode() + b"\n" for line in shard)
 
 
-def parsed_shard(body: bytes) -> Shard:
-    """The shard from its file."""
-    return [ShardLine.model_validate_json(line) for line in body.splitlines() if line.strip()]
+def parsed_shard(body: bytes, what: str = "a shard") -> Shard:
+    """The shard from its file, whose key is `what`. Raises RecordUnreadable."""
+    return list(read_lines(ShardLine, body.splitlines(), what=what))
 
 
 def images_of(shard: Shard) -> list[ImageTask]:

@@ -15,6 +15,7 @@ from pipeline.bucket.artifacts import PROBES, Artifacts
 from pipeline.errors import RecordUnreadable
 from pipeline.records.batch import BatchManifest
 from pipeline.records.object_keys import BATCHES, BatchObjects
+from pipeline.schema import read_record
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +41,7 @@ def _accepted_tokens(artifacts: Artifacts, objects: BatchObjects) -> set[str] | 
     if body is None:
         return set()
     try:
-        return {BatchManifest.parsed(body).staged}
+        return {read_record(BatchManifest, body, what=objects.manifest).staged}
     except RecordUnreadable as error:
         log.error("a batch.json is left alone", batch=objects.batch_id, reason=str(error))
         return None

@@ -8,16 +8,16 @@ from contextlib import nullcontext
 from datetime import datetime
 
 import structlog
-from pydantic import ValidationError
 
 from pipeline.deployment.announcement import Deployment
 from pipeline.deployment.cost import UNKNOWN_IMAGES, paces
-from pipeline.errors import RecordUnreadable, StaleWrite, TesseraError
+from pipeline.errors import RecordTooNew, RecordUnreadable, StaleWrite, TesseraError
 from pipeline.process.parallel import in_order
 from pipeline.promptset.row import ResolvedRow
 from pipeline.records.batch import BatchManifest, BatchRecord, JobRecord, Pace, Plan, advance, changed
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.shards import Bounds, Shard, cut, shard_bytes
+from pipeline.schema import read_record
 from pipeline.states import BatchState
 from pipeline.version import installed_version
 from tasks.control.rebuild import end_of, find_remains, restore_ended_batch, restore_job
@@ -103,7 +103,7 @@ def _plan(context: Context, batch_id: str) -> Plan:
     if context.artifacts.put_new(key, ours.model_dump_json().encode(), content_type="application/json"):
         return ours
     body = context.artifacts.get(key)
-    return Plan.parsed(body) if body is not None else ours
+    return read_record(Plan, body, what=key) if body is not None else ours
 
 
 def _shards(context: Context, record: BatchRecord) -> Iterator[Shard]:
@@ -131,20 +131,23 @@ def _write_shards(context: Context, record: BatchRecord) -> list[int]:
 def _rows(context: Context, manifest: BatchManifest) -> Iterator[ResolvedRow]:
     """The rows as they were accepted. Raises InputChanged; RecordUnreadable if another version must expand them."""
     key, digest = BatchObjects(manifest.id).input(manifest.staged), hashlib.sha256()
-    unreadable: ValidationError | None = None
+    unreadable: RecordUnreadable | None = None
     for line in context.artifacts.lines(key):
         digest.update(line + b"\n")
         if unreadable is None:
             try:
-                row = ResolvedRow.model_validate_json(line)
-            except ValidationError as error:
+                row = read_record(ResolvedRow, line, what=key)
+            except RecordTooNew:
+                raise
+            except RecordUnreadable as error:
                 unreadable = error  # by another version, or by nobody: the digest knows
             else:
                 yield row
     if digest.hexdigest() != manifest.input_sha256:
         raise InputChanged(f"{key} is not what was accepted: its digest differs from the one in batch.json")
     if unreadable is not None:
-        raise RecordUnreadable(f"{key} has a row that this version of Tessera cannot read") from unreadable
+        message = f"{key} has a row that this version of Tessera cannot read: {unreadable.found} found"
+        raise RecordUnreadable(key, unreadable.found, unreadable.wanted, message) from unreadable
 
 
 def _let_run(context: Context, record: BatchRecord, jobs: int, now: datetime) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import IO
 
 import structlog
@@ -55,7 +56,8 @@ def write_results(context: Context, manifest: BatchManifest, jobs: int) -> None:
         return context.artifacts.get(objects.fragment(job)) or b""
 
     fragments = in_order(fragment, range(jobs), at_a_time=AT_A_TIME)
-    outcomes = in_row_order(parsed_outcomes(line for body in fragments for line in body.splitlines()))
+    each = (parsed_outcomes(body.splitlines(), objects.fragment(job)) for job, body in enumerate(fragments))
+    outcomes = in_row_order(chain.from_iterable(each))
     with spool() as results, spool() as errors:
         errors.writelines(line + b"\n" for line in context.artifacts.lines(objects.invalid(manifest.staged)))
 

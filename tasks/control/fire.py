@@ -16,6 +16,8 @@ from pipeline.errors import (
     BatchExists,
     ManifestError,
     NothingNew,
+    RecordTooNew,
+    RecordUnreadable,
     RequestError,
     StaleWrite,
     StoreRefused,
@@ -37,6 +39,7 @@ from pipeline.records.schedules.schedule import (
     changed,
 )
 from pipeline.records.schedules.schedule_keys import ScheduleObjects
+from pipeline.schema import read_record
 from tasks.control.new_rows import NewRowsFilter, new_rows_filter
 from tasks.control.unfinished_rows import is_unfinished
 from tasks.process.context import Context
@@ -151,10 +154,16 @@ def _check_readable(context: Context, url: str) -> None:
 
 def _accepted_before(context: Context, turn: Turn) -> BatchManifest | None:
     """The batch of this firing if it was accepted before. Raises BatchExists if its id is taken by another."""
-    body = context.artifacts.get(BatchObjects(turn.id).manifest)
+    key = BatchObjects(turn.id).manifest
+    body = context.artifacts.get(key)
     if body is None:
         return None
-    manifest = BatchManifest.model_validate_json(body)
+    try:
+        manifest = read_record(BatchManifest, body, what=key)
+    except RecordTooNew:
+        raise
+    except RecordUnreadable as error:
+        raise RequestError(str(error)) from error  # waited for, it would come again at every tick
     if manifest.origin is None or manifest.origin.schedule != turn.schedule:
         raise BatchExists(f"batch {turn.id!r} exists and is not of schedule {turn.schedule!r}; this firing is left out")
     return manifest

@@ -85,7 +85,8 @@ def restore_ended_batch(context: Context, record: BatchRecord, end: BatchState, 
         reason = (context.artifacts.get(objects.marker(end)) or b"").decode(errors="replace")
     else:
         for _ in context.artifacts.list(objects.fragments):
-            outcomes = list(parsed_outcomes(context.artifacts.lines(objects.fragment(jobs))))
+            key = objects.fragment(jobs)
+            outcomes = list(parsed_outcomes(context.artifacts.lines(key), key))
             _restore_ended_job(context, record, jobs, outcomes, now)
             jobs += 1
     # No move: the batch made its moves before it was lost.

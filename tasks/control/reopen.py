@@ -44,7 +44,8 @@ def _reopen_job(context: Context, record: BatchRecord, index: int) -> bool:
     job = context.ledger.jobs.get(job_ref(record.id, index))
     if job is None or job.round == record.round:
         return False
-    outcomes = parsed_outcomes(context.artifacts.lines(BatchObjects(record.id).fragment(index)))
+    key = BatchObjects(record.id).fragment(index)
+    outcomes = parsed_outcomes(context.artifacts.lines(key), key)
     if not any(is_retried(outcome, record.reopen or ()) for outcome in outcomes):
         return False
     opened = changed(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import structlog
-from pydantic import ValidationError
 
 from pipeline.errors import (
+    RecordUnreadable,
     ServiceError,
 )
 from pipeline.ledger.schedules import FIRINGS_KEPT
@@ -21,6 +21,7 @@ from pipeline.records.schedules.schedule import (
     firing_id,
 )
 from pipeline.records.schedules.schedule_keys import SCHEDULES, ScheduleObjects
+from pipeline.schema import read_record
 from tasks.control.unfinished_rows import is_unfinished
 from tasks.process.context import Context
 
@@ -43,12 +44,12 @@ def _recover(context: Context, name: str) -> None:
     if body is None:
         return  # it is being removed
     try:
-        record = ScheduleRecord.model_validate_json(body)
+        record = read_record(ScheduleRecord, body, what=objects.record)
         keys = sorted(context.artifacts.list(objects.firings), reverse=True)[:FIRINGS_KEPT]
-        bodies = [text for key in keys if (text := context.artifacts.get(key)) is not None]
-        firings = [Firing.model_validate_json(text) for text in bodies]
-    except ValidationError as error:
-        log.error("a schedule in the bucket cannot be read; left alone", schedule=name, problems=error.error_count())
+        bodies = [(key, text) for key in keys if (text := context.artifacts.get(key)) is not None]
+        firings = [read_record(Firing, text, what=key) for key, text in bodies]
+    except RecordUnreadable as error:
+        log.error("a schedule in the bucket cannot be read; left alone", schedule=name, reason=str(error))
         return
     batches = [firing.id for firing in firings if firing.outcome is FiringOutcome.SUBMITTED]
     told = {firing.id for firing in firings}

@@ -79,7 +79,7 @@ def _go_on_after_errors(part: str, **bound: str) -> Iterator[None]:
         raise
     except TesseraError as error:
         log.warning("part of the tick was put off", part=part, reason=str(error), **bound)
-    except Exception:  # a record that cannot be read, say: the other batches go on
+    except Exception:  # our own program failed over one of them: the others go on
         log.exception("part of the tick failed", part=part, **bound)
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from pydantic import ValidationError
-
-from pipeline.errors import RequestError, UnknownBatch
+from pipeline.errors import RecordTooNew, RecordUnreadable, RequestError, UnknownBatch
 from pipeline.promptset.row import ResolvedRow
 from pipeline.records.batch import BatchManifest
 from pipeline.records.object_keys import MARKERS, BatchObjects
 from pipeline.records.schedules.row_digests import row_digest
+from pipeline.schema import read_lines, read_record
 from pipeline.states import BatchState, ImageState, is_final
 from tasks.process.context import Context
 
@@ -35,7 +34,13 @@ def unfinished_rows(context: Context, batch_id: str) -> Iterator[bytes]:
     body = context.artifacts.get(objects.manifest)
     if body is None:
         return  # it was purged
-    rows = _rows(context, objects.input(BatchManifest.model_validate_json(body).staged))
+    try:
+        manifest = read_record(BatchManifest, body, what=objects.manifest)
+    except RecordTooNew:
+        raise
+    except RecordUnreadable as error:
+        raise RequestError(str(error)) from error
+    rows = _rows(context, objects.input(manifest.staged))
     if not context.ledger.batches.known(batch_id):
         # A ledger that was emptied knows no images: all of a batch that was broken off, none of one that was completed.
         if context.artifacts.head(objects.marker(BatchState.COMPLETED)) is None:
@@ -55,7 +60,8 @@ def unfinished_rows(context: Context, batch_id: str) -> Iterator[bytes]:
 
 def _rows(context: Context, key: str) -> Iterator[ResolvedRow]:
     try:
-        for line in context.artifacts.lines(key):
-            yield ResolvedRow.model_validate_json(line)
-    except ValidationError as error:
-        raise RequestError(f"{key} has a line that is no row of this version") from error
+        yield from read_lines(ResolvedRow, context.artifacts.lines(key), what=key)
+    except RecordTooNew:
+        raise
+    except RecordUnreadable as error:
+        raise RequestError(f"{key} has a line that is no row of this version: {error.found} found") from error

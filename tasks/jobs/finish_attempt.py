@@ -130,7 +130,7 @@ def job_images(context: Context, job: JobRecord) -> list[ImageTask]:
     body = context.artifacts.get(key)
     if body is None:
         raise StoreUnavailable(f"{key} is not in {context.artifacts.where} any more")
-    return images_of(parsed_shard(body))
+    return images_of(parsed_shard(body, key))
 
 
 def fail_job(
@@ -214,7 +214,8 @@ def clear_failures(context: Context, job: JobRecord, fence: str) -> JobRecord:
     """
     codes = job.reopen or ()
     objects = BatchObjects(job.batch_id)
-    outcomes = list(parsed_outcomes(context.artifacts.lines(objects.fragment(job.index))))
+    key = objects.fragment(job.index)
+    outcomes = list(parsed_outcomes(context.artifacts.lines(key), key))
     retried = [outcome for outcome in outcomes if is_retried(outcome, codes)]
     context.ledger.images.reopen(job.batch_id, job.ref, [outcome.index for outcome in retried], fence=fence)
     for outcome in retried:

@@ -13,6 +13,7 @@ import structlog
 from pipeline.errors import (
     LeaseLost,
     LedgerUnavailable,
+    RecordTooNew,
     RecordUnreadable,
     ServiceError,
     StaleWrite,
@@ -50,9 +51,8 @@ def run_job(context: Context, lease: Lease) -> None:
             _repeat(context, lease.job.ref, lease.fence, advance_job)
         except (LeaseLost, UnknownBatch) as error:
             log.warning("job is no longer ours", reason=str(error))
-        except RecordUnreadable as error:
-            log.error("job is put back", reason=str(error))
-            context.ledger.leases.release(lease.job.ref, lease.fence, delay_s=UNREADABLE_DELAY_S)
+        except RecordTooNew as error:
+            _put_back(context, lease.job.ref, lease.fence, error)
         except Exception as error:  # whatever it is, it must not keep this worker from its other jobs
             log.exception("internal error while running a job")
             _retry_or_abandon(context, lease, f"{type(error).__name__}: {error}")
@@ -67,13 +67,17 @@ def _repeat(context: Context, ref: str, fence: str, action: Callable[[Context, H
                 context.ledger.leases.release(ref, fence)
                 log.info("job handed over")
                 return
-            held = context.ledger.leases.renew(ref, fence, context.settings.lease_s)
+            try:
+                held = context.ledger.leases.renew(ref, fence, context.settings.lease_s)
+            except RecordUnreadable as error:
+                _put_back(context, ref, fence, error)
+                return
             if is_final(held.job.state) or not action(context, held, fence):
                 return
         except StaleWrite:
             continue  # an answer was lost and our own write stands, or somebody moved it: look again
         except RecordUnreadable:
-            raise  # no outage: another version is waited for
+            raise  # no outage
         except ServiceError as error:
             outages += 1
             pause_s = backoff_s(outages, first_s=OUTAGE_PAUSE_S)
@@ -85,6 +89,12 @@ def _repeat(context: Context, ref: str, fence: str, action: Callable[[Context, H
             continue
         outages = 0
         context.stopping.wait(context.settings.observe_s)
+
+
+def _put_back(context: Context, ref: str, fence: str, error: RecordUnreadable) -> None:
+    """Leave the job to a worker that can read it."""
+    log.error("job is put back", reason=str(error))
+    context.ledger.leases.release(ref, fence, delay_s=UNREADABLE_DELAY_S)
 
 
 def _record_outage(context: Context, ref: str, fence: str, reason: str) -> None:
@@ -110,6 +120,8 @@ def _retry_or_abandon(context: Context, lease: Lease, reason: str) -> None:
             log.error("job is given up", times=times)
             why = f"{reason} ({times} times; the workers' logs say where)"
             _repeat(context, ref, fence, lambda *args: _abandon(*args, reason=why))
+    except RecordUnreadable as error:
+        log.error("job cannot be given up", reason=str(error), next_try_s=delay_s)
     except TesseraError as error:
         log.warning("job is put off", reason=str(error))
     except Exception:  # it cannot even be given up: somebody must look, and no pod may be wasted until then

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from pipeline.errors import ServiceError, TesseraError
+from pipeline.errors import RecordUnreadable, ServiceError, TesseraError
 from pipeline.records.attempt import Launcher, Observation
 
 # How old a look may get while nothing is heard to move: what a watch that went silent costs at most.
@@ -45,6 +45,8 @@ class Observer:
     def _observe(self) -> Mapping[str, Observation]:
         try:
             return self._launcher.observe()
+        except RecordUnreadable as error:
+            raise ServiceError(f"what runs cannot be made out: {error}") from error
         except TesseraError:
             raise
         except Exception as error:  # one look is shared: what breaks it is no job's fault, and is waited for

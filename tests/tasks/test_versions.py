@@ -16,7 +16,7 @@ from pipeline.records.batch import AttemptEnd, BatchManifest, changed
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import FailureCode, ImageFailure, failure_of, parsed_outcomes
 from pipeline.records.shards import ImageTask
-from pipeline.schema import Versioned
+from pipeline.schema import Versioned, read_record
 from pipeline.states import BatchState, JobState
 from tasks import app as tasks_app
 from tasks.control.expand import expand
@@ -74,7 +74,7 @@ RECORDS: list[Versioned] = [
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
 @pytest.mark.parametrize("change", [newer(1), newer(0), older], ids=["newer", "same with more", "older"])
 def test_a_record_of_a_neighbouring_version_is_read(record: Versioned, change: Change) -> None:
-    read = type(record).parsed(rewrite(record.model_dump_json(), change))
+    read = read_record(type(record), rewrite(record.model_dump_json(), change), what="b")
     known = set(type(record).model_fields) - {"schema_version", "manifest", "attempt"}
     assert read.model_dump(include=known) == record.model_dump(include=known)
 
@@ -83,24 +83,24 @@ def test_a_record_of_a_neighbouring_version_is_read(record: Versioned, change: C
 def test_a_record_that_is_too_new_is_refused_with_a_clear_error(record: Versioned) -> None:
     message = r"\w+ of schema version 3 found; this version of Tessera reads up to 2\. It was left as it is"
     with pytest.raises(RecordTooNew, match=message):
-        type(record).model_validate_json(rewrite(record.model_dump_json(), newer(2)))
+        read_record(type(record), rewrite(record.model_dump_json(), newer(2)), what="b")
 
 
 @pytest.mark.parametrize("record", [batch_record(), job_record(attempt=attempt_spec(job_record()))])
 def test_the_ledgers_records_keep_what_a_newer_version_wrote(record: Any) -> None:
     """Also inside: an older worker's write must not take it away."""
     text = rewrite(record.model_dump_json(), newer(1))
-    again = changed(type(record).parsed(text), at=at(1))
+    again = changed(read_record(type(record), text, what="b"), at=at(1))
     expected = json.loads(text) | {"revision": 2, "updated_at": "2026-01-02T03:04:06Z"}
     assert json.loads(again.model_dump_json()) == expected
 
 
 def test_the_spec_of_a_newer_version_reaches_its_pod_whole_and_is_the_same_attempt() -> None:
     text = rewrite(attempt_spec(job_record()).model_dump_json(), newer(1))
-    spec = AttemptSpec.parsed(text)
+    spec = read_record(AttemptSpec, text, what="a spec")
     assert json.loads(spec.model_dump_json()) == json.loads(text)
-    assert AttemptSpec.parsed(spec.model_dump_json()).digest == spec.digest
-    assert AttemptSpec.parsed(rewrite(text, newer(0))).digest == spec.digest
+    assert read_record(AttemptSpec, spec.model_dump_json(), what="a spec").digest == spec.digest
+    assert read_record(AttemptSpec, rewrite(text, newer(0)), what="a spec").digest == spec.digest
 
 
 def test_a_newer_batch_is_rendered_to_its_end_by_workers_of_today(stage: Stage) -> None:
@@ -220,7 +220,7 @@ def test_codes_of_a_newer_version_keep_their_names() -> None:
     report = PodReport.model_validate_json('{"schema_version": 9, "code": "SOLAR_FLARE", "message": "x", "more": 1}')
     assert (report.code, report.message) == (Code.UNKNOWN, "x")
     end = {"number": 1, "code": "SOLAR_FLARE", "reason": "r", "ended_at": "2026-01-02T03:04:05Z"}
-    assert AttemptEnd.parsed(json.dumps(end)).code.value == "SOLAR_FLARE"
+    assert read_record(AttemptEnd, json.dumps(end), what="an end").code.value == "SOLAR_FLARE"
     for hostile in ("", "lower", "A" * 41, "\x1b[2J", "A B"):
         with pytest.raises(ValueError, match="code"):
             PodReport.model_validate_json(json.dumps({"code": hostile}))
@@ -238,7 +238,7 @@ def test_a_running_batch_keeps_its_image_when_the_deployment_is_upgraded(stage: 
     for batch_id in ("b", "later"):
         stage.work(batch_id, upgraded)
     assert sorted(images) == sorted([old, new])
-    assert BatchManifest.parsed(stage.artifacts.get(BatchObjects("b").manifest) or b"").image == old
+    assert read_record(BatchManifest, stage.artifacts.get(BatchObjects("b").manifest) or b"", what="b").image == old
 
 
 def test_a_batch_without_a_pinned_image_gets_the_deployments(stage: Stage) -> None:

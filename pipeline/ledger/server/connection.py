@@ -16,6 +16,7 @@ from pipeline.ledger.schedules import ScheduleRecords
 from pipeline.ledger.speeds import Speeds
 from pipeline.ledger.store import Store
 from pipeline.ledger.workers import Workers
+from pipeline.schema import read_record
 
 
 class Ledger:
@@ -50,4 +51,4 @@ class Ledger:
                 f"Redis at {self.store.where} answers, but no Tessera controller has announced itself under the prefix "
                 f"{self.store.keys.prefix!r}; check TESSERA_REDIS_PREFIX, or start the deployment"
             )
-        return Deployment.parsed(str(text))
+        return read_record(Deployment, str(text), what=self.store.keys.deployment)

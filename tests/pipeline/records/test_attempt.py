@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline.deployment.layouts import Layout
 from pipeline.records.attempt import AttemptSpec
+from pipeline.schema import read_record
 
 SPEC = (
     '{"schema_version":1,"name":"tessera-abcdef-00003-2","batch_id":"b","incarnation":"abcdef","job_index":3,"number":2,'
@@ -14,7 +15,7 @@ SPEC = (
 
 
 def test_a_spec_is_written_and_hashed_as_by_version_0_1() -> None:
-    spec = AttemptSpec.parsed(SPEC)
+    spec = read_record(AttemptSpec, SPEC, what="a spec")
     assert spec.layout == Layout(data=1, cfg=2, patch=4)
     assert spec.model_dump_json() == SPEC
     assert spec.digest == "2c8e440a1e520a05"
