@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.deployment.announcement import Deployment
 from pipeline.deployment.settings import load_settings
+from pipeline.schema import read_record
 
 # What a controller announced that knew no more.
 OLD: dict[str, Any] = {
@@ -22,7 +23,7 @@ OLD: dict[str, Any] = {
 def test_what_an_older_controller_does_not_say_is_the_settings_default() -> None:
     settings = load_settings({"TESSERA_REDIS_URL": "redis://h:1/0", "TESSERA_S3_BUCKET": "b"}, max_rows=1000)
     wanted = Deployment.of(settings, "0").model_copy(update={"image": None})
-    assert Deployment.parsed(json.dumps(OLD | {"schema_version": 1})) == wanted
+    assert read_record(Deployment, json.dumps(OLD | {"schema_version": 1}), what="an announcement") == wanted
 
 
 def test_any_deployment_renders_every_model_and_size() -> None:
