@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pipeline.client.client import Client
     from pipeline.client.connect import Connection, connect
     from pipeline.client.replay import Replay
-    from pipeline.client.schedules import FiringStatus, Schedules, ScheduleStatus
+    from pipeline.client.schedules import FiringStatus, ScheduleFields, Schedules, ScheduleStatus
     from pipeline.errors import (
         AcceptanceUnknown,
         BatchExists,
@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     from pipeline.outputs.links import Link
     from pipeline.outputs.replay import Difference, Likeness
     from pipeline.promptset.formats import InputFormat
+    from pipeline.promptset.keywords import PictureFields
     from pipeline.promptset.row import Options, Row
+    from pipeline.records.batch import BatchManifest, Purge
     from pipeline.records.results import FailureCode, ImageFailure, ImageResult
     from pipeline.records.schedules.schedule import Firing, FiringOutcome, Overlap, ScheduleRecord, ScheduleSpec
     from pipeline.states import BatchState, ImageState, JobState
@@ -51,7 +53,7 @@ _MODULES = {
     "pipeline.client.client": ("Client",),
     "pipeline.client.connect": ("Connection", "connect"),
     "pipeline.client.replay": ("Replay",),
-    "pipeline.client.schedules": ("FiringStatus", "ScheduleStatus", "Schedules"),
+    "pipeline.client.schedules": ("FiringStatus", "ScheduleFields", "Schedules", "ScheduleStatus"),
     "pipeline.errors": (
         "AcceptanceUnknown",
         "BatchExists",
@@ -77,7 +79,9 @@ _MODULES = {
     "pipeline.outputs.links": ("Link",),
     "pipeline.outputs.replay": ("Difference", "Likeness"),
     "pipeline.promptset.formats": ("InputFormat",),
+    "pipeline.promptset.keywords": ("PictureFields",),
     "pipeline.promptset.row": ("Options", "Row"),
+    "pipeline.records.batch": ("BatchManifest", "Purge"),
     "pipeline.records.results": ("FailureCode", "ImageFailure", "ImageResult"),
     "pipeline.records.schedules.schedule": ("Firing", "FiringOutcome", "Overlap", "ScheduleRecord", "ScheduleSpec"),
     "pipeline.states": ("BatchState", "ImageState", "JobState"),
@@ -89,6 +93,7 @@ __all__ = [
     "Batch",
     "BatchExists",
     "BatchLost",
+    "BatchManifest",
     "BatchState",
     "BatchStatus",
     "Client",
@@ -113,6 +118,8 @@ __all__ = [
     "NoDeployment",
     "Options",
     "Overlap",
+    "PictureFields",
+    "Purge",
     "RenderedImage",
     "Replay",
     "ReplayFailed",
@@ -120,6 +127,7 @@ __all__ = [
     "Retried",
     "Row",
     "RowError",
+    "ScheduleFields",
     "ScheduleRecord",
     "ScheduleSpec",
     "ScheduleStatus",
