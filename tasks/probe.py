@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from pipeline.deployment.broker import celery_app
+from pipeline.deployment.broker_keys import beat_lock_key
 from pipeline.deployment.layouts import planned_layout
 from pipeline.deployment.settings import Settings, load_settings
 from pipeline.errors import LedgerUnavailable, TesseraError
@@ -39,8 +40,7 @@ def works(settings: Settings, role: str, host: str) -> bool:
         retry=Retry(NoBackoff(), 0),
     )
     with client, Ledger(settings).store.errors():
-        # RedBeat holds it while it ticks; it ends a few ticks after beat does.
-        ticking = bool(client.exists(f"{settings.redis_prefix}:redbeat::lock"))
+        ticking = bool(client.exists(beat_lock_key(settings.redis_prefix)))
     if role == "beat":
         return ticking
     app = celery_app(settings)

@@ -21,7 +21,8 @@ import structlog
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
 
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.deployment.broker import CONTROL_QUEUE, HINT_LASTS_S, RENDER_QUEUE, TICK, celery_app, queue_name
+from pipeline.deployment.broker import HINT_LASTS_S, TICK, celery_app
+from pipeline.deployment.broker_keys import CONTROL_QUEUE, RENDER_QUEUE, beat_prefix, queue_name
 from pipeline.deployment.settings import Settings, load_settings
 from pipeline.errors import LedgerUnavailable, ServiceError, TesseraError
 from pipeline.ledger import Ledger
@@ -79,7 +80,7 @@ def build_context(settings: Settings, role: str) -> Context:
 def work(context: Context, role: str) -> None:
     """Run a Celery worker until it is told to stop."""
     threads = context.settings.worker_slots if role == "render" else CONTROL_THREADS
-    queue = queue_name(context.settings, RENDER_QUEUE if role == "render" else CONTROL_QUEUE)
+    queue = queue_name(context.settings.redis_prefix, RENDER_QUEUE if role == "render" else CONTROL_QUEUE)
     register(context.app, context)
     if context.settings.metrics_port is not None:
         if role == "control":
@@ -108,7 +109,7 @@ def beat(settings: Settings) -> None:
     app.conf.update(
         beat_scheduler="redbeat.RedBeatScheduler",
         redbeat_redis_url=settings.redis_url.get_secret_value(),
-        redbeat_key_prefix=f"{settings.redis_prefix}:redbeat:",
+        redbeat_key_prefix=beat_prefix(settings.redis_prefix),
         redbeat_lock_timeout=math.ceil(BEAT_LOCK_INTERVALS * interval_s),
         beat_max_loop_interval=interval_s,
         beat_schedule={"tick": {"task": TICK, "schedule": settings.tick_s, "options": {"expires": HINT_LASTS_S}}},

@@ -11,6 +11,7 @@ import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from pipeline.deployment.broker_keys import CONTROL_QUEUE, FANOUT, RENDER_QUEUE, broker_prefix, queue_name
 from pipeline.deployment.settings import ConnectionSettings
 
 log = structlog.get_logger(__name__)
@@ -24,9 +25,6 @@ PURGE = "tessera.purge"  # batch id: remove it
 FIRE = "tessera.fire"  # schedule name: see to the firings of a schedule that are due
 RENDER = "tessera.render"  # nothing: there may be a job to claim
 
-CONTROL_QUEUE, RENDER_QUEUE = "control", "render"
-FANOUT = "/fanout."  # kombu cuts a prefix off again only if it begins with a slash and ends in a dot
-
 # Celery compares the clocks of who sends and who takes. Longer than these may differ before S3 refuses what they
 # sign, and short enough that few ticks wait for a controller that was away.
 HINT_LASTS_S = 1800.0
@@ -34,29 +32,15 @@ HINT_LASTS_S = 1800.0
 _QUEUES = dict.fromkeys((EXPAND, REOPEN, CANCEL, FINALIZE, PURGE, TICK, FIRE), CONTROL_QUEUE) | {RENDER: RENDER_QUEUE}
 
 
-def queue_name(settings: ConnectionSettings, queue: str) -> str:
-    """A queue's name, apart from those of other deployments in the same Redis."""
-    return f"{settings.redis_prefix}.{queue}"
-
-
-def hints_key(settings: ConnectionSettings) -> str:
-    """The list in Redis that render hints wait in until a worker takes them, as the broker's transport names it."""
-    return f"{_broker_prefix(settings)}{queue_name(settings, RENDER_QUEUE)}"
-
-
-def _broker_prefix(settings: ConnectionSettings) -> str:
-    return f"{settings.redis_prefix}:celery:"
-
-
 def celery_app(settings: ConnectionSettings) -> Celery:
     """A Celery application of this deployment that can send, and knows no tasks yet."""
-    app = Celery("tessera")
+    app, prefix = Celery("tessera"), settings.redis_prefix
     app.conf.update(
         broker_url=settings.redis_url.get_secret_value(),
         # Without it kombu would take any certificate. RedBeat reads it, too.
         broker_use_ssl=settings.redis_tls or None,
         broker_transport_options={
-            "global_keyprefix": _broker_prefix(settings),
+            "global_keyprefix": broker_prefix(prefix),
             "queue_order_strategy": "priority",
             # kombu subscribes to its channel as to a pattern, which Redis allows only by its very name:
             # pipeline/ledger/server/acl.py has it. By default it would hold the number of the database.
@@ -71,8 +55,8 @@ def celery_app(settings: ConnectionSettings) -> Celery:
         accept_content=["json"],
         task_ignore_result=True,
         task_create_missing_queues=True,
-        task_default_queue=queue_name(settings, CONTROL_QUEUE),
-        task_routes={name: {"queue": queue_name(settings, queue)} for name, queue in _QUEUES.items()},
+        task_default_queue=queue_name(prefix, CONTROL_QUEUE),
+        task_routes={name: {"queue": queue_name(prefix, queue)} for name, queue in _QUEUES.items()},
         # A hint that is lost with its worker is given again, so there is nothing to acknowledge late.
         task_acks_late=False,
         worker_prefetch_multiplier=1,

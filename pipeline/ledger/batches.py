@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import StaleWrite, UnknownBatch
 from pipeline.ledger.store import Store
+from pipeline.names import job_ref
 from pipeline.records.batch import BatchRecord
 from pipeline.schema import read_record
 from pipeline.states import BatchState, ImageState, JobState, is_final
@@ -72,14 +73,14 @@ class Batches:
         return bool(
             self._store.run(
                 "write_batch",
-                record.id,
-                expected,
-                record.state.value,
-                record.model_dump_json(),
-                int(is_final(record.state) and record.manifest.purge is None),
-                record.manifest.images,
-                int(record.manifest.created_at.timestamp() * 1000),
-                record.manifest.incarnation,
+                id=record.id,
+                expected=expected,
+                state=record.state.value,
+                record=record.model_dump_json(),
+                final=int(is_final(record.state) and record.manifest.purge is None),
+                images=record.manifest.images,
+                created_ms=int(record.manifest.created_at.timestamp() * 1000),
+                incarnation=record.manifest.incarnation,
             )
         )
 
@@ -144,13 +145,20 @@ class Batches:
         """Remove a batch and its jobs for good; again, if it broke off. Raises StaleWrite if the record moved on."""
         jobs = max(record.jobs or 0, sum(self.counts(record.id).jobs.values()))
         for first in range(0, jobs, _PAGE):
-            self._remove(record, first, min(first + _PAGE, jobs), whole=False)
-        self._remove(record, 0, 0, whole=True)
+            self._remove(record, range(first, min(first + _PAGE, jobs)), ending=False)
+        self._remove(record, (), ending=True)
 
-    def _remove(self, record: BatchRecord, first: int, end: int, *, whole: bool) -> None:
-        revision, incarnation = record.revision, record.manifest.incarnation
-        if not self._store.run("remove_batch", record.id, revision, incarnation, first, end, int(whole)):
-            raise StaleWrite(f"batch {record.id} has moved on from revision {revision}")
+    def _remove(self, record: BatchRecord, jobs: Iterable[int], *, ending: bool) -> None:
+        removed = self._store.run(
+            "remove_batch",
+            *(job_ref(record.id, index) for index in jobs),
+            id=record.id,
+            revision=record.revision,
+            incarnation=record.manifest.incarnation,
+            ending=int(ending),
+        )
+        if not removed:
+            raise StaleWrite(f"batch {record.id} has moved on from revision {record.revision}")
 
     def unfinished(self) -> list[str]:
         """Ids of the batches that somebody has still to see to: not final, or being removed."""

@@ -81,17 +81,17 @@ class Images:
             chunk = indices[start : start + _CHUNK]
             moved = self._store.run(
                 "move_images",
-                batch_id,
-                ref,
-                pod,
-                attempt,
-                token,
-                fence,
-                to.value,
-                IMAGE_CODES[to],
-                allowed,
-                _NAMES,
                 *chunk,
+                batch=batch_id,
+                ref=ref,
+                pod=pod,
+                attempt=attempt,
+                token=token,
+                fence=fence,
+                target=to.value,
+                code=IMAGE_CODES[to],
+                sources=allowed,
+                names=_NAMES,
             )
             if moved == NOT_KNOWN:
                 raise BatchLost(batch_id)

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from pipeline.errors import BatchLost, LeaseLost, RecordUnreadable, StaleWrite
-from pipeline.ledger.store import Argument, Store
+from pipeline.ledger.keys import PRIORITY_STEP
+from pipeline.ledger.scripts import Argument
+from pipeline.ledger.store import Store
 from pipeline.records.batch import JobRecord
 from pipeline.schema import read_record
 
@@ -23,8 +25,6 @@ class QueuePlace(StrEnum):
 
 _AT_ONCE = 200  # a few milliseconds of Redis' time, in which others wait
 
-_PRIORITY_STEP = 10**13  # more than milliseconds since 1970 will be for centuries
-
 
 def _readable(ref: str, text: str) -> JobRecord | None:
     try:
@@ -33,24 +33,26 @@ def _readable(ref: str, text: str) -> JobRecord | None:
         return None
 
 
-def _step(record: JobRecord, expected: int, place: QueuePlace, *, fence: str, delay_s: float) -> list[Argument]:
-    """What lua/write_job.lua is told."""
-    return [
-        record.ref,
-        record.batch_id,
-        expected,
-        fence,
-        record.state.value,
-        record.model_dump_json(),
-        place.value,
-        int(delay_s * 1000),
-        record.tenant,
-        record.priority * _PRIORITY_STEP + int(record.created_at.timestamp() * 1000),
-        record.index,
-        record.attempt.number if record.attempt else 0,
-        record.attempt.token if record.attempt else "",
-        record.incarnation,
-    ]
+def _arguments(
+    record: JobRecord, expected: int, place: QueuePlace, *, fence: str, delay_s: float
+) -> dict[str, Argument]:
+    """What lua/write_job.lua takes."""
+    return {
+        "ref": record.ref,
+        "batch": record.batch_id,
+        "expected": expected,
+        "fence": fence,
+        "state": record.state.value,
+        "record": record.model_dump_json(),
+        "place": place.value,
+        "delay_ms": int(delay_s * 1000),
+        "tenant": record.tenant,
+        "score": record.priority * PRIORITY_STEP + int(record.created_at.timestamp() * 1000),
+        "index": record.index,
+        "attempt": record.attempt.number if record.attempt else 0,
+        "token": record.attempt.token if record.attempt else "",
+        "incarnation": record.incarnation,
+    }
 
 
 class Jobs:
@@ -70,7 +72,7 @@ class Jobs:
         """
         new, rest = 0, iter(records)
         while some := list(itertools.islice(rest, _AT_ONCE)):
-            steps = [_step(record, 0, QueuePlace.BACKLOG, fence="", delay_s=0) for record in some]
+            steps = [_arguments(record, 0, QueuePlace.BACKLOG, fence="", delay_s=0) for record in some]
             new += sum(answer >= 0 for answer in self._store.run_each("write_job", steps))
         return new
 
@@ -88,7 +90,7 @@ class Jobs:
         return answer
 
     def _write(self, record: JobRecord, expected: int, place: QueuePlace, *, fence: str, delay_s: float) -> int:
-        return int(self._store.run("write_job", *_step(record, expected, place, fence=fence, delay_s=delay_s)))
+        return int(self._store.run("write_job", **_arguments(record, expected, place, fence=fence, delay_s=delay_s)))
 
     def get(self, ref: str) -> JobRecord | None:
         """The record of a job. Raises RecordUnreadable."""
@@ -130,7 +132,7 @@ class Jobs:
 
         Raises BatchLost if the ledger does not know the job.
         """
-        answer = self._store.run("register_pod", ref, attempt, token, uid)
+        answer = self._store.run("register_pod", ref=ref, attempt=attempt, token=token, uid=uid)
         if answer is None:
             raise BatchLost(ref.rpartition("/")[0])
         return str(answer) or None

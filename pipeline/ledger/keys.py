@@ -1,4 +1,7 @@
-"""Every key that Tessera keeps in Redis, below the deployment's prefix.
+"""Every key that Tessera keeps in Redis, below the deployment's prefix, and what is fixed about their values.
+
+No other file spells a key: scripts get these names by their header (scripts.py), the rights of Redis users are made of
+them (server/acl.py). What Celery keeps stands in pipeline/deployment/broker_keys.py.
 
 | key | type | holds |
 |---|---|---|
@@ -34,10 +37,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 EVENTS_KEPT = 1_000
 BITS_PER_IMAGE = 4
+PRIORITY_STEP = 10**13  # in a backlog's scores: more than milliseconds since 1970 will be for centuries
+
+_ID = "{}"  # in the name of a key
+
+
+class _One:
+    """The only key of its kind."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, keys: Keys, _owner: type) -> str:
+        return f"{keys.prefix}:{self.name}"
+
+
+class _Each:
+    """A key for each batch, each job and so on."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, keys: Keys, _owner: type) -> Callable[[str], str]:
+        return lambda one: f"{keys.prefix}:{self.name.format(one)}"
 
 
 @dataclass(frozen=True)
@@ -46,88 +73,51 @@ class Keys:
 
     prefix: str
 
-    def __call__(self, *parts: str) -> str:
-        return ":".join((self.prefix, *parts))
+    deployment = _One("deployment")
+    batches = _One("batches")
+    open = _One("open")
+    batch = _Each("batch:{}")
+    counts = _Each("batch:{}:counts")
+    images = _Each("batch:{}:images")
+    jobs = _Each("batch:{}:jobs")
+    begun = _Each("batch:{}:begun")
+    parked = _Each("batch:{}:parked")
+    events = _Each("batch:{}:events")
+    job = _Each("job:{}")
+    ticket = _Each("ticket:{}")
+    claim = _Each("claim:{}")
+    backlog = _Each("backlog:{}")
+    tenants = _One("tenants")
+    delayed = _One("delayed")
+    leases = _One("leases")
+    workers = _One("workers")
+    draining = _One("draining")
+    slots = _One("slots")
+    schedules = _One("schedules")
+    schedule = _Each("schedule:{}")
+    firings = _Each("schedule:{}:firings")
+    speeds = _One("speeds")
+    speed = _Each("speed:{}")
+    due = _Each("due:{}")
+    rest = _Each("rest:{}")
+    lock = _Each("lock:{}")
 
-    @property
-    def deployment(self) -> str:
-        return self("deployment")
 
-    @property
-    def batches(self) -> str:
-        return self("batches")
+ALL_NAMES = frozenset(name for name, key in vars(Keys).items() if isinstance(key, _One | _Each))
 
-    @property
-    def open(self) -> str:
-        return self("open")
 
-    @property
-    def speeds(self) -> str:
-        return self("speeds")
+def lua_keys(names: Iterable[str] = ALL_NAMES) -> str:
+    """These keys as a table in Lua, below the prefix that a script gets as its only key.
 
-    def speed(self, name: str) -> str:
-        return self("speed", name)
+    A script also names keys of jobs and batches that it finds by itself, which is why there is one Redis and never a
+    Cluster.
+    """
+    return "\n".join(("local keys = {", *(f"  {name} = {_in_lua(vars(Keys)[name])}," for name in sorted(names)), "}"))
 
-    def batch(self, batch_id: str) -> str:
-        return self("batch", batch_id)
 
-    def counts(self, batch_id: str) -> str:
-        return self("batch", batch_id, "counts")
-
-    def images(self, batch_id: str) -> str:
-        return self("batch", batch_id, "images")
-
-    def jobs(self, batch_id: str) -> str:
-        return self("batch", batch_id, "jobs")
-
-    def begun(self, batch_id: str) -> str:
-        return self("batch", batch_id, "begun")
-
-    def events(self, batch_id: str) -> str:
-        return self("batch", batch_id, "events")
-
-    def job(self, ref: str) -> str:
-        return self("job", ref)
-
-    def claim(self, ref: str) -> str:
-        return self("claim", ref)
-
-    def backlog(self, tenant: str) -> str:
-        return self("backlog", tenant)
-
-    @property
-    def tenants(self) -> str:
-        return self("tenants")
-
-    @property
-    def delayed(self) -> str:
-        return self("delayed")
-
-    @property
-    def leases(self) -> str:
-        return self("leases")
-
-    @property
-    def workers(self) -> str:
-        return self("workers")
-
-    @property
-    def draining(self) -> str:
-        return self("draining")
-
-    @property
-    def slots(self) -> str:
-        return self("slots")
-
-    @property
-    def schedules(self) -> str:
-        return self("schedules")
-
-    def schedule(self, name: str) -> str:
-        return self("schedule", name)
-
-    def firings(self, name: str) -> str:
-        return self("schedule", name, "firings")
-
-    def lock(self, name: str) -> str:
-        return self("lock", name)
+def _in_lua(key: _One | _Each) -> str:
+    if isinstance(key, _One):
+        return f"KEYS[1] .. ':{key.name}'"
+    before, after = key.name.split(_ID)
+    end = f" .. '{after}'" if after else ""
+    return f"function(id) return KEYS[1] .. ':{before}' .. id{end} end"

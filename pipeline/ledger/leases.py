@@ -10,7 +10,8 @@ import structlog
 
 from pipeline.deployment.tenants import TenantLimits, limits_of
 from pipeline.errors import LeaseLost, RecordUnreadable, UnknownBatch
-from pipeline.ledger.store import Argument, Store
+from pipeline.ledger.scripts import Argument
+from pipeline.ledger.store import Store
 from pipeline.records.batch import JobRecord
 from pipeline.schema import read_record
 from pipeline.states import BatchState
@@ -60,10 +61,10 @@ class Leases:
         None of a tenant that has as many running jobs as it may. A job whose record cannot be read is put back for a
         while, and the next best taken.
         """
-        arguments: list[Argument] = [worker, int(lease_s * 1000)]
+        limits: list[Argument] = []
         for name in self._tenants:
-            arguments += [name, self._most_jobs(name)]
-        while answer := self._store.run("claim", *arguments):
+            limits += [name, self._most_jobs(name)]
+        while answer := self._store.run("claim", *limits, worker=worker, lease_ms=int(lease_s * 1000)):
             ref, fence, record = answer
             try:
                 return Lease(read_record(JobRecord, record, what=f"job {ref}"), fence)
@@ -75,7 +76,7 @@ class Leases:
     def renew(self, ref: str, fence: str, lease_s: float) -> Held:
         """Keep the job for another `lease_s`. Raises LeaseLost, UnknownBatch, RecordUnreadable."""
         batch_id = ref.rpartition("/")[0]
-        answer = self._store.run("renew", ref, batch_id, fence, int(lease_s * 1000))
+        answer = self._store.run("renew", ref=ref, batch=batch_id, fence=fence, lease_ms=int(lease_s * 1000))
         if not answer:
             raise LeaseLost(f"job {ref} is held by another worker, or by nobody")
         record, batch, registered, seconds, microseconds = answer
@@ -86,23 +87,23 @@ class Leases:
 
     def release(self, ref: str, fence: str, delay_s: float = 0) -> bool:
         """Hand the job over to whoever claims next; what runs for it goes on. False if it was not ours."""
-        return bool(self._store.run("release", ref, fence, int(delay_s * 1000)))
+        return bool(self._store.run("release", ref=ref, fence=fence, delay_ms=int(delay_s * 1000)))
 
     def count_internal_error(self, ref: str, fence: str) -> int:
         """Count a failure of our own program over this job; returns how many there were. Raises LeaseLost."""
-        times = int(self._store.run("count_internal_error", ref, fence))
+        times = int(self._store.run("count_internal_error", ref=ref, fence=fence))
         if not times:
             raise LeaseLost(f"job {ref} is held by another worker, or by nobody")
         return times
 
     def promote(self, limit: int = 1000) -> tuple[int, int]:
         """Put jobs whose lease ran out, and jobs whose delay is over, into the backlog; returns how many of each."""
-        expired, due = self._store.run("promote", limit)
+        expired, due = self._store.run("promote", limit=limit)
         return int(expired), int(due)
 
     def unpark(self, batch_id: str) -> int:
         """Bring back the jobs that claims put aside while the batch was paused; returns how many."""
-        return int(self._store.run("unpark", batch_id))
+        return int(self._store.run("unpark", batch=batch_id))
 
     def backlog(self) -> int:
         """How many jobs wait that could be claimed if there were workers enough; those beyond a limit are none."""

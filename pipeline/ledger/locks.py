@@ -86,9 +86,9 @@ class Locks:
 
     def due(self, name: str, every_s: float) -> bool:
         """True once in `every_s`, for one of all who ask; also if Redis' clock was set back."""
-        return bool(self._store.run("due", name, int(every_s * 1000)))
+        return bool(self._store.run("due", name=name, every_ms=int(every_s * 1000)))
 
     def rest(self, name: str, seconds: float) -> None:
         """Let something not be due for so long from now, whatever its interval."""
         with self._store.errors():
-            self._store.redis.set(self._store.keys("rest", name), 1, px=max(1, int(seconds * 1000)))
+            self._store.redis.set(self._store.keys.rest(name), 1, px=max(1, int(seconds * 1000)))

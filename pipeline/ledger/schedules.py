@@ -33,19 +33,19 @@ class ScheduleRecords:
         return bool(
             self._store.run(
                 "write_schedule",
-                record.name,
-                expected,
-                record.revision,
-                record.model_dump_json(),
-                due,
-                "" if firing is None else firing.model_dump_json(),
-                FIRINGS_KEPT,
+                name=record.name,
+                expected=expected,
+                revision=record.revision,
+                record=record.model_dump_json(),
+                due_ms=due,
+                firing="" if firing is None else firing.model_dump_json(),
+                firings_kept=FIRINGS_KEPT,
             )
         )
 
     def remove(self, name: str) -> bool:
         """Take a schedule and its history out of the ledger; False if there is none."""
-        return bool(self._store.run("remove_schedule", name))
+        return bool(self._store.run("remove_schedule", name=name))
 
     def remember(self, name: str, firings: list[Firing]) -> None:
         """Set the history of a schedule that was found in the bucket and is not in the ledger yet; newest first."""

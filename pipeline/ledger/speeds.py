@@ -27,7 +27,7 @@ class Speeds:
         """Add what a job has done."""
         for key, speed in done.items():
             amounts = [text for part, amount in asdict(speed).items() for text in (part, amount)]
-            self._store.run("learn", _name(key), *amounts)
+            self._store.run("learn", *amounts, kind=_name(key))
 
     def all(self) -> dict[SpeedKey, Speed]:
         """Everything that was learned."""

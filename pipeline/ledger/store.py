@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import redis
@@ -17,12 +15,11 @@ from redis.retry import Retry
 from pipeline.deployment.settings import ConnectionSettings, without_credentials
 from pipeline.errors import LedgerUnavailable
 from pipeline.ledger.keys import Keys
+from pipeline.ledger.scripts import Argument, script
 
 # A command that hangs longer is on a half-open connection; a script of ours takes well under a second.
 SOCKET_TIMEOUT_S = 10.0
 RETRIES = 3
-
-Argument = str | int | float
 
 _CLUSTER_ANSWERS = (MovedError, AskError, ClusterDownError, ClusterCrossSlotError)
 
@@ -35,12 +32,6 @@ _NOT_NOW = {
     "MISCONF": "cannot write to its disk; its own log says why",
     "BUSY": "is busy with a script of somebody's",
 }
-
-
-@cache
-def _source(name: str) -> str:
-    folder = files("pipeline.ledger") / "lua"
-    return (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
 
 
 class Store:
@@ -62,25 +53,29 @@ class Store:
         )
         self._scripts: dict[str, Any] = {}
 
-    def run(self, script: str, *args: Argument) -> Any:
-        """Run one atomic step. It may be asked for twice when a connection breaks: each is guarded against that."""
-        with self.errors():
-            return self._script(script)(keys=[self.keys.prefix], args=args)
+    def run(self, name: str, /, *more: Argument, **named: Argument) -> Any:
+        """Run one atomic step, with the arguments that its file names, and `more` after them if it takes others.
 
-    def run_each(self, script: str, each: Iterable[Sequence[Argument]]) -> list[Any]:
+        It may be asked for twice when a connection breaks: each step is guarded against that.
+        """
+        with self.errors():
+            return self._registered(name)(keys=[self.keys.prefix], args=script(name).arguments(named, more))
+
+    def run_each(self, name: str, each: Iterable[Mapping[str, Argument]]) -> list[Any]:
         """Run an atomic step for each of several lists of arguments, sent at once; returns the answers in order.
 
         Others' steps may come between two of them.
         """
         with self.errors():
             pipe = self.redis.pipeline(transaction=False)
-            for args in each:
-                self._script(script)(keys=[self.keys.prefix], args=args, client=pipe)
+            for named in each:
+                args = script(name).arguments(named, ())
+                self._registered(name)(keys=[self.keys.prefix], args=args, client=pipe)
             return list(pipe.execute())
 
-    def _script(self, name: str) -> Any:
+    def _registered(self, name: str) -> Any:
         if name not in self._scripts:
-            self._scripts[name] = self.redis.register_script(_source(name))
+            self._scripts[name] = self.redis.register_script(script(name).source)
         return self._scripts[name]
 
     def now(self) -> datetime:

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import structlog
 
 from pipeline.deployment.announcement import Deployment
-from pipeline.deployment.broker import CANCEL, EXPAND, FINALIZE, PURGE, RENDER, REOPEN, hints_key, send_hint
+from pipeline.deployment.broker import CANCEL, EXPAND, FINALIZE, PURGE, RENDER, REOPEN, send_hint
+from pipeline.deployment.broker_keys import RENDER_QUEUE, queue_key
 from pipeline.errors import LedgerUnavailable, RecordUnreadable, TesseraError, UnknownBatch
 from pipeline.names import job_ref
 from pipeline.operations.resume import take_up, unknown_batches
@@ -117,7 +118,8 @@ def publish_hints(context: Context) -> None:
     wanted = min(free, context.ledger.leases.backlog())
     if wanted == 0:
         return
-    for _ in range(wanted - context.ledger.workers.hints(hints_key(context.settings))):
+    waiting = context.ledger.workers.hints(queue_key(context.settings.redis_prefix, RENDER_QUEUE))
+    for _ in range(wanted - waiting):
         if not send_hint(context.app, RENDER):
             return
 

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from pipeline.deployment.broker import EXPAND, FINALIZE, RENDER, TICK, celery_app, hints_key, send_hint
+from pipeline.deployment.broker import EXPAND, FINALIZE, RENDER, TICK, celery_app, send_hint
+from pipeline.deployment.broker_keys import RENDER_QUEUE, queue_key
 from pipeline.states import BatchState
 from tests.faults.conftest import Started
 from tests.faults.deployment import Deployment, until
@@ -126,7 +127,7 @@ def test_hints_never_outnumber_free_slots(started: Started) -> None:
     for number in (1, 2):
         deployment.ledger.workers.report(f"nobody-{number}", 2)  # it reports, and takes nothing
     batch = deployment.submit(60)
-    key = hints_key(deployment.settings)
+    key = queue_key(deployment.settings.redis_prefix, RENDER_QUEUE)
     until("there are hints", lambda: deployment.ledger.workers.hints(key))
     longest = 0
     for _ in range(60):

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.deployment.broker import CONTROL_QUEUE, RENDER_QUEUE, celery_app, queue_name
+from pipeline.deployment.broker import celery_app
+from pipeline.deployment.broker_keys import CONTROL_QUEUE, RENDER_QUEUE, queue_key
 from pipeline.deployment.settings import Settings
 from pipeline.ledger import Ledger
 from pipeline.operations.submit import Submission, accept, checked_options
@@ -136,7 +137,7 @@ class Stage:
         """Names of the tasks that were asked for and that no worker has taken."""
         names = []
         for queue in (CONTROL_QUEUE, RENDER_QUEUE):
-            key = f"{self.settings.redis_prefix}:celery:{queue_name(self.settings, queue)}"
+            key = queue_key(self.settings.redis_prefix, queue)
             names += [json.loads(text)["headers"]["task"] for text in self.ledger.store.redis.lrange(key, 0, -1)]
         return names
 

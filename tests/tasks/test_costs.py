@@ -92,7 +92,7 @@ def test_the_look_into_the_bucket_takes_no_more_of_the_time_when_it_takes_longer
     stage.ledger.store.redis.delete(stage.ledger.store.keys.batch("late"))
     tick(stage.worker)
     assert not stage.ledger.batches.known("late")
-    stage.ledger.store.redis.delete(stage.ledger.store.keys("rest", "bucket"))
+    stage.ledger.store.redis.delete(stage.ledger.store.keys.rest("bucket"))
     tick(stage.worker)
     assert stage.ledger.batches.known("late")
 

@@ -1,12 +1,13 @@
--- ARGV: name, every_ms. Returns 1, for one of all who ask, if it is so long ago that it did, or if the clock was set back;
--- but not while it rests.
-if redis.call('EXISTS', P .. 'rest:' .. ARGV[1]) == 1 then
+-- Returns 1, for one of all who ask, if it was last done so long ago, or if the clock was set back; but not while it
+-- rests.
+local name, every_ms = unpack(ARGV)
+if redis.call('EXISTS', keys.rest(name)) == 1 then
   return 0
 end
-local key, now = P .. 'due:' .. ARGV[1], now_ms()
-local last = tonumber(redis.call('GET', key) or '0')
-if now >= last and now - last < tonumber(ARGV[2]) then
+local now = now_ms()
+local last = tonumber(redis.call('GET', keys.due(name)) or '0')
+if now >= last and now - last < tonumber(every_ms) then
   return 0
 end
-redis.call('SET', key, now)
+redis.call('SET', keys.due(name), now)
 return 1

@@ -1,5 +1,6 @@
--- ARGV: kind of job, then names of sums and what to add to each, in turn
-redis.call('SADD', P .. 'speeds', ARGV[1])
-for i = 2, #ARGV, 2 do
-  redis.call('HINCRBYFLOAT', P .. 'speed:' .. ARGV[1], ARGV[i], ARGV[i + 1])
+local kind = unpack(ARGV, 1, 1)
+local amounts = arguments_after(1) -- names of sums, each followed by what to add to it
+redis.call('SADD', keys.speeds, kind)
+for i = 1, #amounts, 2 do
+  redis.call('HINCRBYFLOAT', keys.speed(kind), amounts[i], amounts[i + 1])
 end

@@ -1,2 +1,2 @@
--- ARGV: limit
-return promote(tonumber(ARGV[1]))
+local limit = unpack(ARGV)
+return promote(tonumber(limit))

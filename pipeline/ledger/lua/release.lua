@@ -1,12 +1,13 @@
--- ARGV: ref, fence, delay_ms. Hands the job to whoever claims next once the delay is over; what runs for it goes on.
+-- Hands the job to whoever claims next once the delay is over; what runs for it goes on.
 -- Returns 1, or 0 if it was not ours.
-if ARGV[2] == '' or not may_write(ARGV[1], ARGV[2]) then
+local ref, fence, delay_ms = unpack(ARGV)
+if fence == '' or not may_write(ref, fence) then
   return 0
 end
-drop_lease(ARGV[1])
-if tonumber(ARGV[3]) > 0 then
-  redis.call('ZADD', P .. 'delayed', now_ms() + ARGV[3], ARGV[1])
+drop_lease(ref)
+if tonumber(delay_ms) > 0 then
+  redis.call('ZADD', keys.delayed, now_ms() + delay_ms, ref)
 else
-  to_backlog(ARGV[1])
+  to_backlog(ref)
 end
 return 1

@@ -1,16 +1,19 @@
--- ARGV: id, revision that must stand, incarnation, first job, end of jobs, whole (1: the batch itself, too)
-local id = ARGV[1]
-local key = P .. 'batch:' .. id
-if redis.call('HGET', key, 'revision') ~= ARGV[2] or is_another(key, ARGV[3]) then
-  return redis.call('EXISTS', key) == 0 and 1 or 0
+-- Removes some of a batch's jobs, and the batch itself if this is the end (1).
+-- Returns 1, or 0 if the record has moved on from this revision.
+local id, revision, incarnation, ending = unpack(ARGV, 1, 4)
+local refs = arguments_after(4)
+local batch = keys.batch(id)
+if redis.call('HGET', batch, 'revision') ~= revision or is_of_another_incarnation(batch, incarnation) then
+  return redis.call('EXISTS', batch) == 0 and 1 or 0
 end
-for index = tonumber(ARGV[4]), tonumber(ARGV[5]) - 1 do
-  local ref = string.format('%s/%05d', id, index)
-  redis.call('DEL', P .. 'job:' .. ref, P .. 'ticket:' .. ref, P .. 'claim:' .. ref)
+for _, ref in ipairs(refs) do
+  redis.call('DEL', keys.job(ref), keys.ticket(ref), keys.claim(ref))
 end
-if ARGV[6] == '1' then
-  redis.call('ZREM', P .. 'batches', id)
-  redis.call('SREM', P .. 'open', id)
-  redis.call('DEL', key .. ':counts', key .. ':images', key .. ':jobs', key .. ':begun', key .. ':parked', key .. ':events', key)
+if ending == '1' then
+  redis.call('ZREM', keys.batches, id)
+  redis.call('SREM', keys.open, id)
+  redis.call(
+    'DEL', keys.counts(id), keys.images(id), keys.jobs(id), keys.begun(id), keys.parked(id), keys.events(id), batch
+  )
 end
 return 1

@@ -1,5 +1,5 @@
--- ARGV: name
-local key = P .. 'schedule:' .. ARGV[1]
-redis.call('DEL', key .. ':firings')
-redis.call('ZREM', P .. 'schedules', ARGV[1])
-return redis.call('DEL', key)
+-- Returns 1, or 0 if there is none of this name.
+local name = unpack(ARGV)
+redis.call('DEL', keys.firings(name))
+redis.call('ZREM', keys.schedules, name)
+return redis.call('DEL', keys.schedule(name))

@@ -1,11 +1,11 @@
--- ARGV: batch. Brings back the jobs that were put aside while the batch was paused, unless it is again; returns how many.
-local key = P .. 'batch:' .. ARGV[1]
-if redis.call('HGET', key, 'state') == 'paused' then
+-- Brings back the jobs that were put aside while the batch was paused, unless it is again; returns how many.
+local batch = unpack(ARGV)
+if redis.call('HGET', keys.batch(batch), 'state') == 'paused' then
   return 0
 end
-local parked = redis.call('SMEMBERS', key .. ':parked')
+local parked = redis.call('SMEMBERS', keys.parked(batch))
 for _, ref in ipairs(parked) do
   to_backlog(ref)
 end
-redis.call('DEL', key .. ':parked')
+redis.call('DEL', keys.parked(batch))
 return #parked

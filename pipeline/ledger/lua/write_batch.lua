@@ -1,19 +1,20 @@
--- ARGV: id, revision that must stand (0: must not exist), state, record, final (1/0), images, created_ms, incarnation
-local id, expected, state, record, final = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local key = P .. 'batch:' .. id
-local revision = redis.call('HGET', key, 'revision') or '0'
-if revision ~= expected or is_another(key, ARGV[8]) then
+-- expected: the revision that must stand (0: must not exist); final: 1 or 0
+-- Returns 1, or 0 if another revision or incarnation stands.
+local id, expected, state, record, final, images, created_ms, incarnation = unpack(ARGV)
+local batch = keys.batch(id)
+local revision = redis.call('HGET', batch, 'revision') or '0'
+if revision ~= expected or is_of_another_incarnation(batch, incarnation) then
   return 0
 end
-redis.call('HSET', key, 'record', record, 'state', state, 'revision', revision + 1, 'incarnation', ARGV[8])
+redis.call('HSET', batch, 'record', record, 'state', state, 'revision', revision + 1, 'incarnation', incarnation)
 if expected == '0' then
-  redis.call('ZADD', P .. 'batches', ARGV[7], id)
-  redis.call('HSET', key .. ':counts', 'image.queued', ARGV[6])
+  redis.call('ZADD', keys.batches, created_ms, id)
+  redis.call('HSET', keys.counts(id), 'image.queued', images)
 end
 if final == '1' then
-  redis.call('SREM', P .. 'open', id)
+  redis.call('SREM', keys.open, id)
 else
-  redis.call('SADD', P .. 'open', id)
+  redis.call('SADD', keys.open, id)
 end
-tell(id, 'batch', id, state)
+add_event(id, 'batch', id, state)
 return 1

@@ -1,13 +1,14 @@
--- ARGV: name, revision that must stand (0: must not exist), its revision then, record, when it is due (ms),
---       firing or '', firings kept
-local name, key = ARGV[1], P .. 'schedule:' .. ARGV[1]
-if (redis.call('HGET', key, 'revision') or '0') ~= ARGV[2] then
+-- expected: the revision that must stand (0: must not exist); due_ms: or -inf or +inf; firing: or ''
+-- Returns 1, or 0 if another revision stands.
+local name, expected, revision, record, due_ms, firing, firings_kept = unpack(ARGV)
+local schedule = keys.schedule(name)
+if (redis.call('HGET', schedule, 'revision') or '0') ~= expected then
   return 0
 end
-redis.call('HSET', key, 'record', ARGV[4], 'revision', ARGV[3])
-redis.call('ZADD', P .. 'schedules', ARGV[5], name)
-if ARGV[6] ~= '' then
-  redis.call('LPUSH', key .. ':firings', ARGV[6])
-  redis.call('LTRIM', key .. ':firings', 0, ARGV[7] - 1)
+redis.call('HSET', schedule, 'record', record, 'revision', revision)
+redis.call('ZADD', keys.schedules, due_ms, name)
+if firing ~= '' then
+  redis.call('LPUSH', keys.firings(name), firing)
+  redis.call('LTRIM', keys.firings(name), 0, firings_kept - 1)
 end
 return 1

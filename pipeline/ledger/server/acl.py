@@ -10,79 +10,98 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# Whoever connects: handshake, health check, and our scripts by their digest.
-_EVERYBODY = "ping auth hello reset client|setinfo client|setname select time evalsha script|load script|exists"
+from pipeline.deployment.broker_keys import (
+    CONTROL_QUEUE,
+    beat_prefix,
+    bindings_key,
+    broker_prefix,
+    queue_key,
+    remote_control_channel,
+)
+from pipeline.ledger.keys import Keys
 
-# How probes ask workers whether they are there; see pipeline/deployment/broker.py.
-_REMOTE_CONTROL = "&{p}:celery:/fanout.celery.pidbox"
+_P = "{p}"  # in place of a deployment's prefix
+_KEYS = Keys(_P)
+_ANY = "*"
+
+# Of whoever connects: handshake, health check, and our scripts by their digest.
+_COMMON_COMMANDS = "ping auth hello reset client|setinfo client|setname select time evalsha script|load script|exists"
+
+# All that is kept for a batch, or for a schedule, begins with its own key.
+_BATCHES, _SCHEDULES = _KEYS.batch(_ANY), _KEYS.schedule(_ANY)
 
 
 @dataclass(frozen=True)
 class Role:
-    """Rights below one prefix; `{p}` stands for it. Keys that begin with `%R~` may only be read."""
+    """Rights below one prefix; `{p}` stands for it. Keys of `reads` may only be read.
+
+    The key `{p}` itself does not exist: our scripts name it, and build the others from it.
+    """
 
     what: str
-    keys: tuple[str, ...]
-    channels: tuple[str, ...]
     commands: str
+    writes: tuple[str, ...]
+    reads: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
 
 
-# The key `{p}` itself does not exist: our scripts name it, and build the others from it.
 ROLES: Mapping[str, Role] = {
     "controller": Role(
         what="the controller and beat",
-        keys=("~{p}", "~{p}:*"),
-        channels=(_REMOTE_CONTROL,),
         commands="@read @write @transaction @pubsub @connection -@dangerous eval info",
+        writes=(f"{_P}:*",),
+        channels=(remote_control_channel(_P),),
     ),
     "worker": Role(
         what="render workers",
-        keys=(
-            "~{p}",
-            "%R~{p}:deployment",
-            "%R~{p}:draining",
-            "%R~{p}:redbeat:*",  # a probe asks whether beat ticks
-            *(f"~{{p}}:{name}:*" for name in ("batch", "job", "ticket", "claim", "backlog", "speed", "celery")),
-            *(f"~{{p}}:{name}" for name in ("tenants", "delayed", "leases", "workers", "slots", "speeds")),
-        ),
-        channels=(_REMOTE_CONTROL,),
         commands="@read @write @transaction @pubsub @connection -@dangerous eval info",
+        writes=(
+            _BATCHES,
+            _KEYS.job(_ANY),
+            _KEYS.ticket(_ANY),
+            _KEYS.claim(_ANY),
+            _KEYS.backlog(_ANY),
+            _KEYS.speed(_ANY),
+            f"{broker_prefix(_P)}*",
+            _KEYS.tenants,
+            _KEYS.delayed,
+            _KEYS.leases,
+            _KEYS.workers,
+            _KEYS.slots,
+            _KEYS.speeds,
+        ),
+        reads=(_KEYS.deployment, _KEYS.draining, f"{beat_prefix(_P)}*"),  # a probe asks whether beat ticks
+        channels=(remote_control_channel(_P),),
     ),
     "pod": Role(
         what="render pods",
-        keys=(
-            "~{p}",
-            "%R~{p}:batch:*",
-            "%R~{p}:ticket:*",
-            "~{p}:claim:*",
-            *(f"~{{p}}:batch:*:{name}" for name in ("images", "counts", "events")),
-        ),
-        channels=(),
         commands="hget hmget hset hincrby bitfield xadd zscore",
+        writes=(_KEYS.claim(_ANY), _KEYS.images(_ANY), _KEYS.counts(_ANY), _KEYS.events(_ANY)),
+        reads=(_BATCHES, _KEYS.ticket(_ANY)),
     ),
     "client": Role(
         what="who submits, watches, cancels and downloads",
-        keys=(
-            "~{p}",
-            "%R~{p}:deployment",
-            "%R~{p}:workers",
-            "%R~{p}:slots",
-            "%R~{p}:draining",  # to drain is an operator's, with the controller's user
-            "%R~{p}:leases",
-            "%R~{p}:job:*",
-            "%R~{p}:speeds",
-            "%R~{p}:speed:*",
-            "~{p}:schedules",
-            "~{p}:schedule:*",
-            "~{p}:batches",
-            "~{p}:open",
-            "~{p}:batch:*",
-            "~{p}:celery:_kombu.binding*",
-            "~{p}:celery:{p}.control*",
-        ),
-        channels=(),
         commands="get exists multi exec watch unwatch hget hgetall hset hincrby sadd srem smembers "
         "zadd zcard zrange zrevrange zrangebyscore zrem xadd xread bitfield lpush lrange ltrim llen del info",
+        writes=(
+            _KEYS.schedules,
+            _SCHEDULES,
+            _KEYS.batches,
+            _KEYS.open,
+            _BATCHES,
+            f"{bindings_key(_P)}*",
+            f"{queue_key(_P, CONTROL_QUEUE)}*",
+        ),
+        reads=(
+            _KEYS.deployment,
+            _KEYS.workers,
+            _KEYS.slots,
+            _KEYS.draining,  # to drain is an operator's, with the controller's user
+            _KEYS.leases,
+            _KEYS.job(_ANY),
+            _KEYS.speeds,
+            _KEYS.speed(_ANY),
+        ),
     ),
 }
 
@@ -95,13 +114,14 @@ def user_name(role: str, prefix: str) -> str:
 def rules(role: str, prefix: str) -> list[str]:
     """What follows `ACL SETUSER NAME`, without a password: running it again brings a user's rights up to date."""
     rights = ROLES[role]
-    commands = [word if word.startswith("-") else f"+{word}" for word in f"{_EVERYBODY} {rights.commands}".split()]
+    words = f"{_COMMON_COMMANDS} {rights.commands}".split()
+    patterns = (f"~{_P}", *(f"%R~{key}" for key in rights.reads), *(f"~{key}" for key in rights.writes))
     return [
         "on",
         "resetkeys",
-        *(pattern.replace("{p}", prefix) for pattern in rights.keys),
+        *(pattern.replace(_P, prefix) for pattern in patterns),
         "resetchannels",
-        *(pattern.replace("{p}", prefix) for pattern in rights.channels),
+        *(f"&{channel.replace(_P, prefix)}" for channel in rights.channels),
         "-@all",
-        *commands,
+        *(word if word.startswith("-") else f"+{word}" for word in words),
     ]

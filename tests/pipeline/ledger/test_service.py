@@ -80,7 +80,7 @@ def test_a_redis_that_may_not_be_written_is_an_outage_and_says_why(
         ledger = _elsewhere(settings, endpoints.redis_url)
         for command in made:
             ledger.store.redis.execute_command(*command.split())
-        steps: list[list[str | int]] = [["a-lock", 1], ["another", 1]]
+        steps: list[dict[str, str | int]] = [{"name": "a-lock", "every_ms": 1}, {"name": "another", "every_ms": 1}]
         for ask in (
             lambda: ledger.locks.due("a-lock", 1),
             lambda: ledger.batches.write(batch_record()),
