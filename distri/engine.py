@@ -1,37 +1,34 @@
 """What an entry point calls: a model loaded once on a mesh, then one image after the other."""
 
-import contextlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from distri.layers.unet import Conditions, SplitUNet, together
+from distri.layers.unet import SplitUNet
 from distri.layers.vae import SplitVAE
 from distri.model import model as pipeline_model
-from distri.model import prompts
-from distri.model.embeddings import Embeddings
-from distri.model.image import SMALLEST_SIDE_PX, Evaluations, ImageSpec, Rendered
-from distri.model.lora import Fused
+from distri.model.image import Evaluations, ImageSpec, Rendered
 from distri.model.model import Model
-from distri.model.prompts import Embedding, Prompts
-from distri.model.schedulers import BatchSteps, Steps
-from distri.model.stages import Plan, plan
-from distri.ranks.errors import BadImage, BadSize, ModelError
-from distri.ranks.memory import running_out
+from distri.ranks.errors import ModelError
+from distri.ranks.memory import raise_out_of_memory
 from distri.ranks.mesh import Mesh
-from distri.ranks.patches import MOST_WORK
+from distri.ranks.patches import MOST_WORK, Patches
 from distri.ranks.phase import NormMode
-from distri.ranks.spans import Spans, Stopwatch
-from distri.sampling.pixels import Darkroom
-from distri.sampling.sampler import Control, Guidance, Sampled, Schedule, denoise, noise, sharing
+from distri.ranks.spans import RenderSpan, Spans, Stopwatch
+from distri.sampling.control import Control
+from distri.sampling.guidance import Guidance
+from distri.sampling.pixels import DecodedImage, ReplicaVAE
+from distri.sampling.preparation import Preparation, PreparedImage, require_alike
+from distri.sampling.sampler import SamplingOptions, denoise
+from distri.sampling.schedule import Schedule
 
 
 @dataclass(frozen=True)
-class Settings:
+class EngineSettings:
     """How an engine renders.
 
     Attributes:
@@ -69,7 +66,7 @@ class Settings:
 class Engine:
     """A model on a mesh. Made and used by all ranks of a replica together, in the same order."""
 
-    def __init__(self, model: Model, mesh: Mesh, settings: Settings, spans: Spans | None = None) -> None:
+    def __init__(self, model: Model, mesh: Mesh, settings: EngineSettings, spans: Spans | None = None) -> None:
         """`spans` is where the engine notes what it does and when. Raises ModelError, Unsplittable."""
         if settings.exact:
             torch.backends.cuda.matmul.allow_tf32 = False
@@ -78,16 +75,21 @@ class Engine:
         self.mesh = mesh
         self.spans = Spans() if spans is None else spans
         self.settings = settings
-        self._model = model
         self._unet = SplitUNet(model.unet, norm_mode=settings.norm_mode, most_work=settings.most_work)
-        self._vae = SplitVAE(model.vae)
-        self._fused = Fused(model, mesh)
-        self._embeddings = Embeddings(model, self.spans)
-        self._darkroom = Darkroom(self._vae, mesh)
+        split_vae = SplitVAE(model.vae)
+        self._vae = ReplicaVAE(split_vae, mesh)
         sample_size = model.unet.config.sample_size
         if not (settings.native_px or isinstance(sample_size, int)):
-            raise ModelError(f"the UNet's sample_size is {sample_size}: set Settings.native_px, 1024 for SDXL")
-        self._native_px = settings.native_px or sample_size * self._vae.factor
+            raise ModelError(f"the UNet's sample_size is {sample_size}: set EngineSettings.native_px, 1024 for SDXL")
+        self._preparation = Preparation(
+            model,
+            self._unet,
+            mesh,
+            self.spans,
+            factor=split_vae.factor,
+            native_px=settings.native_px or sample_size * split_vae.factor,
+            idle_ranks=settings.idle_ranks,
+        )
 
     @classmethod
     def load(
@@ -96,7 +98,7 @@ class Engine:
         mesh: Mesh,
         *,
         dtype: torch.dtype,
-        settings: Settings,
+        settings: EngineSettings,
         vae_dtype: torch.dtype = torch.float32,
         spans: Spans | None = None,
     ) -> "Engine":
@@ -119,22 +121,26 @@ class Engine:
         image: ImageSpec,
         *,
         control: Callable[[], Control],
-        lean: bool = False,
+        low_memory: bool = False,
         upcoming: ImageSpec | None = None,
+        on_final_latent: Callable[[Tensor], None] | None = None,
     ) -> Rendered:
         """Render one image: `render_batch` of one."""
-        (rendered,) = self.render_batch([image], control=control, lean=lean, upcoming=upcoming)
+        (rendered,) = self.render_batch(
+            [image], control=control, low_memory=low_memory, upcoming=upcoming, on_final_latent=on_final_latent
+        )
         return rendered
 
-    @running_out()
+    @raise_out_of_memory()
     @torch.inference_mode()
     def render_batch(
         self,
         images: Sequence[ImageSpec],
         *,
         control: Callable[[], Control],
-        lean: bool = False,
+        low_memory: bool = False,
         upcoming: ImageSpec | None = None,
+        on_final_latent: Callable[[Tensor], None] | None = None,
     ) -> list[Rendered]:
         """Render images together; all ranks of the replica call it together, with equal arguments. Blocks.
 
@@ -143,8 +149,10 @@ class Engine:
         Args:
             images: one or more that differ in prompts, seeds and what the model is told of sizes, and in nothing else.
             control: asked on the leader before every evaluation; ignored on the other ranks.
-            lean: use as little memory as can be: see `sampler.denoise`; and the buffers kept for other images go.
+            low_memory: use as little memory as can be: see `SamplingOptions`; buffers kept for other images are freed.
             upcoming: an image that is likely to be next: its prompts are embedded while these are denoised.
+            on_final_latent: called on every rank with the images' final latents, BCHW, float32, before they are
+                decoded; what it raises ends the render, so it must raise on all ranks or on none.
 
         Returns:
             One result per image, in order.
@@ -154,161 +162,58 @@ class Engine:
             Stopped, LeaderFailed: see `sampler.denoise`.
             OutOfMemory: on the rank that ran out, and maybe on no other; its process should end.
         """
-        if lean:
-            self._unet.exchanges.clear()
-            if self.mesh.device.type == "cuda":
-                torch.cuda.empty_cache()
-        traffic, first, share = self.mesh.traffic, _alike(images), len(images)
-        sent_before, watch = traffic.sent_bytes, Stopwatch(self.spans, self._now_ns)
-        guidance = Guidance(first.guidance_scale, first.guidance_rescale)
-        batch = self._prepared(images, guidance, lean=lean)
-        stages, crop = batch[0].way.stages, batch[0].way.crop
-        if upcoming is not None and not lean:
-            self._begin(upcoming)
-        watch.lap("encode")
-        repairs: list[tuple[str, ...]] = [()] * share
+        if low_memory:
+            self._free_buffers()
+        sent_before, watch = self.mesh.traffic.sent_bytes, Stopwatch(self.spans, self._now_ns)
+        first = require_alike(images)
+        guidance = _guidance_of(first)
+        batch = self._preparation.prepare(images, guidance, low_memory=low_memory)
+        if upcoming is not None and not low_memory:
+            self._preparation.embed_ahead(upcoming, _guidance_of(upcoming))
+        watch.lap(RenderSpan.ENCODE)
+        options = SamplingOptions(self.settings.schedule, self.settings.idle_ranks, low_memory)
+        repairs: list[tuple[str, ...]] = [()] * len(images)
         evaluations = Evaluations(0, 0)
         latents: list[Tensor] = []
-        for number, stage in enumerate(stages):
+        for number, stage in enumerate(batch[0].plan.stages):
             if number:
-                grown = [self._darkroom.enlarge(latent_1CHW, stage.height, stage.width) for latent_1CHW in latents]
-                latents = [latent_1CHW for latent_1CHW, _ in grown]
-                repairs = [before + again for before, (_, again) in zip(repairs, grown, strict=True)]
-                watch.lap("enlarge")
-            sampled = self._pass(number, batch, latents, guidance, control=control, lean=lean)
-            latents = list(sampled.latent.chunk(share))
+                enlarged = [self._vae.enlarge(latent_1CHW, stage.height, stage.width) for latent_1CHW in latents]
+                latents = [latent_1CHW for latent_1CHW, _ in enlarged]
+                repairs = [before + again for before, (_, again) in zip(repairs, enlarged, strict=True)]
+                watch.lap(RenderSpan.ENLARGE)
+            latent_BCHW, denoising = self._preparation.start_pass(number, batch, latents, guidance)
+            sampled = denoise(self._unet, self.mesh, latent_BCHW, denoising, options, control=control)
+            latents = list(sampled.latent.chunk(len(images)))
             evaluations += Evaluations(sampled.synchronous, sampled.displaced)
-            watch.lap("denoise", synchronous=sampled.synchronous, displaced=sampled.displaced)
-        size = first.width, first.height
-        shown = [self._darkroom.show(latent_1CHW, crop, size) for latent_1CHW in latents]
-        watch.lap("decode")
-        spent_s = {name: seconds / share for name, seconds in watch.seconds.items()}
+            watch.lap(RenderSpan.DENOISE, synchronous=sampled.synchronous, displaced=sampled.displaced)
+        if on_final_latent is not None:
+            on_final_latent(torch.cat(latents))
+        crop, size = batch[0].plan.crop, (first.width, first.height)
+        decoded = [self._vae.decode(latent_1CHW, crop, size) for latent_1CHW in latents]
+        watch.lap(RenderSpan.DECODE)
+        share = len(images)
+        spent = _Spent(
+            evaluations,
+            {name: seconds / share for name, seconds in watch.seconds.items()},
+            (self.mesh.traffic.sent_bytes - sent_before) // share,
+        )
         return [
-            Rendered(
-                pixels=picture.pixels,
-                encode_s=spent_s["encode"],
-                denoise_s=spent_s["denoise"],
-                decode_s=spent_s["decode"] + spent_s.get("enlarge", 0.0),
-                evaluations=evaluations,
-                bytes_sent=(traffic.sent_bytes - sent_before) // share,
-                finite=picture.finite,
-                blank=picture.blank,
-                stages=one.way.stages,
-                canvas=one.way.canvas if one.way.canvas != size else None,
-                crop=crop,
-                left_out=one.left_out,
-                warnings=one.way.warnings,
-                repairs=repaired + picture.repairs,
-            )
-            for picture, one, repaired in zip(shown, batch, repairs, strict=True)
+            _rendered(prepared, picture, repaired, spent)
+            for prepared, picture, repaired in zip(batch, decoded, repairs, strict=True)
         ]
 
-    def _planned(self, image: ImageSpec) -> Plan:
-        if min(image.width, image.height) < SMALLEST_SIDE_PX:
-            raise BadSize(image.width, image.height, f"both sides must have at least {SMALLEST_SIDE_PX} pixels")
-        if image.steps < 1:
-            raise BadImage(f"steps {image.steps}: at least 1")
-        return plan(
-            image.width,
-            image.height,
-            steps=image.steps,
-            seed=image.seed,
-            highres=image.highres,
-            native_px=self._native_px,
-        )
+    @torch.inference_mode()
+    def decode_patch(self, latent_1CHW: Tensor) -> tuple[Tensor, Patches]:
+        """This rank's patch of a final latent's picture as floats, about -1 to 1, and how the picture is split.
 
-    def _read(self, image: ImageSpec, guidance: Guidance) -> Prompts:
-        return prompts.read(
-            self._model.tokenizers,
-            (image.prompt, image.prompt_2),
-            (image.negative_prompt, image.negative_prompt_2) if guidance.on else None,
-            long=image.long_prompt,
-            zeros_for_none=self._model.zeros_for_none,
-        )
+        What `render` decodes and rounds, for those who measure it. All ranks of the replica call it together; blocks.
+        """
+        return self._vae.decode_patch(latent_1CHW)
 
-    def _check(self, image: ImageSpec, way: Plan, guidance: Guidance, *, lean: bool) -> None:
-        """Refuse what a pass of the image could not render, equally on all ranks."""
-        for stage in way.stages:
-            self._model.scheduler.try_out(
-                image.scheduler, image.scheduler_settings, steps=stage.steps, strength=stage.strength
-            )
-            sharing(
-                self.mesh,
-                apart=guidance.on and self.mesh.layout.cfg == 2 and not lean,
-                height=stage.height // self._vae.factor,
-                width=stage.width // self._vae.factor,
-                unit=self._unet.unit,
-                idle_ranks=self.settings.idle_ranks,
-            )
-
-    def _prepared(self, images: Sequence[ImageSpec], guidance: Guidance, *, lean: bool) -> list["_Prepared"]:
-        """All that precedes the first pass; refuses before anything is computed."""
-        plans = [self._planned(image) for image in images]
-        texts = [self._read(image, guidance) for image in images]
-        if len({text.pieces for text in texts}) > 1:
-            raise BadImage("images of one batch must agree in how many pieces their prompts are read in")
-        self._check(images[0], plans[0], guidance, lean=lean)
-        if not self._fused.holds(images[0].loras):
-            self._embeddings.forget()
-            self._fused.set(images[0].loras)
-        return [
-            _Prepared(image, way, text.left_out, *self._embeddings.of(text))
-            for image, way, text in zip(images, plans, texts, strict=True)
-        ]
-
-    def _begin(self, upcoming: ImageSpec) -> None:
-        """Embed the prompts of an image ahead, if these encoders are its own."""
-        guidance = Guidance(upcoming.guidance_scale, upcoming.guidance_rescale)
-        # Refused when it is its turn.
-        with contextlib.suppress(BadImage):
-            if self._fused.holds(upcoming.loras):
-                self._embeddings.begin(self._read(upcoming, guidance))
-
-    def _pass(
-        self,
-        number: int,
-        batch: Sequence["_Prepared"],
-        latents: Sequence[Tensor],
-        guidance: Guidance,
-        *,
-        control: Callable[[], Control],
-        lean: bool,
-    ) -> Sampled:
-        """Denoise one pass of all images: from noise, or from latents of this pass's size."""
-        mesh, unet, factor = self.mesh, self._unet, self._vae.factor
-        walks, starts, positive, negative = [], [], [], []
-        for place, one in enumerate(batch):
-            image, stage = one.image, one.way.stages[number]
-            last = stage is one.way.stages[-1]
-            size = (image.height, image.width) if last else (stage.height, stage.width)
-            positive.append(self._told(one.positive, image.told(size)))
-            if one.negative is not None:
-                negative.append(self._told(one.negative, image.told_negative(size)))
-            scheduler = self._model.scheduler.make(image.scheduler, image.scheduler_settings, seed=stage.seed)
-            generator = torch.Generator("cpu").manual_seed(stage.seed)
-            walk = Steps(scheduler, stage.steps, generator, mesh.device, strength=stage.strength)
-            unit = noise(generator, unet.unet.config.in_channels, stage.height // factor, stage.width // factor)
-            walks.append(walk)
-            starts.append(walk.begin(latents[place] if number else None, unit.to(mesh.device)))
-        return denoise(
-            unet,
-            mesh,
-            BatchSteps(walks),
-            torch.cat(starts),
-            negative=together(negative) if negative else None,
-            positive=together(positive),
-            guidance=guidance,
-            schedule=self.settings.schedule,
-            control=control,
-            idle_ranks=self.settings.idle_ranks,
-            lean=lean,
-        )
-
-    def _told(self, embedding: Embedding, ids: tuple[int, ...]) -> Conditions:
-        dtype = self._unet.unet.dtype
-        # float32 in every dtype: bfloat16 would round sizes above 2048 pixels.
-        time_ids_16 = torch.tensor([ids], dtype=torch.float32, device=self.mesh.device)
-        return Conditions(embedding.text.to(dtype), embedding.pooled.to(dtype), time_ids_16)
+    def _free_buffers(self) -> None:
+        self._unet.exchanges.clear()
+        if self.mesh.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _now_ns(self) -> int:
         if self.mesh.device.type == "cuda":
@@ -317,30 +222,33 @@ class Engine:
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """One image, its passes, and its prompts embedded; `negative` is None without guidance."""
+class _Spent:
+    """What one image of a batch took: its equal share of seconds by span and of bytes sent by this rank."""
 
-    image: ImageSpec
-    way: Plan
-    left_out: dict[str, str]
-    positive: Embedding
-    negative: Embedding | None
+    evaluations: Evaluations
+    seconds: Mapping[str, float]
+    sent_bytes: int
 
 
-def _alike(images: Sequence[ImageSpec]) -> ImageSpec:
-    """The first image. Refuses a batch whose images need evaluations of their own."""
-    if not images:
-        raise BadImage("a batch of no images")
-    first = images[0]
-    for image in images:
-        if replace(first, **{name: getattr(image, name) for name in _OWN}) != image:
-            raise BadImage("images of one batch must agree in size, steps, guidance, scheduler and LoRAs")
-    return first
+def _guidance_of(image: ImageSpec) -> Guidance:
+    return Guidance(image.guidance_scale, image.guidance_rescale)
 
 
-# What may differ among the images of a batch.
-_OWN = (
-    *("prompt", "prompt_2", "negative_prompt", "negative_prompt_2", "seed"),
-    *("original_size", "crop", "target_size"),
-    *("negative_original_size", "negative_crop", "negative_target_size"),
-)
+def _rendered(prepared: PreparedImage, picture: DecodedImage, repairs: tuple[str, ...], spent: "_Spent") -> Rendered:
+    image, plan = prepared.image, prepared.plan
+    return Rendered(
+        pixels=picture.pixels,
+        encode_s=spent.seconds[RenderSpan.ENCODE],
+        denoise_s=spent.seconds[RenderSpan.DENOISE],
+        decode_s=spent.seconds[RenderSpan.DECODE] + spent.seconds.get(RenderSpan.ENLARGE, 0.0),
+        evaluations=spent.evaluations,
+        bytes_sent=spent.sent_bytes,
+        finite=picture.finite,
+        blank=picture.blank,
+        stages=plan.stages,
+        canvas=plan.canvas if plan.canvas != (image.width, image.height) else None,
+        crop=plan.crop,
+        left_out=prepared.left_out,
+        warnings=plan.warnings,
+        repairs=repairs + picture.repairs,
+    )

@@ -17,11 +17,11 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
-from distri.engine import Engine, Settings
+from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec
 from distri.model.model import of_pipeline
 from distri.ranks.mesh import Layout, Mesh, default_layout
-from distri.sampling.sampler import Control
+from distri.sampling.control import Control
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
     pipeline = StableDiffusionXLPipeline.from_pretrained(arguments.model, torch_dtype=dtype, add_watermarker=False)
     pipeline.to(mesh.device)
     pipeline.vae.to(torch.float32)  # SDXL's own VAE overflows in float16
-    engine = Engine(of_pipeline(pipeline), mesh, Settings(exact=arguments.exact, warmup=4))
+    engine = Engine(of_pipeline(pipeline), mesh, EngineSettings(exact=arguments.exact, warmup=4))
 
     prompts = ["a photo of a mountain lake at sunrise", "an oil painting of a fishing boat"]
     images = [

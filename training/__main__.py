@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="folder of pictures, latents, checkpoints and logs")
     parser.add_argument("target", type=Path, help="the model directory to write, models/demo say")
     parser.add_argument("--processes", type=int, default=2, help="of the renderer, and ranks that train the UNet")
-    parser.add_argument("--share", type=float, default=1.0, help="of all pictures and steps; 0.01 tries the way")
+    parser.add_argument("--share", type=float, default=1.0, help="of all pictures and steps; 0.01 tries it out")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # sums in another order would be another model
     make(arguments.work, arguments.target, processes=arguments.processes, share=arguments.share)
@@ -76,9 +76,11 @@ def make(work: Path, target: Path, *, processes: int, share: float = 1.0) -> Non
     stages.end("latents")
     # Each rank has a share of every batch: faster on two cores than two threads of one process are.
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    told = [json.dumps(asdict(one)) for one in (counts, plan)]
+    settings = [json.dumps(asdict(one)) for one in (counts, plan)]
     subprocess.run(
-        [*launch, "-m", "training.denoiser", str(work), *told], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        [*launch, "-m", "training.denoiser", str(work), *settings],
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     stages.end("UNet and text encoders")
     directory.write(target, denoiser.trained(work), vae)

@@ -24,10 +24,10 @@ import torch
 from PIL import Image, ImageFilter
 from torch.nn import functional
 
-from distri.engine import Engine, Settings
+from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec
 from distri.ranks.mesh import Mesh
-from distri.sampling.sampler import Control
+from distri.sampling.control import Control
 from training.paint import painted
 from training.scenes import PLACES, SKIES, Scene, drawn, drawn_held_out
 
@@ -272,7 +272,7 @@ def _skyline(levels: Numbers) -> Numbers:
 
 def painted_by(model: Path, scenes: Sequence[Scene], *, side: int, steps: int, guidance_scale: float) -> list[Picture]:
     """The model's square pictures of the scenes' prompts, by the engine on one rank."""
-    engine = Engine.load(model, Mesh.single(), dtype=torch.float32, settings=Settings(exact=True, native_px=side))
+    engine = Engine.load(model, Mesh.single(), dtype=torch.float32, settings=EngineSettings(exact=True, native_px=side))
     specs = [
         ImageSpec(prompt(scene), None, seed=number, width=side, height=side, steps=steps, guidance_scale=guidance_scale)
         for number, scene in enumerate(scenes)

@@ -34,8 +34,8 @@ class Plan:
         small_steps, small_batch: on pictures of 128 px, where composition is learnt four times as fast. A batch is one
             rank's.
         large_steps, large_batch: then on those of 256 px, with details mixed in.
-        detail_share: of the latter steps, on pieces of larger pictures that are told so, with little noise only: what
-            a second pass at 512 or 1024 px asks for.
+        detail_share: of the latter steps, on pieces of larger pictures (their sizes say so), with little noise only:
+            what a second pass at 512 or 1024 px asks for.
         noisier_from: the step from which more is learnt where noise is strong and only the words can say what is where:
             colours come early, places late. None is never.
         place_steps: after all these a second round, for which the learning rate rises and falls again: of its steps
@@ -79,7 +79,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Told:
+class LatentSet:
     """Latents of one size and what belongs to each.
 
     Attributes:
@@ -99,10 +99,10 @@ class Told:
 class Lessons:
     """All that is learnt from: pictures of 128 and of 256 px, pieces of larger ones, and twins of both sizes."""
 
-    small: Sequence[Told]
-    large: Sequence[Told]
-    detail: Told | None = None
-    twins: Sequence[Told] = ()
+    small: Sequence[LatentSet]
+    large: Sequence[LatentSet]
+    detail: LatentSet | None = None
+    twins: Sequence[LatentSet] = ()
 
 
 class Painter(nn.Module):
@@ -134,9 +134,9 @@ class Painter(nn.Module):
     ) -> Tensor:
         """The predicted velocity; where `kept_B` is 0 the embeddings are zeros, as for a negative prompt of None."""
         text_BLC, pooled_BC = self.embedded(texts)
-        told = {"text_embeds": pooled_BC * kept_B[:, None], "time_ids": sizes_B6}
+        added = {"text_embeds": pooled_BC * kept_B[:, None], "time_ids": sizes_B6}
         predicted: Tensor = self.unet(
-            noisy_BCHW, timestep_B, text_BLC * kept_B[:, None, None], added_cond_kwargs=told
+            noisy_BCHW, timestep_B, text_BLC * kept_B[:, None, None], added_cond_kwargs=added
         ).sample
         return predicted
 
@@ -155,7 +155,7 @@ def encode_all(directory: Path, network: Any, counts: Counts) -> Lessons:
 
 
 @torch.no_grad()
-def encode(directory: Path, network: Any, *, longer: int, count: int, batch: int = 16) -> list[Told]:
+def encode(directory: Path, network: Any, *, longer: int, count: int, batch: int = 16) -> list[LatentSet]:
     """Latents of all pictures of a longer side, from disk if they are there."""
     pictures, folder = directory / f"pictures-{longer}", directory / f"latents-{longer}"
     folder.mkdir(exist_ok=True)
@@ -166,28 +166,28 @@ def encode(directory: Path, network: Any, *, longer: int, count: int, batch: int
         if not target.exists() or len(np.load(target, mmap_mode="r")) < len(seeds):
             _save_whole(target, _latents(network, np.load(pictures / target.name, mmap_mode="r"), batch))
         sizes = np.tile(np.array([height, width, 0, 0, height, width], dtype=np.float32), (len(seeds), 1))
-        found.append(Told(np.load(target), seeds, sizes))
+        found.append(LatentSet(np.load(target), seeds, sizes))
     return found
 
 
-def details(directory: Path, network: Any, *, scenes: int) -> Told:
+def details(directory: Path, network: Any, *, scenes: int) -> LatentSet:
     """Latents of pieces of 256 px out of pictures of 512 and 1024 px, from disk if they are there."""
     folder = data.render_details(directory, scenes=scenes)
     target = directory / "latents-details.npy"
     seeds, sizes = np.load(folder / "seeds.npy"), np.load(folder / "sizes.npy")
     if not target.exists() or len(np.load(target, mmap_mode="r")) < len(seeds):
         _save_whole(target, _latents(network, np.load(folder / "pictures.npy", mmap_mode="r"), 16))
-    return Told(np.load(target), seeds.tolist(), sizes)
+    return LatentSet(np.load(target), seeds.tolist(), sizes)
 
 
-def twins(directory: Path, network: Any, *, side: int, scenes: int) -> Told:
+def twins(directory: Path, network: Any, *, side: int, scenes: int) -> LatentSet:
     """Latents of scenes with the light on the left and on the right, one after the other, from disk if there."""
     pictures = data.render_twins(directory, side=side, scenes=scenes)
     target = directory / f"latents-twins-{side}.npy"
     if not target.exists() or len(np.load(target, mmap_mode="r")) < 2 * scenes:
         _save_whole(target, _latents(network, np.load(pictures, mmap_mode="r"), 16))
     sizes = np.tile(np.array([side, side, 0, 0, side, side], dtype=np.float32), (2 * scenes, 1))
-    return Told(np.load(target), range(2 * scenes), sizes, draw=twin)
+    return LatentSet(np.load(target), range(2 * scenes), sizes, draw=twin)
 
 
 def train(directory: Path, plan: Plan, lessons: Lessons, *, save_every: int = 100) -> Path:
@@ -248,7 +248,7 @@ class _Lesson:
         paired: whether it holds twins side by side, with one noise and one sentence but for the place.
     """
 
-    told: Told
+    latent_set: LatentSet
     batch: int
     last_timestep: int = 1000
     noisier: bool = False
@@ -272,11 +272,11 @@ def _loss(painter: Painter, lesson: _Lesson, lot: Random, signal_T: Tensor, nois
 
     Of twins also that of their difference: what they share is most of a picture, and hides it.
     """
-    told, alike = lesson.told, 2 if lesson.paired else 1
-    drawn_from, batch = len(told.seeds) // alike, lesson.batch // alike
+    latent_set, alike = lesson.latent_set, 2 if lesson.paired else 1
+    drawn_from, batch = len(latent_set.seeds) // alike, lesson.batch // alike
     first = [alike * lot.randrange(drawn_from) for _ in range(batch)]
     chosen = [number + k for number in first for k in range(alike)]
-    latents = torch.from_numpy(told.latents[chosen]).float()
+    latents = torch.from_numpy(latent_set.latents[chosen]).float()
     generator = torch.Generator().manual_seed(lot.getrandbits(40))
     noise = torch.randn(batch, *latents.shape[1:], generator=generator).repeat_interleave(alike, 0)
     # One from each share of the range: fewer batches that happen to be all easy.
@@ -289,12 +289,12 @@ def _loss(painter: Painter, lesson: _Lesson, lot: Random, signal_T: Tensor, nois
     texts = []
     for number, fate in zip(first, fates, strict=True):
         words = lot.getstate()
-        for seed in told.seeds[number : number + alike]:
+        for seed in latent_set.seeds[number : number + alike]:
             lot.setstate(words)  # twins' sentences differ in the place alone
-            texts.append("" if NO_PROMPT <= fate < NO_PROMPT + EMPTY_PROMPT else caption(told.draw(seed), lot))
+            texts.append("" if NO_PROMPT <= fate < NO_PROMPT + EMPTY_PROMPT else caption(latent_set.draw(seed), lot))
     kept = torch.tensor([float(fate >= NO_PROMPT) for fate in fates]).repeat_interleave(alike)
-    sizes = torch.from_numpy(told.sizes[chosen])
-    # On a CPU the fused attention's way back takes a fifth of the step for these few pixels; plain products do not.
+    sizes = torch.from_numpy(latent_set.sizes[chosen])
+    # On a CPU the backward pass of fused attention takes a fifth of the step for these few pixels; products do not.
     with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
         predicted = painter(noisy, timesteps, texts, kept, sizes)
     error = predicted.float() - velocity
@@ -324,8 +324,8 @@ def _levels() -> tuple[Tensor, Tensor]:
     return cumulated_T.sqrt(), (1 - cumulated_T).sqrt()
 
 
-def _choice(sets: Sequence[Told], lot: Random) -> Told:
-    return lot.choices(sets, weights=[len(told.seeds) for told in sets])[0]
+def _choice(sets: Sequence[LatentSet], lot: Random) -> LatentSet:
+    return lot.choices(sets, weights=[len(one.seeds) for one in sets])[0]
 
 
 def _save_whole(target: Path, array: Any) -> None:

@@ -14,7 +14,7 @@ from distri.layers import traffic
 from distri.layers.norm import merged_moments, moments, normalised
 from distri.layers.unet import Conditions, SplitUNet, patches_of
 from distri.ranks import mesh, p2p
-from distri.ranks.mesh import Axis
+from distri.ranks.mesh import Axis, AxisName
 from distri.ranks.patches import MOST_WORK, Patches
 from distri.ranks.phase import EXACT
 from tests.distri import exactness
@@ -125,12 +125,12 @@ def arithmetic() -> list[dict[str, Any]]:
 
 def _operations(unet: Any, patches: Patches, index: int, most_work: float) -> int:
     """Counted on the meta device, on which a rank among N can be run without its peers."""
-    axis = Axis("patch", tuple(range(patches.count)), index, None, mesh.Traffic())
-    told = Conditions(*(torch.empty(shape, device="meta") for shape in ((1, 77, 2048), (1, 1280), (1, 6))))
+    axis = Axis(AxisName.PATCH, tuple(range(patches.count)), index, None, mesh.TrafficCounter())
+    conditions = Conditions(*(torch.empty(shape, device="meta") for shape in ((1, 77, 2048), (1, 1280), (1, 6))))
     latent = torch.empty((1, 4, patches.height, patches.width), device="meta")
     owner = SplitUNet(unet, most_work=most_work)
     with torch.inference_mode(), mock.patch.object(p2p, "post", no_messages):
-        owner.begin(told, axis, patches.height, patches.width)
+        owner.begin(conditions, axis, patches.height, patches.width)
         owner(latent, torch.tensor(1.0, device="meta"), EXACT)  # keys and values of the text: once per image
         with FlopCounterMode(display=False) as counter:
             owner(latent, torch.tensor(1.0, device="meta"), EXACT)

@@ -25,7 +25,7 @@ from distri.layers import traffic
 from distri.layers.unet import Conditions, SplitUNet, patches_of
 from distri.layers.vae import SplitVAE
 from distri.ranks import p2p
-from distri.ranks.mesh import Axis, Traffic
+from distri.ranks.mesh import Axis, AxisName, TrafficCounter
 from distri.ranks.patches import Patches, split
 from distri.ranks.phase import EXACT, Evaluation, Phase
 
@@ -82,7 +82,7 @@ def _denoise(unet: Any, pixels: int, layout: tuple[int, int], repeats: int, link
     device, dtype = next(unet.parameters()).device, unet.dtype
     text_width = unet.config.cross_attention_dim
     pooled_width = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
-    told = Conditions(
+    conditions = Conditions(
         torch.randn(batch, 77, text_width, device=device, dtype=dtype),
         torch.randn(batch, pooled_width, device=device, dtype=dtype),
         torch.full((batch, 6), float(pixels), device=device),
@@ -90,7 +90,7 @@ def _denoise(unet: Any, pixels: int, layout: tuple[int, int], repeats: int, link
     latent = torch.randn(batch, 4, patches.height, patches.width, device=device, dtype=dtype)
     split_unet, now = SplitUNet(unet), torch.tensor(501.0, device=device)
     with torch.inference_mode(), mock.patch.object(p2p, "post", no_messages):
-        split_unet.begin(told, axis, patches.height, patches.width)
+        split_unet.begin(conditions, axis, patches.height, patches.width)
         evaluation = EXACT
         if patch > 1:
             split_unet(latent, now, Evaluation(Phase.SYNCHRONOUS, publish=True))
@@ -122,7 +122,7 @@ def _compiled(unet: Any) -> Iterator[None]:
         yield
     finally:
         for part in parts:
-            part._compiled_call_impl = None  # there is no public way back
+            part._compiled_call_impl = None  # there is no public way to undo it
 
 
 def _decode(vae: Any, pixels: int, ranks: int, repeats: int) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def _decode(vae: Any, pixels: int, ranks: int, repeats: int) -> dict[str, Any]:
 
 def _busiest(patches: Patches) -> tuple[Axis, int]:
     index = max(range(patches.count), key=patches.rows)
-    return Axis("patch", tuple(range(patches.count)), index, None, Traffic()), index
+    return Axis(AxisName.PATCH, tuple(range(patches.count)), index, None, TrafficCounter()), index
 
 
 def _timed(work: Callable[[], object], repeats: int, device: torch.device) -> tuple[float, int]:

@@ -14,7 +14,7 @@ from benchmarks.engine import networks
 from benchmarks.engine.figures import no_messages
 from distri.layers.vae import SplitVAE
 from distri.ranks import mesh, p2p
-from distri.ranks.mesh import Axis
+from distri.ranks.mesh import Axis, AxisName
 from distri.ranks.patches import split
 
 COUNTS = (1, 2, 3, 4, 8)
@@ -56,25 +56,25 @@ def of_vae() -> list[dict[str, Any]]:
         whole: dict[str, int] = {}
         for count in COUNTS:
             row: dict[str, Any] = {"width": width, "height": height, "ranks": count}
-            for way in ("decode", "encode"):
-                peak = peak_bytes(vae, way, width, height, count)
-                whole.setdefault(way, peak)
-                row |= {f"{way}_gb": round(peak / 1e9, 3), f"{way}_share": round(peak * count / whole[way], 3)}
+            for half in ("decode", "encode"):
+                peak = peak_bytes(vae, half, width, height, count)
+                whole.setdefault(half, peak)
+                row |= {f"{half}_gb": round(peak / 1e9, 3), f"{half}_share": round(peak * count / whole[half], 3)}
             rows.append(row)
             print(row, flush=True)
     return rows
 
 
-def peak_bytes(vae: Any, way: str, width: int, height: int, count: int) -> int:
-    """Most bytes alive at once on the busiest of `count` ranks; `way` is decode or encode."""
+def peak_bytes(vae: Any, half: str, width: int, height: int, count: int) -> int:
+    """Most bytes alive at once on the busiest of `count` ranks; `half` is decode or encode."""
     patches = split(height // 8, width // 8, count, unit=1)
     busiest = max(range(count), key=patches.rows)
-    axis = Axis("patch", tuple(range(count)), busiest, None, mesh.Traffic())
+    axis = Axis(AxisName.PATCH, tuple(range(count)), busiest, None, mesh.TrafficCounter())
     owner = SplitVAE(vae)
     latent = torch.empty((1, 4, height // 8, width // 8), device="meta")
     image = torch.empty((1, 3, height, width), device="meta")
     work: Callable[[], object] = (
-        (lambda: owner.decode(latent, axis)) if way == "decode" else (lambda: owner.encode(image, axis))
+        (lambda: owner.decode(latent, axis)) if half == "decode" else (lambda: owner.encode(image, axis))
     )
     with torch.inference_mode(), mock.patch.object(p2p, "post", no_messages), LiveBytes() as counter:
         work()

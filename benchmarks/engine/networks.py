@@ -92,7 +92,7 @@ def initialised(network: Any, device: torch.device) -> Any:
 
 
 def conditions(batch: int) -> Conditions:
-    """What the speed UNet is told, the same on all ranks."""
+    """Conditions of the speed UNet, the same on all ranks."""
     generator = torch.Generator().manual_seed(5)
     return Conditions(
         torch.randn((batch, TEXT_TOKENS, TEXT_WIDTH), generator=generator),

@@ -57,20 +57,23 @@ def _on_rank(pixels: int, dtype_name: str, small: bool) -> dict[str, float]:
     torch.manual_seed(3)
     latent, now = torch.randn(1, 4, side, side, device=device), torch.tensor(501.0, device=device)
     pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
-    told = Conditions(
+    conditions = Conditions(
         torch.randn(1, 77, unet.config.cross_attention_dim, device=device),
         torch.randn(1, pooled, device=device),
         torch.full((1, 6), float(pixels), device=device),
     )
     found: dict[str, float] = {}
     with mock.patch.object(p2p, "post", _through_the_host(p2p.post)):
-        whole = _plainly(unet, latent, now, told)
+        whole = _plainly(unet, latent, now, conditions)
         unet.to(dtype)
-        latent, told = latent.to(dtype), replace(told, text=told.text.to(dtype), pooled=told.pooled.to(dtype))
-        half = _plainly(unet, latent, now, told)
+        latent, conditions = (
+            latent.to(dtype),
+            replace(conditions, text=conditions.text.to(dtype), pooled=conditions.pooled.to(dtype)),
+        )
+        half = _plainly(unet, latent, now, conditions)
         found["half"] = relative(half.float(), whole)
         split = SplitUNet(unet)
-        patches = split.begin(told, axis, side, side)
+        patches = split.begin(conditions, axis, side, side)
         wanted = patches.cut(half, axis.index).float()
         found["exact"] = relative(split(latent, now, EXACT).float(), wanted)
         split(latent, now, Evaluation(Phase.SYNCHRONOUS, publish=True))
@@ -87,9 +90,9 @@ def _on_rank(pixels: int, dtype_name: str, small: bool) -> dict[str, float]:
     return found
 
 
-def _plainly(unet: Any, latent: Tensor, now: Tensor, told: Conditions) -> Tensor:
-    added = {"text_embeds": told.pooled, "time_ids": told.time_ids}
-    (noise,) = unet(latent, now, encoder_hidden_states=told.text, added_cond_kwargs=added, return_dict=False)
+def _plainly(unet: Any, latent: Tensor, now: Tensor, conditions: Conditions) -> Tensor:
+    added = {"text_embeds": conditions.pooled, "time_ids": conditions.time_ids}
+    (noise,) = unet(latent, now, encoder_hidden_states=conditions.text, added_cond_kwargs=added, return_dict=False)
     return torch.as_tensor(noise)
 
 

@@ -86,10 +86,10 @@ def _on_rank(size: int, rounds: int, evaluations: int) -> dict[str, list[Times]]
     """One rank's part: every round goes through all sides."""
     mesh = on_ranks.mesh()
     whole, split = SplitUNet(networks.speed_unet()), SplitUNet(networks.speed_unet())
-    told, latent = networks.conditions(BATCH), torch.randn(BATCH, 4, size, size)
+    conditions, latent = networks.conditions(BATCH), torch.randn(BATCH, 4, size, size)
     time_now = torch.tensor(501.0)
-    whole.begin(told, mesh.alone, size, size)
-    patches = split.begin(told, mesh.patch, size, size)
+    whole.begin(conditions, mesh.alone, size, size)
+    patches = split.begin(conditions, mesh.patch, size, size)
     shapes = [(BATCH, 4, *patches.size(place)) for place in range(mesh.patch.size)]
 
     def shared(evaluation: Evaluation) -> None:

@@ -50,10 +50,10 @@ def _summary(ranks: list[tuple[int, dict[tuple[str, str], list[float]]]]) -> dic
 def _on_rank(size: int, rounds: int, evaluations: int) -> tuple[int, dict[tuple[str, str], list[float]]]:
     """This rank's rows of the latent, and seconds an evaluation of every round by way and phase."""
     mesh = on_ranks.mesh()
-    told, latent, time_now = networks.conditions(BATCH), torch.randn(BATCH, 4, size, size), torch.tensor(501.0)
+    conditions, latent, time_now = networks.conditions(BATCH), torch.randn(BATCH, 4, size, size), torch.tensor(501.0)
     splits = {way: SplitUNet(networks.speed_unet(), most_work=most_work) for way, most_work in WAYS.items()}
     for split in splits.values():
-        patches = split.begin(told, mesh.patch, size, size)
+        patches = split.begin(conditions, mesh.patch, size, size)
         split(latent, time_now, Evaluation(Phase.SYNCHRONOUS, publish=True))
     shapes = [(BATCH, 4, *patches.size(place)) for place in range(mesh.patch.size)]
     times: dict[tuple[str, str], list[float]] = {(way, phase): [] for way in WAYS for phase in PHASES}

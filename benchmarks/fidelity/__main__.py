@@ -37,8 +37,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "demo", help="an SDXL directory; %(default)s")
     parser.add_argument("--work", type=Path, default=Path("/tmp/tessera-fidelity"), help="where renders are kept")  # noqa: S108
     parser.add_argument("--out", type=Path, default=ROOT, help="where docs/ and benchmarks/results/ are written")
-    parser.add_argument("--images", type=int, default=DEFAULT.images, help="at most, per variation; to try the way")
-    parser.add_argument("--steps", type=int, default=DEFAULT.steps, help="at most, per variation; to try the way")
+    parser.add_argument("--images", type=int, default=DEFAULT.images, help="at most, per variation; to try it out")
+    parser.add_argument("--steps", type=int, default=DEFAULT.steps, help="at most, per variation; to try it out")
     parser.add_argument(
         "--factors", nargs="+", choices=FACTORS, default=FACTORS, help="beside the default; all of them"
     )

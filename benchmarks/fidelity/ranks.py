@@ -14,7 +14,7 @@ import torch
 from benchmarks.fidelity.variations import Variation, images
 from distri.engine import Engine
 from distri.ranks.mesh import Layout, Mesh
-from distri.sampling.sampler import Control
+from distri.sampling.control import Control
 
 BATCH = 8  # images at a time: each comes out as it would alone, and the ranks' messages are fewer
 

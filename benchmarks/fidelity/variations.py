@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from random import Random
 from typing import Any
 
-from distri.engine import Settings
+from distri.engine import EngineSettings
 from distri.model.image import ImageSpec
 from distri.ranks.patches import MOST_WORK
 from distri.ranks.phase import NormMode
@@ -49,9 +49,9 @@ class Variation:
         return f"{self.factor}-{self.value}".replace(" ", "-").lower()
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> EngineSettings:
         """The engine's."""
-        return Settings(
+        return EngineSettings(
             exact=self.exact,
             warmup=self.warmup,
             norm_mode=self.norm_mode,
@@ -83,7 +83,7 @@ class Variation:
         return cls(**{**described, "norm_mode": NormMode(described["norm_mode"])})
 
     def shortened(self, images: int, steps: int) -> Variation:
-        """Fewer images and steps, to try the way."""
+        """Fewer images and steps, to try it out."""
         return replace(
             self, images=min(self.images, images), steps=min(self.steps, steps), warmup=min(self.warmup, steps)
         )

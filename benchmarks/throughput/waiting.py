@@ -62,16 +62,16 @@ def _committed(artifacts: Artifacts, images: int, device_s: float, pixels: npt.N
     for number in range(images):
         task = ImageTask(resolved_row(number, width=SIDE_PX, height=SIDE_PX), 0)
         began = time.monotonic()
-        while not committer.room(5.0):
+        while not committer.wait_for_room(5.0):
             continue
-        committer.started(task)
+        committer.mark_started(task)
         waited = time.monotonic() - began
         time.sleep(device_s)
         began = time.monotonic()
-        committer.rendered(task, image_result(task), pixels)
+        committer.commit_rendered(task, image_result(task), pixels)
         waits.append(waited + time.monotonic() - began)
     committer.finish(None)
-    while not committer.finished(5.0):
+    while not committer.wait_until_finished(5.0):
         continue
     assert len(committer.outcomes) == images
     return waits

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from distri.ranks.exchange import Exchange
-from distri.ranks.mesh import Axis, alone
+from distri.ranks.mesh import Axis, axis_of_one
 from distri.ranks.patches import ROWS, Patches
 from distri.ranks.phase import EXACT, Evaluation, NormMode, Phase
 
@@ -18,7 +18,7 @@ class Context:
         axis: the ranks that share the image.
         patches: how its latent is split among them.
         exchange: the buffers for this shape on this axis.
-        evaluation: phase of the evaluation under way.
+        evaluation: phase of the current evaluation.
         norm_mode: GroupNorm in the displaced phase.
         text: keys and values of cross-attention by layer; emptied for every image.
     """
@@ -32,8 +32,8 @@ class Context:
 
     @classmethod
     def alone(cls, norm_mode: NormMode) -> "Context":
-        """One rank with everything: what a network's layers read until an image is begun."""
-        return cls(alone(), Patches(1, 1, ROWS, (0, 1)), Exchange(alone()), norm_mode=norm_mode)
+        """One rank that holds the whole image: what a network's layers read before the first `begin`."""
+        return cls(axis_of_one(), Patches(1, 1, ROWS, (0, 1)), Exchange(axis_of_one()), norm_mode=norm_mode)
 
     @property
     def split(self) -> bool:

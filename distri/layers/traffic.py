@@ -1,6 +1,6 @@
 """What a rank sends, receives and keeps for one evaluation, from a UNet's shapes alone.
 
-The formulas stand in docs/engine.md. Tests hold them against the bytes that `wire` counts and `Exchange` allocates; a
+The formulas are in docs/engine.md. Tests compare them with the bytes that `p2p` counts and `Exchange` allocates; a
 network on the meta device is enough, so a size can be planned before any weight is loaded.
 """
 
@@ -17,7 +17,7 @@ from distri.ranks.patches import ROWS, Patches
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes of one rank.
+    """Bytes that one rank sends, receives and keeps, by calculation; what was really sent is `mesh.TrafficCounter`'s.
 
     Attributes:
         sent, received: per synchronous evaluation, without the gather of the noise prediction.
@@ -74,7 +74,7 @@ def of_unet(unet: Any, patches: Patches, index: int, *, batch: int, element_byte
             received += 2 * (sum(each) - each[index])
             buffers += 2 * sum(aligned(size) for size in each)
         elif type(module).__name__ == "Transformer2DModel":
-            # There or back: what one rank of a move sends, the other returns, at the width of the layers around.
+            # What one rank of a move hands on, the other returns, at the width of the layers around.
             for move in here.moves:
                 if index in (move.origin, move.destination):
                     size = batch * move.tokens * module.in_channels * element_bytes

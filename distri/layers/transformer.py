@@ -1,8 +1,9 @@
-"""A stack of transformer blocks over one patch's tokens, dealt so that all ranks do as much."""
+"""A stack of transformer blocks over one patch's tokens, some of them moved so that all ranks have about equal work."""
 
 # B batch, C channels, H and W of this rank's patch, T its tokens, D those that it computes
 
 from collections.abc import Sequence
+from enum import Enum
 from typing import Any
 
 import torch
@@ -13,6 +14,13 @@ from distri.layers.context import Context
 from distri.ranks.exchange import Incoming, Outgoing
 
 Shares = Sequence[tuple[int, int]]  # peers (places on the axis), and how many tokens are theirs
+
+
+class _Leg(Enum):
+    """The two moves of a token that another rank computes; each is a site of the exchange."""
+
+    HAND_ON = "hand on"
+    RETURN = "return"
 
 
 class PatchTransformer2d:
@@ -27,8 +35,10 @@ class PatchTransformer2d:
         context: where the evaluation stands.
         halvings: how many stride-2 layers lie before it.
 
-    Communication: `Patches.moves` there and back, if there are any. In a displaced evaluation the tokens handed on are
-    those of the evaluation before, and so what comes back is of two before; what it is added to is fresh.
+    Communication: `Patches.moves` and their return, if there are any. A move counts tokens (pixels at this layer's
+    resolution) of each image in the batch; a token is as many numbers as the transformer has channels. In a displaced
+    evaluation the tokens handed on are those of the evaluation before, and so what comes back is two evaluations old;
+    what it is added to is fresh.
     """
 
     def __init__(self, module: Any, site: str, context: Context, halvings: int) -> None:
@@ -37,24 +47,24 @@ class PatchTransformer2d:
         self.context = context
         self.halvings = halvings
 
-    def __call__(self, x_BCHW: Tensor, encoder_hidden_states: Tensor | None = None, **told: Any) -> Any:
+    def __call__(self, x_BCHW: Tensor, encoder_hidden_states: Tensor | None = None, **options: Any) -> Any:
         """This rank's patch of the output, as the first of what is returned."""
         module, context = self.module, self.context
         index, moves = context.axis.index, context.patches.at(self.halvings).moves
         if not context.split or not moves:
-            return type(module).forward(module, x_BCHW, encoder_hidden_states, **told)
+            return type(module).forward(module, x_BCHW, encoder_hidden_states, **options)
         given = [(move.destination, move.tokens) for move in moves if move.origin == index]
         taken = [(move.origin, move.tokens) for move in moves if move.destination == index]
-        masks = {name: told.get(name) for name in ("attention_mask", "encoder_attention_mask")}
+        masks = {name: options.get(name) for name in ("attention_mask", "encoder_attention_mask")}
         x_BTC = module.norm(x_BCHW).flatten(2).transpose(1, 2)
-        x_BDC = _projected(module.proj_in, self._handed_on("there", x_BTC, given, taken))
+        x_BDC = _projected(module.proj_in, self._move_tokens(_Leg.HAND_ON, x_BTC, given, taken))
         for block in module.transformer_blocks:
             x_BDC = block(x_BDC, encoder_hidden_states=encoder_hidden_states, **masks)
-        out_BTC = self._handed_on("back", _projected(module.proj_out, x_BDC), taken, given)
+        out_BTC = self._move_tokens(_Leg.RETURN, _projected(module.proj_out, x_BDC), taken, given)
         return (out_BTC.transpose(1, 2).reshape(x_BCHW.shape) + x_BCHW,)
 
-    def _handed_on(self, way: str, x_BNC: Tensor, given: Shares, taken: Shares) -> Tensor:
-        """Without the last tokens, which go to peers in this order, and with theirs in their place."""
+    def _move_tokens(self, leg: _Leg, x_BNC: Tensor, given: Shares, taken: Shares) -> Tensor:
+        """The tokens but for the last ones, which go to peers as `given` says, then those that peers send (`taken`)."""
         context = self.context
         batch, count, channels = x_BNC.shape
         sizes = [tokens for _, tokens in given]
@@ -64,7 +74,7 @@ class PatchTransformer2d:
         moved = sum(move.tokens for move in context.patches.at(self.halvings).moves)
         total_bytes = batch * moved * channels * x_BNC.element_size()
         with context.exchange.trade(
-            f"{self.site}, {way}", outgoing, incoming, context.evaluation, like=x_BNC, total_bytes=total_bytes
+            f"{self.site}, {leg.value}", outgoing, incoming, context.evaluation, like=x_BNC, total_bytes=total_bytes
         ) as received:
             return torch.cat([kept_BNC, *received], dim=1)
 

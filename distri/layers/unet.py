@@ -15,13 +15,13 @@ from distri.layers.resolution import halvings_of
 from distri.ranks.errors import Unsplittable
 from distri.ranks.exchange import Exchange, Exchanges
 from distri.ranks.mesh import Axis
-from distri.ranks.patches import MOST_WORK, Deal, Patches, split
+from distri.ranks.patches import MOST_WORK, Patches, TokenBalance, split
 from distri.ranks.phase import Evaluation, NormMode
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the UNet is told besides latent and time; B counts both halves of guidance where they are one batch.
+    """What the UNet gets besides latent and time; B counts both halves of guidance where they are one batch.
 
     Attributes:
         text: BLC, prompt embeddings of both text encoders side by side.
@@ -52,7 +52,7 @@ class SplitUNet:
     Args:
         unet: SDXL's architecture with any widths; it may be used plainly in between only after `remove`.
         norm_mode: where GroupNorm's statistics come from in the displaced phase.
-        most_work: of a rank, times the mean of all, before it hands tokens on; see `distri.ranks.patches.Deal`.
+        most_work: of a rank, times the mean of all, before it hands tokens on; see `distri.ranks.patches.TokenBalance`.
         kept_shapes: how many shapes keep their buffers.
     """
 
@@ -102,7 +102,7 @@ class SplitUNet:
         context.exchange.drain()
         context.axis, context.patches = axis, patches
         batch = conditions.text.shape[0]
-        shape = (axis.name, batch, height, width, self.unet.dtype, context.norm_mode)
+        shape = (axis.name, axis.ranks, batch, height, width, self.unet.dtype, context.norm_mode)
         context.exchange = self.exchanges.get(shape, lambda: Exchange(axis))
         context.text.clear()
         self._conditions = conditions
@@ -129,11 +129,11 @@ class SplitUNet:
             added_cond_kwargs={"text_embeds": conditions.pooled, "time_ids": conditions.time_ids},
             return_dict=False,
         )
-        context.exchange.settle()
+        context.exchange.end_evaluation()
         return torch.as_tensor(noise_BCHW)
 
     def end(self) -> None:
-        """Wait for messages under way and forget the image; its buffers stay for the next of that shape."""
+        """Wait for messages in flight and forget the image; its buffers stay for the next of that shape."""
         self._context.exchange.drain()
         self._context.text.clear()
         self._conditions = None
@@ -156,4 +156,4 @@ def patches_of(unet: Any, height: int, width: int, count: int, *, most_work: flo
         TooManyRanks: the latent has fewer units than there are ranks.
     """
     rows_share = arithmetic.of_unet(unet, height, width).rows_share
-    return replace(split(height, width, count, unit=unit_of(unet)), deal=Deal(rows_share, most_work))
+    return replace(split(height, width, count, unit=unit_of(unet)), balance=TokenBalance(rows_share, most_work))

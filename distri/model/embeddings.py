@@ -10,9 +10,9 @@ import torch
 from distri.model import prompts
 from distri.model.model import Model
 from distri.model.prompts import Embedding, Prompts, Text
-from distri.ranks.spans import Spans
+from distri.ranks.spans import RenderSpan, Spans
 
-# Of one piece and in float32 an embedding has 630 KB with SDXL's encoders. Most batches have one negative prompt.
+# An embedding of one piece takes 630 KB in float32 with SDXL's encoders. Most batches have one negative prompt.
 KEPT = 16
 
 
@@ -39,32 +39,32 @@ class Embeddings:
 
     def of(self, image: Prompts) -> tuple[Embedding, Embedding | None]:
         """The positive side of an image, and the negative one or None without guidance. Every rank by itself."""
-        self._rest()
-        positive, *negative = (self._one(side) for side in _sides(image))
+        self._wait()
+        positive, *negative = (self._embedding(side) for side in _sides(image))
         return positive, negative[0] if negative else None
 
-    def begin(self, image: Prompts) -> None:
+    def embed_ahead(self, image: Prompts) -> None:
         """Embed an image's texts in the background. What fails is tried again, and raises, when it is asked for."""
-        self._rest()
+        self._wait()
         self._ahead = self._thread.submit(self._embed, _sides(image))
 
     def forget(self) -> None:
-        """The encoders are about to change."""
-        self._rest()
+        """Drop what is kept: the encoders are about to change."""
+        self._wait()
         self._kept.clear()
 
-    def _rest(self) -> None:
+    def _wait(self) -> None:
         if self._ahead is not None:
             wait((self._ahead,))
             self._ahead = None
 
     @torch.inference_mode()
     def _embed(self, sides: Sequence[_Side]) -> None:
-        with self._spans.span("encode", track="prompts"):
+        with self._spans.span(RenderSpan.ENCODE, track="prompts"):
             for side in sides:
-                self._one(side)
+                self._embedding(side)
 
-    def _one(self, side: _Side) -> Embedding:
+    def _embedding(self, side: _Side) -> Embedding:
         found = self._kept.pop(side, None)
         if found is None:
             model = self._model

@@ -32,12 +32,12 @@ class ImageSpec:
         scheduler: a diffusers class name; None is the model's own.
         scheduler_settings: what differs from the model's own settings, by the class's parameters.
         loras: fused into the model for this image.
-        highres: the way above the model's native size.
-        original_size, target_size: height and width that the model is told; None is the requested size in the last
-            pass, and the pass's own size in those before.
-        crop: top and left that the model is told.
+        highres: how to render above the model's native size.
+        original_size, target_size: height and width that the model is conditioned on; None is the requested size in
+            the last pass, and the pass's own size in those before.
+        crop: top and left that the model is conditioned on.
         negative_original_size, negative_crop, negative_target_size: the same for the negative half. If none of them
-            is set, it is told what the other half is told; a size of None is that of the other half.
+            is set, it gets those of the other half; a size of None is that of the other half.
     """
 
     prompt: str
@@ -62,14 +62,14 @@ class ImageSpec:
     negative_crop: tuple[int, int] = (0, 0)
     negative_target_size: tuple[int, int] | None = None
 
-    def told(self, size: tuple[int, int]) -> tuple[int, ...]:
+    def time_ids(self, size: tuple[int, int]) -> tuple[int, ...]:
         """The six numbers of micro-conditioning, in a pass of this height and width."""
         return (*(self.original_size or size), *self.crop, *(self.target_size or size))
 
-    def told_negative(self, size: tuple[int, int]) -> tuple[int, ...]:
+    def negative_time_ids(self, size: tuple[int, int]) -> tuple[int, ...]:
         """Those of the negative half."""
         if not (self.negative_original_size or self.negative_target_size or any(self.negative_crop)):
-            return self.told(size)
+            return self.time_ids(size)
         return (
             *(self.negative_original_size or self.original_size or size),
             *self.negative_crop,

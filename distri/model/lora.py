@@ -59,8 +59,8 @@ class _Delta:
     scale: float
 
 
-class Fused:
-    """Which LoRAs a model holds now. All ranks of a replica use it together, with equal arguments.
+class FusedLoras:
+    """The LoRAs that are fused into a model now. All ranks of a replica use it together, with equal arguments.
 
     Args:
         model: its UNet and text encoders are changed in place; nobody else may change them.
@@ -114,7 +114,7 @@ class Fused:
         self._original, self._loras = {}, ()
 
     def _read(self, lora: Lora) -> list[tuple[Tensor, _Delta]]:
-        state, metadata = _file(lora)
+        state, metadata = _read_file(lora)
         weights = {name: _weights_of(part) for name, part in self._parts.items()}
         found: dict[str, dict[str, Tensor]] = {}
         for key, tensor in _converted(state, self._parts["unet"], lora.path.name).items():
@@ -142,7 +142,7 @@ class Fused:
         return deltas
 
 
-def _file(lora: Lora) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read_file(lora: Lora) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and peft's settings of a file; the header is read, not the file's name."""
     try:
         if lora.sha256 is not None:

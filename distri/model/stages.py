@@ -1,4 +1,4 @@
-"""The passes that make a picture, their sizes and seeds: decided before anything is rendered. No torch."""
+"""The passes that render a picture, their sizes and seeds: decided before anything is rendered. No torch."""
 
 import hashlib
 import math
@@ -47,13 +47,13 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RenderPlan:
     """How one picture is made.
 
     Attributes:
         stages: in order; the last one's size is the canvas.
         crop: left and top in pixels of what is asked for within the canvas.
-        warnings: what the user should know of the way.
+        warnings: what the user should know about how it is rendered.
     """
 
     stages: tuple[Stage, ...]
@@ -66,14 +66,14 @@ class Plan:
         return self.stages[-1].width, self.stages[-1].height
 
 
-def plan(width: int, height: int, *, steps: int, seed: int, highres: Highres, native_px: int) -> Plan:
+def plan_stages(width: int, height: int, *, steps: int, seed: int, highres: Highres, native_px: int) -> RenderPlan:
     """The passes of a picture.
 
     Args:
         width, height: as asked for, in pixels, of any parity.
         steps: length of the first pass's schedule.
         seed: the image's; later passes get seeds that follow from it.
-        highres: the way above the native size.
+        highres: how to render above the native size.
         native_px: side of the square that the model was trained on.
 
     Returns:
@@ -108,7 +108,7 @@ def plan(width: int, height: int, *, steps: int, seed: int, highres: Highres, na
             f"rendered directly at {width}x{height}, above the model's native {native_px}x{native_px}: shapes may "
             "repeat; highres refine avoids that"
         )
-    return Plan(tuple(stages), ((canvas[0] - width) // 2, (canvas[1] - height) // 2), tuple(warnings))
+    return RenderPlan(tuple(stages), ((canvas[0] - width) // 2, (canvas[1] - height) // 2), tuple(warnings))
 
 
 def sub_seed(seed: int, number: int) -> int:

@@ -1,12 +1,12 @@
 """The one owner of all buffers that hold other ranks' activations.
 
-A layer trades at its site: it hands over tensors for peers and reads what the peers handed over at the same site.
+A layer trades at its site: it gives tensors for peers and reads what the peers gave at the same site.
 
 - In a synchronous evaluation the trade is immediate and blocks.
-- In the last synchronous evaluation before displaced ones, the trades are also written down in their order. When it
-  ends, they are dealt into a few buckets of about equal bytes, the buckets' buffers are made, once, and filled.
+- In the last synchronous evaluation before displaced ones, the trades are also recorded in their order. When it ends,
+  they are divided into a few buckets of about equal bytes, and the buckets' buffers are allocated, once, and filled.
 - In a displaced evaluation a layer reads what its peers sent in the evaluation before, and its own tensors go into the
-  bucket; a full bucket leaves at once. It is waited for just before its first reader in the next evaluation, so it has
+  bucket; a full bucket is sent at once. It is waited for just before its first reader in the next evaluation, so it has
   almost a whole evaluation to arrive. A bucket is one message per peer for what goes to everybody (keys, values,
   moments), and one more for what only this peer gets (halos, tokens handed on).
 """
@@ -27,7 +27,7 @@ from distri.ranks.phase import Evaluation, Phase
 
 BUCKETS = 8  # per evaluation: few enough that latency does not count, enough that the last one is not all of them
 ALIGNMENT_BYTES = 64
-SWAP_TAG = 0  # waited for at once; the tags of buckets, which stay in flight, come after wire.FREE_TAGS
+SWAP_TAG = 0  # waited for at once; the tags of buckets, which stay in flight, start at p2p.FREE_TAGS
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Incoming:
 
 
 @dataclass(frozen=True)
-class _Written:
-    """A trade as it went, kept from the first evaluation that publishes until the buffers are made."""
+class _RecordedTrade:
+    """What was traded at a site, kept from the first evaluation that publishes until the buffers are allocated."""
 
     outgoing: tuple[Outgoing, ...]
     incoming: tuple[Incoming, ...]
@@ -81,7 +81,7 @@ class _Bucket:
     receives: list[p2p.Message]
     pending: list[Any]
 
-    def arrive(self, axis: Axis) -> None:
+    def wait(self, axis: Axis) -> None:
         p2p.finish(axis, self.pending)
         self.pending = []
 
@@ -99,7 +99,7 @@ class Exchange:
         self._bucket_count = buckets
         self._sites: dict[str, _Site] = {}
         self._buckets: list[_Bucket] = []
-        self._written: dict[str, _Written] = {}
+        self._recorded: dict[str, _RecordedTrade] = {}
 
     @contextmanager
     def trade(
@@ -112,9 +112,9 @@ class Exchange:
         like: Tensor,
         total_bytes: int | None = None,
     ) -> Iterator[list[Tensor]]:
-        """Trade at a site; what the peers sent may be read within the block, and no more afterwards.
+        """Trade at a site; what the peers sent may be read only within the block.
 
-        All ranks of the axis trade at every site, if need be nothing.
+        All ranks of the axis call it at every site, also those that have nothing to trade.
 
         Args:
             site: the layer's name.
@@ -123,7 +123,7 @@ class Exchange:
             evaluation: whether to wait for fresh tensors, or to take those of the evaluation before, which blocks only
                 if they are late.
             like: dtype and device of what comes in.
-            total_bytes: traded here by all ranks together; where not everybody trades alike.
+            total_bytes: traded here by all ranks together; needed where ranks trade different amounts.
 
         Yields:
             One tensor per incoming entry.
@@ -131,11 +131,11 @@ class Exchange:
         if evaluation.phase is Phase.SYNCHRONOUS:
             received = self.swap(outgoing, incoming, like=like)
             if evaluation.publish:
-                self._keep(site, _Written(tuple(outgoing), tuple(incoming), received, total_bytes))
+                self._record(site, _RecordedTrade(tuple(outgoing), tuple(incoming), received, total_bytes))
             yield received
             return
         place = self._sites[site]
-        place.bucket.arrive(self.axis)
+        place.bucket.wait(self.axis)
         yield place.received
         if evaluation.publish:
             for view, out in zip(place.sent, outgoing, strict=True):
@@ -163,42 +163,42 @@ class Exchange:
         """This rank's own tensors of the evaluation before; inside a displaced `trade` of that site only."""
         return self._sites[site].sent
 
-    def settle(self) -> None:
-        """End an evaluation: make the buffers if it was the first that published. No communication."""
-        if not self._written:
+    def end_evaluation(self) -> None:
+        """Allocate the buffers if this evaluation was the first that published. No communication."""
+        if not self._recorded:
             return
-        names = list(self._written)
-        sizes = [self._written[name].weight_bytes() for name in names]
-        for bucket_names in _deal(names, sizes, self._bucket_count):
+        names = list(self._recorded)
+        sizes = [self._recorded[name].weight_bytes() for name in names]
+        for bucket_names in _even_runs(names, sizes, self._bucket_count):
             self._allocate(bucket_names)
 
     def drain(self) -> None:
-        """Wait for everything under way, so that another image can start."""
+        """Wait for all messages in flight, so that another image can start."""
         for bucket in self._buckets:
-            bucket.arrive(self.axis)
+            bucket.wait(self.axis)
 
-    def _keep(self, site: str, written: _Written) -> None:
-        if site in self._written:
+    def _record(self, site: str, trade: _RecordedTrade) -> None:
+        if site in self._recorded:
             raise Unsplittable(site, "layer", "it is called twice in one evaluation")
         place = self._sites.get(site)
         if place is None:
-            copies = tuple(replace(out, tensor=out.tensor.clone()) for out in written.outgoing)
-            self._written[site] = replace(written, outgoing=copies)
+            copies = tuple(replace(out, tensor=out.tensor.clone()) for out in trade.outgoing)
+            self._recorded[site] = replace(trade, outgoing=copies)
             return
-        for view, out in zip(place.sent, written.outgoing, strict=True):
+        for view, out in zip(place.sent, trade.outgoing, strict=True):
             view.copy_(out.tensor)
-        for view, tensor in zip(place.received, written.received, strict=True):
+        for view, tensor in zip(place.received, trade.received, strict=True):
             view.copy_(tensor)
 
     def _allocate(self, names: list[str]) -> None:
-        """Make one bucket: a flat buffer per destination and per origin, filled with what the sites have traded."""
+        """Allocate one bucket: a flat buffer per destination and per origin, filled with what the sites have traded."""
         outgoing: dict[tuple[bool, tuple[int, ...]], list[Tensor]] = {}
         incoming: dict[tuple[bool, int], list[Tensor]] = {}
         for name in names:
-            written = self._written[name]
-            for out in written.outgoing:
+            trade = self._recorded[name]
+            for out in trade.outgoing:
                 outgoing.setdefault((out.everyone, out.peers), []).append(out.tensor)
-            for part, tensor in zip(written.incoming, written.received, strict=True):
+            for part, tensor in zip(trade.incoming, trade.received, strict=True):
                 incoming.setdefault((part.everyone, part.peer), []).append(tensor)
         flat_out = {key: _flat(tensors) for key, tensors in outgoing.items()}
         flat_in = {key: _flat(tensors) for key, tensors in incoming.items()}
@@ -218,11 +218,11 @@ class Exchange:
         views_out = {key: iter(views) for key, (_, views) in flat_out.items()}
         views_in = {key: iter(views) for key, (_, views) in flat_in.items()}
         for name in names:
-            written = self._written.pop(name)
+            trade = self._recorded.pop(name)
             self._sites[name] = _Site(
                 bucket,
-                sent=[next(views_out[out.everyone, out.peers]) for out in written.outgoing],
-                received=[next(views_in[part.everyone, part.peer]) for part in written.incoming],
+                sent=[next(views_out[out.everyone, out.peers]) for out in trade.outgoing],
+                received=[next(views_in[part.everyone, part.peer]) for part in trade.incoming],
                 closes_bucket=name == names[-1],
             )
         self._buckets.append(bucket)
@@ -246,7 +246,7 @@ class Exchanges:
         return self._by_shape[shape]
 
     def clear(self) -> None:
-        """Drop all of them with their buffers; nothing may be under way."""
+        """Drop all of them with their buffers; no message may be in flight."""
         self._by_shape.clear()
 
     @property
@@ -269,13 +269,13 @@ def _flat(tensors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
     return flat, views
 
 
-def _deal(names: list[str], sizes: list[int], count: int) -> list[list[str]]:
+def _even_runs(names: list[str], sizes: list[int], count: int) -> list[list[str]]:
     """Cut names, in their order, into at most `count` runs of about equal size."""
-    total, dealt = sum(sizes), 0
+    total, done = sum(sizes), 0
     runs: list[list[str]] = [[]]
     for name, size in zip(names, sizes, strict=True):
-        if runs[-1] and dealt >= total * len(runs) / count:
+        if runs[-1] and done >= total * len(runs) / count:
             runs.append([])
         runs[-1].append(name)
-        dealt += size
+        done += size
     return runs

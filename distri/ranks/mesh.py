@@ -1,19 +1,19 @@
-"""The ranks of a pod and how they are used: data x cfg x patch. Nothing else asks for ranks or groups."""
+"""The ranks of a pod and how they are used: data x cfg x patch. Only this module asks for ranks and groups."""
 
-import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from enum import Enum
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from distri.ranks.errors import LayoutError
-from distri.ranks.missing_ranks import RollCall, blaming
+from distri.ranks.missing_ranks import RollCall, name_missing
 
 ROLL_CALL_GRACE = timedelta(seconds=5)
 
@@ -54,8 +54,8 @@ class Layout:
         return cls(*(int(part) for part in parts))
 
 
-class Traffic:
-    """What this rank has sent, and how long its computing stood still for messages, since the mesh was made.
+class TrafficCounter:
+    """Counts what this rank has sent, and how long its computing stood still for messages, since the mesh was made.
 
     Attributes:
         sent_bytes: payload, each receiver counted.
@@ -68,7 +68,7 @@ class Traffic:
         self._stalls: list[tuple[Any, Any]] = []  # CUDA events
 
     @contextmanager
-    def stalling(self) -> Iterator[None]:
+    def time_stalls(self) -> Iterator[None]:
         """Within the block this rank waits for messages: the process on gloo, its CUDA stream on NCCL."""
         if self._cuda:
             event: Any = torch.cuda.Event
@@ -90,25 +90,33 @@ class Traffic:
         return self._stalled_s
 
 
+class AxisName(Enum):
+    """What the ranks of an axis share."""
+
+    REPLICA = "replica"  # an image, both halves of guidance
+    PATCH = "patch"  # one half of an image
+    ALONE = "alone"  # nothing: one rank
+
+
 @dataclass(frozen=True)
 class Axis:
     """Ranks that share some work, seen from one of them.
 
     Attributes:
-        name: for buffer keys and messages.
+        name: what they share.
         ranks: their global ranks, in the order of the work.
         index: this rank's place among them.
         group: their process group; None on an axis of one, which never communicates.
         traffic: where bytes sent are counted.
-        roll: tells which of them is missing when a message fails.
+        roll_call: tells which of them is missing when a message fails.
     """
 
-    name: str
+    name: AxisName
     ranks: tuple[int, ...]
     index: int
     group: Any = field(repr=False)
-    traffic: Traffic = field(repr=False, compare=False)
-    roll: RollCall | None = field(default=None, repr=False, compare=False)
+    traffic: TrafficCounter = field(repr=False, compare=False)
+    roll_call: RollCall | None = field(default=None, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -123,7 +131,7 @@ class Axis:
         """The first so many of these ranks, or None on a rank that is not among them."""
         if self.index >= count:
             return None
-        return self if count == self.size else replace(self, name=f"{self.name}[:{count}]", ranks=self.ranks[:count])
+        return self if count == self.size else replace(self, ranks=self.ranks[:count])
 
 
 class Mesh:
@@ -145,20 +153,20 @@ class Mesh:
         device: torch.device,
         rank: int,
         groups: dict[tuple[int, ...], Any],
-        roll: RollCall | None = None,
+        roll_call: RollCall | None = None,
     ) -> None:
         self.layout = layout
         self.device = device
         self.rank = rank
-        self.traffic = Traffic(device)
+        self.traffic = TrafficCounter(device)
         self.data_index, within = divmod(rank, layout.cfg * layout.patch)
         self.cfg_index = within // layout.patch
         self._groups = groups
-        self._roll = roll
+        self._roll_call = roll_call
         replica_ranks, patch_ranks = _replica(layout, self.data_index), _half(layout, self.data_index, self.cfg_index)
-        self.replica = self._axis("replica", replica_ranks)
-        self.patch = self._axis("patch", patch_ranks)
-        self.alone = self._axis("alone", (rank,))
+        self.replica = self._axis(AxisName.REPLICA, replica_ranks)
+        self.patch = self._axis(AxisName.PATCH, patch_ranks)
+        self.alone = self._axis(AxisName.ALONE, (rank,))
 
     @classmethod
     def single(cls, device: torch.device | str = "cpu") -> "Mesh":
@@ -205,8 +213,8 @@ class Mesh:
                         dist.all_reduce(torch.zeros(1, device=own), group=groups[ranks])
         # torch.distributed has no public name for the store that the ranks met in.
         store = dist.distributed_c10d._get_default_store()
-        roll = RollCall(store, dist.get_rank(), grace=min(ROLL_CALL_GRACE, timeout))
-        return cls(layout, own, dist.get_rank(), groups, roll)
+        roll_call = RollCall(store, dist.get_rank(), grace=min(ROLL_CALL_GRACE, timeout))
+        return cls(layout, own, dist.get_rank(), groups, roll_call)
 
     def leave(self) -> None:
         """End all groups; the mesh is of no use afterwards."""
@@ -215,44 +223,47 @@ class Mesh:
 
     @property
     def is_leader(self) -> bool:
-        """Whether this rank speaks for its replica."""
+        """Whether this rank is the first of its replica, which decides for all of them."""
         return self.replica.index == 0
 
-    def broadcast_word(self, word: int) -> int:
-        """The leader's word, on all ranks of its replica; blocks. What the others pass is ignored."""
-        if self.replica.size == 1:
-            return word
-        word_1 = torch.tensor([word], dtype=torch.int64)
-        self._broadcast(word_1)
-        return int(word_1.item())
-
-    def broadcast_object(self, value: Any) -> Any:
-        """The leader's JSON-able value, on all ranks of its replica; blocks. What the others pass is ignored."""
+    def broadcast_int(self, value: int) -> int:
+        """The leader's number, on all ranks of its replica; blocks. What the others pass is ignored."""
         if self.replica.size == 1:
             return value
-        payload = bytearray(json.dumps(value).encode()) if self.is_leader else bytearray()
-        size = self.broadcast_word(len(payload))
-        data = torch.frombuffer(payload, dtype=torch.uint8) if self.is_leader else torch.empty(size, dtype=torch.uint8)
-        self._broadcast(data)
-        return json.loads(bytes(data.tolist()))
+        value_1 = torch.tensor([value], dtype=torch.int64)
+        self._broadcast(value_1)
+        return int(value_1.item())
 
-    def gathered_objects(self, value: Any) -> list[Any]:
+    def broadcast_bytes(self, payload: bytes) -> bytes:
+        """The leader's bytes, on all ranks of its replica; blocks. What the others pass is ignored."""
+        if self.replica.size == 1:
+            return payload
+        size = self.broadcast_int(len(payload))
+        if size == 0:
+            return b""
+        data = torch.empty(size, dtype=torch.uint8)
+        if self.is_leader:
+            data.copy_(torch.frombuffer(bytearray(payload), dtype=torch.uint8))
+        self._broadcast(data)
+        return data.numpy().tobytes()
+
+    def gather_objects(self, value: Any) -> list[Any]:
         """Every rank's JSON-able value, by rank of the pod, on rank 0; nothing elsewhere. Blocks."""
         if self.layout.ranks == 1:
             return [value]
         values: list[Any] | None = [None] * self.layout.ranks if self.rank == 0 else None
-        with blaming(self._roll, range(self.layout.ranks)):
+        with name_missing(self._roll_call, range(self.layout.ranks)):
             dist.gather_object(value, values, dst=0)
         return values or []
 
     def _broadcast(self, tensor: torch.Tensor) -> None:
-        with blaming(self._roll, self.replica.ranks):
+        with name_missing(self._roll_call, self.replica.ranks):
             dist.broadcast(tensor, src=self.replica.ranks[0], group=self.replica.group)
         if self.is_leader:
             self.traffic.sent_bytes += tensor.nbytes * (self.replica.size - 1)
 
-    def _axis(self, name: str, ranks: tuple[int, ...]) -> Axis:
-        return Axis(name, ranks, ranks.index(self.rank), self._groups.get(ranks), self.traffic, self._roll)
+    def _axis(self, name: AxisName, ranks: tuple[int, ...]) -> Axis:
+        return Axis(name, ranks, ranks.index(self.rank), self._groups.get(ranks), self.traffic, self._roll_call)
 
 
 def _replica(layout: Layout, data: int) -> tuple[int, ...]:
@@ -271,6 +282,6 @@ def default_layout(ranks: int) -> Layout:
     return Layout(data=1, cfg=cfg, patch=ranks // cfg)
 
 
-def alone(rank: int = 0) -> Axis:
+def axis_of_one(rank: int = 0) -> Axis:
     """An axis of one rank outside any mesh."""
-    return Axis("alone", (rank,), 0, None, Traffic())
+    return Axis(AxisName.ALONE, (rank,), 0, None, TrafficCounter())

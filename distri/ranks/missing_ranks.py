@@ -54,17 +54,17 @@ class RollCall:
 
 
 @contextmanager
-def blaming(roll: RollCall | None, ranks: Sequence[int]) -> Iterator[None]:
+def name_missing(roll_call: RollCall | None, ranks: Sequence[int]) -> Iterator[None]:
     """Turn a message that failed within the block into a PeerLost that names the missing ranks.
 
     Args:
-        roll: None where there are no peers.
+        roll_call: None where there are no peers.
         ranks: who takes part in the message.
     """
     try:
         yield
     except RuntimeError as error:  # the root of what torch.distributed raises, and gloo raises it bare
-        if roll is None:
+        if roll_call is None:
             raise
         reason = str(error).strip().split("\n")[0]
-        raise PeerLost(missing=roll.missing(ranks), ranks=tuple(ranks), reason=reason) from error
+        raise PeerLost(missing=roll_call.missing(ranks), ranks=tuple(ranks), reason=reason) from error

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from distri.ranks.mesh import Axis, Mesh
-from distri.ranks.missing_ranks import blaming
+from distri.ranks.missing_ranks import name_missing
 
 FREE_TAGS = 16  # tags below are for messages that are waited for at once
 GATHER_TAG = 2
@@ -39,7 +39,7 @@ def post(axis: Axis, sends: Sequence[Message], receives: Sequence[Message]) -> l
     axis.traffic.sent_bytes += sum(message.tensor.nbytes for message in sends)
     if not operations:
         return []
-    with blaming(axis.roll, axis.ranks):
+    with name_missing(axis.roll_call, axis.ranks):
         return list(dist.batch_isend_irecv(operations))
 
 
@@ -47,7 +47,7 @@ def finish(axis: Axis, pending: Sequence[Any]) -> None:
     """Wait for what `post` has started; the first message that fails raises PeerLost."""
     if not pending:
         return
-    with blaming(axis.roll, axis.ranks), axis.traffic.stalling():
+    with name_missing(axis.roll_call, axis.ranks), axis.traffic.time_stalls():
         for work in pending:
             work.wait()
 
@@ -89,4 +89,4 @@ def all_agree(mesh: Mesh, axis: Axis, own: bool) -> bool:
     """Whether all ranks of the leader's axis say yes, on all ranks of the replica; blocks."""
     flag = torch.tensor([own], dtype=torch.uint8, device=mesh.device)
     flags = collect(axis, flag, [(1,)] * axis.size)
-    return bool(mesh.broadcast_word(int(all(bool(flag.item()) for flag in flags))))
+    return bool(mesh.broadcast_int(int(all(bool(flag.item()) for flag in flags))))

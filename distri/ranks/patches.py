@@ -15,13 +15,13 @@ MOST_WORK = 1.04  # of a rank, times the mean of all; below the 1.05 that docs/e
 
 
 @dataclass(frozen=True)
-class Deal:
+class TokenBalance:
     """When a rank with many rows hands tokens of its transformers on to ranks with few.
 
     Attributes:
         rows_share: of the network's arithmetic, what a rank does for the rows that it holds; the rest is for tokens.
-        most_work: of a rank, times the mean of all, before it hands on; infinity means never. A deal stops there and
-            does not make all ranks equal, because a token handed on is two evaluations old where it is displaced.
+        most_work: of a rank, times the mean of all, before it hands on; infinity means never. Ranks are balanced up
+            to there and not made equal, because in a displaced evaluation a token handed on is two evaluations old.
     """
 
     rows_share: float
@@ -36,14 +36,14 @@ class Patches:
         height, width: of the whole image, in the elements of this resolution.
         dim: the split dimension of a BCHW tensor, ROWS or COLUMNS.
         edges: patch r holds [edges[r], edges[r + 1]); one more edge than patches.
-        deal: of its tokens, where there are transformers; else every rank computes its patch's.
+        balance: how transformers share their tokens; None means that every rank computes those of its patch.
     """
 
     height: int
     width: int
     dim: int
     edges: tuple[int, ...]
-    deal: Deal | None = None
+    balance: TokenBalance | None = None
 
     @property
     def count(self) -> int:
@@ -71,8 +71,8 @@ class Patches:
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """How many tokens every rank computes in a transformer: its patch's, but for what the deal moves."""
-        return _dealt(self.areas, self.deal) if self.deal else self.areas
+        """How many tokens every rank computes in a transformer: its patch's, but for those that are handed on."""
+        return _balanced_tokens(self.areas, self.balance) if self.balance else self.areas
 
     @property
     def moves(self) -> tuple["Move", ...]:
@@ -90,7 +90,7 @@ class Patches:
 
 @dataclass(frozen=True)
 class Move:
-    """Some tokens of one patch, computed by the rank of another (places on the axis)."""
+    """How many tokens of one patch are computed by the rank of another (places on the axis), per image of the batch."""
 
     origin: int
     destination: int
@@ -98,16 +98,20 @@ class Move:
 
 
 @cache
-def _dealt(areas: tuple[int, ...], deal: Deal) -> tuple[int, ...]:
-    """Who has too much keeps what it may, at least one; what is left over goes, one by one, to whoever has least."""
+def _balanced_tokens(areas: tuple[int, ...], balance: TokenBalance) -> tuple[int, ...]:
+    """How many tokens each rank computes.
+
+    A rank with too much work keeps as many as `most_work` allows, at least one. The rest goes, token by token, to the
+    rank with the least work.
+    """
     mean = sum(areas) / len(areas)
-    of_rows = [deal.rows_share * area for area in areas]
-    a_token = 1 - deal.rows_share
-    may = [max(1, (deal.most_work * mean - rows) / a_token) for rows in of_rows]
-    tokens = [math.floor(min(area, most)) for area, most in zip(areas, may, strict=True)]
+    of_rows = [balance.rows_share * area for area in areas]
+    a_token = 1 - balance.rows_share
+    allowed = [max(1, (balance.most_work * mean - rows) / a_token) for rows in of_rows]
+    tokens = [math.floor(min(area, most)) for area, most in zip(areas, allowed, strict=True)]
     for _ in range(sum(areas) - sum(tokens)):
-        idlest = min(range(len(areas)), key=lambda place: of_rows[place] + a_token * tokens[place])
-        tokens[idlest] += 1
+        least = min(range(len(areas)), key=lambda place: of_rows[place] + a_token * tokens[place])
+        tokens[least] += 1
     return tuple(tokens)
 
 
@@ -136,7 +140,7 @@ def _scaled(patches: Patches, halvings: int) -> Patches:
         width=scale(patches.width),
         dim=patches.dim,
         edges=tuple(scale(edge) for edge in patches.edges),
-        deal=patches.deal,
+        balance=patches.balance,
     )
 
 

@@ -8,9 +8,19 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from typing import Any
 
 RANK = "rank"  # the track of the rank's own work, one span after the other
+
+
+class RenderSpan(StrEnum):
+    """The spans that rendering an image consists of."""
+
+    ENCODE = "encode"  # prompts to embeddings
+    DENOISE = "denoise"
+    ENLARGE = "enlarge"  # between two passes
+    DECODE = "decode"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +100,7 @@ class Spans:
         """Note a span that was timed elsewhere."""
         self._added += 1
         own = self._about | detail if track == RANK else detail
-        self._kept.append(Span(name, track, start_ns, end_ns, own))
+        self._kept.append(Span(str(name), track, start_ns, end_ns, own))
 
     @property
     def forgotten(self) -> int:

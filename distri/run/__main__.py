@@ -28,7 +28,7 @@ from distri.run.leader import Leader  # noqa: E402
 from distri.run.report import write_report  # noqa: E402
 from distri.run.shard import ImageTooLarge, LeaderRefused, PodMisconfigured, render_shard  # noqa: E402
 from distri.run.sigterm import on_sigterm  # noqa: E402
-from distri.run.tracing import gathered, note_start  # noqa: E402
+from distri.run.tracing import gather_trace, note_start  # noqa: E402
 from pipeline.bucket.trace import Trace, usage_of  # noqa: E402
 from pipeline.deployment.settings import load_settings  # noqa: E402
 from pipeline.errors import ClaimRefused, RecordTooNew, RecordUnreadable, ServiceError, SettingsError  # noqa: E402
@@ -47,11 +47,11 @@ def main() -> int:
     rank = int(os.environ.get("RANK", "0"))
     leader: Leader | None = None
 
-    def asked_to_end() -> None:
+    def stop_leader() -> None:
         if leader is not None:
             leader.stop("the pod was asked to end (SIGTERM)")
 
-    on_sigterm(asked_to_end)
+    on_sigterm(stop_leader)
     spans = Spans()
     note_start(spans)
     try:
@@ -67,9 +67,9 @@ def main() -> int:
         if mesh.is_leader:
             leader = Leader(spec, os.environ.get(POD_UID_VARIABLE) or secrets.token_hex(8), settings, spans)
         render_shard(mesh, leader, spec, settings, spans)
-        trace = gathered(mesh, spans, spec)
+        trace = gather_trace(mesh, spans, spec)
         if leader is not None and trace is not None:
-            leader.keep(trace)
+            leader.store_trace(trace)
         if leader is not None and leader.stopped_because is not None:
             write_report(_report(leader, leader.stop_code, leader.stopped_because, trace))
             return 1

@@ -1,9 +1,9 @@
-"""Files, uploads and the ledger's moves in the background, while the ranks render the next image.
+"""Make files, upload them and tell the ledger in the background, while the ranks render the next image.
 
 Two lanes: uploads, several at a time and in any order, since a large file takes seconds to make and to send; and
-reports to the ledger of what was uploaded, one thread. Each waits its own outages out, so that images go to the bucket
-while Redis is away, and rendering goes on while S3 is, until as many pixels wait as memory may hold. Who renders asks
-for `room` first, and never waits anywhere else.
+reports to the ledger of what was uploaded, one thread. Each waits for its own outages to end: images go to the
+bucket while Redis is away, and rendering goes on while S3 is away, until too many pixels wait. The renderer calls
+`wait_for_room` before each image, and waits nowhere else.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 UPLOADS = 4
 # Pixels that wait for their upload: ten pictures of 4096 x 4096. One more may wait however large it is.
 WAITING_BYTES = 512 << 20
-# How long the end of a pod waits for Redis. Whoever settles the attempt reads the bucket, so nothing is lost with it.
+# How long a pod that ends waits for Redis. Nothing is lost after that: whoever settles the attempt reads the bucket.
 LAST_REPORTS_S = 60.0
 OUTAGE_PAUSE_S = 0.2  # the first
 _FLUSH_LOOK_S = 1.0
@@ -58,7 +58,7 @@ class PodIdentity:
 
 
 class Committer:
-    """Takes images from the renderer, and says in the end what became of each."""
+    """Takes images from the renderer; `outcomes` holds what became of each."""
 
     def __init__(
         self,
@@ -76,25 +76,25 @@ class Committer:
         self._refused = False
         self._waiting_bytes = 0
         self._last_report_at: float | None = None
-        self._fewer = threading.Condition()
+        self._room = threading.Condition()
         self._spans = Spans() if spans is None else spans
         self._uploads, self._reports = _Lane("files", UPLOADS), _Lane("reports")
         self._fragment: int | None = None
-        self._last: _Lane | None = None
+        self._fragment_lane: _Lane | None = None
 
-    def room(self, within_s: float) -> bool:
-        """Whether another image may be rendered: waits so long until enough of those that wait are uploaded.
+    def wait_for_room(self, within_s: float) -> bool:
+        """Whether another image may be rendered: waits at most so long until enough pixels are uploaded.
 
-        Raises what a lane ended with.
+        Raises the exception that ended a lane.
         """
         self._raise_if_broken()
-        with self._fewer:
-            return self._fewer.wait_for(lambda: self._waiting_bytes < WAITING_BYTES, within_s)
+        with self._room:
+            return self._room.wait_for(lambda: self._waiting_bytes < WAITING_BYTES, within_s)
 
-    def started(self, task: ImageTask) -> None:
-        """This image is about to be rendered; returns when the ledger knows, or soon if it cannot be told.
+    def mark_started(self, task: ImageTask) -> None:
+        """Record that this image is about to be rendered; returns when the ledger has it, or after MARK_WITHIN_S.
 
-        Not behind the uploads: if the pod dies of this image, the ledger must have it on record.
+        It does not queue behind the uploads: if the pod dies of this image, the ledger must have it on record.
         """
         known = threading.Event()
 
@@ -105,72 +105,74 @@ class Committer:
         self._reports.put(mark)
         known.wait(MARK_WITHIN_S)
 
-    def rendered(self, task: ImageTask, result: ImageResult, pixels: Any) -> None:
+    def commit_rendered(self, task: ImageTask, result: ImageResult, pixels: Any) -> None:
         """Commit an image; `pixels` is uint8, height x width x 3."""
-        with self._fewer:
+        with self._room:
             self._waiting_bytes += pixels.nbytes
         self._uploads.put(lambda: self._commit(task, result, pixels))
 
-    def failed(self, task: ImageTask, failure: ImageFailure) -> None:
-        """Write down why there is no such image."""
+    def commit_failed(self, task: ImageTask, failure: ImageFailure) -> None:
+        """Record why there is no such image."""
         self._uploads.put(lambda: self._fail(task, failure))
 
-    def known(self, task: ImageTask, outcome: Outcome) -> None:
-        """This image had an outcome before; bring the ledger up to it."""
-        self._note(task, outcome)
+    def report(self, task: ImageTask, outcome: Outcome) -> None:
+        """Tell the ledger what became of an image that is in the bucket."""
+        self.outcomes[task.index] = outcome
+        done = isinstance(outcome, ImageResult)
+        self._reports.put(lambda: self._move(task, ImageState.SUCCEEDED if done else ImageState.FAILED))
 
     def refuse(self, reason: str) -> None:
-        """The claim is another's: what is not uploaded yet must not be, for somebody else speaks for these images."""
+        """Stop uploading: another pod has the claim, and with it these images."""
         self._refused = True
         self._stop(reason)
 
     def finish(self, fragment: int | None) -> None:
-        """Nothing more comes; write the job's fragment in the end if one is wanted."""
+        """Take no more images; at the end write the job's fragment, if a number is given."""
         self._fragment = fragment
         self._uploads.end()
 
-    def finished(self, within_s: float) -> bool:
-        """Wait so long until all is uploaded, and then reported as far as there is time for that.
+    def wait_until_finished(self, within_s: float) -> bool:
+        """Wait at most so long until everything is uploaded, and then reported as far as LAST_REPORTS_S allow.
 
-        Raises what a lane ended with.
+        Raises the exception that ended a lane.
         """
-        if not self._uploads.ended(within_s):
+        if not self._uploads.join(within_s):
             return False
         self._raise_if_broken()
-        if self._last is None:
-            self._last = _Lane("fragment")
+        if self._fragment_lane is None:
+            self._fragment_lane = _Lane("fragment")
             if self._fragment is not None:
-                self._last.put(lambda: self._write_fragment(self._fragment or 0))
-            self._last.end()
-        if not self._last.ended(within_s):
+                self._fragment_lane.put(lambda: self._write_fragment(self._fragment or 0))
+            self._fragment_lane.end()
+        if not self._fragment_lane.join(within_s):
             return False
         self._raise_if_broken()
         if self._last_report_at is None:
             self._last_report_at = time.monotonic() + LAST_REPORTS_S
             self._reports.end()
-        if self._reports.ended(within_s):
+        if self._reports.join(within_s):
             self._raise_if_broken()
             return True
         if time.monotonic() < self._last_report_at:
             return False
-        log.warning("ending without having told the ledger of every image; who settles the attempt does")
+        log.warning("ending before the ledger has every image; the worker that settles the attempt tells it")
         return True
 
     def flush(self) -> None:
-        """Finish without a fragment, and wait until all is uploaded and reported: for a pod that ends before its time.
+        """Finish without a fragment, and wait until everything is uploaded and reported: for a pod that ends early.
 
-        Raises what a lane ended with.
+        Raises the exception that ended a lane.
         """
         self.finish(None)
-        while not self.finished(_FLUSH_LOOK_S):
+        while not self.wait_until_finished(_FLUSH_LOOK_S):
             continue
 
     def _raise_if_broken(self) -> None:
-        for lane in (self._uploads, self._reports, self._last):
+        for lane in (self._uploads, self._reports, self._fragment_lane):
             if lane is not None and lane.error is not None:
                 raise lane.error
 
-    def _patiently(self, action: Callable[[], object]) -> None:
+    def _retry_in_outages(self, action: Callable[[], object]) -> None:
         outages = 0  # in a row
         while not self._refused:
             try:
@@ -196,43 +198,43 @@ class Committer:
             with self._spans.span("upload", **own):
                 stands = commit_image(self._artifacts, self._objects, result, file)
             log.info("image committed", image=task.id, seconds=round(result.seconds, 2))
-            self._note(task, stands)
+            self.report(task, stands)
 
-        self._patiently(commit)
-        with self._fewer:
+        self._retry_in_outages(commit)
+        with self._room:
             self._waiting_bytes -= pixels.nbytes
-            self._fewer.notify()
+            self._room.notify()
 
     def _fail(self, task: ImageTask, failure: ImageFailure) -> None:
         def fail() -> None:
             commit_failure(self._artifacts, self._objects, failure)
             log.warning("image failed", image=task.id, code=failure.code.value, reason=failure.message)
-            self._note(task, failure)
+            self.report(task, failure)
 
-        self._patiently(fail)
-
-    def _note(self, task: ImageTask, outcome: Outcome) -> None:
-        self.outcomes[task.index] = outcome
-        done = isinstance(outcome, ImageResult)
-        self._reports.put(lambda: self._move(task, ImageState.SUCCEEDED if done else ImageState.FAILED))
+        self._retry_in_outages(fail)
 
     def _move(self, task: ImageTask, to: ImageState) -> None:
         def move() -> None:
             try:
                 try:
-                    self._tell(task, to)
+                    self._move_once(task, to)
                 except ClaimRefused:
                     # A ledger that was lost and rebuilt has our attempt on record, and no pod yet.
                     if (refusal := self._identity.register(self._ledger)) is not None:
                         raise ClaimRefused(refusal) from None
-                    self._tell(task, to)
+                    self._move_once(task, to)
             except BatchLost as error:
-                # The bucket has it, and the ledger is rebuilt from there.
-                log.warning("the ledger was not told of an image", image=task.id, state=to.value, reason=str(error))
+                # The image is in the bucket, and the ledger is rebuilt from there.
+                log.warning(
+                    "the ledger has no record of the batch; an image is not reported",
+                    image=task.id,
+                    state=to.value,
+                    reason=str(error),
+                )
 
-        self._patiently(move)
+        self._retry_in_outages(move)
 
-    def _tell(self, task: ImageTask, to: ImageState) -> None:
+    def _move_once(self, task: ImageTask, to: ImageState) -> None:
         spec, uid = self._identity.spec, self._identity.uid
         self._ledger.images.move_by_pod(
             spec.batch_id, spec.job_ref, [task.index], to, pod=uid, attempt=spec.number, token=spec.token
@@ -241,11 +243,11 @@ class Committer:
     def _write_fragment(self, job: int) -> None:
         body = outcome_lines(self.outcomes[index] for index in sorted(self.outcomes))
         key = self._objects.fragment(job)
-        self._patiently(lambda: self._artifacts.put(key, body, content_type="application/x-ndjson"))
+        self._retry_in_outages(lambda: self._artifacts.put(key, body, content_type="application/x-ndjson"))
 
 
 class _Lane:
-    """Threads that do what they are given, begun in order; with one thread also ended in order."""
+    """Threads that run actions, started in order; one thread alone also finishes them in order."""
 
     def __init__(self, name: str, threads: int = 1) -> None:
         self.error: BaseException | None = None
@@ -262,12 +264,12 @@ class _Lane:
         self._queue.put(action)
 
     def end(self) -> None:
-        """Nothing more comes."""
+        """Take no more actions."""
         for _ in self._threads:
             self._queue.put(None)
 
-    def ended(self, within_s: float) -> bool:
-        """Whether all that was given is done, within so long."""
+    def join(self, within_s: float) -> bool:
+        """Whether all actions are done, waiting at most so long."""
         deadline = time.monotonic() + within_s
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -277,5 +279,5 @@ class _Lane:
         try:
             while (action := self._queue.get()) is not None:
                 action()
-        except BaseException as error:  # noqa: BLE001 - handed to the renderer, which raises it
+        except BaseException as error:  # noqa: BLE001 - the renderer raises it
             self.error = error

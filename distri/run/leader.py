@@ -1,10 +1,11 @@
-"""What only the leader of a replica does: claim, decide, commit. Everybody else follows its words."""
+"""What only the leader of a replica does: claim, decide, commit. The other ranks follow its signals."""
 
 from __future__ import annotations
 
 import contextvars
 import threading
 import time
+from dataclasses import dataclass
 from enum import IntEnum
 
 import structlog
@@ -13,7 +14,7 @@ from distri.model.image import Rendered
 from distri.ranks.spans import Spans
 from distri.run.committer import Committer, PodIdentity
 from distri.run.translate import made_of
-from distri.sampling.sampler import Control
+from distri.sampling.control import Control
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.commit import known_outcomes
 from pipeline.bucket.trace import Trace
@@ -23,21 +24,21 @@ from pipeline.ledger import Ledger
 from pipeline.records.attempt import AttemptSpec, Code
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import FailureCode, Outcome, Provenance, failure_of, result_of
-from pipeline.records.shards import ImageTask, Shard, images_of, parsed_shard
+from pipeline.records.shards import ImageTask, images_of, parsed_shard
 from pipeline.states import BatchState
 
 log = structlog.get_logger(__name__)
 
 WATCH_S = 1.0
-# How long the leader waits for room, or for a service at the start, before it tells the others to wait on: less than
+# How long the leader waits for room, or for a service at the start, before it sends the others another WAIT: less than
 # they wait in a collective, and than a pod that is asked to end may take.
 WAIT_S = 5.0
-# A pod that cannot begin for so long ends: its attempt fails, with the reason.
+# A pod that cannot begin within this time ends: its attempt fails, with the reason.
 BEGIN_S, BEGIN_PAUSE_S = 120.0, 1.0
 
 
-class Word(IntEnum):
-    """What the leader says before each image."""
+class LeaderSignal(IntEnum):
+    """What the leader tells the other ranks of its replica before each image, at the start and at the end."""
 
     RENDER = 0
     SKIP = 1
@@ -45,8 +46,16 @@ class Word(IntEnum):
     WAIT = 3  # ask again
 
 
+@dataclass(frozen=True)
+class LoadedShard:
+    """A job's shard: its bytes as they were read, and the images that they name."""
+
+    body: bytes
+    tasks: list[ImageTask]
+
+
 class Leader:
-    """One replica's side towards Redis and S3."""
+    """What one replica does with Redis and S3."""
 
     def __init__(self, spec: AttemptSpec, uid: str, settings: Settings, spans: Spans) -> None:
         self.spec, self._spans = spec, spans
@@ -60,16 +69,15 @@ class Leader:
         self._known: dict[int, Outcome] = {}
         self._began = time.monotonic()
 
-    def begin(self) -> Shard | None:
-        """Register this pod for its job and read what there is to do; None if a service is away: ask again.
+    def begin(self) -> LoadedShard | None:
+        """Register this pod for its job and read its shard; None if a service is away: ask again.
 
         Raises ClaimRefused, RecordUnreadable; ServiceError if that has lasted for BEGIN_S.
         """
         try:
             self._claim()
-            shard = self._shard()
-            tasks = images_of(shard)
-            self._known = known_outcomes(self._artifacts, self._objects, self.spec.job_index, tasks)
+            shard = self._load_shard()
+            self._known = known_outcomes(self._artifacts, self._objects, self.spec.job_index, shard.tasks)
         except RecordUnreadable:
             raise  # no outage
         except ServiceError as error:
@@ -91,11 +99,11 @@ class Leader:
         if refusal is not None:
             raise ClaimRefused(f"this pod may not render {self.spec.job_ref}: {refusal}")
 
-    def _shard(self) -> Shard:
+    def _load_shard(self) -> LoadedShard:
         body = self._artifacts.get(self.spec.shard_key)
         if body is None:
             raise StoreUnavailable(f"{self.spec.shard_key} is not in {self._artifacts.where}")
-        return parsed_shard(body, self.spec.shard_key)
+        return LoadedShard(body, images_of(parsed_shard(body, self.spec.shard_key)))
 
     @property
     def claimed(self) -> bool:
@@ -115,7 +123,7 @@ class Leader:
             self.stopped_because = reason
             log.info("stopping", reason=reason)
 
-    def decide(self, task: ImageTask) -> Word:
+    def decide(self, task: ImageTask) -> LeaderSignal:
         """Whether to render this image: not if it had an outcome at the start, nor if this pod is to stop.
 
         Nothing is asked of S3 or Redis here: what somebody else commits meanwhile is found by the commit.
@@ -124,43 +132,45 @@ class Leader:
             self.stop_code = Code.PAUSED
             self.stop("the batch is paused")
         if self.stopped_because is not None:
-            return Word.STOP
+            return LeaderSignal.STOP
         before = self._known.get(task.index)
-        if before is None and not self.committer.room(WAIT_S):
+        if before is None and not self.committer.wait_for_room(WAIT_S):
             log.warning("rendering waits until images are uploaded")
-            return Word.WAIT
+            return LeaderSignal.WAIT
         if before is not None:
-            self.committer.known(task, before)
+            self.committer.report(task, before)
             log.info("image has an outcome already", image=task.id, status=before.status)
-            return Word.SKIP
-        self.committer.started(task)
-        return Word.RENDER
+            return LeaderSignal.SKIP
+        self.committer.mark_started(task)
+        return LeaderSignal.RENDER
 
     def control(self) -> Control:
         """Whether to go on, asked before every evaluation."""
         return Control.GO if self.stopped_because is None else Control.STOP
 
-    def take(self, task: ImageTask, rendered: Rendered, provenance: Provenance) -> None:
-        """Commit a rendered image, or write down that it shows nothing."""
+    def commit(self, task: ImageTask, rendered: Rendered, provenance: Provenance) -> None:
+        """Commit a rendered image, or record that it shows nothing."""
         if not rendered.finite or rendered.blank:
             what = "holds values that are not finite" if not rendered.finite else "is of one colour"
             failure = failure_of(task, FailureCode.BLACK, f"the decoded picture {what}", retryable=True)
-            self.committer.failed(task, failure)
+            self.committer.commit_failed(task, failure)
             return
         seconds = rendered.encode_s + rendered.denoise_s + rendered.decode_s
-        result = result_of(task, self._objects, provenance, round(seconds, 3), made_of(rendered, lean=provenance.lean))
-        self.committer.rendered(task, result, rendered.pixels)
+        result = result_of(
+            task, self._objects, provenance, round(seconds, 3), made_of(rendered, low_memory=provenance.lean)
+        )
+        self.committer.commit_rendered(task, result, rendered.pixels)
 
     def fail(self, task: ImageTask, code: FailureCode, message: str) -> None:
-        """Write down why this image cannot be rendered."""
-        self.committer.failed(task, failure_of(task, code, message, retryable=False))
+        """Record why this image cannot be rendered."""
+        self.committer.commit_failed(task, failure_of(task, code, message, retryable=False))
 
-    def finished(self) -> Word:
+    def wait_until_finished(self) -> LeaderSignal:
         """STOP once everything is uploaded and reported, else WAIT; `committer.finish` comes first."""
-        return Word.STOP if self.committer.finished(WAIT_S) else Word.WAIT
+        return LeaderSignal.STOP if self.committer.wait_until_finished(WAIT_S) else LeaderSignal.WAIT
 
-    def keep(self, trace: Trace) -> None:
-        """Put the attempt's trace into the bucket; it explains and decides nothing, so an outage only loses it."""
+    def store_trace(self, trace: Trace) -> None:
+        """Put the attempt's trace into the bucket; nothing depends on it, so in an outage it is lost."""
         key = self._objects.trace(self.spec.job_index, self.spec.number)
         try:
             self._artifacts.put(key, trace.model_dump_json().encode(), content_type="application/json")

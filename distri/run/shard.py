@@ -11,8 +11,7 @@ from pathlib import Path
 import structlog
 import torch
 
-from distri.engine import Engine
-from distri.engine import Settings as EngineSettings
+from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec
 from distri.ranks.errors import (
     BadImage,
@@ -27,15 +26,15 @@ from distri.ranks.errors import (
 )
 from distri.ranks.mesh import Mesh
 from distri.ranks.spans import Spans
-from distri.run.leader import Leader, Word
+from distri.run.leader import Leader, LeaderSignal, LoadedShard
 from distri.run.tracing import memory_bytes
 from distri.run.translate import image_of
-from distri.sampling.sampler import Control
+from distri.sampling.control import Control
 from pipeline.deployment.settings import LoraSource, ModelSource, Settings
 from pipeline.errors import TesseraError
 from pipeline.records.attempt import AttemptSpec
 from pipeline.records.results import FailureCode, Provenance
-from pipeline.records.shards import ImageTask, images_of, parsed_shard, shard_bytes
+from pipeline.records.shards import ImageTask, images_of, parsed_shard
 from pipeline.version import installed_version
 
 log = structlog.get_logger(__name__)
@@ -69,7 +68,7 @@ class _Replica:
     provenance: Provenance
 
     def upcoming(self, following: ImageTask | None) -> ImageSpec | None:
-        """What the engine may begin with already; what is wrong with it is said when it is its turn."""
+        """The image whose prompts may be embedded already; what is wrong with it is reported when it is its turn."""
         try:
             return image_of(following, self.loras) if following is not None else None
         except BadLora:
@@ -84,10 +83,10 @@ class _Replica:
 def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings: Settings, spans: Spans) -> None:
     """Claim the job, load its model and render its images, each replica its share.
 
-    Whatever one rank alone may find out is broadcast before anybody acts on it. Raises on all ranks of the replica.
+    What only one rank can know is broadcast before any rank acts on it. Raises on all ranks of the replica.
     """
     with spans.span("claim"):
-        tasks = _agreed_tasks(mesh, leader)
+        tasks = _share_tasks(mesh, leader, spec)
     model_id = tasks[0].row.model
     source = settings.models.get(model_id)
     if source is None:
@@ -122,47 +121,54 @@ def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings:
         if leader is not None:
             whole = mesh.layout.data == 1 and leader.stopped_because is None
             leader.committer.finish(spec.job_index if whole else None)
-        _said(mesh, lambda: leader.finished() if leader is not None else Word.WAIT)
+        _await_signal(mesh, lambda: leader.wait_until_finished() if leader is not None else LeaderSignal.WAIT)
 
 
-def _said(mesh: Mesh, ask: Callable[[], Word]) -> Word:
-    """What the leader says in the end; while it waits it says so often enough that no collective times out."""
-    while (word := Word(mesh.broadcast_word(ask()))) is Word.WAIT:
+def _await_signal(mesh: Mesh, ask: Callable[[], LeaderSignal]) -> LeaderSignal:
+    """The leader's next signal but WAIT, which it sends often enough that no collective times out; blocks."""
+    while (signal := LeaderSignal(mesh.broadcast_int(ask()))) is LeaderSignal.WAIT:
         continue
-    return word
+    return signal
 
 
-def _agreed_tasks(mesh: Mesh, leader: Leader | None) -> list[ImageTask]:
-    """The job's images, from the leader. If it cannot begin, all ranks raise."""
-    word: dict[str, str] = {}
+def _share_tasks(mesh: Mesh, leader: Leader | None, spec: AttemptSpec) -> list[ImageTask]:
+    """The job's images: the leader broadcasts its shard's bytes as it has read them; blocks.
+
+    If the leader cannot begin, all ranks raise, the leader with its own error.
+    """
+    shard: LoadedShard | None = None
     problem: TesseraError | None = None
-    while not word:  # the leader waits for an outage to end, and says so in time
-        if leader is not None:
-            try:
-                shard = leader.begin()
-                word = {"shard": shard_bytes(shard).decode()} if shard is not None else {}
-            except TesseraError as error:
-                problem, word = error, {"problem": str(error)}
-        word = mesh.broadcast_object(word)
-    if problem is not None:
-        raise problem
-    if "problem" in word:
-        raise LeaderRefused(word["problem"])
-    return images_of(parsed_shard(word["shard"].encode()))
+
+    def begin() -> LeaderSignal:
+        nonlocal shard, problem
+        if leader is None:
+            return LeaderSignal.WAIT
+        try:
+            shard = leader.begin()
+        except TesseraError as error:
+            problem = error
+            return LeaderSignal.STOP
+        return LeaderSignal.WAIT if shard is None else LeaderSignal.RENDER
+
+    if _await_signal(mesh, begin) is LeaderSignal.STOP:
+        reason = mesh.broadcast_bytes(str(problem).encode())
+        raise problem or LeaderRefused(reason.decode())
+    body = mesh.broadcast_bytes(shard.body if shard is not None else b"")
+    return shard.tasks if shard is not None else images_of(parsed_shard(body, spec.shard_key))
 
 
 def _render(replica: _Replica, task: ImageTask, following: ImageTask | None) -> bool:
-    """Render one image; False if the replica is to stop. Of the one that follows only the prompts are read."""
+    """Render one image; False if the replica is to stop. Of the next one only the prompts are embedded."""
     mesh, engine, leader = replica.mesh, replica.engine, replica.leader
     with engine.spans.span("ask"):
-        word = _said(mesh, lambda: leader.decide(task) if leader is not None else Word.WAIT)
-    if word is not Word.RENDER:
-        return word is Word.SKIP
+        signal = _await_signal(mesh, lambda: leader.decide(task) if leader is not None else LeaderSignal.WAIT)
+    if signal is not LeaderSignal.RENDER:
+        return signal is LeaderSignal.SKIP
     try:
         rendered = engine.render(
             image_of(task, replica.loras),
             control=leader.control if leader is not None else _never_asked,
-            lean=task.index in replica.spec.lean,
+            low_memory=task.index in replica.spec.lean,
             upcoming=replica.upcoming(following),
         )
     except Stopped:
@@ -185,7 +191,7 @@ def _render(replica: _Replica, task: ImageTask, following: ImageTask | None) -> 
     )
     with engine.spans.span("hand over", memory_bytes=memory_bytes(mesh.device)):
         if leader is not None:
-            leader.take(task, rendered, replica.provenance_of(task))
+            leader.commit(task, rendered, replica.provenance_of(task))
     return True
 
 

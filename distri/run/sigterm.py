@@ -1,4 +1,4 @@
-"""SIGTERM: a pod is asked to end. The leader decides when; the others follow its word.
+"""SIGTERM: a pod is asked to end. The leader decides when; the others follow its signal.
 
 The signal is taken by a thread of its own, because a main thread that waits in a collective for a dead peer runs no
 Python and so no handler. Such a rank would keep torchrun waiting for its whole grace period.

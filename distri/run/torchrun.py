@@ -21,15 +21,15 @@ def main(arguments: list[str]) -> int:
     try:
         torchrun(arguments)
     except ChildFailedError as error:
-        sys.stderr.write(f"{error}\n")  # the ranks' ends, one by one
-        return _as_exit_code(_who_speaks(list(error.failures.values())).exitcode)
+        sys.stderr.write(f"{error}\n")  # how each rank ended
+        return _as_exit_code(_deciding_failure(list(error.failures.values())).exitcode)
     except SignalException as error:
         return 128 + int(error.sigval)
     return 0
 
 
-def _who_speaks(failures: list[ProcessFailure]) -> ProcessFailure:
-    """Whose exit code counts: a rank with one that no retry mends, else the first that failed.
+def _deciding_failure(failures: list[ProcessFailure]) -> ProcessFailure:
+    """The failure whose exit code counts: one that no retry mends, else the first.
 
     Their times are whole seconds, so that most are equal; they are in the order in which torchrun noticed them.
     """

@@ -48,7 +48,7 @@ def memory_bytes(device: torch.device) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def gathered(mesh: Mesh, spans: Spans, spec: AttemptSpec) -> Trace | None:
+def gather_trace(mesh: Mesh, spans: Spans, spec: AttemptSpec) -> Trace | None:
     """The whole pod's trace on rank 0, nothing elsewhere; all ranks of the pod call it. Blocks."""
     cuda = mesh.device.type == "cuda"
     own = RankTrace(
@@ -60,7 +60,7 @@ def gathered(mesh: Mesh, spans: Spans, spec: AttemptSpec) -> Trace | None:
         stalled_s=mesh.traffic.stalled_s(),
         peak_memory_bytes=torch.cuda.max_memory_allocated(mesh.device) if cuda else _peak_of_process(),
     )
-    ranks = mesh.gathered_objects(own.model_dump(mode="json"))
+    ranks = mesh.gather_objects(own.model_dump(mode="json"))
     if not ranks:
         return None
     return Trace(

@@ -1,4 +1,4 @@
-"""A row to what the engine is asked for, and what the engine made to what the result says of it."""
+"""From a row to the engine's image, and from a rendered image to what its result records."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pipeline.picture import HighresMode, Made, Stage
 from pipeline.picture import Lora as RowLora
 from pipeline.records.shards import ImageTask
 
-LEAN = "rendered again in the leaner layout: out of memory before"
+LOW_MEMORY_REPAIR = "rendered again in the leaner layout: out of memory before"
 
 
 def image_of(task: ImageTask, loras: Mapping[str, LoraSource]) -> ImageSpec:
-    """The engine's words for an image. Sizes are width and height in a row, height and width in the engine.
+    """The image as the engine is asked for it. Sizes are width and height in a row, height and width in the engine.
 
     Args:
         task: the image.
@@ -28,7 +28,7 @@ def image_of(task: ImageTask, loras: Mapping[str, LoraSource]) -> ImageSpec:
     Raises:
         BadLora: the row names one that is not on it; the same on all ranks.
     """
-    row, told = task.row, task.row.conditioning
+    row, conditioning = task.row, task.row.conditioning
     return ImageSpec(
         prompt=row.prompt,
         prompt_2=row.prompt_2,
@@ -50,17 +50,17 @@ def image_of(task: ImageTask, loras: Mapping[str, LoraSource]) -> ImageSpec:
             steps=row.highres.steps,
             base_px=row.highres.base_px,
         ),
-        original_size=_turned(told.original_size),
-        crop=(told.crop[1], told.crop[0]),
-        target_size=_turned(told.target_size),
-        negative_original_size=_turned(told.negative_original_size),
-        negative_crop=(told.negative_crop[1], told.negative_crop[0]),
-        negative_target_size=_turned(told.negative_target_size),
+        original_size=_height_first(conditioning.original_size),
+        crop=(conditioning.crop[1], conditioning.crop[0]),
+        target_size=_height_first(conditioning.target_size),
+        negative_original_size=_height_first(conditioning.negative_original_size),
+        negative_crop=(conditioning.negative_crop[1], conditioning.negative_crop[0]),
+        negative_target_size=_height_first(conditioning.negative_target_size),
     )
 
 
-def made_of(rendered: Rendered, *, lean: bool) -> Made:
-    """What only rendering shows; `lean`: it was rendered in less memory, since an attempt before ran out of it."""
+def made_of(rendered: Rendered, *, low_memory: bool) -> Made:
+    """What only rendering shows; `low_memory`: it was rendered so, since an earlier attempt ran out of memory."""
     return Made(
         canvas=rendered.canvas,
         crop=rendered.crop,
@@ -70,7 +70,7 @@ def made_of(rendered: Rendered, *, lean: bool) -> Made:
         ),
         truncated=dict(rendered.left_out),
         warnings=rendered.warnings,
-        repairs=((LEAN,) if lean else ()) + rendered.repairs,
+        repairs=((LOW_MEMORY_REPAIR,) if low_memory else ()) + rendered.repairs,
     )
 
 
@@ -81,5 +81,5 @@ def _lora(wanted: RowLora, loras: Mapping[str, LoraSource]) -> Lora:
     return Lora(Path(source.path), wanted.scale, source.sha256)
 
 
-def _turned(size: tuple[int, int] | None) -> tuple[int, int] | None:
+def _height_first(size: tuple[int, int] | None) -> tuple[int, int] | None:
     return None if size is None else (size[1], size[0])

@@ -18,8 +18,8 @@ BLANK_SPREAD = 2  # levels of 255: an image whose pixels differ by no more shows
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A decoded image.
+class DecodedImage:
+    """A decoded image of uint8 levels.
 
     Attributes:
         pixels: uint8, height x width x 3, on the leader of the replica; None elsewhere.
@@ -34,14 +34,14 @@ class Shown:
     repairs: tuple[str, ...]
 
 
-class Darkroom:
-    """A VAE and the ranks that share its work. All ranks of the replica call it together, in the same order."""
+class ReplicaVAE:
+    """A VAE whose work all ranks of a replica share. They call it together, in the same order."""
 
     def __init__(self, vae: SplitVAE, mesh: Mesh) -> None:
         self._vae = vae
         self._mesh = mesh
 
-    def show(self, latent_1CHW: Tensor, crop: tuple[int, int], size: tuple[int, int]) -> Shown:
+    def decode(self, latent_1CHW: Tensor, crop: tuple[int, int], size: tuple[int, int]) -> DecodedImage:
         """The picture of a final latent. Blocks.
 
         Args:
@@ -49,7 +49,7 @@ class Darkroom:
             crop: left and top of what is wanted, in pixels of the canvas.
             size: its width and height.
         """
-        axis, patch_13HW, patches, finite, repairs = self._decoded(latent_1CHW)
+        axis, patch_13HW, patches, finite, repairs = self._decode(latent_1CHW)
         levels = ((patch_13HW / 2 + 0.5).clamp(0, 1) * 255).nan_to_num().round().to(torch.uint8)
         parts = p2p.collect(axis, levels, [(1, 3, *patches.size(place)) for place in range(axis.size)])
         pixels, blank = None, False
@@ -58,41 +58,48 @@ class Darkroom:
             (left, top), (width, height) = crop, size
             pixels = whole_HW3[top : top + height, left : left + width].contiguous().numpy()
             blank = int(pixels.max()) - int(pixels.min()) <= BLANK_SPREAD
-        return Shown(pixels, finite, bool(self._mesh.broadcast_word(blank)), repairs)
+        return DecodedImage(pixels, finite, bool(self._mesh.broadcast_int(blank)), repairs)
+
+    def decode_patch(self, latent_1CHW: Tensor) -> tuple[Tensor, Patches]:
+        """This rank's patch of a final latent's picture before it is rounded, about -1 to 1, and the split. Blocks.
+
+        Without a second try in float32.
+        """
+        return self._vae.decode(latent_1CHW, self._axis_for(*latent_1CHW.shape[2:]))
 
     def enlarge(self, latent_1CHW: Tensor, height: int, width: int) -> tuple[Tensor, tuple[str, ...]]:
         """The latent of the same picture at another size in pixels, and what was repaired. Blocks.
 
-        Enlarged as pixels, by bicubic interpolation, until both sides are covered; what stands over is cut off on both
-        sides alike. The mean of what the encoder gives is taken, without a draw.
+        Enlarged as pixels, by bicubic interpolation, until both sides are covered; what is left over is cut off evenly
+        on both sides. The mean of what the encoder gives is taken, without a draw.
         """
-        axis, patch_13HW, patches, _, repairs = self._decoded(latent_1CHW)
+        axis, patch_13HW, patches, _, repairs = self._decode(latent_1CHW)
         shapes = [(1, 3, *patches.size(place)) for place in range(axis.size)]
         parts = p2p.gather(axis, patch_13HW.float(), shapes)
         picture_13HW = enlarged(torch.cat(parts, dim=patches.dim).clamp(-1, 1), height, width)
-        encoded_1CHW, again = self._encoded(picture_13HW)
+        encoded_1CHW, again = self._encode(picture_13HW)
         return encoded_1CHW, repairs + again
 
-    def _decoded(self, latent_1CHW: Tensor) -> tuple[Axis, Tensor, Patches, bool, tuple[str, ...]]:
-        axis = self._sharing(latent_1CHW.shape[2], latent_1CHW.shape[3])
+    def _decode(self, latent_1CHW: Tensor) -> tuple[Axis, Tensor, Patches, bool, tuple[str, ...]]:
+        axis = self._axis_for(latent_1CHW.shape[2], latent_1CHW.shape[3])
         patch_13HW, patches = self._vae.decode(latent_1CHW, axis)
-        finite = self._agreed(axis, patch_13HW)
+        finite = self._all_finite(axis, patch_13HW)
         repairs: tuple[str, ...] = ()
         if not finite and self._repairable and bool(torch.isfinite(latent_1CHW).all()):
             repairs = (f"decoded again in float32: not finite in {_name(self._vae.vae.dtype)}",)
             with self._vae.in_float32():
                 patch_13HW, patches = self._vae.decode(latent_1CHW, axis)
-            finite = self._agreed(axis, patch_13HW)
+            finite = self._all_finite(axis, patch_13HW)
         return axis, patch_13HW, patches, finite, repairs
 
-    def _encoded(self, picture_13HW: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+    def _encode(self, picture_13HW: Tensor) -> tuple[Tensor, tuple[str, ...]]:
         factor = self._vae.factor
-        axis = self._sharing(picture_13HW.shape[2] // factor, picture_13HW.shape[3] // factor)
+        axis = self._axis_for(picture_13HW.shape[2] // factor, picture_13HW.shape[3] // factor)
         repairs: tuple[str, ...] = ()
         for again in (False, True):
             with self._vae.in_float32() if again else nullcontext():
                 mean_1CHW, _, patches = self._vae.encode(picture_13HW, axis)
-            if self._agreed(axis, mean_1CHW) or not self._repairable or again:
+            if self._all_finite(axis, mean_1CHW) or not self._repairable or again:
                 break
             repairs = (f"encoded again in float32: not finite in {_name(self._vae.vae.dtype)}",)
         shapes = [(1, mean_1CHW.shape[1], *patches.size(place)) for place in range(axis.size)]
@@ -102,11 +109,11 @@ class Darkroom:
     def _repairable(self) -> bool:
         return self._vae.vae.dtype is not torch.float32
 
-    def _agreed(self, axis: Axis, patch: Tensor) -> bool:
+    def _all_finite(self, axis: Axis, patch: Tensor) -> bool:
         """Whether the patches of all ranks are finite, as the leader's axis finds it; the same on all ranks. Blocks."""
         return p2p.all_agree(self._mesh, axis, bool(torch.isfinite(patch).all()))
 
-    def _sharing(self, height: int, width: int) -> Axis:
+    def _axis_for(self, height: int, width: int) -> Axis:
         """All ranks of the replica where the latent has rows for them, else one half's, else each rank by itself."""
         units = largest_degree(height, width, unit=self._vae.unit)
         fitting = [axis for axis in (self._mesh.replica, self._mesh.patch) if axis.size <= units]
@@ -114,7 +121,7 @@ class Darkroom:
 
 
 def enlarged(picture_BCHW: Tensor, height: int, width: int) -> Tensor:
-    """A picture of -1 to 1 in another size: bicubic (antialiased where it shrinks), cut evenly where it stands over."""
+    """A picture of -1 to 1 in another size: bicubic (antialiased where it shrinks), cut evenly where it is larger."""
     rows, columns = picture_BCHW.shape[2:]
     scale = max(height / rows, width / columns)
     size = max(height, round(rows * scale)), max(width, round(columns * scale))

@@ -7,18 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
-from distri.engine import Settings
+from distri.engine import EngineSettings
 from distri.layers.unet import Conditions, SplitUNet
-from distri.layers.vae import SplitVAE
 from distri.model.image import ImageSpec
 from distri.ranks.phase import EXACT, Evaluation, Phase
-from distri.sampling import sampler
+from distri.sampling.control import Control
 from tests.distri import networks, on_ranks, reference
 from tests.distri.networks import relative, seeded
 
@@ -37,8 +34,8 @@ def images(width: int, height: int, batch: int) -> list[ImageSpec]:
     return [replace(image, width=width, height=height) for image in (IMAGE, OTHER)[:batch]]
 
 
-def told(batch: int) -> Conditions:
-    """What the small UNet is told."""
+def conditions_of(batch: int) -> Conditions:
+    """Conditions of the small UNet."""
     return Conditions(
         seeded(5, batch, networks.TEXT_TOKENS, networks.TEXT_WIDTH, dtype=torch.float32),
         seeded(6, batch, networks.POOLED_WIDTH, dtype=torch.float32),
@@ -55,7 +52,7 @@ def latent(width: int, height: int, batch: int) -> Tensor:
 @torch.inference_mode()
 def wanted_evaluation(width: int, height: int, batch: int) -> Tensor:
     """What the plain UNet predicts."""
-    conditions, unet = told(batch), networks.unet(torch.float32)
+    conditions, unet = conditions_of(batch), networks.unet(torch.float32)
     added = {"text_embeds": conditions.pooled, "time_ids": conditions.time_ids}
     noisy, text = latent(width, height, batch), conditions.text
     return torch.as_tensor(unet(noisy, TIME, encoder_hidden_states=text, added_cond_kwargs=added, return_dict=False)[0])
@@ -69,7 +66,7 @@ def found_evaluations(cases: Sequence[tuple[int, int, int]]) -> list[tuple[Tenso
     displaced = Evaluation(Phase.DISPLACED, publish=True)
     answers = []
     for width, height, batch in cases:
-        unet.begin(told(batch), mesh.patch, height // 8, width // 8)
+        unet.begin(conditions_of(batch), mesh.patch, height // 8, width // 8)
         noisy = latent(width, height, batch)
         exact = unet(noisy, TIME, EXACT).clone()
         last = exact
@@ -106,27 +103,16 @@ def wanted_pictures(model_dir: Path, batch: Sequence[ImageSpec]) -> list[Picture
 
 def found_pictures(model_dir: Path, layout: str, batches: Sequence[Sequence[ImageSpec]]) -> list[list[Picture]]:
     """What the engine renders in exact mode; decoded is this rank's part."""
-    engine = on_ranks.engine(model_dir, layout, Settings(exact=True))
-    latents: list[Tensor] = []
-
-    def remember(*args: Any, **kwargs: Any) -> sampler.Sampled:
-        sampled = sampler.denoise(*args, **kwargs)
-        latents.append(sampled.latent.clone())
-        return sampled
-
-    with pytest.MonkeyPatch.context() as replaced:
-        replaced.setattr("distri.engine.denoise", remember)
-        for batch in batches:
-            engine.render_batch(batch, control=lambda: sampler.Control.GO)
-    vae: SplitVAE = engine._vae
+    engine = on_ranks.engine(model_dir, layout, EngineSettings(exact=True))
     answers = []
-    with torch.inference_mode():
-        for of_batch in latents:
-            own = []
-            for final in of_batch.chunk(len(of_batch)):
-                patch, _ = vae.decode(final, engine._darkroom._sharing(*final.shape[2:]))
-                own.append(Picture(final, patch.clamp(-1, 1).clone()))
-            answers.append(own)
+    for batch in batches:
+        latents: list[Tensor] = []
+        engine.render_batch(batch, control=lambda: Control.GO, on_final_latent=latents.append)
+        own = []
+        for final in latents[0].chunk(len(batch)):
+            patch, _ = engine.decode_patch(final)
+            own.append(Picture(final.clone(), patch.clamp(-1, 1).clone()))
+        answers.append(own)
     return answers
 
 

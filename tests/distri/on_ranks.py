@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from distri.engine import Engine, Settings
+from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec
 from distri.ranks.mesh import Layout, Mesh
-from distri.sampling.sampler import Control
+from distri.sampling.control import Control
 
 
 @cache
@@ -23,11 +23,11 @@ def mesh(layout: str = "") -> Mesh:
 
 
 @cache
-def engine(model_dir: Path, layout: str, settings: Settings) -> Engine:
+def engine(model_dir: Path, layout: str, settings: EngineSettings) -> Engine:
     return Engine.load(model_dir, mesh(layout), dtype=torch.float32, settings=settings)
 
 
-def render(model_dir: Path, layout: str, settings: Settings, images: list[ImageSpec]) -> list[Any]:
+def render(model_dir: Path, layout: str, settings: EngineSettings, images: list[ImageSpec]) -> list[Any]:
     """Render one after the other with one engine."""
     own = engine(model_dir, layout, settings)
     return [own.render(image, control=lambda: Control.GO) for image in images]

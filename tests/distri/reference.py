@@ -11,7 +11,7 @@ import torch
 
 from distri.model.image import ImageSpec
 from distri.model.prompts import LongPrompt
-from distri.model.stages import Plan
+from distri.model.stages import RenderPlan
 
 
 @cache
@@ -38,7 +38,7 @@ def render(directory: Path, image: ImageSpec) -> tuple[torch.Tensor, npt.NDArray
         **pipeline(directory).components | {"scheduler": scheduler(directory, image)}, add_watermarker=False
     )
     pipe.set_progress_bar_config(disable=True)
-    arguments = _arguments(directory, image) | _told(image, (image.height, image.width))
+    arguments = _arguments(directory, image) | _conditioning(image, (image.height, image.width))
     generator = torch.Generator().manual_seed(image.seed)
     latent = pipe(**arguments, width=width, height=height, generator=generator, output_type="latent").images
     pixels = decoded(directory, latent)
@@ -46,7 +46,7 @@ def render(directory: Path, image: ImageSpec) -> tuple[torch.Tensor, npt.NDArray
     return latent, pixels[top : top + image.height, left : left + image.width]
 
 
-def refined(directory: Path, image: ImageSpec, plan: Plan) -> tuple[torch.Tensor, npt.NDArray[np.float32]]:
+def refined(directory: Path, image: ImageSpec, plan: RenderPlan) -> tuple[torch.Tensor, npt.NDArray[np.float32]]:
     """The same by text to image and image to image, one pipeline call a pass."""
     latent = torch.empty(0)
     parts = pipeline(directory).components
@@ -54,7 +54,7 @@ def refined(directory: Path, image: ImageSpec, plan: Plan) -> tuple[torch.Tensor
         own = parts | {"scheduler": scheduler(directory, image)}
         last = number == len(plan.stages) - 1
         arguments = _arguments(directory, image) | {"generator": torch.Generator().manual_seed(stage.seed)}
-        arguments |= _told(image, (image.height, image.width) if last else (stage.height, stage.width))
+        arguments |= _conditioning(image, (image.height, image.width) if last else (stage.height, stage.width))
         arguments |= {"num_inference_steps": stage.steps, "output_type": "latent"}
         pipe: Any
         if number == 0:
@@ -126,15 +126,15 @@ def embeddings(directory: Path, image: ImageSpec) -> dict[str, torch.Tensor]:
 def _arguments(directory: Path, image: ImageSpec) -> dict[str, Any]:
     by_hand = image.long_prompt is LongPrompt.CHUNK or "" in (image.prompt_2, image.negative_prompt_2)
     texts = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2")
-    said = embeddings(directory, image) if by_hand else {name: getattr(image, name) for name in texts}
-    return said | {
+    texts_or_embeddings = embeddings(directory, image) if by_hand else {name: getattr(image, name) for name in texts}
+    return texts_or_embeddings | {
         "num_inference_steps": image.steps,
         "guidance_scale": image.guidance_scale,
         "guidance_rescale": image.guidance_rescale,
     }
 
 
-def _told(image: ImageSpec, size: tuple[int, int]) -> dict[str, Any]:
+def _conditioning(image: ImageSpec, size: tuple[int, int]) -> dict[str, Any]:
     return {
         "original_size": image.original_size or size,
         "crops_coords_top_left": image.crop,

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from distri.engine import Engine, Settings
+from distri.engine import Engine, EngineSettings
 from distri.model.image import Evaluations, ImageSpec, Rendered
 from distri.ranks.errors import BadImage
 from distri.ranks.mesh import Mesh
-from distri.sampling.sampler import Control, Schedule, phase_of
+from distri.sampling.control import Control
+from distri.sampling.schedule import Schedule, phase_of
 from tests.distri import on_ranks
 from tests.distri.pool import Ranks
 
@@ -34,7 +35,7 @@ def _go() -> Control:
 
 
 def _together_and_alone(model_dir: Path, layout: str) -> tuple[list[Rendered], list[Rendered]]:
-    engine = on_ranks.engine(model_dir, layout, Settings(warmup=1))
+    engine = on_ranks.engine(model_dir, layout, EngineSettings(warmup=1))
     return engine.render_batch([CAT, CASTLE], control=_go), [engine.render(one, control=_go) for one in (CAT, CASTLE)]
 
 
@@ -53,13 +54,13 @@ def test_images_of_a_displaced_batch_are_those_rendered_alone(
 def test_a_batch_of_images_that_need_evaluations_of_their_own_is_refused(
     model_dir: Path, images: list[ImageSpec]
 ) -> None:
-    engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=Settings())
+    engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=EngineSettings())
     with pytest.raises(BadImage, match="batch"):
         engine.render_batch(images, control=_go)
 
 
 def _drifting(model_dir: Path, resync: float) -> Evaluations:
-    engine = on_ranks.engine(model_dir, "1x1x2", Settings(warmup=2, resync=resync))
+    engine = on_ranks.engine(model_dir, "1x1x2", EngineSettings(warmup=2, resync=resync))
     return engine.render(replace(CAT, steps=8), control=_go).evaluations
 
 

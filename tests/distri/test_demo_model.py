@@ -10,12 +10,12 @@ import torch
 from transformers import CLIPTokenizer
 
 from distri import demo_model
-from distri.engine import Engine, Settings
+from distri.engine import Engine, EngineSettings
 from distri.model import model
 from distri.model.image import ImageSpec
 from distri.ranks.errors import ModelError
 from distri.ranks.mesh import Mesh
-from distri.sampling.sampler import Control
+from distri.sampling.control import Control
 
 
 def _digest(directory: Path) -> dict[str, str]:
@@ -66,7 +66,7 @@ def test_weights_that_are_not_safetensors_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("width", "height", "seed"), [(256, 256, 0), (64, 64, 1), (320, 136, 2)])
 def test_its_images_are_finite_coloured_and_not_blank(model_dir: Path, width: int, height: int, seed: int) -> None:
-    engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=Settings(exact=True))
+    engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=EngineSettings(exact=True))
     image = ImageSpec("a castle", None, seed=seed, width=width, height=height, steps=4, guidance_scale=5.0)
     render = engine.render(image, control=lambda: Control.GO)
     assert render.finite
@@ -83,7 +83,7 @@ def test_its_images_are_finite_coloured_and_not_blank(model_dir: Path, width: in
     [
         ("unet", {"in_channels": 9}, "takes 9 channels and gives 4, the VAE's latents have 4"),
         ("unet", {"projection_class_embeddings_input_dim": 7}, "takes 7 numbers of pooled text and sizes"),
-        ("unet", {"sample_size": None}, "sample_size is None: set Settings.native_px"),
+        ("unet", {"sample_size": None}, "sample_size is None: set EngineSettings.native_px"),
         ("vae", {"block_out_channels": (8,) * 5}, "16 times smaller than its pixels; at most 8 wanted"),
     ],
 )
@@ -93,12 +93,12 @@ def test_parts_that_do_not_go_together_are_refused(
     parts = model.load(model_dir, device=torch.device("cpu"), dtype=torch.float32)
     getattr(parts, part).register_to_config(**changed)
     with pytest.raises(ModelError, match=match):
-        Engine(parts, Mesh.single(), Settings())
+        Engine(parts, Mesh.single(), EngineSettings())
 
 
 def test_exact_means_exact_for_a_live_pipeline_too(model_dir: Path) -> None:
     parts = model.load(model_dir, device=torch.device("cpu"), dtype=torch.float32)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-    Engine(parts, Mesh.single(), Settings(exact=True))
+    Engine(parts, Mesh.single(), EngineSettings(exact=True))
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from distri.engine import Engine, Settings
+from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec
 from distri.ranks.errors import PeerLost
 from distri.ranks.mesh import Layout, Mesh
-from distri.sampling.sampler import Control
+from distri.sampling.control import Control
 from tests.distri.pool import Ranks
 
 TIMEOUT_S, GRACE_S = 4.0, 4.0  # the grace is no longer than the timeout
@@ -32,7 +32,7 @@ def pool() -> Iterator[Ranks]:
 def _render(model_dir: Path, victim: int, what: signal.Signals, warmup: int) -> tuple[object, str, float]:
     """Render until the victim does itself harm in its fourth evaluation; who is missing, why, and how long it took."""
     mesh = Mesh.join(Layout.parse("1x1x3"), device="cpu", timeout=timedelta(seconds=TIMEOUT_S))
-    engine = Engine.load(model_dir, mesh, dtype=torch.float32, settings=Settings(warmup=warmup))
+    engine = Engine.load(model_dir, mesh, dtype=torch.float32, settings=EngineSettings(warmup=warmup))
     evaluations, began = 0, time.monotonic()
 
     def harm(*_: object) -> None:
@@ -73,7 +73,9 @@ def _fail(model_dir: Path) -> tuple[object, ...] | None:
     if mesh.rank == 1:
         raise ValueError("out of luck")
     with pytest.raises(PeerLost) as caught:
-        Engine.load(model_dir, mesh, dtype=torch.float32, settings=Settings()).render(IMAGE, control=lambda: Control.GO)
+        Engine.load(model_dir, mesh, dtype=torch.float32, settings=EngineSettings()).render(
+            IMAGE, control=lambda: Control.GO
+        )
     return caught.value.missing
 
 

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from distri.engine import Engine, Settings
+from distri.engine import Engine, EngineSettings
 from distri.model.image import Evaluations, ImageSpec
-from distri.model.stages import Highres, plan
+from distri.model.stages import Highres, plan_stages
 from distri.ranks.mesh import Mesh
+from distri.sampling.control import Control
 from distri.sampling.pixels import enlarged
-from distri.sampling.sampler import Control
 from tests.distri import on_ranks, reference
 from tests.distri.pool import Ranks
 
 NATIVE_PX = 96
-EXACT = Settings(exact=True, native_px=NATIVE_PX)
+EXACT = EngineSettings(exact=True, native_px=NATIVE_PX)
 REFINED = ImageSpec(
     *("a photo of a cat", "blurry"),
     seed=7,
@@ -47,7 +47,7 @@ IMAGES = {
 
 
 def _plan(image: ImageSpec) -> Any:
-    return plan(
+    return plan_stages(
         image.width,
         image.height,
         steps=image.steps,
@@ -76,7 +76,7 @@ def test_refined_pictures_are_those_of_plain_diffusers(
 
 
 def test_each_pass_warms_up_and_is_displaced_by_itself(ranks: Callable[[int], Ranks], model_dir: Path) -> None:
-    fast = Settings(warmup=1, native_px=NATIVE_PX)
+    fast = EngineSettings(warmup=1, native_px=NATIVE_PX)
     answers = ranks(2).run(on_ranks.render, model_dir, "1x1x2", fast, [REFINED, REFINED])
     first, again = answers[0]
     assert first.evaluations == Evaluations(synchronous=2, displaced=5)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from distri.engine import Engine, Settings
+from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec
 from distri.model.stages import Highres
 from distri.ranks.errors import TooManyRanks
 from distri.ranks.mesh import Mesh
-from distri.sampling.sampler import Control
+from distri.sampling.control import Control
 from tests.distri import on_ranks, reference
 from tests.distri.pool import Ranks
 
@@ -32,7 +32,7 @@ LAYOUTS = [(3, "1x1x3"), (5, "1x1x5"), (6, "1x2x3")]
 def test_ranks_without_rows_are_idle_if_that_is_asked_for(
     ranks: Callable[[int], Ranks], model_dir: Path, count: int, layout: str
 ) -> None:
-    settings = Settings(exact=True, idle_ranks=True)
+    settings = EngineSettings(exact=True, idle_ranks=True)
     answers = ranks(count).run(on_ranks.render, model_dir, layout, settings, [*IMAGES, *IMAGES])
     for place, image in enumerate([*IMAGES, *IMAGES]):
         _, wanted = reference.render(model_dir, image)
@@ -42,7 +42,7 @@ def test_ranks_without_rows_are_idle_if_that_is_asked_for(
 def test_displaced_renders_with_idle_ranks_are_those_of_the_smaller_layout(
     ranks: Callable[[int], Ranks], model_dir: Path
 ) -> None:
-    settings = Settings(warmup=1, idle_ranks=True)
+    settings = EngineSettings(warmup=1, idle_ranks=True)
     smaller = ranks(2).run(on_ranks.render, model_dir, "1x1x2", settings, [SMALL])[0][0]
     larger = ranks(3).run(on_ranks.render, model_dir, "1x1x3", settings, [SMALL])[0][0]
     assert larger.evaluations == smaller.evaluations
@@ -51,7 +51,7 @@ def test_displaced_renders_with_idle_ranks_are_those_of_the_smaller_layout(
 
 
 def _refused(model_dir: Path, layout: str, image: ImageSpec) -> int:
-    engine = on_ranks.engine(model_dir, layout, Settings(exact=True, native_px=64))
+    engine = on_ranks.engine(model_dir, layout, EngineSettings(exact=True, native_px=64))
     before = engine.mesh.traffic.sent_bytes
     with pytest.raises(TooManyRanks, match=r"3 patch ranks were given.*at most 2"):
         engine.render(image, control=lambda: Control.GO)
@@ -66,5 +66,5 @@ def test_by_default_they_are_refused_before_any_message_also_for_a_first_pass(
 
 
 def test_one_rank_has_rows_for_everything(model_dir: Path) -> None:
-    engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=Settings(exact=True))
+    engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=EngineSettings(exact=True))
     assert engine.render(SMALL, control=lambda: Control.GO).finite

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from distri.engine import Engine, Settings
+from distri.engine import Engine, EngineSettings
 from distri.model.image import Evaluations, ImageSpec
 from distri.ranks.errors import BadImage, BadSize, LeaderFailed, PromptTooLong, Stopped, TooManyRanks, UnknownScheduler
 from distri.ranks.mesh import Mesh
-from distri.sampling import sampler
-from distri.sampling.sampler import Control
+from distri.sampling.control import Control
 from tests.distri import on_ranks, reference
 from tests.distri.networks import relative
 from tests.distri.pool import Ranks
@@ -29,9 +28,9 @@ IMAGES = {
     "two evaluations a step": replace(PLAIN, scheduler="HeunDiscreteScheduler", steps=3),
     "stochastic": replace(PLAIN, scheduler="EulerAncestralDiscreteScheduler", steps=3),
     "with history": replace(PLAIN, scheduler="DPMSolverMultistepScheduler", steps=4),
-    "told otherwise": replace(PLAIN, original_size=(512, 300), crop=(8, 16), target_size=(256, 256), steps=2),
+    "conditioned otherwise": replace(PLAIN, original_size=(512, 300), crop=(8, 16), target_size=(256, 256), steps=2),
 }
-EXACT, FAST = Settings(exact=True), Settings(warmup=2)
+EXACT, FAST = EngineSettings(exact=True), EngineSettings(warmup=2)
 LAYOUTS = [(1, "1x1x1"), (2, "1x1x2"), (3, "1x1x3"), (2, "1x2x1"), (4, "1x2x2")]
 
 
@@ -39,18 +38,15 @@ def _go() -> Control:
     return Control.GO
 
 
-def _latents(model_dir: Path, layout: str, settings: Settings, images: list[ImageSpec]) -> list[tuple[Any, Any]]:
+def _latents(model_dir: Path, layout: str, settings: EngineSettings, images: list[ImageSpec]) -> list[tuple[Any, Any]]:
     """Each render, with the final latent that this rank had."""
-    latents = []
-
-    def remember(*args: Any, **kwargs: Any) -> sampler.Sampled:
-        latents.append(sampler.denoise(*args, **kwargs))
-        return latents[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("distri.engine.denoise", remember)
-        renders = on_ranks.render(model_dir, layout, settings, images)
-    return [(render, sampled.latent.clone()) for render, sampled in zip(renders, latents, strict=True)]
+    engine = on_ranks.engine(model_dir, layout, settings)
+    answers = []
+    for image in images:
+        latents: list[torch.Tensor] = []
+        render = engine.render(image, control=_go, on_final_latent=latents.append)
+        answers.append((render, latents[0].clone()))
+    return answers
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +97,7 @@ def test_warmup_as_long_as_the_image_is_exact(ranks: GetRanks, model_dir: Path) 
     long, exact = (
         ranks(2).run(on_ranks.render, model_dir, "1x1x2", settings, [PLAIN])[0][0]
         for settings in (
-            Settings(warmup=6),
+            EngineSettings(warmup=6),
             EXACT,
         )
     )
@@ -129,7 +125,7 @@ def test_seed_and_negative_prompt_matter(model_dir: Path) -> None:
     assert all(not np.array_equal(one, other) for i, one in enumerate(pixels) for other in pixels[:i])
 
 
-def _stopped_at(model_dir: Path, layout: str, settings: Settings, at: int) -> tuple[int, bool]:
+def _stopped_at(model_dir: Path, layout: str, settings: EngineSettings, at: int) -> tuple[int, bool]:
     """Where a STOP before evaluation `at` ended an image, and whether the engine is as good as new afterwards."""
     engine = on_ranks.engine(model_dir, layout, settings)
     before = engine.render(PLAIN, control=_go)
@@ -195,9 +191,9 @@ def test_too_small_an_image_for_the_patch_degree_is_refused(ranks: GetRanks, mod
 
 def test_a_warmup_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing stale"):
-        Settings(warmup=0)
+        EngineSettings(warmup=0)
 
 
 def test_that_all_ranks_do_less_than_the_mean_is_refused() -> None:
     with pytest.raises(ValueError, match=r"most_work 0.9: at least 1"):
-        Settings(most_work=0.9)
+        EngineSettings(most_work=0.9)

@@ -11,15 +11,15 @@ import torch
 from diffusers import AutoencoderKL
 
 from distri import demo_model
-from distri.engine import Engine, Settings
+from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec, Rendered
 from distri.model.stages import Highres
 from distri.ranks.mesh import Mesh
-from distri.sampling.sampler import Control
+from distri.sampling.control import Control
 from tests.distri import on_ranks
 from tests.distri.pool import Ranks
 
-EXACT = Settings(exact=True, native_px=96)
+EXACT = EngineSettings(exact=True, native_px=96)
 PLAIN = ImageSpec("a cat", None, seed=7, width=96, height=128, steps=2, guidance_scale=5.0)
 REFINED = replace(PLAIN, width=160, height=136, highres=Highres(refine=True, strength=0.5))
 DECODED, ENCODED = (f"{what} again in float32: not finite in float16" for what in ("decoded", "encoded"))
@@ -49,7 +49,7 @@ def _render(model_dir: Path, layout: str) -> tuple[list[Rendered], bool]:
     """Both images, and whether the VAE is as it was afterwards."""
     mesh = on_ranks.mesh(layout)
     engine = Engine.load(model_dir, mesh, dtype=torch.float32, settings=EXACT, vae_dtype=torch.float16)
-    vae = engine._vae.vae
+    vae = engine._preparation._model.vae
     before = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
     renders = [engine.render(image, control=lambda: Control.GO) for image in (PLAIN, REFINED)]
     same = all(

@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from distri.engine import Engine, Settings
+from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec, Rendered
 from distri.model.lora import Lora
 from distri.model.prompts import LongPrompt
 from distri.model.stages import Highres
-from distri.sampling.sampler import Control
+from distri.sampling.control import Control
 from tests.distri import loras, on_ranks, reference
 from tests.distri.pool import Ranks
 
-FAST, EXACT = Settings(warmup=1, native_px=96), Settings(exact=True, native_px=96)
+FAST, EXACT = EngineSettings(warmup=1, native_px=96), EngineSettings(exact=True, native_px=96)
 PLAIN = ImageSpec("a cat", None, seed=7, width=96, height=128, steps=4, guidance_scale=5.0)
 REFINED = replace(PLAIN, seed=8, width=168, height=144, highres=Highres(refine=True, strength=0.5))
 STOCHASTIC = replace(REFINED, seed=9, scheduler="EulerAncestralDiscreteScheduler", width=161)
 LONG = replace(PLAIN, seed=10, prompt="a photo of a cat " * 30, long_prompt=LongPrompt.CHUNK)
 
 
-def _alone(model_dir: Path, layout: str, settings: Settings, image: ImageSpec) -> Rendered:
+def _alone(model_dir: Path, layout: str, settings: EngineSettings, image: ImageSpec) -> Rendered:
     """By an engine that has rendered nothing else."""
     engine = Engine.load(model_dir, on_ranks.mesh(layout), dtype=torch.float32, settings=settings)
     return engine.render(image, control=lambda: Control.GO)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distri.run.translate import LEAN
+from distri.run.translate import LOW_MEMORY_REPAIR
 from pipeline import Batch, Client
 from pipeline.states import BatchState
 from tests.e2e.stack import User, until
@@ -60,4 +60,4 @@ def test_an_image_that_does_not_fit_is_rendered_in_less_memory_and_its_neighbour
     results = sorted((image.result for image in batch.images()), key=lambda result: result.index)
     assert [result.provenance.attempt for result in results] == [1, 1, 2, 2, 2]
     assert [result.provenance.lean for result in results] == [False, False, True, False, False]
-    assert results[2].made.repairs == (LEAN,)
+    assert results[2].made.repairs == (LOW_MEMORY_REPAIR,)

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from distri.engine import Engine, Settings
+from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec
 from distri.ranks.mesh import Mesh
-from distri.sampling.sampler import Control
+from distri.sampling.control import Control
 from training import autoencoder, data, denoiser, directory, networks
 from training.checkpoint import average_of, save
-from training.denoiser import Lessons, Plan, Told
+from training.denoiser import LatentSet, Lessons, Plan
 from training.scenes import twin
 
 SCENES = 12
@@ -31,9 +31,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _told() -> Told:
+def _latent_set() -> LatentSet:
     sizes = np.tile(np.array([64, 64, 0, 0, 64, 64], dtype=np.float32), (4, 1))
-    return Told(np.random.default_rng(0).normal(size=(4, 4, 8, 8)).astype(np.float16), range(4), sizes)
+    return LatentSet(np.random.default_rng(0).normal(size=(4, 4, 8, 8)).astype(np.float16), range(4), sizes)
 
 
 def test_a_stopped_vae_training_goes_on_as_if_it_had_not(work: Path, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def _stop_after(patch: pytest.MonkeyPatch, steps: int) -> None:
 
 def test_a_stopped_unet_training_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
     plan = Plan(small_steps=1, small_batch=2, large_steps=1, large_batch=2, place_steps=2, twin_share=0.7)
-    lessons = Lessons([_told()], [_told()], _told(), [replace(_told(), draw=twin)] * 2)
+    lessons = Lessons([_latent_set()], [_latent_set()], _latent_set(), [replace(_latent_set(), draw=twin)] * 2)
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
     whole = load_file(denoiser.train(tmp_path / "whole", plan, lessons))
@@ -95,11 +95,11 @@ def test_twins_are_learnt_side_by_side_with_sentences_that_differ_in_the_place_a
             seen.append((noisy_BCHW, timestep_B, texts))
             return super().forward(noisy_BCHW, timestep_B, texts, kept_B, sizes_B6)
 
-    plain = replace(_told(), draw=twin, latents=np.zeros((4, 4, 8, 8), dtype=np.float16))
+    plain = replace(_latent_set(), draw=twin, latents=np.zeros((4, 4, 8, 8), dtype=np.float16))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(denoiser, "Painter", Watched)
         plan = Plan(small_steps=1, small_batch=2, large_steps=0, large_batch=4, place_steps=12, twin_share=1.0)
-        denoiser.train(tmp_path, plan, Lessons([_told()], [], None, [plain, plain]))
+        denoiser.train(tmp_path, plan, Lessons([_latent_set()], [], None, [plain, plain]))
     assert {len(texts) for _, _, texts in seen[1:]} == {2, 4}
     named = 0
     for noisy, timestep, texts in seen[1:]:
@@ -159,7 +159,7 @@ def test_the_directory_is_an_sdxl_pipeline_below_the_limit_that_the_engine_rende
         assert len(tokenizer("a red sun on the left over blue mountains").input_ids) == 9 + 2
         for text in ("a red sun over blue mountains", "ünïcödé 猫 🎨"):
             assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True).strip() == text
-    engine = Engine.load(tmp_path / "model", Mesh.single(), dtype=torch.float32, settings=Settings(exact=True))
+    engine = Engine.load(tmp_path / "model", Mesh.single(), dtype=torch.float32, settings=EngineSettings(exact=True))
     image = ImageSpec("a hill", None, seed=1, width=96, height=64, steps=2, guidance_scale=3.0)
     rendered = engine.render(image, control=lambda: Control.GO)
     assert rendered.finite

@@ -13,7 +13,7 @@ from benchmarks.engine.networks import sdxl_unet
 from distri.layers import arithmetic
 from distri.layers.unet import Conditions, SplitUNet, patches_of
 from distri.ranks import p2p
-from distri.ranks.mesh import Axis, Traffic
+from distri.ranks.mesh import Axis, AxisName, TrafficCounter
 from distri.ranks.patches import Patches
 from distri.ranks.phase import EXACT
 from tests.distri import networks
@@ -21,14 +21,14 @@ from tests.distri import networks
 
 def _operations(unet: Any, height: int, width: int, count: int, index: int) -> int:
     """Of an evaluation after the first, which also computes keys and values of the text."""
-    axis = Axis("patch", tuple(range(count)), index, None, Traffic())
+    axis = Axis(AxisName.PATCH, tuple(range(count)), index, None, TrafficCounter())
     pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
     shapes = ((1, arithmetic.TEXT_TOKENS, unet.config.cross_attention_dim), (1, pooled), (1, 6))
-    told = Conditions(*(torch.empty(shape, device="meta") for shape in shapes))
+    conditions = Conditions(*(torch.empty(shape, device="meta") for shape in shapes))
     latent = torch.empty((1, 4, height, width), device="meta")
     owner = SplitUNet(unet)
     with torch.inference_mode(), mock.patch.object(p2p, "post", return_value=[]):
-        owner.begin(told, axis, height, width)
+        owner.begin(conditions, axis, height, width)
         owner(latent, torch.tensor(1.0, device="meta"), EXACT)
         with FlopCounterMode(display=False) as counter:
             owner(latent, torch.tensor(1.0, device="meta"), EXACT)

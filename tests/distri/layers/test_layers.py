@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from distri.layers.context import Context
 from distri.layers.plan import SplitLayers
 from distri.ranks.exchange import Exchange
-from distri.ranks.patches import Deal, split
+from distri.ranks.patches import TokenBalance, split
 from distri.ranks.phase import Evaluation, NormMode, Phase
 from tests.distri import on_ranks
 from tests.distri.networks import relative, seeded
@@ -81,7 +81,7 @@ def _run(kind: str, height: int, width: int, mode: NormMode, plan: list[tuple[in
     mesh = on_ranks.mesh()
     patches = split(height, width, mesh.patch.size, unit=4)
     if kind.startswith("transformer"):
-        patches = replace(patches, deal=Deal(rows_share=0.0, most_work=1.0))
+        patches = replace(patches, balance=TokenBalance(rows_share=0.0, most_work=1.0))
     context = Context(mesh.patch, patches, Exchange(mesh.patch, buckets=2), norm_mode=mode)
     network = _layer(kind)
     layers = SplitLayers(network, context, lambda _: 0)
@@ -90,7 +90,7 @@ def _run(kind: str, height: int, width: int, mode: NormMode, plan: list[tuple[in
         context.evaluation = evaluation
         own = patches.cut(_input(kind, seed, height, width), mesh.patch.index)
         outputs.append(_apply(kind, network[0], own).clone())
-        context.exchange.settle()
+        context.exchange.end_evaluation()
     context.exchange.drain()
     layers.remove()
     return outputs
@@ -106,7 +106,7 @@ def _joined(answers: list[list[Tensor]], step: int, height: int, width: int) -> 
 
 
 KINDS = ["conv3", "conv3 stride 2", "conv1", "norm", "norm without weights", "attention", "vae attention"]
-KINDS += ["transformer, linear", "transformer, convolution"]  # of self-attention alone, tokens dealt evenly
+KINDS += ["transformer, linear", "transformer, convolution"]  # of self-attention alone, tokens shared evenly
 
 
 @pytest.mark.parametrize("count", COUNTS)

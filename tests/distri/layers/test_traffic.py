@@ -9,7 +9,7 @@ from distri.layers import traffic
 from distri.layers.unet import SplitUNet, patches_of
 from distri.ranks.phase import EXACT, Evaluation, Phase
 from tests.distri import networks, on_ranks
-from tests.distri.exactness import TIME, latent, told
+from tests.distri.exactness import TIME, conditions_of, latent
 from tests.distri.pool import Ranks
 
 SIZES = [(256, 256, 2), (304, 208, 1), (232, 264, 1)]
@@ -20,7 +20,7 @@ def _counted(width: int, height: int, batch: int) -> tuple[list[int], int]:
     """Bytes sent by an exact, a publishing and a displaced evaluation, and the buffers afterwards."""
     mesh = on_ranks.mesh()
     unet = SplitUNet(networks.unet(torch.float32))
-    unet.begin(told(batch), mesh.patch, height // 8, width // 8)
+    unet.begin(conditions_of(batch), mesh.patch, height // 8, width // 8)
     sent, before = [], mesh.traffic.sent_bytes
     displaced = Evaluation(Phase.DISPLACED, publish=True)
     for evaluation in (EXACT, Evaluation(Phase.SYNCHRONOUS, publish=True), displaced):

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from distri.engine import Engine, Settings
+from distri.engine import Engine, EngineSettings
 from distri.model.embeddings import KEPT
 from distri.model.image import ImageSpec
 from distri.model.lora import Lora
 from distri.model.prompts import LongPrompt
 from distri.ranks.errors import PromptTooLong
 from distri.ranks.mesh import Mesh
-from distri.sampling.sampler import Control
+from distri.sampling.control import Control
 from tests.distri import loras, on_ranks, reference
 from tests.distri.pool import Ranks
 
-EXACT = Settings(exact=True)
+EXACT = EngineSettings(exact=True)
 FIRST = ImageSpec("a photo of a cat", "blurry", seed=7, width=64, height=96, steps=2, guidance_scale=5.0)
 SECOND = replace(FIRST, prompt="a castle on a hill", seed=8)
 
@@ -31,7 +31,7 @@ class _Counted:
     def __init__(self, model_dir: Path) -> None:
         self.engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=EXACT)
         self.calls = 0
-        self.engine._model.text_encoders[0].register_forward_hook(self._called)
+        self.engine._preparation._model.text_encoders[0].register_forward_hook(self._called)
 
     def _called(self, *_: object) -> None:
         self.calls += 1
@@ -74,7 +74,7 @@ def test_what_was_not_wanted_for_long_is_forgotten(model_dir: Path) -> None:
     unguided = replace(FIRST, guidance_scale=1.0, steps=1)
     for number in range(KEPT + 1):
         ours.render(replace(unguided, prompt=f"hill {number}"))
-    assert len(ours.engine._embeddings._kept) == KEPT
+    assert len(ours.engine._preparation.embeddings._kept) == KEPT
     before = ours.calls
     ours.render(replace(unguided, prompt=f"hill {KEPT}"))
     assert ours.calls == before
@@ -108,14 +108,14 @@ def test_what_fails_ahead_fails_at_its_turn(model_dir: Path) -> None:
         if ours.calls == 3:
             raise RuntimeError("boom")
 
-    ours.engine._model.text_encoders[0].register_forward_hook(broken)
+    ours.engine._preparation._model.text_encoders[0].register_forward_hook(broken)
     picture = ours.render(FIRST, upcoming=SECOND)
     assert np.array_equal(picture, _by_itself(model_dir, FIRST))
     assert np.array_equal(ours.render(SECOND), _by_itself(model_dir, SECOND))
 
 
 def _one_after_the_other(model_dir: Path, layout: str, images: list[ImageSpec]) -> list[Any]:
-    own = on_ranks.engine(model_dir, layout, Settings(warmup=1))
+    own = on_ranks.engine(model_dir, layout, EngineSettings(warmup=1))
     following = [*images[1:], None]
     return [
         own.render(image, control=lambda: Control.GO, upcoming=upcoming)
@@ -127,6 +127,6 @@ def _one_after_the_other(model_dir: Path, layout: str, images: list[ImageSpec]) 
 def test_ranks_that_embed_ahead_stay_together(ranks: Callable[[int], Ranks], model_dir: Path, layout: str) -> None:
     images = [replace(FIRST, prompt=f"hill {number}", seed=number, steps=3) for number in range(4)]
     ahead = ranks(2).run(_one_after_the_other, model_dir, layout, images)[0]
-    plain = ranks(2).run(on_ranks.render, model_dir, layout, Settings(warmup=1), images)[0]
+    plain = ranks(2).run(on_ranks.render, model_dir, layout, EngineSettings(warmup=1), images)[0]
     for one, other in zip(ahead, plain, strict=True):
         assert np.array_equal(one.pixels, other.pixels)

@@ -12,16 +12,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from distri.engine import Engine, Settings
+from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec, Rendered
 from distri.model.lora import Lora
 from distri.ranks.errors import BadImage, BadLora
 from distri.ranks.mesh import Mesh
-from distri.sampling.sampler import Control
+from distri.sampling.control import Control
 from tests.distri import loras, on_ranks, reference
 from tests.distri.pool import Ranks
 
-EXACT = Settings(exact=True)
+EXACT = EngineSettings(exact=True)
 PLAIN = ImageSpec("a photo of a cat", None, seed=7, width=96, height=128, steps=2, guidance_scale=5.0)
 
 
@@ -74,9 +74,9 @@ def test_the_weights_are_what_they_were_bit_for_bit(
     model_dir: Path, files: dict[str, Path], dtype: torch.dtype
 ) -> None:
     engine = Engine.load(model_dir, Mesh.single(), dtype=dtype, settings=EXACT)
-    parts = (engine._model.unet, *engine._model.text_encoders)
+    parts = (engine._preparation._model.unet, *engine._preparation._model.text_encoders)
     before = [{name: value.clone() for name, value in part.state_dict().items()} for part in parts]
-    engine._fused.set([Lora(files["peft"], 0.7), Lora(files["kohya"], 0.4)])
+    engine._preparation.loras.set([Lora(files["peft"], 0.7), Lora(files["kohya"], 0.4)])
     changed = [
         name
         for part, old in zip(parts, before, strict=True)
@@ -84,7 +84,7 @@ def test_the_weights_are_what_they_were_bit_for_bit(
         if not torch.equal(value, old[name])
     ]
     assert len(changed) == len(loras.UNET) + 2 * len(loras.TEXT)
-    engine._fused.set([])
+    engine._preparation.loras.set([])
     for part, old in zip(parts, before, strict=True):
         assert all(torch.equal(value, old[name]) for name, value in part.state_dict().items())
 

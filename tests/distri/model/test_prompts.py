@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distri.engine import Settings
+from distri.engine import EngineSettings
 from distri.model import prompts
 from distri.model.image import ImageSpec
 from distri.model.prompts import LongPrompt
@@ -16,7 +16,7 @@ from distri.ranks.errors import PromptTooLong
 from tests.distri import on_ranks, reference
 from tests.distri.pool import Ranks
 
-EXACT = Settings(exact=True)
+EXACT = EngineSettings(exact=True)
 PLAIN = ImageSpec("a photo of a cat", "blurry", seed=7, width=96, height=128, steps=2, guidance_scale=5.0)
 LONG = "a Mountain Lake at sunrise, with fog; " * 12
 CHUNK = replace(PLAIN, long_prompt=LongPrompt.CHUNK)
@@ -53,7 +53,7 @@ def test_displaced_pictures_of_texts_of_different_lengths_do_not_mix(
     ranks: Callable[[int], Ranks], model_dir: Path
 ) -> None:
     images = [replace(image, steps=4) for image in (IMAGES["in pieces"], PLAIN, IMAGES["in pieces"])]
-    first, other, again = ranks(2).run(on_ranks.render, model_dir, "1x1x2", Settings(warmup=1), images)[0]
+    first, other, again = ranks(2).run(on_ranks.render, model_dir, "1x1x2", EngineSettings(warmup=1), images)[0]
     assert np.array_equal(first.pixels, again.pixels)
     assert not np.array_equal(first.pixels, other.pixels)
 

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from distri.engine import Engine, Settings
+from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec
 from distri.model.schedulers import SchedulerRecipe, Steps
 from distri.model.stages import Highres
 from distri.ranks.errors import UnknownScheduler
 from distri.ranks.mesh import Mesh
-from distri.sampling.sampler import Control
+from distri.sampling.control import Control
 from tests.distri import on_ranks, reference
 from tests.distri.pool import Ranks
 
-EXACT = Settings(exact=True)
+EXACT = EngineSettings(exact=True)
 PLAIN = ImageSpec("a photo of a cat", None, seed=7, width=96, height=128, steps=5, guidance_scale=5.0)
 SCHEDULERS: list[tuple[str | None, dict[str, Any]]] = [
     (None, {"use_karras_sigmas": True}),
@@ -59,7 +59,9 @@ def test_every_scheduler_gives_the_picture_of_plain_diffusers_and_serves_one_ima
 
 
 def test_every_scheduler_makes_a_second_pass(model_dir: Path) -> None:
-    engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=Settings(exact=True, native_px=96))
+    engine = Engine.load(
+        model_dir, Mesh.single(), dtype=torch.float32, settings=EngineSettings(exact=True, native_px=96)
+    )
     for image in IMAGES:
         refined = replace(image, width=160, height=160, highres=Highres(refine=True, strength=0.4))
         rendered = engine.render(refined, control=lambda: Control.GO)

@@ -34,8 +34,8 @@ def test_one_process_needs_no_distributed() -> None:
     mesh = Mesh.single()
     assert mesh.is_leader
     assert mesh.replica.size == mesh.patch.size == 1
-    assert mesh.broadcast_word(5) == 5
-    assert mesh.broadcast_object({"a": [1]}) == {"a": [1]}
+    assert mesh.broadcast_int(5) == 5
+    assert mesh.broadcast_bytes(b"a") == b"a"
     assert mesh.traffic.sent_bytes == 0
 
 
@@ -59,18 +59,19 @@ def test_places_follow_data_then_cfg_then_patch(ranks: GetRanks) -> None:
     ]
 
 
-def _words(layout: str) -> tuple[int, object, int]:
+def _broadcasts(layout: str) -> tuple[int, object, int]:
     mesh = on_ranks.mesh(layout)
     before = mesh.traffic.sent_bytes
-    word = mesh.broadcast_word(100 + mesh.rank)
-    value = mesh.broadcast_object({"rank": mesh.rank, "text": "ü"})
-    return word, value, mesh.traffic.sent_bytes - before
+    number = mesh.broadcast_int(100 + mesh.rank)
+    payload = mesh.broadcast_bytes(f"rank {mesh.rank}: ü".encode())
+    assert mesh.broadcast_bytes(b"") == b""
+    return number, payload, mesh.traffic.sent_bytes - before
 
 
 def test_a_replica_hears_its_own_leader(ranks: GetRanks) -> None:
-    answers = ranks(4).run(_words, "2x1x2")
-    assert [word for word, _, _ in answers] == [100, 100, 102, 102]
-    assert [value for _, value, _ in answers] == [{"rank": rank, "text": "ü"} for rank in (0, 0, 2, 2)]
+    answers = ranks(4).run(_broadcasts, "2x1x2")
+    assert [number for number, _, _ in answers] == [100, 100, 102, 102]
+    assert [payload for _, payload, _ in answers] == [f"rank {rank}: ü".encode() for rank in (0, 0, 2, 2)]
     assert [sent > 0 for _, _, sent in answers] == [True, False, True, False]
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from distri.ranks.errors import TooManyRanks
-from distri.ranks.patches import COLUMNS, ROWS, Deal, Move, Patches, largest_degree, split
+from distri.ranks.patches import COLUMNS, ROWS, Move, Patches, TokenBalance, largest_degree, split
 
 
 @pytest.mark.parametrize("unit", [1, 2, 4])
@@ -68,17 +68,17 @@ def test_doublings_scale_the_edges() -> None:
 def test_as_many_tokens_are_handed_on_as_keep_all_ranks_near_the_mean(seed: int) -> None:
     generator = random.Random(seed)
     areas = tuple(generator.randint(30, 34 + seed) for _ in range(generator.randint(1, 12)))
-    deal = Deal(generator.choice([0.0, 0.1, 0.25, 0.4]), generator.choice([1.0, 1.04, 1.1, math.inf]))
-    patches = Patches(sum(areas), 1, ROWS, tuple(accumulate(areas, initial=0)), deal)
+    balance = TokenBalance(generator.choice([0.0, 0.1, 0.25, 0.4]), generator.choice([1.0, 1.04, 1.1, math.inf]))
+    patches = Patches(sum(areas), 1, ROWS, tuple(accumulate(areas, initial=0)), balance)
     total, mean = sum(areas), sum(areas) / len(areas)
     assert patches.areas == areas
     assert sum(patches.tokens) == total
-    if max(areas) <= deal.most_work * mean:
+    if max(areas) <= balance.most_work * mean:
         assert (patches.tokens, patches.moves) == (areas, ())
         return
-    share = deal.rows_share
+    share = balance.rows_share
     work = [share * own + (1 - share) * dealt for own, dealt in zip(areas, patches.tokens, strict=True)]
-    assert max(work) <= deal.most_work * mean + 1
+    assert max(work) <= balance.most_work * mean + 1
     held = list(areas)
     for move in patches.moves:
         assert move.tokens > 0
@@ -90,7 +90,7 @@ def test_as_many_tokens_are_handed_on_as_keep_all_ranks_near_the_mean(seed: int)
 
 
 def test_a_rank_with_very_many_rows_keeps_a_token() -> None:
-    patches = Patches(200, 1, ROWS, (0, 20, 40, 60, 200), Deal(rows_share=0.9))
+    patches = Patches(200, 1, ROWS, (0, 20, 40, 60, 200), TokenBalance(rows_share=0.9))
     assert patches.tokens == (67, 66, 66, 1)
     assert patches.moves == (Move(3, 0, 47), Move(3, 1, 46), Move(3, 2, 46))
 
@@ -99,8 +99,8 @@ def test_few_tokens_move_where_one_patch_is_larger() -> None:
     """1040 pixels on 8 ranks: 33 rows of 33 at the deepest level, the last patch has five of them."""
     whole = split(130, 130, 8, unit=4)
     areas = (*(132,) * 7, 165)
-    assert whole.at(2).tokens == areas, "without a deal every rank computes its own"
-    deepest = replace(whole, deal=Deal(rows_share=0.24)).at(2)
+    assert whole.at(2).tokens == areas, "without balancing every rank computes its own"
+    deepest = replace(whole, balance=TokenBalance(rows_share=0.24)).at(2)
     assert (deepest.areas, deepest.tokens) == (areas, (*(137,) * 3, *(136,) * 4, 134))
 
 

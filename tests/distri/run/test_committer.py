@@ -67,7 +67,7 @@ def committer(store: Store, spans: Spans) -> Iterator[Committer]:
 
 def _render(committer: Committer, index: int) -> None:
     task = ImageTask(resolved_row(index), 0)
-    committer.rendered(task, image_result(task), PIXELS)
+    committer.commit_rendered(task, image_result(task), PIXELS)
 
 
 def _soon(condition: Callable[[], object]) -> None:
@@ -83,10 +83,10 @@ def test_an_image_overtakes_one_whose_upload_takes_long(committer: Committer, st
         _render(committer, index)
     _soon(lambda: committer.outcomes.keys() == {1, 2})
     committer.finish(0)
-    assert not committer.finished(0.05)
+    assert not committer.wait_until_finished(0.05)
     assert store.put_keys == []
     store.gates[0].set()
-    _soon(lambda: committer.finished(1.0))
+    _soon(lambda: committer.wait_until_finished(1.0))
     assert [key.rpartition("/")[2] for key in store.put_keys] == ["00000.jsonl"]
     assert store.body.count(b"\n") == 3
     tracks = {span.track for span in spans}
@@ -128,15 +128,15 @@ def test_rendering_waits_while_too_many_pixels_wait(
     monkeypatch.setattr(module, "WAITING_BYTES", 2 * PIXELS.nbytes)
     store.gates[0] = store.gates[1] = threading.Event()
     _render(committer, 0)
-    assert committer.room(0)
+    assert committer.wait_for_room(0)
     _render(committer, 1)
-    assert not committer.room(0.05)
+    assert not committer.wait_for_room(0.05)
     store.gates[0].set()
-    assert committer.room(60)
+    assert committer.wait_for_room(60)
 
 
 def test_what_a_thread_ended_with_is_raised_where_images_are_rendered(committer: Committer, store: Store) -> None:
     store.error = ZeroDivisionError("ours")
     _render(committer, 0)
     with pytest.raises(ZeroDivisionError, match="ours"):
-        _soon(lambda: not committer.room(0.01))
+        _soon(lambda: not committer.wait_for_room(0.01))

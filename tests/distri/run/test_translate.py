@@ -10,7 +10,7 @@ from distri.model.lora import Lora
 from distri.model.prompts import LongPrompt
 from distri.model.stages import Highres, Stage
 from distri.ranks.errors import BadLora
-from distri.run.translate import LEAN, image_of, made_of
+from distri.run.translate import LOW_MEMORY_REPAIR, image_of, made_of
 from pipeline.deployment.settings import LoraSource
 from pipeline.picture import Conditioning, HighresMode, Made, Scheduler
 from pipeline.picture import Highres as RowHighres
@@ -53,8 +53,8 @@ def test_every_field_of_a_row_reaches_the_engine() -> None:
     assert (image.scheduler, image.scheduler_settings) == ("DDIMScheduler", {"eta": 0.5})
     assert image.loras == (Lora(Path("/models/film.safetensors"), 0.5, "0" * 64),)
     assert image.highres == Highres(refine=True, strength=0.4, steps=9, base_px=512)
-    assert image.told((1, 2)) == (480, 640, 4, 3, 32, 64)
-    assert image.told_negative((1, 2)) == (20, 10, 6, 5, 40, 30)
+    assert image.time_ids((1, 2)) == (480, 640, 4, 3, 32, 64)
+    assert image.negative_time_ids((1, 2)) == (20, 10, 6, 5, 40, 30)
     assert image.guidance_rescale == 0.7
 
 
@@ -62,7 +62,7 @@ def test_what_a_row_leaves_open_is_open_to_the_engine() -> None:
     image = _image()
     assert (image.prompt_2, image.negative_prompt, image.negative_prompt_2) == (None, None, None)
     assert (image.scheduler, image.loras, image.highres) == (None, (), Highres())
-    assert image.told((48, 64)) == image.told_negative((48, 64)) == (48, 64, 0, 0, 48, 64)
+    assert image.time_ids((48, 64)) == image.negative_time_ids((48, 64)) == (48, 64, 0, 0, 48, 64)
 
 
 def test_a_lora_that_the_pod_does_not_know_is_refused_by_name() -> None:
@@ -70,8 +70,8 @@ def test_a_lora_that_the_pod_does_not_know_is_refused_by_name() -> None:
         _image(loras=(RowLora(name="grain"),))
 
 
-@pytest.mark.parametrize("lean", [False, True])
-def test_what_the_engine_made_is_in_the_result(lean: bool) -> None:
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_what_the_engine_made_is_in_the_result(low_memory: bool) -> None:
     rendered = Rendered(
         pixels=None,
         encode_s=0,
@@ -88,11 +88,11 @@ def test_what_the_engine_made_is_in_the_result(lean: bool) -> None:
         warnings=("w",),
         repairs=("r",),
     )
-    assert made_of(rendered, lean=lean) == Made(
+    assert made_of(rendered, low_memory=low_memory) == Made(
         canvas=(64, 72),
         crop=(0, 2),
         stages=(MadeStage(width=64, height=72, steps=3, strength=1.0, seed=7),),
         truncated={"prompt": "the end"},
         warnings=("w",),
-        repairs=(LEAN, "r") if lean else ("r",),
+        repairs=(LOW_MEMORY_REPAIR, "r") if low_memory else ("r",),
     )

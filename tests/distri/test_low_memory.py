@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from benchmarks.engine.memory import LiveBytes
-from distri.engine import Settings
+from distri.engine import EngineSettings
 from distri.model.image import Evaluations, ImageSpec, Rendered
 from distri.model.stages import Highres
 from distri.ranks.errors import OutOfMemory
-from distri.sampling.sampler import Control
+from distri.sampling.control import Control
 from tests.distri import on_ranks, reference
 from tests.distri.pool import Ranks
 
-FAST = Settings(warmup=1, native_px=128)
+FAST = EngineSettings(warmup=1, native_px=128)
 PLAIN = ImageSpec("a cat", "blurry", seed=7, width=208, height=152, steps=3, guidance_scale=5.0)
 IMAGES = [
     PLAIN,
@@ -26,11 +26,11 @@ IMAGES = [
 ]
 
 
-def _lean(model_dir: Path, layout: str) -> tuple[list[Rendered], int, bool]:
-    """Images rendered lean, the buffers then, and whether an image before and after is the same."""
+def _render(model_dir: Path, layout: str) -> tuple[list[Rendered], int, bool]:
+    """Images rendered in low memory, the buffers then, and whether an image before and after is the same."""
     engine = on_ranks.engine(model_dir, layout, FAST)
     before = engine.render(PLAIN, control=lambda: Control.GO)
-    renders = [engine.render(image, control=lambda: Control.GO, lean=True) for image in IMAGES]
+    renders = [engine.render(image, control=lambda: Control.GO, low_memory=True) for image in IMAGES]
     buffers = engine.buffer_bytes
     after = engine.render(PLAIN, control=lambda: Control.GO)
     same = before.pixels is None or (after.pixels is not None and np.array_equal(before.pixels, after.pixels))
@@ -38,10 +38,10 @@ def _lean(model_dir: Path, layout: str) -> tuple[list[Rendered], int, bool]:
 
 
 @pytest.mark.parametrize(("count", "layout"), [(1, "1x1x1"), (2, "1x2x1"), (3, "1x1x3"), (4, "1x2x2")])
-def test_a_lean_picture_is_that_of_plain_diffusers_and_its_neighbours_do_not_notice(
+def test_a_picture_in_low_memory_is_that_of_plain_diffusers_and_its_neighbours_do_not_notice(
     ranks: Callable[[int], Ranks], model_dir: Path, count: int, layout: str
 ) -> None:
-    for rank, (renders, buffers, same) in enumerate(ranks(count).run(_lean, model_dir, layout)):
+    for rank, (renders, buffers, same) in enumerate(ranks(count).run(_render, model_dir, layout)):
         assert (buffers, same) == (0, True)
         for image, found in zip(IMAGES, renders, strict=True):
             assert found.evaluations == Evaluations(synchronous=3, displaced=0)
@@ -51,16 +51,14 @@ def test_a_lean_picture_is_that_of_plain_diffusers_and_its_neighbours_do_not_not
 
 
 def _peaks(model_dir: Path, layout: str) -> tuple[int, int]:
-    """Most bytes alive at once while an image is denoised, as usual and lean; decoding is the same in both."""
+    """Most bytes alive at once while an image is denoised, as usual and in low memory; decoding is the same in both."""
     engine = on_ranks.engine(model_dir, layout, FAST)
     image = replace(PLAIN, width=512, height=512, highres=Highres())
     peaks = []
-    for lean in (False, True):
+    for low_memory in (False, True):
         counter = LiveBytes()
-        with counter, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(engine._darkroom, "show", _nothing)
-            with pytest.raises(_Denoised):
-                engine.render(image, control=lambda: Control.GO, lean=lean)
+        with counter, pytest.raises(_Denoised):
+            engine.render(image, control=lambda: Control.GO, low_memory=low_memory, on_final_latent=_end)
         peaks.append(counter.peak)
     return peaks[0], peaks[1]
 
@@ -69,16 +67,16 @@ class _Denoised(Exception):
     pass
 
 
-def _nothing(*_: object) -> None:
+def _end(_: object) -> None:
     raise _Denoised
 
 
 @pytest.mark.parametrize(("count", "layout"), [(1, "1x1x1"), (2, "1x1x2"), (2, "1x2x1"), (3, "1x1x3")])
-def test_lean_denoising_takes_less_memory_on_every_rank(
+def test_denoising_in_low_memory_takes_less_memory_on_every_rank(
     ranks: Callable[[int], Ranks], model_dir: Path, count: int, layout: str
 ) -> None:
-    for usual, lean in ranks(count).run(_peaks, model_dir, layout):
-        assert lean < 0.75 * usual
+    for usual, low in ranks(count).run(_peaks, model_dir, layout):
+        assert low < 0.75 * usual
 
 
 def _runs_out(model_dir: Path) -> tuple[str, bool]:
