@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import Client
-from pipeline.bucket.trace import RANK_TRACK, RankTrace, find_trace
+from pipeline.bucket.trace import RANK_TRACK, RankTrace, TracePhase, find_trace
 from pipeline.client.connect import Connection, connect
 from pipeline.client.local_stack import start_stack, stop_stack
 from pipeline.errors import NoDeployment
 
 SIDE_PX, STEPS = 256, 20
+_START = (TracePhase.LAUNCH, TracePhase.START, TracePhase.MEET, TracePhase.CLAIM, TracePhase.LOAD)
 
 
 def engine(images: int) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def engine(images: int) -> dict[str, Any]:
             batch = Client(connection).submit(rows)
             batch.wait(timeout_s=1800)
             leader = find_trace(connection.artifacts, f"{batch.id}/0", None).ranks[0]
-            assert sum(span.name == "hand over" for span in leader.spans) == images
+            assert sum(span.name == TracePhase.HAND_OVER for span in leader.spans) == images
             model = next(iter(connection.settings.models.values())).path
             plain = _plain(Path(model), images)
         finally:
@@ -57,22 +58,20 @@ def _of_trace(leader: RankTrace) -> dict[str, Any]:
     def spans(*names: str) -> list[Any]:
         return [span for span in leader.spans if span.name in names]
 
-    encode = [span for span in spans("encode") if span.track == RANK_TRACK]  # and not ahead
-    work = spans("denoise", "enlarge", "decode")
-    first, last = spans("ask")[0], max(spans("upload"), key=lambda span: int(span.end_ns))
+    encode = [span for span in spans(TracePhase.ENCODE) if span.track == RANK_TRACK]  # and not ahead
+    work = spans(TracePhase.DENOISE, TracePhase.ENLARGE, TracePhase.DECODE)
+    first, last = spans(TracePhase.ASK)[0], max(spans("upload"), key=lambda span: int(span.end_ns))
     wall_s = (last.end_ns - first.start_ns) / 1e9
     work_s = sum(span.seconds for span in work)
-    start = {
-        name: round(sum(s.seconds for s in spans(name)), 2) for name in ("launch", "start", "meet", "claim", "load")
-    }
+    start = {name.value: round(sum(s.seconds for s in spans(name)), 2) for name in _START}
     began = min(span.start_ns for span in leader.spans)
     return {
         "wall_s": round(wall_s, 2),
         "denoise_and_decode_s": round(work_s, 2),
         "ratio": round(wall_s / work_s, 4),
         "encode_s": [round(span.seconds, 3) for span in encode],
-        "start_s": start | {"to_first_step": round((spans("denoise")[0].start_ns - began) / 1e9, 2)},
-        "memory_mb": [round(span.detail["memory_bytes"] / 1e6) for span in spans("hand over")],
+        "start_s": start | {"to_first_step": round((spans(TracePhase.DENOISE)[0].start_ns - began) / 1e9, 2)},
+        "memory_mb": [round(span.detail["memory_bytes"] / 1e6) for span in spans(TracePhase.HAND_OVER)],
     }
 
 

@@ -29,7 +29,7 @@ from distri.run.report import write_report  # noqa: E402
 from distri.run.shard import ImageTooLarge, LeaderRefused, PodMisconfigured, render_shard  # noqa: E402
 from distri.run.sigterm import on_sigterm  # noqa: E402
 from distri.run.tracing import gather_trace, note_start  # noqa: E402
-from pipeline.bucket.trace import Trace, usage_of  # noqa: E402
+from pipeline.bucket.trace import Trace, TracePhase, usage_of  # noqa: E402
 from pipeline.deployment.settings import load_settings  # noqa: E402
 from pipeline.errors import ClaimRefused, RecordTooNew, RecordUnreadable, ServiceError, SettingsError  # noqa: E402
 from pipeline.names import ATTEMPT_VARIABLE, POD_UID_VARIABLE  # noqa: E402
@@ -62,8 +62,9 @@ def main() -> int:
         structlog.contextvars.bind_contextvars(batch=spec.batch_id, job=spec.job_index, attempt=spec.number, rank=rank)
         device = "cuda" if spec.device == "cuda" or (spec.device == "auto" and torch.cuda.is_available()) else "cpu"
         timeout = timedelta(seconds=settings.collective_timeout_s)
-        with spans.span("meet"):
-            mesh = Mesh.join(Layout.parse(str(spec.layout)), device=device, timeout=timeout)
+        with spans.span(TracePhase.MEET):
+            layout = Layout(spec.layout.data, spec.layout.cfg, spec.layout.patch)
+            mesh = Mesh.join(layout, device=device, timeout=timeout)
         if mesh.is_leader:
             leader = Leader(spec, os.environ.get(POD_UID_VARIABLE) or secrets.token_hex(8), settings, spans)
         render_shard(mesh, leader, spec, settings, spans)

@@ -30,6 +30,7 @@ from distri.run.leader import Leader, LeaderSignal, LoadedShard
 from distri.run.tracing import memory_bytes
 from distri.run.translate import image_of
 from distri.sampling.control import Control
+from pipeline.bucket.trace import TracePhase
 from pipeline.deployment.settings import LoraSource, ModelSource, Settings
 from pipeline.errors import TesseraError
 from pipeline.records.attempt import AttemptSpec
@@ -85,7 +86,7 @@ def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings:
 
     What only one rank can know is broadcast before any rank acts on it. Raises on all ranks of the replica.
     """
-    with spans.span("claim"):
+    with spans.span(TracePhase.CLAIM):
         tasks = _share_tasks(mesh, leader, spec)
     model_id = tasks[0].row.model
     source = settings.models.get(model_id)
@@ -93,7 +94,7 @@ def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings:
         raise PodMisconfigured(f"model {model_id!r} is not in TESSERA_MODELS of this pod")
     dtype = _dtype(spec.dtype, mesh.device)
     try:
-        with spans.span("load"):
+        with spans.span(TracePhase.LOAD):
             engine = Engine.load(
                 Path(source.path),
                 mesh,
@@ -117,7 +118,7 @@ def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings:
         with structlog.contextvars.bound_contextvars(image=task.id), spans.about(image=task.id):
             if not _render(replica, task, following):
                 break
-    with spans.span("finish"):
+    with spans.span(TracePhase.FINISH):
         if leader is not None:
             whole = mesh.layout.data == 1 and leader.stopped_because is None
             leader.committer.finish(spec.job_index if whole else None)
@@ -160,7 +161,7 @@ def _share_tasks(mesh: Mesh, leader: Leader | None, spec: AttemptSpec) -> list[I
 def _render(replica: _Replica, task: ImageTask, following: ImageTask | None) -> bool:
     """Render one image; False if the replica is to stop. Of the next one only the prompts are embedded."""
     mesh, engine, leader = replica.mesh, replica.engine, replica.leader
-    with engine.spans.span("ask"):
+    with engine.spans.span(TracePhase.ASK):
         signal = _await_signal(mesh, lambda: leader.decide(task) if leader is not None else LeaderSignal.WAIT)
     if signal is not LeaderSignal.RENDER:
         return signal is LeaderSignal.SKIP
@@ -189,7 +190,7 @@ def _render(replica: _Replica, task: ImageTask, following: ImageTask | None) -> 
         displaced=rendered.evaluations.displaced,
         sent_bytes=rendered.bytes_sent,
     )
-    with engine.spans.span("hand over", memory_bytes=memory_bytes(mesh.device)):
+    with engine.spans.span(TracePhase.HAND_OVER, memory_bytes=memory_bytes(mesh.device)):
         if leader is not None:
             leader.commit(task, rendered, replica.provenance_of(task))
     return True

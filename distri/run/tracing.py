@@ -11,7 +11,7 @@ import torch
 
 from distri.ranks.mesh import Mesh
 from distri.ranks.spans import Spans
-from pipeline.bucket.trace import RankTrace, Trace
+from pipeline.bucket.trace import RankTrace, Trace, TracePhase
 from pipeline.records.attempt import AttemptSpec
 
 
@@ -22,8 +22,8 @@ def note_start(spans: Spans) -> None:
     if own_ns is None:
         return
     if parent_ns is not None and "TORCHELASTIC_RUN_ID" in os.environ:
-        spans.add("launch", parent_ns, own_ns)
-    spans.add("start", own_ns, now_ns)
+        spans.add(TracePhase.LAUNCH, parent_ns, own_ns)
+    spans.add(TracePhase.START, own_ns, now_ns)
 
 
 def _began_ns(process: str) -> int | None:

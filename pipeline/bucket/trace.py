@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,23 +18,30 @@ from pipeline.schema import Versioned, read_record
 SCHEMA_VERSION = 1
 
 RANK_TRACK = "rank"
-# Phases in the order in which a job goes through them; others follow by name.
-PHASES = (
-    "launch",
-    "start",
-    "meet",
-    "claim",
-    "load",
-    "ask",
-    "encode",
-    "denoise",
-    "enlarge",
-    "decode",
-    "hand over",
-    "finish",
-)
-# What moves a picture on; the rest of a rank's time is start-up or waiting.
-WORK = frozenset({"encode", "denoise", "enlarge", "decode"})
+
+
+class TracePhase(StrEnum):
+    """What a rank does one after the other, in the order in which a job goes through it; others follow by name.
+
+    The engine names its own four (`distri.ranks.spans.RenderSpan`), since it stands alone.
+    """
+
+    LAUNCH = "launch"
+    START = "start"
+    MEET = "meet"
+    CLAIM = "claim"
+    LOAD = "load"
+    ASK = "ask"
+    ENCODE = "encode"
+    DENOISE = "denoise"
+    ENLARGE = "enlarge"
+    DECODE = "decode"
+    HAND_OVER = "hand over"
+    FINISH = "finish"
+
+
+# Rendering; the rest of a rank's time is start-up or waiting.
+WORK = frozenset({TracePhase.ENCODE, TracePhase.DENOISE, TracePhase.ENLARGE, TracePhase.DECODE})
 
 
 class _Plain(BaseModel):
@@ -82,7 +90,7 @@ class RankSummary(_Plain):
     """Where one rank's time went, in seconds of wall time.
 
     Attributes:
-        busy: share of the time between the first and the last span that moved a picture on without standing still for
+        busy: share of the time between the first and the last span that was spent on rendering without waiting for
             messages.
     """
 
@@ -152,8 +160,8 @@ def _summary(rank: RankTrace) -> RankSummary:
 
 def in_order(names: Iterable[str]) -> list[str]:
     """Phases as a job goes through them, then the others by name."""
-    rest = sorted(set(names) - set(PHASES))
-    return [name for name in PHASES if name in set(names)] + rest
+    found, phases = set(names), [phase.value for phase in TracePhase]
+    return [name for name in phases if name in found] + sorted(found.difference(phases))
 
 
 def chrome_events(trace: Trace) -> dict[str, Any]:

@@ -7,24 +7,24 @@ from itertools import cycle
 
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.bucket.trace import RANK_TRACK, SpanRecord, Trace, in_order, summarised
+from pipeline.bucket.trace import RANK_TRACK, SpanRecord, Trace, TracePhase, in_order, summarised
 
 WIDTH_PX, LEFT_PX, RIGHT_PX, LANE_PX, GAP_PX, TOP_PX = 1600, 230, 150, 22, 6, 70
 INK, PAPER, GRID = (32, 34, 40), (255, 255, 255), (226, 228, 233)
-# What moves a picture on is vivid, start-up is pale; told apart by people who see fewer colours too (Okabe and Ito).
-COLOURS = {
-    "launch": (222, 224, 230),
-    "start": (200, 203, 212),
-    "meet": (176, 180, 192),
-    "claim": (150, 155, 170),
-    "load": (86, 180, 233),
-    "ask": (213, 94, 0),
-    "encode": (240, 228, 66),
-    "denoise": (0, 114, 178),
-    "enlarge": (204, 121, 167),
-    "decode": (0, 158, 115),
-    "hand over": (230, 159, 0),
-    "finish": (120, 124, 140),
+# Strong colours for rendering, pale ones for start-up; colour-blind people can tell them apart (Okabe and Ito).
+COLOURS: dict[str, tuple[int, int, int]] = {
+    TracePhase.LAUNCH: (222, 224, 230),
+    TracePhase.START: (200, 203, 212),
+    TracePhase.MEET: (176, 180, 192),
+    TracePhase.CLAIM: (150, 155, 170),
+    TracePhase.LOAD: (86, 180, 233),
+    TracePhase.ASK: (213, 94, 0),
+    TracePhase.ENCODE: (240, 228, 66),
+    TracePhase.DENOISE: (0, 114, 178),
+    TracePhase.ENLARGE: (204, 121, 167),
+    TracePhase.DECODE: (0, 158, 115),
+    TracePhase.HAND_OVER: (230, 159, 0),
+    TracePhase.FINISH: (120, 124, 140),
 }
 OTHERS = ((230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233))
 

@@ -1,0 +1,9 @@
+"""What ranks note, as the trace names it."""
+
+from distri.ranks.spans import RANK, RenderSpan
+from pipeline.bucket.trace import RANK_TRACK, WORK
+
+
+def test_the_spans_of_the_engine_are_the_phases_that_count_as_rendering() -> None:
+    assert {span.value for span in RenderSpan} == {phase.value for phase in WORK}
+    assert RANK == RANK_TRACK
