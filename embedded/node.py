@@ -94,12 +94,12 @@ class Node:
             raise TimeoutError(f"another node serves {self._attempts.root}")
         try:
             self._record_lost_attempts()
-            log.info("node serves", folder=str(self._attempts.root))
+            log.info("node started", folder=str(self._attempts.root))
             while not self._stopping:
                 try:
                     self._tick()
                 except OSError:  # a full disk, say: what runs goes on, and what could not be recorded is tried again
-                    log.exception("a look at the attempts failed")
+                    log.exception("look at the attempts failed")
                 time.sleep(_SCAN_S)
             self._end_all()
         finally:
@@ -116,7 +116,7 @@ class Node:
             log.error("processes of a lost attempt cannot be killed", attempt=name, pids=sorted(left))
         lost = {"phase": Phase.ENDED, "ended_at": datetime.now(UTC), "node_lost": True, **self._last_output(name)}
         self._attempts.write_status(name, status.model_copy(update=lost))
-        log.warning("attempt was on record as running, but was not", attempt=name)
+        log.warning("attempt recorded as running was lost", attempt=name)
 
     def _tick(self) -> None:
         listing = self._attempts.listing()
@@ -136,7 +136,7 @@ class Node:
             self._attempts.forget(name)
             self._ended.discard(name)
             shutil.rmtree(self._scratch / name, ignore_errors=True)
-            log.info("attempt is forgotten", attempt=name)
+            log.info("attempt forgotten", attempt=name)
         else:
             self._attempts.withdraw_deletion(name)
 
@@ -220,7 +220,7 @@ class Node:
         if running.kill_at is None:
             running.kill_at = time.monotonic() + self._grace_s
             running.process.terminate()
-            log.info("attempt is asked to end", attempt=name, grace_s=self._grace_s)
+            log.info("attempt asked to end", attempt=name, grace_s=self._grace_s)
 
     def _record_end(self, name: str, running: _Running, code: int) -> None:
         ended = running.status.model_copy(

@@ -173,7 +173,7 @@ def main(arguments: Sequence[str]) -> int:
         stack.start()
         stack.watch()
     except StopRequested:
-        log.info("asked to stop before everything was up")
+        log.info("asked to stop while starting")
     except TesseraError as error:
         sys.stderr.write(f"the stack on {data_dir} cannot come up: {error}\n")
         return 1

@@ -63,7 +63,7 @@ def _load(repository: str, revision: str, target: Path) -> None:
         if size != entry.size or (entry.lfs is not None and digest != entry.lfs.sha256):
             path.unlink()
             raise BadWeights(f"{entry.path} is not what the hub lists ({size} bytes found, {entry.size} wanted)")
-        log.info("file loaded", path=entry.path, size_bytes=size)
+        log.info("file downloaded", path=entry.path, size_bytes=size)
 
 
 def _belongs(path: PurePosixPath, parts: set[str]) -> bool:
@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     except TesseraError as error:
         print(f"hub: {error}", file=sys.stderr)  # noqa: T201 - becomes the termination message
         return 1
-    log.info("weights are there", loaded=loaded, target=str(options.target))
+    log.info("weights are in place", loaded=loaded, target=str(options.target))
     return 0
 
 

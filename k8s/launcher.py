@@ -92,7 +92,7 @@ class KubernetesLauncher:
         except Refused as error:
             # The attempt has ended before it began. The next look shows it so; a worker that does not know about it
             # sees that it is not there.
-            log.warning("the cluster refuses a Job", name=spec.name, reason=str(error))
+            log.warning("cluster refused a Job", name=spec.name, reason=str(error))
             code = Code.ADMISSION_DENIED if error.denied else Code.CONFIG_ERROR
             ended = Outcome(code, redacted(str(error)))
             with self._lock:
@@ -193,7 +193,7 @@ class KubernetesLauncher:
         self._ended[observation.name] = _End(observation, job["metadata"]["uid"], number, pod)
         ended = observation.outcome
         if ended is not None and ended.code is Code.GPU_UNHEALTHY and ended.node:
-            log.error("a node's GPU proved bad and is avoided", node=ended.node, seconds=AVOID_S, reason=ended.reason)
+            log.error("node with a bad GPU is avoided", node=ended.node, seconds=AVOID_S, reason=ended.reason)
             self._bad_nodes[ended.node] = time.monotonic() + AVOID_S
 
     def _nodes_to_avoid(self) -> list[str]:
@@ -211,7 +211,7 @@ class KubernetesLauncher:
             events = self._cluster.events()
         except ServiceError as error:
             # They only explain. Whoever asked next tries again.
-            log.warning("no events to be had", reason=str(error))
+            log.warning("events could not be listed", reason=str(error))
             return False
         found: dict[str, list[Object]] = defaultdict(list)
         for one in events:
@@ -235,9 +235,9 @@ class KubernetesLauncher:
                 self._save_log(key, redacted(text))
         except ServiceError as error:
             # GPUs that an ended attempt still holds cost more than its log is worth.
-            log.warning("the log could not be saved", name=name, reason=str(error))
+            log.warning("log could not be saved", name=name, reason=str(error))
         else:
-            log.info("log saved" if text else "no log to be had", name=name, key=key)
+            log.info("log saved" if text else "no log to save", name=name, key=key)
 
 
 def _titled(tail: str, container: str, of: int) -> str:

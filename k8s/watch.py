@@ -55,7 +55,7 @@ class Watch:
                 self._version = None
             except ServiceError as error:
                 if not failures:
-                    log.warning("no watch for now, so lists are more frequent", kind=self._kind, reason=str(error))
+                    log.warning("watch failed, listing more often", kind=self._kind, reason=str(error))
                 failures += 1
                 pause_s = backoff_s(failures, first_s=FIRST_BROKEN_PAUSE_S, longest_s=LONGEST_PAUSE_S)
             else:

@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
     except TesseraError as error:
         print(f"weights: {error}", file=sys.stderr)  # noqa: T201 - becomes the termination message
         return 1
-    log.info("weights are there", copied=copied, target=str(options.target))
+    log.info("weights are in place", copied=copied, target=str(options.target))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The tasks of `pipeline.deployment.broker`, each a call of the function that does it."""
+"""Celery tasks: each name of `pipeline.deployment.broker` with the function that does it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 
 def render(context: Context) -> None:
-    """Take the best job there is and see it through, then the next, until there is none."""
+    """Claim the best job there is and run it, then the next, until there is none."""
     worked = False
     while not context.stopping.is_set():
         lease = context.ledger.leases.claim(context.worker, context.settings.lease_s)
@@ -39,7 +39,7 @@ def render(context: Context) -> None:
 
 
 def _with_hints(action: Callable[[Context, str], None]) -> Callable[[Context, str], None]:
-    """The action, which queues jobs; and then workers are called for them, without waiting for the next tick."""
+    """The action, followed by hints for the jobs that it queued, so that they need not wait for the next tick."""
 
     @wraps(action)
     def run(context: Context, batch_id: str) -> None:
@@ -50,7 +50,7 @@ def _with_hints(action: Callable[[Context, str], None]) -> Callable[[Context, st
 
 
 def register(app: Celery, context: Context) -> None:
-    """Give the application its tasks, bound to this process' context."""
+    """Register the tasks, bound to the context of this process."""
     actions: dict[str, Callable[..., None]] = {
         EXPAND: _with_hints(expand),
         REOPEN: _with_hints(reopen),
@@ -62,7 +62,7 @@ def register(app: Celery, context: Context) -> None:
         RENDER: render,
     }
     for name, action in actions.items():
-        # Shared, it would be given to every application that this process makes later, bound to this context.
+        # A shared task would be added, bound to this context, to every application that this process makes later.
         app.task(name=name, shared=False)(_bind(context, name, action))
 
 
@@ -70,14 +70,14 @@ def _bind(context: Context, name: str, action: Callable[..., None]) -> Callable[
     wanted = len(inspect.signature(action).parameters) - 1
 
     def run(*args: str, **_newer: object) -> None:
-        # A newer version may say more in a hint; what it says is in the ledger anyhow.
+        # A newer version may send more arguments with a hint; what they say is in the ledger too.
         try:
             action(context, *args[:wanted])
         except (ConflictError, UnknownBatch) as error:
-            log.info("somebody else was faster", task=name, reason=str(error))
+            log.info("already done by another worker", task=name, reason=str(error))
         except RecordUnreadable as error:
             log.error("a stored record cannot be read", task=name, reason=str(error))
         except ServiceError as error:
-            log.warning("put off until an outage ends", task=name, reason=str(error))
+            log.warning("task put off until an outage ends", task=name, reason=str(error))
 
     return run

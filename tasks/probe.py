@@ -1,8 +1,8 @@
-"""Does this container do its work? What the chart's probes and tests ask: `python -P -m tasks.probe QUESTION`.
+"""Check whether this container works, for the chart's probes and tests: `python -P -m tasks.probe QUESTION`.
 
-`alive ROLE`   no only if the worker is deaf while Redis answers: an outage of Redis is not mended by restarting workers
+`alive ROLE`   fails only if the worker does not answer while Redis does: restarting workers does not end an outage
 `ready ROLE`   the worker takes work
-`cluster`      the cluster lets us make a render pod's Job, see it and delete it; it is suspended, so no pod starts
+`cluster`      the cluster lets us create the Job of a render pod, read it and delete it; it is suspended: no pod starts
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pipeline.ledger import Ledger
 from pipeline.names import attempt_name
 from pipeline.records.attempt import AttemptSpec
 
-# Together less than the probes' timeout, or a Redis that is silent would count as a deaf worker.
+# Together less than the probes' timeout, or a Redis that does not answer would count as a dead worker.
 REDIS_WITHIN_S = 3.0
 ANSWER_WITHIN_S = 8.0
 
@@ -44,7 +44,8 @@ def works(settings: Settings, role: str, host: str) -> bool:
     if role == "beat":
         return ticking
     app = celery_app(settings)
-    # A connection that is closed: one that Celery keeps waits on for answers, as would each process forked from ours.
+    # A connection of our own, which is closed: one of Celery's pool would go on waiting for answers, also in processes
+    # that are forked from this one.
     with app.connection_for_write() as connection:
         inspect = app.control.inspect(
             pattern=f"{role}@{host}-*", matcher="glob", timeout=ANSWER_WITHIN_S, limit=1, connection=connection
@@ -53,7 +54,7 @@ def works(settings: Settings, role: str, host: str) -> bool:
 
 
 def try_cluster(settings: Settings) -> None:
-    """Make the Job of a render pod, suspended, look at it and delete it. Raises TesseraError."""
+    """Create the Job of a render pod, suspended, read it and delete it. Raises TesseraError."""
     from k8s.cluster import Cluster
     from k8s.job_manifest import job_manifest
     from k8s.pod import pod_settings
@@ -61,14 +62,14 @@ def try_cluster(settings: Settings) -> None:
     pod = pod_settings(settings)
     manifest = job_manifest(_spec(settings), pod, settings)
     manifest["spec"]["suspend"] = True
-    # Without its labels no controller takes it for an attempt, and no queue for work.
+    # Without labels no controller takes it for an attempt, and Kueue does not queue it.
     manifest["metadata"]["labels"] = {}
     name = manifest["metadata"]["name"]
     cluster = Cluster.connected(pod.namespace, pod.request_timeout_s)
     cluster.create_job(manifest)
     try:
         if cluster.job(name) is None:
-            raise TesseraError(f"the cluster took {name} and does not have it")
+            raise TesseraError(f"the cluster accepted {name}, but does not list it")
         cluster.pods(f"job-name={name}")
         cluster.events()
     finally:
@@ -97,12 +98,17 @@ def _spec(settings: Settings) -> AttemptSpec:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 for yes, 1 for no, with the reason on stderr."""
-    parser = argparse.ArgumentParser(prog="python -P -m tasks.probe", description=__doc__)
+    """Exit status 0 for yes, 1 for no, with the reason on stderr."""
+    parser = argparse.ArgumentParser(
+        prog="python -P -m tasks.probe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     questions = parser.add_subparsers(dest="question", required=True)
-    for question in ("alive", "ready"):
-        questions.add_parser(question).add_argument("role", choices=["render", "control", "beat"])
-    questions.add_parser("cluster")
+    checks = {"alive": "does the worker answer, if Redis does?", "ready": "does the worker take work?"}
+    for question, text in checks.items():
+        role = questions.add_parser(question, help=text, description=text)
+        role.add_argument("role", choices=["render", "control", "beat"], help="which worker of this host")
+    text = "may we create, read and delete Jobs in the cluster?"
+    questions.add_parser("cluster", help=text, description=text)
     asked = parser.parse_args(arguments)
     try:
         settings = load_settings()
@@ -112,7 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"no {asked.role} worker of this host answers", file=sys.stderr)  # noqa: T201
             return 1
     except LedgerUnavailable as error:
-        print(error, file=sys.stderr)  # noqa: T201 - read by a kubelet, and by who describes the pod
+        print(error, file=sys.stderr)  # noqa: T201 - shown by `kubectl describe pod`
         return 0 if asked.question == "alive" else 1
     except TesseraError as error:
         print(error, file=sys.stderr)  # noqa: T201

@@ -1,7 +1,7 @@
 """Entry point of the worker processes: `python -P -m tasks.worker render|control|beat`.
 
-`render` looks after pods, one thread each. `control` expands, finalizes and ticks, on a queue of its own, never behind
-renders. `beat` sends the tick. Settings come from the environment (docs/settings.md).
+`render` runs jobs, one thread for each pod. `control` expands and finalizes batches and ticks; it has a queue of its
+own, so that it never waits behind renders. `beat` sends the tick. Settings: the environment (docs/settings.md).
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ log = structlog.get_logger(__name__)
 
 CONTROL_THREADS = 4
 REPORT_S = 2.0
-# How many of beat's ticks pass between two that a controller makes by itself.
+# A controller ticks by itself once in as many of beat's ticks.
 SELDOM_TICKS = 5
-# How many loop intervals a killed beat is missed for, before another takes its lock.
+# How many loop intervals pass after a beat was killed, before another takes its lock.
 BEAT_LOCK_INTERVALS = 5
 
 
 def launcher_for(settings: Settings) -> Launcher:
-    """Who runs attempts, by the settings."""
+    """The launcher that the settings name."""
     if settings.launcher == "local":
         from embedded.launcher import LocalLauncher
 
@@ -103,7 +103,7 @@ def work(context: Context, role: str) -> None:
 
 
 def beat(settings: Settings) -> None:
-    """Run RedBeat: it only ticks, and only one of several beats does, by a lock in Redis."""
+    """Run RedBeat, which only sends ticks; a lock in Redis lets one of several beats do it."""
     app = celery_app(settings)
     interval_s = min(5.0, settings.tick_s)
     app.conf.update(
@@ -118,7 +118,7 @@ def beat(settings: Settings) -> None:
 
 
 def _keep_our_logging(**_: Any) -> None:
-    """Having a receiver is what keeps Celery from configuring the root logger, and from logging past our redactor."""
+    """With a receiver Celery does not configure the root logger, and so does not log past our redaction."""
 
 
 setup_logging.connect(_keep_our_logging)
@@ -126,7 +126,7 @@ setup_logging.connect(_keep_our_logging)
 
 def _connect_signals(context: Context, role: str, specs: Mapping[str, ScheduleSpec]) -> list[Any]:
     def ready(**_: Any) -> None:
-        log.info("worker is ready", role=role, worker=context.worker)
+        log.info("worker ready", role=role, worker=context.worker)
         if role == "control":
             announce(context)
             threading.Thread(target=declare_schedules, args=(context, specs), name="declare", daemon=True).start()
@@ -134,10 +134,10 @@ def _connect_signals(context: Context, role: str, specs: Mapping[str, ScheduleSp
         threading.Thread(target=beside, args=(context,), name=beside.__name__, daemon=True).start()
 
     def shutting_down(**_: Any) -> None:
-        # Under the threads pool this runs in the process that holds the jobs: each thread hands its job over.
+        # With the threads pool this runs in the process that holds the jobs: each thread hands its job over.
         context.stopping.set()
         context.slots.freed.set()
-        log.info("worker stops", role=role, worker=context.worker)
+        log.info("worker stopping", role=role, worker=context.worker)
 
     worker_ready.connect(ready)
     worker_shutting_down.connect(shutting_down)
@@ -146,7 +146,7 @@ def _connect_signals(context: Context, role: str, specs: Mapping[str, ScheduleSp
 
 def _report(context: Context) -> None:
     while True:
-        context.slots.freed.clear()  # first, so that what happens from now on ends the wait below
+        context.slots.freed.clear()  # before the report, so that a slot that becomes free during it ends the wait below
         if context.stopping.is_set():
             break
         try:
@@ -156,38 +156,40 @@ def _report(context: Context) -> None:
             else:
                 context.handing_over.clear()
         except ServiceError as error:
-            log.warning("could not report", reason=str(error))
+            log.warning("free slots could not be reported", reason=str(error))
         context.slots.freed.wait(REPORT_S)
     try:
         context.ledger.workers.leave(context.worker)
     except ServiceError as error:
-        log.warning("could not take leave", reason=str(error))
+        log.warning("worker could not sign off", reason=str(error))
 
 
 def _tick_without_beat(context: Context) -> None:
-    """Tick seldom, by the monotonic clock: RedBeat falls silent for as long as its host's clock was set back."""
+    """Tick rarely, by the monotonic clock: RedBeat stops for as long as its host's clock was set back."""
     while not context.stopping.wait(SELDOM_TICKS * context.settings.tick_s):
         try:
             tick_if_due(context)
         except ServiceError as error:
-            log.warning("could not tick", reason=str(error))
+            log.warning("tick failed", reason=str(error))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one role until told to stop."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.worker", description=__doc__)
-    parser.add_argument("role", choices=["render", "control", "beat"])
+    parser = argparse.ArgumentParser(
+        prog="python -P -m tasks.worker", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("role", choices=["render", "control", "beat"], help="what this process does")
     role = parser.parse_args(argv).role
     try:
         settings = load_settings()
         configure_logging(settings.log_format, settings.log_level)
-        for chatty in ("celery.worker.strategy", "celery.app.trace"):  # two lines a tick, which say nothing
+        for chatty in ("celery.worker.strategy", "celery.app.trace"):  # two lines for each tick, which nobody needs
             logging.getLogger(chatty).setLevel(logging.WARNING)
-        log.info("starting", role=role, version=installed_version(), redis=Ledger(settings).store.where)
+        log.info("worker starting", role=role, version=installed_version(), redis=Ledger(settings).store.where)
         try:
             check(Ledger(settings).store, refuse=settings.redis_durability == "refuse")
         except LedgerUnavailable as error:
-            log.warning("Redis is waited for", reason=str(error))
+            log.warning("waiting for Redis", reason=str(error))
         if role == "beat":
             beat(settings)
         else:

@@ -43,5 +43,5 @@ def supervise(children: Sequence[Child], stopping: Callable[[], bool]) -> None:
                     log.exception("child cannot be started", child=name)
                     due[name] = now + backoff_s(ends[name] + 1, first_s=_FIRST_DELAY_S)
                 else:
-                    log.info("child started again", child=name, pid=child.pid)
+                    log.info("child restarted", child=name, pid=child.pid)
         time.sleep(_SCAN_S)

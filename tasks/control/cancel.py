@@ -44,4 +44,4 @@ def _cancel_waiting(context: Context, job: JobRecord) -> None:
     try:
         cancel_job(context, job, fence="")
     except ConflictError as error:
-        log.info("a worker was faster", job=job.ref, reason=str(error))
+        log.info("job was claimed before it could be cancelled", job=job.ref, reason=str(error))

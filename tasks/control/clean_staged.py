@@ -32,7 +32,7 @@ def clean_staged(artifacts: Artifacts, now: datetime) -> None:
         if old and (tokens := _accepted_tokens(artifacts, objects)) is not None:
             removed += _remove(artifacts, [key for key in old if _token(objects, key) not in tokens])
     if removed:
-        log.info("removed what broken-off submissions left", objects=removed)
+        log.info("objects of unfinished submissions removed", objects=removed)
 
 
 def _accepted_tokens(artifacts: Artifacts, objects: BatchObjects) -> set[str] | None:
@@ -43,7 +43,7 @@ def _accepted_tokens(artifacts: Artifacts, objects: BatchObjects) -> set[str] | 
     try:
         return {read_record(BatchManifest, body, what=objects.manifest).staged}
     except RecordUnreadable as error:
-        log.error("a batch.json is left alone", batch=objects.batch_id, reason=str(error))
+        log.error("staged rows kept, batch.json cannot be read", batch=objects.batch_id, reason=str(error))
         return None
 
 

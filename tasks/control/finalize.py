@@ -42,7 +42,7 @@ def finalize(context: Context, batch_id: str) -> None:
         write_results(context, record.manifest, jobs)
         context.artifacts.put(objects.marker(end), b"", content_type="text/plain")
         context.ledger.batches.write(advance(record, end, at=context.ledger.now()))
-        log.info("batch is over", batch=batch_id, state=end.value)
+        log.info("batch finished", batch=batch_id, state=end.value)
 
 
 def write_results(context: Context, manifest: BatchManifest, jobs: int) -> None:

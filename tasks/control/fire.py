@@ -91,7 +91,7 @@ def _fire_one(context: Context, record: ScheduleRecord, turn: Turn) -> bool:
         kept = {"open": tuple(running), "rows_key": row_filter.key if row_filter else None}
         _record_firing(context, turn, FiringOutcome.SKIPPED, reason=str(error), changes=kept)
     except (ManifestError, RequestError) as error:
-        log.warning("a schedule's firing failed", schedule=record.name, firing=turn.id, reason=str(error))
+        log.warning("schedule could not fire", schedule=record.name, firing=turn.id, reason=str(error))
         _record_firing(context, turn, FiringOutcome.FAILED, reason=str(error)[:MAX_REASON_CHARACTERS])
         return True
     except TesseraError:
@@ -109,7 +109,7 @@ def _fire_one(context: Context, record: ScheduleRecord, turn: Turn) -> bool:
         counts = {"rows": manifest.rows, "images": manifest.images, "unchanged": left_out, "replaced": replaced}
         _record_firing(context, turn, FiringOutcome.SUBMITTED, changes=kept, counts=counts)
         send_hint(context.app, EXPAND, turn.id)
-        log.info("a schedule fired", schedule=record.name, batch=turn.id, rows=manifest.rows)
+        log.info("schedule fired", schedule=record.name, batch=turn.id, rows=manifest.rows)
     if record.rows_key not in (None, kept["rows_key"]):
         context.artifacts.delete(str(record.rows_key))
     return True
@@ -227,6 +227,6 @@ def _cancel(context: Context, batch_id: str) -> None:
     try:
         request_cancel(context.ledger, batch_id)
     except UnknownBatch:
-        log.warning("a batch to be replaced is unknown", batch=batch_id)
+        log.warning("batch to be replaced is unknown", batch=batch_id)
     else:
         send_hint(context.app, TICK)

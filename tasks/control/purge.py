@@ -36,12 +36,12 @@ def purge(context: Context, batch_id: str) -> None:
         if mark_purged(context.artifacts, record.manifest):
             removed = _remove(context.artifacts, objects, wanted)
             if removed >= AT_ONCE:
-                log.info("goes on removing a batch", batch=batch_id, objects=removed)
+                log.info("part of a batch removed", batch=batch_id, objects=removed)
                 return
             if wanted is Purge.EVERYTHING:
                 context.artifacts.delete(objects.manifest)
         context.ledger.batches.remove(record)
-        log.info("removed a batch", batch=batch_id, kept=wanted is Purge.KEEP_IMAGES)
+        log.info("batch removed", batch=batch_id, kept=wanted is Purge.KEEP_IMAGES)
 
 
 def purge_expired(context: Context) -> None:
@@ -51,7 +51,7 @@ def purge_expired(context: Context) -> None:
         return
     for record in context.ledger.batches.ended_before(context.ledger.now() - timedelta(days=days)):
         if record.manifest.purge is None:
-            log.info("a batch has been kept long enough", batch=record.id, days=days)
+            log.info("batch is past its retention", batch=record.id, days=days)
             request_purge(context.ledger, context.artifacts, record.id, Purge.EVERYTHING)
 
 

@@ -60,7 +60,7 @@ def restore_job(context: Context, job: JobRecord, tasks: Sequence[ImageTask], re
     place = QueuePlace.BACKLOG
     if seen is not None:
         state = JOB_STATES[seen.phase]
-        log.warning("what runs is taken up again", batch=job.batch_id, job=job.index, name=seen.name, state=state.value)
+        log.warning("running attempt adopted", batch=job.batch_id, job=job.index, name=seen.name, state=state.value)
         job = job.model_copy(update={"state": state, "attempt": seen.spec, "confirmed": True, "done": len(known)})
     elif len(known) == len(tasks):
         write_fragment(context, job, [known[task.index] for task in tasks])
@@ -94,7 +94,7 @@ def restore_ended_batch(context: Context, record: BatchRecord, end: BatchState, 
     try:
         context.ledger.batches.write(ended)
     except StaleWrite as error:
-        log.info("somebody else was faster", batch=record.id, reason=str(error))
+        log.info("already done by another worker", batch=record.id, reason=str(error))
 
 
 def _restore_ended_job(

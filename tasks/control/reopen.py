@@ -37,7 +37,7 @@ def reopen(context: Context, batch_id: str) -> None:
         if record.state is BatchState.VALIDATING:
             opened = sum(_reopen_job(context, record, index) for index in range(record.jobs or 0))
         _let_run(context, record)
-        log.info("batch opened again", batch=batch_id, jobs=opened, codes=record.reopen)
+        log.info("batch reopened", batch=batch_id, jobs=opened, codes=record.reopen)
 
 
 def _reopen_job(context: Context, record: BatchRecord, index: int) -> bool:
@@ -54,7 +54,7 @@ def _reopen_job(context: Context, record: BatchRecord, index: int) -> bool:
     try:
         context.ledger.jobs.write(opened, QueuePlace.BACKLOG, fence="")
     except ConflictError as error:
-        log.info("somebody else opened it", job=job.ref, reason=str(error))
+        log.info("job was already reopened", job=job.ref, reason=str(error))
         return False
     return True
 

@@ -49,7 +49,7 @@ def _recover(context: Context, name: str) -> None:
         bodies = [(key, text) for key in keys if (text := context.artifacts.get(key)) is not None]
         firings = [read_record(Firing, text, what=key) for key, text in bodies]
     except RecordUnreadable as error:
-        log.error("a schedule in the bucket cannot be read; left alone", schedule=name, reason=str(error))
+        log.error("schedule in the bucket cannot be read", schedule=name, reason=str(error))
         return
     batches = [firing.id for firing in firings if firing.outcome is FiringOutcome.SUBMITTED]
     told = {firing.id for firing in firings}
@@ -64,7 +64,7 @@ def _recover(context: Context, name: str) -> None:
     )
     context.ledger.schedules.remember(name, firings)
     if context.ledger.schedules.create(found):
-        log.warning("found a schedule that the ledger did not know", schedule=name)
+        log.warning("schedule restored from the bucket", schedule=name)
     if context.artifacts.head(objects.record) is None:  # it was removed while we looked
         context.ledger.schedules.remove(name)
 
@@ -79,5 +79,5 @@ def declare_schedules(context: Context, specs: Mapping[str, ScheduleSpec]) -> No
                     declare(context.ledger, context.artifacts, specs)
                     return
         except ServiceError as error:
-            log.warning("could not bring in the schedules of the settings yet", reason=str(error))
+            log.warning("schedules of the settings could not be declared yet", reason=str(error))
         context.stopping.wait(_RETRY_S)

@@ -140,11 +140,11 @@ def delete_orphans(context: Context) -> None:
         except UnknownBatch:
             continue
         except RecordUnreadable as error:
-            log.warning("an attempt is left alone", name=name, reason=str(error))
+            log.warning("attempt kept, its job cannot be read", name=name, reason=str(error))
             continue
         current = job.attempt.name if job is not None and job.attempt is not None else None
         if job is None or is_final(job.state) or current != name:
-            log.warning("deleting an orphaned attempt", name=name, batch=seen.batch_id, job=seen.job_index)
+            log.warning("deleting orphaned attempt", name=name, batch=seen.batch_id, job=seen.job_index)
             context.launcher.delete(name)
 
 

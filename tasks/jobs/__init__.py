@@ -1,1 +1,1 @@
-"""One job from claim to end: launching, observing, what an ended attempt left, whether another one follows."""
+"""One job from claim to end: launch and observe its attempts, finish each, decide whether another one follows."""

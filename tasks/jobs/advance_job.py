@@ -174,5 +174,5 @@ def record_progress(context: Context, held: Held, state: JobState, detail: str, 
         moved = changed(job, at=held.at, detail=detail)
     else:
         return
-    log.info("attempt moved", state=state.value, detail=detail)
+    log.info("attempt changed state", state=state.value, detail=detail)
     context.ledger.jobs.write(moved, QueuePlace.HELD, fence=fence)

@@ -1,4 +1,4 @@
-"""Settle an attempt that is over: believe the bucket, not the word, and say for each image what became of it."""
+"""Finish an attempt that has ended: the bucket, not the pod's report, decides which images are done."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ log = structlog.get_logger(__name__)
 
 
 def finish_attempt(context: Context, job: JobRecord, fence: str, ended: AttemptOutcome) -> None:
-    """The job's attempt ended: the job is over if every image has an outcome, else it is tried again or given up.
+    """Finish the job if every image has an outcome; otherwise have it tried again, or give it up.
 
-    Raises LeaseLost, StaleWrite or ServiceError; then nothing final was written, and settling again gives the same.
+    Raises LeaseLost, StaleWrite or ServiceError; then nothing final was written, and doing it again gives the same.
     """
     if job.attempt is None:
         raise ValueError(f"job {job.ref} has no attempt that could have ended")
@@ -61,12 +61,12 @@ def finish_attempt(context: Context, job: JobRecord, fence: str, ended: AttemptO
     context.metrics.count_attempt(ended)
     log.info("attempt ended", code=ended.code.value, reason=ended.reason, images=len(tasks), undone=len(undone))
     if (poison := find_poison(job, suspected)) is not None:
-        log.error("image is isolated", image=poison.image_id, reason=poison.message)
+        log.error("image isolated", image=poison.image_id, reason=poison.message)
         commit_failure(context.artifacts, objects, poison)
         known[poison.index] = poison
         undone = [task for task in undone if task.index != poison.index]
     if not undone:
-        # A worker that died while it gave the job up had written its failures down already.
+        # A worker that died while it gave the job up has already written the failures.
         state = final_state(known.values())
         finish_job(context, job, fence, state=state, tasks=tasks, known=known, reported=reported)
         learn(context, known.values(), ended.report.usage if ended.report else None, gpus)
@@ -91,11 +91,11 @@ def finish_attempt(context: Context, job: JobRecord, fence: str, ended: AttemptO
     counted = asdict(decision.tally) | {"done": len(known)}
     retrying = advance(job, JobState.RETRYING, at=context.ledger.now(), **counted)
     context.ledger.jobs.write(retrying, QueuePlace.DELAYED, fence=fence, delay_s=decision.delay_s)
-    log.warning("job will be tried again", delay_s=round(decision.delay_s, 1), code=ended.code.value)
+    log.warning("job will be retried", delay_s=round(decision.delay_s, 1), code=ended.code.value)
 
 
 def abandon_job(context: Context, job: JobRecord, fence: str, reason: str) -> None:
-    """Our own program cannot go on with the job, and none of it runs: what is committed stays, the rest has failed.
+    """End a job that our own program cannot go on with: what is committed stays, the rest has failed. Nothing runs.
 
     Raises as `finish_attempt`.
     """
@@ -112,13 +112,13 @@ def abandon_job(context: Context, job: JobRecord, fence: str, reason: str) -> No
 
 
 def cancel_job(context: Context, job: JobRecord, fence: str) -> None:
-    """The job is to end without another attempt, and none of it runs: what is committed stays, the rest is cancelled.
+    """End a job of a cancelled batch: what is committed stays, the rest is cancelled. Nothing of it runs.
 
     Raises as `finish_attempt`.
     """
     tasks = job_images(context, job)
     known = known_outcomes(context.artifacts, BatchObjects(job.batch_id), job.index, tasks)
-    for task in tasks:  # no object for each, for there may be a million: the job's fragment says it
+    for task in tasks:  # only in the job's fragment: an object for each could be a million
         if task.index not in known:
             known[task.index] = failure_of(task, FailureCode.CANCELLED, "the batch was cancelled", retryable=True)
     finish_job(context, job, fence, state=JobState.CANCELLED, tasks=tasks, known=known)
@@ -143,7 +143,7 @@ def fail_job(
     code: FailureCode,
     reason: str,
 ) -> None:
-    """End the job as failed; images without an outcome get this one, with a reason."""
+    """End the job as failed; images without an outcome get a failure with this code and reason."""
     objects = BatchObjects(job.batch_id)
     complete = dict(known)
     for task in tasks:
@@ -164,22 +164,22 @@ def finish_job(
     known: dict[int, Outcome],
     reported: dict[int, Outcome] | None = None,
 ) -> None:
-    """Write the job's fragment, move its images, then the job itself; the last job of a batch asks for its results.
+    """Write the job's fragment, then its images and itself to the ledger; the last job of a batch has it finalized.
 
-    A fragment that reports this already is left as the pod wrote it.
+    A fragment that says the same already is left as the pod wrote it.
     """
     if known != reported:
         write_fragment(context, job, [known[task.index] for task in tasks])
     record_outcomes(context, job, fence, known)
     left = context.ledger.jobs.write(advance(job, state, at=context.ledger.now()), QueuePlace.DONE, fence=fence)
     context.metrics.count_images(known.values())
-    log.info("job is over", state=state.value, jobs_left=left)
+    log.info("job finished", state=state.value, jobs_left=left)
     if left == 0:
         send_hint(context.app, FINALIZE, job.batch_id)
 
 
 def write_fragment(context: Context, job: JobRecord, outcomes: Iterable[Outcome]) -> None:
-    """Write down the outcome of every image of a job, in order."""
+    """Store the outcome of every image of a job, in order."""
     key = BatchObjects(job.batch_id).fragment(job.index)
     context.artifacts.put(key, outcome_lines(outcomes), content_type="application/x-ndjson")
 
@@ -194,7 +194,7 @@ def final_state(outcomes: Iterable[Outcome]) -> JobState:
 
 
 def record_outcomes(context: Context, job: JobRecord, fence: str, known: dict[int, Outcome]) -> None:
-    """Bring the ledger up to what the bucket says; what it knows already does not move."""
+    """Move the images in the ledger to the states that the bucket says; those that are there already stay."""
     for state in (ImageState.SUCCEEDED, ImageState.CANCELLED, ImageState.FAILED):
         indices = [index for index, outcome in known.items() if _state_of(outcome) is state]
         if indices:
@@ -208,9 +208,9 @@ def _state_of(outcome: Outcome) -> ImageState:
 
 
 def clear_failures(context: Context, job: JobRecord, fence: str) -> JobRecord:
-    """The job, ready for another attempt at its failures: they are images to render again.
+    """Make the failures of a reopened job images to render again; returns the job.
 
-    The ledger first: an image that is queued there and has its failure still in the bucket is found here again.
+    The ledger first: if this is cut short, an image that is queued there and still has its failure is found again.
     """
     codes = job.reopen or ()
     objects = BatchObjects(job.batch_id)
@@ -228,7 +228,7 @@ def clear_failures(context: Context, job: JobRecord, fence: str) -> JobRecord:
         disrupted=0,
         isolated=0,
         done=len(outcomes) - len(retried),
-        # Earlier deaths were judged in their round.
+        # Earlier deaths were judged in the round that they happened in.
         ended=tuple(end.model_copy(update={"rendering": ()}) for end in job.ended),
     )
     context.ledger.jobs.write(ready, QueuePlace.HELD, fence=fence)

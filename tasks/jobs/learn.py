@@ -1,4 +1,4 @@
-"""What a finished job teaches about this deployment's speed."""
+"""Learn from a finished job how fast this deployment is, for estimates and job sizes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 
 def learn(context: Context, outcomes: Iterable[Outcome], usage: Usage | None, ranks: int) -> None:
-    """Add a job's images, and the time in which its last pod rendered nothing. An outage only costs the lesson."""
+    """Add the times of a job's images, and the idle time of its last pod. In an outage they are just lost."""
     sums: defaultdict[SpeedKey, Speed] = defaultdict(Speed)
     for outcome in outcomes:
         model = context.settings.models.get(outcome.model) if isinstance(outcome, ImageResult) else None
@@ -44,4 +44,4 @@ def learn(context: Context, outcomes: Iterable[Outcome], usage: Usage | None, ra
     try:
         context.ledger.speeds.learn(sums)
     except ServiceError as error:
-        log.warning("nothing was learned of this job", reason=str(error))
+        log.warning("speed of this job was not recorded", reason=str(error))

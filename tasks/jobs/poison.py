@@ -1,7 +1,7 @@
-"""Images that kill their pods: who is suspected when an attempt dies, and who is guilty.
+"""Find images that kill their pods (poison), so that no later pod renders them.
 
-The pod tells the ledger which image it begins with. What was being rendered when an attempt died is suspected; an image
-that is the only suspect, and has been one before, is guilty. It gets a failure, so that no later pod touches it.
+The pod reports to the ledger which image it begins. Images that were being rendered when an attempt died are suspected.
+One that is the only suspect, and was suspected before, is poison and gets a failure.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from tasks.process.context import Context
 def find_suspects(
     context: Context, job: JobRecord, undone: Sequence[ImageTask], ended: AttemptOutcome
 ) -> tuple[ImageTask, ...]:
-    """The images that the attempt may have died of, of those that it left undone.
+    """The images that may have killed the attempt, of those that it left undone.
 
-    A pod that ran out of memory says over which image. Otherwise: a pod of one replica renders one image at a time,
-    the last that it began. What it had rendered before and was still uploading is not to blame. Of more replicas,
-    nobody knows which one died first.
+    A pod that ran out of memory reports the image. Otherwise it is the last that the pod began, for one replica renders
+    one image at a time; earlier ones were only being uploaded. With more replicas it may be any of theirs.
     """
     if ended.code not in BLAMES_AN_IMAGE or job.attempt is None:
         return ()
@@ -58,14 +57,14 @@ def find_poison(job: JobRecord, suspected: Sequence[ImageTask]) -> ImageFailure 
 
 
 def images_out_of_memory(job: JobRecord) -> tuple[int, ...]:
-    """Images, by index, over which an attempt ran out of memory: the next renders them in less."""
+    """Images, by index, over which an attempt ran out of memory: the next attempt renders them in less."""
     return tuple(sorted({index for end in job.ended if end.code in WANTS_MEMORY for index in end.rendering}))
 
 
 def layout_to_isolate(tasks: Sequence[ImageTask], gpus: int, layout: Layout) -> Layout:
-    """The layout of the attempt after one that left several suspects: of one replica, so that the next leaves one.
+    """The layout of the attempt after one that left several suspects: of one replica, so that it leaves only one.
 
-    A job with an image that is too small for so many patches keeps its layout.
+    If an image of the job is too small for so many patches, the layout stays.
     """
     single = planned_layout(gpus)
     fits = all(max(task.row.width, task.row.height) >= single.shortest_long_side_px for task in tasks)

@@ -1,4 +1,4 @@
-"""What follows from the way an attempt ended: plain data, and one function over it."""
+"""Whether and when a job is tried again, from how its attempt ended: a table, and one function over it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pipeline.records.attempt import Code, Outcome
 
 
 class Effect(StrEnum):
-    """What an end means for the job."""
+    """What the end of an attempt costs its job."""
 
     SPENDS = "spends"  # the program failed: counts against max_attempts
-    DISRUPTS = "disrupts"  # the cluster's reasons, not the program's: counts against max_disruptions
-    WAITS = "waits"  # we asked it to stop: it counts for nothing, and another may come at once
+    DISRUPTS = "disrupts"  # the cluster ended it, not the program: counts against max_disruptions
+    WAITS = "waits"  # we asked it to stop: costs nothing, and the next may start at once
     HOPELESS = "hopeless"  # the deployment is wrong, and stays so until somebody changes it
 
 
 _S, _D, _W, _H = Effect.SPENDS, Effect.DISRUPTS, Effect.WAITS, Effect.HOPELESS
 
 POLICY: Mapping[Code, Effect] = {
-    Code.SUCCEEDED: _S,  # with images undone: the word is not believed
+    Code.SUCCEEDED: _S,  # with images undone: the report was wrong
     Code.ENGINE_ERROR: _S,
     Code.OUT_OF_MEMORY: _S,
     Code.OOM_KILLED: _S,
@@ -58,7 +58,7 @@ FIRST_DELAY_S, FIRST_DISRUPTION_DELAY_S, LONGEST_DELAY_S = 2.0, 1.0, 300.0
 
 @dataclass(frozen=True)
 class Tally:
-    """How a job has fared since an attempt of it last brought an outcome for an image."""
+    """What has happened to a job since one of its attempts last gave an image an outcome."""
 
     spent: int = 0  # attempts that failed
     disrupted: int = 0  # attempts that the cluster took away
@@ -95,10 +95,10 @@ def decide(
 
     Args:
         outcome: how the attempt ended. SUCCEEDED with images undone counts as a failure.
-        tally: how the job fared before this end.
+        tally: what happened to the job before this end.
         limits: how often each may happen in a row.
-        isolated: an image was found guilty of this end and of an earlier one, and is not rendered again. It has paid
-            for both, so the job does not; unless image after image is guilty, for then it is none of them.
+        isolated: an image was found to have caused this end and an earlier one, and is not rendered again. So neither
+            end counts against the job, unless image after image is isolated, for then none of them is the cause.
         random: uniform in [0, 1), for jitter: full jitter over the upper half of the delay.
     """
     said = f"{outcome.code.value}: {outcome.reason}"

@@ -50,7 +50,7 @@ def run_job(context: Context, lease: Lease) -> None:
         try:
             _repeat(context, lease.job.ref, lease.fence, advance_job)
         except (LeaseLost, UnknownBatch) as error:
-            log.warning("job is no longer ours", reason=str(error))
+            log.warning("job belongs to another worker", reason=str(error))
         except RecordTooNew as error:
             _put_back(context, lease.job.ref, lease.fence, error)
         except Exception as error:  # whatever it is, it must not keep this worker from its other jobs
@@ -93,7 +93,7 @@ def _repeat(context: Context, ref: str, fence: str, action: Callable[[Context, H
 
 def _put_back(context: Context, ref: str, fence: str, error: RecordUnreadable) -> None:
     """Leave the job to a worker that can read it."""
-    log.error("job is put back", reason=str(error))
+    log.error("job put back, its record cannot be read", reason=str(error))
     context.ledger.leases.release(ref, fence, delay_s=UNREADABLE_DELAY_S)
 
 
@@ -105,7 +105,7 @@ def _record_outage(context: Context, ref: str, fence: str, reason: str) -> None:
         if job.state in _STARTED and job.detail != detail:
             context.ledger.jobs.write(changed(job, at=held.at, detail=detail), QueuePlace.HELD, fence=fence)
     except TesseraError as error:
-        log.debug("the outage was not recorded", reason=str(error))
+        log.debug("outage could not be recorded", reason=str(error))
 
 
 def _retry_or_abandon(context: Context, lease: Lease, reason: str) -> None:
@@ -117,19 +117,19 @@ def _retry_or_abandon(context: Context, lease: Lease, reason: str) -> None:
         if times < context.settings.max_attempts:
             delay_s = backoff_s(times, first_s=retry_policy.FIRST_DELAY_S, longest_s=retry_policy.LONGEST_DELAY_S)
         else:
-            log.error("job is given up", times=times)
+            log.error("job given up", times=times)
             why = f"{reason} ({times} times; the workers' logs say where)"
             _repeat(context, ref, fence, lambda *args: _abandon(*args, reason=why))
     except RecordUnreadable as error:
-        log.error("job cannot be given up", reason=str(error), next_try_s=delay_s)
+        log.error("job could not be given up", reason=str(error), next_try_s=delay_s)
     except TesseraError as error:
-        log.warning("job is put off", reason=str(error))
+        log.warning("job put off", reason=str(error))
     except Exception:  # it cannot even be given up: somebody must look, and no pod may be wasted until then
-        log.exception("job cannot be given up", next_try_s=delay_s)
+        log.exception("job could not be given up", next_try_s=delay_s)
     try:
         leases.release(ref, fence, delay_s=delay_s)  # nothing happens if it is over
     except ServiceError as error:
-        log.warning("the lease ends by itself", reason=str(error))
+        log.warning("lease could not be released, it will expire", reason=str(error))
 
 
 def _abandon(context: Context, held: Held, fence: str, *, reason: str) -> bool:

@@ -1,1 +1,1 @@
-"""What a worker process has of its own: its connections, its view of what runs, its metrics."""
+"""What each worker process has: its connections, its view of running attempts, its metrics."""

@@ -1,4 +1,4 @@
-"""What a worker process works with: one of each, made at its start and handed to every task."""
+"""What a worker process works with, made once when it starts and passed to every task."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tasks.process.observer import Observer
 
 @dataclass
 class Slots:
-    """How many pods this worker may look after, and how many it does.
+    """How many pods this worker may run, and how many it runs.
 
-    `freed` is set when a slot has become free for which there is no job: the controller should know before one comes.
+    `freed` is set when a slot became free and there is no job for it, so that the controller learns of it at once.
     """
 
     total: int
@@ -31,7 +31,7 @@ class Slots:
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """One slot is taken inside."""
+        """Take one slot for the length of the block."""
         with self._lock:
             self._busy += 1
         try:
@@ -48,7 +48,7 @@ class Slots:
 
 @dataclass(frozen=True)
 class Context:
-    """The deployment as this process reaches it."""
+    """The deployment's settings, and this process' connections to its services."""
 
     settings: Settings
     ledger: Ledger
@@ -59,5 +59,7 @@ class Context:
     worker: str
     slots: Slots
     stopping: threading.Event
-    handing_over: threading.Event = field(default_factory=threading.Event)  # drained: others take its jobs
+    handing_over: threading.Event = field(
+        default_factory=threading.Event
+    )  # the worker is drained: others take its jobs
     metrics: Metrics = field(default_factory=Metrics)

@@ -1,7 +1,7 @@
 """Prometheus metrics of one worker process, served over HTTP for scraping.
 
-Pods live too shortly to be scraped: what they spent stands in their report, and the worker that settles an attempt
-counts it. What the ledger holds is read when somebody scrapes the controller.
+Pods do not live long enough to be scraped: their report says what they used, and the worker that finishes an attempt
+counts it. The state of the ledger is read when the controller is scraped.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ class Metrics:
         self._exchanged = Counter("tessera_exchanged_bytes", "Sent from rank to rank.", registry=self.registry)
         self._uploaded = Counter("tessera_uploaded_bytes", "Image files put into the bucket.", registry=self.registry)
 
-        # All from the start: the first of a kind is a rise from 0, and no new series that `increase` does not see.
+        # Every series exists from the start, so that `increase` sees the first event of a kind as a rise from 0.
         for outcome in ("succeeded", *FailureCode):
             self._images.labels(outcome)
         for code in Code:
             self._attempts.labels(code)
 
     def count_attempt(self, ended: AttemptOutcome) -> None:
-        """Count an attempt, and what its pod says it spent."""
+        """Count an attempt, and what its pod reports to have used."""
         self._attempts.labels(ended.code.value).inc()
         usage = ended.report.usage if ended.report is not None else None
         if usage is not None:
@@ -80,7 +80,7 @@ class Metrics:
                 self._images.labels(outcome.code.value).inc()
 
     def serve(self, port: int) -> None:
-        """Answer scrapes on this port of all addresses; a port in use is said and lived with."""
+        """Serve metrics on this port of all addresses; if it is in use, log it and go on without."""
         try:
             start_http_server(port, registry=self.registry)
         except OSError as error:
@@ -90,22 +90,22 @@ class Metrics:
 
 
 class LedgerMetrics(Collector):
-    """The ledger's state as gauges; what is final is not among them, so that a scrape's cost follows the open work."""
+    """The ledger's state as gauges: only open batches, so that a scrape's cost does not grow with finished ones."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        """Nothing, so that registering does not ask Redis."""
+        """Nothing: otherwise registering would ask Redis."""
         return []
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """One look; while Redis is away, only that it is."""
+        """All gauges; while Redis cannot be reached, only that it is so."""
         up = GaugeMetricFamily("tessera_ledger_up", "1 while Redis answers.")
         try:
             found = list(self._state())
         except ServiceError as error:
-            log.warning("no metrics of the ledger", reason=str(error))
+            log.warning("ledger metrics unavailable", reason=str(error))
             up.add_metric([], 0)
             yield up
             return

@@ -1,4 +1,4 @@
-"""One shared look at everything that runs, for all of a worker's threads."""
+"""One list of all attempts, shared by the threads of a worker."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import structlog
 from pipeline.errors import RecordUnreadable, ServiceError, TesseraError
 from pipeline.records.attempt import Launcher, Observation
 
-# How old a look may get while nothing is heard to move: what a watch that went silent costs at most.
+# How old the list may become while the watch reports no change: the longest delay if a watch silently fails.
 QUIET_LOOK_S = 15.0
 
 log = structlog.get_logger(__name__)
 
 
 class Observer:
-    """Caches the launcher's LIST, so that a worker asks once per interval however many pods it looks after."""
+    """Caches the launcher's list, so that a worker asks once per interval however many pods it runs."""
 
     def __init__(self, launcher: Launcher, max_age_s: float) -> None:
         self._launcher = launcher
@@ -28,9 +28,9 @@ class Observer:
         self._seen: Mapping[str, Observation] = {}
 
     def look(self, *, after: float = float("-inf")) -> Mapping[str, Observation]:
-        """What there is, begun after the monotonic time `after`.
+        """All attempts by name, listed after the monotonic time `after`.
 
-        It is no older than the interval; or, while the launcher's watch hears nothing, than QUIET_LOOK_S.
+        The list is no older than the interval or, while the launcher's watch reports no change, than QUIET_LOOK_S.
         Raises ServiceError if the launcher cannot be asked.
         """
         with self._lock:
@@ -46,9 +46,11 @@ class Observer:
         try:
             return self._launcher.observe()
         except RecordUnreadable as error:
-            raise ServiceError(f"what runs cannot be made out: {error}") from error
+            raise ServiceError(f"running attempts could not be listed: {error}") from error
         except TesseraError:
             raise
-        except Exception as error:  # one look is shared: what breaks it is no job's fault, and is waited for
-            log.exception("what runs cannot be made out")
-            raise ServiceError(f"what runs cannot be made out: {type(error).__name__}: {error}") from error
+        except (
+            Exception
+        ) as error:  # the list is shared: an error is no fault of one job, and is waited out like an outage
+            log.exception("running attempts could not be listed")
+            raise ServiceError(f"running attempts could not be listed: {type(error).__name__}: {error}") from error

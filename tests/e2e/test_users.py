@@ -184,7 +184,7 @@ def test_a_batch_is_rendered_by_users_with_the_least_rights_and_no_log_has_a_sec
     assert refused == []
     for secret in (PASSWORD, "p%25ss", os.environ["AWS_SECRET_ACCESS_KEY"]):
         assert secret not in text + asked.stdout + asked.stderr
-    assert "worker is ready" in text
+    assert "worker ready" in text
 
 
 def _announced(ledger: Ledger) -> bool:
