@@ -114,7 +114,7 @@ class Stage(_Plain):
     seed: int
 
 
-class Made(_Plain):
+class RenderDetails(_Plain):
     """What only rendering shows about a picture."""
 
     canvas: tuple[int, int] | None = Field(None, description="Width and height in px before cropping; None: as asked.")

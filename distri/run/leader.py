@@ -13,7 +13,7 @@ import structlog
 from distri.model.image import Rendered
 from distri.ranks.spans import Spans
 from distri.run.committer import Committer, PodIdentity
-from distri.run.translate import made_of
+from distri.run.translate import render_details_of
 from distri.sampling.control import Control
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.commit import known_outcomes
@@ -157,7 +157,7 @@ class Leader:
             return
         seconds = rendered.encode_s + rendered.denoise_s + rendered.decode_s
         result = result_of(
-            task, self._objects, provenance, round(seconds, 3), made_of(rendered, low_memory=provenance.lean)
+            task, self._objects, provenance, round(seconds, 3), render_details_of(rendered, low_memory=provenance.lean)
         )
         self.committer.commit_rendered(task, result, rendered.pixels)
 

@@ -11,7 +11,7 @@ from distri.model.prompts import LongPrompt
 from distri.model.stages import Highres
 from distri.ranks.errors import BadLora
 from pipeline.deployment.settings import LoraSource
-from pipeline.picture import HighresMode, Made, Stage
+from pipeline.picture import HighresMode, RenderDetails, Stage
 from pipeline.picture import Lora as RowLora
 from pipeline.records.shards import ImageTask
 
@@ -59,9 +59,9 @@ def image_of(task: ImageTask, loras: Mapping[str, LoraSource]) -> ImageSpec:
     )
 
 
-def made_of(rendered: Rendered, *, low_memory: bool) -> Made:
+def render_details_of(rendered: Rendered, *, low_memory: bool) -> RenderDetails:
     """What only rendering shows; `low_memory`: it was rendered so, since an earlier attempt ran out of memory."""
-    return Made(
+    return RenderDetails(
         canvas=rendered.canvas,
         crop=rendered.crop,
         stages=tuple(

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from pipeline.deployment.layouts import Layout
 from pipeline.errors import RowError
-from pipeline.picture import Made, Picture
+from pipeline.picture import Picture, RenderDetails
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.shards import WINDOW_IMAGES, ImageTask
 from pipeline.schema import OpenCode, Versioned, read_lines
@@ -68,7 +68,7 @@ class ImageResult(_Line, Picture):
     key: str = Field(description="Relative to the deployment's prefix.")
     thumbnail: str | None = Field(None, description="Its key likewise; images of earlier versions have none.")
     seed: int
-    made: Made = Made()
+    made: RenderDetails = RenderDetails()
     provenance: Provenance
     seconds: float
     sha256: str = ""
@@ -118,7 +118,7 @@ def is_retried(outcome: Outcome, codes: Collection[str]) -> bool:
 
 
 def result_of(
-    task: ImageTask, objects: BatchObjects, provenance: Provenance, seconds: float, made: Made | None = None
+    task: ImageTask, objects: BatchObjects, provenance: Provenance, seconds: float, made: RenderDetails | None = None
 ) -> ImageResult:
     """The result of an image whose file is not made yet: digest and size follow."""
     return ImageResult(
@@ -131,7 +131,7 @@ def result_of(
         key=task.key(objects),
         thumbnail=objects.thumbnail(task.row.row, task.number),
         seed=task.seed,
-        made=made or Made(),
+        made=made or RenderDetails(),
         provenance=provenance,
         seconds=seconds,
     )

@@ -10,9 +10,9 @@ from distri.model.lora import Lora
 from distri.model.prompts import LongPrompt
 from distri.model.stages import Highres, Stage
 from distri.ranks.errors import BadLora
-from distri.run.translate import LOW_MEMORY_REPAIR, image_of, made_of
+from distri.run.translate import LOW_MEMORY_REPAIR, image_of, render_details_of
 from pipeline.deployment.settings import LoraSource
-from pipeline.picture import Conditioning, HighresMode, Made, Scheduler
+from pipeline.picture import Conditioning, HighresMode, RenderDetails, Scheduler
 from pipeline.picture import Highres as RowHighres
 from pipeline.picture import LongPrompt as RowLongPrompt
 from pipeline.picture import Lora as RowLora
@@ -88,7 +88,7 @@ def test_what_the_engine_made_is_in_the_result(low_memory: bool) -> None:
         warnings=("w",),
         repairs=("r",),
     )
-    assert made_of(rendered, low_memory=low_memory) == Made(
+    assert render_details_of(rendered, low_memory=low_memory) == RenderDetails(
         canvas=(64, 72),
         crop=(0, 2),
         stages=(MadeStage(width=64, height=72, steps=3, strength=1.0, seed=7),),
