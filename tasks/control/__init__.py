@@ -1,4 +1,4 @@
-"""What the controller does, one task a file: the tick, and what it asks for.
+"""The controller's tasks, one a file: the tick, and the work on whole batches and schedules that it asks for.
 
-Does not belong here: one job's attempts (jobs).
+Does not belong here: the attempts of one job (jobs).
 """

@@ -1,4 +1,4 @@
-"""Cancel the jobs of a batch that wait: portion by portion, so that a large batch holds up nothing else.
+"""Cancel the waiting jobs of a batch, some at a time, so that a large batch does not block other work.
 
 Jobs that a worker holds are cancelled by that worker (tasks/jobs/run_job.py).
 """
@@ -20,7 +20,7 @@ JOBS_AT_A_TIME = 200
 
 
 def cancel(context: Context, batch_id: str) -> None:
-    """Cancel a portion of the batch's waiting jobs, then ask for the next; the tick makes up for a lost message."""
+    """Cancel some of the batch's waiting jobs, then send a hint for the rest; if it is lost, the tick sends another."""
     with context.ledger.locks.only_one(f"cancel-{batch_id}") as mine:
         if not mine or context.ledger.batches.state(batch_id) is not BatchState.CANCELLING:
             return

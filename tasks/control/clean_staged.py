@@ -1,7 +1,7 @@
-"""Remove what broken-off submissions left in the bucket: staged rows that nobody accepted, and uploads never completed.
+"""Remove what unfinished submissions left in the bucket: staged rows of no accepted batch, and incomplete uploads.
 
-Only what is older than a day goes, by the store's clock: no submission lasts so long, and each stages under a token of
-its own, so nothing that is removed here can be accepted any more.
+Only what is older than a day is removed, by the store's clock. No submission takes that long, and each stages its rows
+under a token of its own, so what is removed here cannot be accepted any more.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ AFTER = timedelta(days=1)
 
 
 def clean_staged(artifacts: Artifacts, now: datetime) -> None:
-    """Go through all batches once."""
+    """Clean up after all batches."""
     before = now - AFTER
     removed = artifacts.abort_uploads(before) + _remove(artifacts, artifacts.older(PROBES, before))
     for batch_id in artifacts.folders(BATCHES):
@@ -36,7 +36,7 @@ def clean_staged(artifacts: Artifacts, now: datetime) -> None:
 
 
 def _accepted_tokens(artifacts: Artifacts, objects: BatchObjects) -> set[str] | None:
-    """The token that `batch.json` names, none if there is none; None if it cannot be read."""
+    """The token that `batch.json` names, empty if there is no `batch.json`; None if it cannot be read."""
     body = artifacts.get(objects.manifest)
     if body is None:
         return set()

@@ -1,4 +1,4 @@
-"""Cut an accepted batch into jobs. Doing it twice changes nothing: shards and jobs follow from the rows."""
+"""Cut an accepted batch into shards and jobs. Doing it twice gives the same, for they follow from the rows."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ log = structlog.get_logger(__name__)
 
 AT_A_TIME = 8  # shards that are being written, or jobs that are being rebuilt
 
-# What takes tens of seconds, of which a controller's other work must not wait for more than one.
+# Such a batch takes tens of seconds; other work of a controller may wait for one of them, not for several.
 LARGE_IMAGES = 50_000
 
 
 def expand(context: Context, batch_id: str) -> None:
-    """Write the shards and job records of a batch that has none yet, then let it run.
+    """Write the shards and job records of a batch that has none yet, then start it.
 
-    A batch that is being cancelled is expanded too, so that each of its images gets an outcome. Of large batches one is
-    expanded at a time, so that others never wait behind them; the tick asks again for those that were not the one.
+    A batch that is being cancelled is expanded too, so that each of its images gets an outcome. Large batches are
+    expanded one at a time, so that small ones do not wait behind them; the tick asks again for those left over.
     """
     with context.ledger.locks.only_one(f"expand-{batch_id}") as mine:
         record = context.ledger.batches.get(batch_id)
@@ -92,11 +92,11 @@ def _pace(context: Context) -> Pace:
 
 
 class InputChanged(TesseraError):
-    """What lies in the bucket is not what was accepted."""
+    """The rows in the bucket are not those that were accepted."""
 
 
 def _plan(context: Context, batch_id: str) -> Plan:
-    """How the batch is cut: settled once and for all, also for a controller of another setting that goes on with it."""
+    """How the batch is cut. Stored once, so that a controller with other settings goes on in the same way."""
     pace, most = _pace(context), context.settings.images_per_job
     ours = Plan(images_per_job=most if pace.faster else min(UNKNOWN_IMAGES, most), pace=pace)
     key = BatchObjects(batch_id).plan
@@ -114,9 +114,9 @@ def _shards(context: Context, record: BatchRecord) -> Iterator[Shard]:
 
 
 def _write_shards(context: Context, record: BatchRecord) -> list[int]:
-    """Write the shards, a few at a time; returns how many images each has. All are there when it returns.
+    """Write all shards, a few at a time; returns how many images each has.
 
-    Raises InputChanged, RecordUnreadable or ServiceError, and then some may be there.
+    Raises InputChanged, RecordUnreadable or ServiceError; some may be written then.
     """
     objects = BatchObjects(record.id)
 
@@ -140,7 +140,7 @@ def _rows(context: Context, manifest: BatchManifest) -> Iterator[ResolvedRow]:
             except RecordTooNew:
                 raise
             except RecordUnreadable as error:
-                unreadable = error  # by another version, or by nobody: the digest knows
+                unreadable = error  # written by another version, or changed: the digest tells
             else:
                 yield row
     if digest.hexdigest() != manifest.input_sha256:

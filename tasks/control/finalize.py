@@ -1,4 +1,4 @@
-"""Write the results of a batch whose jobs are all over. Doing it twice writes the same again."""
+"""Write the results of a batch whose jobs have all ended. Doing it twice writes the same again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AT_A_TIME = 8  # fragments that are fetched
 
 
 def finalize(context: Context, batch_id: str) -> None:
-    """Write results.jsonl, errors.jsonl and the gallery, then the marker, then say so in the ledger."""
+    """Write results.jsonl, errors.jsonl and the gallery, then the marker, then the final state to the ledger."""
     with context.ledger.locks.only_one(f"finalize-{batch_id}") as mine:
         if not mine:
             return
@@ -48,7 +48,7 @@ def finalize(context: Context, batch_id: str) -> None:
 def write_results(context: Context, manifest: BatchManifest, jobs: int) -> None:
     """Results, errors and gallery from the jobs' fragments, in the order of the rows.
 
-    One pass over the fragments; memory holds a few of them, and those outcomes that came before their turn.
+    One pass over the fragments. Memory holds a few of them, and outcomes that must wait for those of earlier rows.
     """
     objects = BatchObjects(manifest.id)
 

@@ -145,7 +145,7 @@ def _submit(
 
 
 def _check_readable(context: Context, url: str) -> None:
-    """Tell a prompt set that we may not read, which fails the firing, from an outage of S3, which it waits for."""
+    """Raise RequestError, which fails the firing, if we may not read the prompt set. An outage of S3 is waited out."""
     try:
         next(context.artifacts.chunks_of(url), None)
     except StoreRefused as error:
@@ -163,7 +163,7 @@ def _accepted_before(context: Context, turn: Turn) -> BatchManifest | None:
     except RecordTooNew:
         raise
     except RecordUnreadable as error:
-        raise RequestError(str(error)) from error  # waited for, it would come again at every tick
+        raise RequestError(str(error)) from error  # otherwise it would repeat at every tick
     if manifest.origin is None or manifest.origin.schedule != turn.schedule:
         raise BatchExists(f"batch {turn.id!r} exists and is not of schedule {turn.schedule!r}; this firing is left out")
     return manifest
@@ -182,7 +182,7 @@ def _record_firing(
     schedules = context.ledger.schedules
     while (record := schedules.get(turn.schedule)) is not None:
         known = any(firing.id == turn.id for firing in schedules.firings(turn.schedule))
-        if known and _is_behind(record, turn):
+        if known and _is_past(record, turn):
             return
         now = context.ledger.now()
         firing = Firing(
@@ -208,8 +208,8 @@ def _record_firing(
         return
 
 
-def _is_behind(record: ScheduleRecord, turn: Turn) -> bool:
-    """Whether the schedule has gone on from this firing."""
+def _is_past(record: ScheduleRecord, turn: Turn) -> bool:
+    """Whether the schedule's record is past this firing already."""
     if turn.run is not None:
         return all(run.token != turn.run.token for run in record.runs)
     return record.cursor >= turn.fire_at

@@ -1,7 +1,7 @@
-"""Remove batches for good: those that somebody wants to be rid of, and those that have ended long enough ago.
+"""Remove batches for good: those that a user purges, and those that are past the deployment's retention.
 
-`batch.json` goes last, and says meanwhile that the batch is purged. So whoever is killed, the next tick goes on, and
-nobody takes what is left for a batch.
+`batch.json` is removed last, and says until then that the batch is being purged. So if a controller is killed, the next
+tick goes on, and nobody takes what is left for a batch.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
 
-# So that a batch of a million images does not keep a controller from everything else: the next tick goes on.
+# A batch of a million images must not block a controller: the next tick goes on with the rest.
 AT_ONCE = 50_000
 _A_REQUEST = 1_000  # what S3 takes
 
 
 def purge(context: Context, batch_id: str) -> None:
-    """Remove what is to go of a batch, or a part of it if that is much."""
+    """Remove the objects of a batch, or some of them if there are many."""
     with context.ledger.locks.only_one(f"purge-{batch_id}") as mine:
         record = context.ledger.batches.get(batch_id)
         wanted = record.manifest.purge
@@ -45,7 +45,7 @@ def purge(context: Context, batch_id: str) -> None:
 
 
 def purge_expired(context: Context) -> None:
-    """Have every batch removed that ended longer ago than the deployment keeps them."""
+    """Request the purge of every batch that ended longer ago than the deployment keeps batches."""
     days = context.settings.retention_days
     if days is None:
         return
@@ -56,7 +56,7 @@ def purge_expired(context: Context) -> None:
 
 
 def _remove(artifacts: Artifacts, objects: BatchObjects, wanted: Purge) -> int:
-    """Remove up to AT_ONCE objects, those first that say the batch is whole; returns how many."""
+    """Remove up to AT_ONCE objects, first those that say the batch is complete; returns how many."""
     keys = itertools.islice(_keys_to_remove(artifacts, objects, wanted), AT_ONCE)
     removed = 0
     while some := list(itertools.islice(keys, _A_REQUEST)):

@@ -1,7 +1,7 @@
-"""Rebuild jobs, images and counters of a batch from what is left of it: the bucket, and what still runs.
+"""Rebuild jobs, images and counters of a batch that the ledger lost, from the bucket and from what still runs.
 
-An attempt that still runs is put on record as it is, so that a worker adopts it and its pod goes on; nobody starts a
-second one. A job whose images all have an outcome is over. Whatever else there is, is queued.
+An attempt that still runs is recorded as it is, so that a worker adopts it and its pod goes on, without a second one. A
+job whose images all have an outcome has ended. All others are queued.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Remains:
-    """What is left of a batch beside the ledger."""
+    """What is left of a batch outside the ledger."""
 
     outcomes: bool  # images of it may have one
     running: Mapping[int, Observation]  # by job
 
 
 def find_remains(context: Context, record: BatchRecord) -> Remains:
-    """Look at the bucket and at what runs. Raises ServiceError: without knowing what runs, nothing may be started."""
+    """Ask the bucket and the launcher. Raises ServiceError: without knowing what runs, nothing may be started."""
     if not record.recovered:
         return Remains(outcomes=False, running={})
     objects = BatchObjects(record.id)
@@ -52,7 +52,7 @@ def find_remains(context: Context, record: BatchRecord) -> Remains:
 
 
 def restore_job(context: Context, job: JobRecord, tasks: Sequence[ImageTask], remains: Remains) -> None:
-    """Put a job into the ledger as it stands; one that is there stays as it is."""
+    """Create the job in the ledger in the state that its remains show; an existing one stays as it is."""
     if context.ledger.jobs.get(job.ref) is not None:
         return
     known = known_outcomes(context.artifacts, BatchObjects(job.batch_id), job.index, tasks) if remains.outcomes else {}
@@ -67,7 +67,7 @@ def restore_job(context: Context, job: JobRecord, tasks: Sequence[ImageTask], re
         job, place = job.model_copy(update={"state": final_state(known.values())}), QueuePlace.DONE
     else:
         job = job.model_copy(update={"done": len(known)})
-    # Before the job is there, for then somebody may hold it.
+    # Before the job exists: afterwards a worker may claim it.
     record_outcomes(context, job, "", known)
     context.ledger.jobs.create(job, place)
 
@@ -78,7 +78,7 @@ def end_of(artifacts: Artifacts, objects: BatchObjects) -> BatchState | None:
 
 
 def restore_ended_batch(context: Context, record: BatchRecord, end: BatchState, now: datetime) -> None:
-    """Put a batch that has ended into the ledger: its marker says how, its fragments hold every outcome."""
+    """Put a batch that has ended into the ledger: its marker says how it ended, its fragments hold every outcome."""
     objects = BatchObjects(record.id)
     reason, jobs = None, 0
     if end is BatchState.FAILED:
@@ -89,7 +89,7 @@ def restore_ended_batch(context: Context, record: BatchRecord, end: BatchState, 
             outcomes = list(parsed_outcomes(context.artifacts.lines(key), key))
             _restore_ended_job(context, record, jobs, outcomes, now)
             jobs += 1
-    # No move: the batch made its moves before it was lost.
+    # Not by `advance`: the batch made its moves before it was lost.
     ended = changed(record, at=now, state=end, jobs=jobs or None, reason=reason)
     try:
         context.ledger.batches.write(ended)

@@ -1,6 +1,6 @@
-"""Open the jobs of a batch again that `tessera retry` asked for.
+"""Reopen the jobs of a batch whose failures `tessera retry` asks to render again.
 
-Doing it twice changes nothing: a job knows in which round it was opened.
+Doing it twice changes nothing: a job records the round in which it was reopened.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ log = structlog.get_logger(__name__)
 
 
 def reopen(context: Context, batch_id: str) -> None:
-    """Withdraw the results of a batch, and put every job with a failure to retry into the backlog again.
+    """Remove the results of a batch, and put every job with a failure to retry into the backlog again.
 
-    A batch that was cancelled meanwhile opens no more jobs; its results are written anew.
+    If the batch was cancelled in the meantime, no more jobs are reopened, and its results are written anew.
     """
     with context.ledger.locks.only_one(f"reopen-{batch_id}") as mine:
         record = context.ledger.batches.get(batch_id)
         if not mine or record.reopen is None or record.state not in (BatchState.VALIDATING, BatchState.CANCELLING):
             return
         objects = BatchObjects(batch_id)
-        for marker in MARKERS:  # first, for whoever sees one trusts the rest
+        for marker in MARKERS:  # first, for a marker promises that the rest is complete
             context.artifacts.delete(objects.marker(marker))
         for key in (objects.results, objects.errors):
             context.artifacts.delete(key)

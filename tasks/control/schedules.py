@@ -1,4 +1,4 @@
-"""Bring schedules into the ledger: those of the settings, and those that only the bucket still knows."""
+"""Put schedules into the ledger: those of the settings, and those that only the bucket still has."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from pipeline.errors import (
-    RecordUnreadable,
-    ServiceError,
-)
+from pipeline.errors import RecordUnreadable, ServiceError
 from pipeline.ledger.schedules import FIRINGS_KEPT
 from pipeline.operations.declared import declare
 from pipeline.records.schedules.schedule import (
@@ -31,7 +28,7 @@ _RETRY_S = 5.0
 
 
 def recover_schedules(context: Context) -> None:
-    """Put schedules into the ledger that are in the bucket and unknown here: Redis was emptied, or a client died."""
+    """Put schedules into the ledger that only the bucket has: Redis was emptied, or a client died."""
     known = set(context.ledger.schedules.names())
     for name in list(context.artifacts.folders(SCHEDULES)):
         if name not in known:
@@ -52,13 +49,13 @@ def _recover(context: Context, name: str) -> None:
         log.error("schedule in the bucket cannot be read", schedule=name, reason=str(error))
         return
     batches = [firing.id for firing in firings if firing.outcome is FiringOutcome.SUBMITTED]
-    told = {firing.id for firing in firings}
+    recorded = {firing.id for firing in firings}
     seen_to = [firing.fire_at for firing in firings if not firing.by_hand]
     found = changed(
         record,
         at=context.ledger.now(),
         cursor=max(record.cursor, *seen_to) if seen_to else record.cursor,
-        runs=tuple(run for run in record.runs if firing_id(name, run.asked_at, run.token) not in told),
+        runs=tuple(run for run in record.runs if firing_id(name, run.asked_at, run.token) not in recorded),
         open=tuple(one for one in reversed(batches) if one == batches[0] or is_unfinished(context, one)),
         rows_key=next((firing.rows_key for firing in firings if firing.rows_key), None),
     )
@@ -70,12 +67,12 @@ def _recover(context: Context, name: str) -> None:
 
 
 def declare_schedules(context: Context, specs: Mapping[str, ScheduleSpec]) -> None:
-    """Bring the schedules of the settings into the ledger, as soon as Redis and S3 let us."""
+    """Put the schedules of the settings into the ledger, as soon as Redis and S3 can be reached."""
     while not context.stopping.is_set():
         try:
             with context.ledger.locks.only_one("schedules-declared") as mine:
                 if mine:
-                    recover_schedules(context)  # what is in the bucket knows whether one is paused
+                    recover_schedules(context)  # first, because the bucket says which of them are paused
                     declare(context.ledger, context.artifacts, specs)
                     return
         except ServiceError as error:

@@ -1,4 +1,4 @@
-"""The controller's tick: find what stands still and mend it. Whatever message was lost, the next tick makes it up."""
+"""The controller's tick: find work that nobody does and send hints for it. So no lost message matters for long."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ ORPHANS_EVERY_S = 10.0
 
 
 def tick_if_due(context: Context) -> None:
-    """One tick, unless there was one just now: ticks that waited for a controller which was away are one."""
+    """Tick, unless that was done just now: many ticks may have queued up while no controller ran."""
     if context.ledger.locks.due("tick", context.settings.tick_s / 2):
         tick(context)
 
 
 def tick(context: Context) -> None:
-    """One tick, unless one is under way."""
+    """Tick, unless another process does."""
     with context.ledger.locks.only_one("tick") as mine:
         if not mine:
             return
@@ -61,7 +61,7 @@ def tick(context: Context) -> None:
                 recover_batches(context)
             with _go_on_after_errors("schedules"):
                 recover_schedules(context)
-            # The look grows with the batches that lie there; the share of time that is spent on it does not.
+            # Listing takes longer the more batches there are; the share of time spent on it stays the same.
             context.ledger.locks.rest("bucket", (time.monotonic() - began) / BUCKET_SHARE)
         if context.ledger.locks.due("retention", RETENTION_EVERY_S):
             with _go_on_after_errors("retention"):
@@ -73,7 +73,7 @@ def tick(context: Context) -> None:
 
 @contextmanager
 def _go_on_after_errors(part: str, **bound: str) -> Iterator[None]:
-    """What is wrong with one batch, the cluster or the bucket keeps the tick from none of its other work."""
+    """Log an error of one batch, the cluster or the bucket, so that the tick goes on with its other work."""
     try:
         yield
     except LedgerUnavailable:
@@ -90,7 +90,7 @@ def announce(context: Context) -> None:
 
 
 def request_next_step(context: Context, batch_id: str) -> None:
-    """Ask for the next thing that a batch needs as a whole."""
+    """Send a hint for the next task that a batch as a whole needs."""
     record = context.ledger.batches.get(batch_id)
     if record.manifest.purge is not None:
         send_hint(context.app, PURGE, batch_id)
@@ -112,7 +112,7 @@ def request_next_step(context: Context, batch_id: str) -> None:
 
 
 def publish_hints(context: Context) -> None:
-    """Keep as many hints under way as workers could take jobs, and as there are jobs: the rest waits in the ledger."""
+    """Have as many hints waiting as there are jobs that workers have free slots for; other jobs wait in the ledger."""
     context.ledger.workers.forget_silent()
     free = sum(context.ledger.workers.free_slots().values())
     wanted = min(free, context.ledger.leases.backlog())
@@ -125,10 +125,10 @@ def publish_hints(context: Context) -> None:
 
 
 def delete_orphans(context: Context) -> None:
-    """Delete attempts that no job has on record as its own, of batches whose jobs the ledger knows.
+    """Delete attempts that are not the recorded attempt of their job.
 
-    A batch that it does not know may be one that it lost, and one without jobs is being rebuilt; what runs for them is
-    left alone.
+    Only of batches whose jobs the ledger knows: an unknown batch may be one that it lost, and one without jobs is being
+    rebuilt.
     """
     for name, seen in context.launcher.observe().items():
         if seen.batch_id is None or seen.job_index is None:
@@ -149,9 +149,9 @@ def delete_orphans(context: Context) -> None:
 
 
 def recover_batches(context: Context) -> None:
-    """Take up batches that are accepted in the bucket, have not ended, and are unknown here.
+    """Put batches into the ledger that are accepted in the bucket, have not ended, and are unknown to it.
 
-    An emptied Redis has forgotten when this was last done, so it is done at the next tick.
+    An emptied Redis has forgotten when this was last done, so the next tick does it.
     """
     for manifest in unknown_batches(context.ledger, context.artifacts, ended=False):
         if take_up(context.ledger, manifest):

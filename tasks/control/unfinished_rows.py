@@ -1,4 +1,4 @@
-"""Rows of a batch whose pictures nobody tried to make to the end: they were cancelled, or are about to be."""
+"""Rows of a batch with an image that neither succeeded nor failed: it was cancelled, or is about to be."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROWS_AT_A_TIME = 1_000
 
 
 def is_unfinished(context: Context, batch_id: str) -> bool:
-    """Whether a batch is not finished; one that the ledger has lost is looked for in the bucket."""
+    """Whether a batch has not ended, by the ledger or, if that has lost it, by the bucket."""
     try:
         return not is_final(context.ledger.batches.state(batch_id))
     except UnknownBatch:
@@ -42,7 +42,7 @@ def unfinished_rows(context: Context, batch_id: str) -> Iterator[bytes]:
         raise RequestError(str(error)) from error
     rows = _rows(context, objects.input(manifest.staged))
     if not context.ledger.batches.known(batch_id):
-        # A ledger that was emptied knows no images: all of a batch that was broken off, none of one that was completed.
+        # An emptied ledger knows no images: count all rows of a batch that did not end, and none of one that completed.
         if context.artifacts.head(objects.marker(BatchState.COMPLETED)) is None:
             yield from map(row_digest, rows)
         return

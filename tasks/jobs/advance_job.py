@@ -28,7 +28,7 @@ from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
 
-DETAIL_LIMIT = 500  # characters of what a cluster says; a scheduler counts every kind of node
+DETAIL_LIMIT = 500  # characters of a cluster's message; a scheduler lists every kind of node
 
 # The state of a job by what its attempt does.
 JOB_STATES = {
@@ -46,7 +46,7 @@ def advance_job(context: Context, held: Held, fence: str) -> bool:
             cancel_job(context, job, fence)
             return False
         if held.batch is BatchState.PAUSED:
-            context.ledger.leases.release(job.ref, fence)  # whoever claims next puts it aside
+            context.ledger.leases.release(job.ref, fence)  # the next claim of it parks the job
             return False
         if job.reopen is not None:
             job = clear_failures(context, job, fence)
@@ -72,7 +72,7 @@ def record_attempt(context: Context, job: JobRecord, at: datetime, fence: str) -
         job_index=job.index,
         number=number,
         token=secrets.token_hex(16),
-        # A running batch keeps its program when the deployment is upgraded.
+        # A batch keeps its image when the deployment is upgraded.
         image=context.ledger.batches.get(job.batch_id).manifest.image or settings.image,
         gpus=settings.gpus,
         layout=choice.layout,
@@ -105,7 +105,7 @@ def _choose_layout(context: Context, job: JobRecord) -> LayoutChoice:
     if settings.layout is not None:
         choice = LayoutChoice(planned_layout(settings.gpus, settings.layout), "TESSERA_LAYOUT names it")
     elif settings.goal == "throughput":
-        # Models that are gone fail in the pod, with a reason.
+        # A model that is not there any more fails in the pod, with a reason.
         native_px = {name: model.native_px for name, model in settings.models.items()}
         rows = [task.row for task in job_images(context, job)]
         loads = [Load(r.width, r.height, tera_operations(r, native_px.get(r.model, r.width))) for r in rows]
@@ -122,11 +122,11 @@ def launch(context: Context, held: Held, spec: AttemptSpec, fence: str) -> bool:
     """Have the attempt created, or adopt it if it exists; False if it has ended already."""
     job = held.job
     try:
-        # A pod that had its token was created; gone since, it has ended.
+        # A pod has registered with its token, so it was created; if it is gone, it has ended.
         begun = held.registered == spec.number
         result = LaunchResult.ADOPTED if begun else context.launcher.launch(spec)
     except NameTaken as error:
-        # Created before and gone since, or not ours: never create it again, count it as an attempt that ended.
+        # It was created before and is gone, or is not ours: never create it again, count it as ended.
         finish_attempt(context, job, fence, Outcome(Code.UNKNOWN, str(error)))
         return False
     log.info("attempt launched", name=spec.name, how=result.value)
@@ -138,7 +138,7 @@ def observe(context: Context, held: Held, spec: AttemptSpec, fence: str) -> bool
     """Look at the attempt and record what it does, or finish it; False if it has ended."""
     job, paused = held.job, held.batch is BatchState.PAUSED
     seen = context.observer.look().get(spec.name)
-    if seen is None:  # the shared look may be older than the launch
+    if seen is None:  # the shared list may be older than the launch
         seen = context.observer.look(after=time.monotonic()).get(spec.name)
     if held.batch is BatchState.CANCELLING:
         if seen is None or seen.phase is Phase.ENDED:
@@ -148,7 +148,7 @@ def observe(context: Context, held: Held, spec: AttemptSpec, fence: str) -> bool
         context.launcher.delete(spec.name)
         return True
     if paused and seen is not None and seen.phase in (Phase.WAITING_QUOTA, Phase.PENDING):
-        context.launcher.delete(spec.name)  # one that renders ends by itself, between two images
+        context.launcher.delete(spec.name)  # one that renders stops by itself, between two images
         return True
     if seen is None and paused:
         seen_outcome: Outcome | None = Outcome(Code.PAUSED, "the attempt was ended because its batch is paused")
