@@ -15,16 +15,21 @@ POD_UID_VARIABLE = "TESSERA_POD_UID"
 TERMINATION_LOG_VARIABLE = "TESSERA_TERMINATION_LOG"  # where its report goes; unset, a kubelet's own place
 POD_VARIABLES = frozenset({ATTEMPT_VARIABLE, POD_UID_VARIABLE, TERMINATION_LOG_VARIABLE})
 
-_BATCH_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+def checked_id(text: str, what: str) -> str:
+    """The text itself. Raises RequestError if it could not be part of a key, a name and a path as it stands."""
+    if not _ID.fullmatch(text):
+        raise RequestError(
+            f"{what} {text[:100]!r}: 1 to 80 letters, digits, '.', '_' and '-' wanted, a letter or digit first"
+        )
+    return text
 
 
 def checked_batch_id(batch_id: str) -> str:
-    """The id itself. Raises RequestError if it could not be part of a key, a name and a path as it stands."""
-    if not _BATCH_ID.fullmatch(batch_id):
-        raise RequestError(
-            f"batch id {batch_id[:100]!r}: 1 to 80 letters, digits, '.', '_' and '-' wanted, a letter or digit first"
-        )
-    return batch_id
+    """The id itself. Raises RequestError."""
+    return checked_id(batch_id, "batch id")
 
 
 def image_id(row: int, number: int) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from embedded.processes.child import Program
 from embedded.services.endpoints import LOOPBACK, Endpoints
 from embedded.services.readiness import NotReady
-from pipeline.client.local_stack import weed_program
+from pipeline.client.local_stack import find_weed
 from pipeline.errors import ServiceError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def seaweedfs(endpoints: Endpoints, data_dir: Path, environment: dict[str, str])
     return Program(
         name="s3",
         command=[
-            str(weed_program()),
+            str(find_weed()),
             "-logtostderr=true",
             "mini",
             *(f"-{name}={value}" for name, value in options.items()),

@@ -1,4 +1,4 @@
-"""Find the deployment that a client means: the environment says, or the stack that runs on this machine."""
+"""Find the deployment that a client means: the one that the environment names, or the stack on this machine."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def connect(environ: Mapping[str, str] | None = None) -> Connection:
     if environ.get("TESSERA_REDIS_URL"):
         settings = load_settings(environ)
         return Connection(settings, Ledger(settings), Artifacts(settings))
-    return of_stack(environment_of_deployment(environ))
+    return connect_to_stack(environment_of_deployment(environ))
 
 
 def environment_of_deployment(environ: Mapping[str, str]) -> Mapping[str, str]:
@@ -58,11 +58,11 @@ def environment_of_deployment(environ: Mapping[str, str]) -> Mapping[str, str]:
             "no deployment found: TESSERA_REDIS_URL is not set and no local stack runs; `tessera up` starts one, "
             "or set TESSERA_REDIS_URL, TESSERA_S3_BUCKET and TESSERA_S3_ENDPOINT (docs/settings.md)"
         )
-    return stack.over(environ)
+    return stack.client_environment(environ)
 
 
-def of_stack(environment: Mapping[str, str]) -> Connection:
-    """The local stack's deployment, with the stack's own S3 key instead of the environment's."""
+def connect_to_stack(environment: Mapping[str, str]) -> Connection:
+    """Connect to the local stack, with its own S3 key instead of the environment's."""
     settings = load_settings(environment)
     credentials = Credentials(environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"])
     return Connection(settings, Ledger(settings), Artifacts(settings, credentials))

@@ -127,7 +127,7 @@ def _local() -> Iterator[Finding]:
     try:
         folder = load_part(MachineSettings).data_dir
     except SettingsError:
-        return  # said once, under "settings"
+        return  # reported under "settings"
     state = running_stack(folder)
     yield Finding(Verdict.OK, "local stack", f"up, logs in {state.logs}" if state else "installed, not running")
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -149,10 +149,10 @@ def _deployment() -> Iterator[Finding]:
         yield Finding(Verdict.WRONG if configured else Verdict.MISSING, "settings", str(error), "see docs/settings.md")
         return
     yield from _redis(connection)
-    yield _asked("S3", connection.artifacts.where, connection.artifacts.check)
+    yield _check("S3", connection.artifacts.where, connection.artifacts.check)
 
 
-def _asked(what: str, where: str, ask: Any) -> Finding:
+def _check(what: str, where: str, ask: Any) -> Finding:
     try:
         ask()
     except TesseraError as error:
@@ -162,16 +162,16 @@ def _asked(what: str, where: str, ask: Any) -> Finding:
 
 def _redis(connection: Connection) -> Iterator[Finding]:
     ledger = connection.ledger
-    reached = _asked("Redis", ledger.store.where, ledger.now)
-    yield reached
-    if reached.verdict is not Verdict.OK:
+    redis = _check("Redis", ledger.store.where, ledger.now)
+    yield redis
+    if redis.verdict is not Verdict.OK:
         return
     for trait in durability(ledger.store):
         advice = f"set {trait.name} {trait.wanted}: {trait.why}" if trait.found != trait.wanted else ""
         verdict = Verdict.WRONG if trait.wrong else Verdict.MISSING if trait.found is None else Verdict.OK
-        yield Finding(verdict, f"Redis {trait.name}", trait.found or "it does not say", advice)
-    yield _asked("Redis is one server", ledger.store.where, lambda: check(ledger.store, refuse=False))
-    announced = _asked("controller", f"prefix {connection.settings.redis_prefix}", ledger.deployment)
+        yield Finding(verdict, f"Redis {trait.name}", trait.found or "not reported", advice)
+    yield _check("Redis is one server", ledger.store.where, lambda: check(ledger.store, refuse=False))
+    announced = _check("controller", f"prefix {connection.settings.redis_prefix}", ledger.deployment)
     yield announced
     if announced.verdict is Verdict.OK:
         workers = ledger.workers.free_slots()
@@ -179,4 +179,4 @@ def _redis(connection: Connection) -> Iterator[Finding]:
             yield Finding(Verdict.OK, "render workers", f"{len(workers)}, free slots: {sum(workers.values())}")
         else:
             advice = "nothing renders until one runs: `tessera up`, or look at the deployment's pods"
-            yield Finding(Verdict.WRONG, "render workers", "none was heard of lately", advice)
+            yield Finding(Verdict.WRONG, "render workers", "none has reported lately", advice)

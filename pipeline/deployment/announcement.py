@@ -1,4 +1,4 @@
-"""What a deployment renders, as its controller announces it in Redis, so that a client refuses bad rows by itself."""
+"""What a deployment renders, as its controller announces it in Redis, so that a client can refuse bad rows itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCHEMA_VERSION = 1
 
 
 class AllowedModel(BaseModel):
-    """A model that rows may name, by what a client needs to know of it."""
+    """What a client needs to know of a model that rows may name."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -25,7 +25,7 @@ class AllowedModel(BaseModel):
 
 
 class AllowedLora(BaseModel):
-    """A LoRA that rows may name, by what a client needs to know of it."""
+    """What a client needs to know of a LoRA that rows may name."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -37,7 +37,7 @@ class AllowedLora(BaseModel):
 
 
 class AnnouncedLimits(TenantLimits):
-    """What a tenant may have, by what a client needs to know of it."""
+    """What a client needs to know of what a tenant may have."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -123,7 +123,7 @@ class Deployment(Versioned):
         """The least longer side, in pixels, that can be rendered."""
         return 0 if self.idle_ranks else self.layout.shortest_long_side_px
 
-    def listed(self) -> str:
+    def model_names(self) -> str:
         """The allowed models, for a message."""
         return ", ".join(sorted(self.models)) or "none"
 

@@ -1,6 +1,6 @@
-"""How much work a picture is, and how fast pods have done such work: what estimates, shards and layouts go by.
+"""How much work a picture is, and how fast pods have done such work: what estimates, shards and layouts are based on.
 
-Work is counted in floating-point operations of SDXL at full width, from its shapes; what a deployment really does a
+Work is counted in floating-point operations of SDXL at full width, from its shapes; what a deployment really does in a
 second is learned from the jobs that it has finished. Before the first one it is assumed from published figures of an
 A100 (arXiv 2402.19481, table of latencies), which every estimate then says.
 """
@@ -29,13 +29,13 @@ TWO_EVALUATIONS = frozenset({"HeunDiscreteScheduler", "KDPM2DiscreteScheduler", 
 LARGEST_STEP = 2.15
 
 ASSUMED_TERA_A_SECOND = 134.0  # one A100, fp16, 1024 px: 50 guided steps in 5.02 s
-# Patches lose what they talk: n ranks give n / (1 + (n - 1) a / megapixels^b) times the speed of one.
-_LOSS, _SHRINKS = 0.27, 0.68
-_TWO_HALVES = 1.9  # halves of guidance on ranks of their own: 8 GPUs at 3840 px make 6.6x of it instead of 6.1x
+# Patches lose time to messages: n ranks give n / (1 + (n - 1) a / megapixels^b) times the speed of one; a and b:
+_LOSS, _LOSS_EXPONENT = 0.27, 0.68
+_CFG_SPEEDUP = 1.9  # the halves of guidance on ranks of their own: 8 GPUs at 3840 px make 6.6x of it instead of 6.1x
 
-BUCKETS_AN_OCTAVE = 2
+CLASSES_PER_OCTAVE = 2
 
-# Most images of a job while nothing is known of this deployment's speed: its first jobs shall not take all day.
+# Most images of a job while nothing is known of this deployment's speed: so that its first jobs do not take all day.
 UNKNOWN_IMAGES = 64
 
 
@@ -66,15 +66,15 @@ def _at(coefficients: tuple[float, float], megapixels: float) -> float:
 
 def patch_speedup(ranks: int, megapixels: float) -> float:
     """How much faster `ranks` GPUs make one image than one does, by published figures."""
-    return ranks / (1 + (ranks - 1) * _LOSS / math.pow(megapixels, _SHRINKS))
+    return ranks / (1 + (ranks - 1) * _LOSS / math.pow(megapixels, _LOSS_EXPONENT))
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What jobs of one kind have done, added up.
+    """What the jobs of one kind have done, added up.
 
     Attributes:
-        images, tera: how many, and their work.
+        images, tera: how many, and their work in tera-operations.
         seconds: of encoding, denoising and decoding, a replica's wall time.
         pixels, bytes: of their files.
         pods, idle_s: attempts that ended well, and the seconds in which they rendered nothing: start, load, end.
@@ -91,7 +91,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class SpeedKey:
-    """What makes jobs comparable. `size` is a bucket: half an octave of pixels."""
+    """What makes jobs comparable. `size` is a size class: half an octave of pixels."""
 
     model: str
     layout: Layout
@@ -102,12 +102,12 @@ class SpeedKey:
     @classmethod
     def of(cls, model: str, layout: Layout, *, exact: bool, device: str, pixels: int) -> SpeedKey:
         """The kind that an image of so many pixels belongs to."""
-        return cls(model, layout, exact, device, bucket(pixels))
+        return cls(model, layout, exact, device, size_class(pixels))
 
 
-def bucket(pixels: int) -> int:
-    """Half octaves of a megapixel, 0 around one."""
-    return round(BUCKETS_AN_OCTAVE * math.log2(pixels / MEGA))
+def size_class(pixels: int) -> int:
+    """The size class of so many pixels: half octaves of a megapixel, 0 around one."""
+    return round(CLASSES_PER_OCTAVE * math.log2(pixels / MEGA))
 
 
 @dataclass(frozen=True)
@@ -125,23 +125,25 @@ class Expectation:
     basis: str
 
 
-def expected(speeds: Mapping[SpeedKey, Speed], *, model: str, layout: Layout, exact: bool, pixels: int) -> Expectation:
+def expected_speed(
+    speeds: Mapping[SpeedKey, Speed], *, model: str, layout: Layout, exact: bool, pixels: int
+) -> Expectation:
     """The speed of a replica for images of this size: learned from the nearest size that was rendered, or assumed.
 
-    Speeds of another size or layout are carried over by the published way in which patches lose.
+    A speed of another size or layout is carried over by the published figures of what patches lose.
     """
-    wanted = SpeedKey(model, layout, exact, "", bucket(pixels))
-    ours = [(key, speed) for key, speed in speeds.items() if key.model == model and speed.seconds > 0]
-    if not ours:
+    wanted = SpeedKey(model, layout, exact, "", size_class(pixels))
+    learned = [(key, speed) for key, speed in speeds.items() if key.model == model and speed.seconds > 0]
+    if not learned:
         basis = f"assumed from published figures of an A100, layout {layout}: nothing was rendered here yet"
         return Expectation(assumed_rate(layout, pixels / MEGA), learned=False, basis=basis)
 
-    def unlike(item: tuple[SpeedKey, Speed]) -> tuple[bool, bool, int, int]:
+    def distance(item: tuple[SpeedKey, Speed]) -> tuple[bool, bool, int, int]:
         key, speed = item
         return key.layout != layout, key.exact != exact, abs(key.size - wanted.size), -speed.images
 
-    key, speed = min(ours, key=unlike)
-    known = assumed_rate(key.layout, 2 ** (key.size / BUCKETS_AN_OCTAVE))
+    key, speed = min(learned, key=distance)
+    known = assumed_rate(key.layout, 2 ** (key.size / CLASSES_PER_OCTAVE))
     rate = speed.tera / speed.seconds * assumed_rate(layout, pixels / MEGA) / known
     carried = "" if (key.layout, key.exact, key.size) == (layout, exact, wanted.size) else ", carried over"
     basis = f"{speed.images} images on {key.device}, layout {key.layout}{carried}"
@@ -149,8 +151,8 @@ def expected(speeds: Mapping[SpeedKey, Speed], *, model: str, layout: Layout, ex
 
 
 def assumed_rate(layout: Layout, megapixels: float) -> float:
-    """Tera-operations a second of one replica of a layout, by published figures."""
-    halves = _TWO_HALVES if layout.cfg == 2 else 1.0
+    """Tera-operations per second of one replica of a layout, by published figures."""
+    halves = _CFG_SPEEDUP if layout.cfg == 2 else 1.0
     return ASSUMED_TERA_A_SECOND * halves * patch_speedup(layout.patch, megapixels)
 
 
@@ -160,7 +162,7 @@ def paces(speeds: Mapping[SpeedKey, Speed]) -> dict[str, float]:
     real: dict[str, float] = {}
     for key, speed in speeds.items():
         if speed.seconds > 0:
-            rate = assumed_rate(key.layout, 2 ** (key.size / BUCKETS_AN_OCTAVE))
+            rate = assumed_rate(key.layout, 2 ** (key.size / CLASSES_PER_OCTAVE))
             assumed[key.model] = assumed.get(key.model, 0.0) + speed.tera / rate
             real[key.model] = real.get(key.model, 0.0) + speed.seconds
     return {model: assumed[model] / real[model] for model in real}

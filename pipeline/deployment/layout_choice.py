@@ -1,4 +1,4 @@
-"""The layout that is expected to be through with a job first, where the deployment's goal is throughput."""
+"""The layout that is expected to finish a job first, where the deployment's goal is throughput."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LayoutChoice:
 
 
 def fastest_layout(gpus: int, images: Sequence[Load], *, one_gpu_megapixels: float) -> LayoutChoice:
-    """The layout that is expected to be through with all images of a job first.
+    """The layout that is expected to finish all images of a job first.
 
     Replicas lose nothing to messages, so they win while there are images enough for all and each fits its GPUs; patches
     win for the last few images, and for what does not fit.
@@ -48,7 +48,7 @@ def fastest_layout(gpus: int, images: Sequence[Load], *, one_gpu_megapixels: flo
         if largest <= one_gpu_megapixels * 1e6 * layout.patch and layout.shortest_long_side_px <= longest
     ]
     if not fitting:
-        return LayoutChoice(planned_layout(gpus), f"{largest / 1e6:.1f} megapixels fit no layout for certain")
+        return LayoutChoice(planned_layout(gpus), f"{largest / 1e6:.1f} megapixels may not fit any layout")
     seconds, layout = min(fitting)
     others = [other for other in fitting if other[1].data == 1 and other[1] != layout]
     data = layout.data

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pipeline.errors import RequestError
-from pipeline.names import checked_batch_id
+from pipeline.names import checked_id
 
 EVERYBODY_ELSE = "*"
 
@@ -28,21 +28,21 @@ NO_LIMITS = TenantLimits()
 def checked_tenant(name: str) -> str:
     """The name itself. Raises ValueError."""
     try:
-        return checked_batch_id(name)
+        return checked_id(name, "tenant")
     except RequestError as error:
-        raise ValueError(str(error).replace("batch id", "tenant", 1)) from error
+        raise ValueError(str(error)) from error
 
 
 Tenant = Annotated[str, AfterValidator(checked_tenant)]
 
 
-def _named(limits: dict[str, TenantLimits]) -> dict[str, TenantLimits]:
+def _check_names(limits: dict[str, TenantLimits]) -> dict[str, TenantLimits]:
     for name in limits.keys() - {EVERYBODY_ELSE}:
         checked_tenant(name)
     return limits
 
 
-Tenants = Annotated[dict[str, TenantLimits], AfterValidator(_named)]
+Tenants = Annotated[dict[str, TenantLimits], AfterValidator(_check_names)]
 
 
 def limits_of(tenants: Mapping[str, TenantLimits], name: str) -> TenantLimits:

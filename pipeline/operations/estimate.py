@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.deployment.announcement import Deployment
-from pipeline.deployment.cost import UNKNOWN_IMAGES, Speed, SpeedKey, bucket, expected, paces, tera_operations
+from pipeline.deployment.cost import UNKNOWN_IMAGES, Speed, SpeedKey, expected_speed, paces, size_class, tera_operations
 from pipeline.picture import Format
 from pipeline.promptset.row import ResolvedRow
 
@@ -54,7 +54,7 @@ class Estimate(BaseModel):
 
 @dataclass
 class _Kind:
-    """Images of one model and size bucket."""
+    """Images of one model and size class."""
 
     images: int = 0
     tera: float = 0.0
@@ -75,7 +75,7 @@ class Estimator:
         """Count a row's images."""
         pixels = row.width * row.height
         native_px = self._deployment.models[row.model].native_px
-        kind = self._kinds.setdefault((row.model, bucket(pixels)), _Kind())
+        kind = self._kinds.setdefault((row.model, size_class(pixels)), _Kind())
         kind.images += row.num_images
         kind.tera += row.num_images * tera_operations(row, native_px)
         kind.pixels += row.num_images * pixels
@@ -91,7 +91,7 @@ class Estimator:
         for (model, _), kind in sorted(self._kinds.items()):
             pixels = kind.pixels // kind.images
             layout = deployment.usual_layout(kind.widths // kind.images, kind.heights // kind.images)
-            speed = expected(self._speeds, model=model, layout=layout, exact=deployment.exact, pixels=pixels)
+            speed = expected_speed(self._speeds, model=model, layout=layout, exact=deployment.exact, pixels=pixels)
             render_s += kind.tera / speed.tera_a_second / layout.data
             images += kind.images
             total_bytes += self._bytes(model, kind)

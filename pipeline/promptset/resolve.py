@@ -81,9 +81,11 @@ def _model(row: Row, defaults: Options, deployment: Deployment) -> tuple[str, in
     """Its id and native size."""
     model = row.model or defaults.model or deployment.default_model
     if model is None:
-        raise ValueError("model", f"none given, and the deployment has no default; allowed are {deployment.listed()}")
+        raise ValueError(
+            "model", f"none given, and the deployment has no default; allowed are {deployment.model_names()}"
+        )
     if model not in deployment.models:
-        raise ValueError("model", f"{model[:80]!r} is not on the allow-list; allowed are {deployment.listed()}")
+        raise ValueError("model", f"{model[:80]!r} is not on the allow-list; allowed are {deployment.model_names()}")
     return model, deployment.models[model].native_px
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from distri import demo_model
 from pipeline import Client
-from pipeline.client.connect import Connection, of_stack
+from pipeline.client.connect import Connection, connect_to_stack
 from pipeline.client.local_stack import running_stack
 from tests.e2e.stack import User, until
 
@@ -72,7 +72,7 @@ def connection(studio: User) -> Connection:
     """The deployment of the stack that is up."""
     state = running_stack(studio.data_dir)
     assert state is not None
-    return of_stack(state.environment)
+    return connect_to_stack(state.environment)
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def test_the_life_of_a_stack(data_dir: Path, monkeypatch: pytest.MonkeyPatch, pa
     assert running_stack(data_dir) == state
     assert (data_dir / "stack.json").stat().st_mode & 0o777 == 0o600
 
-    environ = state.over(os.environ)
+    environ = state.client_environment(os.environ)
     assert "AWS_PROFILE" not in environ
     settings = load_settings(environ)
     assert (settings.launcher, str(settings.layout), settings.data_dir) == ("local", "1x1x2", data_dir)

@@ -16,7 +16,7 @@ from embedded.processes.child import Child, Program, stop_all
 from embedded.processes.marked import marked
 from embedded.services.services import Services, reachable
 from pipeline import Batch, Client
-from pipeline.client.connect import Connection, of_stack
+from pipeline.client.connect import Connection, connect_to_stack
 from pipeline.client.local_stack import without_deployment
 from pipeline.deployment.settings import ModelSource, Settings, load_settings
 from pipeline.names import job_ref
@@ -62,7 +62,7 @@ class Deployment:
             **settings,
         }
         self.settings: Settings = load_settings({}, **values)
-        self.connection: Connection = of_stack(self.settings.environment() | services.credentials)
+        self.connection: Connection = connect_to_stack(self.settings.environment() | services.credentials)
         self.ledger, self.artifacts = self.connection.ledger, self.connection.artifacts
         self.client = Client(self.connection)
         self.batches: dict[str, bool] = {}  # by id: whether it was seen to end as it should

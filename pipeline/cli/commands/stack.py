@@ -14,7 +14,7 @@ from pipeline.cli.exits import OK
 from pipeline.cli.json_out import write_json
 from pipeline.cli.options import AsJson
 from pipeline.client.client import Client
-from pipeline.client.connect import of_stack
+from pipeline.client.connect import connect_to_stack
 from pipeline.client.local_stack import StackState, running_stack, start_stack, stop_stack, wipe
 from pipeline.deployment.settings import MachineSettings, load_part
 from pipeline.errors import NoDeployment, RequestError, ServiceError
@@ -125,7 +125,7 @@ def demo(
 
 
 def _render(state: StackState, prompts: Path | None, output: Path, timeout_s: float) -> int:
-    client = Client(of_stack(state.over(os.environ)))
+    client = Client(connect_to_stack(state.client_environment(os.environ)))
     accepted = client.accept(Submission(prompts or _examples(), checked_options({})))
     manifest = accepted.manifest
     typer.echo(f"batch {manifest.id}: {manifest.rows} rows, {manifest.images} images", err=True)
@@ -152,7 +152,7 @@ def _is_trained(state: StackState) -> bool:
 def _wait_for_workers(state: StackState) -> None:
     """Wait until the controller takes batches and a worker renders. Raises ServiceError."""
     began = time.monotonic()
-    ledger = of_stack(state.over(os.environ)).ledger
+    ledger = connect_to_stack(state.client_environment(os.environ)).ledger
     while True:
         try:
             ledger.deployment()

@@ -34,33 +34,33 @@ class ConnectionSettings(SettingsPart):
 
     @field_validator("redis_url")
     @classmethod
-    def _one_redis(cls, value: SecretStr) -> SecretStr:
+    def _check_url(cls, value: SecretStr) -> SecretStr:
         url = urlsplit(value.get_secret_value())
         scheme = url.scheme
         if scheme not in ("redis", "rediss"):
             raise ValueError(
                 f"scheme {scheme!r} found, redis:// or rediss:// wanted (Redis Cluster cannot be a broker)"
             )
-        if url.query or url.fragment:  # ssl_cert_reqs=none, say, which would end all checks without a word
+        if url.query or url.fragment:  # ssl_cert_reqs=none, say, which would switch off all checks silently
             raise ValueError("options found behind '?' or '#', none wanted; TLS has settings of its own")
         return value
 
     @field_validator("redis_prefix")
     @classmethod
-    def _plain_name(cls, value: str) -> str:
+    def _check_prefix(cls, value: str) -> str:
         if not _NAME.fullmatch(value) or len(value) > 40:
             raise ValueError(f"{value!r} found; wanted 1 to 40 of a-z, 0-9 and inner dashes")
         return value
 
     @field_validator("s3_prefix")
     @classmethod
-    def _inner_path(cls, value: str) -> str:
+    def _check_folder(cls, value: str) -> str:
         if value and not all(re.fullmatch(r"[A-Za-z0-9._-]+", part) and part.strip(".") for part in value.split("/")):
             raise ValueError(f"{value!r} found; wanted path parts of letters, digits, '.', '_' and '-' joined by '/'")
         return value
 
     @model_validator(mode="after")
-    def _tls_where_it_is_used(self) -> Self:
+    def _check_tls(self) -> Self:
         given = [name for name in ("redis_ca", "redis_cert", "redis_key") if getattr(self, name) is not None]
         if given and not self.redis_tls:
             raise ValueError(f"{' and '.join(given)} found, and redis_url is not rediss://")

@@ -74,17 +74,17 @@ class RenderingSettings(SettingsPart):
     )
 
     @model_validator(mode="after")
-    def _known_default_model(self) -> Self:
+    def _check_default_model(self) -> Self:
         if self.default_model is not None and self.default_model not in self.models:
-            raise ValueError(f"default_model {self.default_model!r} is not among models ({_listed(self.models)})")
+            raise ValueError(f"default_model {self.default_model!r} is not among models ({_names(self.models)})")
         return self
 
     @model_validator(mode="after")
-    def _loras_of_known_models(self) -> Self:
+    def _check_models_of_loras(self) -> Self:
         for name, lora in self.loras.items():
             if unknown := sorted(set(lora.models) - self.models.keys()):
                 found = ", ".join(map(repr, unknown))
-                raise ValueError(f"lora {name!r} is for {found}, not among models ({_listed(self.models)})")
+                raise ValueError(f"lora {name!r} is for {found}, not among models ({_names(self.models)})")
         return self
 
     @property
@@ -93,5 +93,5 @@ class RenderingSettings(SettingsPart):
         return self.default_model or (next(iter(self.models)) if len(self.models) == 1 else None)
 
 
-def _listed(names: Mapping[str, object]) -> str:
+def _names(names: Mapping[str, object]) -> str:
     return ", ".join(sorted(names)) or "none"

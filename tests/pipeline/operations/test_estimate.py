@@ -12,10 +12,10 @@ from pipeline.deployment.cost import (
     UNKNOWN_IMAGES,
     Speed,
     SpeedKey,
-    bucket,
-    expected,
+    expected_speed,
     paces,
     patch_speedup,
+    size_class,
     tera_operations,
 )
 from pipeline.deployment.layouts import Layout
@@ -83,8 +83,8 @@ def test_what_was_learned_is_used_for_its_own_size_and_carried_over_to_others() 
     assert found.jobs == 1
     assert found.idle_s == 30
     assert found.gpu_hours == pytest.approx((120 + 30) * 8 / 3600, abs=1e-4)
-    same = expected(speeds, model="demo", layout=Layout(1, 2, 4), exact=False, pixels=MEGA)
-    larger = expected(speeds, model="demo", layout=Layout(1, 2, 4), exact=False, pixels=4 * MEGA)
+    same = expected_speed(speeds, model="demo", layout=Layout(1, 2, 4), exact=False, pixels=MEGA)
+    larger = expected_speed(speeds, model="demo", layout=Layout(1, 2, 4), exact=False, pixels=4 * MEGA)
     assert "carried over" not in same.basis
     assert "carried over" in larger.basis
     assert larger.tera_a_second / same.tera_a_second == pytest.approx(patch_speedup(4, 4) / patch_speedup(4, 1))
@@ -118,7 +118,7 @@ def test_nothing_costs_nothing_and_formats_differ() -> None:
 
 def test_the_ledger_adds_up_what_jobs_did(settings: Settings) -> None:
     ledger = Ledger(settings)
-    key = SpeedKey("a|b", Layout(1, 1, 2), exact=True, device='an "odd" name', size=bucket(MEGA // 4))
+    key = SpeedKey("a|b", Layout(1, 1, 2), exact=True, device='an "odd" name', size=size_class(MEGA // 4))
     once = Speed(images=1, tera=2.5, seconds=0.5, pixels=64, bytes=100, pods=1, idle_s=1.5)
     for _ in range(3):
         ledger.speeds.learn({key: once})
