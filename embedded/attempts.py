@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.process.files import unfinished, write_private
-from pipeline.records.attempt import AttemptSpec, Phase
+from pipeline.records.attempt import AttemptPhase, AttemptSpec
 from pipeline.schema import read_record
 
 SCHEMA_VERSION = 1
@@ -32,7 +32,7 @@ class AttemptStatus(BaseModel):
 
     schema_version: int = SCHEMA_VERSION
     uid: str
-    phase: Literal[Phase.RUNNING, Phase.ENDED]
+    phase: Literal[AttemptPhase.RUNNING, AttemptPhase.ENDED]
     pid: int | None = None
     started_at: datetime
     ended_at: datetime | None = None

@@ -11,13 +11,13 @@ from pipeline.errors import RecordUnreadable
 from pipeline.process.redact import redacted
 from pipeline.records.attempt import (
     HOPELESS_EXIT_CODES,
+    AttemptOutcome,
+    AttemptPhase,
     AttemptSpec,
     Code,
     LaunchResult,
     NameTaken,
     Observation,
-    Outcome,
-    Phase,
     PodReport,
 )
 from pipeline.schema import read_record
@@ -62,7 +62,7 @@ class LocalLauncher:
         self._ended = {name: seen for name, seen in self._ended.items() if name in names}
         seen = {name: self._ended.get(name) or self._observation(name) for name in names}
         present = {name: one for name, one in seen.items() if one is not None}
-        self._ended = {name: one for name, one in present.items() if one.phase is Phase.ENDED}
+        self._ended = {name: one for name, one in present.items() if one.phase is AttemptPhase.ENDED}
         return present
 
     def quiet_since(self, moment: float) -> bool:
@@ -85,14 +85,14 @@ class LocalLauncher:
                 return None  # deleted since the listing
             batch_id, job_index = spec.batch_id, spec.job_index
         if status is None:
-            return Observation(name, Phase.PENDING, "waits for the local node", None, batch_id, job_index, spec)
-        if status.phase is Phase.RUNNING:
-            return Observation(name, Phase.RUNNING, f"process {status.pid}", None, batch_id, job_index, spec)
+            return Observation(name, AttemptPhase.PENDING, "waits for the local node", None, batch_id, job_index, spec)
+        if status.phase is AttemptPhase.RUNNING:
+            return Observation(name, AttemptPhase.RUNNING, f"process {status.pid}", None, batch_id, job_index, spec)
         ended = outcome(status)
-        return Observation(name, Phase.ENDED, ended.reason, ended, batch_id, job_index, spec)
+        return Observation(name, AttemptPhase.ENDED, ended.reason, ended, batch_id, job_index, spec)
 
 
-def outcome(status: AttemptStatus) -> Outcome:
+def outcome(status: AttemptStatus) -> AttemptOutcome:
     """What became of an attempt that has ended; touches nothing.
 
     Only an exit with 0 together with the pod's word is a success, and nothing outranks it. After that our own reasons
@@ -100,8 +100,8 @@ def outcome(status: AttemptStatus) -> Outcome:
     """
     report = _report(status.message)
 
-    def ended(code: Code, reason: str) -> Outcome:
-        return Outcome(code, redacted(reason), exit_code=status.exit_code, report=report, node=NODE)
+    def ended(code: Code, reason: str) -> AttemptOutcome:
+        return AttemptOutcome(code, redacted(reason), exit_code=status.exit_code, report=report, node=NODE)
 
     if status.exit_code == 0 and report is not None and report.code is Code.SUCCEEDED:
         return ended(Code.SUCCEEDED, report.message)

@@ -33,9 +33,9 @@ from pipeline.process.logs import configure_logging
 from pipeline.records.attempt import (
     REPORT_LIMIT_BYTES,
     SHUTDOWN_VARIABLE,
+    AttemptPhase,
     AttemptSpec,
     Code,
-    Phase,
     PodReport,
     torchrun,
 )
@@ -108,13 +108,18 @@ class Node:
     def _record_lost_attempts(self) -> None:
         for name in self._attempts.listing().specs:
             status = self._attempts.status(name)
-            if status is not None and status.phase is Phase.RUNNING:
+            if status is not None and status.phase is AttemptPhase.RUNNING:
                 self._record_lost(name, status)
 
     def _record_lost(self, name: str, status: AttemptStatus) -> None:
         if left := kill_marked(POD_UID_VARIABLE, status.uid, _KILL_S):
             log.error("processes of a lost attempt cannot be killed", attempt=name, pids=sorted(left))
-        lost = {"phase": Phase.ENDED, "ended_at": datetime.now(UTC), "node_lost": True, **self._last_output(name)}
+        lost = {
+            "phase": AttemptPhase.ENDED,
+            "ended_at": datetime.now(UTC),
+            "node_lost": True,
+            **self._last_output(name),
+        }
         self._attempts.write_status(name, status.model_copy(update=lost))
         log.warning("attempt recorded as running was lost", attempt=name)
 
@@ -145,11 +150,11 @@ class Node:
             self._attempts.forget(name)
             return
         if (known := self._attempts.status(name)) is not None:
-            if known.phase is Phase.RUNNING:  # its start was recorded, and then failed
+            if known.phase is AttemptPhase.RUNNING:  # its start was recorded, and then failed
                 self._record_lost(name, known)
             self._ended.add(name)
             return
-        status = AttemptStatus(uid=secrets.token_hex(16), phase=Phase.RUNNING, started_at=datetime.now(UTC))
+        status = AttemptStatus(uid=secrets.token_hex(16), phase=AttemptPhase.RUNNING, started_at=datetime.now(UTC))
         try:
             spec = self._attempts.spec(name)
         except RecordTooNew as error:
@@ -197,7 +202,7 @@ class Node:
 
     def _refuse(self, name: str, status: AttemptStatus, reason: str, code: Code = Code.CONFIG_ERROR) -> None:
         message = PodReport(code=code, message=reason).to_message()
-        ended = {"phase": Phase.ENDED, "ended_at": datetime.now(UTC), "message": message}
+        ended = {"phase": AttemptPhase.ENDED, "ended_at": datetime.now(UTC), "message": message}
         self._attempts.write_status(name, status.model_copy(update=ended))
         self._ended.add(name)
         log.error("attempt cannot run", attempt=name, reason=reason)
@@ -225,7 +230,7 @@ class Node:
     def _record_end(self, name: str, running: _Running, code: int) -> None:
         ended = running.status.model_copy(
             update={
-                "phase": Phase.ENDED,
+                "phase": AttemptPhase.ENDED,
                 "ended_at": datetime.now(UTC),
                 "exit_code": code if code >= 0 else 128 - code,  # as a kubelet writes it
                 "signal": -code if code < 0 else None,

@@ -29,7 +29,15 @@ from pipeline.bucket.artifacts import Artifacts
 from pipeline.deployment.settings import Settings
 from pipeline.errors import RecordTooNew, RecordUnreadable, ServiceError
 from pipeline.process.redact import redacted
-from pipeline.records.attempt import AttemptSpec, Code, LaunchResult, NameTaken, Observation, Outcome, Phase
+from pipeline.records.attempt import (
+    AttemptOutcome,
+    AttemptPhase,
+    AttemptSpec,
+    Code,
+    LaunchResult,
+    NameTaken,
+    Observation,
+)
 from pipeline.records.object_keys import BatchObjects
 from pipeline.schema import read_record
 
@@ -94,10 +102,10 @@ class KubernetesLauncher:
             # sees that it is not there.
             log.warning("cluster refused a Job", name=spec.name, reason=str(error))
             code = Code.ADMISSION_DENIED if error.denied else Code.CONFIG_ERROR
-            ended = Outcome(code, redacted(str(error)))
+            ended = AttemptOutcome(code, redacted(str(error)))
             with self._lock:
                 self._refused[spec.name] = Observation(
-                    spec.name, Phase.ENDED, ended.reason, ended, spec.batch_id, spec.job_index
+                    spec.name, AttemptPhase.ENDED, ended.reason, ended, spec.batch_id, spec.job_index
                 )
         return LaunchResult.CREATED
 
@@ -164,11 +172,11 @@ class KubernetesLauncher:
         if reading is None:
             return None
         now = self._now()
-        if _wants_events(reading, pods) and self._refresh_events(fresh=reading.phase is Phase.ENDED):
+        if _wants_events(reading, pods) and self._refresh_events(fresh=reading.phase is AttemptPhase.ENDED):
             reading = read(job, pods, self._events.get(name, ())) or reading
         reading = reading.by(now, self._pod.clocks)
-        waits = reading.phase is Phase.PENDING and all(deleted_at(pod) is None for pod in pods)
-        if job is None and (waits or reading.phase is Phase.ENDED):
+        waits = reading.phase is AttemptPhase.PENDING and all(deleted_at(pod) is None for pod in pods)
+        if job is None and (waits or reading.phase is AttemptPhase.ENDED):
             # Its Job is gone, and nothing of it runs, or ever will: a pod that begins now is refused its claim. What is
             # on a lost node, nobody can do more about.
             return None
@@ -183,7 +191,7 @@ class KubernetesLauncher:
             int(index) if index.isdigit() else None,
             _spec(job),
         )
-        if reading.phase is Phase.ENDED and job is not None:
+        if reading.phase is AttemptPhase.ENDED and job is not None:
             self._remember_end(observation, job, pods)
         return observation
 
@@ -267,6 +275,6 @@ class _End:
 
 def _wants_events(reading: Reading, pods: list[Object]) -> bool:
     """Whether events may say more: a refused pod, a volume or image that does not come, a pod that is gone."""
-    if reading.phase is Phase.ENDED:
+    if reading.phase is AttemptPhase.ENDED:
         return not pods and reading.code is not Code.SUCCEEDED
-    return reading.phase is not Phase.RUNNING and reading.code is not Code.UNSCHEDULABLE
+    return reading.phase is not AttemptPhase.RUNNING and reading.code is not Code.UNSCHEDULABLE

@@ -27,7 +27,7 @@ from k8s.reading import (
 )
 from k8s.waits import with_live_pod, without_pod
 from pipeline.errors import RecordUnreadable
-from pipeline.records.attempt import HOPELESS_EXIT_CODES, Code, Phase, PodReport
+from pipeline.records.attempt import HOPELESS_EXIT_CODES, AttemptPhase, Code, PodReport
 from pipeline.schema import read_record
 
 _DISRUPTIONS = {
@@ -84,14 +84,14 @@ def read(job: Object | None, pods: Sequence[Object], events: Sequence[Object]) -
         return _of_failed_job(failed, pod, events)
     if condition(job, "Complete", "SuccessCriteriaMet"):
         if pod is None:
-            return Reading(Phase.ENDED, "the Job is complete, and its pod is gone", Code.SUCCEEDED)
+            return Reading(AttemptPhase.ENDED, "the Job is complete, and its pod is gone", Code.SUCCEEDED)
         return _of_pod(pod, job, events, disruption_counts=True)
     if pod is None:
         return without_pod(job, events)
     if deleted_at(pod) is not None and spec(job).get("suspend"):
         return without_pod(job, events)
     if condition(pod, "DisruptionTarget") and _replaces_disrupted(job):
-        return Reading(Phase.PENDING, "was disrupted; its Job starts another pod")
+        return Reading(AttemptPhase.PENDING, "was disrupted; its Job starts another pod")
     return _of_pod(pod, job, events, disruption_counts=True)
 
 
@@ -116,7 +116,7 @@ def _of_failed_job(failed: Object, pod: Object | None, events: Sequence[Object])
         # A pod that had finished may be marked as disrupted later; the Job knows better.
         return _of_pod(pod, None, events, disruption_counts=False)
     if by_exit_code:
-        return Reading(Phase.ENDED, message, Code.CONFIG_ERROR, exit_code=int(by_exit_code[1]))
+        return Reading(AttemptPhase.ENDED, message, Code.CONFIG_ERROR, exit_code=int(by_exit_code[1]))
     for kinds, code in (
         (("DeadlineExceeded",), Code.DEADLINE),
         (("Evicted",), None),
@@ -124,8 +124,8 @@ def _of_failed_job(failed: Object, pod: Object | None, events: Sequence[Object])
     ):
         if told := event(events, "Pod", kinds):
             words = told.get("message") or ""
-            return Reading(Phase.ENDED, f"the pod is gone: {words}", code or _evicted(words))
-    return Reading(Phase.ENDED, f"the pod is gone, and the Job says only {reason}: {message}", Code.UNKNOWN)
+            return Reading(AttemptPhase.ENDED, f"the pod is gone: {words}", code or _evicted(words))
+    return Reading(AttemptPhase.ENDED, f"the pod is gone, and the Job says only {reason}: {message}", Code.UNKNOWN)
 
 
 def _disrupted(pod: Object | None, events: Sequence[Object], message: str) -> Reading:
@@ -136,8 +136,8 @@ def _disrupted(pod: Object | None, events: Sequence[Object], message: str) -> Re
     # The Job does not say which disruption it was. Events may, for an hour; a drain leaves none.
     for kinds, code in ((("Preempted",), Code.PREEMPTED), (("TaintManagerEviction", "NodeNotReady"), Code.NODE_LOST)):
         if told := event(events, "Pod", kinds):
-            return Reading(Phase.ENDED, f"{told.get('reason')}: {told.get('message')}", code)
-    return Reading(Phase.ENDED, message, Code.EVICTED)
+            return Reading(AttemptPhase.ENDED, f"{told.get('reason')}: {told.get('message')}", code)
+    return Reading(AttemptPhase.ENDED, message, Code.EVICTED)
 
 
 def _of_pod(pod: Object, job: Object | None, events: Sequence[Object], *, disruption_counts: bool) -> Reading:
@@ -227,8 +227,10 @@ def _report(pod: Object) -> PodReport | None:
 
 def _ended(code: Code, reason: str, pod: Object | None) -> Reading:
     if pod is None:
-        return Reading(Phase.ENDED, reason, code)
+        return Reading(AttemptPhase.ENDED, reason, code)
     ended = ends(pod)
     bad = _first_bad(pod)
     exit_code = bad[1].get("exitCode") if bad else (ended[-1][1].get("exitCode") if ended else None)
-    return Reading(Phase.ENDED, reason, code, exit_code=exit_code, report=_report(pod), node=spec(pod).get("nodeName"))
+    return Reading(
+        AttemptPhase.ENDED, reason, code, exit_code=exit_code, report=_report(pod), node=spec(pod).get("nodeName")
+    )

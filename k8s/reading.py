@@ -11,7 +11,7 @@ from typing import Any
 
 from k8s.pod import Clocks
 from pipeline.process.redact import redacted
-from pipeline.records.attempt import Code, Outcome, Phase, PodReport
+from pipeline.records.attempt import AttemptOutcome, AttemptPhase, Code, PodReport
 
 # An object as the API's JSON has it. Absent, null and empty mean the same there.
 Object = Mapping[str, Any]
@@ -36,7 +36,7 @@ class Clock(StrEnum):
 class Reading:
     """One look at one attempt. A live one has a code if there is a limit to its wait: what it would have died of."""
 
-    phase: Phase
+    phase: AttemptPhase
     reason: str
     code: Code | None = None
     clock: Clock | None = None
@@ -47,21 +47,21 @@ class Reading:
 
     def by(self, now: datetime, clocks: Clocks) -> Reading:
         """The same, ended if its wait has lasted too long by `now`."""
-        if self.phase is Phase.ENDED or self.clock is None or self.since is None:
+        if self.phase is AttemptPhase.ENDED or self.clock is None or self.since is None:
             return self
         limit_s: float | None = getattr(clocks, self.clock.value)
         if limit_s is None or now - self.since <= timedelta(seconds=limit_s):
             return self
         reason = f"{self.reason} (for longer than {limit_s:g} s)"
-        return Reading(Phase.ENDED, reason, self.code or Code.UNKNOWN, node=self.node)
+        return Reading(AttemptPhase.ENDED, reason, self.code or Code.UNKNOWN, node=self.node)
 
     @property
-    def outcome(self) -> Outcome | None:
+    def outcome(self) -> AttemptOutcome | None:
         """How it ended, if it has."""
-        if self.phase is not Phase.ENDED:
+        if self.phase is not AttemptPhase.ENDED:
             return None
         reason = redacted(self.reason.strip())[:REASON_LIMIT]
-        return Outcome(self.code or Code.UNKNOWN, reason, self.exit_code, self.report, self.node)
+        return AttemptOutcome(self.code or Code.UNKNOWN, reason, self.exit_code, self.report, self.node)
 
 
 def condition(of: Object, *kinds: str) -> Object | None:

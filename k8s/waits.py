@@ -22,7 +22,7 @@ from k8s.reading import (
     status,
     time_of,
 )
-from pipeline.records.attempt import Code, Phase
+from pipeline.records.attempt import AttemptPhase, Code
 
 # Why a container does not start, by the kubelet's word, and what that comes to when it lasts.
 _WAITS = {
@@ -57,15 +57,15 @@ def without_pod(job: Object, events: Sequence[Object]) -> Reading:
         suspended = condition(job, "Suspended")
         since = time_of(suspended.get("lastTransitionTime")) if suspended else created
         return Reading(
-            Phase.WAITING_QUOTA, "its Job is suspended until a queue admits it", Code.QUOTA, Clock.QUOTA, since
+            AttemptPhase.WAITING_QUOTA, "its Job is suspended until a queue admits it", Code.QUOTA, Clock.QUOTA, since
         )
     refused = event(events, "Job", ("FailedCreate",))
     if refused is None:
-        return Reading(Phase.PENDING, "waits for its pod to be made", Code.UNKNOWN, Clock.NODE, created)
+        return Reading(AttemptPhase.PENDING, "waits for its pod to be made", Code.UNKNOWN, Clock.NODE, created)
     message = refused.get("message") or ""
     if _QUOTA.search(message):
-        return Reading(Phase.WAITING_QUOTA, message, Code.QUOTA, Clock.QUOTA, created)
-    return Reading(Phase.PENDING, message, Code.ADMISSION_DENIED, Clock.ADMISSION, created)
+        return Reading(AttemptPhase.WAITING_QUOTA, message, Code.QUOTA, Clock.QUOTA, created)
+    return Reading(AttemptPhase.PENDING, message, Code.ADMISSION_DENIED, Clock.ADMISSION, created)
 
 
 def with_live_pod(job: Object | None, pod: Object, events: Sequence[Object]) -> Reading:
@@ -75,12 +75,12 @@ def with_live_pod(job: Object | None, pod: Object, events: Sequence[Object]) -> 
     started = reported in ("Running", "Unknown")  # nothing was heard of its node, so it may run
     if job is None or deleted_at(pod) is not None:
         why = "its Job is gone" if job is None else _why_it_ends(job, pod)
-        phase = Phase.RUNNING if started else Phase.PENDING
+        phase = AttemptPhase.RUNNING if started else AttemptPhase.PENDING
         # What a dead node does not report never ends by itself.
         return Reading(phase, f"the pod is ending: {why}", Code.NODE_LOST, Clock.NODE_LOST, deleted_at(pod), node=node)
     if started:
         silent = reported == "Unknown" or (condition(pod, "Ready") is None and _unready(pod))
-        return Reading(Phase.RUNNING, f"node {node} does not answer" if silent else f"runs on {node}", node=node)
+        return Reading(AttemptPhase.RUNNING, f"node {node} does not answer" if silent else f"runs on {node}", node=node)
     if node is None:
         return _unscheduled(pod)
     return _starting(pod, events)
@@ -104,11 +104,11 @@ def _unscheduled(pod: Object) -> Reading:
             continue
         message = str(one.get("message") or one.get("reason"))
         if one.get("reason") == "SchedulingGated":
-            return Reading(Phase.WAITING_QUOTA, message, Code.QUOTA, Clock.QUOTA, created)
+            return Reading(AttemptPhase.WAITING_QUOTA, message, Code.QUOTA, Clock.QUOTA, created)
         if _VOLUME.search(message):
-            return Reading(Phase.PENDING, message, Code.STORAGE, Clock.START, created)
-        return Reading(Phase.PENDING, message, Code.UNSCHEDULABLE, Clock.NODE, created)
-    return Reading(Phase.PENDING, "waits for a node", Code.UNSCHEDULABLE, Clock.NODE, created)
+            return Reading(AttemptPhase.PENDING, message, Code.STORAGE, Clock.START, created)
+        return Reading(AttemptPhase.PENDING, message, Code.UNSCHEDULABLE, Clock.NODE, created)
+    return Reading(AttemptPhase.PENDING, "waits for a node", Code.UNSCHEDULABLE, Clock.NODE, created)
 
 
 def _starting(pod: Object, events: Sequence[Object]) -> Reading:
@@ -118,24 +118,28 @@ def _starting(pod: Object, events: Sequence[Object]) -> Reading:
         reason, message = waiting.get("reason"), waiting.get("message") or ""
         said = f"{reason}: {message}" if message else f"{reason}"
         if reason in _INVALID:
-            return Reading(Phase.ENDED, said, _INVALID[reason], node=node)
+            return Reading(AttemptPhase.ENDED, said, _INVALID[reason], node=node)
         if code := _WAITS.get(str(reason)):
             if code is Code.IMAGE_PULL:
                 said = _with_pull_error(said, events)
             elif NO_DEVICE.search(message):
                 code = Code.GPU_UNHEALTHY
-            return Reading(Phase.PENDING, said, code, Clock.START, _since(pod, events, ("Failed",)), node=node)
+            return Reading(AttemptPhase.PENDING, said, code, Clock.START, _since(pod, events, ("Failed",)), node=node)
     if mount := event(events, "Pod", _MOUNT_EVENTS):
         message = mount.get("message") or ""
         code = Code.CONFIG_ERROR if _ABSENT_CONFIG.search(message) else Code.STORAGE
-        return Reading(Phase.PENDING, message, code, Clock.START, _since(pod, events, _MOUNT_EVENTS), node=node)
+        return Reading(AttemptPhase.PENDING, message, code, Clock.START, _since(pod, events, _MOUNT_EVENTS), node=node)
     if sandbox := event(events, "Pod", _SANDBOX_EVENTS):
         message = sandbox.get("message") or ""
         return Reading(
-            Phase.PENDING, message, Code.UNKNOWN, Clock.START, _since(pod, events, _SANDBOX_EVENTS), node=node
+            AttemptPhase.PENDING, message, Code.UNKNOWN, Clock.START, _since(pod, events, _SANDBOX_EVENTS), node=node
         )
     return Reading(
-        Phase.PENDING, f"starts on {node}", Code.UNKNOWN, Clock.NODE, time_of(metadata(pod).get("creationTimestamp"))
+        AttemptPhase.PENDING,
+        f"starts on {node}",
+        Code.UNKNOWN,
+        Clock.NODE,
+        time_of(metadata(pod).get("creationTimestamp")),
     )
 
 

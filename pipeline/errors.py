@@ -2,7 +2,7 @@
 
 TesseraError
 ├── SettingsError          a setting is missing, misspelt or out of range
-├── ManifestError          rows of a prompt set that cannot be rendered as written; carries all of them
+├── PromptSetError         rows of a prompt set that cannot be rendered as written; carries all of them
 ├── RequestError           a call that cannot be right (a bad batch id, a taken one, an option out of range)
 │   ├── BatchExists        the id is taken by a batch with other rows
 │   ├── UnknownBatch       no batch of that id
@@ -89,7 +89,7 @@ class RowError:
         return f"line {self.line}: {self.field}: {self.message}" if self.field else f"line {self.line}: {self.message}"
 
 
-class ManifestError(TesseraError):
+class PromptSetError(TesseraError):
     """Rows that cannot be rendered as written: all of them, up to a cap, so that one pass mends the file."""
 
     def __init__(self, source: str, errors: Sequence[RowError], total: int) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from pipeline.bucket.thumbnail import thumbnail
 from pipeline.outputs.gallery.pages import gallery_pages
 from pipeline.records.object_keys import BatchObjects
-from pipeline.records.results import FailureCode, Outcome, failure_of
+from pipeline.records.results import FailureCode, ImageOutcome, failure_of
 from pipeline.records.shards import ImageTask
 from tests.factories import image_result, resolved_row
 
@@ -82,7 +82,7 @@ def _page(folder: Path, images: int) -> Path:
     objects = BatchObjects(BATCH)
     colours = [thumbnail(Image.new("RGB", (320, 320), f"hsl({hue}, 60%, 55%)")) for hue in range(0, 360, 10)]
 
-    def outcomes() -> Iterator[Outcome]:
+    def outcomes() -> Iterator[ImageOutcome]:
         for number, place in zip(range(images), itertools.cycle(range(len(colours))), strict=False):
             prompt = f"a market street lit by lanterns, watercolour, long shadows, study {number} of a series"
             task = ImageTask(resolved_row(number, prompt=prompt, negative_prompt="blurry", width=320, height=320), 0)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 
 from pipeline.deployment.settings import Settings
-from pipeline.records.attempt import AttemptSpec, Code, LaunchResult, Observation, Outcome, Phase
+from pipeline.records.attempt import AttemptOutcome, AttemptPhase, AttemptSpec, Code, LaunchResult, Observation
 from tasks import worker
 
 
@@ -36,9 +36,9 @@ class SleepingLauncher:
 
     def _seen(self, name: str, spec: AttemptSpec, began: float) -> Observation:
         if time.monotonic() - began < self._seconds:
-            return Observation(name, Phase.RUNNING, "", None, spec.batch_id, spec.job_index, spec)
-        well = Outcome(Code.SUCCEEDED, "", exit_code=0)
-        return Observation(name, Phase.ENDED, "", well, spec.batch_id, spec.job_index, spec)
+            return Observation(name, AttemptPhase.RUNNING, "", None, spec.batch_id, spec.job_index, spec)
+        well = AttemptOutcome(Code.SUCCEEDED, "", exit_code=0)
+        return Observation(name, AttemptPhase.ENDED, "", well, spec.batch_id, spec.job_index, spec)
 
     def quiet_since(self, moment: float) -> bool:
         """Never for certain, whatever the moment."""

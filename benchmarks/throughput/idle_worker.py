@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 
 from pipeline.deployment.settings import Settings
-from pipeline.records.attempt import AttemptSpec, Code, LaunchResult, Observation, Outcome, Phase
+from pipeline.records.attempt import AttemptOutcome, AttemptPhase, AttemptSpec, Code, LaunchResult, Observation
 from tasks import worker
 
 
@@ -30,8 +30,8 @@ class IdleLauncher:
         """All of them, over."""
         with self._lock:
             specs = list(self._specs.items())
-        well = Outcome(Code.SUCCEEDED, "", exit_code=0)
-        return {name: Observation(name, Phase.ENDED, "", well, s.batch_id, s.job_index) for name, s in specs}
+        well = AttemptOutcome(Code.SUCCEEDED, "", exit_code=0)
+        return {name: Observation(name, AttemptPhase.ENDED, "", well, s.batch_id, s.job_index) for name, s in specs}
 
     def quiet_since(self, moment: float) -> bool:
         """Never for certain, whatever the moment."""

@@ -27,7 +27,7 @@ from pipeline.ledger import Ledger
 from pipeline.process.backoff import backoff_s
 from pipeline.records.attempt import AttemptSpec
 from pipeline.records.object_keys import BatchObjects
-from pipeline.records.results import ImageFailure, ImageResult, Outcome, outcome_lines
+from pipeline.records.results import ImageFailure, ImageOutcome, ImageResult, outcome_lines
 from pipeline.records.shards import ImageTask
 from pipeline.states import ImageState
 
@@ -69,7 +69,7 @@ class Committer:
         spans: Spans | None = None,
     ) -> None:
         """`stop` is called, with the reason, when this pod may not go on: its claim is another's."""
-        self.outcomes: dict[int, Outcome] = {}
+        self.outcomes: dict[int, ImageOutcome] = {}
         self._identity = identity
         self._ledger, self._artifacts, self._stop = ledger, artifacts, stop
         self._objects = BatchObjects(identity.spec.batch_id)
@@ -115,7 +115,7 @@ class Committer:
         """Record why there is no such image."""
         self._uploads.put(lambda: self._fail(task, failure))
 
-    def report(self, task: ImageTask, outcome: Outcome) -> None:
+    def report(self, task: ImageTask, outcome: ImageOutcome) -> None:
         """Tell the ledger what became of an image that is in the bucket."""
         self.outcomes[task.index] = outcome
         done = isinstance(outcome, ImageResult)

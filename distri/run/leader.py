@@ -23,7 +23,7 @@ from pipeline.errors import BatchLost, ClaimRefused, RecordUnreadable, ServiceEr
 from pipeline.ledger import Ledger
 from pipeline.records.attempt import AttemptSpec, Code
 from pipeline.records.object_keys import BatchObjects
-from pipeline.records.results import FailureCode, Outcome, Provenance, failure_of, result_of
+from pipeline.records.results import FailureCode, ImageOutcome, Provenance, failure_of, result_of
 from pipeline.records.shards import ImageTask, images_of, parsed_shard
 from pipeline.states import BatchState
 
@@ -66,7 +66,7 @@ class Leader:
         self._ledger, self._artifacts = Ledger(settings), Artifacts(settings)
         self._identity = PodIdentity(spec, uid)
         self._committer: Committer | None = None
-        self._known: dict[int, Outcome] = {}
+        self._known: dict[int, ImageOutcome] = {}
         self._began = time.monotonic()
 
     def begin(self) -> LoadedShard | None:

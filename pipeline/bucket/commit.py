@@ -18,7 +18,7 @@ from pipeline.bucket.artifacts import Artifacts, StoredObject, sha256
 from pipeline.bucket.imagefile import ImageFile, record_in
 from pipeline.bucket.thumbnail import CONTENT_TYPE as THUMBNAIL_TYPE
 from pipeline.records.object_keys import BatchObjects
-from pipeline.records.results import ImageFailure, ImageResult, Outcome, Provenance, parsed_outcomes
+from pipeline.records.results import ImageFailure, ImageOutcome, ImageResult, Provenance, parsed_outcomes
 from pipeline.records.shards import ImageTask
 from pipeline.schema import read_record
 
@@ -76,7 +76,7 @@ def committed_failure(artifacts: Artifacts, objects: BatchObjects, task: ImageTa
 
 def known_outcomes(
     artifacts: Artifacts, objects: BatchObjects, job: int, tasks: Sequence[ImageTask]
-) -> dict[int, Outcome]:
+) -> dict[int, ImageOutcome]:
     """The outcome of every image of a job that has one, by its index: from the pod's fragment where the bucket agrees.
 
     Raises StoreUnavailable.
@@ -84,22 +84,22 @@ def known_outcomes(
     return confirmed_outcomes(artifacts, objects, tasks, reported_outcomes(artifacts, objects, job))
 
 
-def reported_outcomes(artifacts: Artifacts, objects: BatchObjects, job: int) -> dict[int, Outcome]:
+def reported_outcomes(artifacts: Artifacts, objects: BatchObjects, job: int) -> dict[int, ImageOutcome]:
     """What the fragment of a job says, by the image's index; nothing if there is none yet. Raises StoreUnavailable."""
     key = objects.fragment(job)
     return {outcome.index: outcome for outcome in parsed_outcomes(artifacts.lines(key), key)}
 
 
 def confirmed_outcomes(
-    artifacts: Artifacts, objects: BatchObjects, tasks: Sequence[ImageTask], reported: Mapping[int, Outcome]
-) -> dict[int, Outcome]:
+    artifacts: Artifacts, objects: BatchObjects, tasks: Sequence[ImageTask], reported: Mapping[int, ImageOutcome]
+) -> dict[int, ImageOutcome]:
     """The outcome of every one of these images that has one, by its index: as reported where the bucket agrees.
 
     Asks for what the images may have put there and for nothing else, however much lies beside it. Raises
     StoreUnavailable.
     """
     sizes = _sizes(artifacts, {task.index: task.key(objects) for task in tasks})
-    known: dict[int, Outcome] = {}
+    known: dict[int, ImageOutcome] = {}
     for task in tasks:
         report, size = reported.get(task.index), sizes.get(task.key(objects))
         if isinstance(report, ImageResult) and report.size_bytes == size:

@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-from pipeline.errors import ManifestError, RequestError, SettingsError, TesseraError, WaitTimeout
+from pipeline.errors import PromptSetError, RequestError, SettingsError, TesseraError, WaitTimeout
 
 OK, OUR_FAULT, USAGE, PARTLY, NONE_SUCCEEDED, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
 
 def exit_code(error: TesseraError) -> int:
     """What a command that ends with this error returns."""
-    if isinstance(error, ManifestError | RequestError | SettingsError):
+    if isinstance(error, PromptSetError | RequestError | SettingsError):
         return USAGE
     return TIMED_OUT if isinstance(error, WaitTimeout) else OUR_FAULT

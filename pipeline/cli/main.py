@@ -24,7 +24,7 @@ from pipeline.cli.commands import (
     workers,
 )
 from pipeline.cli.exits import INTERRUPTED, exit_code
-from pipeline.errors import ManifestError, TesseraError
+from pipeline.errors import PromptSetError, TesseraError
 from pipeline.process.logs import configure_logging
 from pipeline.process.redact import redacted
 from pipeline.version import installed_version
@@ -102,7 +102,7 @@ def _show(error: TesseraError, *, as_json: bool) -> None:
         typer.echo(redacted(f"error: {error}"), err=True)
         return
     body: dict[str, object] = {"error": type(error).__name__, "message": redacted(str(error))}
-    if isinstance(error, ManifestError):
+    if isinstance(error, PromptSetError):
         body["errors"] = [{"line": e.line, "field": e.field, "message": e.message} for e in error.errors]
         body["total"] = error.total
     typer.echo(json.dumps(body), err=True)

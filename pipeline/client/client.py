@@ -69,8 +69,8 @@ class Client:
         """Submit a prompt set and return its batch, which is then accepted as a whole.
 
         Args:
-            prompts: path or s3:// URL of a prompt set (docs/manifests.md), "-" for standard input; or prompts, objects
-                and `Row`s in memory.
+            prompts: path or s3:// URL of a prompt set (docs/prompt-sets.md), "-" for standard input; or prompts,
+                objects and `Row`s in memory.
             batch_id: your own id. Submitting the same rows under it again changes nothing.
             tenant: who shares fairly with whom.
             priority: 0 is served first, 9 last.
@@ -81,7 +81,7 @@ class Client:
             picture: what holds for rows that do not say it themselves: steps=20, size="832x1216", scheduler="Euler a"
                 and all other fields of a row but prompt, custom_id, seed and metadata.
 
-        Raises ManifestError with everything that is wrong with the rows, RequestError, or ServiceError when Redis or
+        Raises PromptSetError with everything that is wrong with the rows, RequestError, or ServiceError when Redis or
         S3 cannot be used; nothing was accepted then, unless it is AcceptanceUnknown.
         """
         accepted = self.accept(
@@ -126,7 +126,7 @@ class Client:
             input_format: what the prompt set is, where its name does not say so.
             skip_invalid: leave invalid rows out instead of refusing them all.
 
-        Raises ManifestError if a row is invalid, RequestError or ServiceError.
+        Raises PromptSetError if a row is invalid, RequestError or ServiceError.
         """
         ledger = self._connection.ledger
         deployment = ledger.deployment()

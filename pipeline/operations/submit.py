@@ -95,7 +95,7 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
     """Validate and stage a batch, then put it into the ledger.
 
     Either the whole batch is accepted or nothing is. Submitting the same rows under the same id again changes nothing,
-    and completes a submission that broke off. Raises ManifestError, RequestError (NothingNew if the row filter leaves
+    and completes a submission that broke off. Raises PromptSetError, RequestError (NothingNew if the row filter leaves
     every row out, LimitReached if the tenant has its share) or ServiceError; nothing was accepted then, unless it is
     AcceptanceUnknown.
     """

@@ -17,7 +17,7 @@ from pipeline.errors import StoreUnavailable
 from pipeline.outputs.gallery.pages import gallery_pages
 from pipeline.process.files import part_of, whole_file
 from pipeline.records.object_keys import BatchObjects
-from pipeline.records.results import ImageFailure, ImageResult, Outcome, parsed_outcomes
+from pipeline.records.results import ImageFailure, ImageOutcome, ImageResult, parsed_outcomes
 from pipeline.schema import read_record
 
 _PARALLEL = 8
@@ -128,7 +128,9 @@ def download(
     for result in _in_parallel(fetch, there()):
         if on_image is not None:
             on_image(result)
-    outcomes: Iterator[Outcome] = heapq.merge(there(), missing(), key=lambda outcome: (outcome.row, outcome.number))
+    outcomes: Iterator[ImageOutcome] = heapq.merge(
+        there(), missing(), key=lambda outcome: (outcome.row, outcome.number)
+    )
     for key, pieces in gallery_pages(objects, outcomes):
         with whole_file(path_of(key)) as page:
             page.writelines(map(str.encode, pieces))

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.deployment.announcement import Deployment
-from pipeline.errors import ManifestError, RequestError, RowError
+from pipeline.errors import PromptSetError, RequestError, RowError
 from pipeline.promptset.aliases import Misspelt, nearest, spelled
 from pipeline.promptset.resolve import resolve
 from pipeline.promptset.row import Options, ResolvedRow, Row
@@ -49,9 +49,9 @@ class Validation:
                 self.errors.append(error)
 
     def raise_if_refused(self, *, skip_invalid: bool = False) -> None:
-        """Raise ManifestError if a row is invalid, unless those are to be skipped and some row is left."""
+        """Raise PromptSetError if a row is invalid, unless those are to be skipped and some row is left."""
         if self.invalid and not (skip_invalid and (self.rows or self.unwanted)):
-            raise ManifestError(self.source, self.errors, self.invalid)
+            raise PromptSetError(self.source, self.errors, self.invalid)
 
 
 def resolved_rows(
@@ -91,7 +91,7 @@ def resolved_rows(
         if errors:
             validation.refuse(*errors)
             if validation.invalid_rows > deployment.max_rows:  # and so many lines for invalid.jsonl
-                raise ManifestError(source.name, validation.errors, validation.invalid)
+                raise PromptSetError(source.name, validation.errors, validation.invalid)
         if resolved is not None and wanted is not None and not wanted(resolved):
             validation.unwanted += 1
         elif resolved is not None:

@@ -155,7 +155,7 @@ class PodReport(BaseModel):
         return text.decode()
 
 
-class Phase(StrEnum):
+class AttemptPhase(StrEnum):
     """What a launcher sees of an attempt while it lasts, and that it ended."""
 
     WAITING_QUOTA = "waiting_quota"
@@ -165,7 +165,7 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AttemptOutcome:
     """How one attempt ended: the code decides, the reason is for people."""
 
     code: Code
@@ -180,9 +180,9 @@ class Observation:
     """One look at one attempt. `outcome` is set if and only if the phase is ENDED."""
 
     name: str
-    phase: Phase
+    phase: AttemptPhase
     detail: str = ""
-    outcome: Outcome | None = None
+    outcome: AttemptOutcome | None = None
     batch_id: str | None = None
     job_index: int | None = None
     spec: AttemptSpec | None = None  # as it was launched, where that can be read

@@ -103,16 +103,16 @@ class RefusedLine(Versioned):
         return cls(line=error.line, field=error.field, message=error.message)
 
 
-Outcome = ImageResult | ImageFailure
+ImageOutcome = ImageResult | ImageFailure
 
 
-class _OutcomeLine(RootModel[Annotated[Outcome, Field(discriminator="status")]]):
+class _OutcomeLine(RootModel[Annotated[ImageOutcome, Field(discriminator="status")]]):
     """A line of a fragment."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
 
-def is_retried(outcome: Outcome, codes: Collection[str]) -> bool:
+def is_retried(outcome: ImageOutcome, codes: Collection[str]) -> bool:
     """Whether `tessera retry` renders this image again: a failure that may change, of one of these codes if any."""
     return isinstance(outcome, ImageFailure) and outcome.retryable and (not codes or outcome.code.value in codes)
 
@@ -155,12 +155,12 @@ def failure_of(task: ImageTask, code: FailureCode, message: str, *, retryable: b
 _MOST_EARLY = 2 * WINDOW_IMAGES
 
 
-def in_row_order(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+def in_row_order(outcomes: Iterable[ImageOutcome]) -> Iterator[ImageOutcome]:
     """Outcomes of all images of a batch in the order of its rows; memory holds those that came before their turn.
 
     Their number is bounded, also if a fragment is gone and the turn of its images never comes.
     """
-    early: dict[int, Outcome] = {}
+    early: dict[int, ImageOutcome] = {}
     turn = 0
     for outcome in outcomes:
         early[outcome.index] = outcome
@@ -172,11 +172,11 @@ def in_row_order(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
     yield from (early[index] for index in sorted(early))
 
 
-def outcome_lines(outcomes: Iterable[Outcome]) -> bytes:
+def outcome_lines(outcomes: Iterable[ImageOutcome]) -> bytes:
     """Outcomes as a fragment: one JSON object a line."""
     return b"".join(outcome.model_dump_json().encode() + b"\n" for outcome in outcomes)
 
 
-def parsed_outcomes(lines: Iterable[bytes], what: str = "a fragment") -> Iterator[Outcome]:
+def parsed_outcomes(lines: Iterable[bytes], what: str = "a fragment") -> Iterator[ImageOutcome]:
     """The outcomes of a fragment's lines, whose key is `what`. Raises RecordUnreadable."""
     return (line.root for line in read_lines(_OutcomeLine, lines, what=what))

@@ -13,7 +13,7 @@ from pipeline.process.files import spool
 from pipeline.process.parallel import in_order
 from pipeline.records.batch import BatchManifest, advance
 from pipeline.records.object_keys import BatchObjects
-from pipeline.records.results import ImageResult, Outcome, in_row_order, parsed_outcomes
+from pipeline.records.results import ImageOutcome, ImageResult, in_row_order, parsed_outcomes
 from pipeline.states import BatchState
 from tasks.process.context import Context
 
@@ -61,7 +61,7 @@ def write_results(context: Context, manifest: BatchManifest, jobs: int) -> None:
     with spool() as results, spool() as errors:
         errors.writelines(line + b"\n" for line in context.artifacts.lines(objects.invalid(manifest.staged)))
 
-        def write_each() -> Iterator[Outcome]:
+        def write_each() -> Iterator[ImageOutcome]:
             for outcome in outcomes:
                 file = results if isinstance(outcome, ImageResult) else errors
                 file.write(outcome.model_dump_json().encode() + b"\n")

@@ -14,8 +14,8 @@ import structlog
 from pipeline.deployment.broker import EXPAND, FIRE, TICK, send_hint
 from pipeline.errors import (
     BatchExists,
-    ManifestError,
     NothingNew,
+    PromptSetError,
     RecordTooNew,
     RecordUnreadable,
     RequestError,
@@ -90,7 +90,7 @@ def _fire_one(context: Context, record: ScheduleRecord, turn: Turn) -> bool:
     except NothingNew as error:
         kept = {"open": tuple(running), "rows_key": row_filter.key if row_filter else None}
         _record_firing(context, turn, FiringOutcome.SKIPPED, reason=str(error), changes=kept)
-    except (ManifestError, RequestError) as error:
+    except (PromptSetError, RequestError) as error:
         log.warning("schedule could not fire", schedule=record.name, firing=turn.id, reason=str(error))
         _record_firing(context, turn, FiringOutcome.FAILED, reason=str(error)[:MAX_REASON_CHARACTERS])
         return True

@@ -16,10 +16,10 @@ from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.commit import known_outcomes
 from pipeline.errors import StaleWrite
 from pipeline.ledger.jobs import QueuePlace
-from pipeline.records.attempt import Observation, Phase
+from pipeline.records.attempt import AttemptPhase, Observation
 from pipeline.records.batch import BatchRecord, JobRecord, changed
 from pipeline.records.object_keys import MARKERS, BatchObjects
-from pipeline.records.results import Outcome, parsed_outcomes
+from pipeline.records.results import ImageOutcome, parsed_outcomes
 from pipeline.records.shards import ImageTask
 from pipeline.states import BatchState
 from tasks.jobs.advance_job import JOB_STATES
@@ -45,7 +45,7 @@ def find_remains(context: Context, record: BatchRecord) -> Remains:
     running = {
         seen.spec.job_index: seen
         for seen in context.launcher.observe().values()
-        if seen.spec is not None and seen.spec.batch_id == record.id and seen.phase is not Phase.ENDED
+        if seen.spec is not None and seen.spec.batch_id == record.id and seen.phase is not AttemptPhase.ENDED
     }
     made = any(next(context.artifacts.list(folder), None) for folder in objects.made)
     return Remains(outcomes=made, running=running)
@@ -98,7 +98,7 @@ def restore_ended_batch(context: Context, record: BatchRecord, end: BatchState, 
 
 
 def _restore_ended_job(
-    context: Context, record: BatchRecord, index: int, outcomes: list[Outcome], now: datetime
+    context: Context, record: BatchRecord, index: int, outcomes: list[ImageOutcome], now: datetime
 ) -> None:
     job = JobRecord.queued(record, index, len(outcomes), now).model_copy(update={"state": final_state(outcomes)})
     if context.ledger.jobs.get(job.ref) is None:

@@ -18,7 +18,7 @@ from pipeline.deployment.layouts import planned_layout
 from pipeline.ledger.jobs import QueuePlace
 from pipeline.ledger.leases import Held
 from pipeline.names import attempt_name
-from pipeline.records.attempt import AttemptSpec, Code, LaunchResult, NameTaken, Outcome, Phase
+from pipeline.records.attempt import AttemptOutcome, AttemptPhase, AttemptSpec, Code, LaunchResult, NameTaken
 from pipeline.records.batch import JobRecord, advance, changed
 from pipeline.records.object_keys import BatchObjects
 from pipeline.states import BatchState, JobState
@@ -32,9 +32,9 @@ DETAIL_LIMIT = 500  # characters of a cluster's message; a scheduler lists every
 
 # The state of a job by what its attempt does.
 JOB_STATES = {
-    Phase.WAITING_QUOTA: JobState.WAITING_QUOTA,
-    Phase.PENDING: JobState.PENDING,
-    Phase.RUNNING: JobState.RUNNING,
+    AttemptPhase.WAITING_QUOTA: JobState.WAITING_QUOTA,
+    AttemptPhase.PENDING: JobState.PENDING,
+    AttemptPhase.RUNNING: JobState.RUNNING,
 }
 
 
@@ -127,7 +127,7 @@ def launch(context: Context, held: Held, spec: AttemptSpec, fence: str) -> bool:
         result = LaunchResult.ADOPTED if begun else context.launcher.launch(spec)
     except NameTaken as error:
         # It was created before and is gone, or is not ours: never create it again, count it as ended.
-        finish_attempt(context, job, fence, Outcome(Code.UNKNOWN, str(error)))
+        finish_attempt(context, job, fence, AttemptOutcome(Code.UNKNOWN, str(error)))
         return False
     log.info("attempt launched", name=spec.name, how=result.value)
     context.ledger.jobs.write(changed(job, at=held.at, confirmed=True), QueuePlace.HELD, fence=fence)
@@ -141,19 +141,21 @@ def observe(context: Context, held: Held, spec: AttemptSpec, fence: str) -> bool
     if seen is None:  # the shared list may be older than the launch
         seen = context.observer.look(after=time.monotonic()).get(spec.name)
     if held.batch is BatchState.CANCELLING:
-        if seen is None or seen.phase is Phase.ENDED:
+        if seen is None or seen.phase is AttemptPhase.ENDED:
             cancel_job(context, job, fence)
             context.launcher.delete(spec.name)
             return False
         context.launcher.delete(spec.name)
         return True
-    if paused and seen is not None and seen.phase in (Phase.WAITING_QUOTA, Phase.PENDING):
+    if paused and seen is not None and seen.phase in (AttemptPhase.WAITING_QUOTA, AttemptPhase.PENDING):
         context.launcher.delete(spec.name)  # one that renders stops by itself, between two images
         return True
     if seen is None and paused:
-        seen_outcome: Outcome | None = Outcome(Code.PAUSED, "the attempt was ended because its batch is paused")
+        seen_outcome: AttemptOutcome | None = AttemptOutcome(
+            Code.PAUSED, "the attempt was ended because its batch is paused"
+        )
     elif seen is None:
-        seen_outcome = Outcome(Code.DELETED, "the attempt is gone, and nobody here deleted it")
+        seen_outcome = AttemptOutcome(Code.DELETED, "the attempt is gone, and nobody here deleted it")
     else:
         seen_outcome = seen.outcome
     if seen_outcome is not None:

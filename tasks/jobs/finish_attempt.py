@@ -12,14 +12,14 @@ from pipeline.bucket.commit import commit_failure, confirmed_outcomes, known_out
 from pipeline.deployment.broker import FINALIZE, send_hint
 from pipeline.errors import StoreUnavailable
 from pipeline.ledger.jobs import QueuePlace
-from pipeline.records.attempt import Outcome as AttemptOutcome
+from pipeline.records.attempt import AttemptOutcome
 from pipeline.records.batch import AttemptEnd, JobRecord, advance, changed
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import (
     FailureCode,
     ImageFailure,
+    ImageOutcome,
     ImageResult,
-    Outcome,
     failure_of,
     is_retried,
     outcome_lines,
@@ -139,7 +139,7 @@ def fail_job(
     fence: str,
     *,
     tasks: list[ImageTask],
-    known: dict[int, Outcome],
+    known: dict[int, ImageOutcome],
     code: FailureCode,
     reason: str,
 ) -> None:
@@ -161,8 +161,8 @@ def finish_job(
     *,
     state: JobState,
     tasks: list[ImageTask],
-    known: dict[int, Outcome],
-    reported: dict[int, Outcome] | None = None,
+    known: dict[int, ImageOutcome],
+    reported: dict[int, ImageOutcome] | None = None,
 ) -> None:
     """Write the job's fragment, then its images and itself to the ledger; the last job of a batch has it finalized.
 
@@ -178,13 +178,13 @@ def finish_job(
         send_hint(context.app, FINALIZE, job.batch_id)
 
 
-def write_fragment(context: Context, job: JobRecord, outcomes: Iterable[Outcome]) -> None:
+def write_fragment(context: Context, job: JobRecord, outcomes: Iterable[ImageOutcome]) -> None:
     """Store the outcome of every image of a job, in order."""
     key = BatchObjects(job.batch_id).fragment(job.index)
     context.artifacts.put(key, outcome_lines(outcomes), content_type="application/x-ndjson")
 
 
-def final_state(outcomes: Iterable[Outcome]) -> JobState:
+def final_state(outcomes: Iterable[ImageOutcome]) -> JobState:
     """The state of a job whose images have these outcomes."""
     codes = {outcome.code for outcome in outcomes if isinstance(outcome, ImageFailure)}
     if FailureCode.CANCELLED in codes:
@@ -193,7 +193,7 @@ def final_state(outcomes: Iterable[Outcome]) -> JobState:
     return JobState.FAILED if gave_up else JobState.SUCCEEDED
 
 
-def record_outcomes(context: Context, job: JobRecord, fence: str, known: dict[int, Outcome]) -> None:
+def record_outcomes(context: Context, job: JobRecord, fence: str, known: dict[int, ImageOutcome]) -> None:
     """Move the images in the ledger to the states that the bucket says; those that are there already stay."""
     for state in (ImageState.SUCCEEDED, ImageState.CANCELLED, ImageState.FAILED):
         indices = [index for index, outcome in known.items() if _state_of(outcome) is state]
@@ -201,7 +201,7 @@ def record_outcomes(context: Context, job: JobRecord, fence: str, known: dict[in
             context.ledger.images.move_by_worker(job.batch_id, job.ref, indices, state, fence=fence)
 
 
-def _state_of(outcome: Outcome) -> ImageState:
+def _state_of(outcome: ImageOutcome) -> ImageState:
     if isinstance(outcome, ImageResult):
         return ImageState.SUCCEEDED
     return ImageState.CANCELLED if outcome.code is FailureCode.CANCELLED else ImageState.FAILED

@@ -11,13 +11,13 @@ import structlog
 from pipeline.deployment.cost import Speed, SpeedKey, tera_operations
 from pipeline.errors import ServiceError
 from pipeline.records.attempt import Usage
-from pipeline.records.results import ImageResult, Outcome
+from pipeline.records.results import ImageOutcome, ImageResult
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
 
 
-def learn(context: Context, outcomes: Iterable[Outcome], usage: Usage | None, ranks: int) -> None:
+def learn(context: Context, outcomes: Iterable[ImageOutcome], usage: Usage | None, ranks: int) -> None:
     """Add the times of a job's images, and the idle time of its last pod. In an outage they are just lost."""
     sums: defaultdict[SpeedKey, Speed] = defaultdict(Speed)
     for outcome in outcomes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.deployment.layouts import Layout, planned_layout
-from pipeline.records.attempt import Outcome as AttemptOutcome
+from pipeline.records.attempt import AttemptOutcome
 from pipeline.records.batch import AttemptEnd, JobRecord
 from pipeline.records.results import FailureCode, ImageFailure, failure_of
 from pipeline.records.shards import ImageTask

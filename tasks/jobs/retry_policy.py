@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pipeline.process.backoff import backoff_s
-from pipeline.records.attempt import Code, Outcome
+from pipeline.records.attempt import AttemptOutcome, Code
 
 
 class Effect(StrEnum):
@@ -89,7 +89,7 @@ class GiveUp:
 
 
 def decide(
-    outcome: Outcome, tally: Tally, limits: Limits, *, isolated: bool, random: Callable[[], float]
+    outcome: AttemptOutcome, tally: Tally, limits: Limits, *, isolated: bool, random: Callable[[], float]
 ) -> Retry | GiveUp:
     """Whether images that an attempt left undone get another one.
 

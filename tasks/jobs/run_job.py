@@ -24,7 +24,7 @@ from pipeline.ledger.jobs import QueuePlace
 from pipeline.ledger.leases import UNREADABLE_DELAY_S, Held, Lease
 from pipeline.process.backoff import backoff_s
 from pipeline.process.redact import redacted
-from pipeline.records.attempt import Phase
+from pipeline.records.attempt import AttemptPhase
 from pipeline.records.batch import changed
 from pipeline.states import JobState, is_final
 from tasks.jobs import retry_policy
@@ -138,7 +138,7 @@ def _abandon(context: Context, held: Held, fence: str, *, reason: str) -> bool:
     if job.attempt is not None and job.state not in (JobState.QUEUED, JobState.RETRYING):
         seen = context.observer.look(after=time.monotonic()).get(job.attempt.name)
         context.launcher.delete(job.attempt.name)
-        if seen is not None and seen.phase is not Phase.ENDED:
+        if seen is not None and seen.phase is not AttemptPhase.ENDED:
             return True
     abandon_job(context, job, fence, reason)
     return False

@@ -15,9 +15,8 @@ from prometheus_client.registry import Collector
 
 from pipeline.errors import ServiceError
 from pipeline.ledger import Ledger
-from pipeline.records.attempt import Code, Usage
-from pipeline.records.attempt import Outcome as AttemptOutcome
-from pipeline.records.results import FailureCode, ImageResult, Outcome
+from pipeline.records.attempt import AttemptOutcome, Code, Usage
+from pipeline.records.results import FailureCode, ImageOutcome, ImageResult
 from pipeline.states import ImageState, JobState
 
 log = structlog.get_logger(__name__)
@@ -69,7 +68,7 @@ class Metrics:
         self._stalled.inc(usage.stalled_s)
         self._exchanged.inc(usage.sent_bytes)
 
-    def count_images(self, outcomes: Iterable[Outcome]) -> None:
+    def count_images(self, outcomes: Iterable[ImageOutcome]) -> None:
         """Count the images of a job that ended."""
         for outcome in outcomes:
             if isinstance(outcome, ImageResult):

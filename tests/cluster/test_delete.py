@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from k8s.launcher import KubernetesLauncher
-from pipeline.records.attempt import AttemptSpec, Phase
+from pipeline.records.attempt import AttemptPhase, AttemptSpec
 from tests.cluster.api import Namespace, until
 
 MakeSpec = Callable[..., AttemptSpec]
@@ -30,7 +30,7 @@ def test_a_deleted_attempt_is_seen_to_run_until_its_pod_has_ended(
     until(lambda: namespace.pods()[0]["metadata"].get("deletionTimestamp"), what="the pod's deletion")
     assert namespace.pods()[0]["metadata"]["deletionGracePeriodSeconds"] == 60
     seen = launcher.observe()[spec.name]
-    assert seen.phase is Phase.RUNNING
+    assert seen.phase is AttemptPhase.RUNNING
     assert seen.batch_id == spec.batch_id
     launcher.delete(spec.name)  # asking twice changes nothing
     namespace.confirm_deletion(pod)
@@ -47,7 +47,7 @@ def test_a_pod_that_was_parted_from_its_job_is_seen_until_it_ends(
     spec = make_spec()
     pod = _running(launcher, namespace, spec)
     _part(namespace, spec)
-    assert launcher.observe()[spec.name].phase is Phase.RUNNING
+    assert launcher.observe()[spec.name].phase is AttemptPhase.RUNNING
     launcher.delete(spec.name)  # there is no right to end it; it ends itself when its claim has
     namespace.end(pod, 1)
     assert until(lambda: spec.name not in launcher.observe(), what="the end of the attempt")

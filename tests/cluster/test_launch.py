@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from k8s.launcher import KubernetesLauncher
-from pipeline.records.attempt import AttemptSpec, Code, LaunchResult, NameTaken, Phase
+from pipeline.records.attempt import AttemptPhase, AttemptSpec, Code, LaunchResult, NameTaken
 from tests.cluster.api import Namespace, until
 
 MakeSpec = Callable[..., AttemptSpec]
@@ -94,7 +94,7 @@ def test_a_job_that_the_cluster_will_never_take_has_ended_with_its_words(
     spec = make_spec()
     launcher.launch(spec)
     seen = launcher.observe()[spec.name]
-    assert seen.phase is Phase.ENDED
+    assert seen.phase is AttemptPhase.ENDED
     assert seen.outcome is not None
     assert seen.outcome.code is Code.CONFIG_ERROR
     assert next(iter(pod)) in seen.outcome.reason or "quantities" in seen.outcome.reason
@@ -122,7 +122,7 @@ def test_two_hundred_attempts_at_once(
     record_testsuite_property("created_s", round(created_s, 2))
     record_testsuite_property("observed_s", round(observed_s, 2))
     assert set(seen) == {spec.name for spec in specs}
-    assert {one.phase for one in seen.values()} == {Phase.PENDING}
+    assert {one.phase for one in seen.values()} == {AttemptPhase.PENDING}
     assert {one.job_index for one in seen.values()} == set(range(200))
     assert observed_s < 5
     with ThreadPoolExecutor(16) as pool:

@@ -8,7 +8,7 @@ import pytest
 
 from k8s.launcher import KubernetesLauncher
 from pipeline.errors import StoreUnavailable
-from pipeline.records.attempt import AttemptSpec, Code, Phase, PodReport
+from pipeline.records.attempt import AttemptPhase, AttemptSpec, Code, PodReport
 from tests.cluster.api import Namespace, until
 from tests.cluster.proxy import Proxy
 
@@ -22,7 +22,7 @@ def _ended(launcher: KubernetesLauncher, namespace: Namespace, spec: AttemptSpec
     namespace.add_node()
     launcher.launch(spec)
     namespace.end(namespace.bound_pod_of(spec.name), exit_code, PodReport(code=code, message="m").to_message())
-    until(lambda: launcher.observe()[spec.name].phase is Phase.ENDED, what="the end")
+    until(lambda: launcher.observe()[spec.name].phase is AttemptPhase.ENDED, what="the end")
 
 
 def _log_server(_method: str, path: str) -> bytes | None:

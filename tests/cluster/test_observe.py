@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from k8s.launcher import KubernetesLauncher
-from pipeline.records.attempt import AttemptSpec, Code, Observation, Phase, PodReport
+from pipeline.records.attempt import AttemptPhase, AttemptSpec, Code, Observation, PodReport
 from tests.cluster.api import Namespace, until
 from tests.cluster.proxy import Proxy
 
@@ -17,7 +17,7 @@ MakeLauncher = Callable[..., KubernetesLauncher]
 REPORT = PodReport(code=Code.SUCCEEDED, committed=7).to_message()
 
 
-def _seen(launcher: KubernetesLauncher, spec: AttemptSpec, phase: Phase, words: str = "") -> Observation:
+def _seen(launcher: KubernetesLauncher, spec: AttemptSpec, phase: AttemptPhase, words: str = "") -> Observation:
     def look() -> Observation | None:
         seen = launcher.observe().get(spec.name)
         return seen if seen is not None and seen.phase is phase and words in seen.detail else None
@@ -30,12 +30,12 @@ def test_a_pods_life_as_it_passes(launcher: KubernetesLauncher, namespace: Names
     spec = make_spec()
     launcher.launch(spec)
     pod = namespace.bound_pod_of(spec.name)
-    seen = _seen(launcher, spec, Phase.PENDING, node)
+    seen = _seen(launcher, spec, AttemptPhase.PENDING, node)
     assert (seen.batch_id, seen.job_index) == (spec.batch_id, spec.job_index)
     namespace.start(pod)
-    _seen(launcher, spec, Phase.RUNNING, node)
+    _seen(launcher, spec, AttemptPhase.RUNNING, node)
     namespace.end(pod, 0, REPORT)
-    outcome = _seen(launcher, spec, Phase.ENDED).outcome
+    outcome = _seen(launcher, spec, AttemptPhase.ENDED).outcome
     assert outcome is not None
     assert (outcome.code, outcome.exit_code, outcome.node) == (Code.SUCCEEDED, 0, node)
     assert outcome.report is not None
@@ -50,12 +50,12 @@ def test_an_end_that_was_seen_outlives_its_pod(
     launcher.launch(spec)
     pod = namespace.bound_pod_of(spec.name)
     namespace.end(pod, 137, reason="OOMKilled")
-    before = _seen(launcher, spec, Phase.ENDED)
+    before = _seen(launcher, spec, AttemptPhase.ENDED)
     until(lambda: (namespace.jobs()[0]["status"].get("conditions") or [{}])[0].get("type") == "Failed", what="Failed")
     namespace.confirm_deletion(pod)
     assert launcher.observe()[spec.name] == before
     # Whoever comes now has only the Job's word.
-    outcome = _seen(make_launcher(), spec, Phase.ENDED).outcome
+    outcome = _seen(make_launcher(), spec, AttemptPhase.ENDED).outcome
     assert outcome is not None
     assert outcome.code is Code.UNKNOWN
 
@@ -67,14 +67,14 @@ def test_an_unschedulable_pod_is_shown_with_the_schedulers_words_until_a_node_co
     launcher = make_launcher()
     spec = make_spec()
     launcher.launch(spec)
-    _seen(launcher, spec, Phase.PENDING, "Insufficient nvidia.com/gpu")
+    _seen(launcher, spec, AttemptPhase.PENDING, "Insufficient nvidia.com/gpu")
     impatient = make_launcher({"clocks": {"node_s": 0.001}})
-    outcome = _seen(impatient, spec, Phase.ENDED, "Insufficient nvidia.com/gpu").outcome
+    outcome = _seen(impatient, spec, AttemptPhase.ENDED, "Insufficient nvidia.com/gpu").outcome
     assert outcome is not None
     assert outcome.code is Code.UNSCHEDULABLE
     node = namespace.add_node(gpus=8)
     namespace.start(namespace.bound_pod_of(spec.name))
-    _seen(launcher, spec, Phase.RUNNING, node)
+    _seen(launcher, spec, AttemptPhase.RUNNING, node)
 
 
 def test_a_pod_over_quota_waits_for_quota(
@@ -93,10 +93,10 @@ def test_a_pod_over_quota_waits_for_quota(
 
     # What is known only from events may be looked for every few seconds.
     def waits() -> bool:
-        return launcher.observe()[spec.name].phase is Phase.WAITING_QUOTA
+        return launcher.observe()[spec.name].phase is AttemptPhase.WAITING_QUOTA
 
     patient = make_launcher()
-    until(lambda: patient.observe()[spec.name].phase is Phase.WAITING_QUOTA, 40, "waiting for quota")
+    until(lambda: patient.observe()[spec.name].phase is AttemptPhase.WAITING_QUOTA, 40, "waiting for quota")
     assert "exceeded quota" in patient.observe()[spec.name].detail
     until(waits, 40, "waiting for quota whatever the other clocks say")
 
@@ -111,7 +111,7 @@ def test_a_refused_pod_is_an_admission_denied_when_it_lasts(
 
     def ended() -> Observation | None:
         seen = launcher.observe()[spec.name]
-        return seen if seen.phase is Phase.ENDED else None
+        return seen if seen.phase is AttemptPhase.ENDED else None
 
     outcome = until(ended, 40, "the end").outcome
     assert outcome is not None
@@ -155,9 +155,9 @@ def test_a_node_whose_gpu_proved_bad_is_avoided(
     launcher.launch(make_spec(number=1))
     report = PodReport(code=Code.GPU_UNHEALTHY, message="Xid 79", rank=3).to_message()
     namespace.end(namespace.bound_pod_of(make_spec(number=1).name), 1, report)
-    _seen(launcher, make_spec(number=1), Phase.ENDED, "Xid 79")
+    _seen(launcher, make_spec(number=1), AttemptPhase.ENDED, "Xid 79")
     launcher.delete(make_spec(number=1).name)
     launcher.launch(make_spec(number=2))
-    _seen(launcher, make_spec(number=2), Phase.PENDING, "0/")
+    _seen(launcher, make_spec(number=2), AttemptPhase.PENDING, "0/")
     good = namespace.add_node()
     assert namespace.bound_pod_of(make_spec(number=2).name)["spec"]["nodeName"] == good != bad

@@ -13,7 +13,7 @@ import pytest
 
 from k8s.cluster import ClusterUnavailable
 from k8s.launcher import KubernetesLauncher
-from pipeline.records.attempt import AttemptSpec, LaunchResult, Phase
+from pipeline.records.attempt import AttemptPhase, AttemptSpec, LaunchResult
 from tests.cluster.api import Namespace, until
 from tests.cluster.proxy import SILENCE, SWALLOW, Proxy
 
@@ -72,7 +72,7 @@ def test_no_events_are_no_outage(make_launcher: MakeLauncher, proxy: Proxy, make
     launcher = make_launcher(server=proxy.server)
     launcher.launch(make_spec())
     proxy.fault = lambda _method, path: 503 if "/events" in path else None
-    assert launcher.observe()[make_spec().name].phase is Phase.PENDING
+    assert launcher.observe()[make_spec().name].phase is AttemptPhase.PENDING
 
 
 def test_an_api_server_that_stops_and_starts_in_mid_job(
@@ -83,7 +83,7 @@ def test_an_api_server_that_stops_and_starts_in_mid_job(
     launcher.launch(spec)
     pod = namespace.bound_pod_of(spec.name)
     namespace.start(pod)
-    until(lambda: launcher.observe()[spec.name].phase is Phase.RUNNING, what="running")
+    until(lambda: launcher.observe()[spec.name].phase is AttemptPhase.RUNNING, what="running")
     command, old = _stopped_api_server(cluster_processes)
     try:
         with pytest.raises(ClusterUnavailable):
@@ -95,7 +95,7 @@ def test_an_api_server_that_stops_and_starts_in_mid_job(
 
     def back() -> bool:
         try:
-            return launcher.observe()[spec.name].phase is Phase.RUNNING
+            return launcher.observe()[spec.name].phase is AttemptPhase.RUNNING
         except ClusterUnavailable:
             return False
 

@@ -13,7 +13,7 @@ import pytest
 from k8s.cluster import RULES, Cluster, ClusterUnavailable
 from k8s.launcher import KubernetesLauncher
 from k8s.pod import PodSettings
-from pipeline.records.attempt import AttemptSpec, Phase
+from pipeline.records.attempt import AttemptPhase, AttemptSpec
 from tests.cluster.api import Json, Namespace, until
 
 MakeSpec = Callable[..., AttemptSpec]
@@ -39,7 +39,7 @@ def _everything(launcher: KubernetesLauncher, namespace: Namespace, spec: Attemp
     launcher.observe()
     namespace.start(pod)
     namespace.end(pod, 1, reason="Error")
-    until(lambda: launcher.observe()[spec.name].phase is Phase.ENDED, what="the end")
+    until(lambda: launcher.observe()[spec.name].phase is AttemptPhase.ENDED, what="the end")
     launcher.delete(spec.name)
 
 

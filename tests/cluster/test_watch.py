@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from k8s.launcher import KubernetesLauncher
-from pipeline.records.attempt import AttemptSpec, Phase
+from pipeline.records.attempt import AttemptPhase, AttemptSpec
 from tasks.process.observer import Observer
 from tests.cluster.api import Namespace, until
 from tests.cluster.proxy import DEAF, Proxy
@@ -26,7 +26,7 @@ def _running(launcher: KubernetesLauncher, namespace: Namespace, specs: list[Att
         launcher.launch(spec)
     for spec in specs:
         namespace.start(namespace.bound_pod_of(spec.name))
-    running = {Phase.RUNNING}
+    running = {AttemptPhase.RUNNING}
     until(lambda: {one.phase for one in launcher.observe().values()} == running, 60, "all attempts running")
 
 
@@ -80,7 +80,7 @@ def test_jobs_that_only_run_are_hardly_asked_for(
     observer = Observer(launcher, 0.05)
     observer.look()
     namespace.end(namespace.pod_of(specs[3].name), 1)
-    until(lambda: observer.look()[specs[3].name].phase is Phase.ENDED, 10, "the end, by the watch")
+    until(lambda: observer.look()[specs[3].name].phase is AttemptPhase.ENDED, 10, "the end, by the watch")
 
 
 def test_a_watch_that_hears_nothing_any_more_makes_a_look_late_and_not_wrong(
@@ -96,9 +96,9 @@ def test_a_watch_that_hears_nothing_any_more_makes_a_look_late_and_not_wrong(
     until(lambda: _is_open(launcher), what="two watches")
     proxy.fault = lambda _method, path: DEAF if "watch=" in path else None
     observer = Observer(launcher, 0.05)
-    assert observer.look()[spec.name].phase is Phase.RUNNING
+    assert observer.look()[spec.name].phase is AttemptPhase.RUNNING
     namespace.end(namespace.pod_of(spec.name), 1)
-    until(lambda: observer.look()[spec.name].phase is Phase.ENDED, 30, "the end, by the list")
+    until(lambda: observer.look()[spec.name].phase is AttemptPhase.ENDED, 30, "the end, by the list")
 
 
 def test_a_watch_whose_version_has_expired_begins_anew(

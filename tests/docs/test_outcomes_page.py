@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pipeline.records.attempt import Code, Outcome
+from pipeline.records.attempt import AttemptOutcome, Code
 from tasks.jobs.retry_policy import (
     BLAMES_AN_IMAGE,
     FIRST_DELAY_S,
@@ -25,7 +25,7 @@ TABLE = re.compile(r"^\| `(?P<code>[A-Z_]+)` \| (?P<rest>.+) \|$", re.MULTILINE)
 def _cost_and_delay(code: Code) -> tuple[str, str]:
     """What the first end of this kind costs a job and after how long another attempt follows, as the page says it."""
     first = Tally()
-    decision = decide(Outcome(code, "why"), first, Limits(100, 100), isolated=False, random=lambda: 1.0)
+    decision = decide(AttemptOutcome(code, "why"), first, Limits(100, 100), isolated=False, random=lambda: 1.0)
     if isinstance(decision, GiveUp):
         return "the job", "none"
     if decision.tally == first:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import Client, WaitTimeout
-from pipeline.errors import ManifestError, RequestError, UnknownBatch
+from pipeline.errors import PromptSetError, RequestError, UnknownBatch
 from pipeline.promptset.keywords import PictureFields
 from pipeline.states import BatchState, ImageState
 
@@ -83,7 +83,7 @@ def test_waiting_too_long_says_so_and_the_batch_goes_on(client: Client) -> None:
 
 
 def test_what_cannot_be_accepted_is_refused(client: Client) -> None:
-    with pytest.raises(ManifestError, match="not on the allow-list"):
+    with pytest.raises(PromptSetError, match="not on the allow-list"):
         client.submit([{"prompt": "x", "model": "other"}])
     with pytest.raises(RequestError, match="width: 7 found"):
         client.submit(["x"], width=7)

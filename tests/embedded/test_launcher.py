@@ -9,7 +9,7 @@ import pytest
 
 from embedded.attempts import AttemptStatus
 from embedded.launcher import outcome
-from pipeline.records.attempt import Code, Phase, PodReport
+from pipeline.records.attempt import AttemptPhase, Code, PodReport
 
 _OK = PodReport(code=Code.SUCCEEDED, committed=5).to_message()
 _BAD = PodReport(code=Code.ENGINE_ERROR, message="shape", rank=1).to_message()
@@ -18,7 +18,7 @@ _TORCHRUN = "  exitcode  : -9 (pid: 77)\n  traceback : Signal 9 (SIGKILL) receiv
 
 def _status(**values: Any) -> AttemptStatus:
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    return AttemptStatus(uid="u", phase=Phase.ENDED, started_at=now, ended_at=now, **values)
+    return AttemptStatus(uid="u", phase=AttemptPhase.ENDED, started_at=now, ended_at=now, **values)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,15 @@ import pytest
 from embedded.attempts import AttemptFolder
 from embedded.launcher import LocalLauncher
 from embedded.processes.marked import marked
-from pipeline.records.attempt import AttemptSpec, Code, LaunchResult, NameTaken, Observation, Outcome, Phase
+from pipeline.records.attempt import (
+    AttemptOutcome,
+    AttemptPhase,
+    AttemptSpec,
+    Code,
+    LaunchResult,
+    NameTaken,
+    Observation,
+)
 
 # An attempt's shard key is what it runs here.
 _NODE = """
@@ -68,7 +76,7 @@ class Bench:
         self.nodes.append(node)
         return node
 
-    def seen(self, spec: AttemptSpec, phase: Phase) -> Observation:
+    def seen(self, spec: AttemptSpec, phase: AttemptPhase) -> Observation:
         def look() -> Observation | None:
             one = self.launcher.observe().get(spec.name)
             return one if one is not None and one.phase is phase else None
@@ -77,8 +85,8 @@ class Bench:
         assert isinstance(seen, Observation)
         return seen
 
-    def outcome(self, spec: AttemptSpec) -> Outcome:
-        ended = self.seen(spec, Phase.ENDED).outcome
+    def outcome(self, spec: AttemptSpec) -> AttemptOutcome:
+        ended = self.seen(spec, AttemptPhase.ENDED).outcome
         assert ended is not None
         return ended
 
@@ -101,9 +109,9 @@ def bench(tmp_path: Path, patience: Any) -> Iterator[Bench]:
 def test_an_attempt_is_pending_until_a_node_takes_it_and_then_succeeds(bench: Bench) -> None:
     spec = _spec(_report("SUCCEEDED", "all committed"))
     assert bench.launcher.launch(spec) is LaunchResult.CREATED
-    assert bench.launcher.observe()[spec.name].phase is Phase.PENDING
+    assert bench.launcher.observe()[spec.name].phase is AttemptPhase.PENDING
     bench.start_node()
-    ended = bench.seen(spec, Phase.ENDED)
+    ended = bench.seen(spec, AttemptPhase.ENDED)
     assert (ended.batch_id, ended.job_index) == ("b", 0)
     assert ended.outcome is not None
     assert ended.outcome.code is Code.SUCCEEDED
@@ -250,7 +258,7 @@ def test_a_killed_node_takes_its_attempts_along_and_the_next_says_so(
     node.kill()
     node.wait()
     bench.patience.gone(direct)  # by the kernel; the orphan's own parent was the shell, which said nothing to it
-    assert bench.launcher.observe()[running.name].phase is Phase.RUNNING
+    assert bench.launcher.observe()[running.name].phase is AttemptPhase.RUNNING
     assert is_alive(orphan)
     bench.start_node()
     assert bench.outcome(running).code is Code.NODE_LOST

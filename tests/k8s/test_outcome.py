@@ -14,22 +14,22 @@ import pytest
 from k8s.outcome import read
 from k8s.pod import Clocks
 from k8s.reading import Clock, Reading
-from pipeline.records.attempt import Code, Phase, PodReport
+from pipeline.records.attempt import AttemptPhase, Code, PodReport
 
 RECORDED = Path(__file__).parent / "recorded"
 
-Seen = tuple[Phase, Code | None, Clock | None]
+Seen = tuple[AttemptPhase, Code | None, Clock | None]
 
 
 def _ended(code: Code) -> Seen:
-    return Phase.ENDED, code, None
+    return AttemptPhase.ENDED, code, None
 
 
-FOR_A_NODE: Seen = (Phase.PENDING, Code.UNSCHEDULABLE, Clock.NODE)
-RUNNING: Seen = (Phase.RUNNING, None, None)
-ENDING: Seen = (Phase.RUNNING, Code.NODE_LOST, Clock.NODE_LOST)
+FOR_A_NODE: Seen = (AttemptPhase.PENDING, Code.UNSCHEDULABLE, Clock.NODE)
+RUNNING: Seen = (AttemptPhase.RUNNING, None, None)
+ENDING: Seen = (AttemptPhase.RUNNING, Code.NODE_LOST, Clock.NODE_LOST)
 
-MOMENTS: dict[str, tuple[Phase, Code | None, Clock | None] | None] = {
+MOMENTS: dict[str, tuple[AttemptPhase, Code | None, Clock | None] | None] = {
     "command-not-found/1-pending": FOR_A_NODE,
     "command-not-found/2-final": _ended(Code.CONFIG_ERROR),
     "deleted-background/1-pending": FOR_A_NODE,
@@ -39,7 +39,7 @@ MOMENTS: dict[str, tuple[Phase, Code | None, Clock | None] | None] = {
     "drained/1-pending": FOR_A_NODE,
     "drained/2-running": RUNNING,
     "drained/3-evicted": RUNNING,
-    "drained/4-stopped": (Phase.PENDING, None, None),
+    "drained/4-stopped": (AttemptPhase.PENDING, None, None),
     "drained/5-replaced": FOR_A_NODE,
     "drained/6-final": _ended(Code.SUCCEEDED),
     "drained-failjob/1-evicted": RUNNING,
@@ -59,10 +59,10 @@ MOMENTS: dict[str, tuple[Phase, Code | None, Clock | None] | None] = {
     "image-name-invalid/1-pending": FOR_A_NODE,
     "image-name-invalid/2-waiting": _ended(Code.CONFIG_ERROR),
     "image-never-pull/1-pending": FOR_A_NODE,
-    "image-never-pull/2-waiting": (Phase.PENDING, Code.IMAGE_PULL, Clock.START),
+    "image-never-pull/2-waiting": (AttemptPhase.PENDING, Code.IMAGE_PULL, Clock.START),
     "image-pull-back-off/1-pending": FOR_A_NODE,
-    "image-pull-back-off/2-first-error": (Phase.PENDING, Code.IMAGE_PULL, Clock.START),
-    "image-pull-back-off/3-back-off": (Phase.PENDING, Code.IMAGE_PULL, Clock.START),
+    "image-pull-back-off/2-first-error": (AttemptPhase.PENDING, Code.IMAGE_PULL, Clock.START),
+    "image-pull-back-off/3-back-off": (AttemptPhase.PENDING, Code.IMAGE_PULL, Clock.START),
     "init-container-failed/1-pending": FOR_A_NODE,
     "init-container-failed/2-final": _ended(Code.STORAGE),
     "job-deadline/1-pending": FOR_A_NODE,
@@ -82,7 +82,7 @@ MOMENTS: dict[str, tuple[Phase, Code | None, Clock | None] | None] = {
     "node-lost-and-back/1-pending": FOR_A_NODE,
     "node-lost-and-back/2-running": RUNNING,
     "node-lost-and-back/3-terminating": ENDING,
-    "node-lost-and-back/4-stopped": (Phase.PENDING, None, None),
+    "node-lost-and-back/4-stopped": (AttemptPhase.PENDING, None, None),
     "node-lost-and-back/5-replaced": RUNNING,
     "node-lost-and-back-failjob/1-still-terminating": ENDING,
     "node-lost-and-back-failjob/2-stopped": _ended(Code.NODE_LOST),
@@ -114,12 +114,12 @@ MOMENTS: dict[str, tuple[Phase, Code | None, Clock | None] | None] = {
     "pod-deleted-failjob/2-stopped": _ended(Code.DELETED),
     "pod-deleted-failjob/3-final": _ended(Code.DELETED),
     "pod-deleted-failjob/4-long-after": _ended(Code.DELETED),
-    "pod-security/1-created": (Phase.PENDING, Code.UNKNOWN, Clock.NODE),
-    "pod-security/2-refused": (Phase.PENDING, Code.ADMISSION_DENIED, Clock.ADMISSION),
+    "pod-security/1-created": (AttemptPhase.PENDING, Code.UNKNOWN, Clock.NODE),
+    "pod-security/2-refused": (AttemptPhase.PENDING, Code.ADMISSION_DENIED, Clock.ADMISSION),
     "preempted/1-pending": FOR_A_NODE,
     "preempted/2-running": RUNNING,
     "preempted/3-preempted": RUNNING,
-    "preempted/4-stopped": (Phase.PENDING, None, None),
+    "preempted/4-stopped": (AttemptPhase.PENDING, None, None),
     "preempted/5-replaced": FOR_A_NODE,
     "preempted/6-final": _ended(Code.SUCCEEDED),
     "preempted-failjob/1-running": RUNNING,
@@ -129,21 +129,21 @@ MOMENTS: dict[str, tuple[Phase, Code | None, Clock | None] | None] = {
     "preempted-failjob/5-failure-target": _ended(Code.PREEMPTED),
     "preempted-failjob/6-final": _ended(Code.PREEMPTED),
     "preempted-failjob/7-long-after": _ended(Code.PREEMPTED),
-    "pvc-missing/1-pending": (Phase.PENDING, Code.STORAGE, Clock.START),
-    "pvc-unbound/1-pending": (Phase.PENDING, Code.STORAGE, Clock.START),
-    "quota-exceeded/1-created": (Phase.PENDING, Code.UNKNOWN, Clock.NODE),
-    "quota-exceeded/2-refused": (Phase.WAITING_QUOTA, Code.QUOTA, Clock.QUOTA),
+    "pvc-missing/1-pending": (AttemptPhase.PENDING, Code.STORAGE, Clock.START),
+    "pvc-unbound/1-pending": (AttemptPhase.PENDING, Code.STORAGE, Clock.START),
+    "quota-exceeded/1-created": (AttemptPhase.PENDING, Code.UNKNOWN, Clock.NODE),
+    "quota-exceeded/2-refused": (AttemptPhase.WAITING_QUOTA, Code.QUOTA, Clock.QUOTA),
     "secret-missing/1-pending": FOR_A_NODE,
-    "secret-missing/2-waiting": (Phase.PENDING, Code.CONFIG_ERROR, Clock.START),
+    "secret-missing/2-waiting": (AttemptPhase.PENDING, Code.CONFIG_ERROR, Clock.START),
     "secret-missing/3-after-secret-was-made": _ended(Code.SUCCEEDED),
     "succeeded/1-pending": FOR_A_NODE,
     "succeeded/2-running": RUNNING,
     "succeeded/3-final": _ended(Code.SUCCEEDED),
-    "suspended/1-suspended": (Phase.WAITING_QUOTA, Code.QUOTA, Clock.QUOTA),
+    "suspended/1-suspended": (AttemptPhase.WAITING_QUOTA, Code.QUOTA, Clock.QUOTA),
     "suspended/2-resumed": FOR_A_NODE,
     "suspended/3-running": RUNNING,
     "suspended/4-suspended-while-running": ENDING,
-    "suspended/5-suspended-again": (Phase.WAITING_QUOTA, Code.QUOTA, Clock.QUOTA),
+    "suspended/5-suspended-again": (AttemptPhase.WAITING_QUOTA, Code.QUOTA, Clock.QUOTA),
     "suspended/6-final": _ended(Code.SUCCEEDED),
     "unschedulable/1-pending": FOR_A_NODE,
     "unschedulable/2-running": RUNNING,
@@ -152,7 +152,7 @@ MOMENTS: dict[str, tuple[Phase, Code | None, Clock | None] | None] = {
     "volume-over-limit/2-running": RUNNING,
     "volume-over-limit/3-final": _ended(Code.STORAGE),
     "volume-secret-missing/1-pending": FOR_A_NODE,
-    "volume-secret-missing/2-waiting": (Phase.PENDING, Code.CONFIG_ERROR, Clock.START),
+    "volume-secret-missing/2-waiting": (AttemptPhase.PENDING, Code.CONFIG_ERROR, Clock.START),
 }
 
 # What remains of an end when the events have expired too, where that is less.
@@ -211,13 +211,15 @@ def test_a_recorded_moment_is_called_what_it_is(moment: str) -> None:
     assert (None if reading is None else (reading.phase, reading.code, reading.clock)) == MOMENTS[moment]
 
 
-@pytest.mark.parametrize("moment", [moment for moment, seen in MOMENTS.items() if seen and seen[0] is Phase.ENDED])
+@pytest.mark.parametrize(
+    "moment", [moment for moment, seen in MOMENTS.items() if seen and seen[0] is AttemptPhase.ENDED]
+)
 def test_an_end_is_an_end_without_events_too(moment: str) -> None:
     reading = _read(moment, events=False)
     seen = MOMENTS[moment]
     assert reading is not None
     assert seen is not None
-    assert reading.phase is Phase.ENDED
+    assert reading.phase is AttemptPhase.ENDED
     assert reading.code is WITHOUT_EVENTS.get(moment, seen[1])
 
 
@@ -225,25 +227,25 @@ def test_an_end_is_an_end_without_events_too(moment: str) -> None:
 def test_a_job_listed_after_its_pods_is_never_taken_for_one_that_waits(folder: str) -> None:
     """Two requests show pods of one moment and the Job of a later one; that must not read as a new beginning."""
     moments = _moments(folder)
-    codes = {reading.code for moment in moments if (reading := _read(moment)) and reading.phase is Phase.ENDED}
+    codes = {reading.code for moment in moments if (reading := _read(moment)) and reading.phase is AttemptPhase.ENDED}
     codes |= {WITHOUT_EVENTS[moment] for moment in moments if moment in WITHOUT_EVENTS}
     ended = False
     for i, pods_at in enumerate(moments):
         for job_at in moments[i:]:
             reading = read(_job(job_at), _items(pods_at, "pods"), [])
             assert reading is not None
-            if reading.phase is Phase.ENDED:
+            if reading.phase is AttemptPhase.ENDED:
                 ended = True
                 assert reading.code in codes
             else:
-                assert reading.phase is Phase.RUNNING
+                assert reading.phase is AttemptPhase.RUNNING
     assert ended
 
 
 @pytest.mark.parametrize("folder", FAILJOB)
 def test_an_end_stays_an_end(folder: str) -> None:
     phases = [reading.phase for moment in _moments(folder) if (reading := _read(moment))]
-    assert phases == sorted(phases, key=[Phase.RUNNING, Phase.ENDED].index)
+    assert phases == sorted(phases, key=[AttemptPhase.RUNNING, AttemptPhase.ENDED].index)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +270,7 @@ def test_a_wait_ends_when_its_own_clock_has_run_out(moment: str, clock: str, cod
     clocks = Clocks(quota_s=0.001, node_s=0.001, start_s=0, admission_s=0, node_lost_s=0).model_copy(update={clock: 60})
     assert reading.by(reading.since + timedelta(seconds=59), clocks) == reading
     ended = reading.by(reading.since + timedelta(seconds=61), clocks)
-    assert (ended.phase, ended.code) == (Phase.ENDED, code)
+    assert (ended.phase, ended.code) == (AttemptPhase.ENDED, code)
     assert ended.reason.startswith(reading.reason)
 
 
@@ -386,13 +388,13 @@ def test_a_pod_that_was_made_in_place_of_one_that_still_ends_does_not_hide_it() 
     newer["metadata"]["creationTimestamp"] = "2026-11-23T00:00:00Z"
     reading = read(_job(moment), [newer, *_items(moment, "pods")], [])
     assert reading is not None
-    assert (reading.phase, reading.code) == (Phase.RUNNING, Code.NODE_LOST)
+    assert (reading.phase, reading.code) == (AttemptPhase.RUNNING, Code.NODE_LOST)
 
 
 def test_a_pod_of_which_nothing_is_known_may_run() -> None:
     reading = read(_job("succeeded/2-running"), [_pod("succeeded/2-running", phase="Unknown")], [])
     assert reading is not None
-    assert (reading.phase, reading.clock) == (Phase.RUNNING, None)
+    assert (reading.phase, reading.clock) == (AttemptPhase.RUNNING, None)
     assert "does not answer" in reading.reason
 
 
@@ -400,7 +402,7 @@ def test_a_pod_without_a_job_is_seen_until_it_is_over() -> None:
     orphan = _pod("succeeded/2-running")
     reading = read(None, [orphan], [])
     assert reading is not None
-    assert reading.phase is Phase.RUNNING
+    assert reading.phase is AttemptPhase.RUNNING
     # Nobody asked it to end, so no clock says that its node is lost.
     assert reading.by(datetime(2100, 1, 1, tzinfo=UTC), Clocks()) == reading
 
@@ -471,7 +473,7 @@ def _pod_of(
 def test_the_container_that_counts_speaks(pod: dict[str, Any], code: Code, exit_code: int | None) -> None:
     reading = read(_job("failed-exit-1/3-final"), [pod], [])
     assert reading is not None
-    assert (reading.phase, reading.code, reading.exit_code) == (Phase.ENDED, code, exit_code)
+    assert (reading.phase, reading.code, reading.exit_code) == (AttemptPhase.ENDED, code, exit_code)
 
 
 @pytest.mark.parametrize(
@@ -519,7 +521,7 @@ def test_what_keeps_a_container_from_starting(reason: str, message: str, code: C
         pod["status"][kind] = [{"name": "any", "state": {"waiting": waiting}}]
         reading = read(_job("secret-missing/2-waiting"), [pod], [])
         assert reading is not None
-        assert (reading.phase, reading.code) == (Phase.PENDING, code)
+        assert (reading.phase, reading.code) == (AttemptPhase.PENDING, code)
         assert message in reading.reason
 
 

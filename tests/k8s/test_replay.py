@@ -14,7 +14,7 @@ import pytest
 from k8s.launcher import KubernetesLauncher
 from k8s.pod import pod_settings
 from pipeline.deployment.settings import Settings
-from pipeline.records.attempt import AttemptSpec, Code, LaunchResult, Observation, Phase
+from pipeline.records.attempt import AttemptPhase, AttemptSpec, Code, LaunchResult, Observation
 from tests.k8s.replay import Replay, replayed
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -74,7 +74,7 @@ def _moments(folder: str) -> list[str]:
 )
 def test_who_looks_at_every_moment_calls_the_end_by_one_name(make_settings: Make, folder: str, code: Code) -> None:
     seen = _looks(make_settings(), _moments(folder))
-    ends = [one for one in seen if one is not None and one.phase is Phase.ENDED]
+    ends = [one for one in seen if one is not None and one.phase is AttemptPhase.ENDED]
     assert ends
     assert len(set(ends)) == 1  # an end that was seen is not judged again, whatever has gone since
     assert ends[0].outcome is not None
@@ -95,7 +95,7 @@ def test_a_lost_node_ends_the_attempt_when_its_clock_has_run_out(make_settings: 
     (soon,) = _looks(make_settings(), [moment], now=datetime(2026, 11, 22, 20, 56, 30, tzinfo=UTC))
     (later,) = _looks(make_settings(), [moment], now=datetime(2026, 11, 22, 21, 0, 0, tzinfo=UTC))
     assert soon is not None
-    assert soon.phase is Phase.RUNNING
+    assert soon.phase is AttemptPhase.RUNNING
     assert later is not None
     assert later.outcome is not None
     assert (later.outcome.code, later.outcome.node) == (Code.NODE_LOST, "gpu-node-1")

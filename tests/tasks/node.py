@@ -9,17 +9,16 @@ from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.commit import commit_failure, commit_image, committed_failure, committed_result
 from pipeline.errors import ServiceError
 from pipeline.ledger import Ledger
-from pipeline.records.attempt import AttemptSpec, LaunchResult, NameTaken, Observation, Outcome, Phase
+from pipeline.records.attempt import AttemptOutcome, AttemptPhase, AttemptSpec, LaunchResult, NameTaken, Observation
 from pipeline.records.object_keys import BatchObjects
-from pipeline.records.results import FailureCode, ImageFailure, ImageResult, failure_of, outcome_lines
-from pipeline.records.results import Outcome as ImageOutcome
+from pipeline.records.results import FailureCode, ImageFailure, ImageOutcome, ImageResult, failure_of, outcome_lines
 from pipeline.records.shards import ImageTask, images_of, parsed_shard
 from pipeline.states import ImageState
 from tests.factories import file_of, image_result
 
 # What an attempt shows at one look after the other: it stays at the last. Functions are called on the way; an outcome
-# that one returns is the attempt's.
-Step = Phase | tuple[Phase, str] | Outcome | Callable[[], object]  # a phase with the cluster's words, if it has any
+# that one returns is the attempt's. A phase comes with the cluster's words, if it has any.
+Step = AttemptPhase | tuple[AttemptPhase, str] | AttemptOutcome | Callable[[], object]
 Play = Sequence[Step]
 
 
@@ -92,7 +91,7 @@ class Node:
 
     def put(self, spec: AttemptSpec) -> None:
         """Something that runs here although nobody launched it through us."""
-        self._specs[spec.name], self._left[spec.name] = spec, [Phase.RUNNING]
+        self._specs[spec.name], self._left[spec.name] = spec, [AttemptPhase.RUNNING]
 
     @property
     def running(self) -> set[str]:
@@ -102,15 +101,15 @@ class Node:
     def _seen(self, name: str, spec: AttemptSpec) -> Observation:
         left = self._left[name]
         while callable(left[0]):
-            if isinstance(ended := left.pop(0)(), Outcome):  # type: ignore[operator]  # the callable one
+            if isinstance(ended := left.pop(0)(), AttemptOutcome):  # type: ignore[operator]  # the callable one
                 left[:] = [ended]
         now = left[0]
         if len(left) > 1:
             left.pop(0)
-        if isinstance(now, Outcome):
-            return Observation(name, Phase.ENDED, now.reason, now, spec.batch_id, spec.job_index, spec)
+        if isinstance(now, AttemptOutcome):
+            return Observation(name, AttemptPhase.ENDED, now.reason, now, spec.batch_id, spec.job_index, spec)
         phase, detail = now if isinstance(now, tuple) else (now, "")
-        assert isinstance(phase, Phase)
+        assert isinstance(phase, AttemptPhase)
         return Observation(name, phase, detail, None, spec.batch_id, spec.job_index, spec)
 
 

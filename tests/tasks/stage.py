@@ -16,7 +16,7 @@ from pipeline.deployment.broker_keys import CONTROL_QUEUE, RENDER_QUEUE, queue_k
 from pipeline.deployment.settings import Settings
 from pipeline.ledger import Ledger
 from pipeline.operations.submit import Submission, accept, checked_options
-from pipeline.records.attempt import AttemptSpec, Code, Outcome, Phase
+from pipeline.records.attempt import AttemptOutcome, AttemptPhase, AttemptSpec, Code
 from pipeline.records.batch import JobRecord
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.shards import ImageTask
@@ -29,7 +29,7 @@ from tasks.process.context import Context, Slots
 from tasks.process.observer import Observer
 from tests.tasks.node import Node, Play, Pod
 
-SUCCEEDED = Outcome(Code.SUCCEEDED, "", exit_code=0)
+SUCCEEDED = AttemptOutcome(Code.SUCCEEDED, "", exit_code=0)
 
 
 class Stage:
@@ -62,7 +62,7 @@ class Stage:
 
     def all_well(self, spec: AttemptSpec) -> Play:
         """An attempt that commits all its images."""
-        return [Phase.PENDING, lambda: self.pods_work(spec), Phase.RUNNING, SUCCEEDED]
+        return [AttemptPhase.PENDING, lambda: self.pods_work(spec), AttemptPhase.RUNNING, SUCCEEDED]
 
     def pods_work(self, spec: AttemptSpec, choose: Callable[[list[ImageTask]], Sequence[ImageTask]] = list) -> None:
         """A pod registers and commits its images, or those that are chosen."""

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.operations.cancel import request_cancel
 from pipeline.operations.pause import request_pause, request_unpause
-from pipeline.records.attempt import AttemptSpec, Code, Outcome, Phase
+from pipeline.records.attempt import AttemptOutcome, AttemptPhase, AttemptSpec, Code
 from pipeline.states import BatchState, JobState
 from tasks.app import render
 from tasks.control import tick
@@ -15,14 +15,14 @@ from tasks.control.expand import expand
 from tests.tasks.node import Killed, Play
 from tests.tasks.stage import SUCCEEDED, Stage
 
-STOPPED = Outcome(Code.PAUSED, "the batch is paused", exit_code=1)
+STOPPED = AttemptOutcome(Code.PAUSED, "the batch is paused", exit_code=1)
 
 
 def test_a_pod_stops_between_two_images_and_another_goes_on_with_the_rest(stage: Stage) -> None:
     stage.batch(3)
 
     def play(spec: AttemptSpec) -> Play:
-        def first() -> Outcome:
+        def first() -> AttemptOutcome:
             pod = stage.pod(spec)
             pod.register()
             pod.start(pod.tasks[:1])
@@ -30,13 +30,13 @@ def test_a_pod_stops_between_two_images_and_another_goes_on_with_the_rest(stage:
             pod.commit(pod.tasks[:1])
             return STOPPED
 
-        def rest() -> Outcome:
+        def rest() -> AttemptOutcome:
             pod = stage.pod(spec)
             pod.register()
             pod.commit(pod.left())
             return SUCCEEDED
 
-        return [Phase.RUNNING, first if spec.number == 1 else rest, SUCCEEDED]
+        return [AttemptPhase.RUNNING, first if spec.number == 1 else rest, SUCCEEDED]
 
     stage.node.play = play
     render(stage.worker)
@@ -77,8 +77,8 @@ def test_waiting_jobs_of_a_paused_batch_do_not_stand_in_the_way_of_others(stage:
     assert stage.images() == ["succeeded"] * 9
 
 
-@pytest.mark.parametrize("phase", [Phase.PENDING, Phase.WAITING_QUOTA])
-def test_an_attempt_that_has_not_begun_is_ended(stage: Stage, phase: Phase) -> None:
+@pytest.mark.parametrize("phase", [AttemptPhase.PENDING, AttemptPhase.WAITING_QUOTA])
+def test_an_attempt_that_has_not_begun_is_ended(stage: Stage, phase: AttemptPhase) -> None:
     stage.batch(2)
     stage.node.play = lambda spec: (
         [phase, lambda: request_pause(stage.ledger, "b"), phase] if spec.number == 1 else stage.all_well(spec)
@@ -94,7 +94,7 @@ def test_an_attempt_that_has_not_begun_is_ended(stage: Stage, phase: Phase) -> N
 
 def test_a_job_whose_worker_dies_while_its_batch_is_paused_is_still_looked_after(stage: Stage) -> None:
     stage.batch(2)
-    stage.node.play = lambda spec: [Phase.RUNNING, lambda: stage.pods_work(spec), SUCCEEDED]
+    stage.node.play = lambda spec: [AttemptPhase.RUNNING, lambda: stage.pods_work(spec), SUCCEEDED]
     stage.node.kills.add("after launch")
     with pytest.raises(Killed):
         render(stage.new_worker("dying", lease_s=2))

@@ -14,7 +14,7 @@ from importlib.resources import files
 from textwrap import indent
 
 from pipeline.records.object_keys import BatchObjects
-from pipeline.records.results import ImageFailure, ImageResult, Outcome
+from pipeline.records.results import ImageFailure, ImageOutcome, ImageResult
 
 # What a browser still filters and scrolls without a pause; a batch of this size is one page.
 PER_PAGE = 10_000
@@ -27,7 +27,7 @@ _ABOVE, _BELOW = (_FILES / "page.html").read_text().split("{figures}\n")
 
 
 def gallery_pages(
-    objects: BatchObjects, outcomes: Iterable[Outcome], per_page: int = PER_PAGE
+    objects: BatchObjects, outcomes: Iterable[ImageOutcome], per_page: int = PER_PAGE
 ) -> Iterator[tuple[str, Iterator[str]]]:
     """The pages one after the other, each as its key and its pieces, so that a large batch never stands in memory.
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.errors import ManifestError, RequestError, TesseraError
+from pipeline.errors import PromptSetError, RequestError, TesseraError
 from pipeline.ledger import Ledger
 from pipeline.operations.submit import Submission, accept, checked_options
 from pipeline.outputs.download import download
@@ -81,7 +81,7 @@ HOSTILE: dict[str, Any] = {
 
 @pytest.mark.parametrize("row", HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_row_is_refused_with_a_short_harmless_error_and_nothing_is_left(desk: Any, row: Any) -> None:
-    with pytest.raises(ManifestError) as error:
+    with pytest.raises(PromptSetError) as error:
         desk([{"prompt": "good"}, row])
     _harmless(error.value)
     assert desk.objects() == []
@@ -113,7 +113,7 @@ LINES: dict[str, bytes] = {
 @pytest.mark.parametrize("line", LINES.values(), ids=LINES)
 def test_a_hostile_line_is_refused_with_a_short_harmless_error(desk: Any, tmp_path: Path, line: bytes) -> None:
     path = prompts_file(tmp_path / "p.jsonl", [{"prompt": "good"}, line, {"prompt": "good too"}])
-    with pytest.raises(ManifestError) as error:
+    with pytest.raises(PromptSetError) as error:
         desk(path)
     _harmless(error.value)
     assert {found.line for found in error.value.errors} == {2}
@@ -148,7 +148,7 @@ def test_endless_broken_rows_are_not_written_down_without_end(desk: Any) -> None
             read += 1
             yield {"width": "x"}
 
-    with pytest.raises(ManifestError):
+    with pytest.raises(PromptSetError):
         desk(rows(), skip_invalid=True)
     assert read <= 1002
 
@@ -158,7 +158,7 @@ def test_a_file_whose_name_is_an_escape_is_named_harmlessly(desk: Any, tmp_path:
     with pytest.raises(RequestError, match="no such file") as absent:
         desk(path)
     prompts_file(path, ["{"])
-    with pytest.raises(ManifestError) as broken:
+    with pytest.raises(PromptSetError) as broken:
         desk(path)
     for error in (absent.value, broken.value):
         _harmless(error)
@@ -166,7 +166,7 @@ def test_a_file_whose_name_is_an_escape_is_named_harmlessly(desk: Any, tmp_path:
 
 _MEASURE = """
 import resource, sys
-from pipeline.errors import ManifestError
+from pipeline.errors import PromptSetError
 from pipeline.promptset.validate import Validation, resolved_rows
 from pipeline.promptset.row import Options
 from pipeline.promptset.source import open_source

@@ -44,7 +44,7 @@ from pipeline import (
     Likeness,
     Link,
     Overlap,
-    ManifestError,
+    PromptSetError,
     RenderedImage,
     Replay,
     Retried,
@@ -136,7 +136,7 @@ assert_type([seen.firing for seen in schedules.history("nightly")], list[Firing]
 
 try:
     client.submit("prompts.jsonl")
-except ManifestError as error:
+except PromptSetError as error:
     assert_type(error.errors, tuple[RowError, ...])
 except WaitTimeout as timeout:
     refused: TesseraError = timeout

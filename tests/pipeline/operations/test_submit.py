@@ -13,7 +13,7 @@ import pytest
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.deployment.announcement import AnnouncedLimits
 from pipeline.deployment.settings import Settings
-from pipeline.errors import BatchExists, LedgerUnavailable, LimitReached, ManifestError, NoDeployment, RequestError
+from pipeline.errors import BatchExists, LedgerUnavailable, LimitReached, NoDeployment, PromptSetError, RequestError
 from pipeline.ledger import Ledger
 from pipeline.operations.submit import Acceptance, Submission, accept, checked_options
 from pipeline.promptset.row import ResolvedRow, derived_seed
@@ -184,7 +184,7 @@ def test_of_two_that_submit_other_rows_under_one_id_at_once_one_is_accepted_whol
 @pytest.mark.parametrize("skip_invalid", [False, True])
 def test_an_invalid_manifest_leaves_nothing_behind(desk: Desk, skip_invalid: bool) -> None:
     rows: list[dict[str, Any]] = [{"prompt": ""}] if skip_invalid else [{"prompt": "ok"}, {"prompt": "x", "width": 3}]
-    with pytest.raises(ManifestError):
+    with pytest.raises(PromptSetError):
         desk.submit(rows, skip_invalid=skip_invalid)
     assert desk.keys() == []
     assert desk.ledger.batches.unfinished() == []

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.outputs.gallery.pages import gallery_pages
 from pipeline.records.object_keys import BatchObjects
-from pipeline.records.results import FailureCode, ImageFailure, ImageResult, Outcome, failure_of
+from pipeline.records.results import FailureCode, ImageFailure, ImageOutcome, ImageResult, failure_of
 from pipeline.records.shards import ImageTask
 from tests.factories import image_result, resolved_row
 
@@ -27,11 +27,11 @@ def _failed(row: int, message: str = "why", *, retryable: bool = True) -> ImageF
     return failure_of(ImageTask(resolved_row(row), 0), FailureCode.BLACK, message, retryable=retryable)
 
 
-def _pages(outcomes: list[Outcome], per_page: int = 100) -> dict[str, str]:
+def _pages(outcomes: list[ImageOutcome], per_page: int = 100) -> dict[str, str]:
     return {key: "".join(pieces) for key, pieces in gallery_pages(OBJECTS, outcomes, per_page)}
 
 
-def _page(*outcomes: Outcome) -> str:
+def _page(*outcomes: ImageOutcome) -> str:
     (text,) = _pages(list(outcomes)).values()
     return text
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import ManifestError, RequestError, RowError
+from pipeline.errors import PromptSetError, RequestError, RowError
 from pipeline.promptset.formats import MAX_LINE_BYTES
 from pipeline.promptset.row import Options, ResolvedRow, Row
 from pipeline.promptset.source import Prompts, open_source
@@ -67,7 +67,7 @@ def test_a_broken_line_is_named_and_its_neighbours_are_read(tmp_path: Path, line
     assert [row.row for row in rows] == list(range(18))
     [error] = validation.errors
     assert error.line == 17
-    with pytest.raises(ManifestError, match=rf"(?s)p\.jsonl: 1 error, nothing was submitted\n  {message}"):
+    with pytest.raises(PromptSetError, match=rf"(?s)p\.jsonl: 1 error, nothing was submitted\n  {message}"):
         validation.raise_if_refused()
 
 
@@ -94,7 +94,7 @@ def test_all_errors_of_all_rows_come_at_once(tmp_path: Path) -> None:
 def test_only_the_first_errors_are_shown_and_all_are_counted(tmp_path: Path) -> None:
     path = prompts_file(tmp_path / "p.jsonl", [{"prompt": ""}] * 500)
     _, validation = _read(path)
-    with pytest.raises(ManifestError) as error:
+    with pytest.raises(PromptSetError) as error:
         validation.raise_if_refused()
     assert (error.value.total, len(error.value.errors)) == (500, SHOWN_ERRORS)
     assert "500 errors" in str(error.value)
@@ -107,7 +107,7 @@ def test_a_file_without_rows_is_refused(tmp_path: Path, body: bytes) -> None:
     path.write_bytes(body)
     _, validation = _read(path)
     for skip in (False, True):
-        with pytest.raises(ManifestError, match="no rows found; at least one wanted"):
+        with pytest.raises(PromptSetError, match="no rows found; at least one wanted"):
             validation.raise_if_refused(skip_invalid=skip)
 
 

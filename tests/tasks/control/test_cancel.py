@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.operations.cancel import request_cancel
-from pipeline.records.attempt import AttemptSpec, Code, Outcome, Phase
+from pipeline.records.attempt import AttemptOutcome, AttemptPhase, AttemptSpec, Code
 from pipeline.states import BatchState, JobState
 from tasks.app import render
 from tasks.control import tick
@@ -61,7 +61,7 @@ def test_a_worker_that_claims_a_job_of_a_cancelled_batch_cancels_it(stage: Stage
 @pytest.mark.parametrize("point", ["before launch", "after launch"])
 def test_a_job_cancelled_while_it_is_launched_ends_without_a_pod(stage: Stage, point: str) -> None:
     stage.batch(2)
-    stage.node.play = lambda _: [Phase.RUNNING]
+    stage.node.play = lambda _: [AttemptPhase.RUNNING]
     stage.node.kills.add(point)
     with pytest.raises(Killed):
         render(stage.new_worker("dying", lease_s=0.3))
@@ -77,11 +77,11 @@ def test_a_job_cancelled_while_it_is_launched_ends_without_a_pod(stage: Stage, p
 def test_a_running_job_is_ended_and_what_it_committed_stays(stage: Stage) -> None:
     stage.batch(3)
     stage.node.play = lambda spec: [
-        Phase.RUNNING,
+        AttemptPhase.RUNNING,
         lambda: stage.pods_work(spec, lambda tasks: tasks[:1]),
-        Phase.RUNNING,
+        AttemptPhase.RUNNING,
         lambda: request_cancel(stage.ledger, "b"),
-        Phase.RUNNING,
+        AttemptPhase.RUNNING,
     ]
     stage.work()
     assert stage.state() is JobState.CANCELLED
@@ -98,10 +98,10 @@ def test_what_the_pod_commits_while_it_ends_counts(stage: Stage) -> None:
     def play(spec: AttemptSpec) -> Play:
         return [
             lambda: request_cancel(stage.ledger, "b"),
-            Phase.RUNNING,
-            Phase.RUNNING,
+            AttemptPhase.RUNNING,
+            AttemptPhase.RUNNING,
             lambda: stage.pods_work(spec, lambda tasks: tasks[:1]),
-            Outcome(Code.DELETED, "asked to end"),
+            AttemptOutcome(Code.DELETED, "asked to end"),
         ]
 
     stage.node.play = play
@@ -116,7 +116,7 @@ def test_a_job_that_waits_for_its_next_attempt_is_cancelled_by_the_tick(
 ) -> None:
     monkeypatch.setattr("tasks.jobs.retry_policy.FIRST_DELAY_S", 600.0)
     stage.batch(1)
-    stage.node.play = lambda _: [Outcome(Code.ENGINE_ERROR, "boom")]
+    stage.node.play = lambda _: [AttemptOutcome(Code.ENGINE_ERROR, "boom")]
     render(stage.worker)
     assert stage.state() is JobState.RETRYING
     request_cancel(stage.ledger, "b")

@@ -12,7 +12,7 @@ from pipeline.operations.cancel import request_cancel
 from pipeline.operations.resume import check_lost, take_up, unknown_batches
 from pipeline.operations.retry import request_retry
 from pipeline.operations.submit import Submission, accept, checked_options
-from pipeline.records.attempt import AttemptSpec, Outcome, Phase
+from pipeline.records.attempt import AttemptOutcome, AttemptPhase, AttemptSpec
 from pipeline.records.batch import advance, changed
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import FailureCode
@@ -54,7 +54,7 @@ def _half_done(stage: Stage, rows: int = 7) -> str:
     def play(spec: AttemptSpec) -> Play:
         if spec.job_index == 0:
             return stage.all_well(spec)
-        return [lambda: stage.pods_work(spec, lambda tasks: tasks[:1]), Phase.RUNNING]
+        return [lambda: stage.pods_work(spec, lambda tasks: tasks[:1]), AttemptPhase.RUNNING]
 
     stage.node.play = play
     worker = stage.new_worker("first")
@@ -129,7 +129,7 @@ def test_two_at_once_do_it_once(stage: Stage) -> None:
 def test_an_attempt_that_ended_while_redis_was_empty_is_followed_by_another_under_a_new_name(stage: Stage) -> None:
     running = _half_done(stage)
     _emptied(stage)
-    stage.node._left[running][:] = [Outcome(SUCCEEDED.code, "", exit_code=0)]
+    stage.node._left[running][:] = [AttemptOutcome(SUCCEEDED.code, "", exit_code=0)]
     stage.node.observe()
     _resumed(stage)
     assert stage.state(1) is JobState.QUEUED
@@ -168,7 +168,7 @@ def test_whoever_wrote_to_the_ledger_before_is_fenced_off(stage: Stage) -> None:
 def test_a_pod_of_an_attempt_that_is_not_on_record_any_more_is_refused(stage: Stage) -> None:
     stage.batch(1)
     specs: list[AttemptSpec] = []
-    stage.node.play = lambda spec: [lambda: specs.append(spec), Phase.RUNNING]
+    stage.node.play = lambda spec: [lambda: specs.append(spec), AttemptPhase.RUNNING]
     stage.in_background(stage.new_worker("first"))
     stage.soon(lambda: specs, "a launched attempt")
     stage.close()
@@ -227,7 +227,7 @@ def test_a_batch_that_has_ended_is_known_again_with_its_counts(stage: Stage) -> 
     stage.batch(5)
 
     def play(spec: AttemptSpec) -> Play:
-        def work() -> Outcome:
+        def work() -> AttemptOutcome:
             pod = stage.pod(spec)
             pod.register()
             for task in pod.left():

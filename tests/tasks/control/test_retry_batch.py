@@ -9,7 +9,7 @@ import pytest
 from pipeline.errors import RequestError, UnknownBatch
 from pipeline.operations.cancel import request_cancel
 from pipeline.operations.retry import request_retry
-from pipeline.records.attempt import AttemptSpec, Code, Outcome
+from pipeline.records.attempt import AttemptOutcome, AttemptSpec, Code
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import FailureCode
 from pipeline.states import BatchState, JobState
@@ -27,7 +27,7 @@ def _fails(stage: Stage, codes: Mapping[int, FailureCode], *, retryable: bool = 
     rendered: list[int] = []
 
     def play(spec: AttemptSpec) -> Play:
-        def work() -> Outcome:
+        def work() -> AttemptOutcome:
             pod = stage.pod(spec)
             assert pod.register() is None
             for task in pod.left():
@@ -116,12 +116,14 @@ def test_without_a_failure_to_retry_the_batch_stays_as_it_is(
 
 def test_an_image_that_was_given_up_with_its_job_has_all_its_attempts_again(stage: Stage) -> None:
     stage.batch(2)
-    stage.node.play = lambda _: [Outcome(Code.ENGINE_ERROR, "boom")]
+    stage.node.play = lambda _: [AttemptOutcome(Code.ENGINE_ERROR, "boom")]
     stage.work()
     stage.finalized()
     assert _retried(stage, "E_ATTEMPTS_EXHAUSTED") == 2
     reopen(stage.worker, "b")
-    stage.node.play = lambda spec: [Outcome(Code.ENGINE_ERROR, "boom")] if spec.number < 6 else stage.all_well(spec)
+    stage.node.play = lambda spec: (
+        [AttemptOutcome(Code.ENGINE_ERROR, "boom")] if spec.number < 6 else stage.all_well(spec)
+    )
     stage.work()
     assert stage.images() == ["succeeded"] * 2
     attempt = stage.job().attempt

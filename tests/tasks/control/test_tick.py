@@ -10,7 +10,7 @@ from pipeline.deployment.broker import EXPAND, RENDER, REOPEN
 from pipeline.errors import ServiceError
 from pipeline.operations.cancel import request_cancel
 from pipeline.operations.retry import request_retry
-from pipeline.records.attempt import Code, Outcome, Phase
+from pipeline.records.attempt import AttemptOutcome, AttemptPhase, Code
 from pipeline.records.object_keys import BatchObjects
 from pipeline.states import JobState
 from tasks.app import register
@@ -83,7 +83,7 @@ def test_two_ticks_at_once_are_one(stage: Stage) -> None:
 
 def test_attempts_that_no_job_has_on_record_are_deleted_and_the_others_left_alone(stage: Stage) -> None:
     stage.batch(1)
-    stage.node.play = lambda _: [Phase.RUNNING]
+    stage.node.play = lambda _: [AttemptPhase.RUNNING]
     worker = stage.new_worker("w2")
     stage.in_background(worker)
     stage.soon(lambda: stage.state() is JobState.RUNNING, "a running job")
@@ -180,7 +180,7 @@ def test_workers_are_called_as_soon_as_jobs_are_queued_and_not_at_the_next_tick(
     stage.accepted(4)
     if task == REOPEN:
         expand(stage.worker, "b")
-        stage.node.play = lambda _: [Outcome(Code.CONFIG_ERROR, "no such model", exit_code=78)]
+        stage.node.play = lambda _: [AttemptOutcome(Code.CONFIG_ERROR, "no such model", exit_code=78)]
         stage.work()
         stage.finalized()
         request_retry(stage.ledger, stage.artifacts, "b")
@@ -194,7 +194,7 @@ def test_workers_are_called_as_soon_as_jobs_are_queued_and_not_at_the_next_tick(
 def test_a_slot_that_has_become_free_is_told_of_at_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.worker.REPORT_S", 600.0)
     stage.batch(1)
-    stage.node.play = lambda _: [Phase.RUNNING]
+    stage.node.play = lambda _: [AttemptPhase.RUNNING]
     working = stage.in_background(stage.worker)
     stage.soon(lambda: stage.state() is JobState.RUNNING, "a running job")
     reporting = threading.Thread(target=_report, args=(stage.worker,), daemon=True)

@@ -10,7 +10,7 @@ from pipeline import Client
 from pipeline.client.connect import Connection
 from pipeline.errors import RequestError
 from pipeline.ledger.workers import ALL, Drain
-from pipeline.records.attempt import Phase
+from pipeline.records.attempt import AttemptPhase
 from pipeline.states import JobState
 from tasks.app import render
 from tasks.control import tick
@@ -44,7 +44,7 @@ def test_another_worker_takes_what_a_drained_one_does_not(stage: Stage) -> None:
 
 def test_what_it_has_it_looks_after_to_the_end_and_takes_no_more(stage: Stage) -> None:
     stage.batch(5)
-    stage.node.play = lambda _: [lambda: stage.ledger.workers.drain("w1", Drain.FINISH), Phase.RUNNING]
+    stage.node.play = lambda _: [lambda: stage.ledger.workers.drain("w1", Drain.FINISH), AttemptPhase.RUNNING]
     thread = stage.in_background(stage.worker)
     stage.soon(lambda: stage.state(0) is JobState.RUNNING, "a running job")
     stage.ledger.workers.report("w1", 1)
@@ -61,7 +61,7 @@ def test_what_it_has_it_looks_after_to_the_end_and_takes_no_more(stage: Stage) -
 
 def test_handing_over_leaves_the_pod_alone_and_another_adopts_it(stage: Stage) -> None:
     stage.batch(1)
-    stage.node.play = lambda _: [Phase.RUNNING]
+    stage.node.play = lambda _: [AttemptPhase.RUNNING]
     drained = stage.new_worker("w1", lease_s=600.0)
     thread = stage.in_background(drained)
     stage.soon(lambda: stage.state() is JobState.RUNNING, "a running job")

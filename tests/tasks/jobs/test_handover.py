@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.errors import ClaimRefused
-from pipeline.records.attempt import AttemptSpec, Code, Outcome, Phase
+from pipeline.records.attempt import AttemptOutcome, AttemptPhase, AttemptSpec, Code
 from pipeline.states import JobState
 from tasks.app import render
 from tasks.jobs.run_job import run_job
@@ -24,7 +24,7 @@ def _dies_at(stage: Stage, point: str) -> None:
 
 def test_a_worker_that_stops_hands_over_at_once_and_another_adopts_without_a_second_launch(stage: Stage) -> None:
     stage.batch(1)
-    stage.node.play = lambda _: [Phase.RUNNING]
+    stage.node.play = lambda _: [AttemptPhase.RUNNING]
     stopping = stage.new_worker("stopping", lease_s=600.0)
     thread = stage.in_background(stopping)
     stage.soon(lambda: stage.state() is JobState.RUNNING, "a running job")
@@ -116,9 +116,9 @@ def test_an_unconfirmed_attempt_that_went_before_its_pod_began_has_one_pod_that_
     assert [end.code for end in stage.job().ended] == [Code.SUCCEEDED]
 
 
-@pytest.mark.parametrize("ended", [SUCCEEDED, Outcome(Code.ENGINE_ERROR, "boom")])
+@pytest.mark.parametrize("ended", [SUCCEEDED, AttemptOutcome(Code.ENGINE_ERROR, "boom")])
 def test_a_worker_killed_after_settling_leaves_an_attempt_that_is_not_counted_twice(
-    stage: Stage, ended: Outcome
+    stage: Stage, ended: AttemptOutcome
 ) -> None:
     stage.batch(1)
     stage.node.play = lambda spec: (
@@ -132,7 +132,7 @@ def test_a_worker_killed_after_settling_leaves_an_attempt_that_is_not_counted_tw
 
 def test_a_worker_that_lost_its_lease_leaves_the_job_and_its_pod_to_the_next(stage: Stage) -> None:
     stage.batch(1)
-    stage.node.play = lambda _: [Phase.RUNNING]
+    stage.node.play = lambda _: [AttemptPhase.RUNNING]
     slow = stage.ledger.leases.claim("slow", 0.1)
     assert slow is not None
     stage.soon(lambda: stage.ledger.leases.promote()[0], "the lease's end")
@@ -149,7 +149,7 @@ def test_a_job_that_failed_and_was_not_written_as_failed_is_not_a_success_the_se
 ) -> None:
     """Its failures lie in the bucket when the next worker settles it; they are outcomes, but no success."""
     stage.batch(2)
-    boom = Outcome(Code.CONFIG_ERROR, "no such model")
+    boom = AttemptOutcome(Code.CONFIG_ERROR, "no such model")
     stage.node.play = lambda _: [boom]
 
     def killed(*_: object, **__: object) -> None:
@@ -174,9 +174,9 @@ def test_a_second_pod_of_an_attempt_and_a_pod_of_an_older_one_are_refused(stage:
     def play(spec: AttemptSpec) -> Play:
         specs.append(spec)
         return (
-            [lambda: stage.pod(spec).register(), Outcome(Code.NODE_LOST, "gone")]
+            [lambda: stage.pod(spec).register(), AttemptOutcome(Code.NODE_LOST, "gone")]
             if len(specs) == 1
-            else [Phase.RUNNING]
+            else [AttemptPhase.RUNNING]
         )
 
     stage.node.play = play

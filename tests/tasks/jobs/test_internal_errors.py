@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.records.attempt import AttemptSpec, LaunchResult, Phase
+from pipeline.records.attempt import AttemptPhase, AttemptSpec, LaunchResult
 from pipeline.records.batch import JobRecord
 from pipeline.states import BatchState, ImageState, JobState
 from tasks.app import render
@@ -50,7 +50,11 @@ def test_a_job_that_is_given_up_while_its_pod_runs_ends_after_its_pod(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage.batch(2)
-    stage.node.play = lambda spec: [Phase.PENDING, lambda: stage.pods_work(spec, lambda t: t[:1]), Phase.RUNNING]
+    stage.node.play = lambda spec: [
+        AttemptPhase.PENDING,
+        lambda: stage.pods_work(spec, lambda t: t[:1]),
+        AttemptPhase.RUNNING,
+    ]
     write = stage.worker.ledger.jobs.write
 
     def broken(record: JobRecord, *args: object, **kwargs: object) -> int:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli.main import app
 from pipeline.deployment.cost import tera_operations
-from pipeline.errors import ManifestError
+from pipeline.errors import PromptSetError
 from pipeline.records.attempt import AttemptSpec
 from pipeline.records.results import ImageResult
 from tests.factories import prompts_file
@@ -72,7 +72,7 @@ def test_the_estimate_says_what_it_rests_on_before_and_after_the_first_job(studi
     assert (after["learned"], after["pods"], after["jobs"]) == (True, 2, 3)
     assert after["render_s"] == pytest.approx(9 * 0.5, rel=0.05)
     refused = CliRunner().invoke(app, ["estimate", str(path)]).exception
-    assert isinstance(refused, ManifestError)
+    assert isinstance(refused, PromptSetError)
     text = CliRunner().invoke(app, ["estimate", str(path), "--skip-invalid"]).stdout
     assert "1 invalid row left out" in text
     assert "9 images in 3 jobs" in text

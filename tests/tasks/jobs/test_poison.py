@@ -8,13 +8,13 @@ import pytest
 
 from pipeline.deployment.layouts import Layout
 from pipeline.deployment.settings import Settings
-from pipeline.records.attempt import AttemptSpec, Code, Outcome, PodReport
+from pipeline.records.attempt import AttemptOutcome, AttemptSpec, Code, PodReport
 from pipeline.records.shards import ImageTask
 from pipeline.states import BatchState, JobState
 from tests.tasks.node import Play
 from tests.tasks.stage import SUCCEEDED, Stage
 
-KILLED = Outcome(Code.KILLED, "signal 9")
+KILLED = AttemptOutcome(Code.KILLED, "signal 9")
 
 
 @pytest.fixture
@@ -31,14 +31,14 @@ def _with(stage: Stage, **changes: object) -> Stage:
     return own
 
 
-def _poisoned(stage: Stage, poison: Sequence[int], ended: Outcome = KILLED, *, uploads: bool = True) -> None:
+def _poisoned(stage: Stage, poison: Sequence[int], ended: AttemptOutcome = KILLED, *, uploads: bool = True) -> None:
     """Every pod goes through its images in order and dies when it comes to one of these.
 
     Without `uploads` the image before that one is still on its way to the bucket, and is lost with the pod.
     """
 
     def play(spec: AttemptSpec) -> Play:
-        def work() -> Outcome:
+        def work() -> AttemptOutcome:
             pod = stage.pod(spec)
             assert pod.register() is None
             rendered: list[ImageTask] = []
@@ -65,7 +65,7 @@ def _codes(stage: Stage) -> dict[str, str]:
 @pytest.mark.parametrize("code", [Code.KILLED, Code.ENGINE_ERROR, Code.DEADLINE, Code.UNKNOWN])
 def test_an_image_that_kills_its_pod_is_isolated_after_the_second_time(stage: Stage, poison: int, code: Code) -> None:
     stage.batch(5)
-    _poisoned(stage, [poison], Outcome(code, "it died"))
+    _poisoned(stage, [poison], AttemptOutcome(code, "it died"))
     stage.work()
     assert stage.state() is JobState.SUCCEEDED
     assert stage.images() == ["failed" if index == poison else "succeeded" for index in range(5)]
@@ -87,7 +87,7 @@ def _out_of_memory(stage: Stage, large: Sequence[int], *, lean_fits: bool, named
     def play(spec: AttemptSpec) -> Play:
         specs.append(spec)
 
-        def work() -> Outcome:
+        def work() -> AttemptOutcome:
             pod = stage.pod(spec)
             assert pod.register() is None
             rendered: list[ImageTask] = []
@@ -97,7 +97,7 @@ def _out_of_memory(stage: Stage, large: Sequence[int], *, lean_fits: bool, named
                     pod.commit(rendered)
                     code = Code.OUT_OF_MEMORY if named else Code.OOM_KILLED
                     report = PodReport(code=code, image=task.index) if named else None
-                    return Outcome(code, "no memory", report=report)
+                    return AttemptOutcome(code, "no memory", report=report)
                 rendered.append(task)
             pod.commit(rendered)
             return SUCCEEDED
@@ -167,12 +167,12 @@ def test_what_the_cluster_or_the_store_did_is_blamed_on_no_image(stage: Stage, c
     dies = 2
 
     def play(spec: AttemptSpec) -> Play:
-        def work() -> Outcome:
+        def work() -> AttemptOutcome:
             pod = stage.pod(spec)
             pod.register()
             pod.start(pod.tasks[:1])
             if spec.number <= dies:
-                return Outcome(code, "not the image's fault")
+                return AttemptOutcome(code, "not the image's fault")
             pod.commit(pod.tasks)
             return SUCCEEDED
 
@@ -192,7 +192,7 @@ def test_a_pod_of_several_replicas_is_followed_by_one_of_a_single_replica_which_
         layouts.append(str(spec.layout))
         replicas = spec.layout.data
 
-        def work() -> Outcome:
+        def work() -> AttemptOutcome:
             pod = stage.pod(spec)
             assert pod.register() is None
             left = pod.left()
@@ -216,7 +216,7 @@ def test_an_attempt_that_brings_an_image_starts_the_count_of_failures_anew(stage
     stage.batch(6)
 
     def play(spec: AttemptSpec) -> Play:
-        def work() -> Outcome:
+        def work() -> AttemptOutcome:
             pod = stage.pod(spec)
             pod.register()
             pod.commit(pod.left()[:1])
@@ -233,7 +233,7 @@ def test_an_attempt_that_brings_an_image_starts_the_count_of_failures_anew(stage
 def test_disruptions_without_an_image_in_between_come_to_an_end(stage: Stage) -> None:
     stage = _with(stage, max_disruptions=4)
     stage.batch(2)
-    stage.node.play = lambda _: [Outcome(Code.PREEMPTED, "spot")]
+    stage.node.play = lambda _: [AttemptOutcome(Code.PREEMPTED, "spot")]
     stage.work()
     assert (stage.state(), len(stage.node.launched)) == (JobState.FAILED, 4)
     stage.finalized()
@@ -245,7 +245,7 @@ def test_disruptions_without_an_image_in_between_come_to_an_end(stage: Stage) ->
 def test_a_pod_that_no_node_can_take_spends_no_attempt(stage: Stage) -> None:
     stage.batch(1)
     stage.node.play = lambda spec: (
-        [Outcome(Code.UNSCHEDULABLE, "0/3 nodes")] if spec.number <= 4 else stage.all_well(spec)
+        [AttemptOutcome(Code.UNSCHEDULABLE, "0/3 nodes")] if spec.number <= 4 else stage.all_well(spec)
     )
     stage.work()
     assert (stage.state(), stage.job().spent, len(stage.node.launched)) == (JobState.SUCCEEDED, 0, 5)

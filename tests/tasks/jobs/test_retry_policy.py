@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.records.attempt import Code, Outcome
+from pipeline.records.attempt import AttemptOutcome, Code
 from tasks.jobs.retry_policy import (
     FIRST_DISRUPTION_DELAY_S,
     LONGEST_DELAY_S,
@@ -45,7 +45,7 @@ LIMITS = Limits(attempts=3, disruptions=4)
 
 
 def _decided(code: Code, tally: Tally, *, isolated: bool = False, limits: Limits = LIMITS) -> Retry | GiveUp:
-    return decide(Outcome(code, "why"), tally, limits, isolated=isolated, random=lambda: 0.5)
+    return decide(AttemptOutcome(code, "why"), tally, limits, isolated=isolated, random=lambda: 0.5)
 
 
 def test_every_code_is_in_one_group() -> None:
@@ -101,7 +101,7 @@ def test_delays_double_up_to_a_cap_with_jitter_over_their_upper_half(
     delays = []
     limits = Limits(attempts=10**6, disruptions=10**6)
     for times in [*range(12), 5000]:
-        decision = decide(Outcome(code, ""), Tally(times, times), limits, isolated=False, random=lambda: random)
+        decision = decide(AttemptOutcome(code, ""), Tally(times, times), limits, isolated=False, random=lambda: random)
         assert isinstance(decision, Retry)
         delays.append(decision.delay_s)
     expected = [low * min(LONGEST_DELAY_S, first_s * 2.0 ** min(times, 99)) for times in [*range(12), 5000]]

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.deployment.layouts import Layout
 from pipeline.operations.status import jobs_status
-from pipeline.records.attempt import AttemptSpec, Code, Outcome, Phase
+from pipeline.records.attempt import AttemptOutcome, AttemptPhase, AttemptSpec, Code
 from pipeline.records.results import FailureCode
 from pipeline.states import BatchState, JobState
 from tasks.app import render
@@ -17,7 +17,7 @@ from tasks.jobs import retry_policy
 from tests.tasks.node import Node, Play
 from tests.tasks.stage import SUCCEEDED, Stage
 
-ENGINE_ERROR = Outcome(Code.ENGINE_ERROR, "RuntimeError: boom", exit_code=1, node="n1")
+ENGINE_ERROR = AttemptOutcome(Code.ENGINE_ERROR, "RuntimeError: boom", exit_code=1, node="n1")
 
 
 def _attempts(*plays: Callable[[AttemptSpec], Play]) -> Callable[[AttemptSpec], Play]:
@@ -57,7 +57,7 @@ def test_an_engine_failure_is_tried_again_and_what_was_committed_is_kept(stage: 
     stage.batch(3)
 
     def fails(spec: AttemptSpec) -> Play:
-        return [lambda: stage.pods_work(spec, lambda tasks: tasks[:1]), Phase.RUNNING, ENGINE_ERROR]
+        return [lambda: stage.pods_work(spec, lambda tasks: tasks[:1]), AttemptPhase.RUNNING, ENGINE_ERROR]
 
     def rest(spec: AttemptSpec) -> Play:
         return [lambda: stage.pods_work(spec, lambda tasks: tasks[1:]), SUCCEEDED]
@@ -94,14 +94,14 @@ def test_a_job_whose_attempts_are_used_up_fails_with_a_reason_and_its_neighbours
 
 def test_what_no_retry_mends_is_not_retried(stage: Stage) -> None:
     stage.batch(1)
-    stage.node.play = lambda _: [Outcome(Code.CONFIG_ERROR, "no such model", exit_code=1)]
+    stage.node.play = lambda _: [AttemptOutcome(Code.CONFIG_ERROR, "no such model", exit_code=1)]
     stage.work()
     assert (stage.state(), len(stage.node.launched)) == (JobState.FAILED, 1)
 
 
 def test_disruptions_cost_no_attempt(stage: Stage) -> None:
     stage.batch(1)
-    preempted: Callable[[AttemptSpec], Play] = lambda _: [Outcome(Code.PREEMPTED, "spot")]  # noqa: E731
+    preempted: Callable[[AttemptSpec], Play] = lambda _: [AttemptOutcome(Code.PREEMPTED, "spot")]  # noqa: E731
     stage.node.play = _attempts(preempted, preempted, preempted, preempted, stage.all_well)
     stage.work()
     assert (stage.state(), stage.job().spent, len(stage.node.launched)) == (JobState.SUCCEEDED, 0, 5)
@@ -109,7 +109,7 @@ def test_disruptions_cost_no_attempt(stage: Stage) -> None:
 
 def test_a_node_whose_gpu_proved_bad_is_avoided_by_every_later_attempt(stage: Stage) -> None:
     stage.batch(1)
-    bad = Outcome(Code.GPU_UNHEALTHY, "Xid 79", exit_code=1, node="gpu-7")
+    bad = AttemptOutcome(Code.GPU_UNHEALTHY, "Xid 79", exit_code=1, node="gpu-7")
     stage.node.play = _attempts(lambda _: [bad], lambda _: [ENGINE_ERROR], stage.all_well)
     stage.work()
     job = stage.job()
@@ -155,7 +155,7 @@ def test_a_pod_that_died_before_it_told_the_ledger_has_committed_all_the_same(st
             pod.start(pod.tasks)
             pod.commit(pod.tasks, tell=False)
 
-        return [work, Outcome(Code.NODE_LOST, "gone")]
+        return [work, AttemptOutcome(Code.NODE_LOST, "gone")]
 
     stage.node.play = dies
     stage.work()
@@ -192,7 +192,7 @@ def test_running_images_of_an_attempt_that_ended_are_queued_again(stage: Stage) 
             pod.register()
             pod.start(pod.tasks)
 
-        return [work, Outcome(Code.KILLED, "signal 9")]
+        return [work, AttemptOutcome(Code.KILLED, "signal 9")]
 
     def notices(spec: AttemptSpec) -> Play:
         seen.append(stage.images())
@@ -210,8 +210,8 @@ def test_an_attempt_that_somebody_deleted_is_replaced_by_another_and_costs_nothi
     stage.batch(1)
 
     def vanishes(spec: AttemptSpec) -> Play:
-        phases: list[Phase] = [Phase.RUNNING] if seen_before else []
-        return [*phases, lambda: stage.node.vanish(spec.name), Phase.RUNNING]
+        phases: list[AttemptPhase] = [AttemptPhase.RUNNING] if seen_before else []
+        return [*phases, lambda: stage.node.vanish(spec.name), AttemptPhase.RUNNING]
 
     stage.node.play = _attempts(vanishes, stage.all_well)
     stage.work()
@@ -248,7 +248,7 @@ def test_a_cluster_that_refuses_is_seen_in_the_status_until_it_takes_the_job(
 
     stage.node.__class__ = Refusing
     stage.node.outage = 3
-    stage.node.play = lambda spec: [Phase.RUNNING, look, *stage.all_well(spec)]
+    stage.node.play = lambda spec: [AttemptPhase.RUNNING, look, *stage.all_well(spec)]
     stage.work()
     refused = (JobState.LAUNCHING, "the cluster does not answer")
     assert seen == [(JobState.LAUNCHING, ""), refused, refused, (JobState.RUNNING, "")]
@@ -265,10 +265,11 @@ def test_what_an_attempt_waits_for_is_seen_in_the_clusters_words_while_it_lasts(
 
     def waits(_: AttemptSpec) -> Play:
         return [
-            (Phase.WAITING_QUOTA, "exceeded quota: gpus"), (Phase.WAITING_QUOTA, "exceeded quota: gpus"), look,
-            (Phase.PENDING, "0/5 nodes are available"), look,
-            (Phase.PENDING, "ImagePullBackOff: 401 Unauthorized " + 1000 * "x"), look,
-            (Phase.RUNNING, "runs on gpu-7"), look, ENGINE_ERROR,
+            (AttemptPhase.WAITING_QUOTA, "exceeded quota: gpus"),
+            (AttemptPhase.WAITING_QUOTA, "exceeded quota: gpus"), look,
+            (AttemptPhase.PENDING, "0/5 nodes are available"), look,
+            (AttemptPhase.PENDING, "ImagePullBackOff: 401 Unauthorized " + 1000 * "x"), look,
+            (AttemptPhase.RUNNING, "runs on gpu-7"), look, ENGINE_ERROR,
         ]  # fmt: skip
 
     stage.node.play = _attempts(waits, lambda spec: [look, *stage.all_well(spec)])

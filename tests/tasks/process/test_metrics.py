@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from pipeline.deployment.settings import Settings, load_settings
 from pipeline.ledger import Ledger
-from pipeline.records.attempt import Code, Outcome, PodReport, Usage
+from pipeline.records.attempt import AttemptOutcome, Code, PodReport, Usage
 from pipeline.records.results import FailureCode, failure_of
 from pipeline.records.shards import ImageTask
 from tasks.process.metrics import LedgerMetrics, Metrics
@@ -24,8 +24,8 @@ def test_attempts_and_what_their_pods_spent_are_counted() -> None:
     metrics = Metrics()
     usage = Usage(seconds={"denoise": 4.0, "decode": 1.0}, rank_seconds=16.0, stalled_s=0.5, sent_bytes=7)
     report = PodReport(code=Code.SUCCEEDED, usage=usage)
-    metrics.count_attempt(Outcome(Code.SUCCEEDED, "", report=report))
-    metrics.count_attempt(Outcome(Code.PREEMPTED, "gone"))
+    metrics.count_attempt(AttemptOutcome(Code.SUCCEEDED, "", report=report))
+    metrics.count_attempt(AttemptOutcome(Code.PREEMPTED, "gone"))
     assert _value(metrics, "tessera_attempts_total", outcome="SUCCEEDED") == 1
     assert _value(metrics, "tessera_attempts_total", outcome="PREEMPTED") == 1
     assert _value(metrics, "tessera_phase_seconds_total", phase="denoise") == 4
@@ -69,7 +69,7 @@ def test_metrics_are_served_and_a_port_in_use_is_lived_with() -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     metrics = Metrics()
-    metrics.count_attempt(Outcome(Code.SUCCEEDED, ""))
+    metrics.count_attempt(AttemptOutcome(Code.SUCCEEDED, ""))
     metrics.serve(port)
     Metrics().serve(port)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:

@@ -1,4 +1,4 @@
-"""docs/manifests.md names every field of a row, as the program has it."""
+"""docs/prompt-sets.md names every field of a row, as the program has it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.promptset.aliases import ALIASES
 from pipeline.promptset.row import Row
 from pipeline.promptset.samplers import known_names
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "manifests.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "prompt-sets.md"
 
 # What a type does not show: the forms that a field's value may take.
 FORMS = {
