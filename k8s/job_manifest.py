@@ -14,7 +14,7 @@ from typing import Any
 
 from k8s.merge import merged
 from k8s.pod import MODELS_PATH, REDIS_CA_PATH, REDIS_CLIENT_PATH, TORCHRUN_RESERVE_S, PodSettings
-from pipeline.deployment.settings import PREFIX, Settings
+from pipeline.deployment.settings import Settings, variable_name
 from pipeline.names import ATTEMPT_VARIABLE, POD_UID_VARIABLE
 from pipeline.records.attempt import HOPELESS_EXIT_CODES, SHUTDOWN_VARIABLE, AttemptSpec, torchrun
 
@@ -216,7 +216,7 @@ def _container(pod: PodSettings, settings: Settings, spec: AttemptSpec) -> dict[
 
 def _environment(pod: PodSettings, settings: Settings, spec: AttemptSpec) -> list[dict[str, Any]]:
     variables = settings.environment()
-    names = [PREFIX + name.upper() for name in FOR_PODS]
+    names = [variable_name(name) for name in FOR_PODS]
     deployment = {name: variables[name] for name in names if name in variables}
     url = settings.redis_url.get_secret_value()
     if "@" not in url and not pod.env_from_secrets:  # a Secret may hold it all the same, and `env` would win

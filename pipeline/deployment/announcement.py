@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.deployment.cost import SDXL_NATIVE_PX
 from pipeline.deployment.layout_choice import Load, fastest_layout
 from pipeline.deployment.layouts import Layout, planned_layout
 from pipeline.deployment.settings import Settings, default_of
@@ -102,7 +103,7 @@ class Deployment(Versioned):
         """One that renders whatever is asked for: rows are checked against it where there is no deployment."""
         return cls.model_construct(
             version="none",
-            models=_Everything(AllowedModel(revision="any", native_px=1024)),
+            models=_Everything(AllowedModel(revision="any", native_px=SDXL_NATIVE_PX)),
             default_model="any",
             loras=_Everything(AllowedLora()),
             max_megapixels=float("inf"),

@@ -16,6 +16,8 @@ from pipeline.picture import HighresMode, Picture
 
 MEGA = 2**20
 
+SDXL_NATIVE_PX = 1024  # side of the square that SDXL was trained on; models of other sizes say so
+
 # Tera-operations of one evaluation of SDXL's UNet, of a decode and of an encode, by megapixels: linear layers and
 # convolutions grow with them, self-attention with their square. Fitted to counts at 1024, 2048 and 3840 px
 # (`python -m benchmarks.engine arithmetic`), which they meet within 0.1 %.

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.deployment.cost import MEGA, assumed_rate, tera_operations
+from pipeline.deployment.cost import MEGA, SDXL_NATIVE_PX, assumed_rate, tera_operations
 from pipeline.deployment.layouts import Layout
 from pipeline.errors import IllegalMove
 from pipeline.names import job_ref
@@ -90,7 +90,7 @@ class Pace(BaseModel):
 
     def seconds(self, row: ResolvedRow) -> float:
         """Of one image of the row, for a whole pod."""
-        native_px = self.native_px.get(row.model, 1024)
+        native_px = self.native_px.get(row.model, SDXL_NATIVE_PX)
         rate = assumed_rate(self.layout, row.width * row.height / MEGA) * self.faster.get(row.model, 1.0)
         return tera_operations(row, native_px) / rate / self.layout.data
 

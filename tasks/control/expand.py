@@ -10,7 +10,7 @@ from datetime import datetime
 import structlog
 
 from pipeline.deployment.announcement import Deployment
-from pipeline.deployment.cost import UNKNOWN_IMAGES, paces
+from pipeline.deployment.cost import SDXL_NATIVE_PX, UNKNOWN_IMAGES, paces
 from pipeline.errors import RecordTooNew, RecordUnreadable, StaleWrite, TesseraError
 from pipeline.process.parallel import in_order
 from pipeline.promptset.row import ResolvedRow
@@ -82,7 +82,7 @@ def _expand(context: Context, record: BatchRecord) -> None:
 
 def _pace(context: Context) -> Pace:
     settings = context.settings
-    native_px = max((model.native_px for model in settings.models.values()), default=1024)
+    native_px = max((model.native_px for model in settings.models.values()), default=SDXL_NATIVE_PX)
     return Pace(
         job_seconds=settings.job_seconds,
         layout=Deployment.of(settings, installed_version()).usual_layout(native_px, native_px),

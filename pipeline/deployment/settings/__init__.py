@@ -11,7 +11,7 @@ from pipeline.deployment.settings.environment import load_part, load_settings
 from pipeline.deployment.settings.jobs import JobSettings
 from pipeline.deployment.settings.machine import MachineSettings
 from pipeline.deployment.settings.rendering import LoraSource, ModelSource, RenderingSettings
-from pipeline.deployment.settings.variables import PREFIX, SettingsPart
+from pipeline.deployment.settings.variables import PREFIX, SettingsPart, variable_name
 
 __all__ = [
     "PREFIX",
@@ -26,5 +26,6 @@ __all__ = [
     "default_of",
     "load_part",
     "load_settings",
+    "variable_name",
     "without_credentials",
 ]

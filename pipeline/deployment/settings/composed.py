@@ -8,7 +8,7 @@ from pipeline.deployment.settings.connection import ConnectionSettings
 from pipeline.deployment.settings.jobs import JobSettings
 from pipeline.deployment.settings.machine import MachineSettings
 from pipeline.deployment.settings.rendering import RenderingSettings
-from pipeline.deployment.settings.variables import text_of, variable
+from pipeline.deployment.settings.variables import text_of, variable_name
 
 
 # Fields stand in the order of the parts, last base first.
@@ -18,8 +18,8 @@ class Settings(MachineSettings, JobSettings, RenderingSettings, ConnectionSettin
     def environment(self) -> dict[str, str]:
         """These settings as variables for a child process; the Redis URL with its password is among them."""
         values = self.model_dump(mode="json", exclude={"redis_url"}, exclude_none=True)
-        variables = {variable(name): text_of(value) for name, value in values.items()}
-        return variables | {variable("redis_url"): self.redis_url.get_secret_value()}
+        variables = {variable_name(name): text_of(value) for name, value in values.items()}
+        return variables | {variable_name("redis_url"): self.redis_url.get_secret_value()}
 
 
 def default_of(name: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from pipeline.deployment.settings.composed import Settings
-from pipeline.deployment.settings.variables import PREFIX, SettingsPart, is_json, variable
+from pipeline.deployment.settings.variables import PREFIX, SettingsPart, is_json, variable_name
 from pipeline.errors import SettingsError
 from pipeline.names import POD_VARIABLES
 
@@ -31,18 +31,18 @@ def load_part(part: type[P], environ: Mapping[str, str] | None = None, *, newer:
     """Read some of the settings likewise; the values of others are not looked at, a misspelt name is an error."""
     environ = os.environ if environ is None else environ
     fields = part.model_fields
-    known = {variable(name): name for name in Settings.model_fields | fields}
+    known = {variable_name(name): name for name in Settings.model_fields | fields}
     given = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
     problems = []
     for name in () if newer else sorted(given.keys() - known.keys() - POD_VARIABLES):
         near = difflib.get_close_matches(name, known, n=1)
         problems.append(f"{name}: no such setting" + (f"; did you mean {near[0]}?" if near else ""))
-    values: dict[str, Any] = {name: given[variable(name)] for name in fields if given.get(variable(name))}
+    values: dict[str, Any] = {name: given[variable_name(name)] for name in fields if given.get(variable_name(name))}
     for name in [name for name in values if is_json(fields[name].annotation)]:
         try:
             values[name] = json.loads(values[name])
         except json.JSONDecodeError as error:
-            problems.append(f"{variable(name)}: not JSON ({error.msg} at position {error.pos})")
+            problems.append(f"{variable_name(name)}: not JSON ({error.msg} at position {error.pos})")
             del values[name]
     try:
         settings = part.model_validate(values | overrides)
@@ -54,5 +54,5 @@ def load_part(part: type[P], environ: Mapping[str, str] | None = None, *, newer:
 
 
 def _describe(item: Any) -> str:
-    where = variable(".".join(str(part) for part in item["loc"])) if item["loc"] else "settings"
+    where = variable_name(".".join(str(part) for part in item["loc"])) if item["loc"] else "settings"
     return f"{where}: {'must be set' if item['type'] == 'missing' else item['msg']}"

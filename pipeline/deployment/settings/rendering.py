@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pipeline.deployment.cost import SDXL_NATIVE_PX
 from pipeline.deployment.layouts import Layout
 from pipeline.deployment.settings.variables import SettingsPart
 from pipeline.deployment.tenants import Tenants
@@ -19,7 +20,7 @@ class ModelSource(BaseModel):
 
     path: str = Field(description="Folder of a diffusers SDXL pipeline, safetensors, as the pod sees it.")
     revision: str = Field(description="Pinned revision; part of every image's provenance.", min_length=1)
-    native_px: int = Field(1024, ge=64, description="Side of the square that the model was trained on.")
+    native_px: int = Field(SDXL_NATIVE_PX, ge=64, description="Side of the square that the model was trained on.")
 
 
 class LoraSource(BaseModel):

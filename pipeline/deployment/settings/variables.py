@@ -23,7 +23,7 @@ class SettingsPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
-def variable(name: str) -> str:
+def variable_name(name: str) -> str:
     """The variable of a field."""
     return PREFIX + name.upper()
 
