@@ -5,14 +5,15 @@ Whatever is lost or doubled here, the controller's next tick mends; the truth is
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
-from celery import Celery
-from kombu.exceptions import OperationalError
 
 from pipeline.deployment.broker_keys import CONTROL_QUEUE, FANOUT, RENDER_QUEUE, broker_prefix, queue_name
 from pipeline.deployment.settings import ConnectionSettings
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +35,8 @@ _QUEUES = dict.fromkeys((EXPAND, REOPEN, CANCEL, FINALIZE, PURGE, TICK, FIRE), C
 
 def celery_app(settings: ConnectionSettings) -> Celery:
     """A Celery application of this deployment that can send, and knows no tasks yet."""
+    from celery import Celery  # a seventh of the client's time to import, and most commands give no hint
+
     app, prefix = Celery("tessera"), settings.redis_prefix
     app.conf.update(
         broker_url=settings.redis_url.get_secret_value(),
@@ -68,6 +71,8 @@ def celery_app(settings: ConnectionSettings) -> Celery:
 
 def send_hint(app: Celery, name: str, *args: str) -> bool:
     """Say that there is work; False if the broker is away, which costs no more than the time to the next tick."""
+    from kombu.exceptions import OperationalError
+
     options: dict[str, Any] = {"retry": False, "ignore_result": True, "expires": HINT_LASTS_S}
     try:
         app.send_task(name, args=list(args), **options)

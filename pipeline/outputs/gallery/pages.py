@@ -10,6 +10,8 @@ import base64
 import hashlib
 import html
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from textwrap import indent
 
@@ -19,11 +21,28 @@ from pipeline.records.results import ImageFailure, ImageOutcome, ImageResult
 # What a browser still filters and scrolls without a pause; a batch of this size is one page.
 PER_PAGE = 10_000
 
-_FILES = files("pipeline.outputs.gallery")
-_STYLE = "\n" + indent((_FILES / "gallery.css").read_text(), "  ")
-_SCRIPT = "\n" + (_FILES / "gallery.js").read_text()
-_DIGEST = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
-_ABOVE, _BELOW = (_FILES / "page.html").read_text().split("{figures}\n")
+
+@dataclass(frozen=True)
+class _Files:
+    """What the files beside this one hold: the page above the figures and below them, its style and its script."""
+
+    above: str
+    below: str
+    style: str
+    script: str
+
+    @property
+    def script_digest(self) -> str:
+        """As a content security policy names the script that it allows."""
+        return base64.b64encode(hashlib.sha256(self.script.encode()).digest()).decode()
+
+
+@cache
+def _files() -> _Files:
+    folder = files("pipeline.outputs.gallery")
+    above, below = (folder / "page.html").read_text().split("{figures}\n")
+    style = indent((folder / "gallery.css").read_text(), "  ")
+    return _Files(above, below, "\n" + style, "\n" + (folder / "gallery.js").read_text())
 
 
 def gallery_pages(
@@ -33,13 +52,14 @@ def gallery_pages(
 
     A page's pieces must be used up before the next page is asked for. Links are relative to the gallery's folder.
     """
+    page = _files()
     rest = iter(outcomes)
     ahead = next(rest, None)
 
     def pieces(number: int) -> Iterator[str]:
         nonlocal ahead
         title = f"Batch {html.escape(objects.batch_id)}" + (f", page {number}" if number > 1 else "")
-        yield _ABOVE.format(title=title, style=_STYLE, digest=_DIGEST)
+        yield page.above.format(title=title, style=page.style, digest=page.script_digest)
         for _ in range(per_page):
             if ahead is None:
                 break
@@ -47,7 +67,7 @@ def gallery_pages(
             ahead = next(rest, None)
         links = _link(objects, number - 1, "previous page") if number > 1 else ""
         links += _link(objects, number + 1, "next page") if ahead is not None else ""
-        yield _BELOW.format(links=links, script=_SCRIPT)
+        yield page.below.format(links=links, script=page.script)
 
     number = 1
     while number == 1 or ahead is not None:
