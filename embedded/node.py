@@ -26,6 +26,7 @@ from embedded.attempts import AttemptFolder, AttemptStatus
 from embedded.processes.marked import kill_marked
 from embedded.run_with_parent import with_parent
 from pipeline.client.local_stack import log_tail
+from pipeline.deployment.settings import MachineSettings, load_part
 from pipeline.errors import RecordTooNew, RecordUnreadable
 from pipeline.names import ATTEMPT_VARIABLE, POD_UID_VARIABLE, TERMINATION_LOG_VARIABLE
 from pipeline.process import flock
@@ -273,7 +274,8 @@ def main(arguments: Sequence[str], command: Callable[[AttemptSpec], Sequence[str
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--grace", type=float, default=5.0, help="seconds between SIGTERM and SIGKILL")
     options = parser.parse_args(arguments)
-    configure_logging(os.environ.get("TESSERA_LOG_FORMAT", "auto"), os.environ.get("TESSERA_LOG_LEVEL", "info"))
+    machine = load_part(MachineSettings, newer=True)
+    configure_logging(machine.log_format, machine.log_level)
     node = Node(options.data_dir, command, grace_s=options.grace)
 
     def stop(_number: int, _frame: FrameType | None) -> None:

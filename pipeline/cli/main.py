@@ -24,6 +24,7 @@ from pipeline.cli.commands import (
     workers,
 )
 from pipeline.cli.exits import INTERRUPTED, exit_code
+from pipeline.deployment.settings import default_of
 from pipeline.errors import PromptSetError, TesseraError
 from pipeline.process.logs import configure_logging
 from pipeline.process.redact import redacted
@@ -73,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run a command and exit with its code."""
     arguments = sys.argv[1:] if argv is None else argv
     # The client's own warnings only; a command says what it has to say on its own.
-    configure_logging(os.environ.get("TESSERA_LOG_FORMAT", "auto"), "warning")
+    configure_logging(os.environ.get("TESSERA_LOG_FORMAT", default_of("log_format")), "warning")
     raise SystemExit(_run(arguments))
 
 
