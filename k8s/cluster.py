@@ -1,17 +1,17 @@
 """The only module that talks to a Kubernetes API, and the only importer of its client.
 
-Requests and answers are the API's JSON: the client's models drop fields that are newer than they are, and refuse some
-that exist. What can go wrong is translated once, here:
+Requests and answers are the API's JSON: the client's models drop fields that they do not know, and refuse some that
+exist. Every error is translated here:
 
-    no answer, 5xx, 429, 408       ClusterUnavailable: an outage, never taken for a failed render
+    no answer, 5xx, 429, 408       ClusterUnavailable: an outage, never counted as a failed render
     401, 403 by RBAC or quota, 404 of the namespace
-                                   ClusterUnavailable: it refuses us until somebody mends it; nothing was lost
+                                   ClusterUnavailable: refused until somebody corrects it; nothing is lost
     409 AlreadyExists              AlreadyThere
-    other answers to a create      Refused: this very object will never be taken; `denied` if a policy said so
+    other answers to a create      Refused: this object will never be accepted; `denied` if a policy refused it
     404                            None, or nothing to delete
-    410 of a continued list        the list begins anew
-    410 of a watch                 WatchExpired: nothing can be told from that version on
-    a watch that says nothing      ClusterUnavailable
+    410 of a continued list        the list starts again
+    410 of a watch                 WatchExpired: the watch cannot go on from that version
+    a watch that sends nothing     ClusterUnavailable
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from pipeline.errors import ServiceError, SettingsError, TesseraError
 PAGE = 500
 LOG_TAIL_BYTES = 256 * 1024
 
-# The server ends a watch after the one; a bookmark comes every minute, so the other is a connection that is dead.
+# The server ends a watch after WATCH_S. It sends a bookmark every minute, so after SILENCE_S the connection is dead.
 WATCH_S, SILENCE_S = 300, 120
 
 Kind = Literal["jobs", "pods"]
 
-# All that a worker's service account must be allowed, in the namespace of its pods; the chart's Role says the same.
+# All permissions that a worker's service account needs, in the namespace of its pods; the chart's Role has the same.
 RULES: list[dict[str, list[str]]] = [
     {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "get", "list", "watch", "delete"]},
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
@@ -57,7 +57,7 @@ class ClusterUnavailable(ServiceError):
 
 
 class WatchExpired(ServiceError):
-    """The version that a watch was to go on from has been compacted away."""
+    """The server no longer has the version that a watch should go on from."""
 
 
 class AlreadyThere(TesseraError):
@@ -65,7 +65,7 @@ class AlreadyThere(TesseraError):
 
 
 class Refused(TesseraError):
-    """The API will not take this object, now or later."""
+    """The API will never accept this object."""
 
     def __init__(self, message: str, *, denied: bool) -> None:
         self.denied = denied
@@ -74,14 +74,14 @@ class Refused(TesseraError):
 
 @dataclass(frozen=True)
 class Change:
-    """One line of a watch: the version to go on from, and whether anything moved (a bookmark says only the version)."""
+    """One line of a watch: the version to go on from, and whether an object changed (not in a bookmark)."""
 
     version: str
-    moves: bool
+    is_change: bool
 
 
 class Cluster:
-    """One namespace of one cluster. Safe to share between threads; no request is without a time limit."""
+    """One namespace of one cluster. Safe to share between threads; every request has a time limit."""
 
     def __init__(self, api: client.ApiClient, namespace: str, request_timeout_s: float) -> None:
         self._api = api
@@ -90,12 +90,12 @@ class Cluster:
 
     @classmethod
     def connected(cls, namespace: str | None, request_timeout_s: float) -> Cluster:
-        """The cluster that this process runs in, or else the one that KUBECONFIG names; makes no request.
+        """The cluster that this process runs in, or the one that KUBECONFIG names; makes no request.
 
         Raises SettingsError if there is neither.
         """
         found = client.Configuration()
-        named = os.environ.get("KUBECONFIG")  # the client looks only when it is imported
+        named = os.environ.get("KUBECONFIG")  # the client reads it only when it is imported
         try:
             try:
                 config.load_incluster_config(found)
@@ -106,16 +106,16 @@ class Cluster:
                 here = current["context"].get("namespace") or "default"
         except (ConfigException, OSError) as error:
             raise SettingsError(
-                f"TESSERA_LAUNCHER=kubernetes, and there is no cluster to be found: {error}; "
+                f"TESSERA_LAUNCHER=kubernetes, but no cluster was found: {error}; "
                 "run in a pod with a service account, or set KUBECONFIG"
             ) from error
-        # An outage is waited out by whoever asks, who can be stopped meanwhile.
+        # No retries here: the caller waits out an outage, and can be stopped while it waits.
         found.retries = False
         found.connection_pool_maxsize = 16
         return cls(client.ApiClient(found), namespace or here, request_timeout_s)
 
     def create_job(self, manifest: Mapping[str, Any]) -> None:
-        """Create a Job. Raises AlreadyThere, Refused or ClusterUnavailable, after which it may have been created."""
+        """Create a Job. Raises AlreadyThere, Refused, or ClusterUnavailable, and then it may exist all the same."""
         status, body = self._request("POST", self._jobs, body=manifest)
         if status == _CONFLICT and body.get("reason") == "AlreadyExists":
             raise AlreadyThere(_message(body))
@@ -141,21 +141,21 @@ class Cluster:
         return self._list(self._pods, {"labelSelector": selector})
 
     def events(self) -> list[Object]:
-        """The events of the namespace about Jobs and pods; they come late, and go after an hour."""
+        """The events of the namespace about Jobs and pods; they come late, and are kept for an hour."""
         kinds = {"Job", "Pod"}
         path = f"/api/v1/namespaces/{self.namespace}/events"
         return [one for one in self._list(path, {}) if one["involvedObject"].get("kind") in kinds]
 
     def delete_job(self, name: str) -> bool:
         """Delete a Job and, in the background, its pod; False if there is none."""
-        # The API's default for Jobs leaves the pod alone, with its GPUs.
+        # The API's default for Jobs leaves the pod running, with its GPUs.
         options = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
         return self._delete(f"{self._jobs}/{name}", options)
 
     def watch(self, kind: Kind, selector: str, version: str | None) -> Iterator[Change]:
-        """What changes from `version` on, or from now on with all that is there first, until the server ends it.
+        """Changes from `version` on, or all objects and then changes, until the server ends the watch.
 
-        Returns when the watch is open. Raises WatchExpired or ClusterUnavailable, then and while it lasts.
+        Returns when the watch is open. Raises WatchExpired or ClusterUnavailable, then and during iteration.
         """
         query: dict[str, Any] = {
             "watch": "true", "labelSelector": selector, "allowWatchBookmarks": "true", "timeoutSeconds": WATCH_S,
@@ -175,21 +175,21 @@ class Cluster:
                 kind, found = change.get("type"), change.get("object") or {}
                 if kind == "ERROR":
                     self._raise_for_watch(int(found.get("code") or 500), line)
-                yield Change(str(found["metadata"]["resourceVersion"]), moves=kind != "BOOKMARK")
+                yield Change(str(found["metadata"]["resourceVersion"]), is_change=kind != "BOOKMARK")
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise ClusterUnavailable(f"a watch broke off ({type(error).__name__}): {error}") from error
+            raise ClusterUnavailable(f"a watch was cut off ({type(error).__name__}): {error}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ClusterUnavailable("a watch says what cannot be read") from error
+            raise ClusterUnavailable("a watch sent a line that cannot be read") from error
         finally:
             answer.close()
 
     def _raise_for_watch(self, status: int, body: bytes) -> NoReturn:
         if status == _GONE:
-            raise WatchExpired("the version to go on from is gone")
+            raise WatchExpired("the version to go on from has expired")
         raise ClusterUnavailable(f"the cluster refuses a watch ({status}): {body[:200].decode(errors='replace')}")
 
     def log_tail(self, pod: str, container: str) -> str | None:
-        """The end of a container's log; None if it cannot be had."""
+        """The end of a container's log; None if there is none."""
         query = {"container": container, "tailLines": 2000, "limitBytes": LOG_TAIL_BYTES}
         status, text = self._send("GET", f"{self._pods}/{pod}/log", query, None)
         if status >= 500 or status in _BUSY:
@@ -213,7 +213,7 @@ class Cluster:
                 page = {**query, "limit": PAGE} | ({"continue": token} if token else {})
                 status, body = self._request("GET", path, query=page)
                 if status == _GONE:
-                    break  # the list took so long that its version was compacted away
+                    break  # the list took so long that its version has expired
                 body = dict(_check(status, body))
                 items += body.get("items") or ()
                 token = (body.get("metadata") or {}).get("continue")
@@ -222,7 +222,7 @@ class Cluster:
 
     def _delete(self, path: str, options: Mapping[str, Any]) -> bool:
         status, body = self._request("DELETE", path, body=options)
-        if status in (_NOT_FOUND, _CONFLICT):  # gone, or another of that name: not the one that was meant
+        if status in (_NOT_FOUND, _CONFLICT):  # gone, or another one of that name
             return False
         _check(status, body)
         return True
@@ -234,7 +234,7 @@ class Cluster:
         try:
             answer = json.loads(text)
         except ValueError as error:
-            raise ClusterUnavailable(f"something in front of the cluster answers {status}, and no JSON") from error
+            raise ClusterUnavailable(f"something in front of the cluster answers {status} with no JSON") from error
         if status >= 500 or status in _BUSY:
             raise ClusterUnavailable(f"the cluster answers {status} to {method}: {_message(answer)}")
         return status, answer if isinstance(answer, dict) else {}
@@ -246,7 +246,7 @@ class Cluster:
     def _open(
         self, method: str, path: str, query: Mapping[str, Any], body: Any, *, silence_s: float | None = None
     ) -> client.rest.RESTResponse:
-        """The answer's beginning; the whole of it in time, or with `silence_s` no longer without a word than that."""
+        """Send a request and open its answer. The time limit is for all of it or, with `silence_s`, for each pause."""
         headers = {"Accept": "application/json"} | ({"Content-Type": "application/json"} if body is not None else {})
         try:
             prepared = self._api.param_serialize(

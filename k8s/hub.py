@@ -1,8 +1,8 @@
-"""Fill a volume with a model of the Hugging Face hub, once.
+"""Download a model of the Hugging Face hub to a volume, once.
 
 `python -P -m k8s.hub --repository stabilityai/stable-diffusion-xl-base-1.0 --revision COMMIT --target /models/sdxl`.
-Only what the pipeline's own model_index.json names, as safetensors in full precision, at a pinned revision. A token for
-gated repositories comes from HF_TOKEN. Render pods never do this: they see the volume read-only, and no network.
+Downloads only the parts that the pipeline's model_index.json names, as safetensors in full precision, at a pinned
+revision. HF_TOKEN gives access to gated repositories. Render pods never run it: they mount the volume read-only.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ log = structlog.get_logger("k8s.hub")
 
 
 def fetch(repository: str, revision: str, target: Path) -> bool:
-    """Have `target` hold the pipeline at this revision; False if it did already.
+    """Download the pipeline at this revision to `target`; False if it was there already.
 
-    Raises ServiceError if the hub does not give it, BadWeights if it is no pipeline or not what the hub says of it;
-    nothing half-loaded is ever marked as complete, and files that are whole are not loaded again.
+    Raises ServiceError if the hub does not deliver it, BadWeights if it is no pipeline or does not match the hub's
+    list. An incomplete download is never marked as complete; complete files are not downloaded again.
     """
     name = f"{repository}@{revision}"
 
@@ -67,13 +67,13 @@ def _load(repository: str, revision: str, target: Path) -> None:
 
 
 def _belongs(path: PurePosixPath, parts: set[str]) -> bool:
-    """Whether the engine reads this file: of a part, and not a half-precision copy, which it makes by itself."""
+    """Whether the engine reads this file: one of a part, but not a half-precision copy, which it makes by itself."""
     own = len(path.parts) == 2 and path.parts[0] in parts and path.suffix in KINDS
     return own and not path.name.endswith(".fp16.safetensors")
 
 
 def _parts(index: Path) -> set[str]:
-    """Folders of a pipeline: what its index gives a library and a class."""
+    """Folders of a pipeline: the entries of its index that have a library and a class."""
     try:
         entries = json.loads(index.read_text())
         parts = {name for name, kind in entries.items() if isinstance(kind, list) and len(kind) == 2 and all(kind)}
@@ -85,11 +85,13 @@ def _parts(index: Path) -> set[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Load one model; exits 1 with the reason on stderr."""
-    parser = argparse.ArgumentParser(prog="python -P -m k8s.hub", description=__doc__)
-    parser.add_argument("--repository", required=True, help="as in stabilityai/stable-diffusion-xl-base-1.0")
-    parser.add_argument("--revision", required=True, help="commit of the repository")
-    parser.add_argument("--target", required=True, type=Path)
+    """Download one model; exits 1 with the reason on stderr."""
+    parser = argparse.ArgumentParser(
+        prog="python -P -m k8s.hub", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repository", required=True, help="such as stabilityai/stable-diffusion-xl-base-1.0")
+    parser.add_argument("--revision", required=True, help="commit of the repository to download")
+    parser.add_argument("--target", required=True, type=Path, help="folder to download it to")
     options = parser.parse_args(arguments)
     configure_logging("auto", "info")
     try:

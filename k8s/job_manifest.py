@@ -1,7 +1,7 @@
-"""An attempt to the batch/v1 Job that runs it: one Job, one pod, started at most once. Pure.
+"""Build the batch/v1 Job that runs an attempt: one Job with one pod, started at most once. Makes no request.
 
-A plain dict rather than a model of the Kubernetes client: it is what the API reads and people print, it needs no client
-to be tested, and a field that is newer than the client is not lost.
+The Job is a plain dict rather than a model of the Kubernetes client: the API reads it and people print it as it is,
+tests need no client, and a field that is newer than the client is not lost.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MANIFEST_ANNOTATION = "tessera/manifest-digest"
 
 SCRATCH_PATH = "/scratch"
 
-# What a pod reads of the deployment's settings, beside the Redis URL.
+# Which of the deployment's settings a pod reads, besides the Redis URL.
 FOR_PODS = (
     "redis_ca",
     "redis_cert",
@@ -60,10 +60,10 @@ def job_manifest(
     """The Job of an attempt.
 
     Args:
-        spec: what to render and how, as the ledger has it; it alone decides what is the same attempt.
-        pod: what the cluster needs to know.
-        settings: the deployment, for the pod's environment; nothing secret of it gets into the manifest.
-        avoid_nodes: names of nodes that this pod must not run on.
+        spec: what to render and how, as recorded in the ledger; attempts with equal specs are the same.
+        pod: how pods look in this deployment's cluster.
+        settings: the deployment's, for the pod's environment; no secret of it gets into the Job.
+        avoid_nodes: names of nodes that the pod must not run on.
     """
     labels = _labels(spec, settings.redis_prefix)
     annotations = {
@@ -72,7 +72,7 @@ def job_manifest(
         DIGEST_ANNOTATION: spec.digest,
     }
     template = merged(_template(spec, pod, settings, tuple(avoid_nodes)), pod.template)
-    # What finds and ends the pod is not for the template to change.
+    # The template must not change how the pod is found and how it ends.
     template["metadata"]["labels"] = {**template["metadata"].get("labels", {}), **labels}
     template["spec"]["restartPolicy"] = "Never"
     queue = {"kueue.x-k8s.io/queue-name": pod.kueue_queue, "kueue.x-k8s.io/priority-class": pod.kueue_priority_class}
@@ -143,10 +143,10 @@ def _template(spec: AttemptSpec, pod: PodSettings, settings: Settings, avoid_nod
     }
     pod_spec: dict[str, Any] = {
         "restartPolicy": "Never",
-        "activeDeadlineSeconds": math.ceil(spec.deadline_s),  # of the pod: a Job's counts waiting too
+        "activeDeadlineSeconds": math.ceil(spec.deadline_s),  # the pod's: a Job's deadline would count waiting too
         "terminationGracePeriodSeconds": pod.grace_s,
         "automountServiceAccountToken": False,
-        # A Service called tessera-x in the namespace would put TESSERA_X_PORT into the environment.
+        # Otherwise a Service called tessera-x would put TESSERA_X_PORT into the environment.
         "enableServiceLinks": False,
         "securityContext": {
             "runAsNonRoot": True,
@@ -165,7 +165,7 @@ def _template(spec: AttemptSpec, pod: PodSettings, settings: Settings, avoid_nod
         init |= {
             "name": WEIGHTS_CONTAINER,
             "command": fetch,
-            # A pod asks for the larger of what its init containers and its containers ask for, so this costs nothing.
+            # A pod requests the larger of what its init containers and its containers request, so this costs nothing.
             "resources": {"requests": dict(pod.requests), "limits": dict(pod.limits)},
             "volumeMounts": [*writable, {"name": "models", "mountPath": MODELS_PATH}],
         }
@@ -204,7 +204,7 @@ def _container(pod: PodSettings, settings: Settings, spec: AttemptSpec) -> dict[
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        # The last lines of the log stand in for a report that was not written.
+        # If no report was written, the last lines of the log take its place.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     if pod.image_pull_policy:
@@ -219,7 +219,7 @@ def _environment(pod: PodSettings, settings: Settings, spec: AttemptSpec) -> lis
     names = [variable_name(name) for name in FOR_PODS]
     deployment = {name: variables[name] for name in names if name in variables}
     url = settings.redis_url.get_secret_value()
-    if "@" not in url and not pod.env_from_secrets:  # a Secret may hold it all the same, and `env` would win
+    if "@" not in url and not pod.env_from_secrets:  # otherwise a Secret may have it, which `env` would override
         deployment["TESSERA_REDIS_URL"] = url
     plain = {
         "HOME": SCRATCH_PATH,
@@ -253,7 +253,7 @@ def _resources(pod: PodSettings, spec: AttemptSpec) -> dict[str, Any]:
 
 
 def _redis_secrets(pod: PodSettings) -> list[tuple[str, str, str]]:
-    """Volume, path and Secret of what TLS needs."""
+    """Volume, path and Secret of each file that TLS to Redis needs."""
     parts = (
         ("redis-ca", REDIS_CA_PATH, pod.redis_ca_secret),
         ("redis-client", REDIS_CLIENT_PATH, pod.redis_client_secret),
@@ -280,10 +280,10 @@ def _volumes(pod: PodSettings) -> tuple[list[dict[str, Any]], bool]:
 
 
 def _affinity_without(affinity: dict[str, Any], nodes: tuple[str, ...]) -> dict[str, Any]:
-    """`affinity` with `nodes` ruled out; the terms of a node affinity are alternatives, so each of them gets it."""
+    """`affinity` without `nodes`. The terms of a node affinity are alternatives, so each of them excludes the nodes."""
     if not nodes:
         return affinity
-    # One value a requirement is all that matchFields takes.
+    # matchFields takes only one value in each requirement.
     away = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in sorted(set(nodes))]
     node_affinity = affinity.get("nodeAffinity", {})
     required = node_affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {})

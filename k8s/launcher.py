@@ -1,4 +1,4 @@
-"""Attempts in a Kubernetes cluster: `pipeline.records.attempt.Launcher` by Jobs of one pod each."""
+"""Runs attempts in a Kubernetes cluster: a `pipeline.records.attempt.Launcher` that makes Jobs of one pod each."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ log = structlog.get_logger(__name__)
 class KubernetesLauncher:
     """A `Launcher` over one namespace. Safe to share between threads.
 
-    The cluster is the memory. What is kept here is only what it forgets: an end that was seen (its pod may be gone at
-    the next look), a refusal to take a Job, and nodes whose GPUs proved bad, for a while.
+    The cluster holds the state. Kept here is only what it forgets: an end that was observed (the pod may be gone at
+    the next look), a Job that it refused, and for a while the nodes with bad GPUs.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class KubernetesLauncher:
         return cls(Cluster.connected(pod.namespace, pod.request_timeout_s), settings, pod, save_log=save)
 
     def launch(self, spec: AttemptSpec) -> LaunchResult:
-        """Create the attempt's Job, or adopt the one that carries this very spec."""
+        """Create the attempt's Job, or adopt the one that has exactly this spec."""
         manifest = job_manifest(
             spec, self._pod, self._settings, avoid_nodes={*spec.avoid_nodes, *self._nodes_to_avoid()}
         )
@@ -98,8 +98,8 @@ class KubernetesLauncher:
         except AlreadyThere:
             return self._adopt(spec)
         except Refused as error:
-            # The attempt has ended before it began. The next look shows it so; a worker that does not know about it
-            # sees that it is not there.
+            # The attempt has ended before it began, and the next look of this worker shows that. Another worker sees
+            # that there is no such attempt.
             log.warning("cluster refused a Job", name=spec.name, reason=str(error))
             code = Code.ADMISSION_DENIED if error.denied else Code.CONFIG_ERROR
             ended = AttemptOutcome(code, redacted(str(error)))
@@ -117,7 +117,7 @@ class KubernetesLauncher:
         found = annotations.get(DIGEST_ANNOTATION, "none")
         if found != spec.digest:
             try:
-                # A spec that another version wrote hashes differently there; as we read it, it may be the same.
+                # Another version may have written the spec with another hash; read by us, it may be the same.
                 text = annotations.get(SPEC_ANNOTATION, "")
                 found = read_record(AttemptSpec, text, what=f"the spec of Job {spec.name}").digest
             except RecordTooNew:
@@ -129,8 +129,8 @@ class KubernetesLauncher:
         return LaunchResult.ADOPTED
 
     def observe(self) -> Mapping[str, Observation]:
-        """Every attempt of this deployment, from one LIST of pods and one of Jobs, and events where they explain."""
-        # Pods first: a Job that has lost its pod says why, if it is asked afterwards.
+        """Every attempt of this deployment, from one list of pods and one of Jobs, with events if they explain more."""
+        # Pods first: if a pod is gone by then, its Job, which is listed later, says why.
         pods: dict[str, list[Object]] = defaultdict(list)
         for pod in self._cluster.pods(self._selector):
             labels = pod["metadata"].get("labels") or {}
@@ -148,7 +148,7 @@ class KubernetesLauncher:
         return seen
 
     def quiet_since(self, moment: float) -> bool:
-        """Whether watches on Jobs and pods are open and have heard nothing since `moment` (time.monotonic())."""
+        """Whether watches on Jobs and pods are open and have reported no change since `moment` (time.monotonic())."""
         return all(watch.quiet_since(moment) for watch in self._watches)
 
     def close(self) -> None:
@@ -157,9 +157,9 @@ class KubernetesLauncher:
             watch.close()
 
     def delete(self, name: str) -> None:
-        """Delete the attempt's Job and pod in the background; the log of one that failed is saved before.
+        """Delete the attempt's Job and pod in the background; the log of a failed one is saved first.
 
-        A pod that somebody parted from its Job is left: it ends by itself when its claim or its batch has ended.
+        A pod that somebody detached from its Job is left: it ends by itself when its claim or its batch has ended.
         """
         with self._lock:
             end, self._refused = self._ended.get(name), {k: v for k, v in self._refused.items() if k != name}
@@ -174,11 +174,11 @@ class KubernetesLauncher:
         now = self._now()
         if _wants_events(reading, pods) and self._refresh_events(fresh=reading.phase is AttemptPhase.ENDED):
             reading = read(job, pods, self._events.get(name, ())) or reading
-        reading = reading.by(now, self._pod.clocks)
+        reading = reading.at(now, self._pod.clocks)
         waits = reading.phase is AttemptPhase.PENDING and all(deleted_at(pod) is None for pod in pods)
         if job is None and (waits or reading.phase is AttemptPhase.ENDED):
-            # Its Job is gone, and nothing of it runs, or ever will: a pod that begins now is refused its claim. What is
-            # on a lost node, nobody can do more about.
+            # Its Job is gone and nothing of it runs or will: a pod that starts now is refused its claim. Nothing more
+            # can be done about a pod on a lost node.
             return None
         metadata = (job or pods[0])["metadata"]
         index = (metadata.get("labels") or {}).get(JOB_LABEL, "")
@@ -211,14 +211,14 @@ class KubernetesLauncher:
             return list(self._bad_nodes)
 
     def _refresh_events(self, *, fresh: bool) -> bool:
-        """Have events no older than the interval, or taken just now; False if nothing was asked."""
+        """List events again if those here are too old; False if they were not listed."""
         age_s = time.monotonic() - self._events_at
         if age_s < (self._settings.observe_s if fresh else EVENTS_EVERY_S):
             return False
         try:
             events = self._cluster.events()
         except ServiceError as error:
-            # They only explain. Whoever asked next tries again.
+            # They only explain; the next look tries again.
             log.warning("events could not be listed", reason=str(error))
             return False
         found: dict[str, list[Object]] = defaultdict(list)
@@ -232,17 +232,17 @@ class KubernetesLauncher:
     def _save_end_of_log(self, name: str, end: _End) -> None:
         ended, batch = end.observation.outcome, end.observation.batch_id
         if ended is None or ended.code in (Code.SUCCEEDED, Code.NODE_LOST) or end.pod is None or batch is None:
-            return  # nobody answers for a lost node
+            return  # a lost node cannot be asked
         key = f"{BatchObjects(batch).root}logs/{end.observation.job_index or 0:05d}-{end.number}.log"
         try:
-            pod = self._cluster.pod(end.pod)  # its containers may have said more since the end was seen
+            pod = self._cluster.pod(end.pod)  # more of its containers may have ended since
             failed = (failed_containers(pod) or [CONTAINER]) if pod is not None else []
             tails = {container: self._cluster.log_tail(end.pod, container) for container in failed}
             text = "\n".join(_titled(tail, container, len(tails)) for container, tail in tails.items() if tail)
             if text:
                 self._save_log(key, redacted(text))
         except ServiceError as error:
-            # GPUs that an ended attempt still holds cost more than its log is worth.
+            # Go on and free the GPUs: they are worth more than the log.
             log.warning("log could not be saved", name=name, reason=str(error))
         else:
             log.info("log saved" if text else "no log to save", name=name, key=key)
@@ -253,7 +253,7 @@ def _titled(tail: str, container: str, of: int) -> str:
 
 
 def _spec(job: Object | None) -> AttemptSpec | None:
-    """The spec that a Job carries, if it does and this version can read it."""
+    """The spec in a Job's annotation, if there is one that this version can read."""
     metadata = (job or {}).get("metadata", {})
     text = (metadata.get("annotations") or {}).get(SPEC_ANNOTATION)
     try:
@@ -263,7 +263,7 @@ def _spec(job: Object | None) -> AttemptSpec | None:
 
 
 class _End:
-    """An end that was seen, of one Job by its UID."""
+    """An end that was observed, of the Job with this UID."""
 
     def __init__(self, observation: Observation, uid: str, number: str, pod: str | None) -> None:
         self.observation, self.uid, self.number, self.pod = observation, uid, number, pod
@@ -274,7 +274,7 @@ class _End:
 
 
 def _wants_events(reading: Reading, pods: list[Object]) -> bool:
-    """Whether events may say more: a refused pod, a volume or image that does not come, a pod that is gone."""
+    """Whether events may explain more: a refused pod, a volume or image that is missing, a pod that is gone."""
     if reading.phase is AttemptPhase.ENDED:
         return not pods and reading.code is not Code.SUCCEEDED
     return reading.phase is not AttemptPhase.RUNNING and reading.code is not Code.UNSCHEDULABLE

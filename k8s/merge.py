@@ -1,11 +1,11 @@
-"""Lay one Kubernetes object over another: mappings by key, lists of named things by name, null removes. Pure."""
+"""Merge one Kubernetes object into another: mappings by key, lists of named items by name; null removes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# Lists that are merged item by item, and the field that tells items apart; all other lists are replaced whole.
+# Lists that are merged item by item, and the field that identifies an item; all other lists are replaced.
 MERGE_KEYS = {
     "containers": "name",
     "initContainers": "name",
@@ -17,12 +17,12 @@ MERGE_KEYS = {
 
 
 def merged(base: Any, patch: Any) -> Any:
-    """`base` with `patch` laid over it; neither is changed. `patch` must have no `problems`."""
+    """`base` with `patch` merged into it; both stay as they are. `patch` must have no `problems`."""
     return _merged(base, patch, key=None)
 
 
 def problems(patch: Any, where: str = "") -> Iterator[str]:
-    """Items of merged lists that cannot be told apart, by path."""
+    """What cannot be merged, by path: items of merged lists that have no name."""
     if not isinstance(patch, Mapping):
         return
     for key, value in patch.items():

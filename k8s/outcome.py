@@ -1,8 +1,8 @@
-"""What became of one attempt, from what the cluster says of its Job, its pod and the events about both. Pure.
+"""What became of one attempt, from its Job, its pod and the events about both. Makes no request.
 
-Nothing is over while a pod of it may run. What is over is judged in this order: the program's own word of success; the
-Job's reason, which outlives the pod and decides between disruption and failure; the pod's reason; and then the first
-container that ended badly speaks.
+An attempt has not ended while a pod of it may run. How it ended is decided in this order: the program's own report of
+success; the Job's reason, which outlives the pod and distinguishes disruption from failure; the pod's reason; and last
+the first container that failed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _DISRUPTIONS = {
     "DeletionByPodGC": Code.NODE_LOST,
 }
 
-# Why a kubelet failed a pod, where the reason is the pod's and not a container's.
+# Why a kubelet failed a pod, where the reason is in the pod's status and not in a container's.
 _POD_REASONS = {
     "DeadlineExceeded": Code.DEADLINE,
     "NodeLost": Code.NODE_LOST,
@@ -57,26 +57,26 @@ _CONTAINER_REASONS = {
 }
 
 _SIGKILL_EXIT = 137
-# The rank that was killed need not be the first that torchrun noticed; its summary names each.
+# torchrun may notice another rank first; its summary names every rank that was killed.
 _RANK_KILLED = re.compile(r"exitcode\s*:\s*-9\b")
-# Older kubelets, and those without the gate, do not mark such a pod as disrupted.
+# Older kubelets, and those without the feature gate, do not mark such a pod as disrupted.
 _NODE_SHORT = re.compile(r"node was low on resource|node had condition", re.IGNORECASE)
 _NO_DEVICES = re.compile(r"gpu|devices? (is |are )?unavailable", re.IGNORECASE)
 _EXIT_CODE = re.compile(r"failed with exit code (\d+)")
 
 
 def read(job: Object | None, pods: Sequence[Object], events: Sequence[Object]) -> Reading | None:
-    """What is known of an attempt; None if nothing of it exists.
+    """What the cluster says about an attempt; None if nothing of it exists.
 
     Args:
         job: the Job, or None if it is gone.
-        pods: the pods with its name in their label; under our policy there is at most one.
+        pods: the pods of that Job; our policy allows one.
         events: those about the Job and its pods; any of them may be missing.
     """
     in_order = sorted(pods, key=lambda one: metadata(one).get("creationTimestamp") or "")
     live = [pod for pod in in_order if not is_over(pod)]
     if live:
-        return with_live_pod(job, live[0], events)  # the oldest: what was made in its place cannot get its claim
+        return with_live_pod(job, live[0], events)  # the oldest: a later one cannot get its claim
     pod = in_order[-1] if in_order else None
     if job is None:
         return None if pod is None else _of_pod(pod, None, events, disruption_counts=True)
@@ -96,7 +96,7 @@ def read(job: Object | None, pods: Sequence[Object], events: Sequence[Object]) -
 
 
 def _replaces_disrupted(job: Object) -> bool:
-    """Whether it is a Job of an older policy, which does not end with its pod."""
+    """Whether the Job has an older policy, by which it does not end with its pod."""
     rules = (spec(job).get("podFailurePolicy") or {}).get("rules") or ()
     return any(
         rule.get("action") == "Ignore"
@@ -108,12 +108,12 @@ def _replaces_disrupted(job: Object) -> bool:
 def _of_failed_job(failed: Object, pod: Object | None, events: Sequence[Object]) -> Reading:
     reason, message = failed.get("reason"), failed.get("message") or ""
     by_exit_code = _EXIT_CODE.search(message) if reason == "PodFailurePolicy" else None
-    if reason == "PodFailurePolicy" and by_exit_code is None:  # our policy has two rules
+    if reason == "PodFailurePolicy" and by_exit_code is None:  # the other of our two rules
         return _disrupted(pod, events, message)
     if reason == "DeadlineExceeded":
         return _ended(Code.DEADLINE, message, pod)
     if pod is not None:
-        # A pod that had finished may be marked as disrupted later; the Job knows better.
+        # A pod that had ended may be marked as disrupted later; the Job's reason is right.
         return _of_pod(pod, None, events, disruption_counts=False)
     if by_exit_code:
         return Reading(AttemptPhase.ENDED, message, Code.CONFIG_ERROR, exit_code=int(by_exit_code[1]))
@@ -122,9 +122,9 @@ def _of_failed_job(failed: Object, pod: Object | None, events: Sequence[Object])
         (("Evicted",), None),
         (("Killing",), Code.DELETED),
     ):
-        if told := event(events, "Pod", kinds):
-            words = told.get("message") or ""
-            return Reading(AttemptPhase.ENDED, f"the pod is gone: {words}", code or _evicted(words))
+        if last := event(events, "Pod", kinds):
+            text = last.get("message") or ""
+            return Reading(AttemptPhase.ENDED, f"the pod is gone: {text}", code or _evicted(text))
     return Reading(AttemptPhase.ENDED, f"the pod is gone, and the Job says only {reason}: {message}", Code.UNKNOWN)
 
 
@@ -133,18 +133,18 @@ def _disrupted(pod: Object | None, events: Sequence[Object], message: str) -> Re
     if target is not None:
         code = _DISRUPTIONS.get(str(target.get("reason")), Code.EVICTED)
         return _ended(code, f"{target.get('reason')}: {target.get('message')}", pod)
-    # The Job does not say which disruption it was. Events may, for an hour; a drain leaves none.
+    # The Job does not say which disruption it was. For an hour events may; a drain leaves none.
     for kinds, code in ((("Preempted",), Code.PREEMPTED), (("TaintManagerEviction", "NodeNotReady"), Code.NODE_LOST)):
-        if told := event(events, "Pod", kinds):
-            return Reading(AttemptPhase.ENDED, f"{told.get('reason')}: {told.get('message')}", code)
+        if last := event(events, "Pod", kinds):
+            return Reading(AttemptPhase.ENDED, f"{last.get('reason')}: {last.get('message')}", code)
     return Reading(AttemptPhase.ENDED, message, Code.EVICTED)
 
 
 def _of_pod(pod: Object, job: Object | None, events: Sequence[Object], *, disruption_counts: bool) -> Reading:
-    """How a pod ended that is over."""
+    """How a pod that has ended did so."""
     report = _report(pod)
     succeeded = status(pod).get("phase") == "Succeeded"
-    # A sidecar that ended badly makes the pod Failed, and the render no less done.
+    # A sidecar that failed makes the pod Failed, but the render may have succeeded.
     done = succeeded or any(name == CONTAINER and end.get("exitCode") == 0 for name, end in ends(pod))
     if done and report is not None and report.code is Code.SUCCEEDED:
         return _ended(Code.SUCCEEDED, report.message, pod)
@@ -156,11 +156,9 @@ def _of_pod(pod: Object, job: Object | None, events: Sequence[Object], *, disrup
         return _ended(_POD_REASONS[reason], message or reason, pod)
     if reason == "Evicted":
         return _ended(_evicted(message), message, pod)
-    if reason == "UnexpectedAdmissionError" and _NO_DEVICES.search(
-        message
-    ):  # a device went bad after the pod was placed
+    if reason == "UnexpectedAdmissionError" and _NO_DEVICES.search(message):  # a GPU failed after the pod was scheduled
         return _ended(Code.GPU_UNHEALTHY, message, pod)
-    if reason.startswith("OutOf"):  # two schedulers' decisions met on one node
+    if reason.startswith("OutOf"):  # two pods were scheduled onto one node at once
         return _ended(Code.EVICTED, message or reason, pod)
     if deleted_at(pod) is not None:
         return _ended(Code.DELETED, "the pod was deleted", pod)
@@ -172,23 +170,23 @@ def _of_pod(pod: Object, job: Object | None, events: Sequence[Object], *, disrup
 
 
 def _evicted(message: str) -> Code:
-    """Why a kubelet evicted a pod and did not call it a disruption: the node was short, or the pod over a limit."""
+    """Why a kubelet evicted a pod: the node was short of something, or the pod was over a limit of its own."""
     return Code.EVICTED if _NODE_SHORT.search(message) else Code.STORAGE
 
 
 def _was_over(pod: Object, target: Object) -> bool:
-    """Whether the pod had ended before it was marked as disrupted, as one that finished on a node that goes later."""
+    """Whether the pod had ended before it was marked as disrupted, because its node was removed later."""
     if any((one.get("state") or {}).get("running") for one in containers(pod)):
-        return False  # its node was lost before it could say more
+        return False  # its node was lost before it could report the end
     marked = target.get("lastTransitionTime") or ""
     finished = [end.get("finishedAt") or "" for _, end in ends(pod)]
     return bool(marked and finished) and max(finished) < marked
 
 
-def _of_containers(pod: Object, report: PodReport | None, said: str) -> Reading:
+def _of_containers(pod: Object, report: PodReport | None, why: str) -> Reading:
     bad = _first_bad(pod)
     if bad is None:
-        return _ended(report.code if report else Code.UNKNOWN, said or "the pod failed and no container says why", pod)
+        return _ended(report.code if report else Code.UNKNOWN, why or "the pod failed and no container says why", pod)
     name, end = bad
     exit_code, reason = end.get("exitCode"), end.get("reason")
     message = (end.get("message") or "").strip()
@@ -207,11 +205,11 @@ def _of_containers(pod: Object, report: PodReport | None, said: str) -> Reading:
         return _ended(Code.KILLED, f"{what}: a process of it was killed by signal 9; was memory short?", pod)
     if message and report is None:
         return _ended(Code.ENGINE_ERROR, message, pod)
-    return _ended(Code.UNKNOWN, f"{what} and {'a report of success' if report else 'left no word'}", pod)
+    return _ended(Code.UNKNOWN, f"{what} and {'a report of success' if report else 'no report'}", pod)
 
 
 def _first_bad(pod: Object) -> tuple[str, Object] | None:
-    """The name and end of the container that ended badly first."""
+    """The name and end of the container that failed first."""
     bad = [(name, end) for name, end in ends(pod) if end.get("exitCode") != 0]
     return min(bad, key=lambda one: one[1].get("finishedAt") or "", default=None)
 

@@ -1,6 +1,6 @@
-"""How a render pod looks in this deployment's cluster: the JSON of TESSERA_POD, checked once.
+"""How a render pod looks in this deployment's cluster: the settings in TESSERA_POD, checked once.
 
-What a render needs (ranks, image, deadline) is in the attempt's spec; here is what only the cluster cares about.
+What a render needs (ranks, image, deadline) is in the attempt's spec; here is what only the cluster needs to know.
 """
 
 from __future__ import annotations
@@ -39,23 +39,21 @@ class WeightsCache(_Part):
 
 
 class Clocks(_Part):
-    """How long an attempt may wait for what, each counted by itself. Running time is the spec's deadline."""
+    """How long an attempt may wait, each kind of wait by itself. The time it may run is the spec's deadline."""
 
     quota_s: float | None = Field(None, gt=0, description="For quota (Kueue, ResourceQuota); none waits for ever.")
     node_s: float | None = Field(24 * 3600, gt=0, description="For a node; none waits for ever.")
-    start_s: float = Field(
-        900, ge=0, description="With an image that cannot be pulled, a volume or a Secret that is not there."
+    start_s: float = Field(900, ge=0, description="For an image, a volume or a Secret that is missing.")
+    admission_s: float = Field(
+        120, ge=0, description="For a pod that the cluster refuses for another reason than quota."
     )
-    admission_s: float = Field(120, ge=0, description="While the cluster refuses to make the pod, quota apart.")
-    node_lost_s: float = Field(120, ge=0, description="For the end of a pod that its node no longer reports on.")
+    node_lost_s: float = Field(120, ge=0, description="For the end of a pod whose node no longer reports.")
 
 
 class PodSettings(_Part):
-    """Everything about a pod that is not the render itself."""
+    """Everything about a pod except what it renders."""
 
-    namespace: str | None = Field(
-        None, description="Where pods run; none is where the worker runs, or the kubeconfig's."
-    )
+    namespace: str | None = Field(None, description="Namespace of pods; by default the worker's, or the kubeconfig's.")
     service_account: str | None = Field(None, description="Service account of the pod; its token is never mounted.")
     image_pull_secrets: tuple[str, ...] = Field((), description="Secrets to pull the image with.")
     image_pull_policy: str | None = Field(None, description="Always, IfNotPresent or Never; none is Kubernetes' own.")
@@ -69,38 +67,42 @@ class PodSettings(_Part):
     redis_client_secret: str | None = Field(
         None, description="Secret with those of TESSERA_REDIS_CERT and _KEY, mounted at /etc/tessera/redis-client."
     )
-    env: dict[str, str] = Field(default_factory=dict, description="More variables, nothing secret: NCCL_DEBUG, say.")
-    gpu_resource: str = Field("nvidia.com/gpu", description="What a GPU is called in requests.")
+    env: dict[str, str] = Field(
+        default_factory=dict, description="More variables, none of them secret, such as NCCL_DEBUG."
+    )
+    gpu_resource: str = Field("nvidia.com/gpu", description="Name of the GPU resource.")
     requests: dict[str, str] = Field(
-        default_factory=lambda: {"cpu": "16", "memory": "128Gi"}, description="CPU and memory asked for, GPUs apart."
+        default_factory=lambda: {"cpu": "16", "memory": "128Gi"}, description="Requested CPU and memory, without GPUs."
     )
     limits: dict[str, str] = Field(
-        default_factory=lambda: {"memory": "128Gi"}, description="Its limits, GPUs apart; shm counts against memory."
+        default_factory=lambda: {"memory": "128Gi"}, description="Limits, without GPUs; shm counts as memory."
     )
     shm_size: str = Field(
         "8Gi", pattern=_KUBERNETES_QUANTITY, description="Memory-backed /dev/shm; NCCL needs over 64 Mi."
     )
     scratch_size: str = Field("20Gi", pattern=_KUBERNETES_QUANTITY, description="Limit of the scratch volume.")
-    user: int = Field(10001, ge=1, description="User and group that it runs as.")
+    user: int = Field(10001, ge=1, description="User and group of the pod.")
     models_claim: str | None = Field(None, description="PersistentVolumeClaim with the weights, mounted read-only.")
     models_image: str | None = Field(None, description="Image volume with the weights (Kubernetes 1.33 and later).")
     models_cache: WeightsCache | None = Field(None, description="Node-local copy of weights that lie in the bucket.")
     node_selector: dict[str, str] = Field(default_factory=dict, description="Labels that its node must have.")
-    tolerations: tuple[dict[str, Any], ...] = Field((), description="Taints that it puts up with.")
+    tolerations: tuple[dict[str, Any], ...] = Field((), description="Taints that it tolerates.")
     affinity: dict[str, Any] = Field(default_factory=dict, description="As Kubernetes writes it.")
     priority_class: str | None = Field(None, description="PriorityClass of the pod.")
-    runtime_class: str | None = Field(None, description="RuntimeClass of the pod; nvidia, say.")
-    kueue_queue: str | None = Field(None, description="LocalQueue of Kueue; the Job is made suspended and waits there.")
+    runtime_class: str | None = Field(None, description="RuntimeClass of the pod, such as nvidia.")
+    kueue_queue: str | None = Field(
+        None, description="LocalQueue of Kueue; the Job is created suspended and waits there."
+    )
     kueue_priority_class: str | None = Field(None, description="WorkloadPriorityClass of Kueue.")
     labels: dict[str, str] = Field(default_factory=dict, description="More labels of Job and pod.")
     annotations: dict[str, str] = Field(default_factory=dict, description="More annotations of the pod.")
-    ttl_s: int = Field(24 * 3600, ge=60, description="How long a Job that ended may lie about if nobody deletes it.")
+    ttl_s: int = Field(24 * 3600, ge=60, description="How long a Job that ended is kept if nobody deletes it.")
     grace_s: int = Field(60, gt=TORCHRUN_RESERVE_S, description="From SIGTERM to SIGKILL.")
     template: dict[str, Any] = Field(
         default_factory=dict,
-        description="Merged by key into the pod template at last: metadata and spec. null removes.",
+        description="Merged by key into the finished pod template: metadata and spec. null removes.",
     )
-    clocks: Clocks = Field(Clocks(), description="How long it may wait for what; see outcomes.md.")
+    clocks: Clocks = Field(Clocks(), description="Limits on waiting; see outcomes.md.")
     request_timeout_s: float = Field(15, gt=0, description="Longest time for one request to the cluster.")
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""What one look at an attempt says, before any clock: a phase, and its name if it has ended or waits too long."""
+"""What one look at an attempt shows, before limits on waiting apply; and access to fields of the API's objects."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from k8s.pod import Clocks
 from pipeline.process.redact import redacted
 from pipeline.records.attempt import AttemptOutcome, AttemptPhase, Code, PodReport
 
-# An object as the API's JSON has it. Absent, null and empty mean the same there.
+# An object in the API's JSON. There, a field that is absent, null or empty means the same.
 Object = Mapping[str, Any]
 
 REASON_LIMIT = 2000
 
-# What NVIDIA's container toolkit says, through the runtime, when it cannot give a container its GPUs.
+# From messages of NVIDIA's container toolkit, through the runtime, when it cannot give a container its GPUs.
 NO_DEVICE = re.compile(r"nvidia-container|nvml|CDI device", re.IGNORECASE)
 
 
 class Clock(StrEnum):
-    """What an attempt may be waiting for; each is counted by itself. The names are those of `Clocks`."""
+    """What an attempt may wait for; each has a limit of its own. The values are names of fields of `Clocks`."""
 
     QUOTA = "quota_s"
     NODE = "node_s"
@@ -34,7 +34,7 @@ class Clock(StrEnum):
 
 @dataclass(frozen=True)
 class Reading:
-    """One look at one attempt. A live one has a code if there is a limit to its wait: what it would have died of."""
+    """One look at one attempt. If it waits for something, `code` is how it ends when it waits too long."""
 
     phase: AttemptPhase
     reason: str
@@ -45,8 +45,8 @@ class Reading:
     report: PodReport | None = None
     node: str | None = None
 
-    def by(self, now: datetime, clocks: Clocks) -> Reading:
-        """The same, ended if its wait has lasted too long by `now`."""
+    def at(self, now: datetime, clocks: Clocks) -> Reading:
+        """This reading at the time `now`: ended, if the attempt has waited too long."""
         if self.phase is AttemptPhase.ENDED or self.clock is None or self.since is None:
             return self
         limit_s: float | None = getattr(clocks, self.clock.value)
@@ -103,7 +103,7 @@ def about(event: Object) -> Object:
 
 
 def is_over(pod: Object) -> bool:
-    """Whether nothing of the pod runs, or ever will."""
+    """Whether nothing of the pod runs or will run."""
     return status(pod).get("phase") in ("Succeeded", "Failed")
 
 
@@ -121,7 +121,7 @@ def ends(pod: Object) -> list[tuple[str, Object]]:
 
 
 def failed_containers(pod: Object) -> list[str]:
-    """Names of those that ended badly."""
+    """Names of the containers that failed."""
     return [name for name, end in ends(pod) if end.get("exitCode") != 0]
 
 
@@ -131,7 +131,7 @@ def deleted_at(of: Object) -> datetime | None:
 
 
 def time_of(text: str | None) -> datetime | None:
-    """A time of the API's, or None."""
+    """A time in the API's format, or None."""
     return datetime.fromisoformat(text) if text else None
 
 
@@ -142,5 +142,5 @@ def event(events: Iterable[Object], kind: str, reasons: Sequence[str]) -> Object
 
 
 def _written_at(one: Object) -> str:
-    # The scheduler's events have the one, the others the other.
+    # Events of the scheduler have eventTime, others have lastTimestamp.
     return one.get("lastTimestamp") or one.get("eventTime") or metadata(one).get("creationTimestamp") or ""

@@ -1,6 +1,6 @@
-"""Print the Job of a job's latest attempt: `python -P -m k8s.show BATCH/JOB`, which is what `tessera pod` runs.
+"""Print the Kubernetes Job of a job's latest attempt: `python -P -m k8s.show BATCH/JOB`, which `tessera pod` runs.
 
-From the recorded spec and the settings of this environment, asking no cluster; with --live, as the cluster has it.
+The Job is built from the recorded spec and the settings of this environment; --live asks the cluster instead.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def latest_attempt(ledger: Ledger, ref: str) -> AttemptSpec:
 
 
 def job_to_show(settings: Settings, spec: AttemptSpec, *, live: bool) -> Mapping[str, Any]:
-    """The Job as these settings make it, or as the cluster has it. Raises SettingsError, ServiceError, RequestError."""
+    """The Job built from these settings, or the cluster's. Raises SettingsError, ServiceError, RequestError."""
     pod = pod_settings(settings)
     if not live:
         return job_manifest(spec, pod, settings)
@@ -41,15 +41,17 @@ def job_to_show(settings: Settings, spec: AttemptSpec, *, live: bool) -> Mapping
 
     job = Cluster.connected(pod.namespace, pod.request_timeout_s).job(spec.name)
     if job is None:
-        raise RequestError(f"{spec.name} is not in the cluster (any more)")
+        raise RequestError(f"{spec.name} is not in the cluster, or not any more")
     return job
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print one Job as JSON, which kubectl reads too; 2 if there is none to print."""
-    parser = argparse.ArgumentParser(prog="tessera pod", description="Print the Kubernetes Job of a job.")
-    parser.add_argument("job", help="BATCH/JOB, as in summer-catalogue/3")
-    parser.add_argument("--live", action="store_true", help="ask the cluster instead of building it from the record")
+    parser = argparse.ArgumentParser(prog="tessera pod", description="Print the Kubernetes Job of a job as JSON.")
+    parser.add_argument("job", help="which job, as BATCH/JOB: summer-catalogue/3")
+    parser.add_argument(
+        "--live", action="store_true", help="print the Job that the cluster has; else it is built from the record"
+    )
     options = parser.parse_args(arguments)
     try:
         settings = load_settings()

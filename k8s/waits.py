@@ -1,4 +1,4 @@
-"""What an attempt that has not ended is doing, and what it waits for. Pure."""
+"""What an attempt that has not ended is doing, and what it waits for. Makes no request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from k8s.reading import (
 )
 from pipeline.records.attempt import AttemptPhase, Code
 
-# Why a container does not start, by the kubelet's word, and what that comes to when it lasts.
+# Why a container does not start, by the kubelet's reason, and how the attempt ends if that lasts.
 _WAITS = {
     "ErrImagePull": Code.IMAGE_PULL,
     "ImagePullBackOff": Code.IMAGE_PULL,
@@ -35,14 +35,14 @@ _WAITS = {
     "CreateContainerConfigError": Code.CONFIG_ERROR,
     "CreateContainerError": Code.CONFIG_ERROR,
     "RunContainerError": Code.CONFIG_ERROR,
-    "CrashLoopBackOff": Code.CONFIG_ERROR,  # of a sidecar: nothing else is started again
+    "CrashLoopBackOff": Code.CONFIG_ERROR,  # of a sidecar: no other container is restarted
 }
-# ... and what no waiting mends.
+# ... and reasons that waiting does not cure.
 _INVALID = {"InvalidImageName": Code.CONFIG_ERROR}
 
 _MOUNT_EVENTS = ("FailedMount", "FailedAttachVolume", "FailedMapVolume")
 _SANDBOX_EVENTS = ("FailedCreatePodSandBox",)
-# The API tells these apart by message only.
+# The API distinguishes these only by message.
 _ABSENT_CONFIG = re.compile(r"(secret|configmap) \"[^\"]*\" not found|references non-existent", re.IGNORECASE)
 _VOLUME = re.compile(r"persistentvolumeclaim|volume node affinity|volume binding", re.IGNORECASE)
 _QUOTA = re.compile(r"exceeded quota")
@@ -51,7 +51,7 @@ _ERROR = re.compile(r"error", re.IGNORECASE)
 
 
 def without_pod(job: Object, events: Sequence[Object]) -> Reading:
-    """A Job that has no pod and is not over: suspended, refused, or just made."""
+    """A Job that has no pod and has not ended: it is suspended, its pod is refused, or it is new."""
     created = time_of(metadata(job).get("creationTimestamp"))
     if spec(job).get("suspend"):
         suspended = condition(job, "Suspended")
@@ -69,14 +69,14 @@ def without_pod(job: Object, events: Sequence[Object]) -> Reading:
 
 
 def with_live_pod(job: Object | None, pod: Object, events: Sequence[Object]) -> Reading:
-    """A pod that may still run: nothing is over while it may."""
+    """An attempt with a pod that may still run."""
     node = spec(pod).get("nodeName")
     reported = status(pod).get("phase")
-    started = reported in ("Running", "Unknown")  # nothing was heard of its node, so it may run
+    started = reported in ("Running", "Unknown")  # Unknown: its node does not report, so it may run
     if job is None or deleted_at(pod) is not None:
         why = "its Job is gone" if job is None else _why_it_ends(job, pod)
         phase = AttemptPhase.RUNNING if started else AttemptPhase.PENDING
-        # What a dead node does not report never ends by itself.
+        # Without a limit it would never end: a dead node reports nothing.
         return Reading(phase, f"the pod is ending: {why}", Code.NODE_LOST, Clock.NODE_LOST, deleted_at(pod), node=node)
     if started:
         silent = reported == "Unknown" or (condition(pod, "Ready") is None and _unready(pod))
@@ -116,15 +116,15 @@ def _starting(pod: Object, events: Sequence[Object]) -> Reading:
     for container in containers(pod):
         waiting = (container.get("state") or {}).get("waiting") or {}
         reason, message = waiting.get("reason"), waiting.get("message") or ""
-        said = f"{reason}: {message}" if message else f"{reason}"
+        why = f"{reason}: {message}" if message else f"{reason}"
         if reason in _INVALID:
-            return Reading(AttemptPhase.ENDED, said, _INVALID[reason], node=node)
+            return Reading(AttemptPhase.ENDED, why, _INVALID[reason], node=node)
         if code := _WAITS.get(str(reason)):
             if code is Code.IMAGE_PULL:
-                said = _with_pull_error(said, events)
+                why = _with_pull_error(why, events)
             elif NO_DEVICE.search(message):
                 code = Code.GPU_UNHEALTHY
-            return Reading(AttemptPhase.PENDING, said, code, Clock.START, _since(pod, events, ("Failed",)), node=node)
+            return Reading(AttemptPhase.PENDING, why, code, Clock.START, _since(pod, events, ("Failed",)), node=node)
     if mount := event(events, "Pod", _MOUNT_EVENTS):
         message = mount.get("message") or ""
         code = Code.CONFIG_ERROR if _ABSENT_CONFIG.search(message) else Code.STORAGE
@@ -143,16 +143,16 @@ def _starting(pod: Object, events: Sequence[Object]) -> Reading:
     )
 
 
-def _with_pull_error(said: str, events: Sequence[Object]) -> str:
-    """`said`, with the error: an older kubelet's back-off says only that it waits, an event before it says why."""
-    if _ERROR.search(said):
-        return said
+def _with_pull_error(reason: str, events: Sequence[Object]) -> str:
+    """`reason`, with the error: an older kubelet's back-off says only that it waits, an event before it says why."""
+    if _ERROR.search(reason):
+        return reason
     failed = [one for one in events if one.get("reason") == "Failed" and _PULL.search(one.get("message") or "")]
-    return f"{said}; {failed[-1]['message']}" if failed else said
+    return f"{reason}; {failed[-1]['message']}" if failed else reason
 
 
 def _since(pod: Object, events: Sequence[Object], reasons: Sequence[str]) -> datetime | None:
-    """When the trouble began: a large image may take its time before it."""
+    """When the problem began: pulling a large image before it may have taken long."""
     begun = [
         one.get("firstTimestamp") or one.get("eventTime")
         for one in events

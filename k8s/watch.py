@@ -1,8 +1,8 @@
-"""A hint that something moved: watches on a deployment's Jobs and pods, beside the lists that are the truth.
+"""Watches on a deployment's Jobs and pods: they say whether anything has changed since the last list.
 
-A watch hands on nothing of what it hears. It only tells whether a look that was taken at some moment may still be good,
-so that looks become rare while nothing happens. A watch that is refused, expired, broken or silent makes looks more
-frequent again, or one of them late; no look says anything else for it.
+A watch only counts changes, it does not pass on their content: lists alone are the truth. While nothing changes, they
+can be rare. If a watch is refused, expires, breaks or goes silent, lists become more frequent again, or one comes late;
+none of them becomes wrong.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 class Watch:
-    """One kind of object, listened to by a thread of its own from the first question on."""
+    """A watch on one kind of object, by a thread of its own that the first call of `quiet_since` starts."""
 
     def __init__(self, cluster: Cluster, kind: Kind, selector: str) -> None:
         self._cluster, self._kind, self._selector = cluster, kind, selector
@@ -31,19 +31,19 @@ class Watch:
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
         self._open = False
-        self._moved_at = float("-inf")
-        self._version: str | None = None  # where to go on
+        self._changed_at = float("-inf")
+        self._version: str | None = None  # to go on from
 
     def quiet_since(self, moment: float) -> bool:
-        """Whether nothing was heard to move since `moment` (as of time.monotonic()), by a watch that is open."""
+        """Whether the watch is open and has reported no change since `moment` (of time.monotonic())."""
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._listen, name=f"watch-{self._kind}", daemon=True)
                 self._thread.start()
-            return self._open and self._moved_at < moment
+            return self._open and self._changed_at < moment
 
     def close(self) -> None:
-        """Begin no other watch; one that is open ends with its connection."""
+        """Start no further watch; an open one ends with its connection."""
         self._over.set()
 
     def _listen(self) -> None:
@@ -63,18 +63,18 @@ class Watch:
             self._over.wait(pause_s)
 
     def _follow(self) -> None:
-        """One watch, until the server ends it."""
+        """Watch once, until the server ends it."""
         changes = self._cluster.watch(self._kind, self._selector, self._version)
         with self._lock:
             if self._version is None:
-                self._moved_at = time.monotonic()  # what went before it was open, nobody tells
+                self._changed_at = time.monotonic()  # it does not report what changed before it was open
             self._open = True
         try:
             for change in changes:
                 self._version = change.version
-                if change.moves:
+                if change.is_change:
                     with self._lock:
-                        self._moved_at = time.monotonic()
+                        self._changed_at = time.monotonic()
         finally:
             with self._lock:
                 self._open = False

@@ -1,7 +1,7 @@
-"""Keep model weights near the GPUs: an init container copies them from the bucket once a node, checked, under a lock.
+"""Copy model weights from the bucket to a volume near the GPUs, once a node; an init container runs it.
 
 `python -P -m k8s.weights --source models/sdxl/ --target /models`. The source holds files and a SHA256SUMS that lists
-them; its checksum names the copy that is complete.
+them. Every file is checked against it; a mark with the checksum of the list says that the copy is complete.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipeline.process.files import whole_file, write_whole
 from pipeline.process.logs import configure_logging
 
 SUMS, COMPLETE = "SHA256SUMS", ".complete"
-LOCK_WAIT_S = 3600.0  # a neighbour on this node may be copying the same weights
+LOCK_WAIT_S = 3600.0  # another pod on this node may be copying the same weights
 
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](\S.*)")
 
@@ -32,13 +32,13 @@ log = structlog.get_logger("k8s.weights")
 
 
 class BadWeights(TesseraError):
-    """What was copied is not what the list says, or the list cannot be used."""
+    """The files do not match the list of checksums, or the list cannot be used."""
 
 
 def fetch(artifacts: Artifacts, source: str, target: Path) -> int:
-    """Have `target` hold exactly the listed files; returns how many were copied, 0 if they were all there.
+    """Copy the listed files to `target`; returns how many were copied, 0 if all were there already.
 
-    Raises StoreUnavailable or BadWeights; nothing half-copied is ever marked as complete.
+    Raises StoreUnavailable or BadWeights; an incomplete copy is never marked as complete.
     """
     source = source.rstrip("/") + "/"
     sums = artifacts.get(source + SUMS)
@@ -54,10 +54,10 @@ def fetch(artifacts: Artifacts, source: str, target: Path) -> int:
 
 
 def fill_once(target: Path, name: str, fill: Callable[[], None]) -> bool:
-    """Have `target` be what `name` stands for: False if its mark says so already, else after `fill`.
+    """Call `fill` and mark `target` as holding `name`; False if the mark says so already.
 
-    Under the folder's lock, for neighbours may be filling it too. Raises what `fill` raises, then leaving no mark, or
-    BadWeights if the lock is not to be had.
+    Holds the folder's lock, because other pods may fill it too. Raises what `fill` raises, and then sets no mark, or
+    BadWeights if the lock stays taken.
     """
     target.mkdir(parents=True, exist_ok=True)
     lock = flock.acquire(target / ".lock", LOCK_WAIT_S)
@@ -98,9 +98,13 @@ def _parse_sums(text: str) -> dict[str, str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Copy the weights of one deployment; exits 1 with the reason on stderr."""
-    parser = argparse.ArgumentParser(prog="python -P -m k8s.weights", description=__doc__)
-    parser.add_argument("--source", required=True, help="folder in the bucket, relative to the deployment's prefix")
-    parser.add_argument("--target", required=True, type=Path)
+    parser = argparse.ArgumentParser(
+        prog="python -P -m k8s.weights", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--source", required=True, help="folder in the bucket with the weights, relative to the deployment's prefix"
+    )
+    parser.add_argument("--target", required=True, type=Path, help="folder to copy them to")
     options = parser.parse_args(arguments)
     try:
         settings = load_settings()

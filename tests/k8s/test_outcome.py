@@ -268,8 +268,8 @@ def test_a_wait_ends_when_its_own_clock_has_run_out(moment: str, clock: str, cod
     assert reading.since is not None
     # Every other clock has run out long ago.
     clocks = Clocks(quota_s=0.001, node_s=0.001, start_s=0, admission_s=0, node_lost_s=0).model_copy(update={clock: 60})
-    assert reading.by(reading.since + timedelta(seconds=59), clocks) == reading
-    ended = reading.by(reading.since + timedelta(seconds=61), clocks)
+    assert reading.at(reading.since + timedelta(seconds=59), clocks) == reading
+    ended = reading.at(reading.since + timedelta(seconds=61), clocks)
     assert (ended.phase, ended.code) == (AttemptPhase.ENDED, code)
     assert ended.reason.startswith(reading.reason)
 
@@ -277,13 +277,13 @@ def test_a_wait_ends_when_its_own_clock_has_run_out(moment: str, clock: str, cod
 def test_waiting_for_quota_has_no_limit_by_default() -> None:
     reading = _read("quota-exceeded/2-refused")
     assert reading is not None
-    assert reading.by(datetime(2100, 1, 1, tzinfo=UTC), Clocks()) == reading
+    assert reading.at(datetime(2100, 1, 1, tzinfo=UTC), Clocks()) == reading
 
 
 def test_a_running_pod_has_no_clock_of_ours() -> None:
     reading = _read("succeeded/2-running")
     assert reading is not None
-    assert reading.by(datetime(2100, 1, 1, tzinfo=UTC), Clocks()) == reading
+    assert reading.at(datetime(2100, 1, 1, tzinfo=UTC), Clocks()) == reading
 
 
 @pytest.mark.parametrize(
@@ -404,7 +404,7 @@ def test_a_pod_without_a_job_is_seen_until_it_is_over() -> None:
     assert reading is not None
     assert reading.phase is AttemptPhase.RUNNING
     # Nobody asked it to end, so no clock says that its node is lost.
-    assert reading.by(datetime(2100, 1, 1, tzinfo=UTC), Clocks()) == reading
+    assert reading.at(datetime(2100, 1, 1, tzinfo=UTC), Clocks()) == reading
 
 
 def test_a_job_of_a_pod_that_is_no_more_and_no_word_of_anybody_is_unknown_never_done() -> None:
