@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from pipeline.operations.retry import Retried
     from pipeline.operations.status import BatchStatus, JobStatus
     from pipeline.operations.submit import Acceptance, Submission
+    from pipeline.outputs.comparison import Difference, Likeness
     from pipeline.outputs.links import Link
-    from pipeline.outputs.replay import Difference, Likeness
     from pipeline.promptset.formats import InputFormat
     from pipeline.promptset.keywords import PictureFields
     from pipeline.promptset.row import Options, Row
@@ -59,8 +59,8 @@ _MODULES = {
         "BatchExists",
         "BatchLost",
         "LimitReached",
-        "PromptSetError",
         "NoDeployment",
+        "PromptSetError",
         "ReplayFailed",
         "RequestError",
         "RowError",
@@ -77,7 +77,7 @@ _MODULES = {
     "pipeline.operations.status": ("BatchStatus", "JobStatus"),
     "pipeline.operations.submit": ("Acceptance", "Submission"),
     "pipeline.outputs.links": ("Link",),
-    "pipeline.outputs.replay": ("Difference", "Likeness"),
+    "pipeline.outputs.comparison": ("Difference", "Likeness"),
     "pipeline.promptset.formats": ("InputFormat",),
     "pipeline.promptset.keywords": ("PictureFields",),
     "pipeline.promptset.row": ("Options", "Row"),

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.bucket import outcomes
 from pipeline.client.connect import Connection
 from pipeline.client.progress import Counter, Progress
 from pipeline.deployment.broker import PURGE, REOPEN, TICK
@@ -22,8 +23,8 @@ from pipeline.operations.purge import request_purge
 from pipeline.operations.resume import check_lost
 from pipeline.operations.retry import Retried, request_retry
 from pipeline.operations.status import BatchStatus, JobStatus, batch_status, jobs_status
-from pipeline.outputs import download
 from pipeline.outputs.contactsheet import contact_sheets
+from pipeline.outputs.download import download
 from pipeline.outputs.links import DEFAULT_LIFE, Link, links
 from pipeline.process.files import write_whole
 from pipeline.records.batch import Purge
@@ -98,11 +99,11 @@ class Batch:
     def images(self) -> Iterator[RenderedImage]:
         """Its images in the order of the rows; those that are there so far while it runs."""
         artifacts = self._connection.artifacts
-        return (RenderedImage(r, self._connection) for r in download.results(artifacts, BatchObjects(self.id)))
+        return (RenderedImage(r, self._connection) for r in outcomes.results(artifacts, BatchObjects(self.id)))
 
     def errors(self) -> Iterator[ImageFailure]:
         """The images that failed, and why."""
-        return download.failures(self._connection.artifacts, BatchObjects(self.id))
+        return outcomes.failures(self._connection.artifacts, BatchObjects(self.id))
 
     def download(self, folder: str | Path, *, progress: bool = False) -> Path:
         """Bring images, thumbnails, results.jsonl, errors.jsonl and gallery to a folder; returns the gallery's path.
@@ -113,7 +114,7 @@ class Batch:
         if status.purge:
             raise RequestError(f"batch {self.id} is being purged; what is left of it is not whole")
         with Counter(sys.stderr, f"{self.id} download", status.succeeded, quiet=not progress) as counter:
-            return download.download(self._connection.artifacts, self.id, Path(folder), lambda _: counter.advance())
+            return download(self._connection.artifacts, self.id, Path(folder), lambda _: counter.advance())
 
     def links(self, life: timedelta = DEFAULT_LIFE) -> Iterator[Link]:
         """A link to each image that is there, which works without credentials until it expires, after 7 days at most.
@@ -122,7 +123,7 @@ class Batch:
         """
         self.status()
         artifacts = self._connection.artifacts
-        return links(artifacts, download.results(artifacts, BatchObjects(self.id)), life)
+        return links(artifacts, outcomes.results(artifacts, BatchObjects(self.id)), life)
 
     def contact_sheets(self, output: str | Path, *, columns: int = 6, rows: int = 8) -> list[Path]:
         """Write its images small on pages of `columns` x `rows`: `output`, output-002 and so on; returns the paths.
@@ -131,8 +132,8 @@ class Batch:
         """
         self.status()
         artifacts = self._connection.artifacts
-        images = download.results(artifacts, BatchObjects(self.id))
-        fetch = partial(download.small_bytes, artifacts)
+        images = outcomes.results(artifacts, BatchObjects(self.id))
+        fetch = partial(outcomes.thumbnail_bytes, artifacts)
         return list(contact_sheets(images, fetch, Path(output), columns=columns, rows=rows))
 
     def retry(self, *codes: str) -> Retried:
@@ -187,7 +188,7 @@ class RenderedImage:
 
     def bytes(self) -> bytes:
         """The file, checked against its recorded digest."""
-        return download.image_bytes(self._connection.artifacts, self.result)
+        return outcomes.image_bytes(self._connection.artifacts, self.result)
 
     def open(self) -> Image:
         """The image for Pillow."""

@@ -30,7 +30,7 @@ from pipeline.operations.purge import is_purged
 from pipeline.operations.resume import take_up, unknown_batches
 from pipeline.operations.status import BatchStatus, batch_status
 from pipeline.operations.submit import TIMEOUT_S, Acceptance, Submission, accept, checked_options
-from pipeline.outputs.replay import row_of
+from pipeline.outputs.extract import row_of
 from pipeline.process.deadline import Deadline, OutOfTime
 from pipeline.promptset.formats import InputFormat
 from pipeline.promptset.keywords import PictureFields

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.outcomes import image_if_there
 from pipeline.client.batch import Batch, RenderedImage
 from pipeline.errors import ReplayFailed, RequestError
-from pipeline.outputs.download import image_if_there
-from pipeline.outputs.replay import Difference, Likeness, Recorded, differences, likeness, records_in
+from pipeline.outputs.comparison import Difference, Likeness, differences, likeness
+from pipeline.outputs.extract import Recorded, records_in
 from pipeline.records.results import ImageResult
 
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.outcomes import failures
 from pipeline.errors import RequestError, StaleWrite
 from pipeline.ledger import Ledger
-from pipeline.outputs.download import failures
 from pipeline.records.batch import changed
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import is_retried

@@ -1,4 +1,4 @@
-"""What people take away: downloads, the gallery, contact sheets, links, replays, the timeline of an attempt.
+"""What people take away: downloads, the gallery, contact sheets, links, rows of rendered images, timelines.
 
 Does not belong here: anything that changes a batch (operations).
 """

@@ -1,4 +1,4 @@
-"""Contact sheets: the thumbnails of a batch on pages, with what each image is called below it."""
+"""Contact sheets: the thumbnails of a batch on pages, with the name of each image below it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def contact_sheets(
         fetch: the bytes of an image's thumbnail, or of the image itself.
         output: file of the first page; its suffix says the format.
 
-    Raises RequestError for a suffix or a grid that cannot be, and if there is no image.
+    Raises RequestError for a suffix or a grid that is not possible, and if there is no image.
     """
     kind = _FORMATS.get(output.suffix.lower())
     if kind is None:
@@ -74,7 +74,7 @@ def _sheet(page: Sequence[ImageResult], bodies: Iterable[bytes], columns: int) -
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The text, cut where it would reach into the next cell."""
+    """The text, cut off before it would reach into the next cell."""
     text = " ".join(text[:200].split())
     if font.getlength(text) <= CELL_PX:
         return text

@@ -1,90 +1,34 @@
-"""Read the outcomes of a batch out of S3, and bring its files to a folder."""
+"""Download a batch into a folder: images, thumbnails, results, and the gallery."""
 
 from __future__ import annotations
 
 import hashlib
 import heapq
-import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from PIL import Image
 
-from pipeline.bucket.artifacts import Artifacts, sha256
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.outcomes import failures, failures_in, missing_or_damaged, results, results_in
 from pipeline.bucket.thumbnail import thumbnail
-from pipeline.errors import StoreUnavailable
 from pipeline.outputs.gallery.pages import gallery_pages
 from pipeline.process.files import part_of, whole_file
 from pipeline.records.object_keys import BatchObjects
-from pipeline.records.results import ImageFailure, ImageOutcome, ImageResult, parsed_outcomes
-from pipeline.schema import read_record
+from pipeline.records.results import ImageFailure, ImageOutcome, ImageResult
 
 _PARALLEL = 8
-
-
-def results(artifacts: Artifacts, objects: BatchObjects) -> Iterator[ImageResult]:
-    """Every image that is there, in the order of the rows; also while the batch still runs. Streams."""
-    if artifacts.head(objects.results) is not None:
-        yield from _image_results(artifacts.lines(objects.results), objects.results)
-        return
-    # Not finalized yet. A sidecar is written before its image, so it alone proves nothing.
-    keys = artifacts.list(objects.root + "images/")
-    for stem, group in itertools.groupby(keys, lambda key: key.rpartition(".")[0]):
-        if len(list(group)) > 1:
-            body = artifacts.get(f"{stem}.json")
-            if body is not None:
-                yield read_record(ImageResult, body, what=f"{stem}.json")
-
-
-def failures(artifacts: Artifacts, objects: BatchObjects) -> Iterator[ImageFailure]:
-    """Every image that will not be there, and why. Streams."""
-    if artifacts.head(objects.errors) is not None:
-        yield from _image_failures(artifacts.lines(objects.errors), objects.errors)
-        return
-    for key in artifacts.list(objects.root + "failures/"):
-        body = artifacts.get(key)
-        if body is not None:
-            yield read_record(ImageFailure, body, what=key)
-
-
-def _image_results(lines: Iterable[bytes], what: str) -> Iterator[ImageResult]:
-    return (outcome for outcome in parsed_outcomes(lines, what) if isinstance(outcome, ImageResult))
-
-
-def _image_failures(lines: Iterable[bytes], what: str) -> Iterator[ImageFailure]:
-    for number, line in enumerate(lines, 1):
-        if line.strip() and b'"status":"invalid"' not in line:
-            yield read_record(ImageFailure, line, what=f"{what}, line {number}")
-
-
-def image_bytes(artifacts: Artifacts, result: ImageResult) -> bytes:
-    """The image's file, checked against its digest. Raises StoreUnavailable if it is gone or damaged."""
-    body = artifacts.get(result.key)
-    if body is None or sha256(body) != result.sha256:
-        raise _unlike(artifacts, result, gone=body is None)
-    return body
-
-
-def image_if_there(artifacts: Artifacts, result: ImageResult) -> bytes | None:
-    """The image's file if it is still in the bucket as it was; None if not."""
-    body = artifacts.get(result.key)
-    return body if body is not None and sha256(body) == result.sha256 else None
-
-
-def small_bytes(artifacts: Artifacts, result: ImageResult) -> bytes:
-    """The image's thumbnail; the image itself if it has none. Raises StoreUnavailable if that is gone or damaged."""
-    small = artifacts.get(result.thumbnail) if result.thumbnail is not None else None
-    return small if small is not None else image_bytes(artifacts, result)
 
 
 def download(
     artifacts: Artifacts, batch_id: str, folder: Path, on_image: Callable[[ImageResult], None] | None = None
 ) -> Path:
-    """Bring images, thumbnails, results and gallery to `folder`, as they lie in the bucket; returns the gallery's path.
+    """Download images, thumbnails, results and gallery into `folder`, laid out as in the bucket.
 
-    Files that are there already with the right digest are not fetched again, so a broken download goes on. The results
-    take their name last, when all their images are there. Memory holds a few requests, however large the batch is.
+    Images that are there already with the right digest are not fetched again, so a broken download goes on where it
+    stopped. The results get their names last, when all their images are there. Memory holds a few requests, however
+    large the batch is. Returns the gallery's path.
     """
     objects = BatchObjects(batch_id)
 
@@ -93,10 +37,10 @@ def download(
 
     def fetch(result: ImageResult) -> ImageResult:
         target = path_of(result.key)
-        if not _is_whole(target, result):
+        if not _is_downloaded(target, result):
             with whole_file(target) as file:
                 if (digest := artifacts.copy_to(result.key, file)) != result.sha256:
-                    raise _unlike(artifacts, result, gone=digest is None)
+                    raise missing_or_damaged(artifacts, result, gone=digest is None)
         if result.thumbnail is not None and not path_of(result.thumbnail).is_file():
             with whole_file(path_of(result.thumbnail)) as file:
                 if artifacts.copy_to(result.thumbnail, file) is None:
@@ -104,32 +48,24 @@ def download(
                         file.write(thumbnail(image))
         return result
 
-    # First, for a connection to S3 does not stay open for as long as the images take.
+    # First of all: a connection to S3 does not stay open for as long as the images take.
     parts = {key: part_of(path_of(key)) for key in (objects.results, objects.errors)}
     finalized = True
     for key, part in parts.items():
         with part.open("wb") as file:
             finalized = artifacts.copy_to(key, file) is not None and finalized
 
-    def there() -> Iterator[ImageResult]:
-        return (
-            _image_results(_lines(parts[objects.results]), objects.results)
-            if finalized
-            else results(artifacts, objects)
-        )
+    def rendered() -> Iterator[ImageResult]:
+        return results_in(_lines(parts[objects.results]), objects.results) if finalized else results(artifacts, objects)
 
-    def missing() -> Iterator[ImageFailure]:
-        return (
-            _image_failures(_lines(parts[objects.errors]), objects.errors)
-            if finalized
-            else failures(artifacts, objects)
-        )
+    def failed() -> Iterator[ImageFailure]:
+        return failures_in(_lines(parts[objects.errors]), objects.errors) if finalized else failures(artifacts, objects)
 
-    for result in _in_parallel(fetch, there()):
+    for result in _in_parallel(fetch, rendered()):
         if on_image is not None:
             on_image(result)
     outcomes: Iterator[ImageOutcome] = heapq.merge(
-        there(), missing(), key=lambda outcome: (outcome.row, outcome.number)
+        rendered(), failed(), key=lambda outcome: (outcome.row, outcome.number)
     )
     for key, pieces in gallery_pages(objects, outcomes):
         with whole_file(path_of(key)) as page:
@@ -157,17 +93,11 @@ def _in_parallel(fetch: Callable[[ImageResult], ImageResult], results: Iterator[
             raise
 
 
-def _is_whole(path: Path, result: ImageResult) -> bool:
+def _is_downloaded(path: Path, result: ImageResult) -> bool:
     if not path.is_file() or path.stat().st_size != result.size_bytes:
         return False
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() == result.sha256
-
-
-def _unlike(artifacts: Artifacts, result: ImageResult, *, gone: bool) -> StoreUnavailable:
-    if gone:
-        return StoreUnavailable(f"{result.key} is not in {artifacts.where} any more")
-    return StoreUnavailable(f"{result.key} in {artifacts.where} does not have the digest that was recorded")
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
 """Links to a batch's images that work for a short time without credentials.
 
-A link is a credential: whoever has it may fetch that one object until it expires. So links are made only when asked
-for, are written nowhere by us, and do not show in a `repr`.
+A link is a credential: whoever has it may fetch that one object until it expires. So links are made only on request,
+are never written to a file or log by us, and do not show in a `repr`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.records.results import ImageResult
 DEFAULT_LIFE = timedelta(hours=1)
 LONGEST_LIFE = timedelta(days=7)  # S3's own limit for signatures of version 4
 
-# What makes a spreadsheet take a cell for a formula, also behind the blanks that it strips.
+# What makes a spreadsheet read a cell as a formula, also after blanks, which it strips.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -39,7 +39,7 @@ class Link:
 
 
 def links(artifacts: Artifacts, images: Iterable[ImageResult], life: timedelta = DEFAULT_LIFE) -> Iterator[Link]:
-    """A link to each image, streamed. Raises RequestError if they should live longer than S3 lets them."""
+    """A link to each image, streamed. Raises RequestError for a life longer than S3 allows."""
     if not timedelta(seconds=1) <= life <= LONGEST_LIFE:
         raise RequestError(f"links that live {life} wanted; from 1 second to {LONGEST_LIFE.days} days possible")
     return (_link(artifacts, image, life) for image in images)
@@ -52,13 +52,13 @@ def _link(artifacts: Artifacts, image: ImageResult, life: timedelta) -> Link:
 
 
 def csv_lines(found: Iterable[Link]) -> Iterator[str]:
-    """Links as CSV with a header, in which no cell starts a formula."""
+    """Links as CSV with a header, in which no cell is read as a formula."""
     yield _row([column.name for column in fields(Link)])
     for link in found:
-        yield _row([_harmless(str(value)) for value in link.as_dict().values()])
+        yield _row([_not_a_formula(str(value)) for value in link.as_dict().values()])
 
 
-def _harmless(cell: str) -> str:
+def _not_a_formula(cell: str) -> str:
     return f"'{cell}" if cell.lstrip(" ").startswith(_FORMULA) else cell
 
 

@@ -1,4 +1,4 @@
-"""A trace as a picture: one lane per rank and track, one colour per phase."""
+"""A trace drawn as a timeline: one lane per rank and track, one colour per phase."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def timeline_png(trace: Trace) -> bytes:
     image = Image.new("RGB", (WIDTH_PX, height), PAPER)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=13)
 
-    def across(ns: int) -> float:
+    def x_of(ns: int) -> float:
         return LEFT_PX + (ns - first_ns) / total_ns * (WIDTH_PX - LEFT_PX - RIGHT_PX)
 
     title = f"{trace.batch_id}/{trace.job_index}, attempt {trace.attempt}: {total_ns / 1e9:.1f} s"
@@ -51,7 +51,7 @@ def timeline_png(trace: Trace) -> bytes:
     bottom = TOP_PX + len(lanes) * (LANE_PX + GAP_PX)
     step_s = _round_step(total_ns / 1e9 / 10)
     for tick in range(int(total_ns / 1e9 / step_s) + 1):
-        x = across(first_ns + int(tick * step_s * 1e9))
+        x = x_of(first_ns + int(tick * step_s * 1e9))
         draw.line((x, TOP_PX - 4, x, bottom), fill=GRID)
         draw.text((x, bottom + 4), f"{tick * step_s:g} s", fill=INK, font=font, anchor="ma")
     for place, (label, remark, own) in enumerate(lanes):
@@ -59,9 +59,9 @@ def timeline_png(trace: Trace) -> bytes:
         draw.text((LEFT_PX - 10, y + LANE_PX / 2), label, fill=INK, font=font, anchor="rm")
         draw.text((WIDTH_PX - RIGHT_PX + 8, y + LANE_PX / 2), remark, fill=INK, font=font, anchor="lm")
         for span in own:
-            # At least one pixel, so that short work is seen.
-            right = max(across(span.end_ns), across(span.start_ns) + 1)
-            draw.rectangle((across(span.start_ns), y, right, y + LANE_PX), fill=colours[span.name])
+            # At least one pixel wide, so that short spans can be seen.
+            right = max(x_of(span.end_ns), x_of(span.start_ns) + 1)
+            draw.rectangle((x_of(span.start_ns), y, right, y + LANE_PX), fill=colours[span.name])
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()

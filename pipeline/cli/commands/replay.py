@@ -15,7 +15,7 @@ from pipeline.cli.options import AsJson, Timeout
 from pipeline.client.client import Client
 from pipeline.client.replay import Replay
 from pipeline.errors import RequestError
-from pipeline.outputs.replay import manifest_rows, records_in
+from pipeline.outputs.extract import records_in, rows_of
 from pipeline.records.results import ImageResult
 
 
@@ -72,7 +72,7 @@ def extract(
                 typer.echo(f"left out: {error}", err=True)
 
     written = 0
-    for row in manifest_rows(results()):
+    for row in rows_of(results()):
         write_json(row, ascii_only=not _is_utf8())
         written += 1
     if not refused:

@@ -18,7 +18,7 @@ from textwrap import indent
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import ImageFailure, ImageOutcome, ImageResult
 
-# What a browser still filters and scrolls without a pause; a batch of this size is one page.
+# As many as a browser filters and scrolls without a pause; a batch of this size is one page.
 PER_PAGE = 10_000
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pipeline.bucket import outcomes
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.commit import commit_failure, commit_image
 from pipeline.errors import StoreUnavailable
-from pipeline.outputs import download
+from pipeline.outputs.download import download
 from pipeline.picture import File, Format
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import FailureCode, ImageFailure, ImageResult, RefusedLine, failure_of, outcome_lines
@@ -45,8 +46,8 @@ def test_a_running_batch_shows_the_images_that_are_there_in_order(artifacts: Art
     announced = image_result(ImageTask(resolved_row(3), 0))  # a sidecar whose picture is not there
     artifacts.put(OBJECTS.sidecar(3, 0), announced.model_dump_json().encode(), content_type="application/json")
     commit_failure(artifacts, OBJECTS, _failed(4))
-    assert list(download.results(artifacts, OBJECTS)) == results
-    assert list(download.failures(artifacts, OBJECTS)) == [_failed(4)]
+    assert list(outcomes.results(artifacts, OBJECTS)) == results
+    assert list(outcomes.failures(artifacts, OBJECTS)) == [_failed(4)]
 
 
 def test_a_finalized_batch_shows_its_results_and_failures_but_rows_left_out_are_no_images(
@@ -55,23 +56,23 @@ def test_a_finalized_batch_shows_its_results_and_failures_but_rows_left_out_are_
     results = _committed(artifacts)
     failures = [_failed(7, message='"status":"invalid"')]
     _finalized(artifacts, results, failures)
-    assert list(download.results(artifacts, OBJECTS)) == results
-    assert list(download.failures(artifacts, OBJECTS)) == failures
+    assert list(outcomes.results(artifacts, OBJECTS)) == results
+    assert list(outcomes.failures(artifacts, OBJECTS)) == failures
 
 
 def test_an_unknown_batch_has_neither(artifacts: Artifacts) -> None:
-    assert list(download.results(artifacts, OBJECTS)) == []
-    assert list(download.failures(artifacts, OBJECTS)) == []
+    assert list(outcomes.results(artifacts, OBJECTS)) == []
+    assert list(outcomes.failures(artifacts, OBJECTS)) == []
 
 
 def test_a_picture_that_is_gone_or_damaged_is_an_error_and_not_a_picture(artifacts: Artifacts) -> None:
     [result] = _committed(artifacts, 1)
-    assert download.image_bytes(artifacts, result) == artifacts.get(result.key)
+    assert outcomes.image_bytes(artifacts, result) == artifacts.get(result.key)
     artifacts.put(result.key, b"damaged", content_type="image/png")
     with pytest.raises(StoreUnavailable, match="does not have the digest that was recorded"):
-        download.image_bytes(artifacts, result)
+        outcomes.image_bytes(artifacts, result)
     with pytest.raises(StoreUnavailable, match=r"is not in .* any more"):
-        download.image_bytes(artifacts, result.model_copy(update={"key": "batches/b/images/x.png"}))
+        outcomes.image_bytes(artifacts, result.model_copy(update={"key": "batches/b/images/x.png"}))
 
 
 @pytest.mark.parametrize("finalized", [False, True])
@@ -83,7 +84,7 @@ def test_a_download_brings_everything_as_it_lies_in_the_bucket(
     if finalized:
         _finalized(artifacts, results, [_failed(20)])
     seen: list[ImageResult] = []
-    page = download.download(artifacts, "b", tmp_path / "out", seen.append)
+    page = download(artifacts, "b", tmp_path / "out", seen.append)
     assert sorted(seen, key=lambda result: result.index) == results
     for result in results:
         file = tmp_path / "out" / result.key.removeprefix("batches/b/")
@@ -98,12 +99,12 @@ def test_a_download_brings_everything_as_it_lies_in_the_bucket(
 
 def test_a_download_that_broke_off_goes_on_and_mends_what_is_damaged(artifacts: Artifacts, tmp_path: Path) -> None:
     results = _committed(artifacts, 3)
-    download.download(artifacts, "b", tmp_path)
+    download(artifacts, "b", tmp_path)
     files = [tmp_path / result.key.removeprefix("batches/b/") for result in results]
     kept = files[0].stat().st_mtime_ns
     files[1].write_bytes(b"half")
     files[2].unlink()
-    download.download(artifacts, "b", tmp_path)
+    download(artifacts, "b", tmp_path)
     assert files[0].stat().st_mtime_ns == kept
     assert [file.read_bytes() for file in files] == [artifacts.get(result.key) for result in results]
 
@@ -113,7 +114,7 @@ def test_a_damaged_picture_ends_a_download_with_its_name(artifacts: Artifacts, t
     artifacts.put(results[1].key, b"damaged", content_type="image/png")
     _finalized(artifacts, results, [])
     with pytest.raises(StoreUnavailable, match=results[1].key):
-        download.download(artifacts, "b", tmp_path)
+        download(artifacts, "b", tmp_path)
 
 
 def test_a_folder_shows_its_pictures_small_also_one_whose_thumbnail_is_gone(
@@ -123,7 +124,7 @@ def test_a_folder_shows_its_pictures_small_also_one_whose_thumbnail_is_gone(
         small = tmp_path / (result.thumbnail or "").removeprefix("batches/b/")
         if result.row:
             artifacts.delete(result.thumbnail or "")
-        text = download.download(artifacts, "b", tmp_path).read_text()
+        text = download(artifacts, "b", tmp_path).read_text()
         assert f'src="../{small.relative_to(tmp_path)}"' in text
         with Image.open(small) as image:
             assert (image.format, image.size) == ("JPEG", (64, 64))
@@ -135,10 +136,10 @@ def test_results_take_their_name_when_all_pictures_are_there(artifacts: Artifact
     body = artifacts.get(results[2].key) or b""
     artifacts.delete(results[2].key)
     with pytest.raises(StoreUnavailable, match="is not in"):
-        download.download(artifacts, "b", tmp_path)
+        download(artifacts, "b", tmp_path)
     assert not (tmp_path / "results.jsonl").exists()
     artifacts.put(results[2].key, body, content_type="image/webp")
-    download.download(artifacts, "b", tmp_path)
+    download(artifacts, "b", tmp_path)
     assert (tmp_path / "results.jsonl").read_bytes() == artifacts.get(OBJECTS.results)
     assert (tmp_path / "errors.jsonl").is_file()
     assert not list(tmp_path.rglob("*.part"))
@@ -147,5 +148,5 @@ def test_results_take_their_name_when_all_pictures_are_there(artifacts: Artifact
 def test_the_pages_of_a_folder_are_in_the_order_of_the_rows(artifacts: Artifacts, tmp_path: Path) -> None:
     results = _committed(artifacts, 4)
     _finalized(artifacts, [results[0], results[3]], [_failed(1), _failed(2)])
-    text = download.download(artifacts, "b", tmp_path).read_text()
+    text = download(artifacts, "b", tmp_path).read_text()
     assert [piece[:8] for piece in text.split("<figure")[1:]] == ["><a href", ' class="', ' class="', "><a href"]

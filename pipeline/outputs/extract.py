@@ -1,0 +1,95 @@
+"""Rows made from what was rendered: from image files with their record, sidecars, and lines of results.jsonl.
+
+A row made from a result names every value, so it renders the same picture whatever the defaults are by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.bucket.imagefile import record_in
+from pipeline.errors import RecordTooNew, RecordUnreadable, RequestError
+from pipeline.picture import Format, HighresMode, Picture
+from pipeline.records.results import ImageResult
+from pipeline.schema import read_lines
+
+_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+_MAGIC, _MAGIC_BYTES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF"), 4
+# Parts of a result that are fields of their own in a row, or have another form there.
+_PARTS = frozenset({"file", "conditioning", "highres", "metadata"})
+_EMPTY: tuple[object, ...] = (None, [], (0, 0), [0, 0], {})
+# Fields that count even if they are empty: a row without them would get the defaults.
+_ALWAYS = frozenset({"prompt_2", "negative_prompt", "negative_prompt_2", "scheduler", "loras"})
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """An image's record, and the image if that is where it was found."""
+
+    result: ImageResult
+    body: bytes | None
+
+
+def records_in(path: Path) -> Iterator[Recorded]:
+    """The record of a PNG, JPEG or WebP, or the records of a sidecar or a results.jsonl, one by one.
+
+    For an image whose metadata was stripped, the sidecar beside it is read. Raises RequestError if there is no record.
+    """
+    try:
+        with path.open("rb") as file:
+            is_image = path.suffix.lower() in _SUFFIXES  # even if it is empty
+            if not (file.read(_MAGIC_BYTES).startswith(_MAGIC) or is_image):
+                file.seek(0)
+                yield from (Recorded(result, None) for result in _lines(path, file))
+                return
+        body = path.read_bytes()
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror or error}") from error
+    result = record_in(body)
+    sidecar = path.with_suffix(".json")
+    if result is None and sidecar.is_file():
+        result = next(_lines(sidecar, sidecar.read_bytes().splitlines()), None)
+    if result is None:
+        raise RequestError(
+            f"{path} carries no record: it was stripped, or Tessera did not make it. Its sidecar or its line of "
+            "results.jsonl will do instead"
+        )
+    yield Recorded(result, body)
+
+
+def _lines(path: Path, lines: Iterable[bytes]) -> Iterator[ImageResult]:
+    try:
+        yield from read_lines(ImageResult, lines, what=str(path))
+    except RecordTooNew:
+        raise
+    except RecordUnreadable as error:
+        raise RequestError(f"{error.what}: no record of an image that is there") from error
+
+
+def row_of(result: ImageResult) -> dict[str, Any]:
+    """The row that renders this image again, with the names of `pipeline.promptset.row.Row`."""
+    values = result.model_dump(mode="json")
+    fields = {name: values[name] for name in Picture.model_fields if name not in _PARTS}
+    fields |= values["conditioning"] | values["file"] | {"metadata": values["metadata"]}
+    if result.file.format is Format.PNG:
+        del fields["quality"]
+    highres = values["highres"] if result.highres.mode is HighresMode.REFINE else {"mode": result.highres.mode.value}
+    fields["highres"] = {name: value for name, value in highres.items() if value is not None}
+    fields = {name: value for name, value in fields.items() if name in _ALWAYS or value not in _EMPTY}
+    return {"custom_id": result.custom_id, "seed": result.seed, **fields}
+
+
+def rows_of(results: Iterable[ImageResult]) -> Iterator[dict[str, Any]]:
+    """Rows that render these images, each with a custom_id of its own: later images of a row get their number."""
+    taken: set[str] = set()
+    for result in results:
+        wanted = result.custom_id[:200].rstrip() + (f"-{result.number}" if result.number else "")
+        custom_id, again = wanted, 1
+        while custom_id in taken:
+            again += 1
+            custom_id = f"{wanted}-{again}"
+        taken.add(custom_id)
+        yield row_of(result) | {"custom_id": custom_id}
