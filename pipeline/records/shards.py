@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -44,14 +44,39 @@ class ImageTask:
         return objects.image(self.row.row, self.number, self.row.file.format)
 
 
-class ShardLine(BaseModel):
-    """A line of a shard file: a row, and which of its images are this job's."""
+class _StoredLine(BaseModel):
+    """A line of a shard file, as it is stored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     row: ResolvedRow
     start: int = Field(ge=0)
-    stop: int = Field(ge=1, description="One past the last.")
+    stop: int = Field(ge=1)
+
+
+def row_json(row: ResolvedRow) -> bytes:
+    """The row as JSON."""
+    return row.model_dump_json().encode()
+
+
+@dataclass(frozen=True, slots=True)
+class ShardLine:
+    """A line of a shard: a row, and which of its images are this job's.
+
+    Attributes:
+        start: the first.
+        stop: one past the last.
+        json: the row as JSON, where it is known; it goes into the file as it is.
+    """
+
+    row: ResolvedRow
+    start: int
+    stop: int
+    json: bytes | None = field(default=None, compare=False, repr=False)
+
+    def to_bytes(self) -> bytes:
+        """The line as it stands in the shard's file."""
+        return b'{"row":%b,"start":%d,"stop":%d}\n' % (self.json or row_json(self.row), self.start, self.stop)
 
     def images(self) -> Iterator[ImageTask]:
         """Its images, in order."""
@@ -79,16 +104,18 @@ class Bounds:
     seconds_of: Callable[[ResolvedRow], float] = lambda _: 0.0
 
 
-def cut(rows: Iterable[ResolvedRow], bounds: Bounds) -> Iterator[Shard]:
+def cut(
+    rows: Iterable[ResolvedRow], bounds: Bounds, json_of: Callable[[ResolvedRow], bytes] = row_json
+) -> Iterator[Shard]:
     """Shards of rows that agree; the same rows always give the same shards, so that cutting twice is harmless.
 
     Of each WINDOW_IMAGES images, those of one model, LoRA set and size stand together, in the order in which the first
-    of them came. A row with more images than fit goes over several shards.
+    of them came. A row with more images than fit goes over several shards. `json_of` is asked once for each row.
     """
     shard: Shard = []
     images, seconds = 0, 0.0
     for row in _together(rows):
-        each_s = bounds.seconds_of(row)
+        each_s, text = bounds.seconds_of(row), json_of(row)
         start = 0
         while start < row.num_images:
             room = bounds.images - images
@@ -99,7 +126,7 @@ def cut(rows: Iterable[ResolvedRow], bounds: Bounds) -> Iterator[Shard]:
                 shard, images, seconds = [], 0, 0.0
                 continue
             stop = min(start + max(1, room), row.num_images)
-            shard.append(ShardLine(row=row, start=start, stop=stop))
+            shard.append(ShardLine(row, start, stop, text))
             images += stop - start
             seconds += (stop - start) * each_s
             start = stop
@@ -131,12 +158,13 @@ def _grouped(window: list[ResolvedRow]) -> list[ResolvedRow]:
 
 def shard_bytes(shard: Shard) -> bytes:
     """The shard as its file."""
-    return b"".join(line.model_dump_json().encode() + b"\n" for line in shard)
+    return b"".join(line.to_bytes() for line in shard)
 
 
 def parsed_shard(body: bytes, what: str = "a shard") -> Shard:
     """The shard from its file, whose key is `what`. Raises RecordUnreadable."""
-    return list(read_lines(ShardLine, body.splitlines(), what=what))
+    stored = read_lines(_StoredLine, body.splitlines(), what=what)
+    return [ShardLine(line.row, line.start, line.stop) for line in stored]
 
 
 def images_of(shard: Shard) -> list[ImageTask]:

@@ -110,7 +110,8 @@ def _shards(context: Context, record: BatchRecord) -> Iterator[Shard]:
     """The shards of a batch. Raises InputChanged or RecordUnreadable."""
     images, pace = record.images_per_job or context.settings.images_per_job, record.pace
     bounds = Bounds(images, pace.job_seconds, pace.seconds) if pace is not None else Bounds(images)
-    return cut(_rows(context, record.manifest), bounds)
+    json_of: dict[int, bytes] = {}  # the rows that are being cut, as they were staged
+    return cut(_rows(context, record.manifest, json_of), bounds, lambda row: json_of.pop(row.row))
 
 
 def _write_shards(context: Context, record: BatchRecord) -> list[int]:
@@ -128,8 +129,11 @@ def _write_shards(context: Context, record: BatchRecord) -> list[int]:
     return list(in_order(put, enumerate(_shards(context, record)), at_a_time=AT_A_TIME))
 
 
-def _rows(context: Context, manifest: BatchManifest) -> Iterator[ResolvedRow]:
-    """The rows as they were accepted. Raises InputChanged; RecordUnreadable if another version must expand them."""
+def _rows(context: Context, manifest: BatchManifest, json_of: dict[int, bytes]) -> Iterator[ResolvedRow]:
+    """The rows as they were accepted; their JSON goes into `json_of`, by their number.
+
+    Raises InputChanged; RecordUnreadable if another version must expand them.
+    """
     key, digest = BatchObjects(manifest.id).input(manifest.staged), hashlib.sha256()
     unreadable: RecordUnreadable | None = None
     for line in context.artifacts.lines(key):
@@ -142,6 +146,7 @@ def _rows(context: Context, manifest: BatchManifest) -> Iterator[ResolvedRow]:
             except RecordUnreadable as error:
                 unreadable = error  # written by another version, or changed: the digest tells
             else:
+                json_of[row.row] = line
                 yield row
     if digest.hexdigest() != manifest.input_sha256:
         raise InputChanged(f"{key} is not what was accepted: its digest differs from the one in batch.json")

@@ -125,12 +125,16 @@ def cancel_job(context: Context, job: JobRecord, fence: str) -> None:
 
 
 def job_images(context: Context, job: JobRecord) -> list[ImageTask]:
-    """The images of a job, from its shard. Raises StoreUnavailable if the shard is gone."""
+    """The images of a job, from its shard. Raises StoreUnavailable if the shard is gone, RecordUnreadable."""
+    if (known := context.images.get(job.ref)) is not None:
+        return known
     key = BatchObjects(job.batch_id).shard(job.index)
     body = context.artifacts.get(key)
     if body is None:
         raise StoreUnavailable(f"{key} is not in {context.artifacts.where} any more")
-    return images_of(parsed_shard(body, key))
+    images = images_of(parsed_shard(body, key))
+    context.images.keep(job.ref, images)
+    return images
 
 
 def fail_job(

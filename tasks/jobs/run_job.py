@@ -45,14 +45,18 @@ def run_job(context: Context, lease: Lease) -> None:
     When the worker stops, the job is handed over at once and its pod left alone. Outages of Redis, S3 or the cluster
     are waited out: they are no failure of the job.
     """
-    with structlog.contextvars.bound_contextvars(batch=lease.job.batch_id, job=lease.job.index):
+    ref = lease.job.ref
+    with (
+        structlog.contextvars.bound_contextvars(batch=lease.job.batch_id, job=lease.job.index),
+        context.images.held(ref),
+    ):
         log.info("job claimed", state=lease.job.state.value)
         try:
-            _repeat(context, lease.job.ref, lease.fence, advance_job)
+            _repeat(context, ref, lease.fence, advance_job)
         except (LeaseLost, UnknownBatch) as error:
             log.warning("job belongs to another worker", reason=str(error))
         except RecordTooNew as error:
-            _put_back(context, lease.job.ref, lease.fence, error)
+            _put_back(context, ref, lease.fence, error)
         except Exception as error:  # whatever it is, it must not keep this worker from its other jobs
             log.exception("internal error while running a job")
             _retry_or_abandon(context, lease, f"{type(error).__name__}: {error}")

@@ -13,6 +13,7 @@ from pipeline.bucket.artifacts import Artifacts
 from pipeline.deployment.settings import Settings
 from pipeline.ledger import Ledger
 from pipeline.records.attempt import Launcher
+from pipeline.records.shards import ImageTask
 from tasks.process.metrics import Metrics
 from tasks.process.observer import Observer
 
@@ -46,6 +47,31 @@ class Slots:
         return self.total - self._busy
 
 
+class HeldImages:
+    """The images of the jobs that this worker holds, so that it parses the shard of each once."""
+
+    def __init__(self) -> None:
+        self._by_job: dict[str, list[ImageTask] | None] = {}
+
+    @contextmanager
+    def held(self, ref: str) -> Iterator[None]:
+        """Keep the images of this job for the length of the block."""
+        self._by_job[ref] = None
+        try:
+            yield
+        finally:
+            self._by_job.pop(ref, None)
+
+    def get(self, ref: str) -> list[ImageTask] | None:
+        """The images of a job that is held, once they are known."""
+        return self._by_job.get(ref)
+
+    def keep(self, ref: str, images: list[ImageTask]) -> None:
+        """Remember the images of a job, if it is held."""
+        if ref in self._by_job:
+            self._by_job[ref] = images
+
+
 @dataclass(frozen=True)
 class Context:
     """The deployment's settings, and this process' connections to its services."""
@@ -63,3 +89,4 @@ class Context:
         default_factory=threading.Event
     )  # the worker is drained: others take its jobs
     metrics: Metrics = field(default_factory=Metrics)
+    images: HeldImages = field(default_factory=HeldImages)

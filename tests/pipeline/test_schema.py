@@ -13,7 +13,7 @@ from pipeline.promptset.row import ResolvedRow
 from pipeline.records.batch import BatchManifest, JobRecord
 from pipeline.records.results import FailureCode, ImageFailure, ImageResult, failure_of, outcome_lines, parsed_outcomes
 from pipeline.records.schedules.schedule import Firing
-from pipeline.records.shards import ImageTask, ShardLine
+from pipeline.records.shards import ImageTask, parsed_shard
 from pipeline.schema import read_lines, read_record
 from tests.factories import batch_record, image_result, job_record, resolved_row
 
@@ -45,7 +45,7 @@ DAMAGED: dict[str, tuple[type[BaseModel], str | bytes, str]] = {
     "inside": (JobRecord, but(job_record().model_dump_json(), attempt={"name": 7}), "problems in attempt"),
     "a state that there is not": (JobRecord, but(job_record().model_dump_json(), state="asleep"), "1 problem in state"),
     "a version that is no number": (BatchManifest, but(MANIFEST, schema_version="new"), "1 problem in schema_version"),
-    "a row that is a text": (ShardLine, b'{"row": "a tower", "start": 0, "stop": 1}', "1 problem in row"),
+    "a row that is a text": (ResolvedRow, but(resolved_row().model_dump_json(), row="a tower"), "1 problem in row"),
 }
 
 
@@ -94,7 +94,7 @@ def test_a_later_version_is_named_with_the_record() -> None:
 def test_a_later_version_inside_a_record_makes_the_record_too_new() -> None:
     row = json.loads(resolved_row().model_dump_json()) | {"schema_version": 3}
     with pytest.raises(RecordTooNew):
-        read_record(ShardLine, json.dumps({"row": row, "start": 0, "stop": 1}), what="a shard")
+        parsed_shard(json.dumps({"row": row, "start": 0, "stop": 1}).encode())
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,8 @@ def test_a_later_version_inside_a_record_makes_the_record_too_new() -> None:
         (BatchManifest, but(MANIFEST, colour="blue"), True),
         (ResolvedRow, but(resolved_row().model_dump_json(), colour="blue"), True),
         (ImageResult, but(image_result(TASK).model_dump_json(), colour="blue"), False),
-        (ShardLine, but(ShardLine(row=resolved_row(), start=0, stop=1).model_dump_json(), colour="blue"), False),
     ],
-    ids=["a manifest keeps it", "a row keeps it", "a result leaves it out", "a line of a shard leaves it out"],
+    ids=["a manifest keeps it", "a row keeps it", "a result leaves it out"],
 )
 def test_a_field_that_is_not_known_is_kept_or_left_out_and_never_refused(
     kind: type[BaseModel], body: str, kept: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from itertools import pairwise
@@ -71,6 +72,24 @@ def test_a_shard_file_reads_back_as_it_was(negative: str | None) -> None:
     [shard] = cut([row], Bounds(9))
     assert parsed_shard(shard_bytes(shard)) == shard
     assert parsed_shard(shard_bytes(shard))[0].row.negative_prompt == negative
+
+
+def test_a_row_goes_into_its_shards_as_it_was_staged() -> None:
+    row = resolved_row(num_images=3)
+    staged = json.dumps(row.model_dump(mode="json")).encode()  # with blanks, which our own JSON has not
+    asked = []
+
+    def json_of(row: ResolvedRow) -> bytes:
+        asked.append(row.row)
+        return staged
+
+    shards = list(cut([row], Bounds(2), json_of))
+    assert [shard_bytes(shard) for shard in shards] == [
+        b'{"row":' + staged + b',"start":0,"stop":2}\n',
+        b'{"row":' + staged + b',"start":2,"stop":3}\n',
+    ]
+    assert asked == [0]
+    assert [parsed_shard(shard_bytes(shard)) for shard in shards] == shards
 
 
 def test_rows_of_one_lora_set_and_size_stand_together_in_the_order_of_their_first() -> None:
