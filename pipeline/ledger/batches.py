@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import StaleWrite, UnknownBatch
 from pipeline.ledger.store import Store
+from pipeline.ledger.update import Updated, update
 from pipeline.names import job_ref
 from pipeline.records.batch import BatchRecord
 from pipeline.schema import read_record
@@ -68,6 +69,13 @@ class Batches:
         """Write a record that was advanced from the one that was read. Raises StaleWrite."""
         if not self._write(record, expected=record.revision - 1):
             raise StaleWrite(f"batch {record.id} has moved on from revision {record.revision - 1}")
+
+    def update(self, batch_id: str, change: Callable[[BatchRecord], BatchRecord | None]) -> Updated[BatchRecord]:
+        """Change a batch's record, whoever else does meanwhile; `change` returns None to leave it as it is.
+
+        Raises UnknownBatch, RecordUnreadable.
+        """
+        return update(lambda: self.get(batch_id), change, self.write)
 
     def _write(self, record: BatchRecord, *, expected: int) -> bool:
         return bool(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.errors import StaleWrite
 from pipeline.ledger import Ledger
-from pipeline.records.batch import advance
+from pipeline.records.batch import BatchRecord, advance
 from pipeline.states import BatchState, is_final
 
 
@@ -13,12 +12,10 @@ def request_cancel(ledger: Ledger, batch_id: str) -> BatchState:
 
     A batch that is final, or whose results are being written, stays as it is. Raises UnknownBatch.
     """
-    while True:
-        record = ledger.batches.get(batch_id)
+
+    def cancelled(record: BatchRecord) -> BatchRecord | None:
         if is_final(record.state) or record.state in (BatchState.CANCELLING, BatchState.FINALIZING):
-            return record.state
-        try:
-            ledger.batches.write(advance(record, BatchState.CANCELLING, at=ledger.now()))
-        except StaleWrite:
-            continue  # it moved while we looked; look again
-        return BatchState.CANCELLING
+            return None
+        return advance(record, BatchState.CANCELLING, at=ledger.now())
+
+    return ledger.batches.update(batch_id, cancelled).record.state

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pipeline.errors import StaleWrite
 from pipeline.ledger import Ledger
 from pipeline.records.batch import BatchRecord, advance
 from pipeline.states import BATCH_MOVES, BatchState
@@ -13,10 +12,13 @@ def request_pause(ledger: Ledger, batch_id: str) -> BatchState:
 
     A batch that is ending or has ended stays as it is. Raises UnknownBatch.
     """
-    while True:
-        record = ledger.batches.get(batch_id)
-        if BatchState.PAUSED not in BATCH_MOVES.get(record.state, ()) or _moved(ledger, record, BatchState.PAUSED):
-            return ledger.batches.state(batch_id)
+
+    def paused(record: BatchRecord) -> BatchRecord | None:
+        if BatchState.PAUSED not in BATCH_MOVES.get(record.state, ()):
+            return None
+        return advance(record, BatchState.PAUSED, at=ledger.now())
+
+    return ledger.batches.update(batch_id, paused).record.state
 
 
 def request_unpause(ledger: Ledger, batch_id: str) -> BatchState:
@@ -24,17 +26,11 @@ def request_unpause(ledger: Ledger, batch_id: str) -> BatchState:
 
     Raises UnknownBatch.
     """
-    while True:
-        record = ledger.batches.get(batch_id)
+
+    def unpaused(record: BatchRecord) -> BatchRecord | None:
+        if record.state is not BatchState.PAUSED:
+            return None
         unopened = record.jobs is None or record.reopen is not None
-        goes_on = BatchState.VALIDATING if unopened else BatchState.IN_PROGRESS
-        if record.state is not BatchState.PAUSED or _moved(ledger, record, goes_on):
-            return ledger.batches.state(batch_id)
+        return advance(record, BatchState.VALIDATING if unopened else BatchState.IN_PROGRESS, at=ledger.now())
 
-
-def _moved(ledger: Ledger, record: BatchRecord, to: BatchState) -> bool:
-    try:
-        ledger.batches.write(advance(record, to, at=ledger.now()))
-    except StaleWrite:
-        return False  # it moved while we looked; look again
-    return True
+    return ledger.batches.update(batch_id, unpaused).record.state

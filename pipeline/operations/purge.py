@@ -10,8 +10,9 @@ from __future__ import annotations
 import secrets
 
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.errors import BatchLost, RequestError, StaleWrite, UnknownBatch
+from pipeline.errors import BatchLost, RequestError, UnknownBatch
 from pipeline.ledger import Ledger
+from pipeline.ledger.update import update
 from pipeline.names import checked_batch_id
 from pipeline.records.batch import BatchManifest, BatchRecord, Purge, changed
 from pipeline.records.object_keys import BatchObjects
@@ -21,22 +22,22 @@ from pipeline.states import BatchState, is_final
 
 def request_purge(ledger: Ledger, artifacts: Artifacts, batch_id: str, purge: Purge) -> None:
     """Write down that the batch is to go. It must have ended. Raises RequestError, UnknownBatch, BatchLost."""
-    while True:
+
+    def read() -> BatchRecord:
         try:
-            record = ledger.batches.get(batch_id)
+            return ledger.batches.get(batch_id)
         except UnknownBatch:
-            record = _restore_purged(ledger, artifacts, batch_id)
+            return _restore_record(ledger, artifacts, batch_id)
+
+    def purged(record: BatchRecord) -> BatchRecord | None:
         if not is_final(record.state):
             wait = f"wait for its end (`tessera watch {batch_id}`) or cancel it first"
             raise RequestError(f"batch {batch_id} is {record.state.value}; a batch that has ended wanted: {wait}")
-        manifest = record.manifest.model_copy(update={"purge": purge})
-        try:
-            if record.manifest.purge is not purge:
-                ledger.batches.write(changed(record, at=ledger.now(), manifest=manifest))
-        except StaleWrite:
-            continue  # somebody opened it again, or purges it, too: look again
-        mark_purged(artifacts, manifest)
-        return
+        if record.manifest.purge is purge:
+            return None
+        return changed(record, at=ledger.now(), manifest=record.manifest.model_copy(update={"purge": purge}))
+
+    mark_purged(artifacts, update(read, purged, ledger.batches.write).record.manifest)
 
 
 def mark_purged(artifacts: Artifacts, manifest: BatchManifest) -> bool:
@@ -59,7 +60,7 @@ def is_purged(artifacts: Artifacts, batch_id: str) -> bool:
     return body is not None and read_record(BatchManifest, body, what=key).purge is not None
 
 
-def _restore_purged(ledger: Ledger, artifacts: Artifacts, batch_id: str) -> BatchRecord:
+def _restore_record(ledger: Ledger, artifacts: Artifacts, batch_id: str) -> BatchRecord:
     """The record, in the ledger again, of a batch whose purge the ledger has forgotten or that left its images."""
     key = BatchObjects(checked_batch_id(batch_id)).manifest
     body = artifacts.get(key)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.outcomes import failures
-from pipeline.errors import RequestError, StaleWrite
+from pipeline.errors import RequestError
 from pipeline.ledger import Ledger
-from pipeline.records.batch import changed
+from pipeline.records.batch import BatchRecord, changed
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import is_retried
 from pipeline.states import REOPENED_BATCHES, BatchState
@@ -33,30 +33,34 @@ def request_retry(ledger: Ledger, artifacts: Artifacts, batch_id: str, codes: Se
 
     Nothing happens if there are none. Raises UnknownBatch, and RequestError if the batch has not ended.
     """
-    while True:
-        record = ledger.batches.get(batch_id)
-        if record.manifest.purge is not None:
-            raise RequestError(f"batch {batch_id} is being purged; submit its rows again under another id")
-        if record.state is BatchState.FAILED:
-            raise RequestError(f"batch {batch_id} could not be run at all ({record.reason}); submit it again")
-        if record.state not in REOPENED_BATCHES:
-            wait = f"wait for its end (`tessera watch {batch_id}`) or cancel it first"
-            raise RequestError(f"batch {batch_id} is {record.state.value}; a batch that has ended wanted: {wait}")
+    found = Retried(0, {})
+
+    def reopened(record: BatchRecord) -> BatchRecord | None:
+        nonlocal found
+        _check_has_ended(record)
         found = list_failures(artifacts, batch_id, codes)
         if not found.images:
-            return found
-        reopened = changed(
+            return None
+        return changed(
             record,
             at=ledger.now(),
             state=BatchState.VALIDATING,
             reopen=tuple(sorted(set(codes))),
             round=record.round + 1,
         )
-        try:
-            ledger.batches.write(reopened)
-        except StaleWrite:
-            continue  # somebody else opened it; look again
-        return found
+
+    ledger.batches.update(batch_id, reopened)
+    return found
+
+
+def _check_has_ended(record: BatchRecord) -> None:
+    if record.manifest.purge is not None:
+        raise RequestError(f"batch {record.id} is being purged; submit its rows again under another id")
+    if record.state is BatchState.FAILED:
+        raise RequestError(f"batch {record.id} could not be run at all ({record.reason}); submit it again")
+    if record.state not in REOPENED_BATCHES:
+        wait = f"wait for its end (`tessera watch {record.id}`) or cancel it first"
+        raise RequestError(f"batch {record.id} is {record.state.value}; a batch that has ended wanted: {wait}")
 
 
 def list_failures(artifacts: Artifacts, batch_id: str, codes: Sequence[str]) -> Retried:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.errors import RequestError, StaleWrite, UnknownSchedule
 from pipeline.ledger import Ledger
+from pipeline.ledger.update import update as update_record
 from pipeline.promptset.source import kind_of
 from pipeline.records.schedules.schedule import (
     Run,
@@ -45,33 +47,25 @@ def add(
             f"{spec.prompts[:200]!r} found; a key that ends in .jsonl, .ndjson, .csv, .tsv or .txt, with .gz or .zst "
             "or without, wanted: its name says what it is"
         ) from error
-    while True:
-        record = ledger.schedules.get(checked_name(name))
+
+    def change(record: ScheduleRecord | None) -> ScheduleRecord | None:
+        now = ledger.now()
         if record is None:
-            record = new_record(name, spec, ledger.now(), paused=paused, declared=declared)
-            _save(artifacts, record)
-            if ledger.schedules.create(record):
-                return record, True
-            continue
-        if record.declared != declared:
-            raise RequestError(
-                _declared(name, "changed")
-                if record.declared
-                else f"schedule {name!r} of the settings was added by hand before; remove it with `tessera schedule "
-                f"remove {name}`, or name the one of the settings otherwise"
-            )
+            return new_record(name, spec, now, paused=paused, declared=declared)
+        _check_owner(record, declared=declared)
         pauses = update and paused and not record.paused
         if record.spec == spec and not pauses:
-            return record, False
+            return None
         if not update:
             raise RequestError(
                 f"schedule {name!r} exists with other values ({_differing(record.spec, spec)}); change it with "
                 "--update, or choose another name"
             )
-        now = ledger.now()
-        paused_now = paused or record.paused
-        if _written(ledger, artifacts, changed(record, at=now, spec=spec, cursor=now, paused=paused_now)):
-            return ledger.schedules.get(name) or record, True
+        return changed(record, at=now, spec=spec, cursor=now, paused=paused or record.paused)
+
+    checked_name(name)
+    updated = update_record(lambda: ledger.schedules.get(name), change, partial(_write, ledger, artifacts))
+    return _there(name, updated.record), updated.written
 
 
 def pause(ledger: Ledger, artifacts: Artifacts, name: str) -> ScheduleRecord:
@@ -92,14 +86,13 @@ def run_now(ledger: Ledger, name: str, *, everything: bool = False) -> str:
     `everything` also renders rows that are not new. Raises UnknownSchedule.
     """
     token = secrets.token_hex(3)
-    while True:
-        record = _known(ledger, name)
+
+    def change(record: ScheduleRecord) -> ScheduleRecord:
         run = Run(token=token, asked_at=ledger.now(), everything=everything)
-        try:
-            ledger.schedules.write(changed(record, at=run.asked_at, runs=(*record.runs, run)))
-        except StaleWrite:
-            continue
-        return firing_id(name, run.asked_at, token)
+        return changed(record, at=run.asked_at, runs=(*record.runs, run))
+
+    record = update_record(lambda: _known(ledger, name), change, ledger.schedules.write).record
+    return firing_id(name, record.runs[-1].asked_at, token)
 
 
 def remove(ledger: Ledger, artifacts: Artifacts, name: str, *, declared: bool = False) -> None:
@@ -125,30 +118,44 @@ def _change(
     *,
     unless: Callable[[ScheduleRecord], bool] = lambda record: record.paused,
 ) -> ScheduleRecord:
-    while True:
-        record = _known(ledger, name)
+
+    def change(record: ScheduleRecord) -> ScheduleRecord | None:
         if unless(record):
-            return record
+            return None
         now = ledger.now()
-        after = changed(record, at=now, **changes(now))
-        if _written(ledger, artifacts, after):
-            return after
+        return changed(record, at=now, **changes(now))
+
+    return update_record(lambda: _known(ledger, name), change, partial(_write, ledger, artifacts)).record
 
 
 def _known(ledger: Ledger, name: str) -> ScheduleRecord:
-    record = ledger.schedules.get(name)
+    return _there(name, ledger.schedules.get(name))
+
+
+def _there(name: str, record: ScheduleRecord | None) -> ScheduleRecord:
     if record is None:
         raise UnknownSchedule(name)
     return record
 
 
-def _written(ledger: Ledger, artifacts: Artifacts, record: ScheduleRecord) -> bool:
+def _check_owner(record: ScheduleRecord, *, declared: bool) -> None:
+    """Raise RequestError if a user changes a schedule of the settings, or the settings one of a user's."""
+    if record.declared and not declared:
+        raise RequestError(_declared(record.name, "changed"))
+    if declared and not record.declared:
+        raise RequestError(
+            f"schedule {record.name!r} of the settings was added by hand before; remove it with `tessera schedule "
+            f"remove {record.name}`, or name the one of the settings otherwise"
+        )
+
+
+def _write(ledger: Ledger, artifacts: Artifacts, record: ScheduleRecord) -> None:
+    """Write a record, new or changed, to the bucket and then to the ledger. Raises StaleWrite."""
     _save(artifacts, record)
-    try:
+    if record.revision > 1:
         ledger.schedules.write(record)
-    except StaleWrite:
-        return False  # it fired, or somebody else changed it: look again
-    return True
+    elif not ledger.schedules.create(record):
+        raise StaleWrite(f"schedule {record.name} was added meanwhile")
 
 
 def _save(artifacts: Artifacts, record: ScheduleRecord) -> None:

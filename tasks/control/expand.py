@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import nullcontext
-from datetime import datetime
 
 import structlog
 
 from pipeline.deployment.announcement import Deployment
 from pipeline.deployment.cost import SDXL_NATIVE_PX, UNKNOWN_IMAGES, paces
-from pipeline.errors import RecordTooNew, RecordUnreadable, StaleWrite, TesseraError
+from pipeline.errors import RecordTooNew, RecordUnreadable, TesseraError
 from pipeline.process.parallel import in_order
 from pipeline.promptset.row import ResolvedRow
 from pipeline.records.batch import BatchManifest, BatchRecord, JobRecord, Pace, Plan, advance, changed
@@ -20,6 +19,7 @@ from pipeline.records.shards import Bounds, Shard, cut, shard_bytes
 from pipeline.schema import read_record
 from pipeline.states import BatchState
 from pipeline.version import installed_version
+from tasks.control.let_run import let_run
 from tasks.control.rebuild import end_of, find_remains, restore_ended_batch, restore_job
 from tasks.jobs.finish_attempt import job_images
 from tasks.process.context import Context
@@ -76,7 +76,7 @@ def _expand(context: Context, record: BatchRecord) -> None:
             pass
     else:
         context.ledger.jobs.create_all(jobs)
-    _let_run(context, record, len(sizes), now)
+    let_run(context, batch_id, jobs=len(sizes))
     log.info("batch expanded", batch=batch_id, jobs=len(sizes), images=sum(sizes))
 
 
@@ -153,16 +153,3 @@ def _rows(context: Context, manifest: BatchManifest, json_of: dict[int, bytes]) 
     if unreadable is not None:
         message = f"{key} has a row that this version of Tessera cannot read: {unreadable.found} found"
         raise RecordUnreadable(key, unreadable.found, unreadable.wanted, message) from unreadable
-
-
-def _let_run(context: Context, record: BatchRecord, jobs: int, now: datetime) -> None:
-    while True:
-        try:
-            if record.state is BatchState.VALIDATING:
-                context.ledger.batches.write(advance(record, BatchState.IN_PROGRESS, at=now, jobs=jobs))
-            else:
-                context.ledger.batches.write(changed(record, at=now, jobs=jobs))
-        except StaleWrite:
-            record = context.ledger.batches.get(record.id)  # it was cancelled meanwhile
-        else:
-            return

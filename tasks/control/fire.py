@@ -19,11 +19,11 @@ from pipeline.errors import (
     RecordTooNew,
     RecordUnreadable,
     RequestError,
-    StaleWrite,
     StoreRefused,
     TesseraError,
     UnknownBatch,
 )
+from pipeline.ledger.update import update
 from pipeline.operations.cancel import request_cancel
 from pipeline.operations.status import batch_status
 from pipeline.operations.submit import Submission, accept
@@ -179,33 +179,36 @@ def _record_firing(
     counts: Mapping[str, Any] | None = None,
 ) -> None:
     """Record what became of a firing, once, also if the schedule is changed at the same time."""
-    schedules = context.ledger.schedules
-    while (record := schedules.get(turn.schedule)) is not None:
-        known = any(firing.id == turn.id for firing in schedules.firings(turn.schedule))
-        if known and _is_past(record, turn):
-            return
-        now = context.ledger.now()
-        firing = Firing(
-            id=turn.id,
-            fire_at=turn.fire_at,
-            by_hand=turn.run is not None,
-            outcome=outcome,
-            reason=reason,
-            recorded_at=now,
-            rows_key=(changes or {}).get("rows_key"),
-            **(counts or {}),
-        )
-        seen_to: dict[str, Any] = {"cursor": max(record.cursor, turn.fire_at)}
-        if turn.run is not None:
-            seen_to = {"runs": tuple(run for run in record.runs if run.token != turn.run.token)}
-        after = changed(record, at=now, **seen_to, **(changes or {}))
-        try:
-            schedules.write(after, None if known else firing)
-        except StaleWrite:
-            continue  # somebody changed the schedule: record it in the schedule as it is now
+    schedules, kept = context.ledger.schedules, changes or {}
+    firing = Firing(
+        id=turn.id,
+        fire_at=turn.fire_at,
+        by_hand=turn.run is not None,
+        outcome=outcome,
+        reason=reason,
+        recorded_at=context.ledger.now(),
+        rows_key=kept.get("rows_key"),
+        **(counts or {}),
+    )
+    known = False
+
+    def change(record: ScheduleRecord | None) -> ScheduleRecord | None:
+        nonlocal known
+        known = any(one.id == turn.id for one in schedules.firings(turn.schedule))
+        if record is None or (known and _is_past(record, turn)):
+            return None
+        if turn.run is None:
+            done: dict[str, Any] = {"cursor": max(record.cursor, turn.fire_at)}
+        else:
+            done = {"runs": tuple(run for run in record.runs if run.token != turn.run.token)}
+        return changed(record, at=context.ledger.now(), **done, **kept)
+
+    def write(record: ScheduleRecord) -> None:
+        schedules.write(record, None if known else firing)
+
+    if update(lambda: schedules.get(turn.schedule), change, write).written:
         key = ScheduleObjects(turn.schedule).firing(turn.id)
         context.artifacts.put(key, firing.model_dump_json().encode(), content_type="application/json")
-        return
 
 
 def _is_past(record: ScheduleRecord, turn: Turn) -> bool:

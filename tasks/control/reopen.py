@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import structlog
 
-from pipeline.errors import ConflictError, StaleWrite
+from pipeline.errors import ConflictError
 from pipeline.ledger.jobs import QueuePlace
 from pipeline.names import job_ref
-from pipeline.records.batch import BatchRecord, advance, changed
+from pipeline.records.batch import BatchRecord, changed
 from pipeline.records.object_keys import MARKERS, BatchObjects
 from pipeline.records.results import is_retried, parsed_outcomes
 from pipeline.states import BatchState, JobState
+from tasks.control.let_run import let_run
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
@@ -36,7 +37,7 @@ def reopen(context: Context, batch_id: str) -> None:
         opened = 0
         if record.state is BatchState.VALIDATING:
             opened = sum(_reopen_job(context, record, index) for index in range(record.jobs or 0))
-        _let_run(context, record)
+        let_run(context, batch_id, reopen=None)
         log.info("batch reopened", batch=batch_id, jobs=opened, codes=record.reopen)
 
 
@@ -57,17 +58,3 @@ def _reopen_job(context: Context, record: BatchRecord, index: int) -> bool:
         log.info("job was already reopened", job=job.ref, reason=str(error))
         return False
     return True
-
-
-def _let_run(context: Context, record: BatchRecord) -> None:
-    while record.reopen is not None:
-        now = context.ledger.now()
-        try:
-            if record.state is BatchState.VALIDATING:
-                context.ledger.batches.write(advance(record, BatchState.IN_PROGRESS, at=now, reopen=None))
-            else:
-                context.ledger.batches.write(changed(record, at=now, reopen=None))
-        except StaleWrite:
-            record = context.ledger.batches.get(record.id)  # it was cancelled meanwhile
-        else:
-            return

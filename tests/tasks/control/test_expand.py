@@ -49,11 +49,11 @@ def test_expanding_twice_gives_the_same_and_disturbs_no_job(stage: Stage) -> Non
 def test_an_expansion_that_broke_off_among_its_jobs_is_completed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     stage.accepted(7)
 
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("tasks.control.expand._let_run", killed)
+        patched.setattr("tasks.control.expand.let_run", killed)
         with pytest.raises(KeyboardInterrupt):
             expand(stage.worker, "b")
     before = _objects(stage)
