@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,20 +83,27 @@ class Deployment:
 
     def start(self, *names: str, **environment: str) -> None:
         """Start parts by name: `node`, or a role with anything behind a dash, as in `render-2`."""
+        for name in names:
+            self.start_one(name, [sys.executable, "-P", "-m", *self.module(name)], **environment)
+
+    def module(self, name: str) -> list[str]:
+        """What Python runs as the part of that name."""
+        role = name.partition("-")[0]
+        return ["embedded.node", "--data-dir", str(self.folder)] if role == "node" else ["tasks.worker", role]
+
+    def start_one(self, name: str, command: Sequence[str], **environment: str) -> None:
+        """Start one part by a command."""
         plain = without_deployment(os.environ) | reachable(os.environ)
         common = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", MARK: self.mark}
-        for name in names:
-            role = name.partition("-")[0]
-            module = ["embedded.node", "--data-dir", str(self.folder)] if role == "node" else ["tasks.worker", role]
-            program = Program(
-                name,
-                [sys.executable, "-P", "-m", *module],
-                plain | common | self.over_the_wires | self.services.credentials | environment,
-                self.folder,
-                self.folder / "logs" / f"{name}.log",
-            )
-            self.children[name] = Child(program)
-            self.children[name].start()
+        program = Program(
+            name,
+            command,
+            plain | common | self.over_the_wires | self.services.credentials | environment,
+            self.folder,
+            self.folder / "logs" / f"{name}.log",
+        )
+        self.children[name] = Child(program)
+        self.children[name].start()
 
     def pid(self, name: str) -> int:
         pid = self.children[name].pid

@@ -1,0 +1,54 @@
+"""The version before this one, as the wheel that its commit builds."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# The last commit of 0.1.0. A release moves it on to the last commit of the version before.
+COMMIT = "9dabfa40f25d83c677fd8584b47a1763a382ebfc"
+
+
+def installed(cache: Path, scratch: Path) -> Path:
+    """A folder with the older wheel, for PYTHONPATH; what it needs beside it has from this environment.
+
+    Args:
+        cache: kept from run to run.
+        scratch: for the sources.
+
+    Skips the test where the commit is not there, as in a shallow clone, and fails it under CI.
+    """
+    folder = cache / COMMIT
+    if folder.is_dir():
+        return folder
+    git = shutil.which("git")
+    archive = (
+        subprocess.run([git, "-C", str(ROOT), "archive", COMMIT], capture_output=True, check=False) if git else None
+    )
+    if archive is None or archive.returncode != 0:
+        message = f"needs commit {COMMIT} in the clone: git fetch --unshallow"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as sources:
+        sources.extractall(scratch / "sources", filter="data")
+    dist = scratch / "dist"
+    _run("build", "--wheel", "--outdir", dist, scratch / "sources")
+    (wheel,) = dist.glob("tessera_render-*.whl")
+    _run("pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target", scratch / "new", wheel)
+    (scratch / "new").rename(folder)  # whole or not at all
+    return folder
+
+
+def _run(module: str, *arguments: str | Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
