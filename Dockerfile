@@ -1,7 +1,7 @@
 # Two images (docs/decisions/0101-two-images.md):
 #
-#   docker build --target worker --tag REGISTRY/tessera-worker:0.1.0 .   render workers, controller, beat; no torch
-#   docker build --target engine --tag REGISTRY/tessera-engine:0.1.0 .   render pods
+#   docker build --target worker --tag REGISTRY/tessera-worker:0.2.0 .   render workers, controller, beat; no torch
+#   docker build --target engine --tag REGISTRY/tessera-engine:0.2.0 .   render pods
 #
 # Both run as user 10001 with a read-only root; only /tmp, or HOME and TMPDIR, must be writable. Release builds give both
 # bases by digest.

@@ -46,7 +46,7 @@ def test_the_least_values_are_settings_of_the_program(least: list[Object]) -> No
         s3_bucket="renders",
         s3_prefix="render--tessera",
         models={"sdxl": {"path": "/models/sdxl", "revision": "462165984030d82259a11f4367a4eed129e94a7b"}},
-        image="registry.example.com/tessera-engine:0.1.0",
+        image="registry.example.com/tessera-engine:0.2.0",
         pod=settings.pod,
     )
     assert pod_settings(settings) == PodSettings(
