@@ -9,7 +9,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -19,6 +19,10 @@ from pydantic import BaseModel
 
 import pipeline
 from pipeline.client.schedules import ScheduleFields
+
+ROOT = Path(__file__).resolve().parents[3]
+
+Check = Callable[[dict[str, str]], list[tuple[str, int, str, str]]]
 
 # A line that is wrong says in a comment which of mypy's codes reports it.
 USER = """
@@ -144,26 +148,45 @@ except WaitTimeout as timeout:
 
 
 @pytest.fixture(scope="module")
-def findings(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> list[tuple[int, str, str]]:
-    """Line, code and message of what `mypy --strict` says of a user's file, far from our own configuration."""
-    folder = tmp_path_factory.mktemp("user")
-    (folder / "user.py").write_text(USER)
+def checked(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Check:
+    """What `mypy --strict` says of a user's files, by name, far from our own configuration."""
     cache = request.config.cache
     assert cache is not None
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={cache.mkdir('user-mypy')}"]
-    done = subprocess.run(
-        [*command, "--output=json", "user.py"], cwd=folder, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert not done.stderr, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    return [(one["line"], one["code"], one["message"]) for one in found if one["severity"] == "error"]
+
+    def check(files: dict[str, str]) -> list[tuple[str, int, str, str]]:
+        """File, line, code and message of each error."""
+        folder = tmp_path_factory.mktemp("user")
+        for name, text in files.items():
+            (folder / name).write_text(text)
+        done = subprocess.run(
+            [*command, "--output=json", *files], cwd=folder, capture_output=True, text=True, timeout=240, check=False
+        )
+        assert not done.stderr, done.stderr
+        found = [json.loads(line) for line in done.stdout.splitlines() if line]
+        return [(x["file"], x["line"], x["code"], x["message"]) for x in found if x["severity"] == "error"]
+
+    return check
 
 
-def test_a_type_checker_reports_the_wrong_calls_of_a_user_and_no_others(findings: list[tuple[int, str, str]]) -> None:
+def test_a_type_checker_reports_the_wrong_calls_of_a_user_and_no_others(checked: Check) -> None:
     lines = USER.splitlines()
     wanted = {number: match[1] for number, line in enumerate(lines, 1) if (match := re.search(r"  # ([a-z-]+)$", line))}
-    found = {number: code for number, code, _ in findings}
-    assert found == wanted, [(lines[number - 1], code, message) for number, code, message in findings]
+    findings = checked({"user.py": USER})
+    found = {number: code for _, number, code, _ in findings}
+    assert found == wanted, [(lines[number - 1], code, message) for _, number, code, message in findings]
+
+
+def test_the_examples_on_the_pages_pass_a_type_checker(checked: Check) -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    examples = {
+        f"{page.stem.lower().replace('-', '_')}_{number}.py": example
+        for page in pages
+        for number, example in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+        if "from pipeline import" in example
+    }
+    assert len(examples) >= 6
+    assert checked(examples) == []
 
 
 def test_a_star_import_brings_what_is_public_and_nothing_else() -> None:
