@@ -1,9 +1,9 @@
-"""The files by which workers and the local node speak about attempts, so that each survives the other.
+"""The files by which workers and the local node exchange attempts, so that each survives the end of the other.
 
-node/attempts/<name>.spec.json    a worker's wish; linked into place, so creating it twice fails like a 409
-node/attempts/<name>.status.json  what the node knows; only the node writes it
-node/attempts/<name>.delete       a worker's wish that it ends and is forgotten
-node/gone/<name>                  it was there; a name is never used again
+node/attempts/<name>.spec.json    a worker asks for this attempt; linked into place, so a second create fails
+node/attempts/<name>.status.json  what the node knows of it; only the node writes it
+node/attempts/<name>.delete       a worker asks to end and forget it
+node/gone/<name>                  the attempt was deleted; its name is never used again
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ class AttemptStatus(BaseModel):
     node_lost: bool = False
 
 
-class Gone(Exception):  # an answer: the caller says what it means there
-    """The name was used before, and its attempt was deleted."""
+class Gone(Exception):  # not an error by itself: the caller decides what it means
+    """The name was used before and its attempt was deleted."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """One look at the folder: names with a spec, and names that somebody wants deleted."""
+    """What one listing of the folder shows: names with a spec, and names to delete."""
 
     specs: frozenset[str]
     deletions: frozenset[str]
 
 
 class AttemptFolder:
-    """`data_dir`/node; every method leaves it in a state from which any other process can go on."""
+    """The folder `data_dir`/node. After every method, also a killed one, any other process can go on."""
 
     def __init__(self, data_dir: Path) -> None:
         self.root = data_dir / "node"
@@ -68,7 +68,7 @@ class AttemptFolder:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def create(self, spec: AttemptSpec) -> None:
-        """Wish for an attempt. Raises FileExistsError if its name is in use, Gone if it was."""
+        """Ask for an attempt. Raises FileExistsError if its name is in use, Gone if it was used before."""
         if self.is_gone(spec.name):
             raise Gone(spec.name)
         temporary = unfinished(self._live / spec.name, spec.model_dump_json().encode())
@@ -76,13 +76,13 @@ class AttemptFolder:
             self._path(spec.name, _SPEC).hardlink_to(temporary)
         finally:
             temporary.unlink()
-        # The node marks a name as gone before it removes the spec. Whoever asked too early looks again.
+        # The node marks a name as gone before it removes the spec, so look again: it may have done both since.
         if self.is_gone(spec.name):
             self._path(spec.name, _SPEC).unlink(missing_ok=True)
             raise Gone(spec.name)
 
     def request_deletion(self, name: str) -> None:
-        """Wish that an attempt ends and is forgotten; nothing happens if it is not there."""
+        """Ask to end and forget an attempt; nothing happens if there is none."""
         if self._path(name, _SPEC).exists():
             self._path(name, _DELETE).touch(mode=0o600)
 
@@ -110,13 +110,13 @@ class AttemptFolder:
         return (self._gone / name).exists()
 
     def forget(self, name: str) -> None:
-        """Remove the attempt and remember its name; may be repeated after any interruption. For the node only."""
+        """Remove the attempt and remember its name; can be repeated after an interruption. For the node only."""
         (self._gone / name).touch(mode=0o600)
         for suffix in (_SPEC, _STATUS, _DELETE):
             self._path(name, suffix).unlink(missing_ok=True)
 
     def withdraw_deletion(self, name: str) -> None:
-        """Remove a wish that came after its attempt was gone. For the node only."""
+        """Remove a deletion request for an attempt that is already gone. For the node only."""
         self._path(name, _DELETE).unlink(missing_ok=True)
 
     def _path(self, name: str, suffix: str) -> Path:

@@ -1,4 +1,4 @@
-"""Attempts on the local node: `pipeline.records.attempt.Launcher` by files, and what an attempt's end means."""
+"""Runs attempts on the local node: a `pipeline.records.attempt.Launcher` by files, and what became of each attempt."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from pipeline.schema import read_record
 NODE = "local"
 
 _SIGKILL = 9
-# The rank that was killed need not be the first that torchrun noticed; its summary in the log names each.
+# torchrun may notice another rank first; its summary in the log names every rank that was killed.
 _RANK_KILLED = re.compile(r"exitcode\s*:\s*-9\b")
 
 
 class LocalLauncher:
-    """A `Launcher` over the files of one data folder; needs no process to be there when it is called."""
+    """A `Launcher` over the files of one data folder; works also while no node runs."""
 
     def __init__(self, data_dir: Path) -> None:
         self._attempts = AttemptFolder(data_dir)
         self._ended: dict[str, Observation] = {}
 
     def launch(self, spec: AttemptSpec) -> LaunchResult:
-        """Create the attempt, or adopt the one that is there with this very spec."""
+        """Create the attempt, or adopt the one that exists with exactly this spec."""
         while True:
             try:
                 self._attempts.create(spec)
@@ -49,7 +49,7 @@ class LocalLauncher:
                 except RecordUnreadable as error:
                     raise NameTaken(spec.name, "that cannot be read", spec.digest) from error
                 if found is None:
-                    continue  # deleted meanwhile, so the next try says that it is gone
+                    continue  # deleted in the meantime: the next try raises Gone
                 if found.digest != spec.digest:
                     raise NameTaken(spec.name, found.digest, spec.digest) from None
                 return LaunchResult.ADOPTED
@@ -66,7 +66,7 @@ class LocalLauncher:
         return present
 
     def quiet_since(self, moment: float) -> bool:
-        """Never said: a look at a folder costs less than a watch on it."""
+        """Always False: listing a folder costs less than watching it."""
         del moment
         return False
 
@@ -93,10 +93,10 @@ class LocalLauncher:
 
 
 def outcome(status: AttemptStatus) -> AttemptOutcome:
-    """What became of an attempt that has ended; touches nothing.
+    """What became of an attempt that has ended; reads and changes nothing else.
 
-    Only an exit with 0 together with the pod's word is a success, and nothing outranks it. After that our own reasons
-    for ending it outrank the program's, because the program's follow from them.
+    Only exit code 0 together with a report of success is a success, and it takes precedence over all else. Next come
+    our own reasons for ending the attempt, because what the program then reports follows from them.
     """
     report = _report(status.message)
 
@@ -122,9 +122,9 @@ def outcome(status: AttemptStatus) -> AttemptOutcome:
 
 
 def _describe_end(status: AttemptStatus, report: PodReport | None, how: str) -> str:
-    word = "a report of success" if report else "no report"
-    said = [text.strip() for text in ("" if report else status.message, status.log_tail) if text.strip()]
-    return "\n".join([f"{how} and {word}", *said])
+    reported = "a report of success" if report else "no report"
+    texts = [text.strip() for text in ("" if report else status.message, status.log_tail) if text.strip()]
+    return "\n".join([f"{how} and {reported}", *texts])
 
 
 def _report(message: str) -> PodReport | None:

@@ -1,6 +1,6 @@
-"""The demo model of a data folder, pinned by its content: in a checkout the trained one of `models/demo`.
+"""The demo model of a data folder, pinned by its content. In a checkout it is the trained model of `models/demo`.
 
-A wheel has none: there one with random weights is made, once and offline, by the engine's own program.
+A wheel does not include that: there a model with random weights is made, once and offline, by `distri.demo_model`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.errors import ServiceError
 
 NATIVE_PX = 256
 
-# What `python -m training WORK models/demo` made; a wheel brings none.
+# Made by `python -m training WORK models/demo`; not in a wheel.
 TRAINED = Path(__file__).parents[1] / "models" / "demo"
 
 _POLL_S = 0.05
@@ -26,12 +26,12 @@ _UNFINISHED = "demo.unfinished"
 
 
 def demo_model(data_dir: Path) -> Path:
-    """Where the model lies, or will."""
+    """Where the model is, or will be."""
     return data_dir / "models" / "demo"
 
 
 def start_demo_model(data_dir: Path, environment: Mapping[str, str], *, trained: Path = TRAINED) -> Child | None:
-    """Put the model there, or start making it, unless it is there; it gets its name only when it is whole."""
+    """Copy the model there or start making it, unless it exists; it gets its name only when it is complete."""
     if demo_model(data_dir).exists():
         return None
     unfinished = data_dir / "models" / _UNFINISHED
@@ -55,7 +55,7 @@ def start_demo_model(data_dir: Path, environment: Mapping[str, str], *, trained:
 
 
 def await_demo_model(child: Child, data_dir: Path, timeout_s: float, give_up: Callable[[], bool]) -> None:
-    """Wait until the model is made, and give it its name. Raises ServiceError, StopRequested."""
+    """Wait until the model is made, then give it its name. Raises ServiceError, StopRequested."""
     deadline = time.monotonic() + timeout_s
     try:
         while (code := child.exit_code()) is None:

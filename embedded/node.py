@@ -1,7 +1,7 @@
-"""The local node, which plays the kubelet: it runs attempts that workers ask for, and records how they ended.
+"""The local node, which does a kubelet's work: it runs attempts that workers ask for, and records how they ended.
 
-It speaks with workers by files (see attempts.py), so it needs no port and outlives any of them. Its attempts die with
-it; what it left as running, the next node records as lost.
+Workers reach it by files (see attempts.py), so it needs no port and does not depend on them. Its attempts die with it;
+the next node records as lost those that are still recorded as running.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ log = structlog.get_logger("embedded.node")
 
 
 def render(spec: AttemptSpec) -> list[str]:
-    """The command of a pod: the same that a container runs."""
+    """The command of a pod, the same as in a container."""
     return torchrun(sys.executable, spec.gpus)
 
 
@@ -60,11 +60,11 @@ class _Running:
     process: subprocess.Popen[bytes]
     status: AttemptStatus
     deadline: float
-    kill_at: float | None = None  # set once it was asked to end
+    kill_at: float | None = None  # set when it is asked to end
 
 
 class Node:
-    """Everything that runs on this node. `run` is the whole life; start it in a main thread."""
+    """All attempts of this node. `run` serves them until stopped; call it in the main thread."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Node:
             while not self._stopping:
                 try:
                     self._tick()
-                except OSError:  # a full disk, say: what runs goes on, and what could not be recorded is tried again
+                except OSError:  # a full disk, for example: attempts go on, and their ends are recorded later
                     log.exception("look at the attempts failed")
                 time.sleep(_SCAN_S)
             self._end_all()
@@ -147,11 +147,11 @@ class Node:
             self._attempts.withdraw_deletion(name)
 
     def _begin(self, name: str) -> None:
-        if self._attempts.is_gone(name):  # a forgetting that was cut short, or a worker that asked too late
+        if self._attempts.is_gone(name):  # forgetting it was cut short, or a worker asked too late
             self._attempts.forget(name)
             return
         if (known := self._attempts.status(name)) is not None:
-            if known.phase is AttemptPhase.RUNNING:  # its start was recorded, and then failed
+            if known.phase is AttemptPhase.RUNNING:  # its start was recorded and then failed
                 self._record_lost(name, known)
             self._ended.add(name)
             return
@@ -166,7 +166,7 @@ class Node:
             return
         if spec is None:
             return
-        # First the record, then the process: a node that dies in between leaves something to find.
+        # First the record, then the process: if this node dies in between, the next one finds the record.
         self._attempts.write_status(name, status)
         try:
             process = self._start(spec, status.uid)
@@ -188,7 +188,7 @@ class Node:
             "OMP_NUM_THREADS": "1",
             "PYTHONSAFEPATH": "1",
             "HF_HUB_OFFLINE": "1",
-            SHUTDOWN_VARIABLE: str(int(max(0, self._grace_s - 1))),  # the rest is for torchrun itself
+            SHUTDOWN_VARIABLE: str(int(max(0, self._grace_s - 1))),  # the rest of the time is for torchrun itself
         }
         with (self._logs / f"{spec.name}.log").open("ab") as output:
             return subprocess.Popen(
@@ -219,7 +219,7 @@ class Node:
             return
         if left := kill_marked(POD_UID_VARIABLE, running.status.uid, _KILL_S):
             log.error("processes of an attempt cannot be killed", attempt=name, pids=sorted(left))
-            return  # it has not ended while anything of it lives
+            return  # it has not ended while a process of it lives
         self._record_end(name, running, running.process.wait())
 
     def _ask_to_end(self, name: str, running: _Running) -> None:
@@ -261,7 +261,7 @@ class Node:
 
 
 def _last_bytes(path: Path) -> str:
-    """The end of a termination message, as much of it as a kubelet keeps."""
+    """The end of a termination message, as much as a kubelet keeps."""
     try:
         return path.read_bytes()[-REPORT_LIMIT_BYTES:].decode(errors="replace")
     except FileNotFoundError:
@@ -271,8 +271,8 @@ def _last_bytes(path: Path) -> str:
 def main(arguments: Sequence[str], command: Callable[[AttemptSpec], Sequence[str]] = render) -> int:
     """Entry point of the node's process."""
     parser = argparse.ArgumentParser(prog="python -P -m embedded.node", description="Run attempts on this machine.")
-    parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--grace", type=float, default=5.0, help="seconds between SIGTERM and SIGKILL")
+    parser.add_argument("--data-dir", type=Path, required=True, help="data folder of the stack")
+    parser.add_argument("--grace", type=float, default=5.0, help="seconds from SIGTERM to SIGKILL")
     options = parser.parse_args(arguments)
     machine = load_part(MachineSettings, newer=True)
     configure_logging(machine.log_format, machine.log_level)

@@ -1,8 +1,8 @@
-"""Run a command that dies with whoever started it: `python -P -m embedded.run_with_parent --parent PID -- CMD ARGS...`.
+"""Run a command that dies with its parent process: `python -P -m embedded.run_with_parent --parent PID -- CMD ARGS...`.
 
 On Linux this program sets the parent-death signal and becomes the command, so that no process stays behind and the
-command's process id is the one that was started. Elsewhere it stays as a parent that looks after its own parent;
-there, killing this program itself with SIGKILL leaves the command alone.
+command's process id is the one that was started. Elsewhere it stays as a parent that watches its own parent; there,
+killing this program itself with SIGKILL leaves the command running.
 
 The parent-death signal fires when the *thread* that forked ends: start such commands from a main thread.
 """
@@ -20,7 +20,7 @@ from types import FrameType
 from pipeline.process.lifeline import TETHERED_PID, die_with_parent
 
 _POLL_S = 0.2
-_CANNOT_RUN = 127  # what a shell says of a command that it cannot run
+_CANNOT_RUN = 127  # what a shell returns for a command that it cannot run
 
 
 def with_parent(command: Sequence[str]) -> list[str]:
@@ -46,9 +46,9 @@ def become(command: Sequence[str], parent: int) -> None:
 
 
 def guard(command: Sequence[str], parent: int) -> int:
-    """Run `command` in a group of its own until it ends or `parent` does; hand on the signals that ask to stop.
+    """Run `command` in a group of its own until it or `parent` ends; pass on signals that ask it to stop.
 
-    Returns the exit code. A command that died of a signal takes this process along by the same one.
+    Returns the exit code. If a signal ended the command, this process ends by the same signal.
     """
     if os.getppid() != parent:
         return _CANNOT_RUN

@@ -1,7 +1,7 @@
-"""The whole stack on one folder: services, model, node and workers, started in order and watched until told to stop.
+"""The whole stack on one data folder: services, model, node and workers, started in order and kept running.
 
-`python -P -m embedded.stack --data-dir D`. It holds a lock on the folder for its life, and everything that it
-starts dies with it, so that a killed supervisor leaves data and no process.
+`python -P -m embedded.stack --data-dir D`. It holds a lock on the folder while it runs, and everything that it starts
+dies with it, so that a killed stack leaves data but no process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from embedded.model import NATIVE_PX, await_demo_model, demo_model, revision, st
 from embedded.processes.child import Child, Program, stop_all
 from embedded.processes.supervisor import supervise
 from embedded.services.readiness import StopRequested
-from embedded.services.services import Services, await_services, reachable, start_services, stop_services
+from embedded.services.services import Services, await_services, no_proxy, start_services, stop_services
 from pipeline.client.local_stack import LOCK_FILE, MARKER_FILE, STATE_FILE, StackState, without_deployment
 from pipeline.deployment.layouts import Layout
 from pipeline.deployment.settings import LoraSource, ModelSource, Settings, load_settings
@@ -35,7 +35,7 @@ from pipeline.process.files import write_private
 from pipeline.process.lifeline import die_with_parent
 from pipeline.process.logs import configure_logging
 
-# What runs beside services and node, by name; every command gets the deployment from its environment.
+# Commands that run besides services and node, by name; each reads the deployment from its environment.
 WORKERS: Mapping[str, Sequence[str]] = {
     name: (sys.executable, "-P", "-m", "tasks.worker", name) for name in ("control", "render", "beat")
 }
@@ -44,7 +44,7 @@ _SERVICES_S = 30.0
 _MODEL_S = 120.0
 _WORKER_GRACE_S = 5.0
 _NODE_GRACE_S = 10.0
-_PREDECESSOR_S = 1.0  # also covers those who only ask whether the lock is held
+_PREDECESSOR_S = 1.0  # also longer than `tessera` holds the lock to ask whether it is held
 
 log = structlog.get_logger("embedded.stack")
 
@@ -63,11 +63,11 @@ class Stack:
         self._began = time.monotonic()
 
     def request_stop(self) -> None:
-        """Have `start` and `watch` come to an end; may be called from a signal handler."""
+        """Ask `start` and `watch` to return; may be called from a signal handler."""
         self._stopping = True
 
     def start(self) -> None:
-        """Bring everything up and write the state file. Raises TesseraError, StopRequested."""
+        """Start everything and write the state file. Raises TesseraError, StopRequested."""
         plain = without_deployment(os.environ) | _OF_EVERY_CHILD
         self._services = start_services(self._data_dir)
         self._model = None if self._options.no_model else start_demo_model(self._data_dir, plain)
@@ -76,7 +76,7 @@ class Stack:
             await_demo_model(self._model, self._data_dir, _MODEL_S, lambda: self._stopping)
             self._report("demo model")
         settings = self._settings(self._services)
-        deployment = settings.environment() | self._services.credentials | reachable(os.environ)
+        deployment = settings.environment() | self._services.credentials | no_proxy(os.environ)
         environment = plain | deployment
         node = (sys.executable, "-P", "-m", "embedded.node", "--data-dir", str(self._data_dir))
         for name, command in {"node": node, **self._workers}.items():
@@ -89,19 +89,19 @@ class Stack:
             started_at=datetime.now(UTC),
             data_dir=self._data_dir,
             logs=self._data_dir / "logs",
-            # How a client logs is for its own terminal to say.
+            # A client chooses how it logs by itself.
             environment={name: value for name, value in deployment.items() if not name.startswith("TESSERA_LOG_")},
         )
         write_private(self._data_dir / STATE_FILE, state.model_dump_json(indent=2))
         log.info("stack is up", seconds=round(time.monotonic() - self._began, 2), data_dir=str(self._data_dir))
 
     def watch(self) -> None:
-        """Restart whoever ends, until asked to stop."""
+        """Restart every process that ends, until asked to stop."""
         servers = [self._services.redis, self._services.s3] if self._services else []
         supervise([*servers, *self._children], lambda: self._stopping)
 
     def stop(self) -> None:
-        """End everything in order: workers hand over, the node ends what runs, then the services close their data."""
+        """Stop everything in order: workers hand over, the node ends its attempts, the services write their data."""
         began = time.monotonic()
         (self._data_dir / STATE_FILE).unlink(missing_ok=True)
         killed = stop_all([self._model] if self._model else [], grace_s=0)
@@ -150,7 +150,7 @@ _OF_EVERY_CHILD = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "OMP_NUM_THRE
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Entry point of the supervisor: 0 after an orderly stop, 1 if it cannot come up, 2 if another one is up."""
+    """Entry point: exit status 0 after an orderly stop, 1 if it cannot start, 2 if another stack runs."""
     options = _parsed(arguments)
     if options.with_parent is not None:
         die_with_parent(options.with_parent)
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     os.ftruncate(lock, 0)
     os.write(lock, str(os.getpid()).encode())
-    (data_dir / STATE_FILE).unlink(missing_ok=True)  # a predecessor that was killed could not
+    (data_dir / STATE_FILE).unlink(missing_ok=True)  # a predecessor that was killed could not remove it
     (data_dir / MARKER_FILE).touch(mode=0o600)
     stack = Stack(options, options.workers)
     _on_stop_signals(stack.request_stop)
@@ -197,15 +197,17 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
         prog="python -P -m embedded.stack",
         description="Run Tessera on this machine: Redis, S3, a node and workers.",
     )
-    parser.add_argument("--data-dir", type=lambda text: Path(text).expanduser().absolute(), required=True)
-    parser.add_argument("--slots", type=int, default=1, help="attempts that run at a time")
-    parser.add_argument("--gpus", type=int, default=2, help="ranks of an attempt")
-    parser.add_argument("--loras", type=json.loads, default={}, help="JSON: files of LoRAs by name")
-    parser.add_argument("--images-per-job", type=int, default=5)
-    parser.add_argument("--with-parent", type=int, metavar="PID", help="die when this process, our parent, does")
-    parser.add_argument("--no-model", action="store_true", help="start without the demo model, rendering nothing")
     parser.add_argument(
-        "--workers", type=json.loads, default=WORKERS, help="JSON: other commands by name instead of the workers"
+        "--data-dir", type=lambda text: Path(text).expanduser().absolute(), required=True, help="folder for all data"
+    )
+    parser.add_argument("--slots", type=int, default=1, help="how many attempts run at a time")
+    parser.add_argument("--gpus", type=int, default=2, help="ranks (processes) of an attempt")
+    parser.add_argument("--loras", type=json.loads, default={}, help="LoRA files by name, as JSON")
+    parser.add_argument("--images-per-job", type=int, default=5, help="most images in a job")
+    parser.add_argument("--with-parent", type=int, metavar="PID", help="end when this process, our parent, ends")
+    parser.add_argument("--no-model", action="store_true", help="start without the demo model; nothing can be rendered")
+    parser.add_argument(
+        "--workers", type=json.loads, default=WORKERS, help="commands to run instead of the workers, by name, as JSON"
     )
     return parser.parse_args(arguments)
 

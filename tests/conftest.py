@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from embedded.services.services import Services, reachable, running_services
+from embedded.services.services import Services, no_proxy, running_services
 from pipeline.deployment.settings import Settings, load_settings
 
 
@@ -26,7 +26,7 @@ def settings(services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """Settings of a deployment of the test's own, and this process's environment set so that boto3 is let in."""
     for name in [name for name in os.environ if name.startswith(("AWS_", "TESSERA_"))]:
         monkeypatch.delenv(name)
-    for name, value in (services.credentials | reachable(os.environ)).items():
+    for name, value in (services.credentials | no_proxy(os.environ)).items():
         monkeypatch.setenv(name, value)
     own = f"test-{uuid.uuid4().hex[:12]}"
     where: dict[str, Any] = dict(services.settings)

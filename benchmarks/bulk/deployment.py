@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from embedded.services.services import Services, reachable, running_services
+from embedded.services.services import Services, no_proxy, running_services
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.client.connect import Connection
 from pipeline.deployment.settings import load_settings
@@ -152,7 +152,7 @@ def deployment(**changes: Any) -> Iterator[Bench]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tessera-bulk-")))
         services = stack.enter_context(running_services(folder / "services"))
-        os.environ.update(services.credentials | reachable(os.environ))
+        os.environ.update(services.credentials | no_proxy(os.environ))
         own = {"redis_prefix": "bench", "launcher": "local", "models": MODELS, "data_dir": folder}
         settings = load_settings({}, **_joined(services.settings, own, changes))
         watch = Watch()

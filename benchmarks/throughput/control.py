@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from embedded.services.services import Services, reachable, running_services
+from embedded.services.services import Services, no_proxy, running_services
 from pipeline import Client
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.commit import commit_image
@@ -122,7 +122,7 @@ def _launched_at(connection: Connection, ref: str) -> float:
 def _deployment(stack: ExitStack, **changes: Any) -> tuple[Services, Settings, dict[str, str]]:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     services = stack.enter_context(running_services(folder / "services"))
-    os.environ.update(services.credentials | reachable(os.environ))
+    os.environ.update(services.credentials | no_proxy(os.environ))
     own = {"redis_prefix": "bench", "launcher": "local", "models": MODELS, "gpus": 1, "data_dir": folder}
     values: dict[str, Any] = services.settings | own | changes
     settings = load_settings({}, **values)

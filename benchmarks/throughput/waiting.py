@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from distri.run.committer import Committer, PodIdentity
-from embedded.services.services import reachable, running_services
+from embedded.services.services import no_proxy, running_services
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.deployment.settings import load_settings
 from pipeline.records.shards import ImageTask
@@ -31,7 +31,7 @@ CHUNK_BYTES = 1 << 16
 def waiting(images: int, device_s: float, megabytes_a_second: float) -> dict[str, Any]:
     """Seconds an image that rendering waits: the committer's, and those of a plain loop."""
     with tempfile.TemporaryDirectory() as directory, running_services(Path(directory)) as services:
-        os.environ.update(services.credentials | reachable(os.environ))
+        os.environ.update(services.credentials | no_proxy(os.environ))
         port = urlsplit(services.endpoints.s3_endpoint).port or 0
         with _slow_line(port, megabytes_a_second * 1e6) as slow_port:
             values: dict[str, Any] = services.settings | {

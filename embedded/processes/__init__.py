@@ -1,1 +1,1 @@
-"""Child processes: started, marked as ours, watched, ended with their parent."""
+"""Child processes: how they are started, found, restarted, and ended with their parent."""

@@ -1,4 +1,4 @@
-"""A child process that dies with us: how it is started, asked to end, and what it said last."""
+"""A child process that dies with this one: start it, ask it to end, read the end of its log."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Program:
     environment: Mapping[str, str]
     folder: Path
     log: Path
-    lock: Path | None = None  # held for as long as the process lives: two servers never share their data
+    lock: Path | None = None  # held while the process lives, so that two servers never share their data
 
 
 class Child:
-    """One running `Program`. Start it from the main thread: its parent-death signal is bound to the thread."""
+    """A `Program` and its process. Start it from the main thread: its parent-death signal is bound to the thread."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -50,7 +50,7 @@ class Child:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Start the program, again if it ended. Waits for a predecessor that still holds the program's lock."""
+        """Start the program, or start it again if it ended. Waits if a predecessor still holds its lock."""
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError(f"{self.name} must be started from the main thread")
         program = self.program
@@ -71,7 +71,7 @@ class Child:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,  # a terminal's Ctrl-C is for us: we end the children in order
+                    start_new_session=True,  # a terminal's Ctrl-C must reach only us: we stop the children in order
                     pass_fds=held,
                 )
         finally:
@@ -94,7 +94,7 @@ class Child:
 
 
 def stop_all(children: Iterable[Child], grace_s: float) -> list[Child]:
-    """Ask all of them to end at once, wait, kill who is left after `grace_s`. Returns those that had to be killed."""
+    """Ask all of them to end, wait, kill those left after `grace_s`. Returns those that had to be killed."""
     started = [child for child in children if child.pid is not None]
     for child in started:
         child.send(signal.SIGTERM)

@@ -1,7 +1,7 @@
-"""Find and end every process of an attempt, wherever in the process tree it has got to.
+"""Find and kill every process of an attempt, wherever it is in the process tree.
 
-torchrun starts its ranks in sessions of their own, and a rank whose torchrun has died belongs to init: neither group
-nor parentage leads to it. The environment that it was started with does.
+torchrun starts its ranks in sessions of their own, and a rank whose torchrun has died belongs to init: neither process
+group nor parent identifies it. A variable of the environment that it was started with does.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _PAUSE_S = 0.02
 
 
 def marked(variable: str, value: str) -> set[int]:
-    """Process ids of all living processes of ours that were started with `variable=value`, without ourselves."""
+    """Process ids of all processes of this user that were started with `variable=value`, except this one."""
     mark = f"{variable}={value}"
     found = _by_proc(mark) if sys.platform == "linux" else _by_ps(mark)
     return found - {os.getpid()}
 
 
 def kill_marked(variable: str, value: str, timeout_s: float) -> set[int]:
-    """Kill them with SIGKILL, also those that start meanwhile, until none is left. Returns who is left in the end."""
+    """Kill them with SIGKILL, and those that start meanwhile, until none is left. Returns those left at the timeout."""
     deadline = time.monotonic() + timeout_s
     while (left := marked(variable, value)) and time.monotonic() < deadline:
         for pid in left:

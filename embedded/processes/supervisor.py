@@ -1,4 +1,4 @@
-"""Keeping children alive: one that ends is started again, after a delay that grows while it keeps ending."""
+"""Restart children that end, after a delay that grows while they keep ending."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pipeline.process.backoff import backoff_s
 
 _SCAN_S = 0.1
 _FIRST_DELAY_S = 0.2
-_PROVEN_S = 30.0  # who ran this long gets the first delay again
+_PROVEN_S = 30.0  # a child that ran this long gets the first delay again
 
 log = structlog.get_logger("embedded.processes.supervisor")
 
 
 def supervise(children: Sequence[Child], stopping: Callable[[], bool]) -> None:
-    """Restart whoever ends until `stopping` says so. Blocks; from the main thread only."""
+    """Restart children that end, until `stopping` returns True. Blocks; call it in the main thread."""
     ends = dict.fromkeys((child.name for child in children), 0)  # in a row
     due: dict[str, float] = {}
     while not stopping():

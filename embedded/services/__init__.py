@@ -1,1 +1,1 @@
-"""Redis and S3 on this machine: how each is started, and when it is ready."""
+"""Redis and S3 on this machine: where they listen, how each is started, and when it is ready."""

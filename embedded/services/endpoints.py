@@ -1,6 +1,6 @@
-"""What the services of one data folder keep from start to start: their credentials and, where still free, their ports.
+"""Credentials and ports of the services of one data folder: kept from start to start, ports only if they are free.
 
-Kept in a file of mode 0600; none of it ever stands on a command line.
+Stored in a file of mode 0600; none of it appears on a command line.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ PORT_NAMES = (
     "admin_grpc",
 )
 
-# Below the range that outgoing connections take theirs from: a client that reconnects to a port of that range while
-# the service is down can get that very port as its own, connect to itself, and keep the service from coming back.
+# Below the range of ports of outgoing connections. In that range, a client that reconnects while the service is down
+# can get the service's port as its own, connect to itself, and so keep the service from starting again.
 _PORTS = range(20_000, 32_000)
 
 

@@ -1,4 +1,4 @@
-"""Waiting until a service answers, and saying what is wrong when it does not."""
+"""Wait until a service answers, and report what is wrong if it does not."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _POLL_S = 0.05
 
 
 class NotReady(Exception):
-    """The service does not answer as it should, yet."""
+    """The service does not answer as it should yet."""
 
 
 class StopRequested(Exception):
-    """Waiting was given up because this process is to end."""
+    """Waiting was given up because this process was asked to stop."""
 
 
 def wait_until_ready(

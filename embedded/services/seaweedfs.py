@@ -1,8 +1,8 @@
 """SeaweedFS as the embedded S3: `weed mini`, which is master, volume server, filer and S3 gateway in one process.
 
-What had to be found out about 4.48, and stands in the code below: everything listens where -ip.bind says, the
-inner services included, and those ask for no credentials unless JWT keys are set; a switched-off admin UI still
-opens its two ports; gRPC servers put sockets into /tmp under fixed names that only their port tells apart.
+Found by trying version 4.48, and handled below: everything listens on -ip.bind, also the internal services, and those
+need no credentials unless JWT keys are set; the admin UI opens its two ports even if it is off; gRPC servers put
+sockets into /tmp under names that differ only by port.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ REGION = "us-east-1"
 
 _PROBE = ".probe/kept"
 
-# Of the Go runtime, which otherwise lets its garbage grow: 720 MB were measured while 200,000 rows came in, and half as
-# much with this, for more of its processor time. Beside it stand 80 MB of the program itself.
+# For the Go runtime, which otherwise lets garbage grow: 720 MB were measured while 200,000 rows were submitted, half as
+# much with this limit, at the cost of processor time. The program itself needs 80 MB more.
 _MEMORY_LIMIT = "310MiB"
 
 _FORBIDDEN, _NOT_FOUND, _PRECONDITION_FAILED = 403, 404, 412
 
 
 def seaweedfs(endpoints: Endpoints, data_dir: Path, environment: dict[str, str]) -> Program:
-    """The server on `data_dir`/s3, whose only identity is ours; credentials go into its environment."""
+    """The server on `data_dir`/s3. It accepts only our credentials, which it gets by its environment."""
     folder = data_dir / "s3"
     folder.mkdir(mode=0o700, exist_ok=True)
     remove_sockets(endpoints)
     ports = endpoints.ports
-    for stale in folder.glob("m[0-9]*"):  # the master keeps a folder for every port that it ever had
+    for stale in folder.glob("m[0-9]*"):  # the master leaves a folder for every port that it had
         if stale.name != f"m{ports['master']}":
             shutil.rmtree(stale)
     options = {
@@ -51,21 +51,21 @@ def seaweedfs(endpoints: Endpoints, data_dir: Path, environment: dict[str, str])
         "ip.bind": LOOPBACK,
         "master.port": ports["master"],
         "master.port.grpc": ports["master_grpc"],
-        # A resumed master is not yet its own leader when the volume server asks, which then waits for 5 s: measured
-        # in 4 of 25 restarts, against none without. All that is lost is told again by the volume server.
+        # A resumed master may not be leader yet when the volume server registers, which then waits for 5 s: measured
+        # in 4 of 25 restarts, in none without resuming. The volume server sends again whatever state that loses.
         "master.resumeState": "false",
         "master.telemetry": "false",
         "master.volumeSizeLimitMB": 1024,
         "volume.port": ports["volume"],
         "volume.port.grpc": ports["volume_grpc"],
-        "volume.preStopSeconds": 0,  # nobody else has to notice that this volume server goes
+        "volume.preStopSeconds": 0,  # no other server needs to notice that this one stops
         "filer.port": ports["filer"],
         "filer.port.grpc": ports["filer_grpc"],
-        "filer.maxMB": 1,  # of one piece of an object: each is a buffer
-        "filer.localSocket": "filer.sock",  # relative: a socket's path may not be longer than about 100 bytes
+        "filer.maxMB": 1,  # size of one piece of an object, which is one buffer
+        "filer.localSocket": "filer.sock",  # relative, because a socket's path is limited to about 100 bytes
         "s3.port": ports["s3"],
         "s3.port.grpc": ports["s3_grpc"],
-        # Of objects on their way out: without limits 415 MB while a million rows were read, with these 206.
+        # For reading objects: without limits 415 MB while a million rows were read, with these 206 MB.
         "s3.readerCacheSizeMB": 32,
         "s3.cacheCapacityMB": 16,
         "s3.port.iceberg": 0,
@@ -90,7 +90,7 @@ def seaweedfs(endpoints: Endpoints, data_dir: Path, environment: dict[str, str])
         | {
             "AWS_ACCESS_KEY_ID": endpoints.s3_access_key,
             "AWS_SECRET_ACCESS_KEY": endpoints.s3_secret_key,
-            # Without these, anybody on this machine could read and write through filer and volume server.
+            # Without these, every user of this machine could read and write through filer and volume server.
             "WEED_JWT_SIGNING_KEY": key,
             "WEED_JWT_SIGNING_READ_KEY": key,
             "WEED_JWT_FILER_SIGNING_KEY": key,
@@ -105,7 +105,7 @@ def seaweedfs(endpoints: Endpoints, data_dir: Path, environment: dict[str, str])
 
 
 def remove_sockets(endpoints: Endpoints) -> None:
-    """Remove the sockets that a server which was killed has left in /tmp."""
+    """Remove the sockets that a killed server left in /tmp."""
     for service in ("master", "volume", "filer", "s3", "admin"):
         Path(f"/tmp/seaweedfs-{service}-grpc-{endpoints.ports[f'{service}_grpc']}.sock").unlink(missing_ok=True)  # noqa: S108 - its name
 
@@ -116,7 +116,7 @@ def s3_client(endpoints: Endpoints) -> S3Client:
     import botocore.session
     from botocore.config import Config
 
-    # Blind to AWS_PROFILE and ~/.aws: a profile that is not there is an error even to who brings his own keys.
+    # Ignores AWS_PROFILE and ~/.aws: a profile that does not exist is an error even if keys are given.
     nothing_else = {"profile": (None, None, None, None), "config_file": (None, None, os.devnull, None)}
     session = boto3.Session(
         botocore_session=botocore.session.Session(nothing_else),
@@ -135,9 +135,9 @@ def s3_client(endpoints: Endpoints) -> S3Client:
 
 
 def check_seaweedfs(client: S3Client) -> None:
-    """Sign, find the bucket or make it, prove conditional PUT and that strangers are refused.
+    """Create the bucket if need be; check conditional PUT, and that requests without credentials are refused.
 
-    Raises NotReady while it starts, ServiceError for a server that answers but cannot be trusted with results.
+    Raises NotReady while the server starts, ServiceError if it answers but cannot be trusted with results.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -148,7 +148,7 @@ def check_seaweedfs(client: S3Client) -> None:
             if _status(error) != _NOT_FOUND:
                 raise
             client.create_bucket(Bucket=BUCKET)
-        # Kept for ever: S3 answers for metadata seconds before the volume server, which has the bytes, may be found.
+        # Never deleted: S3 answers for metadata seconds before it can reach the volume server, which has the content.
         with contextlib.suppress(PreconditionFailed):
             _put_once(client, _PROBE)
         try:

