@@ -49,7 +49,7 @@ class Batch:
         return f"Batch({self.id!r})"
 
     def status(self) -> BatchStatus:
-        """How it stands now. Raises UnknownBatch, or BatchLost if it is in the bucket and Redis does not know it."""
+        """Its status now. Raises UnknownBatch, or BatchLost if it is in the bucket and Redis does not know it."""
         with self._known():
             return batch_status(self._connection.ledger, self.id)
 
@@ -62,11 +62,11 @@ class Batch:
             raise
 
     def jobs(self) -> list[JobStatus]:
-        """Its jobs that are under way, at most 100, each with what it waits for and how its earlier attempts ended."""
+        """Its jobs under way, at most 100, each with what it waits for and how its earlier attempts ended."""
         return jobs_status(self._connection.ledger, self.id)
 
     def updates(self, timeout_s: float | None = None) -> Iterator[BatchStatus]:
-        """Its status now, and again whenever something moved or a second has passed, until it is finished.
+        """Its status now, and again whenever something changes or a second has passed, until it is finished.
 
         Raises WaitTimeout when `timeout_s` have passed before that.
         """
@@ -89,7 +89,7 @@ class Batch:
     def wait(self, timeout_s: float | None = None, *, progress: bool = False) -> BatchStatus:
         """Wait until it is finished and return its status. Raises WaitTimeout.
 
-        With `progress` a table lives in a terminal (on stderr) or below a notebook's cell, and lines appear elsewhere.
+        `progress` shows a live table on a terminal's stderr or below a notebook's cell, and lines elsewhere.
         """
         with Progress(sys.stderr, quiet=not progress) as shown:
             for status in self.updates(timeout_s):
@@ -97,7 +97,7 @@ class Batch:
         return status
 
     def images(self) -> Iterator[RenderedImage]:
-        """Its images in the order of the rows; those that are there so far while it runs."""
+        """Its images in the order of the rows; while it runs, those that are there so far."""
         artifacts = self._connection.artifacts
         return (RenderedImage(r, self._connection) for r in outcomes.results(artifacts, BatchObjects(self.id)))
 
@@ -106,13 +106,13 @@ class Batch:
         return outcomes.failures(self._connection.artifacts, BatchObjects(self.id))
 
     def download(self, folder: str | Path, *, progress: bool = False) -> Path:
-        """Bring images, thumbnails, results.jsonl, errors.jsonl and gallery to a folder; returns the gallery's path.
+        """Download images, thumbnails, results.jsonl, errors.jsonl and gallery; returns the gallery's path.
 
-        What is there and whole is not fetched again. `progress` shows it on stderr.
+        Images that the folder has already are not fetched again. `progress` shows progress on stderr.
         """
         status = self.status()  # an unknown batch is an error, not an empty folder
         if status.purge:
-            raise RequestError(f"batch {self.id} is being purged; what is left of it is not whole")
+            raise RequestError(f"batch {self.id} is being purged, so it cannot be downloaded any more")
         with Counter(sys.stderr, f"{self.id} download", status.succeeded, quiet=not progress) as counter:
             return download(self._connection.artifacts, self.id, Path(folder), lambda _: counter.advance())
 
@@ -126,9 +126,9 @@ class Batch:
         return links(artifacts, outcomes.results(artifacts, BatchObjects(self.id)), life)
 
     def contact_sheets(self, output: str | Path, *, columns: int = 6, rows: int = 8) -> list[Path]:
-        """Write its images small on pages of `columns` x `rows`: `output`, output-002 and so on; returns the paths.
+        """Write its thumbnails on pages of `columns` x `rows`: `output`, output-002 and so on; returns the paths.
 
-        Raises RequestError if the name's suffix is no format, or if no image is there yet.
+        Raises RequestError if the suffix names no format that is known, or if no image is there yet.
         """
         self.status()
         artifacts = self._connection.artifacts
@@ -137,9 +137,9 @@ class Batch:
         return list(contact_sheets(images, fetch, Path(output), columns=columns, rows=rows))
 
     def retry(self, *codes: str) -> Retried:
-        """Render again what failed and may succeed another time, or only failures of these codes (as "E_OOM").
+        """Render again the failures that a retry may mend, or those with these codes (such as "E_OOM").
 
-        The batch must have ended; it is opened again and ends anew. What is committed stays. Raises RequestError.
+        The batch must have ended; it is opened again, and ends again. Committed images stay. Raises RequestError.
         """
         with self._known():
             retried = request_retry(self._connection.ledger, self._connection.artifacts, self.id, codes)
@@ -148,28 +148,28 @@ class Batch:
         return retried
 
     def pause(self) -> BatchState:
-        """Let images that are being rendered finish, then free the GPUs; returns the state it is in now."""
+        """Pause it: images that are being rendered finish, then the GPUs are free. Returns its state now."""
         with self._known():
             return request_pause(self._connection.ledger, self.id)
 
     def unpause(self) -> BatchState:
-        """Let it go on after `pause`; returns the state it is in now."""
+        """Continue it after `pause`. Returns its state now."""
         with self._known():
             state = request_unpause(self._connection.ledger, self.id)
         self._connection.send_hint(TICK)
         return state
 
     def purge(self, *, keep_images: bool = False) -> None:
-        """Have it removed from Redis and the bucket for good; with `keep_images`, all but what people look at.
+        """Remove it from Redis and the bucket for good; `keep_images` keeps images, thumbnails, results and gallery.
 
-        It must have ended. The controller removes it; until then its status says so. Raises RequestError.
+        It must have ended. The controller removes it; until then its status shows it. Raises RequestError.
         """
         wanted = Purge.KEEP_IMAGES if keep_images else Purge.EVERYTHING
         request_purge(self._connection.ledger, self._connection.artifacts, self.id, wanted)
         self._connection.send_hint(PURGE, self.id)
 
     def cancel(self) -> BatchState:
-        """Cancel what is not rendered yet; returns the state it is in now. What is committed stays."""
+        """Cancel the images that are not rendered yet; committed images stay. Returns its state now."""
         with self._known():
             state = request_cancel(self._connection.ledger, self.id)
         self._connection.send_hint(TICK)

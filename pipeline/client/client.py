@@ -43,14 +43,14 @@ log = structlog.get_logger(__name__)
 
 
 class Client:
-    """A deployment to submit to: the one that the environment names, or the local stack (`tessera up`)."""
+    """A client of a deployment: of the one that the environment names, or of the local stack (`tessera up`)."""
 
     def __init__(self, connection: Connection | None = None) -> None:
         self._connection = connection or connect()
 
     @cached_property
     def schedules(self) -> Schedules:
-        """Prompt sets that are rendered again and again."""
+        """Its schedules: prompt sets that are rendered again and again."""
         return Schedules(self._connection)
 
     def submit(
@@ -72,14 +72,14 @@ class Client:
             prompts: path or s3:// URL of a prompt set (docs/prompt-sets.md), "-" for standard input; or prompts,
                 objects and `Row`s in memory.
             batch_id: your own id. Submitting the same rows under it again changes nothing.
-            tenant: who shares fairly with whom.
+            tenant: whose batch it is; tenants share the GPUs fairly.
             priority: 0 is served first, 9 last.
-            batch_seed: where rows without a seed get theirs from; it follows from the batch id if not given.
-            skip_invalid: leave invalid rows out, and list them in errors.jsonl, instead of refusing them all.
-            timeout_s: how long Redis and S3 may take altogether; validating the rows is not counted.
-            input_format: what the prompt set is, where its name does not say so.
-            picture: what holds for rows that do not say it themselves: steps=20, size="832x1216", scheduler="Euler a"
-                and all other fields of a row but prompt, custom_id, seed and metadata.
+            batch_seed: rows without a seed get theirs from it; by default it follows from the batch id.
+            skip_invalid: leave out invalid rows and list them in errors.jsonl, instead of refusing the prompt set.
+            timeout_s: how long Redis and S3 may take in all; validating the rows is not counted.
+            input_format: format of the prompt set, if its name does not show it.
+            picture: values for rows that leave them open: steps=20, size="832x1216", scheduler="Euler a", and all other
+                fields of a row but prompt, custom_id, seed and metadata.
 
         Raises PromptSetError with everything that is wrong with the rows, RequestError, or ServiceError when Redis or
         S3 cannot be used; nothing was accepted then, unless it is AcceptanceUnknown.
@@ -100,7 +100,7 @@ class Client:
         return self.batch(accepted.manifest.id)
 
     def accept(self, submission: Submission) -> Acceptance:
-        """Submit, and say what was accepted."""
+        """Submit, and return what was accepted."""
         accepted = accept(submission, self._connection.ledger, self._connection.artifacts)
         try:
             # Only a hint: the batch is accepted, and the controller finds it by itself.
@@ -118,13 +118,13 @@ class Client:
         skip_invalid: bool = False,
         **picture: Unpack[PictureFields],
     ) -> Estimate:
-        """What the prompt set would cost, before anything runs.
+        """Estimate what the prompt set would cost, before anything runs.
 
         Args:
             prompts, picture: as in `submit`.
-            pods: that would work at the same time; as many as workers have room for if not given.
-            input_format: what the prompt set is, where its name does not say so.
-            skip_invalid: leave invalid rows out instead of refusing them all.
+            pods: that would run at the same time; by default, as many as workers have room for.
+            input_format: format of the prompt set, if its name does not show it.
+            skip_invalid: leave out invalid rows instead of refusing the whole prompt set.
 
         Raises PromptSetError if a row is invalid, RequestError or ServiceError.
         """
@@ -142,9 +142,9 @@ class Client:
         """Render an image again as its record says, and compare.
 
         Args:
-            file: the image; or its sidecar, or a results.jsonl with its line alone.
+            file: the image, its sidecar, or a results.jsonl with only its line.
             timeout_s: how long to wait for it.
-            progress: show it, as `Batch.wait` does.
+            progress: show progress, as `Batch.wait` does.
 
         Raises RequestError if there is no record, or several; ReplayFailed, WaitTimeout, and as `submit` does.
         """
@@ -158,10 +158,10 @@ class Client:
         return Batch(self._connection, batch_id)
 
     def resume(self) -> list[str]:
-        """Take up every accepted batch that Redis does not know, also those that have ended: after it lost its data.
+        """After Redis has lost its data, take up every accepted batch that it does not know, ended or not.
 
-        The controller then rebuilds them from the bucket and adopts what still runs. What Redis knows stays as it is.
-        Returns the ids. Raises ServiceError.
+        The controller then rebuilds them from the bucket and adopts pods that still run. What Redis still has stays
+        unchanged. Returns the ids. Raises ServiceError.
         """
         ledger, artifacts = self._connection.ledger, self._connection.artifacts
         taken_up = [m.id for m in unknown_batches(ledger, artifacts, ended=True) if take_up(ledger, m)]
@@ -173,28 +173,28 @@ class Client:
         return self._connection.ledger.workers.listing()
 
     def drain(self, worker: str | None, *, hand_over: bool = False) -> list[str]:
-        """Give a worker, or every one (None), no more jobs; returns whom. See `undrain`.
+        """Give a worker, or every one (None), no more jobs; returns the names of those drained. See `undrain`.
 
-        A name or a host will do. What they hold they look after to its end, or others do at once with `hand_over`;
-        pods are left alone either way. Raises RequestError if there is no such worker.
+        `worker` is its name or its host. It looks after its jobs until they end; with `hand_over` others take them at
+        once. Pods are left alone either way. Raises RequestError if there is no such worker.
         """
         workers = self._connection.ledger.workers
-        names = self._named(worker)
+        names = self._names_of(worker)
         for name in [ALL] if worker is None else names:
             workers.drain(name, Drain.HAND_OVER if hand_over else Drain.FINISH)
         return names
 
     def undrain(self, worker: str | None) -> list[str]:
-        """Give a worker, or all (None), jobs again; returns whom. Raises RequestError if there is no such worker."""
+        """Give a worker, or all (None), jobs again; returns their names. Raises RequestError if there is none."""
         workers = self._connection.ledger.workers
-        names = self._named(worker)
+        names = self._names_of(worker)
         if worker is not None and workers.drained(ALL):
-            raise RequestError("every worker is drained, this one with them: `tessera undrain --all` first")
+            raise RequestError("all workers are drained, this one too: run `tessera undrain --all` first")
         for name in [ALL, *names] if worker is None else names:
             workers.undrain(name)
         return names
 
-    def _named(self, worker: str | None) -> list[str]:
+    def _names_of(self, worker: str | None) -> list[str]:
         living = [one.name for one in self._connection.ledger.workers.listing()]
         named = [name for name in living if worker in (None, name) or name.partition("@")[2].startswith(f"{worker}-")]
         if worker is not None and not named:
@@ -202,7 +202,7 @@ class Client:
         return named
 
     def purgeable(self, batch_id: str) -> BatchStatus | None:
-        """The status of a batch; None if only the rest of a purged one is there. Raises UnknownBatch, BatchLost."""
+        """The status of a batch; None if only remains of a purged one are there. Raises UnknownBatch, BatchLost."""
         try:
             return self.batch(batch_id).status()
         except UnknownBatch:
@@ -211,7 +211,7 @@ class Client:
             return None
 
     def ended_before(self, age: timedelta) -> Iterator[BatchStatus]:
-        """Batches that ended longer ago than this, oldest submission first."""
+        """The batches that ended longer ago than `age`, oldest submission first."""
         ledger = self._connection.ledger
         return (batch_status(ledger, record.id) for record in ledger.batches.ended_before(ledger.now() - age))
 

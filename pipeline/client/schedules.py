@@ -27,7 +27,7 @@ from pipeline.states import BATCH_MOVES, BatchState
 
 @dataclass(frozen=True)
 class FiringStatus:
-    """A firing, and how its batch stands now; None if there is none, or the ledger knows it no more."""
+    """A firing, and the state of its batch now: None if there is none, or if the ledger no longer knows it."""
 
     firing: Firing
     batch: BatchState | None
@@ -50,7 +50,7 @@ class FiringStatus:
 
 @dataclass(frozen=True)
 class ScheduleStatus:
-    """One look at a schedule."""
+    """The status of a schedule."""
 
     record: ScheduleRecord
     running: tuple[str, ...]
@@ -58,7 +58,7 @@ class ScheduleStatus:
 
     @property
     def next_local(self) -> datetime | None:
-        """When it fires next, in its own zone."""
+        """When it fires next, in its own time zone."""
         return self.record.next_at.astimezone(zone(self.record.spec.tz)) if self.record.next_at else None
 
     def as_dict(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class Schedules:
     def add(
         self, name: str, *, update: bool = False, paused: bool = False, **fields: Unpack[ScheduleFields]
     ) -> ScheduleStatus:
-        """Add a schedule, which fires from now on; with `update` change one that is there.
+        """Add a schedule, which fires from now on; `update` allows to change one that is there.
 
         Args:
             name: 1 to 50 letters, digits, '.', '_' and '-'; batch ids begin with it.
@@ -115,28 +115,28 @@ class Schedules:
         return self._status(record)
 
     def get(self, name: str) -> ScheduleStatus:
-        """How it stands. Raises UnknownSchedule."""
+        """Its status. Raises UnknownSchedule."""
         return self._status(self._record(name))
 
     def pause(self, name: str) -> ScheduleStatus:
-        """Let it fire no more; what runs goes on. Raises UnknownSchedule."""
+        """Pause it: it fires no more. Batches that run go on. Raises UnknownSchedule."""
         return self._status(schedules.pause(self._ledger, self._artifacts, name))
 
     def resume(self, name: str) -> ScheduleStatus:
-        """Let it fire again; what was due while it was paused is not made up for. Raises UnknownSchedule."""
+        """Resume it. What was due while it was paused is not made up for. Raises UnknownSchedule."""
         return self._status(schedules.resume(self._ledger, self._artifacts, name))
 
     def run_now(self, name: str, *, everything: bool = False) -> str:
-        """Let it fire once, now, also while it is paused; returns the id that its batch will have.
+        """Fire it once, now, even if it is paused; returns the id that its batch will have.
 
-        `everything` also renders rows that are not new. Its overlap rule holds. Raises UnknownSchedule.
+        `everything` also renders rows that are not new. Its overlap rule applies. Raises UnknownSchedule.
         """
         batch_id = schedules.run_now(self._ledger, name, everything=everything)
         self._connection.send_hint(TICK)
         return batch_id
 
     def remove(self, name: str) -> None:
-        """Remove it and its history; its batches stay, and what runs goes on. Raises UnknownSchedule, RequestError."""
+        """Remove it and its history. Its batches stay and go on. Raises UnknownSchedule, RequestError."""
         schedules.remove(self._ledger, self._artifacts, name)
 
     def history(self, name: str, limit: int = 20) -> Sequence[FiringStatus]:
@@ -167,4 +167,4 @@ class Schedules:
         try:
             return self._ledger.batches.state(batch_id)
         except UnknownBatch:
-            return None  # an emptied ledger does not take up finished batches again
+            return None  # a ledger that was emptied does not get finished batches back

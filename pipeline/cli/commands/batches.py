@@ -140,7 +140,7 @@ def resume(as_json: AsJson = False) -> int:
     if as_json:
         write_json({"batches": resumed})
     elif resumed:
-        typer.echo(f"taken up: {', '.join(resumed)}")
+        typer.echo(f"restored: {', '.join(resumed)}")
         typer.echo("the controller rebuilds them now; see them with: tessera list", err=True)
     else:
         typer.echo("nothing was lost: Redis knows every batch of the bucket")

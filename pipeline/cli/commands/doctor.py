@@ -26,7 +26,8 @@ def add_to(app: typer.Typer) -> None:
 def doctor(as_json: AsJson = False) -> int:
     """Check everything that Tessera depends on, and say what to do about whatever is missing.
 
-    Exit code 1 if something that is configured does not work; that something is not installed here is no error.
+    The exit code is 1 if something that is configured does not work. Something that is only not installed here is no
+    error.
     """
     found = examine()
     if as_json:

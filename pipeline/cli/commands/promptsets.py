@@ -98,8 +98,8 @@ def validate(
 ) -> int:
     """Check a prompt set without submitting it; exit code 2 if a row is invalid.
 
-    Limits and models are those of the deployment that the settings name. Without settings, a row is checked against
-    what any deployment wants.
+    Limits and models are those of the deployment that the settings name. Without settings, rows are checked only
+    for what every deployment requires.
     """
     connection: Connection | None = None
     try:
@@ -149,7 +149,7 @@ def _lines(found: Estimate) -> list[str]:
         *([f"{found.left_out:,} invalid {rows} left out"] if found.left_out else []),
         f"{found.images:,} images in {found.jobs:,} jobs, about {_bytes(found.bytes)}",
         f"{found.gpu_hours:,.2f} GPU hours; {duration(found.wall_s)} with {pods}",
-        f"of that {found.idle_s / max(1e-9, found.idle_s + found.render_s):.0%} is start, load and end of pods",
+        f"of that, {found.idle_s / max(1e-9, found.idle_s + found.render_s):.0%} is pods that start, load and end",
         *(f"  {'learned' if found.learned else 'not learned'}: {line}" for line in found.basis),
     ]
 

@@ -52,7 +52,7 @@ def purge(
             )
     if chosen and not dry_run:
         if not (yes or as_json) and not sys.stdin.isatty():
-            raise RequestError(f"{what}: nobody can be asked here, so --yes wanted")
+            raise RequestError(f"{what}: there is no terminal to ask on, so --yes wanted")
         if not (yes or as_json):
             typer.confirm(f"remove {what}?", abort=True, err=True)
         for batch_id in chosen:

@@ -46,11 +46,11 @@ def replay(
     for difference in again.differences:
         typer.echo(f"  {difference}")
     if not again.differences:
-        typer.echo("  made as it was: layout, model revision, device and versions are the same")
+        typer.echo("  made in the same way: layout, model revision, device and versions are the same")
     if not again.compared:
         typer.echo("  pixels: not compared, the first picture is neither in this file nor in the bucket any more")
     else:
-        typer.echo(f"  pixels: {again.likeness or 'another size'}")
+        typer.echo(f"  pixels: {again.likeness or 'the sizes differ'}")
     return OK
 
 

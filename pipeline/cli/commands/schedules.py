@@ -47,7 +47,7 @@ def add(
     overlap: Annotated[
         Overlap,
         typer.Option(
-            help="What to do while an earlier batch of the schedule still runs: skip, run both, or cancel it."
+            help="If an earlier batch runs: forbid skips the firing, allow runs both, replace cancels the old one."
         ),
     ] = Overlap.FORBID,
     catch_up: Annotated[
@@ -219,7 +219,7 @@ def _line(seen: FiringStatus) -> str:
     if firing.images:
         parts.append(f"{firing.rows} rows, {firing.images} images")
     if firing.unchanged:
-        parts.append(f"{firing.unchanged} rows as before")
+        parts.append(f"{firing.unchanged} rows unchanged")
     if firing.replaced:
         parts.append(f"replaces {', '.join(firing.replaced)}")
     if firing.reason:
