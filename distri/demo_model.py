@@ -1,7 +1,7 @@
 """A small pipeline of SDXL's architecture with random weights, for demonstrations and tests without a download.
 
 Made offline from a seed, the same every time. Run it as `python -m distri.demo_model DIR`. Its images show coloured
-structure that follows from prompt, seed and size, and nothing else: it has learnt nothing.
+structure that follows from prompt, seed and size, and nothing else: it is untrained.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def write(directory: Path, *, seed: int = 0) -> Path:
         vae = _vae()
     parts: tuple[Any, ...] = (first, second, unet, vae)
     for part in parts:
-        _enliven(part, generator)
+        _randomise(part, generator)
     first.save_pretrained(directory / "text_encoder")
     second.save_pretrained(directory / "text_encoder_2")
     unet.save_pretrained(directory / "unet")
@@ -192,8 +192,8 @@ def _vae() -> Any:
     )
 
 
-def _enliven(network: nn.Module, generator: torch.Generator) -> None:
-    """Give the weights a spread at which signals neither die nor explode, from this generator alone."""
+def _randomise(network: nn.Module, generator: torch.Generator) -> None:
+    """Draw the weights from this generator, with a spread at which signals neither vanish nor explode."""
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if parameter.ndim >= 2:

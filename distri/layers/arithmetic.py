@@ -44,12 +44,15 @@ def of_unet(unet: Any, height: int, width: int) -> Arithmetic:
             rows += leaving.area(0) * module.weight.numel()
         elif type(module).__name__ == "Transformer2DModel":
             pixels = whole.at(halvings_of(unet, site)).area(0)
-            tokens += pixels * _a_token(module, pixels)
+            tokens += pixels * _token_operations(module, pixels)
     return Arithmetic(rows, tokens)
 
 
-def _a_token(transformer: Any, tokens: int) -> int:
-    """Of one token among so many: every weight once but those of the text's keys and values, and attention twice."""
+def _token_operations(transformer: Any, tokens: int) -> int:
+    """Multiply-adds for one token of an image that has so many.
+
+    Every weight counts once, but for those of the text's keys and values, and attention twice.
+    """
     total = 0
     for module in transformer.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):

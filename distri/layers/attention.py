@@ -13,7 +13,7 @@ from distri.layers.context import Context
 from distri.ranks.errors import Unsplittable
 from distri.ranks.exchange import Incoming, Outgoing
 
-# Ways of diffusers to compute one and the same: the split layers compute it themselves.
+# diffusers' processors for plain attention, which the split layers compute themselves.
 _PLAIN_PROCESSORS = frozenset(
     {"AttnProcessor", "AttnProcessor2_0", "SlicedAttnProcessor", "XFormersAttnProcessor", "AttnProcessorNPU"}
 )
@@ -66,7 +66,7 @@ class PatchSelfAttention:
         if module.group_norm is not None:
             x_BTC = module.group_norm(x_BTC.transpose(1, 2)).transpose(1, 2)
         q_BTC = module.to_q(x_BTC)
-        k_BKC, v_BKC = self._everyones(module.to_k(x_BTC), module.to_v(x_BTC))
+        k_BKC, v_BKC = self._whole_image(module.to_k(x_BTC), module.to_v(x_BTC))
         out = module.to_out[0](attend(q_BTC, k_BKC, v_BKC, module.heads))
         if x.ndim == 4:
             out = out.transpose(1, 2).reshape(x.shape)
@@ -74,8 +74,8 @@ class PatchSelfAttention:
             out = out + x
         return torch.as_tensor(out / module.rescale_output_factor)
 
-    def _everyones(self, k_BTC: Tensor, v_BTC: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of the whole image: this rank's fresh, the others' as the phase has it."""
+    def _whole_image(self, k_BTC: Tensor, v_BTC: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the whole image: this rank's own are fresh, the others' are as old as the phase allows."""
         context, axis = self.context, self.context.axis
         tokens = context.patches.at(self.halvings).tokens
         batch, found, channels = k_BTC.shape
@@ -87,9 +87,9 @@ class PatchSelfAttention:
             Incoming(peer, (batch, tokens[peer], channels), everyone=True) for peer in axis.others for _ in range(2)
         ]
         with context.exchange.trade(self.site, outgoing, incoming, context.evaluation, like=k_BTC) as received:
-            return self._joined(k_BTC, received[0::2]), self._joined(v_BTC, received[1::2])
+            return self._in_rank_order(k_BTC, received[0::2]), self._in_rank_order(v_BTC, received[1::2])
 
-    def _joined(self, own: Tensor, others: Sequence[Tensor]) -> Tensor:
+    def _in_rank_order(self, own: Tensor, others: Sequence[Tensor]) -> Tensor:
         index = self.context.axis.index
         return torch.cat([*others[:index], own, *others[index:]], dim=1)
 

@@ -14,7 +14,7 @@ from distri.ranks.exchange import Incoming, Outgoing
 from distri.ranks.patches import ROWS
 
 # From this many rows on, a patch is convolved as it is and its border rows once more with the neighbour's: a copy of
-# the whole patch with two rows more would be a fifth of the VAE's peak memory. Below, the copy is the faster way.
+# the whole patch with two rows more would be a fifth of the VAE's peak memory. Below, the copy is faster.
 BORDERS_APART_ROWS = 64
 
 
@@ -78,7 +78,7 @@ class PatchConv2d:
             if above is None:
                 above = x_BCHW.new_zeros(row(self.before))
             if below is None:
-                # At the image's own end the padding is the module's, which may be more than the kernel reaches inside.
+                # At the end of the image the padding is the module's, which may be more rows than a halo has.
                 below = x_BCHW.new_zeros(row(self.before if axis.index == last else self.after))
             padded = torch.cat([above, x_BCHW, below], dim)
         return self._without_padding(padded)

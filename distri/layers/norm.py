@@ -138,16 +138,16 @@ class PatchGroupNorm:
         outgoing = [Outgoing(axis.others, own, everyone=True)]
         incoming = [Incoming(peer, tuple(own.shape), everyone=True) for peer in axis.others]
         if context.norm_mode in (NormMode.SYNCHRONOUS, NormMode.LOCAL):
-            return merged_moments(self._ranked(own, context.exchange.swap(outgoing, incoming, like=own)), pixels)
+            return merged_moments(self._in_rank_order(own, context.exchange.swap(outgoing, incoming, like=own)), pixels)
         with context.exchange.trade(self.site, outgoing, incoming, context.evaluation, like=own) as received:
-            fresh_own = merged_moments(self._ranked(own, received), pixels)
+            fresh_own = merged_moments(self._in_rank_order(own, received), pixels)
             if not context.displaced or context.norm_mode is NormMode.STALE:
                 return fresh_own
             (own_stale,) = context.exchange.sent(self.site)
-            stale = merged_moments(self._ranked(own_stale, received), pixels)
+            stale = merged_moments(self._in_rank_order(own_stale, received), pixels)
             return corrected_moments(stale, own_stale, own, fallback_2BG=fresh_own)
 
-    def _ranked(self, own: Tensor, others: Sequence[Tensor]) -> list[Tensor]:
-        """Own and others' tensors in the order of the axis, so that every rank adds in one order."""
+    def _in_rank_order(self, own: Tensor, others: Sequence[Tensor]) -> list[Tensor]:
+        """Own and others' tensors in the order of the axis, so that all ranks add them in the same order."""
         index = self.context.axis.index
         return [*others[:index], own, *others[index:]]

@@ -1,7 +1,7 @@
-"""Which module of a diffusers network becomes which split layer; whatever stands in no table is refused by name.
+"""Which module of a diffusers network becomes which split layer; a module that is in no table is refused by name.
 
 A layer takes the place of its module's `forward` on that one instance. Module tree, names and weights stay as they are,
-so nothing is copied, and removing the layers gives the plain network back. Layers read the weights at every call, so
+so nothing is copied, and removing the layers restores the plain network. Layers read the weights at every call, so
 that a LoRA may be fused into them in place; peft's own layers are refused.
 """
 
@@ -17,7 +17,7 @@ from distri.layers.norm import PatchGroupNorm
 from distri.layers.transformer import PatchTransformer2d
 from distri.ranks.errors import Unsplittable
 
-# Split over the patches: they see beyond one pixel, or share pixels out anew.
+# Split over the patches: they read beyond one pixel, or move tokens between ranks.
 SPLIT: dict[str, Callable[[Any, str, Context, int], Callable[..., Any]]] = {
     "Conv2d": lambda module, site, context, _: PatchConv2d(module, site, context),
     "Downsample2D": lambda module, site, context, _: PatchDownsample2d(module, site, context),
@@ -69,7 +69,7 @@ class SplitLayers:
             module.forward = layer
 
     def remove(self) -> None:
-        """Give the plain network back."""
+        """Restore the plain network."""
         for module in self._modules:
             module.__dict__.pop("forward", None)
         self._modules = []

@@ -47,7 +47,7 @@ class SplitUNet:
     """A diffusers `UNet2DConditionModel` whose evaluations are shared by the ranks of an axis.
 
     Each rank calls it with the whole latent and gets its patch of the noise prediction. On an axis of one rank it is
-    the plain network. `remove` gives the network back unchanged.
+    the plain network. `remove` restores the network.
 
     Args:
         unet: SDXL's architecture with any widths; it may be used plainly in between only after `remove`.
@@ -139,7 +139,7 @@ class SplitUNet:
         self._conditions = None
 
     def remove(self) -> None:
-        """Give the plain network back."""
+        """Restore the plain network."""
         self.end()
         self._layers.remove()
 

@@ -20,7 +20,7 @@ class SplitVAE:
     """A diffusers `AutoencoderKL` whose encoding and decoding are shared by the ranks of an axis.
 
     Always synchronous: halos for convolutions, merged moments for GroupNorm, and each rank's own queries over gathered
-    keys and values in the middle attention. `remove` gives the network back unchanged.
+    keys and values in the middle attention. `remove` restores the network.
 
     Args:
         vae: in the dtype to compute in; float32 is safe, float16 overflows with SDXL's own weights.
@@ -118,7 +118,7 @@ class SplitVAE:
                 self.vae.to(dtype)
 
     def remove(self) -> None:
-        """Give the plain network back."""
+        """Restore the plain network."""
         for layers in self._layers:
             layers.remove()
 

@@ -82,12 +82,12 @@ class FusedLoras:
         return tuple(loras) == self._loras
 
     def set(self, loras: Sequence[Lora]) -> None:
-        """Have the model hold exactly these; those of the image before are taken out first. Blocks if they differ.
+        """Fuse exactly these; those of the image before are taken out first. Blocks if they differ.
 
         The originals of what is changed are kept on the CPU, so that taking out is exact in every dtype.
 
         Raises:
-            BadLora: on all ranks; the model holds none then.
+            BadLora: on all ranks; the model then has no LoRA.
         """
         if self.holds(loras):
             return
@@ -167,7 +167,7 @@ def _converted(state: dict[str, Tensor], unet: Any, name: str) -> dict[str, Tens
         down = next((state[one] for end in (".lora_down.weight", *_DOWN) if (one := module + end) in state), None)
         up = next((one for end in (".lora_up.weight", *_UP) if (one := module + end) in state), None)
         if down is None or up is None:
-            raise BadLora(name, f"{key} stands without its weights")
+            raise BadLora(name, f"{key} has no weights beside it")
         state[up] = state[up].float() * (float(alpha) / down.shape[0])
     try:
         converted, _ = StableDiffusionXLLoraLoaderMixin.lora_state_dict(state, unet_config=unet.config)

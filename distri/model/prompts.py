@@ -10,13 +10,13 @@ from torch import Tensor
 
 from distri.ranks.errors import PromptTooLong
 
-MARKS = 2  # a start and an end token stand around every piece
+MARKS = 2  # the start and the end token around every piece
 
 
 class LongPrompt(Enum):
     """What becomes of a text of more tokens than an encoder reads at once."""
 
-    CHUNK = "chunk"  # read in pieces, whose embeddings stand one behind the other
+    CHUNK = "chunk"  # read in pieces, whose embeddings are joined
     TRUNCATE = "truncate"  # its end is left out
     ERROR = "error"  # refused
 

@@ -15,7 +15,7 @@ from distri.ranks.errors import UnknownScheduler
 # say) that were made for them.
 _FIT_AS_WELL = ("LCMScheduler", "TCDScheduler", "SASolverScheduler", "DDIMParallelScheduler", "DDPMParallelScheduler")
 
-# What diffusers raises, here or there, for settings that do not go together.
+# What diffusers raises for settings that do not fit together; it depends on the scheduler.
 _REFUSALS = (ValueError, TypeError, NotImplementedError, AttributeError, IndexError, KeyError, ArithmeticError)
 
 

@@ -63,7 +63,7 @@ class Stopwatch:
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def lap(self, name: str, **detail: Any) -> None:
-        """What has just ended."""
+        """Note a span of this name from the last lap until now."""
         end_ns = self._now_ns()
         self._spans.add(name, self._last_ns, end_ns, **detail)
         self.seconds[name] += (end_ns - self._last_ns) / 1e9
@@ -71,7 +71,7 @@ class Stopwatch:
 
 
 class Spans:
-    """The spans of one process. Threads may add to it; beyond the limit the oldest are forgotten and counted."""
+    """The spans of one process. Threads may add to it; beyond the limit the oldest are dropped and counted."""
 
     def __init__(self, limit: int = 20_000) -> None:
         self._kept: deque[Span] = deque(maxlen=limit)
@@ -89,7 +89,7 @@ class Spans:
 
     @contextmanager
     def about(self, **detail: Any) -> Iterator[None]:
-        """Within the block this detail belongs to every span of the rank's own track."""
+        """Add this detail to every span of the rank's own track within the block."""
         before, self._about = self._about, self._about | detail
         try:
             yield

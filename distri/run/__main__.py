@@ -57,7 +57,7 @@ def main() -> int:
     try:
         settings = load_settings(newer=True)
         configure_logging(settings.log_format, settings.log_level)
-        spec = _attempt()
+        spec = _read_attempt()
         disable_progress_bar()  # type: ignore[no-untyped-call]  # it writes hundreds of lines into a pod's log
         structlog.contextvars.bind_contextvars(batch=spec.batch_id, job=spec.job_index, attempt=spec.number, rank=rank)
         device = "cuda" if spec.device == "cuda" or (spec.device == "auto" and torch.cuda.is_available()) else "cpu"
@@ -81,18 +81,21 @@ def main() -> int:
         return 1  # the leader reports
     except Exception as error:
         log.exception("rank ended")
-        message = redacted(f"{type(error).__name__}: {error}")
-        # A rank that was killed reports nothing: whoever misses it, and no other, names it.
-        missing = error.missing or () if isinstance(error, PeerLost) else ()
-        lost = missing[0] if len(missing) == 1 else rank
-        code = _code_of(error)
-        image = error.index if isinstance(error, ImageTooLarge) else None
-        write_report(PodReport(code=code, message=message, rank=lost, image=image))
+        _report_error(error, rank)
         _commit_what_is_rendered(leader)
         if isinstance(error, UnreadableAttempt):
             return EXIT_USAGE
-        return EXIT_CONFIG if code is Code.CONFIG_ERROR else 1
+        return EXIT_CONFIG if _code_of(error) is Code.CONFIG_ERROR else 1
     return 0
+
+
+def _report_error(error: Exception, rank: int) -> None:
+    message = redacted(f"{type(error).__name__}: {error}")
+    # A rank that was killed reports nothing, so a rank that misses exactly one names it.
+    missing = error.missing or () if isinstance(error, PeerLost) else ()
+    lost = missing[0] if len(missing) == 1 else rank
+    image = error.index if isinstance(error, ImageTooLarge) else None
+    write_report(PodReport(code=_code_of(error), message=message, rank=lost, image=image))
 
 
 def _commit_what_is_rendered(leader: Leader | None) -> None:
@@ -109,7 +112,7 @@ class UnreadableAttempt(PodMisconfigured):
     """The environment names no attempt that this version can read."""
 
 
-def _attempt() -> AttemptSpec:
+def _read_attempt() -> AttemptSpec:
     text = os.environ.get(ATTEMPT_VARIABLE)
     if text is None:
         raise UnreadableAttempt(f"{ATTEMPT_VARIABLE} is not set; a worker sets it to the attempt's JSON")

@@ -126,7 +126,7 @@ class Leader:
     def decide(self, task: ImageTask) -> LeaderSignal:
         """Whether to render this image: not if it had an outcome at the start, nor if this pod is to stop.
 
-        Nothing is asked of S3 or Redis here: what somebody else commits meanwhile is found by the commit.
+        Asks neither S3 nor Redis: what another pod commits meanwhile is found by the commit itself.
         """
         if self._paused and self.stopped_because is None:
             self.stop_code = Code.PAUSED
@@ -190,9 +190,9 @@ class Leader:
                     self.committer.refuse(f"the claim is gone: {refusal}")
                 lost = False
             except (UnknownBatch, BatchLost) as error:
-                if not lost:  # Redis was emptied: what we commit is what it will be rebuilt from
-                    log.warning("the ledger does not know this job; going on", reason=str(error))
+                if not lost:  # Redis was emptied: it will be rebuilt from what we commit
+                    log.warning("the ledger does not know this job; continuing", reason=str(error))
                 lost = True
             except ServiceError as error:
-                log.warning("cannot look for cancellation", reason=str(error))
+                log.warning("cannot check for cancellation", reason=str(error))
             pause.wait(WATCH_S)

@@ -46,7 +46,7 @@ class PodMisconfigured(TesseraError):
 
 
 class LeaderRefused(TesseraError):
-    """The leader could not begin; its own rank has the reason."""
+    """The leader could not begin; its own rank raises the reason."""
 
 
 class ImageTooLarge(TesseraError):
@@ -76,7 +76,7 @@ class _Replica:
             return None
 
     def provenance_of(self, task: ImageTask) -> Provenance:
-        """What is true of one image that was rendered."""
+        """Provenance of one rendered image."""
         loras = {one.name: self.loras[one.name].sha256 for one in task.row.loras}
         return self.provenance.model_copy(update={"lean": task.index in self.spec.lean, "loras": loras})
 
@@ -177,7 +177,7 @@ def _render(replica: _Replica, task: ImageTask, following: ImageTask | None) -> 
     except OutOfMemory as error:
         raise ImageTooLarge(task, error) from error
     except (BadImage, TooManyRanks) as error:
-        # These follow from what is equal on all ranks, so all of them come here.
+        # These errors follow from what is equal on all ranks, so all ranks get here.
         if leader is not None:
             leader.fail(task, _code(error), str(error))
         return True

@@ -16,9 +16,9 @@ from pipeline.records.attempt import AttemptSpec
 
 
 def note_start(spans: Spans) -> None:
-    """Note how long torchrun and this process took to come so far, as far as the system says when they began."""
+    """Note how long torchrun and this process have taken until now, where the system says when they started."""
     now_ns = time.monotonic_ns()
-    own_ns, parent_ns = _began_ns("self"), _began_ns(str(os.getppid()))
+    own_ns, parent_ns = _started_ns("self"), _started_ns(str(os.getppid()))
     if own_ns is None:
         return
     if parent_ns is not None and "TORCHELASTIC_RUN_ID" in os.environ:
@@ -26,8 +26,8 @@ def note_start(spans: Spans) -> None:
     spans.add(TracePhase.START, own_ns, now_ns)
 
 
-def _began_ns(process: str) -> int | None:
-    """When a process began, by the monotonic clock; None where there is no /proc."""
+def _started_ns(process: str) -> int | None:
+    """When a process started, by the monotonic clock; None where there is no /proc."""
     try:
         after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -38,7 +38,7 @@ def _began_ns(process: str) -> int | None:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Held now: by tensors on a GPU, by the whole process without one; 0 where the system does not say."""
+    """Memory held now: by tensors on a GPU, by the whole process without one; 0 where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     try:
