@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from pipeline.errors import RecordUnreadable
 from pipeline.process.redact import redacted
 from pipeline.records.attempt import (
     HOPELESS_EXIT_CODES,
+    RANK_KILLED,
     AttemptOutcome,
     AttemptPhase,
     AttemptSpec,
@@ -20,13 +20,10 @@ from pipeline.records.attempt import (
     Observation,
     PodReport,
 )
-from pipeline.schema import read_record
 
 NODE = "local"
 
 _SIGKILL = 9
-# torchrun may notice another rank first; its summary in the log names every rank that was killed.
-_RANK_KILLED = re.compile(r"exitcode\s*:\s*-9\b")
 
 
 class LocalLauncher:
@@ -60,7 +57,7 @@ class LocalLauncher:
         """Every attempt that exists, from one directory listing."""
         names = self._attempts.listing().specs
         self._ended = {name: seen for name, seen in self._ended.items() if name in names}
-        seen = {name: self._ended.get(name) or self._observation(name) for name in names}
+        seen = {name: self._ended.get(name) or self._observe_one(name) for name in names}
         present = {name: one for name, one in seen.items() if one is not None}
         self._ended = {name: one for name, one in present.items() if one.phase is AttemptPhase.ENDED}
         return present
@@ -74,7 +71,7 @@ class LocalLauncher:
         """End the attempt and forget it, in the background."""
         self._attempts.request_deletion(name)
 
-    def _observation(self, name: str) -> Observation | None:
+    def _observe_one(self, name: str) -> Observation | None:
         status = self._attempts.status(name)
         try:
             spec = self._attempts.spec(name)
@@ -98,7 +95,7 @@ def outcome(status: AttemptStatus) -> AttemptOutcome:
     Only exit code 0 together with a report of success is a success, and it takes precedence over all else. Next come
     our own reasons for ending the attempt, because what the program then reports follows from them.
     """
-    report = _report(status.message)
+    report = PodReport.from_message(status.message)
 
     def ended(code: Code, reason: str) -> AttemptOutcome:
         return AttemptOutcome(code, redacted(reason), exit_code=status.exit_code, report=report, node=NODE)
@@ -115,7 +112,7 @@ def outcome(status: AttemptStatus) -> AttemptOutcome:
         return ended(report.code, report.message)
     if status.exit_code in HOPELESS_EXIT_CODES:
         return ended(Code.CONFIG_ERROR, _describe_end(status, report, f"ended with exit code {status.exit_code}"))
-    if report is None and (status.signal == _SIGKILL or _RANK_KILLED.search(status.log_tail)):
+    if report is None and (status.signal == _SIGKILL or RANK_KILLED.search(status.log_tail)):
         return ended(Code.KILLED, "a process of the attempt was killed by signal 9; was memory short?")
     how = f"ended by signal {status.signal}" if status.signal else f"ended with exit code {status.exit_code}"
     return ended(Code.UNKNOWN, _describe_end(status, report, how))
@@ -125,10 +122,3 @@ def _describe_end(status: AttemptStatus, report: PodReport | None, how: str) -> 
     reported = "a report of success" if report else "no report"
     texts = [text.strip() for text in ("" if report else status.message, status.log_tail) if text.strip()]
     return "\n".join([f"{how} and {reported}", *texts])
-
-
-def _report(message: str) -> PodReport | None:
-    try:
-        return read_record(PodReport, message, what="a termination message")
-    except RecordUnreadable:
-        return None

@@ -26,9 +26,7 @@ from k8s.reading import (
     status,
 )
 from k8s.waits import with_live_pod, without_pod
-from pipeline.errors import RecordUnreadable
-from pipeline.records.attempt import HOPELESS_EXIT_CODES, AttemptPhase, Code, PodReport
-from pipeline.schema import read_record
+from pipeline.records.attempt import HOPELESS_EXIT_CODES, RANK_KILLED, AttemptPhase, Code, PodReport
 
 _DISRUPTIONS = {
     "PreemptionByScheduler": Code.PREEMPTED,
@@ -57,8 +55,6 @@ _CONTAINER_REASONS = {
 }
 
 _SIGKILL_EXIT = 137
-# torchrun may notice another rank first; its summary names every rank that was killed.
-_RANK_KILLED = re.compile(r"exitcode\s*:\s*-9\b")
 # Older kubelets, and those without the feature gate, do not mark such a pod as disrupted.
 _NODE_SHORT = re.compile(r"node was low on resource|node had condition", re.IGNORECASE)
 _NO_DEVICES = re.compile(r"gpu|devices? (is |are )?unavailable", re.IGNORECASE)
@@ -201,7 +197,7 @@ def _of_containers(pod: Object, report: PodReport | None, why: str) -> Reading:
         return _ended(report.code, report.message, pod)
     if exit_code in HOPELESS_EXIT_CODES:
         return _ended(Code.CONFIG_ERROR, f"{what}: {message}", pod)
-    if exit_code == _SIGKILL_EXIT or _RANK_KILLED.search(message):
+    if exit_code == _SIGKILL_EXIT or RANK_KILLED.search(message):
         return _ended(Code.KILLED, f"{what}: a process of it was killed by signal 9; was memory short?", pod)
     if message and report is None:
         return _ended(Code.ENGINE_ERROR, message, pod)
@@ -215,12 +211,8 @@ def _first_bad(pod: Object) -> tuple[str, Object] | None:
 
 
 def _report(pod: Object) -> PodReport | None:
-    for _, end in ends(pod):
-        try:
-            return read_record(PodReport, end.get("message") or "", what="a termination message")
-        except RecordUnreadable:
-            continue
-    return None
+    reports = (PodReport.from_message(end.get("message") or "") for _, end in ends(pod))
+    return next((report for report in reports if report is not None), None)
 
 
 def _ended(code: Code, reason: str, pod: Object | None) -> Reading:

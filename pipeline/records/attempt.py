@@ -7,17 +7,18 @@ implements `Launcher`; the ledger alone decides about another attempt.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pipeline.deployment.layouts import Layout
-from pipeline.errors import ConflictError
+from pipeline.errors import ConflictError, RecordUnreadable
 from pipeline.names import job_ref
-from pipeline.schema import OpenCode, Versioned
+from pipeline.schema import OpenCode, Versioned, read_record
 
 SCHEMA_VERSION = 1
 
@@ -78,6 +79,10 @@ SHUTDOWN_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 def torchrun(python: str, gpus: int) -> list[str]:
     """The command of a pod, by the interpreter to use: torchrun, but for the exit code (see distri/run/torchrun.py)."""
     return [python, "-P", "-m", "distri.run.torchrun", "--standalone", f"--nproc-per-node={gpus}", "-m", "distri.run"]
+
+
+# In torchrun's summary of failed ranks, which is in the log. A rank that was killed need not be the first of them.
+RANK_KILLED = re.compile(r"exitcode\s*:\s*-9\b")
 
 
 class Code(OpenCode):
@@ -144,6 +149,14 @@ class PodReport(BaseModel):
     @classmethod
     def _of_ours(cls, code: Code) -> Code:
         return code if code in Code else Code.UNKNOWN
+
+    @classmethod
+    def from_message(cls, message: str) -> Self | None:
+        """The report in a termination message; None if that is something else, such as the end of a log."""
+        try:
+            return read_record(cls, message, what="a termination message")
+        except RecordUnreadable:
+            return None
 
     def to_message(self) -> str:
         """The report as it is written: JSON, its message shortened until the whole fits the kubelet's limit."""

@@ -44,10 +44,10 @@ def find_poison(job: JobRecord, suspected: Sequence[ImageTask]) -> ImageFailure 
     if len(deaths) < 2:
         return None
     if all(end.code in WANTS_MEMORY for end in deaths):
-        said = "it does not fit into memory, also not rendered in as little as can be: " + "; ".join(
+        reason = "it does not fit into memory, not even when rendered in as little as possible: " + "; ".join(
             map(_describe, deaths)
         )
-        return failure_of(task, FailureCode.OOM, said, retryable=True)
+        return failure_of(task, FailureCode.OOM, reason, retryable=True)
     return failure_of(
         task,
         FailureCode.POISON,

@@ -101,25 +101,25 @@ def decide(
             end counts against the job, unless image after image is isolated, for then none of them is the cause.
         random: uniform in [0, 1), for jitter: full jitter over the upper half of the delay.
     """
-    said = f"{outcome.code.value}: {outcome.reason}"
+    end = f"{outcome.code.value}: {outcome.reason}"
     effect = POLICY.get(outcome.code, Effect.SPENDS)  # a newer pod's code, say
     if effect is Effect.HOPELESS:
-        return GiveUp(f"{said}; no retry mends this")
+        return GiveUp(f"{end}; no retry mends this")
     if effect is Effect.WAITS:
         return Retry(0.0, tally)
     if effect is Effect.DISRUPTS:
         after = replace(tally, disrupted=tally.disrupted + 1)
         if after.disrupted >= limits.disruptions:
-            return GiveUp(f"{said} (disruption {after.disrupted} of {limits.disruptions} without an image in between)")
+            return GiveUp(f"{end} (disruption {after.disrupted} of {limits.disruptions} without an image in between)")
         return Retry(_delay_s(after.disrupted, FIRST_DISRUPTION_DELAY_S, random), after)
     if isolated:
         after = replace(tally, spent=max(0, tally.spent - 1), isolated=tally.isolated + 1)
         return Retry(_delay_s(tally.spent + 1, FIRST_DELAY_S, random), after)
     after = replace(tally, spent=tally.spent + 1)
     if tally.isolated >= limits.attempts:
-        return GiveUp(f"{said} (also without the {tally.isolated} images that the pod died of before)")
+        return GiveUp(f"{end} (also without the {tally.isolated} images that the pod died of before)")
     if after.spent >= limits.attempts:
-        return GiveUp(f"{said} (attempt {after.spent} of {limits.attempts})")
+        return GiveUp(f"{end} (attempt {after.spent} of {limits.attempts})")
     return Retry(_delay_s(tally.spent + 1, FIRST_DELAY_S, random), after)
 
 
