@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from distri.model.image import ImageSpec, Rendered
 from distri.model.lora import Lora
@@ -11,11 +13,14 @@ from distri.model.prompts import LongPrompt
 from distri.model.stages import Highres
 from distri.ranks.errors import BadLora
 from pipeline.deployment.settings import LoraSource
-from pipeline.picture import HighresMode, RenderDetails, Stage
+from pipeline.picture import Conditioning, HighresMode, Picture, RenderDetails, Stage
 from pipeline.picture import Lora as RowLora
 from pipeline.records.shards import ImageTask
 
 LOW_MEMORY_REPAIR = "rendered again in the leaner layout: out of memory before"
+
+# What a row and the engine's image call alike; what is translated comes over it.
+_OF_ONE_NAME = tuple(field.name for field in fields(ImageSpec) if field.name in Picture.model_fields)
 
 
 def image_of(task: ImageTask, loras: Mapping[str, LoraSource]) -> ImageSpec:
@@ -29,34 +34,21 @@ def image_of(task: ImageTask, loras: Mapping[str, LoraSource]) -> ImageSpec:
         BadLora: the row names one that is not on it; the same on all ranks.
     """
     row, conditioning = task.row, task.row.conditioning
-    return ImageSpec(
-        prompt=row.prompt,
-        prompt_2=row.prompt_2,
-        negative_prompt=row.negative_prompt,
-        negative_prompt_2=row.negative_prompt_2,
-        long_prompt=LongPrompt(row.long_prompt.value),
-        seed=task.seed,
-        width=row.width,
-        height=row.height,
-        steps=row.steps,
-        guidance_scale=row.guidance_scale,
-        guidance_rescale=row.guidance_rescale,
-        scheduler=row.scheduler.name if row.scheduler is not None else None,
-        scheduler_settings=row.scheduler.settings if row.scheduler is not None else {},
-        loras=tuple(_lora(one, loras) for one in row.loras),
-        highres=Highres(
+    translated: dict[str, Any] = {
+        "long_prompt": LongPrompt(row.long_prompt.value),
+        "seed": task.seed,
+        "scheduler": row.scheduler.name if row.scheduler is not None else None,
+        "scheduler_settings": row.scheduler.settings if row.scheduler is not None else {},
+        "loras": tuple(_lora(one, loras) for one in row.loras),
+        "highres": Highres(
             refine=row.highres.mode is HighresMode.REFINE,
             strength=row.highres.strength,
             steps=row.highres.steps,
             base_px=row.highres.base_px,
         ),
-        original_size=_height_first(conditioning.original_size),
-        crop=(conditioning.crop[1], conditioning.crop[0]),
-        target_size=_height_first(conditioning.target_size),
-        negative_original_size=_height_first(conditioning.negative_original_size),
-        negative_crop=(conditioning.negative_crop[1], conditioning.negative_crop[0]),
-        negative_target_size=_height_first(conditioning.negative_target_size),
-    )
+    }
+    sizes = {name: _height_first(getattr(conditioning, name)) for name in Conditioning.model_fields}
+    return ImageSpec(**{name: getattr(row, name) for name in _OF_ONE_NAME} | sizes | translated)
 
 
 def render_details_of(rendered: Rendered, *, low_memory: bool) -> RenderDetails:

@@ -11,12 +11,13 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any
 
 import typer
 
 from pipeline.errors import RequestError
 from pipeline.operations.submit import checked_options
+from pipeline.promptset.kinds import plain_type
 from pipeline.promptset.row import Options
 
 PANEL = "Pictures (a row's own values come first)"
@@ -27,7 +28,7 @@ Defaults = Annotated[
 ]
 SIZE = frozenset({"width", "height", "size", "aspect", "megapixels"})
 
-# Fields whose option is more than a typed value: what stands for its value in the help.
+# Fields whose values have a form of their own: what stands for it in the help.
 _METAVARS = {
     "long_prompt": "error|chunk|truncate",
     "size": "WIDTHxHEIGHT",
@@ -96,7 +97,7 @@ def _read(path: Path | None) -> Mapping[str, Any]:
     if not isinstance(given, dict):
         raise RequestError(f"--defaults {path}: a JSON object of fields wanted")
     try:
-        return checked_options(given).said()
+        return checked_options(given).explicit_values()
     except RequestError as error:
         raise RequestError(f"--defaults {path}: {error}") from error
 
@@ -107,7 +108,7 @@ def _option(name: str) -> Any:
     if name == "loras":
         loras = typer.Option("--lora", help=text, metavar="NAME[:SCALE]", rich_help_panel=PANEL)
         return Annotated[list[str] | None, loras]
-    kind: Any = str if name in _METAVARS else _kind(field.annotation)
+    kind: Any = plain_type(field) or str
     flag = f"--{name.replace('_', '-')}"
     default = field.get_default()
     option = typer.Option(
@@ -118,12 +119,3 @@ def _option(name: str) -> Any:
         show_default=str(default) if isinstance(default, str | int | float) and default is not False else False,
     )
     return Annotated[kind | None, option]
-
-
-def _kind(annotation: Any) -> type:
-    """int, of `int`, `int | None` and `Annotated[int, ...] | None`."""
-    if get_origin(annotation) is Annotated:
-        return _kind(get_args(annotation)[0])
-    if isinstance(annotation, type):
-        return annotation
-    return _kind(get_args(annotation)[0])

@@ -9,11 +9,12 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, get_args
 
 from pipeline.errors import RowError
 from pipeline.promptset.aliases import ALIASES, nearest
-from pipeline.promptset.row import Row
+from pipeline.promptset.kinds import plain_type
+from pipeline.promptset.row import Row, Text
 
 MAX_LINE_BYTES = 1_000_000
 _LONE_RETURNS = "carriage returns without line feeds found; lines that end in LF or CRLF wanted"
@@ -94,11 +95,10 @@ def _no_constant(name: str) -> None:
 _STRICT = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_each_once)  # one for all rows
 
 
-# How a cell becomes a value, by field. Texts stay as they stand; what is missing here is a text or has a short form.
-_INTEGERS = frozenset({"seed", "num_images", "width", "height", "steps", "quality", "dpi"})
-_NUMBERS = frozenset({"megapixels", "guidance_scale", "guidance_rescale"})
-_FLAGS = frozenset({"strip_metadata"})
-_TEXTS = frozenset({"negative_prompt", "negative_prompt_2", "prompt_2"})
+# How a cell becomes a value. Prompts and names stay as they stand; what else is a text loses the blanks around it.
+_TYPES = {name: plain_type(field) for name, field in Row.model_fields.items()}
+_TEXTS_OR_NULL = {name for name, field in Row.model_fields.items() if Text in get_args(field.annotation)}
+_AS_THEY_STAND = {"prompt", "custom_id"}
 _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _INTEGER = re.compile(r"-?[0-9]{1,20}(\.0)?")
 EMPTY_TEXT, NULL = '""', "null"
@@ -193,21 +193,21 @@ def _csv_row(number: int, columns: list[str], cells: list[str]) -> Item:
 
 def _value(field: str, cell: str) -> Any:
     """The cell's value; one that is none of its kind stays a text, for the field to refuse it."""
-    bare = cell.strip()
-    if field in _TEXTS:
+    bare, kind = cell.strip(), _TYPES.get(field)
+    if field in _TEXTS_OR_NULL:
         return {EMPTY_TEXT: "", NULL: None}.get(bare, cell)
-    if field in _INTEGERS and _INTEGER.fullmatch(bare):
+    if kind is int and _INTEGER.fullmatch(bare):
         return int(bare.removesuffix(".0"))  # tables that had a gap in the column write 7 as 7.0
-    if field in _NUMBERS and "_" not in bare:
+    if kind is float and "_" not in bare:
         try:
             return float(bare)
         except ValueError:
             return cell
-    if field in _FLAGS:
+    if kind is bool:
         return _TRUTHS.get(bare.lower(), cell)
     if field == "metadata":
         try:
             return _STRICT.decode(bare)
         except (ValueError, RecursionError):
             return cell
-    return cell if field in ("prompt", "custom_id") else bare
+    return cell if field in _AS_THEY_STAND else bare

@@ -18,6 +18,8 @@ DIRECT_AREAS = 1.5e6 / 1024**2
 MAX_WEBP_PX = 16_383
 
 _DEFAULTS = {name: field.get_default() for name, field in Options.model_fields.items()}
+# What a resolved row has under the same name; what is decided here comes over it.
+_AS_GIVEN = tuple(name for name in Options.model_fields if name in ResolvedRow.model_fields)
 _FOR_LCM = {"steps": samplers.LCM_STEPS, "guidance_scale": samplers.LCM_GUIDANCE}
 
 
@@ -30,12 +32,12 @@ def resolve(
     deployment renders, one too small for its layout, a model or LoRA that is not on the allow-list, settings that
     do not go together.
     """
-    of_row, of_batch = row.said(), defaults.said()
-    said = of_batch | of_row
+    of_row, of_batch = row.explicit_values(), defaults.explicit_values()
+    given = of_batch | of_row
     model, native_px = _model(row, defaults, deployment)
-    scheduler = said.get("scheduler")
+    scheduler = given.get("scheduler")
     lcm = scheduler is not None and scheduler.name == samplers.LCM
-    values: dict[str, Any] = _DEFAULTS | (_FOR_LCM if lcm else {}) | said
+    values: dict[str, Any] = _DEFAULTS | (_FOR_LCM if lcm else {}) | given
     width, height = _size(of_row, of_batch, deployment, native_px)
     highres = _highres(row, defaults, values["steps"], width * height, native_px)
     if scheduler is not None and (
@@ -51,30 +53,21 @@ def resolve(
         made_for = ", ".join(deployment.loras[strange[0]].models)
         raise ValueError("loras", f"{strange[0][:80]!r} is for {made_for}; the row's model is {model!r}")
     custom_id = row.custom_id if row.custom_id is not None else f"row-{line}"
-    return ResolvedRow(
-        row=index,
-        first_image=first_image,
-        custom_id=custom_id,
-        prompt=row.prompt,
-        prompt_2=values["prompt_2"],
-        negative_prompt=values["negative_prompt"],
-        negative_prompt_2=values["negative_prompt_2"],
-        long_prompt=values["long_prompt"],
-        seed=row.seed if row.seed is not None else derived_seed(batch_seed, custom_id),
-        num_images=values["num_images"],
-        width=width,
-        height=height,
-        steps=values["steps"],
-        guidance_scale=values["guidance_scale"],
-        guidance_rescale=values["guidance_rescale"],
-        scheduler=scheduler,
-        model=model,
-        loras=values["loras"],
-        highres=highres,
-        conditioning=_conditioning(*(values[name] for name in Conditioning.model_fields)),
-        file=_file(row, defaults, values, max(width, height)),
-        metadata=row.metadata,
-    )
+    decided: dict[str, Any] = {
+        "row": index,
+        "first_image": first_image,
+        "custom_id": custom_id,
+        "prompt": row.prompt,
+        "seed": row.seed if row.seed is not None else derived_seed(batch_seed, custom_id),
+        "width": width,
+        "height": height,
+        "model": model,
+        "highres": highres,
+        "conditioning": _conditioning(*(values[name] for name in Conditioning.model_fields)),
+        "file": _file(row, defaults, values, max(width, height)),
+        "metadata": row.metadata,
+    }
+    return ResolvedRow(**{name: values[name] for name in _AS_GIVEN} | decided)
 
 
 def _model(row: Row, defaults: Options, deployment: Deployment) -> tuple[str, int]:

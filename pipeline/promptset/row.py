@@ -45,7 +45,7 @@ def _size(value: object) -> tuple[int, int]:
     return _side(width), _side(height)
 
 
-def _told_size(value: object) -> tuple[int, int] | None:
+def _conditioning_size(value: object) -> tuple[int, int] | None:
     if value is None:
         return None
     width, height = shorthand.pair(value)
@@ -125,7 +125,7 @@ Text = Annotated[str, Field(strict=True, max_length=MAX_PROMPT_CHARACTERS), Afte
 Prompt = Annotated[str, Field(strict=True, max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_prompt)]
 CustomId = Annotated[str, Field(strict=True, min_length=1, max_length=256), AfterValidator(_identifier)]
 Size = Annotated[tuple[int, int], BeforeValidator(_size)]
-ToldSize = Annotated[tuple[int, int] | None, BeforeValidator(_told_size)]
+ConditioningSize = Annotated[tuple[int, int] | None, BeforeValidator(_conditioning_size)]
 Crop = Annotated[tuple[int, int], BeforeValidator(_crop)]
 
 
@@ -178,12 +178,14 @@ class Options(BaseModel):
     highres: Annotated[HighresWish, BeforeValidator(shorthand.highres)] = Field(
         HighresWish(), description="How a large picture is made: auto, direct or refine; strength, steps, base_px."
     )
-    original_size: ToldSize = Field(None, description="Size that the model is told its picture had; null: its own.")
+    original_size: ConditioningSize = Field(
+        None, description="Size that the model is told its picture had; null: its own."
+    )
     crop: Crop = Field((0, 0), description="Left and top that the model is told were cut off.")
-    target_size: ToldSize = Field(None, description="Size that the model is told to aim for; null: its own.")
-    negative_original_size: ToldSize = Field(None, description="`original_size` of the negative half.")
+    target_size: ConditioningSize = Field(None, description="Size that the model is told to aim for; null: its own.")
+    negative_original_size: ConditioningSize = Field(None, description="`original_size` of the negative half.")
     negative_crop: Crop = Field((0, 0), description="`crop` of the negative half.")
-    negative_target_size: ToldSize = Field(None, description="`target_size` of the negative half.")
+    negative_target_size: ConditioningSize = Field(None, description="`target_size` of the negative half.")
     format: Annotated[Format, BeforeValidator(_jpeg)] = Field(Format.PNG, description="Of the file.")
     quality: int = Field(95, strict=True, ge=1, le=100, description="Of JPEG and WebP.")
     dpi: int = Field(300, strict=True, ge=1, le=2400, description="Pixels an inch that the file names for printing.")
@@ -203,14 +205,13 @@ class Options(BaseModel):
 
     @model_validator(mode="after")
     def _one_way_to_say_a_size(self) -> Self:
-        said = {name for name in ("width", "height", "size", "aspect", "megapixels") if getattr(self, name) is not None}
-        for one, others in (("size", {"width", "height", "aspect", "megapixels"}),):
-            if one in said and said & others:
-                raise Misspelt({one: f"given with {', '.join(sorted(said & others))}; one way to say a size wanted"})
-        if {"width", "height"} <= said and (both := said & {"aspect", "megapixels"}):
-            name = min(both)
-            raise Misspelt({name: "given with width and height, which say it all"})
-        if "megapixels" in said and said & {"width", "height"}:
+        names = ("width", "height", "size", "aspect", "megapixels")
+        given = {name for name in names if getattr(self, name) is not None}
+        if "size" in given and (others := given - {"size"}):
+            raise Misspelt({"size": f"given with {', '.join(sorted(others))}; one way to say a size wanted"})
+        if {"width", "height"} <= given and (both := given & {"aspect", "megapixels"}):
+            raise Misspelt({min(both): "given with width and height, which say it all"})
+        if "megapixels" in given and given & {"width", "height"}:
             raise Misspelt({"megapixels": "given with a side; an aspect wanted with one of both"})
         return self
 
@@ -218,8 +219,8 @@ class Options(BaseModel):
 
         def __init__(self, **fields: Unpack[PictureFields]) -> None: ...
 
-    def said(self) -> dict[str, Any]:
-        """What is set here."""
+    def explicit_values(self) -> dict[str, Any]:
+        """The fields that are set here, with their values."""
         values = self.__dict__  # a million rows are asked
         return {name: values[name] for name in self.model_fields_set}
 

@@ -33,7 +33,7 @@ def pair(value: object, form: str = "1024x1536, or [1024, 1536]") -> tuple[int, 
         return int(match[1]), int(match[2])
     if isinstance(value, Sequence) and not isinstance(value, str) and [type(part) for part in value] == [int, int]:
         return value[0], value[1]
-    raise ValueError(f"{_shown(value)} found; {form} wanted")
+    raise ValueError(f"{shortened(value)} found; {form} wanted")
 
 
 def aspect(value: object) -> float:
@@ -46,7 +46,7 @@ def aspect(value: object) -> float:
     elif isinstance(value, int | float) and not isinstance(value, bool):
         ratio = float(value) if abs(value) <= MOST_EXTREME_ASPECT else 0.0
     if not math.isfinite(ratio) or not 1 / MOST_EXTREME_ASPECT <= ratio <= MOST_EXTREME_ASPECT:
-        raise ValueError(f"{_shown(value)} found; width through height wanted, as 16:9 or 1.5")
+        raise ValueError(f"{shortened(value)} found; width through height wanted, as 16:9 or 1.5")
     return ratio
 
 
@@ -61,7 +61,7 @@ def scheduler(value: object) -> Scheduler:
         given = {} if given is None else given
         if value.keys() <= {"name", "settings"} and isinstance(given_name, str) and isinstance(given, Mapping):
             return scheduler_of(given_name, given)
-    raise ValueError(f'{_shown(value)} found; a name as "DPM++ 2M Karras", or {{"name", "settings"}} wanted')
+    raise ValueError(f'{shortened(value)} found; a name as "DPM++ 2M Karras", or {{"name", "settings"}} wanted')
 
 
 @functools.lru_cache(maxsize=256)
@@ -89,7 +89,7 @@ def highres(value: object) -> object:
         return value
     mode, settings = _named(value)
     if "mode" in settings:
-        raise ValueError(f"{_shown(value)} found, which names two modes; one wanted, as refine, strength=0.4")
+        raise ValueError(f"{shortened(value)} found, which names two modes; one wanted, as refine, strength=0.4")
     return {"mode": mode.lower()} | settings
 
 
@@ -100,7 +100,7 @@ def _lora(text: str) -> dict[str, Any]:
     try:
         return {"name": name.strip(), "scale": float(scale)}
     except ValueError:
-        raise ValueError(f"{_shown(text)} found; NAME or NAME:SCALE wanted, as film:0.8") from None
+        raise ValueError(f"{shortened(text)} found; NAME or NAME:SCALE wanted, as film:0.8") from None
 
 
 def _named(text: str) -> tuple[str, dict[str, Any]]:
@@ -109,7 +109,7 @@ def _named(text: str) -> tuple[str, dict[str, Any]]:
     for part in rest:
         key, sign, value = part.partition("=")
         if not sign:
-            raise ValueError(f"{_shown(part)} found; NAME, KEY=VALUE, KEY=VALUE wanted")
+            raise ValueError(f"{shortened(part)} found; NAME, KEY=VALUE, KEY=VALUE wanted")
         settings[key.strip()] = _value(value.strip())
     return name, settings
 
@@ -131,9 +131,10 @@ def _unpacked(value: object) -> object:
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
-        raise ValueError(f"{_shown(value)} found, which begins like JSON and is none") from None
+        raise ValueError(f"{shortened(value)} found, which begins like JSON and is none") from None
 
 
-def _shown(value: object) -> str:
+def shortened(value: object) -> str:
+    """The value as a message shows it, in at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,4 @@
-"""The size of a picture from what is said of it: two sides, one side, an aspect, a number of pixels."""
+"""The size of a picture from what is given of it: two sides, one side, an aspect, a number of pixels."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Wish:
     megapixels: float | None = None
 
     @classmethod
-    def of(cls, said: Mapping[str, Any]) -> Wish:
+    def of(cls, given: Mapping[str, Any]) -> Wish:
         """From a row's or a batch's fields."""
-        if size := said.get("size"):
+        if size := given.get("size"):
             return cls(*size)
-        return cls(said.get("width"), said.get("height"), said.get("aspect"), said.get("megapixels"))
+        return cls(given.get("width"), given.get("height"), given.get("aspect"), given.get("megapixels"))
 
 
 def size(row: Wish, batch: Wish, native_px: int) -> tuple[int, int]:

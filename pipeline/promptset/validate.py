@@ -17,6 +17,7 @@ from pipeline.errors import PromptSetError, RequestError, RowError
 from pipeline.promptset.aliases import Misspelt, nearest, spelled
 from pipeline.promptset.resolve import resolve
 from pipeline.promptset.row import Options, ResolvedRow, Row
+from pipeline.promptset.shorthand import shortened
 from pipeline.promptset.source import Source
 
 SHOWN_ERRORS = 50
@@ -171,14 +172,9 @@ def _row_error(line: int, problem: Any, kind: type[Options]) -> RowError:
     private = str(problem["loc"][0]) in _PRIVATE if problem["loc"] else True
     if private or problem["type"] == "value_error":
         return RowError(line, name, message)
-    return RowError(line, name, f"{message} ({_shown(problem['input'])} found)")
+    return RowError(line, name, f"{message} ({shortened(problem['input'])} found)")
 
 
 def _harmless(name: str) -> str:
     """A field's name as a terminal may show it; users write these too."""
     return (name if name.isprintable() else ascii(name))[:80]
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -80,19 +80,19 @@ def test_an_option_says_what_the_field_says(field: str) -> None:
 
 def test_what_is_not_said_is_left_to_the_rows() -> None:
     assert _run("p.jsonl")[1].model_fields_set == set()
-    assert _run("p.jsonl", "--no-strip-metadata")[1].said() == {"strip_metadata": False}
+    assert _run("p.jsonl", "--no-strip-metadata")[1].explicit_values() == {"strip_metadata": False}
 
 
 def test_options_outrank_a_file_of_defaults_and_a_size_replaces_its_size(tmp_path: Path) -> None:
     path = tmp_path / "batch.json"
     path.write_text('{"num_inference_steps": 9, "cfg_scale": 3, "width": 64, "height": 72}')
-    assert _run("p.jsonl", "--defaults", str(path))[1].said() == {
+    assert _run("p.jsonl", "--defaults", str(path))[1].explicit_values() == {
         "steps": 9,
         "guidance_scale": 3.0,
         "width": 64,
         "height": 72,
     }
-    assert _run("p.jsonl", "--defaults", str(path), "--steps", "7", "--size", "128x128")[1].said() == {
+    assert _run("p.jsonl", "--defaults", str(path), "--steps", "7", "--size", "128x128")[1].explicit_values() == {
         "steps": 7,
         "guidance_scale": 3.0,
         "size": (128, 128),
@@ -118,7 +118,7 @@ def test_a_size_option_completes_what_the_file_says(
 ) -> None:
     path = tmp_path / "batch.json"
     path.write_text(json.dumps(of_file))
-    assert _run("p.jsonl", "--defaults", str(path), *options)[1].said() == both
+    assert _run("p.jsonl", "--defaults", str(path), *options)[1].explicit_values() == both
 
 
 @pytest.mark.parametrize(
