@@ -26,7 +26,7 @@ from pipeline.deployment.broker_keys import CONTROL_QUEUE, RENDER_QUEUE, beat_pr
 from pipeline.deployment.settings import Settings, load_settings
 from pipeline.errors import LedgerUnavailable, ServiceError, TesseraError
 from pipeline.ledger import Ledger
-from pipeline.ledger.server.durability import check
+from pipeline.ledger.server.durability import check_durability
 from pipeline.ledger.workers import Drain
 from pipeline.operations.declared import declared_schedules
 from pipeline.process.logs import configure_logging
@@ -187,7 +187,7 @@ def main(argv: list[str] | None = None) -> int:
             logging.getLogger(chatty).setLevel(logging.WARNING)
         log.info("worker starting", role=role, version=installed_version(), redis=Ledger(settings).store.where)
         try:
-            check(Ledger(settings).store, refuse=settings.redis_durability == "refuse")
+            check_durability(Ledger(settings).store, refuse=settings.redis_durability == "refuse")
         except LedgerUnavailable as error:
             log.warning("waiting for Redis", reason=str(error))
         if role == "beat":

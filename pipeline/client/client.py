@@ -27,7 +27,7 @@ from pipeline.errors import RequestError, UnknownBatch
 from pipeline.ledger.workers import ALL, Drain, Worker
 from pipeline.operations.estimate import Estimate, Estimator
 from pipeline.operations.purge import is_purged
-from pipeline.operations.resume import take_up, unknown_batches
+from pipeline.operations.resume import recover_batch, unknown_batches
 from pipeline.operations.status import BatchStatus, batch_status
 from pipeline.operations.submit import TIMEOUT_S, Acceptance, Submission, accept, checked_options
 from pipeline.outputs.extract import row_of
@@ -164,7 +164,7 @@ class Client:
         unchanged. Returns the ids. Raises ServiceError.
         """
         ledger, artifacts = self._connection.ledger, self._connection.artifacts
-        taken_up = [m.id for m in unknown_batches(ledger, artifacts, ended=True) if take_up(ledger, m)]
+        taken_up = [m.id for m in unknown_batches(ledger, artifacts, ended=True) if recover_batch(ledger, m)]
         self._connection.send_hint(TICK)
         return taken_up
 

@@ -17,7 +17,7 @@ from pipeline.client.connect import Connection, connect
 from pipeline.client.local_stack import missing_parts, running_stack
 from pipeline.deployment.settings import MachineSettings, load_part
 from pipeline.errors import SettingsError, TesseraError
-from pipeline.ledger.server.durability import check, durability
+from pipeline.ledger.server.durability import check_durability, durability
 
 PACKAGES = ("pipeline", "tasks", "embedded", "distri", "k8s")
 
@@ -170,7 +170,7 @@ def _redis(connection: Connection) -> Iterator[Finding]:
         advice = f"set {trait.name} {trait.wanted}: {trait.why}" if trait.found != trait.wanted else ""
         verdict = Verdict.WRONG if trait.wrong else Verdict.MISSING if trait.found is None else Verdict.OK
         yield Finding(verdict, f"Redis {trait.name}", trait.found or "not reported", advice)
-    yield _check("Redis is one server", ledger.store.where, lambda: check(ledger.store, refuse=False))
+    yield _check("Redis is one server", ledger.store.where, lambda: check_durability(ledger.store, refuse=False))
     announced = _check("controller", f"prefix {connection.settings.redis_prefix}", ledger.deployment)
     yield announced
     if announced.verdict is Verdict.OK:

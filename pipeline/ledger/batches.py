@@ -29,7 +29,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Event:
-    """One move: of a batch, a job or an image, named by its id."""
+    """A batch, a job or an image, named by its id, moved to this state."""
 
     id: str
     what: str
@@ -44,7 +44,7 @@ class _OfTenant(BaseModel):
 
 
 class _Tenant(BaseModel):
-    """Whose a batch is: all that is read of a record which a newer version may have written."""
+    """The tenant of a batch: all that is read of a record that a newer version may have written."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -56,13 +56,13 @@ def _tenant_of(batch_id: str, text: str) -> str:
 
 
 class Batches:
-    """Read and write batch records; a write stands only if nobody was faster."""
+    """Read and write batch records; a write fails if the record has changed since it was read."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def create(self, record: BatchRecord) -> bool:
-        """Put a new batch into the ledger; False if there is one of that id, which then stays as it is."""
+        """Put a new batch into the ledger; False if there is one of that id already, which is not changed."""
         return self._write(record, expected=0)
 
     def write(self, record: BatchRecord) -> None:
@@ -71,7 +71,7 @@ class Batches:
             raise StaleWrite(f"batch {record.id} has moved on from revision {record.revision - 1}")
 
     def update(self, batch_id: str, change: Callable[[BatchRecord], BatchRecord | None]) -> Updated[BatchRecord]:
-        """Change a batch's record, whoever else does meanwhile; `change` returns None to leave it as it is.
+        """Change a batch's record, even while others change it; `change` returns None to leave it as it is.
 
         Raises UnknownBatch, RecordUnreadable.
         """
@@ -107,7 +107,7 @@ class Batches:
         return int(found) == len(batch_ids)
 
     def state(self, batch_id: str) -> BatchState:
-        """The state of a batch: what loops ask for. Raises UnknownBatch."""
+        """The state of a batch; cheaper than its record. Raises UnknownBatch."""
         with self._store.errors():
             state = self._store.redis.hget(self._store.keys.batch(batch_id), "state")
         if state is None:
@@ -115,7 +115,7 @@ class Batches:
         return BatchState(str(state))
 
     def counts(self, batch_id: str) -> Counts:
-        """How its images and jobs stand, in one look."""
+        """How many of its images and jobs are in each state, read in one step."""
         with self._store.errors():
             found = self._store.redis.hgetall(self._store.keys.counts(batch_id))
         return Counts(
@@ -131,7 +131,7 @@ class Batches:
             yield self.get(batch_id)
 
     def ended_before(self, moment: datetime) -> Iterator[BatchRecord]:
-        """Batches that are final since before this moment, oldest submission first. Streams."""
+        """Batches that ended before this moment, oldest submission first, read page by page."""
         first = 0
         while True:
             with self._store.errors():
@@ -150,7 +150,7 @@ class Batches:
             first += _PAGE
 
     def remove(self, record: BatchRecord) -> None:
-        """Remove a batch and its jobs for good; again, if it broke off. Raises StaleWrite if the record moved on."""
+        """Remove a batch and its jobs for good; safe to repeat if it was interrupted. Raises StaleWrite."""
         jobs = max(record.jobs or 0, sum(self.counts(record.id).jobs.values()))
         for first in range(0, jobs, _PAGE):
             self._remove(record, range(first, min(first + _PAGE, jobs)), ending=False)
@@ -169,12 +169,12 @@ class Batches:
             raise StaleWrite(f"batch {record.id} has moved on from revision {record.revision}")
 
     def unfinished(self) -> list[str]:
-        """Ids of the batches that somebody has still to see to: not final, or being removed."""
+        """Ids of the batches that still need work: not final, or being purged."""
         with self._store.errors():
             return sorted(self._store.redis.smembers(self._store.keys.open))
 
     def open_images(self, tenant: str) -> Mapping[str, int]:
-        """By batch of this tenant that is not final, how many of its images have no outcome yet."""
+        """How many images have no outcome yet, for each batch of this tenant that is not final."""
         batch_ids = self.unfinished()
         counters = [f"image.{state}" for state in (ImageState.QUEUED, ImageState.RUNNING)]
         with self._store.errors():
@@ -190,8 +190,8 @@ class Batches:
         }
 
     def events(self, batch_id: str, *, after: str, wait_s: float) -> list[Event]:
-        """Moves of this batch after the event `after` ("$": from now on); waits up to `wait_s` for the first."""
-        block_ms = max(1, int(wait_s * 1000))  # Redis takes 0 for ever
+        """Events of this batch after the one with id `after` ("$": from now on); waits up to `wait_s` for the first."""
+        block_ms = max(1, int(wait_s * 1000))  # to Redis, 0 means for ever
         with self._store.errors():
             found = self._store.redis.xread({self._store.keys.events(batch_id): after}, block=block_ms)
         return [

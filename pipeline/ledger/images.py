@@ -1,4 +1,4 @@
-"""Images in the ledger: four bits each, moved in one step with the counters of their batch."""
+"""Images in the ledger: four bits each, changed in one step with the counters of their batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOT_KNOWN = -2
 
 
 class Images:
-    """Move images by their position in the batch. A move that the table does not have changes nothing."""
+    """Move images, named by their index in the batch, to another state. An illegal move changes nothing."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -25,7 +25,7 @@ class Images:
     def move_by_pod(
         self, batch_id: str, ref: str, indices: Iterable[int], to: ImageState, *, pod: str, attempt: int, token: str
     ) -> int:
-        """Move images under a pod claim, showing the attempt's token; returns how many moved.
+        """Move images as the pod that holds the claim, with its attempt's token; returns how many moved.
 
         Raises ClaimRefused if the claim is not the pod's or the token not that of the attempt on record, BatchLost if
         the ledger does not know the job.
@@ -36,7 +36,7 @@ class Images:
         return moved
 
     def move_by_worker(self, batch_id: str, ref: str, indices: Iterable[int], to: ImageState, *, fence: str) -> int:
-        """Move images under a lease, or of a job that nobody holds (fence ""); returns how many moved.
+        """Move images as the lease's holder, or of a job without a lease (fence ""); returns how many moved.
 
         Raises LeaseLost if the job is another worker's.
         """
@@ -46,7 +46,7 @@ class Images:
         return moved
 
     def reopen(self, batch_id: str, ref: str, indices: Iterable[int], *, fence: str) -> int:
-        """Queue images again that failed or were cancelled, under a lease; returns how many. Raises LeaseLost."""
+        """Queue failed and cancelled images again, under a lease; returns how many. Raises LeaseLost."""
         moved = self._move(
             batch_id,
             ref,

@@ -23,7 +23,7 @@ class QueuePlace(StrEnum):
     DONE = "done"  # final
 
 
-_AT_ONCE = 200  # a few milliseconds of Redis' time, in which others wait
+_JOBS_A_ROUND_TRIP = 200  # a few milliseconds of Redis' time, in which others wait
 
 
 def _readable(ref: str, text: str) -> JobRecord | None:
@@ -56,28 +56,28 @@ def _arguments(
 
 
 class Jobs:
-    """Read and write job records; a write stands only under the writer's lease and if nobody was faster."""
+    """Read and write job records; a write fails without the lease, or if the record has changed since it was read."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def create(self, record: JobRecord, place: QueuePlace = QueuePlace.BACKLOG) -> bool:
-        """Put a new job into the ledger; False if it was there, and then it stays as it is."""
+        """Put a new job into the ledger; False if it is there already, which is not changed."""
         return self._write(record, 0, place, fence="", delay_s=0) >= 0
 
     def create_all(self, records: Iterable[JobRecord]) -> int:
-        """Put new jobs into the backlog, many with one round trip; those that are there stay as they are.
+        """Put new jobs into the backlog, many with one round trip; jobs that are there already are not changed.
 
-        Returns how many are new. Each is created by a step of its own, so whoever breaks off here may begin again.
+        Returns how many are new. Each is created by a step of its own, so this may be repeated if it was interrupted.
         """
         new, rest = 0, iter(records)
-        while some := list(itertools.islice(rest, _AT_ONCE)):
+        while some := list(itertools.islice(rest, _JOBS_A_ROUND_TRIP)):
             steps = [_arguments(record, 0, QueuePlace.BACKLOG, fence="", delay_s=0) for record in some]
             new += sum(answer >= 0 for answer in self._store.run_each("write_job", steps))
         return new
 
     def write(self, record: JobRecord, place: QueuePlace, *, fence: str, delay_s: float = 0) -> int:
-        """Write a record that was changed from the one that was read.
+        """Write a record that was made from the one that was read.
 
         `fence` is the writer's lease; without one ("") the job must be held by nobody. Returns how many jobs of
         the batch are not final yet. Raises StaleWrite or LeaseLost; the record is then as it was.
@@ -104,7 +104,7 @@ class Jobs:
             return list(self._store.redis.zrange(self._store.keys.jobs(batch_id), 0, -1))
 
     def begun(self, batch_id: str, limit: int) -> list[JobRecord]:
-        """The first so many jobs of a batch that are neither final nor waiting for their first attempt, in order.
+        """The first `limit` jobs of a batch whose first attempt has begun and that are not final, in order.
 
         One that cannot be read is left out.
         """

@@ -12,8 +12,8 @@ them (server/acl.py). What Celery keeps stands in pipeline/deployment/broker_key
 | `batch:<id>:counts` | hash | `image.<state>` and `job.<state>`: always the sum of the states |
 | `batch:<id>:images` | string | four bits an image: its state's code |
 | `batch:<id>:jobs` | zset | refs of jobs that are not final, score = index |
-| `batch:<id>:begun` | zset | those of them that are not waiting for their first attempt, score = index |
-| `batch:<id>:parked` | set | refs of jobs that are put aside while the batch is paused |
+| `batch:<id>:begun` | zset | those of them whose first attempt has begun, score = index |
+| `batch:<id>:parked` | set | refs of jobs set aside while the batch is paused |
 | `batch:<id>:events` | stream | the last moves, capped |
 | `job:<ref>` | hash | `record`, `state`, `revision`, `incarnation`, `fence`, `worker`, `stumbles`, ... |
 | `ticket:<ref>` | hash | what pods may read: `state`, `open`, the `attempt` on record, its `token` as SHA-1 |
@@ -22,17 +22,17 @@ them (server/acl.py). What Celery keeps stands in pipeline/deployment/broker_key
 | `tenants` | hash | tenants that have a backlog or leases: how many leases each |
 | `delayed` | zset | refs of jobs that wait before their next attempt, score = when |
 | `leases` | zset | refs of jobs that a worker holds, score = when its lease ends |
-| `workers` | zset | render workers, score = when they were last heard of |
-| `draining` | hash | workers that take no more jobs (`*`: all), and what happens to those they have |
-| `slots` | hash | how many pods each worker could still look after |
+| `workers` | zset | render workers, score = when each last reported |
+| `draining` | hash | workers that take no more jobs (`*`: all), and what happens to the jobs they hold |
+| `slots` | hash | how many more pods each worker can watch |
 | `schedules` | zset | names of schedules, score = when each is due next |
 | `schedule:<name>` | hash | `record` (JSON), `revision` |
 | `schedule:<name>:firings` | list | what became of its last firings (JSON), newest first, capped |
 | `speeds` | set | kinds of jobs that were finished: model, layout, exact, device, size |
 | `speed:<kind>` | hash | sums over them: images, work, seconds, pixels, bytes, pods, idle seconds |
-| `due:<name>` | string | when something that is done now and then was done last |
-| `rest:<name>` | string | it is not done while this is there, which ends by itself |
-| `lock:<name>` | string | who runs the tick, expands or finalizes, with a time to live |
+| `due:<name>` | string | when this periodic work was last done |
+| `rest:<name>` | string | while this exists, that work is not due; it expires by itself |
+| `lock:<name>` | string | which process runs the tick, expands or finalizes; expires |
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from pipeline.states import BatchState
 
 log = structlog.get_logger(__name__)
 
-# For a worker of another version, or for whoever mends the record.
+# Time for a worker of another version to claim it, or for a person to repair the record.
 UNREADABLE_DELAY_S = 15.0
 
 _UNLIMITED = 2**31
@@ -34,12 +34,12 @@ class Lease:
 
 @dataclass(frozen=True)
 class Held:
-    """How a job that is held stands.
+    """A leased job as it is now.
 
     Attributes:
         job: its record.
         batch: the state of its batch.
-        registered: number of the attempt that a pod has registered for, which it can only if that was created; or 0.
+        registered: number of the attempt that a pod has registered for, whose pod therefore exists or existed; or 0.
         at: the ledger's clock.
     """
 
@@ -50,7 +50,7 @@ class Held:
 
 
 class Leases:
-    """Claim, renew, hand over. A lease that is not renewed ends by Redis' clock, and the next claim adopts the job."""
+    """Claim, renew, release. A lease that is not renewed expires by Redis' clock; then the next claim gets the job."""
 
     def __init__(self, store: Store, tenants: Mapping[str, TenantLimits]) -> None:
         self._store, self._tenants = store, tenants
@@ -58,8 +58,8 @@ class Leases:
     def claim(self, worker: str, lease_s: float) -> Lease | None:
         """The best job that may be claimed: priority, then fair share between tenants, then age.
 
-        None of a tenant that has as many running jobs as it may. A job whose record cannot be read is put back for a
-        while, and the next best taken.
+        No job of a tenant that is at its limit of running jobs. A job whose record cannot be read is put back for a
+        while, and the next one is claimed.
         """
         limits: list[Argument] = []
         for name in self._tenants:
@@ -69,7 +69,7 @@ class Leases:
             try:
                 return Lease(read_record(JobRecord, record, what=f"job {ref}"), fence)
             except RecordUnreadable as error:
-                log.error("a job is put back", job=ref, reason=str(error))
+                log.error("a job with an unreadable record is put back", job=ref, reason=str(error))
                 self.release(ref, fence, delay_s=UNREADABLE_DELAY_S)
         return None
 
@@ -86,27 +86,27 @@ class Leases:
         return Held(read_record(JobRecord, record, what=f"job {ref}"), BatchState(batch), int(registered), at)
 
     def release(self, ref: str, fence: str, delay_s: float = 0) -> bool:
-        """Hand the job over to whoever claims next; what runs for it goes on. False if it was not ours."""
+        """Give the job up to the next claim; its pod keeps running. False if we did not hold it."""
         return bool(self._store.run("release", ref=ref, fence=fence, delay_ms=int(delay_s * 1000)))
 
     def count_internal_error(self, ref: str, fence: str) -> int:
-        """Count a failure of our own program over this job; returns how many there were. Raises LeaseLost."""
+        """Count an internal error while working on this job; returns how many there were. Raises LeaseLost."""
         times = int(self._store.run("count_internal_error", ref=ref, fence=fence))
         if not times:
             raise LeaseLost(f"job {ref} is held by another worker, or by nobody")
         return times
 
     def promote(self, limit: int = 1000) -> tuple[int, int]:
-        """Put jobs whose lease ran out, and jobs whose delay is over, into the backlog; returns how many of each."""
+        """Put jobs whose lease expired, and jobs whose delay is over, into the backlog; returns how many of each."""
         expired, due = self._store.run("promote", limit=limit)
         return int(expired), int(due)
 
     def unpark(self, batch_id: str) -> int:
-        """Bring back the jobs that claims put aside while the batch was paused; returns how many."""
+        """Put the jobs that were set aside while the batch was paused back into the backlog; returns how many."""
         return int(self._store.run("unpark", batch=batch_id))
 
     def backlog(self) -> int:
-        """How many jobs wait that could be claimed if there were workers enough; those beyond a limit are none."""
+        """How many waiting jobs could be claimed if there were enough workers, within the limits of tenants."""
         with self._store.errors():
             held = self._store.redis.hgetall(self._store.keys.tenants)
             pipe = self._store.redis.pipeline(transaction=False)

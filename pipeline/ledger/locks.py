@@ -19,7 +19,7 @@ from pipeline.ledger.store import Store
 
 log = structlog.get_logger(__name__)
 
-# A killed holder is waited for so long; a living one renews its lock however long its work takes.
+# How long others wait after a holder was killed; a living one renews its lock for as long as its work takes.
 TTL_S = 10.0
 
 
@@ -28,19 +28,19 @@ class Locks:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._at_it: set[str] = set()
+        self._at_work: set[str] = set()
         self._guard = threading.Lock()
 
     @contextmanager
     def only_one(self, name: str, ttl_s: float = TTL_S) -> Iterator[bool]:
-        """True inside if the caller is the one; False if somebody else is at it.
+        """Yields True if the caller holds the lock now, False if somebody else is doing this work.
 
-        A thread of the same process is somebody else for as long as it works, also if a busy machine kept it from
-        renewing its lock: doing the same a second time would only make it busier.
+        Another thread of this process counts as somebody else for as long as it works, even if a busy machine kept it
+        from renewing its lock: doing the work twice would only make the machine busier.
         """
         with self._guard:
-            free = name not in self._at_it
-            self._at_it.add(name)
+            free = name not in self._at_work
+            self._at_work.add(name)
         if not free:
             yield False
             return
@@ -49,7 +49,7 @@ class Locks:
                 yield mine
         finally:
             with self._guard:
-                self._at_it.discard(name)
+                self._at_work.discard(name)
 
     @contextmanager
     def _locked(self, name: str, ttl_s: float) -> Iterator[bool]:
@@ -72,7 +72,7 @@ class Locks:
                 with self._store.errors():
                     lock.release()
             except (LockError, LedgerUnavailable) as error:
-                log.warning("lock was lost while we worked", lock=name, reason=str(error))
+                log.warning("lock was lost while its work was done", lock=name, reason=str(error))
 
     def _renew(self, lock: Any, ttl_s: float, done: threading.Event) -> None:
         while not done.wait(ttl_s / 3):
@@ -80,15 +80,15 @@ class Locks:
                 with self._store.errors():
                     lock.extend(ttl_s, replace_ttl=True)
             except LockError:
-                return  # somebody else has it; the release says so
+                return  # somebody else has it; the release logs that
             except LedgerUnavailable:
                 continue  # it may be back before the lock ends
 
     def due(self, name: str, every_s: float) -> bool:
-        """True once in `every_s`, for one of all who ask; also if Redis' clock was set back."""
+        """True once in `every_s`, for one of all the processes that ask; also after Redis' clock was set back."""
         return bool(self._store.run("due", name=name, every_ms=int(every_s * 1000)))
 
     def rest(self, name: str, seconds: float) -> None:
-        """Let something not be due for so long from now, whatever its interval."""
+        """Make this work not due for so many seconds from now, whatever its interval."""
         with self._store.errors():
             self._store.redis.set(self._store.keys.rest(name), 1, px=max(1, int(seconds * 1000)))

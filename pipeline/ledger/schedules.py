@@ -11,17 +11,17 @@ FIRINGS_KEPT = 200
 
 
 class ScheduleRecords:
-    """Read and write schedules and their firings; a write stands only if nobody was faster."""
+    """Read and write schedules and their firings; a write fails if the record has changed since it was read."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def create(self, record: ScheduleRecord) -> bool:
-        """Put a new schedule into the ledger; False if there is one of that name, which then stays as it is."""
+        """Put a new schedule into the ledger; False if there is one of that name already, which is not changed."""
         return self._write(record, None, expected=0)
 
     def write(self, record: ScheduleRecord, firing: Firing | None = None) -> None:
-        """Write a record that was changed from the one that was read, and what became of a firing, in one step.
+        """Write a record that was made from the one that was read, and the outcome of a firing, in one step.
 
         Raises StaleWrite; then neither is written.
         """
@@ -48,7 +48,7 @@ class ScheduleRecords:
         return bool(self._store.run("remove_schedule", name=name))
 
     def remember(self, name: str, firings: list[Firing]) -> None:
-        """Set the history of a schedule that was found in the bucket and is not in the ledger yet; newest first."""
+        """Set the firings, newest first, of a schedule that was found in the bucket and is not in the ledger yet."""
         with self._store.errors():
             pipe = self._store.redis.pipeline()
             pipe.delete(self._store.keys.firings(name))
@@ -68,13 +68,13 @@ class ScheduleRecords:
             return sorted(self._store.redis.zrange(self._store.keys.schedules, 0, -1))
 
     def due(self) -> list[str]:
-        """Names of schedules that have a firing to see to."""
+        """Names of schedules that have a firing due."""
         now_ms = int(self._store.now().timestamp() * 1000)
         with self._store.errors():
             return list(self._store.redis.zrangebyscore(self._store.keys.schedules, "-inf", now_ms))
 
     def firings(self, name: str, limit: int = FIRINGS_KEPT) -> list[Firing]:
-        """What became of the last firings, newest first. Raises RecordUnreadable."""
+        """The last firings, newest first. Raises RecordUnreadable."""
         with self._store.errors():
             found = self._store.redis.lrange(self._store.keys.firings(name), 0, limit - 1)
         return [read_record(Firing, text, what=f"a firing of schedule {name}") for text in found]

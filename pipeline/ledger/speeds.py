@@ -18,19 +18,19 @@ _WHOLE = frozenset({"images", "pixels", "bytes", "pods"})
 
 
 class Speeds:
-    """Sums only grow, each by one atomic step; they explain and decide nothing, so losing them costs an estimate."""
+    """The sums only grow, each by one atomic step. Only estimates depend on them, so losing them costs little."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def learn(self, done: Mapping[SpeedKey, Speed]) -> None:
-        """Add what a job has done."""
+        """Add the figures of a finished job."""
         for key, speed in done.items():
             amounts = [text for part, amount in asdict(speed).items() for text in (part, amount)]
             self._store.run("learn", *amounts, kind=_name(key))
 
     def all(self) -> dict[SpeedKey, Speed]:
-        """Everything that was learned."""
+        """All sums, by kind of job."""
         with self._store.errors():
             names = sorted(self._store.redis.smembers(self._store.keys.speeds))
             pipe = self._store.redis.pipeline(transaction=False)

@@ -23,14 +23,14 @@ RETRIES = 3
 
 _CLUSTER_ANSWERS = (MovedError, AskError, ClusterDownError, ClusterCrossSlotError)
 
-# Answers that say no, but not for ever.
+# Refusals that end when somebody mends the server: outages, not our mistakes.
 _NOT_NOW = {
     "OOM": "is full (maxmemory); give it room",
     "READONLY": "is a replica, which nobody may write to; TESSERA_REDIS_URL must lead to the primary",
     "MASTERDOWN": "is a replica that has lost its primary; TESSERA_REDIS_URL must lead to the primary",
     "NOREPLICAS": "has fewer replicas than it wants before it writes (min-replicas-to-write)",
     "MISCONF": "cannot write to its disk; its own log says why",
-    "BUSY": "is busy with a script of somebody's",
+    "BUSY": "is busy with a script of another program",
 }
 
 
@@ -62,9 +62,9 @@ class Store:
             return self._registered(name)(keys=[self.keys.prefix], args=script(name).arguments(named, more))
 
     def run_each(self, name: str, each: Iterable[Mapping[str, Argument]]) -> list[Any]:
-        """Run an atomic step for each of several lists of arguments, sent at once; returns the answers in order.
+        """Run an atomic step once for each set of arguments, sent together; returns the answers in order.
 
-        Others' steps may come between two of them.
+        Steps of other clients may run between two of them.
         """
         with self.errors():
             pipe = self.redis.pipeline(transaction=False)
@@ -86,7 +86,7 @@ class Store:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Turn Redis' errors into LedgerUnavailable, with what to do about each."""
+        """Turn Redis' errors into LedgerUnavailable, whose message says what to do."""
         try:
             yield
         except redis.AuthenticationError as error:
@@ -110,13 +110,13 @@ class Store:
 
     @staticmethod
     def _meaning(error: redis.ResponseError) -> str | None:
-        """What an answer says about Redis; None if it is about the request, which is then our mistake."""
+        """What is wrong with Redis; None if our request was wrong."""
         code = getattr(error, "status_code", None) or ""
-        said = f"{code} {error}".split()
+        words = f"{code} {error}".split()
         for word, meaning in _NOT_NOW.items():
-            if word in said:
+            if word in words:
                 return f"{meaning} ({error})"
-        if "NOPERM" in said or "NOAUTH" in said:
+        if "NOPERM" in words or "NOAUTH" in words:
             return f"refuses us ({error}); check user and password in TESSERA_REDIS_URL"
         if isinstance(error, _CLUSTER_ANSWERS):
             return (

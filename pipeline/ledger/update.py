@@ -1,4 +1,4 @@
-"""How a record changes: read it, change it, write it if its revision still stands; else again with what it is now."""
+"""How a record changes: read it, change it, write it if nobody else has written it meanwhile; else begin again."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def update(
     sleep: Callable[[float], None] = time.sleep,
     jitter: Callable[[], float] = random.random,
 ) -> Updated[R | W]:
-    """Change a record, whoever else changes it meanwhile.
+    """Change a record that others may change at the same time.
 
     Args:
         read: the record as it is now.

@@ -1,4 +1,4 @@
-"""Render workers as the controller sees them: who lives, what each could still look after, and who is drained."""
+"""Render workers as the controller sees them: which are alive, how many free slots each has, which are drained."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ ALL = "*"  # in place of a worker's name
 
 
 class Drain(StrEnum):
-    """What becomes of the jobs of a worker that takes no more."""
+    """What happens to the jobs of a worker that is drained."""
 
-    FINISH = "finish"  # it looks after them to their end
-    HAND_OVER = "hand over"  # others take them at once; their pods go on
+    FINISH = "finish"  # it sees them to their end
+    HAND_OVER = "hand over"  # other workers take them at once; their pods keep running
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A render worker: its name, the pods it could still look after, the jobs it holds, and whether it is drained."""
+    """A render worker: its name, its free slots, how many jobs it holds, and whether it is drained."""
 
     name: str
     free: int
@@ -30,13 +30,13 @@ class Worker:
 
 
 class Workers:
-    """A worker reports a few times within SILENT_AFTER_S; one that does not has no free slots."""
+    """A living worker reports several times within SILENT_AFTER_S; a silent one counts as having no free slots."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def report(self, worker: str, free_slots: int) -> None:
-        """Say that this worker lives and how many pods it could still look after."""
+        """Record that this worker is alive and how many more pods it can look after."""
         with self._store.errors():
             pipe = self._store.redis.pipeline()
             pipe.zadd(self._store.keys.workers, {worker: self._store.now().timestamp()})
@@ -44,7 +44,7 @@ class Workers:
             pipe.execute()
 
     def leave(self, worker: str) -> None:
-        """Say that this worker takes no more jobs."""
+        """Record that this worker takes no more jobs."""
         with self._store.errors():
             pipe = self._store.redis.pipeline()
             pipe.zrem(self._store.keys.workers, worker)
@@ -83,12 +83,12 @@ class Workers:
         ]
 
     def drain(self, worker: str, how: Drain) -> None:
-        """Give this worker (ALL: every one, also those that come) no more jobs until `undrain`."""
+        """Give this worker (ALL: every one, also future ones) no more jobs until `undrain`."""
         with self._store.errors():
             self._store.redis.hset(self._store.keys.draining, worker, how.value)
 
     def undrain(self, worker: str) -> bool:
-        """Give it jobs again; False if it was not drained by this name."""
+        """Let it have jobs again; False if it was not drained under this name."""
         with self._store.errors():
             return bool(self._store.redis.hdel(self._store.keys.draining, worker))
 

@@ -1,4 +1,4 @@
 """What a user can ask of a deployment, one operation a file: submit, estimate, pause, cancel, retry, purge, schedules.
 
-Each writes a wish or an accepted batch into bucket and ledger; the controller (tasks) does the rest.
+Each writes a request or an accepted batch into bucket and ledger; the controller (tasks) does the rest.
 """

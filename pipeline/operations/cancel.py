@@ -1,4 +1,4 @@
-"""Ask for a batch to be cancelled: a flag in the ledger, which controller, workers and pods look at."""
+"""Request that a batch is cancelled: a state in the ledger, which controller, workers and pods look at."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pipeline.states import BatchState, is_final
 
 
 def request_cancel(ledger: Ledger, batch_id: str) -> BatchState:
-    """Cancel what has not been rendered; what is committed stays. Returns the state that the batch is in now.
+    """Cancel the images that are not rendered yet; committed ones stay. Returns the state that the batch is in now.
 
     A batch that is final, or whose results are being written, stays as it is. Raises UnknownBatch.
     """

@@ -1,4 +1,4 @@
-"""Schedules that the deployment's settings say: the settings decide about them, people may pause and run them."""
+"""Schedules in the deployment's settings: only the settings change them; people may pause and run them."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def declared_schedules(settings: JobSettings) -> dict[str, ScheduleSpec]:
 
 
 def declare(ledger: Ledger, artifacts: Artifacts, specs: Mapping[str, ScheduleSpec]) -> None:
-    """Let the declared schedules be exactly these: add, change and remove. Whether one is paused stays as it is."""
+    """Add, change and remove schedules until those of the settings are exactly these; paused ones stay paused."""
     for name, spec in specs.items():
         try:
             _record, news = add(ledger, artifacts, name, spec, update=True, declared=True)
-        except RequestError as error:  # its name is taken by one of a user's, or its key says no kind
+        except RequestError as error:  # a user's schedule has this name, or the prompt set's kind is not clear
             log.error("a schedule of the settings is not used", schedule=name, reason=str(error))
         else:
             log.info("schedule of the settings", schedule=name, changed=news)
@@ -42,4 +42,4 @@ def declare(ledger: Ledger, artifacts: Artifacts, specs: Mapping[str, ScheduleSp
         record = ledger.schedules.get(name)
         if record is not None and record.declared and name not in specs:
             remove(ledger, artifacts, name, declared=True)
-            log.info("removed a schedule that the settings no longer say", schedule=name)
+            log.info("removed a schedule that is no longer in the settings", schedule=name)

@@ -13,9 +13,9 @@ from pipeline.deployment.cost import UNKNOWN_IMAGES, Speed, SpeedKey, expected_s
 from pipeline.picture import Format
 from pipeline.promptset.row import ResolvedRow
 
-# Before a file of a size was written here: bytes a pixel of photographs.
+# Until this deployment has written files: bytes a pixel of photographs.
 ASSUMED_BYTES_A_PIXEL = {Format.PNG: 1.6, Format.JPEG: 0.5, Format.WEBP: 0.35}
-# Before a pod ended well here: image pull from a node's cache, start of the ranks, SDXL's weights.
+# Until a pod has succeeded here: image pull from a node's cache, start of the ranks, loading of SDXL's weights.
 ASSUMED_IDLE_S = 90.0
 
 
@@ -28,12 +28,12 @@ class Estimate(BaseModel):
         render_s: of one pod that would do all of it.
         idle_s: of all pods together: start, load and end.
         gpu_hours: of all pods, those idle seconds included.
-        pods: that work at the same time.
+        pods: how many work at the same time.
         wall_s: from the first pod's start to the last one's end.
         bytes: of the files.
-        learned: whether every part rests on jobs that this deployment has finished.
-        basis: what it rests on.
-        left_out: invalid rows, where they were to be left out.
+        learned: whether all of it is based on jobs that this deployment has finished.
+        basis: what each part is based on.
+        left_out: how many invalid rows were left out, if that was asked for.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -65,7 +65,7 @@ class _Kind:
 
 
 class Estimator:
-    """Takes rows one by one and keeps sums, so that a million of them need no memory."""
+    """Takes rows one by one and keeps only sums, so that a million rows need no memory."""
 
     def __init__(self, deployment: Deployment, speeds: Mapping[SpeedKey, Speed]) -> None:
         self._deployment, self._speeds = deployment, speeds
@@ -85,7 +85,7 @@ class Estimator:
         formats[row.file.format] = formats.get(row.file.format, 0) + row.num_images * pixels
 
     def estimate(self, *, pods: int, left_out: int = 0) -> Estimate:
-        """The sums so far, as so many pods at a time would do them in the deployment's jobs."""
+        """The estimate for the rows so far, if so many pods work at a time."""
         deployment = self._deployment
         render_s, images, total_bytes, basis, learned = 0.0, 0, 0.0, [], True
         for (model, _), kind in sorted(self._kinds.items()):
@@ -109,7 +109,7 @@ class Estimator:
             idle_s=round(idle_s, 1),
             gpu_hours=round((render_s + idle_s) * deployment.gpus / 3600, 4),
             pods=at_once,
-            # The last job begins when the others' pods are busy with theirs: whole jobs, not shares of one.
+            # In whole jobs: the last one is not shared among pods that have nothing left to do.
             wall_s=round(math.ceil(jobs / at_once) * (render_s + idle_s) / max(1, jobs), 1),
             bytes=int(total_bytes),
             learned=learned,

@@ -1,4 +1,4 @@
-"""Ask for a batch to be paused, or to go on: a flag in the ledger, which workers and pods look at."""
+"""Request that a batch is paused, or goes on: a state in the ledger, which workers and pods look at."""
 
 from __future__ import annotations
 

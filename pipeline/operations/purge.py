@@ -1,8 +1,8 @@
-"""Ask for a batch that has ended to be removed from the ledger and the bucket.
+"""Request that a batch that has ended is removed from the ledger and the bucket.
 
-The client only writes down what is wanted, as with a retry; the controller removes (tasks/control/purge.py). It
-stands in both: in the record, so that nobody opens the batch again, and in `batch.json`, so that the batch is accepted
-no more: neither a resume nor a submission under its id can bring back half of it.
+The client only records the request, as with a retry; the controller removes (tasks/control/purge.py). The request
+stands in the ledger's record, so that nobody retries the batch, and in `batch.json`, so that neither a resume nor a
+submission under its id brings back half of it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipeline.states import BatchState, is_final
 
 
 def request_purge(ledger: Ledger, artifacts: Artifacts, batch_id: str, purge: Purge) -> None:
-    """Write down that the batch is to go. It must have ended. Raises RequestError, UnknownBatch, BatchLost."""
+    """Record that the batch is to be removed. It must have ended. Raises RequestError, UnknownBatch, BatchLost."""
 
     def read() -> BatchRecord:
         try:
@@ -41,7 +41,7 @@ def request_purge(ledger: Ledger, artifacts: Artifacts, batch_id: str, purge: Pu
 
 
 def mark_purged(artifacts: Artifacts, manifest: BatchManifest) -> bool:
-    """Say in `batch.json` that this batch is purged; False if it is not there any more, or of another batch."""
+    """Mark the batch as purged in `batch.json`; False if that is gone, or belongs to another batch of this id."""
     key = BatchObjects(manifest.id).manifest
     body = artifacts.get(key)
     there = None if body is None else read_record(BatchManifest, body, what=key)
@@ -54,14 +54,14 @@ def mark_purged(artifacts: Artifacts, manifest: BatchManifest) -> bool:
 
 
 def is_purged(artifacts: Artifacts, batch_id: str) -> bool:
-    """Whether what the bucket has of this id is the rest of a batch that was purged. Raises RequestError."""
+    """Whether the bucket only has the rest of a purged batch under this id. Raises RequestError."""
     key = BatchObjects(checked_batch_id(batch_id)).manifest
     body = artifacts.get(key)
     return body is not None and read_record(BatchManifest, body, what=key).purge is not None
 
 
 def _restore_record(ledger: Ledger, artifacts: Artifacts, batch_id: str) -> BatchRecord:
-    """The record, in the ledger again, of a batch whose purge the ledger has forgotten or that left its images."""
+    """Put a purged batch back into the ledger, so that what is left of it in the bucket can be removed."""
     key = BatchObjects(checked_batch_id(batch_id)).manifest
     body = artifacts.get(key)
     if body is None:

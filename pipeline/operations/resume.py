@@ -1,9 +1,9 @@
-"""Take up batches that are accepted in the bucket and that the ledger does not know.
+"""Recover batches that are accepted in the bucket and that the ledger does not know.
 
-Redis has lost them, or their client died between the two. Each gets an incarnation of its own, so that nothing of it
-can meet the names, or pass the fences, of what an emptied Redis forgot. What was made of it, the controller finds out
-(tasks/control/rebuild.py). What the ledger knows stays as it is, so this may be done at any time, twice, and by two at
-once.
+Redis has lost them, or their client died between the two writes. Each gets a new incarnation, so that its names and
+fences differ from those that an emptied Redis forgot. The controller finds out which of its images exist
+(tasks/control/rebuild.py). Batches that the ledger knows are not changed, so this may be done at any time, repeatedly,
+and by two processes at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipeline.schema import read_record
 
 log = structlog.get_logger(__name__)
 
-_TOGETHER = 1000
+_IDS_A_QUESTION = 1000
 
 
 def unknown_batches(ledger: Ledger, artifacts: Artifacts, *, ended: bool) -> Iterator[BatchManifest]:
@@ -49,18 +49,18 @@ def unknown_batches(ledger: Ledger, artifacts: Artifacts, *, ended: bool) -> Ite
 
 
 def _unknown(ledger: Ledger, batch_ids: Iterator[str]) -> Iterator[str]:
-    """Those that the ledger does not know; where it knows all, as it should, a thousand cost one question."""
-    while some := list(itertools.islice(batch_ids, _TOGETHER)):
+    """Those that the ledger does not know. If it knows all, the usual case, a thousand ids cost one request."""
+    while some := list(itertools.islice(batch_ids, _IDS_A_QUESTION)):
         if not ledger.batches.known(*some):
             yield from (batch_id for batch_id in some if not ledger.batches.known(batch_id))
 
 
-def take_up(ledger: Ledger, manifest: BatchManifest) -> bool:
-    """Put such a batch into the ledger; False if somebody else was faster."""
+def recover_batch(ledger: Ledger, manifest: BatchManifest) -> bool:
+    """Put such a batch into the ledger; False if another process did so first."""
     again = manifest.model_copy(update={"incarnation": secrets.token_hex(4)})
     created = ledger.batches.create(BatchRecord(manifest=again, updated_at=ledger.now(), recovered=True))
     if created:
-        log.warning("took up a batch that the ledger did not know", batch=manifest.id, images=manifest.images)
+        log.warning("recovered a batch that the ledger did not know", batch=manifest.id, images=manifest.images)
     return created
 
 

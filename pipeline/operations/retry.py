@@ -1,7 +1,7 @@
-"""Ask for the failures of a batch that has ended to be rendered again: the same batch, opened once more.
+"""Request that the failures of a batch that has ended are rendered again: the same batch is reopened.
 
 What is committed stays, and no image of it can be rendered twice, because keys and seeds are the same. The client only
-writes down what is wanted; the controller opens the jobs.
+records the request; the controller reopens the jobs.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from pipeline.states import REOPENED_BATCHES, BatchState
 
 @dataclass(frozen=True)
 class Retried:
-    """What is rendered again, and the failures of the batch by code."""
+    """How many images are rendered again, and the failures of the batch by code."""
 
     images: int
     failed: Mapping[str, int]
 
 
 def request_retry(ledger: Ledger, artifacts: Artifacts, batch_id: str, codes: Sequence[str] = ()) -> Retried:
-    """Open a batch that has ended again for its retryable failures, or for those of some codes.
+    """Reopen a batch that has ended, for its retryable failures or for those with these codes.
 
     Nothing happens if there are none. Raises UnknownBatch, and RequestError if the batch has not ended.
     """
@@ -64,7 +64,7 @@ def _check_has_ended(record: BatchRecord) -> None:
 
 
 def list_failures(artifacts: Artifacts, batch_id: str, codes: Sequence[str]) -> Retried:
-    """What a retry of these codes would render."""
+    """What a retry with these codes would render again."""
     failed: Counter[str] = Counter()
     images = 0
     for failure in failures(artifacts, BatchObjects(batch_id)):

@@ -1,4 +1,4 @@
-"""Change schedules: first in S3, where a schedule outlives an emptied Redis, then in the ledger."""
+"""Change schedules: first in S3, where a schedule survives the loss of Redis, then in the ledger."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def add(
     paused: bool = False,
     declared: bool = False,
 ) -> tuple[ScheduleRecord, bool]:
-    """A schedule of that name and spec, and whether it is another than before. It fires from now on.
+    """Add a schedule, which fires from now on; returns it, and whether that changed anything.
 
-    Adding the same again changes nothing. Raises RequestError if another is there and `update` does not allow to change
-    it, or if the deployment's settings say it.
+    Adding the same again changes nothing. Raises RequestError if one of this name has other values and `update` is
+    False, or if it is one of the deployment's settings.
     """
     try:
         kind_of(spec.prompts)
@@ -69,19 +69,19 @@ def add(
 
 
 def pause(ledger: Ledger, artifacts: Artifacts, name: str) -> ScheduleRecord:
-    """Let it fire no more; what runs goes on. Raises UnknownSchedule."""
+    """Pause a schedule; batches that are running go on. Raises UnknownSchedule."""
     return _change(ledger, artifacts, name, lambda _now: {"paused": True})
 
 
 def resume(ledger: Ledger, artifacts: Artifacts, name: str) -> ScheduleRecord:
-    """Let it fire again from now on: what was due while it was paused is not made up for. Raises UnknownSchedule."""
+    """Let it fire again from now on; firings missed while it was paused stay missed. Raises UnknownSchedule."""
     return _change(
         ledger, artifacts, name, lambda now: {"paused": False, "cursor": now}, unless=lambda record: not record.paused
     )
 
 
 def run_now(ledger: Ledger, name: str, *, everything: bool = False) -> str:
-    """Let it fire once, now, also while it is paused; returns the id that its batch will have.
+    """Fire a schedule once now, even if it is paused; returns the id that the batch will have.
 
     `everything` also renders rows that are not new. Raises UnknownSchedule.
     """
@@ -96,15 +96,15 @@ def run_now(ledger: Ledger, name: str, *, everything: bool = False) -> str:
 
 
 def remove(ledger: Ledger, artifacts: Artifacts, name: str, *, declared: bool = False) -> None:
-    """Remove a schedule and its history; its batches stay, and what runs goes on.
+    """Remove a schedule and its history; its batches stay, and running ones go on.
 
-    Raises UnknownSchedule, or RequestError if the deployment's settings say it.
+    Raises UnknownSchedule, or RequestError if it is one of the deployment's settings.
     """
     record = _known(ledger, name)
     if record.declared and not declared:
         raise RequestError(_declared(name, "removed"))
     objects = ScheduleObjects(name)
-    artifacts.delete(objects.record)  # first: what is not there cannot be found again
+    artifacts.delete(objects.record)  # first, so that nobody recovers it from there
     ledger.schedules.remove(name)
     for key in list(artifacts.list(objects.root)):
         artifacts.delete(key)
@@ -139,7 +139,7 @@ def _there(name: str, record: ScheduleRecord | None) -> ScheduleRecord:
 
 
 def _check_owner(record: ScheduleRecord, *, declared: bool) -> None:
-    """Raise RequestError if a user changes a schedule of the settings, or the settings one of a user's."""
+    """Raise RequestError if a user changes a schedule of the settings, or the other way round."""
     if record.declared and not declared:
         raise RequestError(_declared(record.name, "changed"))
     if declared and not record.declared:
@@ -155,7 +155,7 @@ def _write(ledger: Ledger, artifacts: Artifacts, record: ScheduleRecord) -> None
     if record.revision > 1:
         ledger.schedules.write(record)
     elif not ledger.schedules.create(record):
-        raise StaleWrite(f"schedule {record.name} was added meanwhile")
+        raise StaleWrite(f"schedule {record.name} was added by somebody else meanwhile")
 
 
 def _save(artifacts: Artifacts, record: ScheduleRecord) -> None:

@@ -1,4 +1,4 @@
-"""How a batch stands, as clients see it."""
+"""The status of a batch, as clients see it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.states import BatchState, ImageState, JobState, is_final
 
 @dataclass(frozen=True)
 class BatchStatus:
-    """One look at a batch. Its counts are those of the ledger, taken in one step each."""
+    """The status of a batch at one moment. Images and jobs are counted in one step by the ledger."""
 
     id: str
     state: BatchState
@@ -51,12 +51,12 @@ class BatchStatus:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds from submission to the end, or to this look."""
+        """Seconds from submission to the end, or until now."""
         return ((self.updated_at if self.finished else self.seen_at) - self.created_at).total_seconds()
 
     @property
     def exit_code(self) -> int:
-        """What a command that waited for this batch returns: 0 all succeeded, 3 partly, 4 none."""
+        """The exit code of a command that waited for this batch: 0 all images succeeded, 3 some, 4 none."""
         if self.state is BatchState.COMPLETED and self.succeeded == self.total and not self.invalid_rows:
             return 0
         return 3 if self.succeeded else 4
@@ -77,12 +77,12 @@ class BatchStatus:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """A job whose attempts have begun and that is not over."""
+    """A job whose first attempt has begun and that is not final."""
 
     ref: str
     state: JobState
     attempt: int
-    detail: str  # in the cluster's own words; of a job that is tried again, why its last attempt ended
+    detail: str  # as the cluster reports it; for a job that is retried, why its last attempt ended
     layout: str  # of the latest attempt
     layout_reason: str
     ended: tuple[AttemptEnd, ...]
@@ -104,7 +104,7 @@ class JobStatus:
 
 
 def jobs_status(ledger: Ledger, batch_id: str, limit: int = 100) -> list[JobStatus]:
-    """The jobs of a batch that are under way, in order."""
+    """The jobs of a batch that have begun and are not final, in order."""
     return [
         JobStatus(
             job.ref,
@@ -126,7 +126,7 @@ def _detail(job: JobRecord) -> str:
 
 
 def batch_status(ledger: Ledger, batch_id: str) -> BatchStatus:
-    """Look at a batch. Raises UnknownBatch."""
+    """The status of a batch now. Raises UnknownBatch."""
     record = ledger.batches.get(batch_id)
     counts = ledger.batches.counts(batch_id)
     return BatchStatus(

@@ -1,4 +1,4 @@
-"""Accept a batch: validate, stage in S3, record, and say so. It is accepted when its `batch.json` is there."""
+"""Accept a batch: validate its rows, stage them in S3, write `batch.json`, which accepts it, and record it in Redis."""
 
 from __future__ import annotations
 
@@ -39,23 +39,22 @@ from pipeline.version import installed_version
 
 log = structlog.get_logger(__name__)
 
-
 TIMEOUT_S = 300.0
 
 
 class RowFilter(Protocol):
-    """Which rows of a prompt set a batch is made of."""
+    """Decides which rows of a prompt set become part of a batch."""
 
     def wants(self, row: ResolvedRow) -> bool:
         """Whether the row is part of the batch."""
 
     def finish(self) -> None:
-        """Called once all rows have been asked about, before the batch is accepted or found to be empty."""
+        """Called after the last row, before the batch is accepted or found to be empty."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What is asked for: the prompt set, what holds for all its rows, who asks, and how long Redis and S3 may take."""
+    """A batch as it is requested: prompt set, defaults of its rows, tenant, and how long Redis and S3 may take."""
 
     prompts: Prompts
     defaults: Options
@@ -74,8 +73,8 @@ class Submission:
 class Acceptance:
     """A batch that is accepted.
 
-    `created` is False if it was before. `recorded` is False if Redis went away at the last moment; the controller then
-    finds the batch in the bucket. `left_out` rows were left out by the row filter.
+    `created` is False if it had been accepted before. `recorded` is False if Redis could not be reached at the last
+    moment; the controller then finds the batch in the bucket. `left_out` rows were left out by the row filter.
     """
 
     manifest: BatchManifest
@@ -94,10 +93,10 @@ def checked_options(values: Mapping[str, Any]) -> Options:
 def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acceptance:
     """Validate and stage a batch, then put it into the ledger.
 
-    Either the whole batch is accepted or nothing is. Submitting the same rows under the same id again changes nothing,
-    and completes a submission that broke off. Raises PromptSetError, RequestError (NothingNew if the row filter leaves
-    every row out, LimitReached if the tenant has its share) or ServiceError; nothing was accepted then, unless it is
-    AcceptanceUnknown.
+    Either the whole batch is accepted or none of it. Submitting the same rows under the same id again changes nothing,
+    and completes a submission that was interrupted. Raises PromptSetError, RequestError (NothingNew if the row filter
+    leaves every row out, LimitReached if the tenant is at its limit) or ServiceError; nothing was accepted then, unless
+    it is AcceptanceUnknown.
     """
     batch_id = _checked(submission)
     deadline = Deadline(submission.timeout_s)
@@ -149,11 +148,11 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
             staged = {objects.input(manifest.staged): rows, objects.invalid(manifest.staged): refused}
             deadline.call(f"writing the rows to {s3}; nothing was accepted", lambda: _stage(artifacts, staged))
             if not _put_manifest(artifacts, manifest, deadline):
-                # Somebody else was faster. What we staged is nobody's.
+                # Another client was first, so nothing refers to what we staged.
                 deadline.call(f"removing our rows from {s3}", lambda: _unstage(artifacts, staged))
                 before = deadline.call(f"looking into {s3}", lambda: _accepted_before(artifacts, manifest))
-    # A ledger that has lost a batch since it was accepted gets it as another incarnation, so that nothing of it can
-    # meet the names of attempts that still run. One that has it keeps its record as it is.
+    # If the ledger has lost a batch that was accepted before, it gets a new incarnation, so that its names differ from
+    # those of attempts that still run. If the ledger has it, the record is not changed.
     standing = manifest if before is None else before.model_copy(update={"incarnation": manifest.incarnation})
     record = BatchRecord(manifest=standing, updated_at=now, recovered=before is not None)
     recorded = _record(ledger, record, deadline)
@@ -163,7 +162,7 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
 def _check_room(ledger: Ledger, deployment: Deployment, manifest: BatchManifest) -> None:
     """Raise LimitReached if the tenant would have more open images than it may.
 
-    Two that submit at the same instant may both find room.
+    Two clients that submit at the same instant may both find room.
     """
     most = limits_of(deployment.tenants, manifest.tenant).open_images
     if most is None:
@@ -210,7 +209,7 @@ def _record(ledger: Ledger, record: BatchRecord, deadline: Deadline) -> bool:
         deadline.call("recording it in Redis", lambda: ledger.batches.create(record))
     except (LedgerUnavailable, OutOfTime) as error:
         # The batch is accepted; the controller finds it in the bucket.
-        log.warning("accepted, but the ledger was not told yet", batch=record.id, error=str(error))
+        log.warning("accepted, but not recorded in the ledger yet", batch=record.id, error=str(error))
         return False
     return True
 

@@ -18,8 +18,8 @@ def backoff_s(
         failures: 1 after the first one.
         first_s: how long to wait after that.
         longest_s: never longer than this.
-        random: uniform in [0, 1), for jitter over the upper half of the delay; without it the delay is exact. For those
-            of whom many wait for the same thing.
+        random: uniform in [0, 1), for jitter over the upper half of the delay, where many wait for the same thing;
+            without it the delay is exact.
     """
     delay_s = min(longest_s, first_s * 2.0 ** min(failures - 1, _MOST_DOUBLINGS))
     return delay_s if random is None else delay_s * (0.5 + 0.5 * random())

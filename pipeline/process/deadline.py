@@ -1,7 +1,7 @@
-"""Bound the time of calls that have no bound of their own.
+"""A deadline for calls that have no reliable timeout of their own.
 
-A socket's timeout starts anew with every byte, and clients retry; a service that is slow enough keeps a caller for
-ever. Each call runs in a thread of its own, which is left behind when the time is up, so that whoever waits is free.
+A socket's timeout starts again with every byte, and clients retry, so a slow service can block a caller for ever. Each
+call runs in a thread of its own, which is abandoned when the time is up, so that the caller goes on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class OutOfTime(ServiceError):
 
 
 class Deadline:
-    """So many seconds for several calls together; only waiting for them counts."""
+    """A number of seconds for several calls together; only the time in which they are waited for counts."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = self._left_s = seconds
@@ -30,18 +30,18 @@ class Deadline:
     def call(self, doing: str, work: Callable[[], T]) -> T:
         """What `work` returns or raises. Raises OutOfTime, whose message says what was being done.
 
-        A call that is left behind goes on by itself: only call what does no harm then.
+        An abandoned call may still complete later, so `work` must do no harm then.
         """
         if self._left_s <= 0:
             raise OutOfTime(f"gave up after {self._seconds:g} s, before {doing}")
         answer: Future[T] = Future()
-        # Not an executor's thread: the interpreter would wait for it at its end.
+        # Not an executor's thread, for which the interpreter would wait when it exits.
         threading.Thread(target=_answer, args=(answer, work), name=f"deadline: {doing}", daemon=True).start()
         began = time.monotonic()
         try:
             return answer.result(self._left_s)
         except TimeoutError as error:
-            if answer.done():  # at this very moment, or the error is the work's own
+            if answer.done():  # it ended just now, or the error was raised by the work
                 return answer.result()
             raise OutOfTime(f"gave up after {self._seconds:g} s while {doing}") from error
         finally:

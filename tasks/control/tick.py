@@ -13,7 +13,7 @@ from pipeline.deployment.broker import CANCEL, EXPAND, FINALIZE, PURGE, RENDER, 
 from pipeline.deployment.broker_keys import RENDER_QUEUE, queue_key
 from pipeline.errors import LedgerUnavailable, RecordUnreadable, TesseraError, UnknownBatch
 from pipeline.names import job_ref
-from pipeline.operations.resume import take_up, unknown_batches
+from pipeline.operations.resume import recover_batch, unknown_batches
 from pipeline.states import BatchState, is_final
 from pipeline.version import installed_version
 from tasks.control.clean_staged import clean_staged
@@ -154,5 +154,5 @@ def recover_batches(context: Context) -> None:
     An emptied Redis has forgotten when this was last done, so the next tick does it.
     """
     for manifest in unknown_batches(context.ledger, context.artifacts, ended=False):
-        if take_up(context.ledger, manifest):
+        if recover_batch(context.ledger, manifest):
             send_hint(context.app, EXPAND, manifest.id)

@@ -1,6 +1,6 @@
-"""Redis users, one a role, each with the least that it needs: key patterns, channels and commands as plain data.
+"""Redis users, one for each role, with no more rights than it needs: key patterns, channels, commands as plain data.
 
-Redis checks a script's own calls against the rights of who runs it, so these hold inside our Lua, too. A pod has no
+Redis checks a script's own calls against the rights of who runs it, so they hold inside our scripts, too. A pod has no
 right to a job's record, which holds the tokens of attempts: it reads tickets, and writes claims and the states of
 images.
 """
@@ -24,7 +24,7 @@ _P = "{p}"  # in place of a deployment's prefix
 _KEYS = Keys(_P)
 _ANY = "*"
 
-# Of whoever connects: handshake, health check, and our scripts by their digest.
+# Of every role: handshake, health check, and our scripts by their digest.
 _COMMON_COMMANDS = "ping auth hello reset client|setinfo client|setname select time evalsha script|load script|exists"
 
 # All that is kept for a batch, or for a schedule, begins with its own key.
@@ -96,7 +96,7 @@ ROLES: Mapping[str, Role] = {
             _KEYS.deployment,
             _KEYS.workers,
             _KEYS.slots,
-            _KEYS.draining,  # to drain is an operator's, with the controller's user
+            _KEYS.draining,  # only operators drain workers, as the controller's user
             _KEYS.leases,
             _KEYS.job(_ANY),
             _KEYS.speeds,
@@ -107,7 +107,7 @@ ROLES: Mapping[str, Role] = {
 
 
 def user_name(role: str, prefix: str) -> str:
-    """Name of a role's user: two deployments in one Redis have their own."""
+    """Name of a role's user; each deployment in a Redis has its own."""
     return f"{prefix}-{role}"
 
 

@@ -1,4 +1,4 @@
-"""The ledger as its users hold it: one object with a part for each kind of record."""
+"""The ledger as the rest of Tessera uses it: one object with a part for each kind of record."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Ledger:
         return self.store.now()
 
     def announce(self, deployment: Deployment) -> None:
-        """Say what this deployment renders."""
+        """Publish what this deployment renders."""
         with self.store.errors():
             self.store.redis.set(self.store.keys.deployment, deployment.model_dump_json())
 
     def deployment(self) -> Deployment:
-        """What this deployment renders. Raises NoDeployment if no controller ever said so."""
+        """What this deployment renders. Raises NoDeployment if no controller ever announced it."""
         with self.store.errors():
             text = self.store.redis.get(self.store.keys.deployment)
         if text is None:

@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Trait:
-    """One setting of a Redis that a ledger depends on; `found` is None if neither INFO nor CONFIG would say it."""
+    """One setting of Redis that the ledger depends on; `found` is None if neither INFO nor CONFIG shows it."""
 
     name: str
     found: str | None
@@ -24,7 +24,7 @@ class Trait:
 
     @property
     def wrong(self) -> bool:
-        """Whether it is known to be other than wanted."""
+        """Whether it is known to differ from what is wanted."""
         return self.found is not None and self.found != self.wanted
 
     def __str__(self) -> str:
@@ -32,8 +32,8 @@ class Trait:
 
 
 def durability(store: Store) -> list[Trait]:
-    """What this Redis says of itself. Managed services and ACL users may hide part of it. Raises LedgerUnavailable."""
-    store.now()  # so that what follows is refused and not merely unanswered
+    """What this Redis reports. Managed services and ACL users may hide part of it. Raises LedgerUnavailable."""
+    store.now()  # raises if Redis is away; what is missing below is then hidden
     aof, policy = _info(store, "persistence", "aof_enabled"), _info(store, "memory", "maxmemory_policy")
     return [
         Trait(
@@ -51,8 +51,8 @@ def durability(store: Store) -> list[Trait]:
     ]
 
 
-def check(store: Store, *, refuse: bool) -> None:
-    """Refuse a Redis Cluster; refuse or warn of one that may lose records.
+def check_durability(store: Store, *, refuse: bool) -> None:
+    """Refuse a Redis Cluster; refuse a server that may lose records, or log a warning about it.
 
     Raises SettingsError, or LedgerUnavailable if it does not answer.
     """

@@ -19,7 +19,7 @@ from pipeline.errors import LedgerUnavailable, NoDeployment
 from pipeline.ledger import Ledger
 from pipeline.ledger import locks as locks_module
 from pipeline.ledger import workers as workers_module
-from pipeline.ledger.server.durability import check, durability
+from pipeline.ledger.server.durability import check_durability, durability
 from pipeline.records.batch import BatchRecord
 from pipeline.states import ImageState
 from tests.factories import batch_record, deployment
@@ -130,7 +130,7 @@ def test_the_embedded_redis_is_as_durable_as_a_ledger_needs(ledger: Ledger) -> N
         ("appendonly", "yes", False),
         ("maxmemory-policy", "noeviction", False),
     ]
-    check(ledger.store, refuse=True)
+    check_durability(ledger.store, refuse=True)
 
 
 def test_a_deployment_is_known_once_its_controller_announced_it(ledger: Ledger, settings: Settings) -> None:

@@ -9,7 +9,7 @@ import pytest
 from pipeline.errors import BatchLost, ClaimRefused, LeaseLost, ServiceError, StaleWrite
 from pipeline.ledger.jobs import QueuePlace
 from pipeline.operations.cancel import request_cancel
-from pipeline.operations.resume import check_lost, take_up, unknown_batches
+from pipeline.operations.resume import check_lost, recover_batch, unknown_batches
 from pipeline.operations.retry import request_retry
 from pipeline.operations.submit import Submission, accept, checked_options
 from pipeline.records.attempt import AttemptOutcome, AttemptPhase, AttemptSpec
@@ -34,7 +34,7 @@ def _emptied(stage: Stage) -> None:
 def _resumed(stage: Stage) -> list[str]:
     """What `tessera resume` and then the controller do."""
     ledger = stage.ledger
-    found = [m.id for m in unknown_batches(ledger, stage.artifacts, ended=True) if take_up(ledger, m)]
+    found = [m.id for m in unknown_batches(ledger, stage.artifacts, ended=True) if recover_batch(ledger, m)]
     for batch_id in found:
         expand(stage.worker, batch_id)
     return found
@@ -278,7 +278,7 @@ def test_a_batch_is_cut_as_before_by_a_controller_of_another_setting(stage: Stag
     _emptied(stage)
     other = stage.new_worker("other", images_per_job=2)
     for manifest in unknown_batches(stage.ledger, stage.artifacts, ended=True):
-        take_up(stage.ledger, manifest)
+        recover_batch(stage.ledger, manifest)
     expand(other, "b")
     assert [stage.job(index).images for index in range(3)] == [3, 3, 1]
 

@@ -20,7 +20,7 @@ from embedded.services.valkey import check_valkey, valkey
 from pipeline.deployment.settings import Settings
 from pipeline.errors import LedgerUnavailable, SettingsError
 from pipeline.ledger import Ledger
-from pipeline.ledger.server.durability import check, durability
+from pipeline.ledger.server.durability import check_durability, durability
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_cluster_is_refused_whatever_the_setting_and_said_of_what_was_found(
     ledger = redis_with("--cluster-enabled", "yes")
     for refuse in (True, False):
         with pytest.raises(SettingsError, match=r"127\.0\.0\.1.* is part of a Redis Cluster.*one Redis or Valkey"):
-            check(ledger.store, refuse=refuse)
+            check_durability(ledger.store, refuse=refuse)
     with pytest.raises(LedgerUnavailable, match="is part of a Redis Cluster"):
         ledger.batches.state("b")
 
@@ -58,7 +58,7 @@ def test_a_cluster_is_refused_whatever_the_setting_and_said_of_what_was_found(
 def test_one_that_may_lose_records_is_warned_of_or_refused_by_setting(redis_with: Callable[..., Ledger]) -> None:
     ledger = redis_with("--appendonly", "no", "--maxmemory-policy", "allkeys-lru")
     with capture_logs() as logs:
-        check(ledger.store, refuse=False)
+        check_durability(ledger.store, refuse=False)
     assert [(line["setting"], line["found"]) for line in logs] == [
         ("appendonly", "no"),
         ("maxmemory-policy", "allkeys-lru"),
@@ -66,7 +66,7 @@ def test_one_that_may_lose_records_is_warned_of_or_refused_by_setting(redis_with
     with pytest.raises(
         SettingsError, match=r"(?s)REDIS_DURABILITY.*appendonly is no, yes wanted.*allkeys-lru"
     ) as error:
-        check(ledger.store, refuse=True)
+        check_durability(ledger.store, refuse=True)
     assert "***@" in str(error.value)
 
 
@@ -91,7 +91,7 @@ def test_what_a_restricted_user_cannot_see_is_not_held_against_redis(
         store = Ledger(own).store
         assert [trait.found for trait in durability(store)] == found
         with capture_logs() as logs:
-            check(store, refuse=True)
+            check_durability(store, refuse=True)
         assert len(logs) == found.count(None)
     finally:
         admin.acl_deluser(name)
