@@ -42,6 +42,11 @@ def job_ref(batch_id: str, index: int) -> str:
     return f"{batch_id}/{index:05d}"
 
 
+def batch_of(ref: str) -> str:
+    """The batch of a job."""
+    return ref.rpartition("/")[0]
+
+
 def parsed_job_ref(text: str) -> tuple[str, int]:
     """Batch and index of a job that a person names, with or without leading zeros. Raises RequestError."""
     batch_id, _, index = text.partition("/")

@@ -10,6 +10,7 @@ from pipeline.errors import BatchLost, LeaseLost, RecordUnreadable, StaleWrite
 from pipeline.ledger.keys import PRIORITY_STEP
 from pipeline.ledger.scripts import Argument
 from pipeline.ledger.store import Store
+from pipeline.names import batch_of
 from pipeline.records.batch import JobRecord
 from pipeline.schema import read_record
 
@@ -134,5 +135,5 @@ class Jobs:
         """
         answer = self._store.run("register_pod", ref=ref, attempt=attempt, token=token, uid=uid)
         if answer is None:
-            raise BatchLost(ref.rpartition("/")[0])
+            raise BatchLost(batch_of(ref))
         return str(answer) or None

@@ -12,6 +12,7 @@ from pipeline.deployment.tenants import TenantLimits, limits_of
 from pipeline.errors import LeaseLost, RecordUnreadable, UnknownBatch
 from pipeline.ledger.scripts import Argument
 from pipeline.ledger.store import Store
+from pipeline.names import batch_of
 from pipeline.records.batch import JobRecord
 from pipeline.schema import read_record
 from pipeline.states import BatchState
@@ -75,7 +76,7 @@ class Leases:
 
     def renew(self, ref: str, fence: str, lease_s: float) -> Held:
         """Keep the job for another `lease_s`. Raises LeaseLost, UnknownBatch, RecordUnreadable."""
-        batch_id = ref.rpartition("/")[0]
+        batch_id = batch_of(ref)
         answer = self._store.run("renew", ref=ref, batch=batch_id, fence=fence, lease_ms=int(lease_s * 1000))
         if not answer:
             raise LeaseLost(f"job {ref} is held by another worker, or by nobody")

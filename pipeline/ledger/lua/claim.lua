@@ -1,7 +1,7 @@
--- The best job that may be claimed: least priority number, then the tenant that holds fewest leases, then age.
--- A tenant that holds as many leases as it may is left out, whatever its priority.
--- A job of a paused batch is put aside until the batch goes on, unless an attempt of it is still to be looked after.
--- A worker that is drained gets none. Returns false, or {ref, fence, record}.
+-- Claims the best job: lowest priority number, then the tenant with the fewest leases, then the oldest.
+-- Tenants at their limit of leases are left out, whatever the priority. A job of a paused batch is set aside until the
+-- batch goes on, unless it still has an attempt to look after. A drained worker gets none.
+-- Returns false, or {ref, fence, record}.
 local worker, lease_ms = unpack(ARGV, 1, 2)
 local limits = arguments_after(2) -- tenants ('*': all others), each followed by how many leases it may hold
 promote(100)

@@ -1,5 +1,5 @@
--- Counts a failure of our own program over this job, until the job is next written as over or waiting.
--- Returns how many there were, or 0 if the lease is no longer the caller's.
+-- Counts internal errors over this job. The count starts again when the job is next written to a place other than held.
+-- Returns how many there were, or 0 if the caller no longer holds the lease.
 local ref, fence = unpack(ARGV)
 if fence == '' or not may_write(ref, fence) then
   return 0

@@ -1,5 +1,5 @@
--- Returns 1, for one of all who ask, if it was last done so long ago, or if the clock was set back; but not while it
--- rests.
+-- Returns 1, to one caller only, if this work was last done at least every_ms ago or the clock was set back since; 0
+-- otherwise, and while the work rests.
 local name, every_ms = unpack(ARGV)
 if redis.call('EXISTS', keys.rest(name)) == 1 then
   return 0

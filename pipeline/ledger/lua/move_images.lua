@@ -1,7 +1,7 @@
--- pod: its UID or ''; fence: or ''; code: the target's; sources: codes it may come from, comma-separated; names:
--- of all codes, comma-separated, in order
--- Returns -1 if the caller has no right, -2 if a pod's job is not known here at all, else how many images moved; those
--- in other states stay as they are.
+-- pod: its UID or ''; fence: or ''; code: the target's; sources: the codes that an image may move from; names: of all
+-- codes in order; both comma-separated
+-- Images in other states than `sources` are not changed.
+-- Returns -1 if the caller may not, -2 if the ledger does not know a pod's job, else how many images moved.
 local batch, ref, pod, attempt, token, fence, target, code, sources, names = unpack(ARGV, 1, 10)
 local indices = arguments_after(10)
 if batch_of(ref) ~= batch then

@@ -1,4 +1,4 @@
--- Shared by all scripts, after the table of `keys` and the constants that pipeline/ledger/scripts.py puts before it.
+-- Shared by all scripts. pipeline/ledger/scripts.py puts the table `keys` and the constants before it.
 
 local function arguments_after(count)
   return {unpack(ARGV, count + 1)}
@@ -29,7 +29,7 @@ local function drop_lease(ref)
   end
 end
 
--- Jobs whose lease ran out or whose delay is over may be claimed again. Returns how many there were of each.
+-- Puts jobs whose lease expired or whose delay is over back into the backlog. Returns how many there were of each.
 local function promote(limit)
   local now = now_ms()
   local expired = redis.call('ZRANGEBYSCORE', keys.leases, '-inf', now, 'LIMIT', 0, limit)
@@ -45,7 +45,7 @@ local function promote(limit)
   return {#expired, #due}
 end
 
--- A worker shows the fence of its lease; whoever shows none may only touch a job that nobody holds.
+-- A worker must show the fence of its lease; without one, only a job that has no lease may be changed.
 local function may_write(ref, fence)
   local held = redis.call('ZSCORE', keys.leases, ref)
   if fence == '' then
@@ -54,7 +54,7 @@ local function may_write(ref, fence)
   return held and redis.call('HGET', keys.job(ref), 'fence') == fence
 end
 
--- Whether the record is of another incarnation than its writer read: the ledger was lost and rebuilt meanwhile.
+-- Whether the record has another incarnation than the one its writer read: the ledger was lost and rebuilt meanwhile.
 local function is_of_another_incarnation(key, incarnation)
   local found = redis.call('HGET', key, 'incarnation')
   return found and found ~= incarnation

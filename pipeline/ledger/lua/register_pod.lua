@@ -1,5 +1,5 @@
--- One pod an attempt: the first to come with the attempt on record has the claim.
--- Returns '', or why not, or false if the job is not known here at all.
+-- One pod per attempt: the first that registers for the attempt on record gets the claim.
+-- Returns '', or the reason why it is refused, or false if the ledger does not know the job.
 local ref, attempt, token, uid = unpack(ARGV)
 local ticket = redis.call('HMGET', keys.ticket(ref), 'attempt', 'token', 'state', 'open')
 if not ticket[1] then

@@ -1,5 +1,5 @@
--- Hands the job to whoever claims next once the delay is over; what runs for it goes on.
--- Returns 1, or 0 if it was not ours.
+-- Gives the job up to the next claim after the delay; its pod keeps running.
+-- Returns 1, or 0 if the caller does not hold the lease.
 local ref, fence, delay_ms = unpack(ARGV)
 if fence == '' or not may_write(ref, fence) then
   return 0

@@ -1,5 +1,5 @@
--- Removes some of a batch's jobs, and the batch itself if this is the end (1).
--- Returns 1, or 0 if the record has moved on from this revision.
+-- Removes the jobs that are named, and the batch itself if `ending` is 1.
+-- Returns 1, or 0 if the record has another revision or incarnation.
 local id, revision, incarnation, ending = unpack(ARGV, 1, 4)
 local refs = arguments_after(4)
 local batch = keys.batch(id)

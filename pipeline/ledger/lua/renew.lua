@@ -1,6 +1,5 @@
--- Keeps the job, and says how it stands.
--- Returns false if the lease is no longer the caller's, else {record or '', state of the batch or '', attempt that a pod
--- has registered for or '0', seconds, microseconds}.
+-- Extends the lease. Returns false if the caller no longer holds it, else {record or '', state of the batch or '',
+-- attempt that a pod has registered for or '0', seconds, microseconds}.
 local ref, batch, fence, lease_ms = unpack(ARGV)
 if fence == '' or not may_write(ref, fence) then
   return false

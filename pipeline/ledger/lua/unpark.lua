@@ -1,4 +1,5 @@
--- Brings back the jobs that were put aside while the batch was paused, unless it is again; returns how many.
+-- Puts the jobs that were set aside while the batch was paused back into the backlog, unless it is paused again.
+-- Returns how many.
 local batch = unpack(ARGV)
 if redis.call('HGET', keys.batch(batch), 'state') == 'paused' then
   return 0

@@ -1,5 +1,5 @@
--- expected: the revision that must stand (0: must not exist); final: 1 or 0
--- Returns 1, or 0 if another revision or incarnation stands.
+-- expected: the revision that the record must have now (0: must not exist); final: 1 or 0
+-- Returns 1, or 0 if the record has another revision or incarnation.
 local id, expected, state, record, final, images, created_ms, incarnation = unpack(ARGV)
 local batch = keys.batch(id)
 local revision = redis.call('HGET', batch, 'revision') or '0'

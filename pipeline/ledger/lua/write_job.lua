@@ -1,6 +1,6 @@
--- expected: the revision that must stand (0: must not exist); fence: or ''; attempt: its number or 0; token: or ''
+-- expected: the revision it must have now (0: must not exist); fence: or ''; attempt: its number or 0; token: or ''
 -- place: 'backlog' may be claimed, 'held' stays with its lease, 'delayed' waits, 'done' is final
--- Returns: -1 the revision moved on, -2 the lease is somebody else's, else how many jobs of the batch are not final.
+-- Returns -1 if the record has another revision, -2 without the lease, else how many jobs of the batch are not final.
 local ref, batch, expected, fence, state, record, place, delay_ms, tenant, score, index, attempt, token, incarnation =
   unpack(ARGV)
 local job, counts, jobs, begun = keys.job(ref), keys.counts(batch), keys.jobs(batch), keys.begun(batch)
@@ -15,11 +15,11 @@ local before = redis.call('HGET', job, 'state')
 if before then
   redis.call('HINCRBY', counts, 'job.' .. before, -1)
 else
-  -- The fence begins at the time: no lease of a ledger that was lost can have the number of a lease of this one.
+  -- The fence starts at the current time, so that it differs from every fence of a ledger that was lost.
   redis.call('HSET', job, 'tenant', tenant, 'score', score, 'incarnation', incarnation, 'fence', now_ms(), 'worker', '')
 end
 if place ~= 'done' then
-  redis.call('ZADD', jobs, index, ref) -- also a job that was over and is opened again
+  redis.call('ZADD', jobs, index, ref) -- also a job that was final and is reopened
 end
 if place ~= 'done' and state ~= 'queued' then
   redis.call('ZADD', begun, index, ref)
@@ -36,7 +36,7 @@ redis.call(
 if place ~= 'held' then
   drop_lease(ref)
   redis.call('HSET', job, 'stumbles', 0)
-  redis.call('DEL', keys.claim(ref)) -- the attempt is over: what its pod still says is not heard
+  redis.call('DEL', keys.claim(ref)) -- the attempt is over: its pod may report no more
 end
 if place == 'backlog' then
   to_backlog(ref)

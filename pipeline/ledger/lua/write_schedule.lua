@@ -1,5 +1,5 @@
--- expected: the revision that must stand (0: must not exist); due_ms: or -inf or +inf; firing: or ''
--- Returns 1, or 0 if another revision stands.
+-- expected: the revision it must have now (0: must not exist); due_ms: a time, -inf or +inf; firing: or ''
+-- Returns 1, or 0 if the record has another revision.
 local name, expected, revision, record, due_ms, firing, firings_kept = unpack(ARGV)
 local schedule = keys.schedule(name)
 if (redis.call('HGET', schedule, 'revision') or '0') ~= expected then
