@@ -9,6 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.deployment.broker_keys import (
+    RENDER_QUEUE,
+    beat_lock_key,
+    beat_prefix,
+    queue_key,
+    remote_control_channel,
+)
 from pipeline.ledger import Ledger
 from pipeline.ledger.keys import ALL_NAMES, Keys, lua_keys
 from pipeline.ledger.scripts import script
@@ -114,6 +121,9 @@ def test_keys_are_named_as_ever() -> None:
     assert (keys.batch("b"), keys.counts("b")) == ("p:batch:b", "p:batch:b:counts")
     assert (keys.job("b/00001"), keys.ticket("b/00001")) == ("p:job:b/00001", "p:ticket:b/00001")
     assert (keys.firings("s"), keys.rest("bucket")) == ("p:schedule:s:firings", "p:rest:bucket")
+    assert queue_key("p", RENDER_QUEUE) == "p:celery:p.render"
+    assert (beat_prefix("p"), beat_lock_key("p")) == ("p:redbeat:", "p:redbeat::lock")
+    assert remote_control_channel("p") == "p:celery:/fanout.celery.pidbox"
 
 
 def test_rights_name_only_keys_that_are_below_the_prefix() -> None:
