@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from pipeline.process.lifeline import TETHERED_PID, die_with_parent
+from pipeline.process.lifeline import PARENT_PID_VARIABLE, die_with_parent
 
 _POLL_S = 0.2
 _CANNOT_RUN = 127  # what a shell returns for a command that it cannot run
@@ -41,7 +41,7 @@ def become(command: Sequence[str], parent: int) -> None:
     """Replace this process by `command`, which the kernel kills when `parent` ends. Linux only; does not return."""
     die_with_parent(parent)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec would hand that down
-    os.environ[TETHERED_PID] = str(os.getpid())
+    os.environ[PARENT_PID_VARIABLE] = str(os.getpid())
     os.execvp(command[0], list(command))  # noqa: S606 - no shell is wanted
 
 

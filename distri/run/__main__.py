@@ -9,9 +9,9 @@ from __future__ import annotations
 # Before the slow imports: a rank whose torchrun is killed must not stay behind.
 import os
 
-from pipeline.process.lifeline import TETHERED_PID, die_with_parent
+from pipeline.process.lifeline import PARENT_PID_VARIABLE, die_with_parent
 
-die_with_parent(int(os.environ[TETHERED_PID]) if TETHERED_PID in os.environ else None)
+die_with_parent(int(os.environ[PARENT_PID_VARIABLE]) if PARENT_PID_VARIABLE in os.environ else None)
 
 import secrets  # noqa: E402
 import sys  # noqa: E402

@@ -1,4 +1,4 @@
-"""What any process of ours does whatever it is for: logs, locks on files, deadlines, a life tied to its parent's.
+"""What every Tessera process may need, whatever it does: logs, files, file locks, deadlines, dying with its parent.
 
 Does not belong here: anything that knows what a render is.
 """

@@ -1,4 +1,4 @@
-"""Locks that end with whoever holds them: flock(2) on a file, released by the kernel however the holder ended.
+"""Locks that end with the process that holds them: flock(2) on a file, which the kernel releases however it ended.
 
 Process ids get reused and pid files outlive their writers; a held lock proves that its holder lives.
 """
@@ -39,7 +39,7 @@ def is_held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        # Shared, and given back at once: two who ask at the same time do not mistake each other for the holder.
+        # Shared, and released at once: two processes that ask at the same time do not take each other for the holder.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

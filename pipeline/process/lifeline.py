@@ -1,6 +1,6 @@
-"""Everything dies with its parent, also when that is killed with SIGKILL and can clean up nothing.
+"""Have a process die with its parent, also if that is killed with SIGKILL and cannot clean up.
 
-Light on purpose (standard library only): it is the first thing that a process does, before slow imports.
+Imports only the standard library, because a process calls it first, before slow imports.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import sys
 import threading
 import time
 
-# Set by the tether for what it runs: the process id that children of that command have as their parent.
-TETHERED_PID = "TETHERED_PID"
+# Set by `embedded.run_with_parent` for its command: the process id that is the parent of the command's children.
+PARENT_PID_VARIABLE = "TETHERED_PID"
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _POLL_S = 0.2
@@ -22,11 +22,11 @@ def die_with_parent(expected_parent: int | None = None) -> None:
     """Have this process killed with SIGKILL as soon as its parent has ended.
 
     Args:
-        expected_parent: process id of whoever started us. A parent that died before this call leaves no trace but
-            another parent; who knows the id closes that gap. None takes the parent that is there now.
+        expected_parent: process id of the process that started this one. If that died before this call, this process
+            has another parent already, and ends. None takes the parent that it has now.
 
     On Linux the kernel does it (prctl(2), PR_SET_PDEATHSIG), and it lasts across exec. It watches the *thread* that
-    forked us, so whoever starts such a process does it from its main thread. Elsewhere a thread of ours polls.
+    forked this process, so start such processes from a main thread. Elsewhere a thread of this process polls.
     """
     parent = os.getppid() if expected_parent is None else expected_parent
     if sys.platform == "linux":

@@ -1,7 +1,7 @@
 """Logging of every Tessera process: readable in a terminal, one JSON object a line otherwise.
 
 Batch, job, attempt, image and rank are bound as fields, never formatted into the message. Prompts and credentials are
-never logged; `without_secrets` is the last line of defence for text that third parties wrote.
+never logged; `without_secrets` also removes those that are in text of other programs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.process.redact import conceal_environment, redacted
 
 
 def without_secrets(_logger: Any, _method: str, line: Any) -> str:
-    """structlog processor, after the renderer: redact the whole line, whatever it was made of, tracebacks included."""
+    """A structlog processor for after the renderer: redact the whole line, tracebacks included."""
     return redacted(line)
 
 

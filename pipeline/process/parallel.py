@@ -1,4 +1,4 @@
-"""Do something for each of many items, several at a time, and hand on the results in the items' order."""
+"""Apply a function to many items, several at a time, and yield the results in the order of the items."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ R = TypeVar("R")
 
 
 def in_order(work: Callable[[T], R], items: Iterable[T], *, at_a_time: int) -> Iterator[R]:
-    """What `work` returns for each item, in order; raises what it raises, and then begins no other.
+    """What `work` returns for each item, in order. If it raises, so does this, and no further item is started.
 
-    Each call has a thread. Items are taken one by one, in the caller's thread, and never more than `at_a_time` of them
-    are under way or wait for the caller, so memory holds so many.
+    Each call runs in a thread. Items are taken one by one, in the caller's thread. At most `at_a_time` of them are
+    under way or waiting for the caller, so memory holds no more.
     """
     under_way: deque[Future[R]] = deque()
     with ThreadPoolExecutor(at_a_time) as pool:

@@ -1,7 +1,7 @@
-"""Take credentials out of text that others wrote: URLs, headers, environments, specs of attempts.
+"""Remove credentials from text of other programs: URLs, headers, environments, specs of attempts.
 
-Two nets. Patterns know what credentials look like; `conceal` is told the very secrets of this process, and finds them
-wherever and however encoded they stand. Both only ever replace, so that a message stays readable.
+In two ways: patterns find what looks like a credential, and `conceal` registers the secrets of this process, which are
+then found anywhere and in several encodings. Both replace only the credential, so that a message stays readable.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _PATTERNS = [
 
 
 def conceal(*values: str | None) -> None:
-    """Replace these from now on wherever they stand, also percent-encoded or escaped as JSON."""
+    """Have `redacted` replace these from now on, also percent-encoded or escaped as JSON."""
     for value in values:
         if value is not None and len(value) >= _LEAST_CHARACTERS:
             plain = unquote(value)
@@ -71,7 +71,7 @@ def conceal(*values: str | None) -> None:
 
 
 def conceal_environment(environ: Mapping[str, str]) -> None:
-    """Conceal the credentials that a process of ours finds in its environment."""
+    """Conceal the credentials in the environment of a Tessera process."""
     for name in ("TESSERA_REDIS_URL", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         conceal(_password(environ.get(name, "")))
     conceal(*(environ.get(name) for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "REDISCLI_AUTH")))

@@ -28,7 +28,7 @@ time.sleep(300)
 """
 
 
-def _tether(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+def _run_with_parent(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "embedded.run_with_parent", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, **options)
 
@@ -63,30 +63,30 @@ def test_on_linux_the_tether_becomes_the_command(tmp_path: Path, patience: Any) 
 
 def test_a_command_whose_parent_died_before_it_began_never_runs(tmp_path: Path) -> None:
     # Nobody's parent is a process of this id.
-    ended = _tether("--parent", str(2**22 + 1), "--", "touch", "ran", cwd=tmp_path)
+    ended = _run_with_parent("--parent", str(2**22 + 1), "--", "touch", "ran", cwd=tmp_path)
     assert ended.returncode == -signal.SIGKILL
     assert not (tmp_path / "ran").exists()
 
 
 def test_the_command_gets_its_arguments_and_its_exit_code_is_handed_on() -> None:
-    ended = _tether("--", "sh", "-c", 'echo "$0 $1"; exit 3', "a b", "--")
+    ended = _run_with_parent("--", "sh", "-c", 'echo "$0 $1"; exit 3', "a b", "--")
     assert (ended.returncode, ended.stdout) == (3, "a b --\n")
 
 
 def test_children_of_the_command_can_know_their_parent() -> None:
-    ended = _tether("--", "sh", "-c", 'test "$TETHERED_PID" = "$$"')
+    ended = _run_with_parent("--", "sh", "-c", 'test "$TETHERED_PID" = "$$"')
     assert ended.returncode == 0
 
 
 def test_a_command_that_does_not_exist_is_named() -> None:
-    ended = _tether("--", "no-such-program")
+    ended = _run_with_parent("--", "no-such-program")
     assert ended.returncode == 127
     assert "no-such-program" in ended.stderr
 
 
 @pytest.mark.parametrize("arguments", [(), ("--",), ("sleep", "1"), ("--parent", "1")])
 def test_a_wrong_call_shows_the_usage(arguments: tuple[str, ...]) -> None:
-    ended = _tether(*arguments)
+    ended = _run_with_parent(*arguments)
     assert ended.returncode == 2
     assert "usage" in ended.stderr
 
