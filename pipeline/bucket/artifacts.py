@@ -1,4 +1,4 @@
-"""The S3 side: put, get and list objects below the deployment's prefix; errors translated once.
+"""The S3 side: put, get and list objects below the deployment's prefix (clients and errors: pipeline/bucket/s3.py).
 
 `put_new` is the commit of everything that must exist once: a conditional PUT. A store that ignores the condition is
 refused by `check`, because two pods of one image would overwrite each other there.
@@ -9,40 +9,20 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import IO, TYPE_CHECKING, TypedDict
+from typing import IO, TypedDict
 
-import boto3
 import botocore.exceptions as s3_errors
 from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
 from botocore.response import StreamingBody
 
+from pipeline.bucket.s3 import ABSENT, CONFLICT, PRECONDITION_FAILED, Credentials, code_of, connect, translate_errors
 from pipeline.deployment.settings import Settings, without_credentials
 from pipeline.errors import RequestError, StoreRefused, StoreUnavailable
 
-if TYPE_CHECKING:
-    from mypy_boto3_s3.client import S3Client
-
-READ_TIMEOUT_S = 60.0
-MAX_ATTEMPTS = 5
-
 PROBES = ".probe/"  # where `check` writes and deletes
-
-_PRECONDITION_FAILED = {"PreconditionFailed", "412"}
-_CONFLICT = {"ConditionalRequestConflict", "409"}
-_ABSENT = {"NoSuchKey", "404", "NotFound"}
-_DENIED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403", "Forbidden", "ExpiredToken"}
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """An access key of one's own, where the environment's is not meant: that of the local stack."""
-
-    access_key_id: str
-    secret_access_key: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -67,33 +47,8 @@ class Artifacts:
         self._bucket = settings.s3_bucket
         self._prefix = f"{settings.s3_prefix}/" if settings.s3_prefix else ""
         self._endpoint = settings.s3_endpoint
-        self._settings = settings
-        # Reading boto3's models costs more than a request does: one session for both, made here because making
-        # clients is not safe between threads.
-        session = boto3.session.Session(
-            aws_access_key_id=credentials.access_key_id if credentials else None,
-            aws_secret_access_key=credentials.secret_access_key if credentials else None,
-        )
-        self._client = self._connected(session, READ_TIMEOUT_S, MAX_ATTEMPTS)
-        self._impatient = self._connected(session, settings.connect_timeout_s, 1)
-
-    def _connected(self, session: boto3.session.Session, read_timeout_s: float, attempts: int) -> S3Client:
-        return session.client(
-            "s3",
-            endpoint_url=self._endpoint,
-            region_name=self._settings.s3_region,
-            config=Config(
-                connect_timeout=self._settings.connect_timeout_s,
-                read_timeout=read_timeout_s,
-                retries={"mode": "standard", "max_attempts": attempts},
-                # A connection beyond these is closed after one request, and each of a worker's threads may want one.
-                max_pool_connections=max(32, self._settings.worker_slots),
-                # Links are signed the old way for some regions otherwise, which newer ones and other stores refuse.
-                signature_version="s3v4",
-                # Path style works with every endpoint; AWS keeps it for buckets that exist.
-                s3={"addressing_style": "path"} if self._endpoint else {},
-            ),
-        )
+        clients = connect(settings, credentials)
+        self._client, self._impatient = clients.patient, clients.impatient
 
     def check(self) -> None:
         """Make sure, within seconds, that the bucket is there, lets us write and honours `If-None-Match`.
@@ -108,11 +63,11 @@ class Artifacts:
             try:
                 client.put_object(Bucket=self._bucket, Key=key, Body=b"2", IfNoneMatch="*")
             except s3_errors.ClientError as error:
-                if _code(error) not in _PRECONDITION_FAILED:
+                if code_of(error) not in PRECONDITION_FAILED:
                     raise
             else:
                 raise StoreUnavailable(
-                    f"the store at {self.where} overwrote an object although the request said If-None-Match: *; "
+                    f"the store at {self.where} overwrote an object although the request carried If-None-Match: *; "
                     "Tessera needs conditional PUT so that no image is committed twice"
                 )
             finally:
@@ -146,10 +101,10 @@ class Artifacts:
                         **condition,
                     )
                 except s3_errors.ClientError as error:
-                    if _code(error) in _PRECONDITION_FAILED | _ABSENT:
+                    if code_of(error) in PRECONDITION_FAILED | ABSENT:
                         found = self.head(key)
                         return found is not None and found.metadata.get("sha256") == digest
-                    if last or _code(error) not in _CONFLICT:  # two writers at the same instant: ask again
+                    if last or code_of(error) not in CONFLICT:  # two writers at the same instant: ask again
                         raise
                 else:
                     return True
@@ -221,8 +176,8 @@ class Artifacts:
             try:
                 body = self._client.get_object(Bucket=bucket, Key=key)["Body"]
             except s3_errors.ClientError as error:
-                if _code(error) in _ABSENT | {"NoSuchBucket"}:
-                    raise RequestError(f"{url}: no such object at {self._endpoint_shown}") from error
+                if code_of(error) in ABSENT | {"NoSuchBucket"}:
+                    raise RequestError(f"{url}: no such object at {self._endpoint_name}") from error
                 raise
             yield from body.iter_chunks(1 << 16)
 
@@ -230,7 +185,7 @@ class Artifacts:
         try:
             return self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"]
         except s3_errors.ClientError as error:
-            if _code(error) in _ABSENT:
+            if code_of(error) in ABSENT:
                 return None
             raise
 
@@ -240,7 +195,7 @@ class Artifacts:
             try:
                 found = self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
             except s3_errors.ClientError as error:
-                if _code(error) in _ABSENT:
+                if code_of(error) in ABSENT:
                     return None
                 raise
         return StoredObject(key, found["ContentLength"], found["ETag"], found["Metadata"])
@@ -327,44 +282,14 @@ class Artifacts:
     @property
     def where(self) -> str:
         """Endpoint and bucket, for messages."""
-        return f"{self._endpoint_shown} (bucket {self._bucket})"
+        return f"{self._endpoint_name} (bucket {self._bucket})"
 
     @property
-    def _endpoint_shown(self) -> str:
+    def _endpoint_name(self) -> str:
         return without_credentials(self._endpoint) if self._endpoint else "AWS S3"
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except s3_errors.ClientError as error:
-            code = _code(error)
-            if code == "NoSuchBucket" or (code in _ABSENT and error.operation_name == "HeadBucket"):
-                raise StoreRefused(
-                    f"S3 at {self.where}: the bucket does not exist; create it or correct TESSERA_S3_BUCKET"
-                ) from error
-            if code in _DENIED:
-                raise StoreRefused(
-                    f"S3 at {self.where} refuses our credentials ({code} on {error.operation_name}); check "
-                    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do in this bucket"
-                ) from error
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
-            kind = StoreRefused if 400 <= status < 500 else StoreUnavailable
-            raise kind(f"S3 at {self.where}: {code} on {error.operation_name}") from error
-        except (s3_errors.NoCredentialsError, s3_errors.PartialCredentialsError) as error:
-            raise StoreUnavailable(
-                f"no credentials for S3 at {self.where}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, "
-                "or a workload identity"
-            ) from error
-        except (s3_errors.BotoCoreError, OSError) as error:
-            raise StoreUnavailable(
-                f"S3 at {self.where} does not answer ({type(error).__name__}); check TESSERA_S3_ENDPOINT, or start the "
-                "local stack with `tessera up`"
-            ) from error
-
-
-def _code(error: s3_errors.ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", "unknown"))
+    def _errors(self) -> AbstractContextManager[None]:
+        return translate_errors(self.where)
 
 
 def sha256(body: bytes) -> str:

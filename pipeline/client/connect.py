@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pipeline.bucket.artifacts import Artifacts, Credentials
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.s3 import Credentials
 from pipeline.client.local_stack import running_stack
 from pipeline.deployment.broker import celery_app, send_hint
 from pipeline.deployment.settings import MachineSettings, Settings, load_part, load_settings

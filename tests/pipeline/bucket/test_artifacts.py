@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from embedded.services.services import Services
-from pipeline.bucket.artifacts import Artifacts, Credentials, sha256
+from pipeline.bucket.artifacts import Artifacts, sha256
+from pipeline.bucket.s3 import Credentials
 from pipeline.deployment.settings import Settings
 from pipeline.errors import StoreUnavailable
 

@@ -1,0 +1,112 @@
+"""Clients of S3, and one place that turns what they raise into our errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import boto3
+import botocore.exceptions as s3_errors
+from botocore.config import Config
+
+from pipeline.deployment.settings import Settings
+from pipeline.errors import StoreRefused, StoreUnavailable
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+READ_TIMEOUT_S = 60.0
+MAX_ATTEMPTS = 5
+
+# Codes of S3's errors.
+PRECONDITION_FAILED = {"PreconditionFailed", "412"}
+CONFLICT = {"ConditionalRequestConflict", "409"}
+ABSENT = {"NoSuchKey", "404", "NotFound"}
+_DENIED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403", "Forbidden", "ExpiredToken"}
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """An access key of one's own, where the environment's is not meant: that of the local stack."""
+
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Clients:
+    """The client for all work, and one that asks once and gives up soon, for a check."""
+
+    patient: S3Client
+    impatient: S3Client
+
+
+def connect(settings: Settings, credentials: Credentials | None) -> Clients:
+    """Clients of the store that the settings name; nothing is sent yet."""
+    # Reading boto3's models costs more than a request does: one session for both, made here because making clients is
+    # not safe between threads.
+    session = boto3.session.Session(
+        aws_access_key_id=credentials.access_key_id if credentials else None,
+        aws_secret_access_key=credentials.secret_access_key if credentials else None,
+    )
+    return Clients(
+        patient=_client(session, settings, READ_TIMEOUT_S, MAX_ATTEMPTS),
+        impatient=_client(session, settings, settings.connect_timeout_s, 1),
+    )
+
+
+def _client(session: boto3.session.Session, settings: Settings, read_timeout_s: float, attempts: int) -> S3Client:
+    return session.client(
+        "s3",
+        endpoint_url=settings.s3_endpoint,
+        region_name=settings.s3_region,
+        config=Config(
+            connect_timeout=settings.connect_timeout_s,
+            read_timeout=read_timeout_s,
+            retries={"mode": "standard", "max_attempts": attempts},
+            # A connection beyond these is closed after one request, and each of a worker's threads may want one.
+            max_pool_connections=max(32, settings.worker_slots),
+            # Links are signed the old way for some regions otherwise, which newer ones and other stores refuse.
+            signature_version="s3v4",
+            # Path style works with every endpoint; AWS keeps it for buckets that exist.
+            s3={"addressing_style": "path"} if settings.s3_endpoint else {},
+        ),
+    )
+
+
+@contextmanager
+def translate_errors(where: str) -> Iterator[None]:
+    """Raise what goes wrong with the store as StoreUnavailable or StoreRefused; `where` names it in messages."""
+    try:
+        yield
+    except s3_errors.ClientError as error:
+        code = code_of(error)
+        if code == "NoSuchBucket" or (code in ABSENT and error.operation_name == "HeadBucket"):
+            raise StoreRefused(
+                f"S3 at {where}: the bucket does not exist; create it or correct TESSERA_S3_BUCKET"
+            ) from error
+        if code in _DENIED:
+            raise StoreRefused(
+                f"S3 at {where} refuses our credentials ({code} on {error.operation_name}); check "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do in this bucket"
+            ) from error
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+        kind = StoreRefused if 400 <= status < 500 else StoreUnavailable
+        raise kind(f"S3 at {where}: {code} on {error.operation_name}") from error
+    except (s3_errors.NoCredentialsError, s3_errors.PartialCredentialsError) as error:
+        raise StoreUnavailable(
+            f"no credentials for S3 at {where}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, "
+            "or a workload identity"
+        ) from error
+    except (s3_errors.BotoCoreError, OSError) as error:
+        raise StoreUnavailable(
+            f"S3 at {where} does not answer ({type(error).__name__}); check TESSERA_S3_ENDPOINT, or start the "
+            "local stack with `tessera up`"
+        ) from error
+
+
+def code_of(error: s3_errors.ClientError) -> str:
+    """S3's code of an error."""
+    return str(error.response.get("Error", {}).get("Code", "unknown"))
