@@ -52,4 +52,4 @@ def seeded(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> torch.
 def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
     """Largest difference relative to the largest value."""
     assert found.shape == wanted.shape
-    return float((found - wanted).abs().max() / wanted.abs().max())
+    return float(((found - wanted).abs().max() / wanted.abs().max()).detach())
