@@ -95,19 +95,7 @@ def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings:
     dtype = _dtype(spec.dtype, mesh.device)
     try:
         with spans.span(TracePhase.LOAD):
-            engine = Engine.load(
-                Path(source.path),
-                mesh,
-                dtype=dtype,
-                settings=EngineSettings(
-                    exact=spec.exact,
-                    warmup=spec.warmup_steps,
-                    native_px=source.native_px,
-                    idle_ranks=spec.idle_ranks,
-                ),
-                vae_dtype=getattr(torch, spec.vae_dtype),
-                spans=spans,
-            )
+            engine = _load_engine(mesh, spec, source, dtype, spans)
     except (ModelError, LayoutError) as error:
         raise PodMisconfigured(f"model {model_id!r}: {error}") from error
     provenance = _provenance(mesh, spec, source, dtype)
@@ -123,6 +111,14 @@ def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings:
             whole = mesh.layout.data == 1 and leader.stopped_because is None
             leader.committer.finish(spec.job_index if whole else None)
         _await_signal(mesh, lambda: leader.wait_until_finished() if leader is not None else LeaderSignal.WAIT)
+
+
+def _load_engine(mesh: Mesh, spec: AttemptSpec, source: ModelSource, dtype: torch.dtype, spans: Spans) -> Engine:
+    settings = EngineSettings(
+        exact=spec.exact, warmup=spec.warmup_steps, native_px=source.native_px, idle_ranks=spec.idle_ranks
+    )
+    vae_dtype = getattr(torch, spec.vae_dtype)
+    return Engine.load(Path(source.path), mesh, dtype=dtype, settings=settings, vae_dtype=vae_dtype, spans=spans)
 
 
 def _await_signal(mesh: Mesh, ask: Callable[[], LeaderSignal]) -> LeaderSignal:
