@@ -32,7 +32,7 @@ def render(context: Context) -> None:
         if lease is None:
             break
         worked = True
-        with context.slots.taken():
+        with context.slots.take():
             run_job(context, lease)
     if worked:
         context.slots.freed.set()

@@ -29,7 +29,7 @@ from pipeline.records.shards import ImageTask, images_of, parsed_shard
 from pipeline.states import ImageState, JobState
 from tasks.jobs.learn import learn
 from tasks.jobs.poison import find_poison, find_suspects
-from tasks.jobs.retry_policy import GiveUp, Limits, Tally, decide
+from tasks.jobs.retry_policy import GiveUp, Limits, Retry, Tally, decide
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
@@ -85,13 +85,26 @@ def finish_attempt(context: Context, job: JobRecord, fence: str, ended: AttemptO
             reason=decision.reason,
         )
         return
+    retry_job(context, job, fence, known=known, undone=undone, decision=decision)
+    log.warning("job will be retried", delay_s=round(decision.delay_s, 1), code=ended.code.value)
+
+
+def retry_job(
+    context: Context,
+    job: JobRecord,
+    fence: str,
+    *,
+    known: dict[int, ImageOutcome],
+    undone: list[ImageTask],
+    decision: Retry,
+) -> None:
+    """Queue the images that were left undone, and have the job claimed again after a delay."""
     record_outcomes(context, job, fence, known)
     left = [task.index for task in undone]
     context.ledger.images.move_by_worker(job.batch_id, job.ref, left, ImageState.QUEUED, fence=fence)
-    counted = asdict(decision.tally) | {"done": len(known)}
-    retrying = advance(job, JobState.RETRYING, at=context.ledger.now(), **counted)
+    tally = asdict(decision.tally) | {"done": len(known)}
+    retrying = advance(job, JobState.RETRYING, at=context.ledger.now(), **tally)
     context.ledger.jobs.write(retrying, QueuePlace.DELAYED, fence=fence, delay_s=decision.delay_s)
-    log.warning("job will be retried", delay_s=round(decision.delay_s, 1), code=ended.code.value)
 
 
 def abandon_job(context: Context, job: JobRecord, fence: str, reason: str) -> None:

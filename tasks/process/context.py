@@ -31,7 +31,7 @@ class Slots:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
+    def take(self) -> Iterator[None]:
         """Take one slot for the length of the block."""
         with self._lock:
             self._busy += 1
