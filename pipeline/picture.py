@@ -44,7 +44,7 @@ class HighresMode(StrEnum):
 
 
 class Highres(_Plain):
-    """The way to a large picture, decided."""
+    """How a large picture is made, decided."""
 
     mode: HighresMode = HighresMode.DIRECT
     strength: float = Field(0.3, gt=0, le=1, description="Of each later pass: the share of the schedule it runs.")

@@ -2,8 +2,8 @@
 
 The sidecar and the thumbnail are written first, so that a committed image always has them; the file's own record
 decides if the two do not fit together, which happens when two pods raced. A file without a record has the object's
-metadata instead. What lies in a picture's place and is not whole, or not ours, is no commit: the picture is rendered
-again and put over that very object.
+metadata instead. An object at an image's key that is damaged, or not ours, is no commit: the image is rendered again
+and replaces that very object.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipeline.schema import read_record
 
 log = structlog.get_logger(__name__)
 
-MAX_IMPRINT_BYTES = 1500
+MAX_METADATA_BYTES = 1500
 # Listing what lies between two images that are further apart costs more than another request does.
 NEAR_IMAGES = 16
 _LARGEST_PAGE = 1000
@@ -40,7 +40,7 @@ def commit_image(artifacts: Artifacts, objects: BatchObjects, result: ImageResul
     sidecar = objects.sidecar(result.row, result.number)
     while True:
         found = artifacts.head(result.key)
-        if found is not None and (before := _standing(artifacts, objects, sidecar, found)):
+        if found is not None and (before := _find_result(artifacts, objects, sidecar, found)):
             return before
         _put_sidecar(artifacts, objects, stands)
         if stands.thumbnail is not None:
@@ -49,7 +49,7 @@ def commit_image(artifacts: Artifacts, objects: BatchObjects, result: ImageResul
             result.key,
             file.body,
             content_type=file.content_type,
-            metadata={} if file.has_record else _imprint(stands),
+            metadata={} if file.has_record else _metadata(stands),
             over=found.etag if found is not None else None,
         ):
             return stands
@@ -64,7 +64,9 @@ def commit_failure(artifacts: Artifacts, objects: BatchObjects, failure: ImageFa
 def committed_result(artifacts: Artifacts, objects: BatchObjects, task: ImageTask) -> ImageResult | None:
     """The result of an image that is in the bucket; None if it is not, or not whole."""
     found = artifacts.head(task.key(objects))
-    return None if found is None else _standing(artifacts, objects, objects.sidecar(task.row.row, task.number), found)
+    return (
+        None if found is None else _find_result(artifacts, objects, objects.sidecar(task.row.row, task.number), found)
+    )
 
 
 def committed_failure(artifacts: Artifacts, objects: BatchObjects, task: ImageTask) -> ImageFailure | None:
@@ -145,8 +147,8 @@ def _runs(keys: Mapping[int, str]) -> Iterator[list[str]]:
         yield run
 
 
-def _standing(artifacts: Artifacts, objects: BatchObjects, sidecar: str, found: StoredObject) -> ImageResult | None:
-    """The result of what lies in a picture's place; None if that is not a whole picture of ours."""
+def _find_result(artifacts: Artifacts, objects: BatchObjects, sidecar: str, found: StoredObject) -> ImageResult | None:
+    """The result of the object at an image's key, its sidecar mended; None if it is no whole image of ours."""
     text = artifacts.get(sidecar)
     known = read_record(ImageResult, text, what=sidecar) if text is not None else None
     if known and (known.sha256, known.size_bytes) == (found.metadata.get("sha256"), found.size_bytes):
@@ -155,18 +157,18 @@ def _standing(artifacts: Artifacts, objects: BatchObjects, sidecar: str, found: 
     if body is None:
         return None
     digest = sha256(body)
-    record = record_in(body) or _from_imprint(found, known)
+    record = record_in(body) or _from_metadata(found, known)
     # A copy of a bucket may have lost its metadata.
     whole = digest in (found.metadata.get("sha256"), known.sha256 if known else None)
     if record is None or record.key != found.key or not whole:
-        log.warning("what lies in a picture's place is not whole or not ours", key=found.key, size_bytes=len(body))
+        log.warning("the object at an image's key is damaged or not ours", key=found.key, size_bytes=len(body))
         return None
     result = record.model_copy(update={"sha256": digest, "size_bytes": len(body)})
     _put_sidecar(artifacts, objects, result)
     return result
 
 
-class _Imprint(BaseModel):
+class _RenderMetadata(BaseModel):
     """How an image was made, as its object's metadata say it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
@@ -175,20 +177,20 @@ class _Imprint(BaseModel):
     provenance: Provenance
 
 
-def _imprint(result: ImageResult) -> dict[str, str]:
-    """What the object's metadata says of a file that says nothing itself: that it is ours, and how it was made."""
+def _metadata(result: ImageResult) -> dict[str, str]:
+    """Metadata of an object whose file carries no record: that it is ours, and how it was made."""
     made = json.dumps({"seconds": result.seconds, "provenance": result.provenance.model_dump(mode="json")})
     # S3 takes 2 KiB of metadata. What does not fit stays in the sidecar.
-    return {_IMAGE: result.key} | ({_MADE: made} if len(made) <= MAX_IMPRINT_BYTES else {})
+    return {_IMAGE: result.key} | ({_MADE: made} if len(made) <= MAX_METADATA_BYTES else {})
 
 
-def _from_imprint(found: StoredObject, sidecar: ImageResult | None) -> ImageResult | None:
-    """The record of a file without one: the sidecar's, made as the object's metadata say; None if it is not ours."""
+def _from_metadata(found: StoredObject, sidecar: ImageResult | None) -> ImageResult | None:
+    """The result of a file without a record: the sidecar's, made as the metadata say; None if it is not ours."""
     if sidecar is None or found.metadata.get(_IMAGE) != found.key:
         return None
     if (text := found.metadata.get(_MADE)) is None:
         return sidecar
-    made = read_record(_Imprint, text, what=f"the metadata of {found.key}")
+    made = read_record(_RenderMetadata, text, what=f"the metadata of {found.key}")
     return sidecar.model_copy(update={"seconds": made.seconds, "provenance": made.provenance})
 
 

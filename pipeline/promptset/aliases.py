@@ -35,15 +35,15 @@ ALIASES: Mapping[str, str] = MappingProxyType(
 _ENVELOPE = frozenset({"custom_id", "method", "url", "body"})
 
 
-class Misspelt(ValueError):
-    """Fields that cannot be told apart: what is wrong by field."""
+class BadFields(ValueError):
+    """Fields that contradict each other or that nobody knows: what is wrong, by field."""
 
     def __init__(self, problems: Mapping[str, str]) -> None:
         self.problems = dict(problems)
         super().__init__("; ".join(f"{name}: {message}" for name, message in problems.items()))
 
 
-def spelled(given: Mapping[str, Any], fields: Collection[str]) -> tuple[Mapping[str, Any], dict[str, str]]:
+def resolve_aliases(given: Mapping[str, Any], fields: Collection[str]) -> tuple[Mapping[str, Any], dict[str, str]]:
     """A row under our own names.
 
     Args:
@@ -56,7 +56,7 @@ def spelled(given: Mapping[str, Any], fields: Collection[str]) -> tuple[Mapping[
     """
     problems: dict[str, str] = {}
     if "body" in given and "body" not in fields:
-        given, problems = _unwrapped(given)
+        given, problems = _unwrap(given)
     if given.keys() <= set(fields):
         return given, problems
     named: dict[str, Any] = {}
@@ -77,7 +77,7 @@ def nearest(name: str, fields: Collection[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(fields))}"
 
 
-def _unwrapped(given: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, str]]:
+def _unwrap(given: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, str]]:
     body = given["body"]
     if not isinstance(body, Mapping):
         return {}, {"body": f"{type(body).__name__} found; an object with the row's fields wanted"}

@@ -12,7 +12,7 @@ Pair = str | tuple[int, int] | list[int]
 
 
 class PictureFields(TypedDict, total=False):
-    """What may be said for all rows of a batch; a row outranks it."""
+    """What may be given for all rows of a batch; a row's own values come first."""
 
     prompt_2: str | None
     negative_prompt: str | None

@@ -11,7 +11,7 @@ from pipeline.deployment.announcement import Deployment
 from pipeline.picture import Conditioning, File, Format, Highres, HighresMode
 from pipeline.promptset import samplers
 from pipeline.promptset.row import MAX_SIDE_PX, MIN_SIDE_PX, HighresChoice, Options, ResolvedRow, Row, derived_seed
-from pipeline.promptset.sizes import Wish, size
+from pipeline.promptset.sizes import GivenSize, size
 
 # Above so many native areas large shapes repeat in a picture that is rendered directly: 1.5 megapixels for 1024 px.
 DIRECT_AREAS = 1.5e6 / 1024**2
@@ -85,7 +85,7 @@ def _model(row: Row, defaults: Options, deployment: Deployment) -> tuple[str, in
 def _size(
     of_row: Mapping[str, Any], of_batch: Mapping[str, Any], deployment: Deployment, native_px: int
 ) -> tuple[int, int]:
-    width, height = size(Wish.of(of_row), Wish.of(of_batch), native_px)
+    width, height = size(GivenSize.of(of_row), GivenSize.of(of_batch), native_px)
     for name, side in (("width", width), ("height", height)):
         if not MIN_SIDE_PX <= side <= MAX_SIDE_PX:
             raise ValueError(name, f"{side} follows from the aspect; {MIN_SIDE_PX} to {MAX_SIDE_PX} pixels wanted")

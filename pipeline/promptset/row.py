@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from pipeline.picture import Format, LongPrompt, Lora, Picture, Scheduler
 from pipeline.promptset import shorthand
-from pipeline.promptset.aliases import Misspelt, spelled
+from pipeline.promptset.aliases import BadFields, resolve_aliases
 from pipeline.promptset.keywords import PictureFields
 from pipeline.schema import Versioned
 
@@ -102,8 +102,8 @@ class HighresChoice(StrEnum):
     REFINE = "refine"
 
 
-class HighresWish(BaseModel):
-    """The way to a large picture, as far as a user says it."""
+class HighresOptions(BaseModel):
+    """How a large picture is made, as far as a user decides it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
@@ -130,7 +130,7 @@ Crop = Annotated[tuple[int, int], BeforeValidator(_crop)]
 
 
 class Options(BaseModel):
-    """What may be said about a picture, for one row or for all of them. Unset means: ask the next level.
+    """What a user may decide about a picture, for one row or for all of them. What is unset, the next level decides.
 
     The values here are the deployment's defaults; None stands for one that follows from something else.
     """
@@ -175,8 +175,8 @@ class Options(BaseModel):
     loras: Annotated[tuple[Lora, ...], BeforeValidator(shorthand.loras), AfterValidator(_each_once)] = Field(
         (), max_length=MAX_LORAS, description="LoRAs from the deployment's allow-list, with scales; added up."
     )
-    highres: Annotated[HighresWish, BeforeValidator(shorthand.highres)] = Field(
-        HighresWish(), description="How a large picture is made: auto, direct or refine; strength, steps, base_px."
+    highres: Annotated[HighresOptions, BeforeValidator(shorthand.highres)] = Field(
+        HighresOptions(), description="How a large picture is made: auto, direct or refine; strength, steps, base_px."
     )
     original_size: ConditioningSize = Field(
         None, description="Size that the model is told its picture had; null: its own."
@@ -198,9 +198,9 @@ class Options(BaseModel):
     def _under_our_names(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
-        fields, problems = spelled(given, cls.model_fields.keys())
+        fields, problems = resolve_aliases(given, cls.model_fields.keys())
         if problems:
-            raise Misspelt(problems)
+            raise BadFields(problems)
         return fields
 
     @model_validator(mode="after")
@@ -208,11 +208,11 @@ class Options(BaseModel):
         names = ("width", "height", "size", "aspect", "megapixels")
         given = {name for name in names if getattr(self, name) is not None}
         if "size" in given and (others := given - {"size"}):
-            raise Misspelt({"size": f"given with {', '.join(sorted(others))}; one way to say a size wanted"})
+            raise BadFields({"size": f"given with {', '.join(sorted(others))}; one way to say a size wanted"})
         if {"width", "height"} <= given and (both := given & {"aspect", "megapixels"}):
-            raise Misspelt({min(both): "given with width and height, which say it all"})
+            raise BadFields({min(both): "given with width and height, which say it all"})
         if "megapixels" in given and given & {"width", "height"}:
-            raise Misspelt({"megapixels": "given with a side; an aspect wanted with one of both"})
+            raise BadFields({"megapixels": "given with a side; an aspect wanted with one of both"})
         return self
 
     if TYPE_CHECKING:  # what users may write, which is more than the types above: size="832x1216"

@@ -11,8 +11,8 @@ UNIT_PX = 8  # a latent pixel: such sizes need no cropping
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What one level says of the size."""
+class GivenSize:
+    """The part of the size that one level gives: a row, or its batch."""
 
     width: int | None = None
     height: int | None = None
@@ -20,36 +20,36 @@ class Wish:
     megapixels: float | None = None
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Wish:
+    def of(cls, given: Mapping[str, Any]) -> GivenSize:
         """From a row's or a batch's fields."""
         if size := given.get("size"):
             return cls(*size)
         return cls(given.get("width"), given.get("height"), given.get("aspect"), given.get("megapixels"))
 
 
-def size(row: Wish, batch: Wish, native_px: int) -> tuple[int, int]:
+def size(row: GivenSize, batch: GivenSize, native_px: int) -> tuple[int, int]:
     """Width and height in pixels.
 
     The row wins, and the batch completes it: a side with the other side or the aspect, an aspect with the side or else
-    with the number of pixels, a number of pixels with the aspect. What nobody says is the model's native size. Sides
+    with the number of pixels, a number of pixels with the aspect. What neither gives is the model's native size. Sides
     that follow from an aspect are the nearest multiples of 8.
     """
-    if row == Wish():
-        row, batch = batch, Wish()
+    if row == GivenSize():
+        row, batch = batch, GivenSize()
     if row.aspect is not None:
         return _shaped(row, batch, row.aspect, native_px)
     if row.width is not None or row.height is not None:
-        completed = Wish(row.width or batch.width, row.height or batch.height)
+        completed = GivenSize(row.width or batch.width, row.height or batch.height)
         if batch.aspect is not None and not (completed.width and completed.height):
-            return _shaped(completed, Wish(), batch.aspect, native_px)
+            return _shaped(completed, GivenSize(), batch.aspect, native_px)
         return completed.width or native_px, completed.height or native_px
     if row.megapixels is not None:
         sides = batch.width / batch.height if batch.width and batch.height else 1.0
-        return _shaped(row, Wish(), batch.aspect or sides, native_px)
+        return _shaped(row, GivenSize(), batch.aspect or sides, native_px)
     return native_px, native_px
 
 
-def _shaped(row: Wish, batch: Wish, aspect: float, native_px: int) -> tuple[int, int]:
+def _shaped(row: GivenSize, batch: GivenSize, aspect: float, native_px: int) -> tuple[int, int]:
     if row.megapixels is None:
         one_side = row if row.width or row.height else batch
         if one_side.width and not one_side.height:

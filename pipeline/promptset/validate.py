@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from pipeline.deployment.announcement import Deployment
 from pipeline.errors import PromptSetError, RequestError, RowError
-from pipeline.promptset.aliases import Misspelt, nearest, spelled
+from pipeline.promptset.aliases import BadFields, nearest, resolve_aliases
 from pipeline.promptset.resolve import resolve
 from pipeline.promptset.row import Options, ResolvedRow, Row
 from pipeline.promptset.shorthand import shortened
@@ -139,7 +139,7 @@ def _resolved(
 
 def fields_errors(line: int, item: Any, kind: type[Options]) -> list[RowError]:
     """Everything that is wrong with a row, or with what holds for all rows; empty if nothing is."""
-    fields, problems = spelled(item, kind.model_fields.keys())
+    fields, problems = resolve_aliases(item, kind.model_fields.keys())
     errors = [RowError(line, _harmless(name), message) for name, message in problems.items()]
     if not fields and problems:  # an envelope without a body
         return errors
@@ -148,7 +148,7 @@ def fields_errors(line: int, item: Any, kind: type[Options]) -> list[RowError]:
     except ValidationError as error:
         for problem in error.errors(include_url=False):
             cause = problem.get("ctx", {}).get("error")
-            if isinstance(cause, Misspelt):
+            if isinstance(cause, BadFields):
                 errors += [RowError(line, name, message) for name, message in cause.problems.items()]
             else:
                 errors.append(_row_error(line, problem, kind))

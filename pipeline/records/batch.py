@@ -1,4 +1,4 @@
-"""The records of batches and jobs, as Redis and S3 hold them, and the one way in which they change.
+"""The records of batches and jobs, as Redis and S3 hold them, and how they change.
 
 A record changes by: read, `advance` (or `changed`), write if its revision still stands. Readers keep fields that they
 do not know, so that workers of two neighbouring versions can work on one batch.
@@ -34,14 +34,14 @@ class _Record(Versioned):
 
 
 class Purge(StrEnum):
-    """What of a batch is to go."""
+    """What of a batch is to be removed."""
 
     EVERYTHING = "everything"
     KEEP_IMAGES = "keep_images"  # images, thumbnails, results and gallery stay; it is no batch any more
 
 
 class Origin(_Record):
-    """The firing of a schedule that a batch was made by."""
+    """The firing of a schedule that submitted a batch."""
 
     schedule: str
     fire_at: datetime
@@ -62,17 +62,20 @@ class BatchManifest(_Record):
     seed: int
     staged: str = Field(description="Token of the submission that was accepted: where its input.jsonl lies.")
     input_sha256: str = Field(description="Of input.jsonl: the same id with other rows is another batch.")
-    defaults: dict[str, Any] = Field(description="What was said for all rows; they hold it already.")
+    defaults: dict[str, Any] = Field(
+        description="The defaults for all rows, as submitted; the staged rows have them already."
+    )
     image: str | None = Field(
-        None, description="Container image of its pods, as the deployment announced it; None: the deployment's of then."
+        None,
+        description="Container image of its pods, as announced; None: the deployment's when a job starts.",
     )
     client_version: str
     origin: Origin | None = Field(None, description="The schedule that submitted it; None for a user.")
-    purge: Purge | None = Field(None, description="The batch is being removed, or was but for its images.")
+    purge: Purge | None = Field(None, description="The batch is being removed, or all but its images was.")
 
 
 class Pace(BaseModel):
-    """How long the images of a batch are expected to take, settled before it is cut, so that cutting again is the same.
+    """How long the images of a batch are expected to take. Fixed before the batch is cut: cutting again gives the same.
 
     Attributes:
         job_seconds: of rendering that one job is cut to.
@@ -109,9 +112,9 @@ class BatchRecord(_Record):
     state: BatchState = BatchState.VALIDATING
     revision: int = 1
     updated_at: datetime
-    recovered: bool = Field(False, description="Taken up from the bucket, where some of it may be done already.")
-    images_per_job: int | None = Field(None, description="How it is cut; settled before the first shard is written.")
-    pace: Pace | None = Field(None, description="Settled with images_per_job; None cuts by images alone.")
+    recovered: bool = Field(False, description="Restored from the bucket; some of its images may be there.")
+    images_per_job: int | None = Field(None, description="How it is cut; fixed before the first shard is written.")
+    pace: Pace | None = Field(None, description="Fixed with images_per_job; None cuts by the number of images alone.")
     jobs: int | None = Field(None, description="How many jobs it was cut into; None until it is.")
     reason: str | None = Field(None, description="Why it failed.")
     round: int = Field(0, description="How often it was opened again after its end, by `tessera retry`.")

@@ -71,13 +71,13 @@ class BatchObjects:
         return self.root + "fragments/"
 
     @property
-    def made(self) -> tuple[str, ...]:
+    def outcome_folders(self) -> tuple[str, ...]:
         """Folders that are empty as long as no image has an outcome."""
         return self.fragments, self.root + "images/", self.root + "failures/"
 
     @property
-    def shown(self) -> tuple[str, ...]:
-        """Folders and files that people look at, and not only Tessera."""
+    def user_files(self) -> tuple[str, ...]:
+        """Folders and files that users look at."""
         return *(f"{self.root}{folder}/" for folder in ("images", "thumbnails", "gallery")), self.results, self.errors
 
     def shard(self, job: int) -> str:

@@ -68,7 +68,7 @@ def _remove(artifacts: Artifacts, objects: BatchObjects, wanted: Purge) -> int:
 def _keys_to_remove(artifacts: Artifacts, objects: BatchObjects, wanted: Purge) -> Iterator[str]:
     kept = [objects.manifest]
     if wanted is Purge.KEEP_IMAGES:
-        kept += objects.shown
+        kept += objects.user_files
     first = [objects.marker(state) for state in MARKERS]
     first += [key for key in (objects.results, objects.errors) if key not in kept]
     yield from (key for key in first if artifacts.head(key) is not None)

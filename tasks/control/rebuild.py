@@ -47,8 +47,8 @@ def find_remains(context: Context, record: BatchRecord) -> Remains:
         for seen in context.launcher.observe().values()
         if seen.spec is not None and seen.spec.batch_id == record.id and seen.phase is not AttemptPhase.ENDED
     }
-    made = any(next(context.artifacts.list(folder), None) for folder in objects.made)
-    return Remains(outcomes=made, running=running)
+    has_outcomes = any(next(context.artifacts.list(folder), None) for folder in objects.outcome_folders)
+    return Remains(outcomes=has_outcomes, running=running)
 
 
 def restore_job(context: Context, job: JobRecord, tasks: Sequence[ImageTask], remains: Remains) -> None:

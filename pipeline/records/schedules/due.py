@@ -8,15 +8,22 @@ from datetime import datetime, timedelta
 from pipeline.records.schedules.cron import due_times
 from pipeline.records.schedules.schedule import FiringOutcome, Run, ScheduleRecord, firing_id
 
-# With catch_up, so many missed firings are made up for; older ones are not.
+# With catch_up, so many missed firings are fired late; older ones are skipped.
 CATCH_UP_MOST = 100
-# A firing that is seen to later than this was missed: nobody was there, or others were before it.
+# A firing that is handled later than this is late: no controller ran, or other firings came first.
 ON_TIME = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One firing to see to: the time it was due, whether by hand, or that it and older ones are not made up for."""
+    """One firing to handle.
+
+    Attributes:
+        fire_at: when it was due.
+        late: it is handled later than ON_TIME after that.
+        run: set if somebody asked for it by hand.
+        missed: if not 0, so many firings up to this one are skipped for good, instead of fired late.
+    """
 
     schedule: str
     fire_at: datetime
@@ -32,7 +39,7 @@ class Turn:
 
 
 def next_turn(record: ScheduleRecord, now: datetime) -> Turn | None:
-    """The firing to see to now, oldest first, what was asked for by hand before all others; None if none is due."""
+    """The firing to handle now: one asked for by hand first, else the oldest that is due; None if none is due."""
     if record.runs:
         run = record.runs[0]
         return Turn(record.name, run.asked_at, run=run)

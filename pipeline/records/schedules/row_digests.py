@@ -1,4 +1,4 @@
-"""Which rows of a prompt set are others than at the firing before: sixteen bytes a row, kept in S3."""
+"""Which rows of a prompt set changed since the last firing: sixteen bytes a row, kept in S3."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def row_digest(row: ResolvedRow) -> bytes:
 
 
 class NewRows:
-    """Asked row by row, it says which are new, and remembers all of them for the firing after.
+    """Tells of each row whether it is new, and remembers the digests of all rows for the next firing.
 
     Args:
-        before: sorted digests of the rows of the firing before, one after the other.
-        again: digests of rows that are wanted although they were there: their pictures never came to be.
+        before: sorted digests of the rows of the last firing, one after the other.
+        again: digests of rows that are wanted although they are not new: their pictures were never rendered.
     """
 
     def __init__(self, before: bytes, again: Set[bytes]) -> None:

@@ -76,31 +76,31 @@ class ScheduleSpec(BaseModel):
         description="Five fields: minute, hour, day of month, month, day of week; as Debian's cron reads them.",
         json_schema_extra={"pattern": r"^\s*(\S+\s+){4}\S+\s*$"},
     )
-    tz: Annotated[str, AfterValidator(_zone_name)] = Field("UTC", description="IANA zone that the times are said in.")
+    tz: Annotated[str, AfterValidator(_zone_name)] = Field("UTC", description="IANA time zone of the times.")
     prompts: Annotated[str, AfterValidator(_s3_url)] = Field(
         description="s3://bucket/key of the prompt set; read anew by the controller at each firing.",
         json_schema_extra={"pattern": f"^{_S3_URL}$"},
     )
     options: Annotated[Options, WithJsonSchema(_OPTIONS_SCHEMA)] = Field(
-        default_factory=Options, description="What holds for rows that do not say it themselves."
+        default_factory=Options, description="Defaults for rows that do not set a field themselves."
     )
     overlap: Overlap = Field(
         Overlap.FORBID, description="If a batch of the schedule still runs: skip, run beside, replace."
     )
     catch_up: bool = Field(False, description="Fire for each time that was missed, not only for the latest.")
-    only_new: bool = Field(False, description="Render only rows that are others than at the firing before.")
+    only_new: bool = Field(False, description="Render only rows that are new or changed since the last firing.")
     vary_seed: bool = Field(False, description="Rows without a seed get another one at each firing.")
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Batch seed; none means one made of the name.")
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Batch seed; by default it follows from the name.")
     tenant: Tenant = Field("default", description="Who shares fairly with whom.")
     priority: int = Field(5, ge=PRIORITIES[0], le=PRIORITIES[-1], description="0 is served first, 9 last.")
     skip_invalid: bool = Field(False, description="Leave invalid rows out instead of refusing them all.")
 
     @field_serializer("options")
-    def _only_what_was_said(self, options: Options) -> dict[str, Any]:
+    def _dump_set_options(self, options: Options) -> dict[str, Any]:
         return options.model_dump(mode="json", exclude_unset=True)
 
     @model_validator(mode="after")
-    def _seeds_do_not_make_rows_new(self) -> Self:
+    def _check_seeds(self) -> Self:
         if self.vary_seed and (self.only_new or self.seed is not None):
             other = "only_new" if self.only_new else "seed"
             raise ValueError(f"vary_seed and {other} found; each firing has other seeds, or not: one of them wanted")
@@ -135,19 +135,19 @@ def checked_spec(values: Any) -> ScheduleSpec:
 
 def _problem(problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"])
-    said = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ")
     match problem["type"]:
         case "missing":
-            said = "missing"
+            message = "missing"
         case "extra_forbidden":
-            said = f"no such field; known are {', '.join(ScheduleSpec.model_fields)}"
+            message = f"no such field; known are {', '.join(ScheduleSpec.model_fields)}"
         case "model_type" | "model_attributes_type":
-            said = "an object wanted" if where else "an object with cron and prompts wanted"
+            message = "an object wanted" if where else "an object with cron and prompts wanted"
         case "value_error":
             pass
         case _:
-            said += f" ({str(problem['input'])[:60]!r} found)"
-    return f"{where}: {said}" if where else said
+            message += f" ({str(problem['input'])[:60]!r} found)"
+    return f"{where}: {message}" if where else message
 
 
 class _Record(BaseModel):

@@ -1,6 +1,6 @@
 """Where schedules lie in S3: keys relative to the deployment's prefix.
 
-schedules/<name>/schedule.json      the schedule as it was last changed by somebody; when it is there, it exists
+schedules/<name>/schedule.json      the schedule as a user last changed it; it exists if this object does
                  firings/<id>.json  what became of one firing
                  rows/<id>-*.bin    digests of the rows of the last firing, for --only-new
 """

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.promptset.sizes import UNIT_PX, Wish, size
+from pipeline.promptset.sizes import UNIT_PX, GivenSize, size
 
 WIDE = 16 / 9
 
@@ -40,13 +40,13 @@ WIDE = 16 / 9
 def test_the_row_wins_and_the_batch_completes_it(
     row: dict[str, Any], batch: dict[str, Any], expected: tuple[int, int]
 ) -> None:
-    assert size(Wish.of(row), Wish.of(batch), 1024) == expected
+    assert size(GivenSize.of(row), GivenSize.of(batch), 1024) == expected
 
 
 @pytest.mark.parametrize("megapixels", [0.3, 1.0, 2.5, 24.0])
 @pytest.mark.parametrize("aspect", [1.0, 4 / 3, WIDE, 21 / 9, 2**0.5, 0.5, 1 / 3])
 def test_sides_of_an_aspect_are_the_nearest_multiples_of_8(aspect: float, megapixels: float) -> None:
-    width, height = size(Wish(aspect=aspect, megapixels=megapixels), Wish(), 1024)
+    width, height = size(GivenSize(aspect=aspect, megapixels=megapixels), GivenSize(), 1024)
     assert width % UNIT_PX == height % UNIT_PX == 0
     assert abs(width - (megapixels * 1e6 * aspect) ** 0.5) <= UNIT_PX / 2
     assert abs(height - (megapixels * 1e6 / aspect) ** 0.5) <= UNIT_PX / 2

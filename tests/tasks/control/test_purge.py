@@ -76,7 +76,7 @@ def test_nothing_of_it_stays_and_nothing_of_its_neighbours_goes(stage: Stage) ->
 
 def test_images_that_are_kept_are_all_that_people_look_at_and_their_id_stays_taken(stage: Stage) -> None:
     _finished(stage)
-    shown = {key for key in stage.artifacts.list("") if key.startswith(OBJECTS.shown)}
+    shown = {key for key in stage.artifacts.list("") if key.startswith(OBJECTS.user_files)}
     assert len(shown) == 7 * 3 + 3
     _asked(stage, Purge.KEEP_IMAGES)
     purge(stage.worker, "b")
@@ -115,7 +115,7 @@ def test_whoever_is_killed_at_whatever_request_the_next_one_ends_it(
 ) -> None:
     monkeypatch.setattr(module, "_A_REQUEST", 4)
     _finished(stage)
-    shown = {key for key in stage.artifacts.list("") if key.startswith(OBJECTS.shown)}
+    shown = {key for key in stage.artifacts.list("") if key.startswith(OBJECTS.user_files)}
     _asked(stage, wanted)
     kills = 0
     while stage.ledger.batches.known("b"):
