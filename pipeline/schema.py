@@ -92,8 +92,8 @@ def _not_json(body: str | bytes) -> str:
     try:
         body.decode() if isinstance(body, bytes) else body.encode()
     except UnicodeError:
-        return "what is not UTF-8"
-    return "what is not JSON, or not all of it"
+        return "no UTF-8 text"
+    return "broken JSON"
 
 
 def _is_other_kind(kind: type[BaseModel], problem: ErrorDetails) -> bool:

@@ -106,7 +106,7 @@ class RefusedLine(Versioned):
 ImageOutcome = ImageResult | ImageFailure
 
 
-class _OutcomeLine(RootModel[Annotated[ImageOutcome, Field(discriminator="status")]]):
+class OutcomeLine(RootModel[Annotated[ImageOutcome, Field(discriminator="status")]]):
     """A line of a fragment."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -179,4 +179,4 @@ def outcome_lines(outcomes: Iterable[ImageOutcome]) -> bytes:
 
 def parsed_outcomes(lines: Iterable[bytes], what: str = "a fragment") -> Iterator[ImageOutcome]:
     """The outcomes of a fragment's lines, whose key is `what`. Raises RecordUnreadable."""
-    return (line.root for line in read_lines(_OutcomeLine, lines, what=what))
+    return (line.root for line in read_lines(OutcomeLine, lines, what=what))

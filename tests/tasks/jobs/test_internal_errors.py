@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.errors import RecordUnreadable
 from pipeline.records.attempt import AttemptPhase, AttemptSpec, LaunchResult
 from pipeline.records.batch import JobRecord
+from pipeline.records.object_keys import BatchObjects
 from pipeline.states import BatchState, ImageState, JobState
 from tasks.app import render
-from tests.tasks.stage import Stage
+from tests.tasks.node import Play
+from tests.tasks.stage import SUCCEEDED, Stage
 
 
 def _fails_for_job_0(stage: Stage, monkeypatch: pytest.MonkeyPatch, times: int = 10**9) -> list[str]:
@@ -79,7 +82,30 @@ def test_a_job_whose_record_cannot_be_read_does_not_hide_the_jobs_behind_it(stag
     assert stage.ledger.leases.backlog() == 0
 
 
-def test_what_runs_and_cannot_be_made_out_is_waited_for(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_fragment_keeps_only_its_own_job_from_its_end(stage: Stage) -> None:
+    """It is no outage to wait for under the lease, and no job of a later version to put back."""
+    stage.batch(5)
+
+    def play(spec: AttemptSpec) -> Play:
+        def damage() -> None:
+            if spec.job_index == 0:
+                stage.artifacts.put(BatchObjects("b").fragment(0), b'{"status": "succ', content_type="text/plain")
+
+        return [lambda: stage.pods_work(spec), damage, SUCCEEDED]
+
+    stage.node.play = play
+    render(stage.worker)
+    assert stage.state(1) is JobState.SUCCEEDED
+    assert not stage.ledger.jobs.held("b/00000")
+    assert int(stage.ledger.store.redis.hget(stage.ledger.store.keys.job("b/00000"), "stumbles") or 0) >= 1
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("an object without metadata"), RecordUnreadable("a status", "nothing", "")]
+)
+def test_what_runs_and_cannot_be_made_out_is_waited_for(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     monkeypatch.setattr("tasks.jobs.run_job.OUTAGE_PAUSE_S", 0.02)
     stage.batch(1)
     observe, broken = stage.node.observe, [True] * 6
@@ -87,7 +113,7 @@ def test_what_runs_and_cannot_be_made_out_is_waited_for(stage: Stage, monkeypatc
     def sometimes() -> object:
         if broken:
             broken.pop()
-            raise TypeError("an object without metadata")
+            raise error
         return observe()
 
     monkeypatch.setattr(stage.node, "observe", sometimes)

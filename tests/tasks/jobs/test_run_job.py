@@ -10,10 +10,12 @@ import pytest
 from pipeline.deployment.layouts import Layout
 from pipeline.operations.status import jobs_status
 from pipeline.records.attempt import AttemptOutcome, AttemptPhase, AttemptSpec, Code
+from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import FailureCode
+from pipeline.records.shards import Shard, parsed_shard
 from pipeline.states import BatchState, JobState
 from tasks.app import render
-from tasks.jobs import retry_policy
+from tasks.jobs import finish_attempt, retry_policy
 from tests.tasks.node import Node, Play
 from tests.tasks.stage import SUCCEEDED, Stage
 
@@ -42,6 +44,23 @@ def test_a_job_goes_through_its_states_and_ends_with_every_image_committed(stage
     assert stage.node.running == set()
     assert [end.code for end in stage.job().ended] == [Code.SUCCEEDED]
     assert stage.hints()[-1] == "tessera.finalize"
+
+
+def test_a_worker_parses_the_shard_of_a_job_that_it_holds_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+
+    def noted(body: bytes, what: str) -> Shard:
+        parsed.append(what)
+        return parsed_shard(body, what)
+
+    monkeypatch.setattr(finish_attempt, "parsed_shard", noted)
+    stage.batch(4)
+    stage.node.play = _attempts(lambda _: [ENGINE_ERROR], stage.all_well)
+    worker = stage.new_worker("w2", goal="throughput")  # it looks at the images to choose a layout, and at the end
+    stage.work(worker=worker)
+    shards = [BatchObjects("b").shard(job) for job in (0, 1)]
+    assert sorted(parsed) == sorted(2 * shards)  # once for each time that it held the job
+    assert worker.images.get("b/00000") is None
 
 
 def test_an_attempt_carries_the_settings_it_was_recorded_with(stage: Stage) -> None:
