@@ -1,4 +1,4 @@
-"""The command `tessera`: thin commands over the client, one file a group.
+"""The command `tessera`: thin commands over the client, which lie in `commands`, one file a group.
 
 Belongs here: options, printing, exit codes. Does not belong here: anything that the Python client could not do too.
 """
