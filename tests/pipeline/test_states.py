@@ -13,6 +13,8 @@ from pipeline.states import (
     IMAGE_CODES,
     IMAGE_MOVES,
     JOB_MOVES,
+    REOPENED_BATCHES,
+    REOPENED_IMAGES,
     BatchState,
     ImageState,
     JobState,
@@ -132,3 +134,8 @@ def test_a_record_keeps_what_a_newer_version_wrote_into_it() -> None:
     text = job_record().model_dump_json().replace("{", '{"newer":[1,2],', 1)
     again = advance(type(job_record()).model_validate_json(text), JobState.LAUNCHING, at=at(1))
     assert '"newer":[1,2]' in again.model_dump_json()
+
+
+def test_a_retry_opens_what_failed_or_was_cancelled_in_batches_that_ended_as_they_should() -> None:
+    assert {BatchState.COMPLETED, BatchState.CANCELLED} == REOPENED_BATCHES  # a failed one has no jobs to run again
+    assert {ImageState.FAILED, ImageState.CANCELLED} == REOPENED_IMAGES
