@@ -86,6 +86,14 @@ def test_an_isolated_image_pays_for_both_of_its_attempts() -> None:
     assert decision.tally == Tally(spent=0, isolated=1)
 
 
+def test_after_an_isolated_image_the_job_waits_as_after_any_other_end() -> None:
+    tally = Tally(spent=1)
+    isolated, counted = (_decided(Code.KILLED, tally, isolated=found) for found in (True, False))
+    assert isinstance(isolated, Retry)
+    assert isinstance(counted, Retry)
+    assert isolated.delay_s == counted.delay_s
+
+
 def test_when_image_after_image_is_guilty_none_of_them_is() -> None:
     assert isinstance(_decided(Code.KILLED, Tally(isolated=2)), Retry)
     assert _decided(Code.KILLED, Tally(isolated=3)) == GiveUp(
