@@ -6,9 +6,11 @@ import pytest
 
 from pipeline.records.attempt import AttemptOutcome, Code
 from tasks.jobs.retry_policy import (
+    BLAMES_AN_IMAGE,
     FIRST_DISRUPTION_DELAY_S,
     LONGEST_DELAY_S,
     POLICY,
+    WANTS_MEMORY,
     Effect,
     GiveUp,
     Limits,
@@ -72,6 +74,17 @@ def test_a_decision_follows_from_the_code_and_the_attempts_spent(code: Code, spe
     else:
         assert isinstance(decision, Retry)
         assert decision.tally == Tally(spent=spent + 1)
+
+
+def test_a_code_of_a_newer_pod_spends_an_attempt() -> None:
+    decision = _decided(Code("SOLAR_FLARE"), Tally())
+    assert isinstance(decision, Retry)
+    assert decision.tally == Tally(spent=1)
+
+
+def test_less_memory_is_tried_after_either_kind_of_running_out_and_blamed_on_the_image() -> None:
+    assert {Code.OUT_OF_MEMORY, Code.OOM_KILLED} == WANTS_MEMORY
+    assert WANTS_MEMORY | {Code.ENGINE_ERROR, Code.DEADLINE, Code.KILLED, Code.UNKNOWN} == BLAMES_AN_IMAGE
 
 
 def test_disruptions_in_a_row_come_to_an_end() -> None:
