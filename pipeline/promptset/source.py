@@ -1,6 +1,6 @@
 """Open a prompt set wherever it lies: a path, an s3:// URL, standard input, prompts in memory; compressed or not.
 
-Everything streams. Compression is seen in the first bytes, the format in the name, unless it is said.
+Everything streams. Compression is seen in the first bytes, the format in the name, unless it is given.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def open_source(prompts: Prompts, *, input_format: InputFormat | None = None, bu
 
     Args:
         prompts: path, s3:// URL or "-" for standard input; or prompts, objects and rows in memory.
-        input_format: what it is, where its name does not say so. Standard input is JSON Lines unless said.
+        input_format: what it is, where its name does not show it. Standard input is JSON Lines by default.
         bucket: opens s3:// URLs.
 
     Raises RequestError if there is no such file or its kind is unknown; the rows raise it when the file breaks off.
