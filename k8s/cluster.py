@@ -89,7 +89,7 @@ class Cluster:
         self._timeout_s = request_timeout_s
 
     @classmethod
-    def connected(cls, namespace: str | None, request_timeout_s: float) -> Cluster:
+    def connect(cls, namespace: str | None, request_timeout_s: float) -> Cluster:
         """The cluster that this process runs in, or the one that KUBECONFIG names; makes no request.
 
         Raises SettingsError if there is neither.

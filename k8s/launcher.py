@@ -78,7 +78,7 @@ class KubernetesLauncher:
         self._events_at = float("-inf")
 
     @classmethod
-    def connected(cls, settings: Settings) -> KubernetesLauncher:
+    def connect(cls, settings: Settings) -> KubernetesLauncher:
         """The launcher of a deployment. Raises SettingsError; makes no request."""
         pod = pod_settings(settings)
         artifacts = Artifacts(settings)
@@ -86,7 +86,7 @@ class KubernetesLauncher:
         def save(key: str, text: str) -> None:
             artifacts.put(key, text.encode(), content_type="text/plain; charset=utf-8")
 
-        return cls(Cluster.connected(pod.namespace, pod.request_timeout_s), settings, pod, save_log=save)
+        return cls(Cluster.connect(pod.namespace, pod.request_timeout_s), settings, pod, save_log=save)
 
     def launch(self, spec: AttemptSpec) -> LaunchResult:
         """Create the attempt's Job, or adopt the one that has exactly this spec."""

@@ -39,7 +39,7 @@ def job_to_show(settings: Settings, spec: AttemptSpec, *, live: bool) -> Mapping
         return job_manifest(spec, pod, settings)
     from k8s.cluster import Cluster
 
-    job = Cluster.connected(pod.namespace, pod.request_timeout_s).job(spec.name)
+    job = Cluster.connect(pod.namespace, pod.request_timeout_s).job(spec.name)
     if job is None:
         raise RequestError(f"{spec.name} is not in the cluster, or not any more")
     return job

@@ -65,7 +65,7 @@ def try_cluster(settings: Settings) -> None:
     # Without labels no controller takes it for an attempt, and Kueue does not queue it.
     manifest["metadata"]["labels"] = {}
     name = manifest["metadata"]["name"]
-    cluster = Cluster.connected(pod.namespace, pod.request_timeout_s)
+    cluster = Cluster.connect(pod.namespace, pod.request_timeout_s)
     cluster.create_job(manifest)
     try:
         if cluster.job(name) is None:

@@ -58,7 +58,7 @@ def launcher_for(settings: Settings) -> Launcher:
         return LocalLauncher(settings.data_dir)
     from k8s.launcher import KubernetesLauncher
 
-    return KubernetesLauncher.connected(settings)
+    return KubernetesLauncher.connect(settings)
 
 
 def build_context(settings: Settings, role: str) -> Context:

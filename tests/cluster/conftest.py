@@ -121,7 +121,7 @@ def make_launcher(  # noqa: PLR0917 - fixtures are named, not placed
         monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
         settings = make_settings(pod, **changes)
         parsed = pod_settings(settings)
-        cluster = Cluster.connected(parsed.namespace, parsed.request_timeout_s)
+        cluster = Cluster.connect(parsed.namespace, parsed.request_timeout_s)
         return KubernetesLauncher(cluster, settings, parsed, save_log=save_log)
 
     return made

@@ -73,7 +73,7 @@ def test_pods_logs_and_events_may_be_read(
     namespace.add_node()
     launcher.launch(make_spec())
     pod = namespace.bound_pod_of(make_spec().name)
-    cluster = Cluster.connected(None, PodSettings().request_timeout_s)
+    cluster = Cluster.connect(None, PodSettings().request_timeout_s)
     assert cluster.events()
     found = cluster.pod(pod["metadata"]["name"])
     assert found is not None
@@ -98,7 +98,7 @@ def test_a_worker_in_a_pod_finds_its_cluster_by_its_service_account(
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", str(address.hostname))
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(address.port))
     monkeypatch.delenv("KUBECONFIG")
-    cluster = Cluster.connected(None, 5)
+    cluster = Cluster.connect(None, 5)
     assert cluster.namespace == namespace.name
     assert cluster.jobs("tessera/deployment=nobody") == []
 

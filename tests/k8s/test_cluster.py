@@ -133,4 +133,4 @@ def test_without_a_cluster_to_be_found_the_settings_are_to_blame(
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "absent"))
     with pytest.raises(SettingsError, match="KUBECONFIG"):
-        Cluster.connected(None, 5)
+        Cluster.connect(None, 5)
