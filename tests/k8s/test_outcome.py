@@ -14,6 +14,7 @@ import pytest
 from k8s.outcome import read
 from k8s.pod import Clocks
 from k8s.reading import Clock, Reading
+from k8s.waits import with_live_pod
 from pipeline.records.attempt import AttemptPhase, Code, PodReport
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -278,6 +279,13 @@ def test_waiting_for_quota_has_no_limit_by_default() -> None:
     reading = _read("quota-exceeded/2-refused")
     assert reading is not None
     assert reading.at(datetime(2100, 1, 1, tzinfo=UTC), Clocks()) == reading
+
+
+def test_a_pod_that_a_queue_holds_back_waits_for_quota() -> None:
+    gated = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": "held back"}
+    pod = {"metadata": {}, "spec": {}, "status": {"phase": "Pending", "conditions": [gated]}}
+    seen = with_live_pod({"metadata": {}}, pod, [])
+    assert (seen.phase, seen.code, seen.clock) == (AttemptPhase.WAITING_QUOTA, Code.QUOTA, Clock.QUOTA)
 
 
 def test_a_running_pod_has_no_clock_of_ours() -> None:

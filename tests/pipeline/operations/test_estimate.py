@@ -41,6 +41,12 @@ def test_work_is_that_of_the_network_and_the_decoder() -> None:
     assert tera_operations(_row(scheduler=heun), NATIVE_PX) == pytest.approx(200 * 6.709 + 10.47, rel=0.01)
 
 
+@pytest.mark.parametrize("name", ["HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"])
+def test_a_scheduler_that_asks_the_network_twice_costs_as_twice_the_steps(name: str) -> None:
+    twice = tera_operations(_row(scheduler=Scheduler(name=name)), NATIVE_PX)
+    assert twice == pytest.approx(tera_operations(_row(steps=100), NATIVE_PX))
+
+
 def test_refining_costs_its_passes_and_less_than_the_direct_way() -> None:
     refine = Highres(mode=HighresMode.REFINE, strength=0.3)
     found = tera_operations(_row(2048, highres=refine), NATIVE_PX)
