@@ -176,3 +176,17 @@ def test_a_job_is_no_longer_than_it_should_be_nor_empty() -> None:
 def test_an_image_that_is_longer_than_a_job_is_a_job() -> None:
     shards = list(cut([resolved_row(0, num_images=3)], Bounds(100, 10.0, lambda _: 25.0)))
     assert [len(images_of(shard)) for shard in shards] == [1, 1, 1]
+
+
+def test_rows_of_one_lora_set_stand_together_before_their_sizes_do() -> None:
+    """Fusing LoRAs anew takes longer than other buffers do, so a set is never taken up twice."""
+    film = (Lora(name="film"),)
+    traits: list[dict[str, Any]] = [{"width": 64}, {"loras": film}, {"width": 72}, {"loras": film, "width": 72}]
+    [shard] = cut([resolved_row(n, first_image=n, **traits[n]) for n in range(4)], Bounds(100))
+    assert [line.row.row for line in shard] == [0, 2, 1, 3]
+
+
+def test_rows_of_one_width_and_of_other_heights_are_of_other_sizes() -> None:
+    rows = [resolved_row(n, first_image=n, height=64 + 8 * (n % 2)) for n in range(4)]
+    [shard] = cut(rows, Bounds(100))
+    assert [line.row.row for line in shard] == [0, 2, 1, 3]
