@@ -84,3 +84,11 @@ def test_the_cost_of_a_picture_counts_the_passes_that_the_engine_renders(monkeyp
     for width, height in sizes:
         row = resolved_row(width=width, height=height, highres=refine)
         assert cost.tera_operations(row, 1024) == len(_plan(width, height).stages), (width, height)
+
+
+def test_the_cost_counts_no_pass_more_where_each_enlarges_by_exactly_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 400 to 1849 pixels is twice 2.15, of which the logarithms of areas make a little more than two."""
+    monkeypatch.setattr(cost, "_at", lambda coefficients, _: float(coefficients is cost.DECODE))  # one decode a pass
+    row = resolved_row(width=1849, height=1849, highres=RowHighres(mode=HighresMode.REFINE, base_px=400))
+    plan = _plan(1849, 1849, Highres(refine=True, base_px=400))
+    assert cost.tera_operations(row, 1024) == len(plan.stages) == 3

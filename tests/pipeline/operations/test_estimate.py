@@ -56,6 +56,26 @@ def test_refining_costs_its_passes_and_less_than_the_direct_way() -> None:
     assert tera_operations(_row(512, highres=refine), NATIVE_PX) == tera_operations(_row(512), NATIVE_PX)
 
 
+def test_refining_begins_at_the_base_that_the_row_asks_for() -> None:
+    """A smaller first pass costs less; the pass that follows is the same."""
+    tera = [
+        tera_operations(_row(1024, highres=Highres(mode=HighresMode.REFINE, base_px=base_px)), NATIVE_PX)
+        for base_px in (512, 768, 1024)
+    ]
+    assert tera == sorted(tera)
+    assert tera[0] < 0.6 * tera[2]
+
+
+def test_later_passes_take_the_steps_that_the_row_names_for_them_and_at_least_one() -> None:
+    def tera(steps: int, strength: float) -> float:
+        highres = Highres(mode=HighresMode.REFINE, strength=strength, steps=steps)
+        return tera_operations(_row(2048, highres=highres), NATIVE_PX)
+
+    one_step = 2 * 35.85  # of both halves of guidance at 2048 px
+    assert tera(20, 0.5) - tera(10, 0.5) == pytest.approx(5 * one_step, rel=0.01)
+    assert tera(10, 0.01) == tera(10, 0.1), "a strength that leaves no step still takes one"
+
+
 @pytest.mark.parametrize(
     ("pixels", "ranks", "published"), [(1024, 8, 2.8), (2048, 8, 4.9), (3840, 8, 6.1), (2048, 4, 3.1)]
 )
@@ -95,6 +115,30 @@ def test_what_was_learned_is_used_for_its_own_size_and_carried_over_to_others() 
     assert "carried over" in larger.basis
     assert larger.tera_a_second / same.tera_a_second == pytest.approx(patch_speedup(4, 4) / patch_speedup(4, 1))
     assert paces(speeds)["demo"] == pytest.approx(tera / 2.0 / (134 * 1.9 * patch_speedup(4, 1)))
+
+
+def _basis(speeds: dict[SpeedKey, Speed], layout: str = "1x1x1") -> str:
+    found = expected_speed(speeds, model="demo", layout=Layout.parse(layout), exact=False, pixels=MEGA)
+    return found.basis
+
+
+def _key(layout: str = "1x1x1", *, exact: bool = False, device: str = "A100") -> SpeedKey:
+    return SpeedKey.of("demo", Layout.parse(layout), exact=exact, device=device, pixels=MEGA)
+
+
+def test_of_two_speeds_that_are_as_near_the_one_of_more_images_counts() -> None:
+    few, many = Speed(images=1, tera=10, seconds=9), Speed(images=50, tera=500, seconds=9)
+    for speeds in ({_key(): few, _key(device="H100"): many}, {_key(device="H100"): many, _key(): few}):
+        assert _basis(speeds) == "50 images on H100, layout 1x1x1"
+
+
+def test_a_speed_of_the_same_layout_is_nearer_than_one_of_the_same_exactness() -> None:
+    once = Speed(images=5, tera=10, seconds=1)
+    assert "layout 1x1x1, carried over" in _basis({_key("1x1x2"): once, _key(exact=True): once})
+
+
+def test_jobs_that_took_no_time_teach_no_speed() -> None:
+    assert _basis({_key(): Speed(pods=1, idle_s=9)}).startswith("assumed")
 
 
 def test_jobs_are_whole_and_pods_no_more_than_jobs() -> None:
