@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from pydantic import TypeAdapter
 
@@ -95,3 +97,26 @@ def test_what_fits_nowhere_keeps_the_default_and_small_images_get_no_more_patche
     assert "268.4 megapixels" in choice.reason
     small = fastest_layout(8, [Load(64, 64, 1.0)], one_gpu_megapixels=4.2).layout
     assert small.shortest_long_side_px <= 64
+
+
+def test_an_image_has_as_many_patches_as_its_longer_side_has_units() -> None:
+    """128 pixels are four units of 32."""
+    assert str(fastest_layout(4, [Load(128, 64, 1e3)], one_gpu_megapixels=0.003).layout) == "1x1x4"
+
+
+def test_the_smallest_image_of_a_job_decides_how_many_patches_there_may_be() -> None:
+    choice = fastest_layout(8, [Load(1024, 1024, 10.0), Load(64, 64, 0.1)], one_gpu_megapixels=4.2)
+    assert choice.layout.shortest_long_side_px <= 64
+
+
+def test_images_of_one_size_and_unequal_work_count_with_the_replica_that_takes_them() -> None:
+    """Every second image is long: with two replicas, the second would get them all."""
+    images = [Load(1024, 1024, tera) for tera in (1.0, 100.0, 1.0, 100.0)]
+    assert not str(fastest_layout(2, images, one_gpu_megapixels=4.2).layout).startswith("2x")
+
+
+def test_the_reason_says_how_much_faster_than_the_next_layout_without_replicas() -> None:
+    reason = fastest_layout(8, [Load(1024, 1024, 10.0)] * 64, one_gpu_megapixels=4.2).reason
+    found = re.search(r"8 replicas of 1 GPUs, expected ([0-9.]+) times as fast as 1x", reason)
+    assert found is not None
+    assert float(found[1]) > 1
