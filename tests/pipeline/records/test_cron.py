@@ -114,6 +114,12 @@ def test_of_what_is_due_the_newest_are_kept_and_the_older_counted() -> None:
     assert (none.newest, none.older) == ((), 0)
 
 
+def test_firings_of_the_last_year_are_counted_and_those_before_it_are_not() -> None:
+    due = due_times("0 0 * * *", "UTC", after=utc("2020-01-01 00:00"), until=utc("2027-01-02 00:00"), at_most=1)
+    assert due.newest == (utc("2027-01-02 00:00"),)
+    assert (due.older, due.last_older) == (365, utc("2027-01-01 00:00"))
+
+
 def test_an_expression_is_cleaned() -> None:
     assert checked_cron("  0  2 * *   mon-fri ") == "0 2 * * mon-fri"
 
