@@ -66,3 +66,9 @@ def test_a_negative_variance_falls_back_group_by_group() -> None:
     corrected = corrected_moments(stale, own_stale, own, fallback)
     assert corrected[:, 0, 0].tolist() == [7.0, 7.0]
     assert corrected[:, 0, 1].tolist() == [0.5, 1.5]
+
+
+def test_a_corrected_variance_of_zero_falls_back_too() -> None:
+    """Dividing by it would make any drift infinite."""
+    stale, own_stale, own = (torch.tensor([[[0.0]], [[variance]]]) for variance in (1.0, 2.0, 1.0))
+    assert corrected_moments(stale, own_stale, own, torch.full((2, 1, 1), 7.0)).flatten().tolist() == [7.0, 7.0]
