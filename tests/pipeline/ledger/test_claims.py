@@ -9,7 +9,7 @@ from pipeline.deployment.settings import Settings, load_settings
 from pipeline.ledger import Ledger
 from pipeline.ledger.jobs import QueuePlace
 from pipeline.records.batch import advance
-from pipeline.states import JobState
+from pipeline.states import BatchState, JobState
 from tests.factories import at, batch_record
 from tests.pipeline.ledger.bench import Bench
 
@@ -192,3 +192,35 @@ def test_a_lease_that_ran_out_makes_room(settings: Settings, bench: Bench) -> No
     assert limited.leases.claim("w1", 0.2) is not None
     bench.soon(lambda: limited.leases.claim("w2", 60), "a claim in the place of the abandoned one")
     assert limited.leases.claim("w2", 60) is None
+
+
+def test_a_job_that_was_handed_over_no_longer_counts_against_its_tenant(ledger: Ledger, bench: Bench) -> None:
+    for index in range(2):
+        bench.job("a", index, tenant="a", created_at=at(0))
+    bench.job("b", 0, tenant="b", created_at=at(1))
+    lease = bench.claimed()
+    assert ledger.leases.release(lease.job.ref, lease.fence)
+    assert _order(bench, 3) == ["a/00000", "b/00000", "a/00001"]
+
+
+def test_a_tenant_with_nothing_in_the_backlog_still_holds_what_it_holds(settings: Settings, bench: Bench) -> None:
+    limited = _limited(settings, a=1)
+    bench.job("b", 0, tenant="a")
+    assert limited.leases.claim("w1", 60) is not None
+    assert limited.leases.claim("w1", 60) is None
+    bench.job("b", 1, tenant="a")
+    assert limited.leases.claim("w1", 60) is None
+
+
+def test_however_many_jobs_of_a_paused_batch_stand_in_front_the_job_behind_them_is_claimed(
+    ledger: Ledger, bench: Bench
+) -> None:
+    """One claim sets aside a thousand of them at most."""
+    batch = batch_record("paused", images=1000)
+    ledger.batches.create(batch)
+    ledger.batches.write(advance(batch, BatchState.PAUSED, at=at(1)))
+    for index in range(1000):
+        bench.job("paused", index, created_at=at(0))
+    bench.job("behind", created_at=at(1))
+    assert ledger.leases.claim("w1", 60) is None
+    assert bench.claimed().job.ref == "behind/00000"

@@ -168,3 +168,12 @@ def test_the_last_job_of_a_batch_learns_that_it_is_the_last(ledger: Ledger, benc
         left.append(ledger.jobs.write(job, QueuePlace.DONE, fence=lease.fence))
     assert left == [2, 1, 0]
     assert ledger.jobs.unfinished("b") == []
+
+
+def test_a_job_of_the_right_revision_and_of_another_incarnation_is_not_written(ledger: Ledger, bench: Bench) -> None:
+    """Whoever read it before the ledger was lost and rebuilt has read another job."""
+    job = bench.job()
+    lost = job.model_copy(update={"incarnation": "00000000"})
+    with pytest.raises(StaleWrite):
+        ledger.jobs.write(advance(lost, JobState.CANCELLED, at=at(1)), QueuePlace.DONE, fence="")
+    assert ledger.jobs.get(job.ref) == job
