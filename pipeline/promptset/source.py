@@ -121,8 +121,10 @@ def _of_file(path: Path, kind: InputFormat) -> Iterator[tuple[int, Item]]:
 
 
 def _read(file: IO[bytes] | io.RawIOBase, kind: InputFormat, name: str) -> Iterator[tuple[int, Item]]:
+    # Wrapped again, a file that can already be peeked into would be closed without a word by whoever frees the wrapper.
+    peekable = file if isinstance(file, io.BufferedReader) else io.BufferedReader(cast(io.RawIOBase, file))
     with _as_request_errors(name):
-        yield from rows_in(_plain(io.BufferedReader(cast(io.RawIOBase, file))), kind)
+        yield from rows_in(_plain(peekable), kind)
 
 
 def _plain(file: io.BufferedReader) -> io.BufferedIOBase:
