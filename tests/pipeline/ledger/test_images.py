@@ -179,3 +179,10 @@ def test_job_counters_follow_every_move(ledger: Ledger, bench: Bench) -> None:
     ledger.jobs.write(advance(job, JobState.SUCCEEDED, at=at(3)), QueuePlace.DONE, fence=lease.fence)
     counts = ledger.batches.counts("b").jobs
     assert {state: n for state, n in counts.items() if n} == {JobState.QUEUED: 2, JobState.SUCCEEDED: 1}
+
+
+def test_an_image_that_begins_or_waits_again_is_no_news_and_one_that_is_over_is(ledger: Ledger, claimed: str) -> None:
+    for state in (ImageState.RUNNING, ImageState.QUEUED, ImageState.SUCCEEDED):
+        assert ledger.images.move_by_worker("b", REF, [2], state, fence=claimed) == 1
+    events = ledger.batches.events("b", after="0", wait_s=0.01)
+    assert [(event.name, event.state) for event in events if event.what == "image"] == [("2", "succeeded")]
