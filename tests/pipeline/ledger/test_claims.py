@@ -93,8 +93,10 @@ def test_threads_that_claim_at_once_never_get_the_same_job(ledger: Ledger, bench
     for index in range(200):
         bench.job("b", index, tenant=f"t{index % 3}")
     got: dict[str, list[str]] = {"w1": [], "w2": [], "w3": []}
+    together = threading.Barrier(len(got))
 
     def claim_all(worker: str) -> None:
+        together.wait()
         while (lease := ledger.leases.claim(worker, 60)) is not None:
             got[worker].append(lease.job.ref)
 
