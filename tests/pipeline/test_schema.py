@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 from pydantic import BaseModel
 
 from pipeline.errors import RecordForeign, RecordTooNew, RecordUnreadable, ServiceError
 from pipeline.promptset.row import ResolvedRow
+from pipeline.records.attempt import Code
 from pipeline.records.batch import BatchManifest, JobRecord
 from pipeline.records.results import FailureCode, ImageFailure, ImageResult, failure_of, outcome_lines, parsed_outcomes
 from pipeline.records.schedules.schedule import Firing
@@ -24,6 +26,17 @@ FAILURE = failure_of(TASK, FailureCode.BLACK, "dark", retryable=True)
 
 def but(text: str, **changes: object) -> str:
     return json.dumps(json.loads(text) | changes)
+
+
+def without(text: str, field: str) -> str:
+    return json.dumps({name: value for name, value in json.loads(text).items() if name != field})
+
+
+class Picture(BaseModel):
+    """A kind of record of the tests' own: one value names it, of the other field there are several."""
+
+    kind: Literal["picture"]
+    size: Literal["small", "large"]
 
 
 DAMAGED: dict[str, tuple[type[BaseModel], str | bytes, str]] = {
@@ -41,10 +54,12 @@ DAMAGED: dict[str, tuple[type[BaseModel], str | bytes, str]] = {
     "a text": (BatchManifest, b'"batch"', "JSON of a str"),
     "null": (BatchManifest, b"null", "JSON of a NoneType"),
     "another type in a field": (BatchManifest, but(MANIFEST, rows="many"), "1 problem in rows"),
+    "a field left out": (BatchManifest, without(MANIFEST, "rows"), "1 problem in rows"),
     "two of them": (BatchManifest, but(MANIFEST, rows="many", images=-1), "2 problems in images, rows"),
     "inside": (JobRecord, but(job_record().model_dump_json(), attempt={"name": 7}), "problems in attempt"),
     "a state that there is not": (JobRecord, but(job_record().model_dump_json(), state="asleep"), "1 problem in state"),
     "a version that is no number": (BatchManifest, but(MANIFEST, schema_version="new"), "1 problem in schema_version"),
+    "a value of several": (Picture, '{"kind": "picture", "size": "huge"}', "1 problem in size"),
     "a row that is a text": (ResolvedRow, but(resolved_row().model_dump_json(), row="a tower"), "1 problem in row"),
 }
 
@@ -141,3 +156,14 @@ def test_lines_are_read_one_by_one_and_empty_ones_left_out() -> None:
     assert [next(read), next(read)] == [batch_record().manifest] * 2
     with pytest.raises(RecordUnreadable, match="b, line 5 cannot be read"):
         next(read)
+
+
+@pytest.mark.parametrize("code", ["A", "SOLAR_FLARE_2", "A" * 40])
+def test_a_code_of_a_newer_version_keeps_its_name(code: str) -> None:
+    assert (Code(code).name, Code(code).value) == (code, code)
+
+
+@pytest.mark.parametrize("text", ["", "A" * 41, "solar", "2ND", "SOLAR FLARE", "SOLAR\n"])
+def test_a_text_that_no_version_writes_is_no_code(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a valid Code"):
+        Code(text)

@@ -11,7 +11,7 @@ from pipeline.errors import BatchLost, ClaimRefused, LeaseLost
 from pipeline.ledger import Ledger
 from pipeline.ledger.jobs import QueuePlace
 from pipeline.ledger.leases import Lease
-from pipeline.records.batch import advance
+from pipeline.records.batch import advance, changed
 from pipeline.states import IMAGE_CODES, IMAGE_MOVES, ImageState, JobState
 from tests.factories import at, batch_record
 from tests.pipeline.ledger.bench import Bench
@@ -186,3 +186,20 @@ def test_an_image_that_begins_or_waits_again_is_no_news_and_one_that_is_over_is(
         assert ledger.images.move_by_worker("b", REF, [2], state, fence=claimed) == 1
     events = ledger.batches.events("b", after="0", wait_s=0.01)
     assert [(event.name, event.state) for event in events if event.what == "image"] == [("2", "succeeded")]
+
+
+def test_a_job_that_stays_in_its_state_is_no_news(ledger: Ledger, claimed: str) -> None:
+    job = ledger.jobs.get(REF)
+    assert job is not None
+    before = ledger.batches.events("b", after="0", wait_s=0.01)
+    ledger.jobs.write(changed(job, at=at(2), confirmed=True), QueuePlace.HELD, fence=claimed)
+    assert ledger.batches.events("b", after="0", wait_s=0.01) == before
+
+
+def test_a_job_has_begun_from_its_first_attempt_on_until_it_is_over(ledger: Ledger, bench: Bench, claimed: str) -> None:
+    bench.job("b", 1)
+    job = ledger.jobs.get(REF)
+    assert job is not None
+    assert ledger.jobs.begun("b", 10) == [job]
+    ledger.jobs.write(advance(job, JobState.CANCELLED, at=at(2)), QueuePlace.DONE, fence=claimed)
+    assert ledger.jobs.begun("b", 10) == []
