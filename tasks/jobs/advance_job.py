@@ -46,7 +46,7 @@ def advance_job(context: Context, held: Held, fence: str) -> bool:
             cancel_job(context, job, fence)
             return False
         if held.batch is BatchState.PAUSED:
-            context.ledger.leases.release(job.ref, fence)  # the next claim of it parks the job
+            context.ledger.leases.release(job.ref, fence)  # the next claim of it sets the job aside
             return False
         if job.reopen is not None:
             job = clear_failures(context, job, fence)

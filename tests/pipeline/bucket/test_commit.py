@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.bucket.artifacts import Artifacts, sha256
 from pipeline.bucket.commit import (
+    MAX_METADATA_BYTES,
     NEAR_IMAGES,
     commit_failure,
     commit_image,
@@ -201,6 +202,19 @@ def test_a_file_without_a_record_is_known_by_its_objects_metadata(
     assert commit_image(artifacts, OBJECTS, image_result(task, attempt=3), file_of(result, 7)) == stands
     assert ImageResult.model_validate_json(artifacts.get(key) or b"") == stands
     assert stands.provenance.attempt == 1
+
+
+def test_provenance_that_is_too_long_for_an_objects_metadata_stays_in_the_sidecar(artifacts: Artifacts) -> None:
+    """S3 refuses more than 2 KiB of metadata, and with it the image."""
+    task = ImageTask(resolved_row(12, file=File(strip_metadata=True)), 0)
+    result = image_result(task)
+    long = result.provenance.model_copy(update={"versions": {"torch": "x" * MAX_METADATA_BYTES}})
+    stands = commit_image(artifacts, OBJECTS, result.model_copy(update={"provenance": long}), file_of(result))
+    found = artifacts.head(stands.key)
+    assert found is not None
+    assert sum(len(name) + len(value) for name, value in found.metadata.items()) < MAX_METADATA_BYTES
+    assert committed_result(artifacts, OBJECTS, task) == stands
+    assert stands.provenance == long
 
 
 @pytest.mark.parametrize("what", ["text", "a stripped image of another", "no sidecar"])

@@ -8,9 +8,11 @@ import pytest
 
 from pipeline.deployment.layouts import Layout
 from pipeline.deployment.settings import Settings
+from pipeline.operations.retry import request_retry
 from pipeline.records.attempt import AttemptOutcome, AttemptSpec, Code, PodReport
 from pipeline.records.shards import ImageTask
 from pipeline.states import BatchState, JobState
+from tasks.control.reopen import reopen
 from tests.tasks.node import Play
 from tests.tasks.stage import SUCCEEDED, Stage
 
@@ -159,6 +161,18 @@ def test_when_every_image_kills_its_pod_the_job_is_given_up_before_all_are_tried
     assert len(stage.node.launched) == 7  # two for each of three, one for the fourth
     codes = list(_codes(stage).values())
     assert (codes.count("E_POISON"), codes.count("E_ATTEMPTS_EXHAUSTED")) == (3, 17)
+
+
+def test_a_retry_counts_isolated_images_anew(stage: Stage) -> None:
+    stage.batch(20)
+    _poisoned(stage, range(20))
+    stage.work()
+    stage.finalized()
+    assert len(stage.node.launched) == 7
+    assert request_retry(stage.ledger, stage.artifacts, "b", ()).images == 20
+    reopen(stage.worker, "b")
+    stage.work()
+    assert len(stage.node.launched) == 14
 
 
 @pytest.mark.parametrize("code", [Code.PREEMPTED, Code.NODE_LOST, Code.STORAGE, Code.GPU_UNHEALTHY])
