@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from pipeline.records.object_keys import BatchObjects
-from pipeline.states import BatchState, ImageState
+from pipeline.states import BatchState, ImageState, is_final
 from tests.factories import deployment
 from tests.faults.deployment import until
 from tests.neighbour.mixed import Mixed, Version
 
-ROWS = [{"prompt": f"hill {number}", "width": 128, "height": 128, "steps": 8} for number in range(4)]
+ROWS = [{"prompt": f"hill {number}", "width": 128, "height": 128, "steps": 16} for number in range(4)]
 TOO_LONG = {"prompt": "word " * 200, "custom_id": "long", "width": 128, "height": 128, "steps": 2}
 EVERY_NIGHT = ("--cron", "0 3 * * *", "--tz", "Europe/Berlin")
 WORKERS = ("control", "render", "beat")
@@ -78,6 +78,7 @@ def test_a_batch_passes_from_one_version_to_the_other(mixed: Mixed, first: Versi
         redis.delete(key)
     mixed.tessera(then, "resume")
     until("the batch is known again", lambda: batches.known("passed"))
+    until("it has ended again", lambda: is_final(batches.state("passed")))
     assert _says(mixed, first, "status", "passed")["images"] == statuses[0]["images"]
 
 
