@@ -43,11 +43,12 @@ $(DEVELOPS): $(INSTALLED)
 demo: $(INSTALLED) ## Render the example prompts on this machine and show where the pictures are
 	$(BIN)/tessera demo --with-parent examples/prompts.jsonl
 
-check: $(DEVELOPS) ## ruff, mypy strict, import contracts
+check: $(DEVELOPS) ## ruff, mypy strict, import contracts, rules of the house
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.house
 
 test: $(DEVELOPS) ## Everything that a machine without GPU and cluster can show, the slow faults excepted
 	$(BIN)/python -m pytest --numprocesses $(AT_ONCE) --dist loadfile

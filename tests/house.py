@@ -9,7 +9,7 @@ import ast
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,43 +24,47 @@ READERS = frozenset({"pipeline/schema.py"})
 _PRIVATE_WORDS = re.compile(r"_?(told|said|way|word|deal)(_.*)?")
 
 
+_READS = frozenset({"model_validate_json", "validate_json", "parse_raw"})
+
+# Path from the root, line, message.
+Finding = tuple[str, int, str]
+Trees = Mapping[str, ast.Module]
+
+
 def main() -> int:
     """Print every finding; 1 if there is one."""
-    trees = {path: ast.parse(path.read_text()) for folder in PRODUCT for path in sorted((ROOT / folder).rglob("*.py"))}
-    findings = [
-        f"{path.relative_to(ROOT)}:{line}: {message}"
-        for rule in (_long_files, _private_words, _readers, _public_classes)
-        for path, line, message in rule(trees)
-    ]
-    print("\n".join(findings) or "the house is in order")
-    return 1 if findings else 0
+    files = sorted(path for folder in PRODUCT for path in (ROOT / folder).rglob("*.py"))
+    found = findings({path.relative_to(ROOT).as_posix(): path.read_text() for path in files})
+    print("\n".join(f"{path}:{line}: {message}" for path, line, message in found) or "the house is in order")
+    return 1 if found else 0
 
 
-Finding = tuple[Path, int, str]
+def findings(sources: Mapping[str, str]) -> list[Finding]:
+    """What is wrong with these files, by their paths from the root."""
+    trees = {path: ast.parse(source) for path, source in sources.items()}
+    rules = (_private_words(trees), _readers(trees), _public_classes(trees))
+    return [*_long_files(sources), *(finding for rule in rules for finding in rule)]
 
 
-def _long_files(trees: dict[Path, ast.Module]) -> Iterator[Finding]:
+def _long_files(sources: Mapping[str, str]) -> Iterator[Finding]:
     """Past 300 lines a file says in its docstring why it is one idea all the same."""
-    for path, tree in trees.items():
-        lines = len(path.read_text().splitlines())
-        if lines > LONGEST_FILE and "300 lines" not in (ast.get_docstring(tree) or ""):
+    for path, source in sources.items():
+        lines = len(source.splitlines())
+        if lines > LONGEST_FILE and "300 lines" not in (ast.get_docstring(ast.parse(source)) or ""):
             yield path, 1, f"{lines} lines; at most {LONGEST_FILE}, or a sentence with '300 lines' in its docstring"
 
 
-def _private_words(trees: dict[Path, ast.Module]) -> Iterator[Finding]:
+def _private_words(trees: Trees) -> Iterator[Finding]:
     for path, tree in trees.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and _PRIVATE_WORDS.fullmatch(node.name):
                 yield path, node.lineno, f"{node.name}: a private word; docs/words.md has the terms"
 
 
-_READS = frozenset({"model_validate_json", "validate_json", "parse_raw"})
-
-
-def _readers(trees: dict[Path, ast.Module]) -> Iterator[Finding]:
+def _readers(trees: Trees) -> Iterator[Finding]:
     """No JSON becomes a model elsewhere: by a model, by a TypeAdapter, or by `model_validate(json.loads(...))`."""
     for path, tree in trees.items():
-        for node in ast.walk(tree) if str(path.relative_to(ROOT)) not in READERS else ():
+        for node in ast.walk(tree) if path not in READERS else ():
             if isinstance(node, ast.Attribute) and node.attr in _READS:
                 yield path, node.lineno, f"{node.attr} beside pipeline/schema.py, the one reader of records"
             elif isinstance(node, ast.Call) and _reads_loaded_json(node):
@@ -72,17 +76,17 @@ def _reads_loaded_json(call: ast.Call) -> bool:
     return reads and any("json.load" in ast.unparse(argument) for argument in call.args)
 
 
-def _public_classes(trees: dict[Path, ast.Module]) -> Iterator[Finding]:
+def _public_classes(trees: Trees) -> Iterator[Finding]:
     """Two public classes of one name are one thing, or one of them is renamed."""
-    found: dict[str, list[tuple[Path, int]]] = defaultdict(list)
+    found: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for path, tree in trees.items():
-        if path.relative_to(ROOT).parts[0] in CONTROL_SIDE:
+        if path.partition("/")[0] in CONTROL_SIDE:
             for node in tree.body:
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                     found[node.name].append((path, node.lineno))
     for name, places in found.items():
         for path, line in places[1:]:
-            yield path, line, f"class {name} is also in {places[0][0].relative_to(ROOT)}"
+            yield path, line, f"class {name} is also in {places[0][0]}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,52 @@
+"""Each rule of the house finds what it is for, and only that."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.house import LONGEST_FILE, findings
+
+LONG = "x = 1\n" * (LONGEST_FILE + 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "message"),
+    [
+        ("pipeline/long.py", LONG, "301 lines"),
+        ("tasks/words.py", "def _told() -> None: ...", "_told: a private word"),
+        ("distri/words.py", "class A:\n    def said_so(self) -> None: ...", "said_so: a private word"),
+        (
+            "tasks/reader.py",
+            "record = Batch.model_validate_json(body)",
+            "model_validate_json beside pipeline/schema.py",
+        ),
+        ("k8s/reader.py", "ADAPTER.validate_json(body)", "validate_json beside pipeline/schema.py"),
+        ("k8s/reader.py", "Batch.model_validate(json.loads(body))", "json.loads beside pipeline/schema.py"),
+    ],
+)
+def test_a_rule_finds_what_breaks_it(path: str, source: str, message: str) -> None:
+    ((where, _, said),) = findings({path: source})
+    assert where == path
+    assert message in said
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("pipeline/long.py", '"""One table, and so past 300 lines."""\n' + LONG),
+        ("tasks/words.py", "def wayward() -> None: ...\ntold = 1"),
+        ("pipeline/schema.py", "kind.model_validate_json(body)"),
+        ("pipeline/reader.py", "Batch.model_validate(given)"),
+    ],
+)
+def test_a_rule_lets_the_rest_be(path: str, source: str) -> None:
+    assert findings({path: source}) == []
+
+
+def test_two_public_classes_of_one_name_are_found_on_the_control_side_alone() -> None:
+    stage = "class Stage: ..."
+    assert findings({"pipeline/a.py": stage, "k8s/b.py": stage}) == [
+        ("k8s/b.py", 1, "class Stage is also in pipeline/a.py")
+    ]
+    assert findings({"pipeline/a.py": stage, "distri/b.py": stage}) == []
+    assert findings({"pipeline/a.py": "class _Line: ...", "tasks/b.py": "class _Line: ..."}) == []
