@@ -14,14 +14,14 @@ MINUTES ?= 10
 # How many files of tests run at once.
 AT_ONCE ?= 2
 
-# Where coverage says something: elsewhere the code runs in processes that tests start (docs/decisions/0340-branch-coverage.md).
-COVERED := tests/pipeline tests/k8s tests/tasks tests/embedded tests/distri/ranks
+# COVERAGE=yes measures branches as well, as CI does (docs/decisions/0340-branch-coverage.md).
+COVERAGE ?=
 
 # One thread a rank: two processes with two threads each are several times slower on two cores.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test coverage test-uncovered test-faults soak test-cluster bench-engine bench-throughput bench-bulk bench-gpu bench-fidelity format clean
+.PHONY: help install demo check test coverage test-faults soak test-cluster bench-engine bench-throughput bench-bulk bench-gpu bench-fidelity format clean
 
 help: ## Show the commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,13 +51,10 @@ check: $(DEVELOPS) ## ruff, mypy strict, import contracts, rules of the house
 	$(BIN)/python -m tests.house
 
 test: $(DEVELOPS) ## Everything that a machine without GPU and cluster can show, the slow faults excepted
-	$(BIN)/python -m pytest --numprocesses $(AT_ONCE) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(AT_ONCE) --dist loadfile $(if $(COVERAGE),--cov --cov-report term:skip-covered)
 
-coverage: $(DEVELOPS) ## Tests of what runs in the tests' own process, with branch coverage
-	$(BIN)/python -m pytest --numprocesses $(AT_ONCE) --dist loadfile --cov --cov-report term:skip-covered $(COVERED)
-
-test-uncovered: $(DEVELOPS) ## The other tests: with `coverage` the same as `test`, each once
-	$(BIN)/python -m pytest --numprocesses $(AT_ONCE) --dist loadfile $(addprefix --ignore ,$(COVERED))
+coverage: ## The same with branch coverage and its floor, as CI runs it
+	$(MAKE) test COVERAGE=yes
 
 test-faults: $(DEVELOPS) ## Every fault that must be survived; writes the measured recoveries into docs/reliability.md
 	rm -f benchmarks/results/faults.json
