@@ -133,10 +133,13 @@ def test_a_restart_on_the_same_folder_keeps_data_and_lets_the_same_clients_in(tm
 
 
 def _sockets(services: Services) -> set[str]:
-    """Those of its ports; other stacks come and go meanwhile."""
-    folder = Path("/tmp")  # noqa: S108 - weed's choice
-    paths = [path for port in services.endpoints.ports.values() for path in folder.glob(f"seaweedfs-*-{port}.sock")]
-    return {path.name for path in paths}
+    """Those of its own; other stacks come and go meanwhile, and killed ones left theirs."""
+    ports = services.endpoints.ports
+    own = {
+        f"seaweedfs-{name.removesuffix('_grpc')}-grpc-{ports[name]}.sock" for name in ports if name.endswith("_grpc")
+    }
+    assert len(own) == 5
+    return own & {path.name for path in Path("/tmp").glob("seaweedfs-*.sock")}  # noqa: S108 - weed's choice
 
 
 def _s3(services: Services) -> Any:
