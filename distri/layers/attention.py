@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn.functional import scaled_dot_product_attention
 
 from distri.layers.context import Context
+from distri.layers.wide_heads import attend_in_chunks, is_too_wide
 from distri.ranks.errors import Unsplittable
 from distri.ranks.exchange import Incoming, Outgoing
 
@@ -25,7 +26,8 @@ def attend(q_BTC: Tensor, k_BKC: Tensor, v_BKC: Tensor, heads: int) -> Tensor:
     def by_head(x_BNC: Tensor) -> Tensor:
         return x_BNC.view(*x_BNC.shape[:2], heads, -1).transpose(1, 2)
 
-    out_BHTD = functional.scaled_dot_product_attention(by_head(q_BTC), by_head(k_BKC), by_head(v_BKC))
+    attention = attend_in_chunks if is_too_wide(q_BTC, q_BTC.shape[2] // heads) else scaled_dot_product_attention
+    out_BHTD = attention(by_head(q_BTC), by_head(k_BKC), by_head(v_BKC))
     return out_BHTD.transpose(1, 2).flatten(2)
 
 
@@ -60,13 +62,15 @@ class PatchSelfAttention:
         module = self.module
         if encoder_hidden_states is not None or attention_mask is not None:
             raise Unsplittable(self.site, "Attention", "self-attention was given a mask or other states")
-        if not self.context.split:
+        if not self.context.split and not is_too_wide(x, module.to_q.out_features // module.heads):
             return torch.as_tensor(type(module).forward(module, x))
         x_BTC = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x
         if module.group_norm is not None:
             x_BTC = module.group_norm(x_BTC.transpose(1, 2)).transpose(1, 2)
         q_BTC = module.to_q(x_BTC)
-        k_BKC, v_BKC = self._whole_image(module.to_k(x_BTC), module.to_v(x_BTC))
+        k_BKC, v_BKC = module.to_k(x_BTC), module.to_v(x_BTC)
+        if self.context.split:
+            k_BKC, v_BKC = self._whole_image(k_BKC, v_BKC)
         out = module.to_out[0](attend(q_BTC, k_BKC, v_BKC, module.heads))
         if x.ndim == 4:
             out = out.transpose(1, 2).reshape(x.shape)
