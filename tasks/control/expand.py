@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
 from contextlib import nullcontext
 
 import structlog
 
 from pipeline.deployment.announcement import Deployment
 from pipeline.deployment.cost import SDXL_NATIVE_PX, UNKNOWN_IMAGES, paces
-from pipeline.errors import RecordTooNew, RecordUnreadable, TesseraError
 from pipeline.process.parallel import in_order
-from pipeline.promptset.row import ResolvedRow
-from pipeline.records.batch import BatchManifest, BatchRecord, JobRecord, Pace, Plan, advance, changed
+from pipeline.records.batch import BatchRecord, JobRecord, Pace, Plan, advance, changed
 from pipeline.records.object_keys import BatchObjects
-from pipeline.records.shards import Bounds, Shard, cut, shard_bytes
 from pipeline.schema import read_record
 from pipeline.states import BatchState
 from pipeline.version import installed_version
 from tasks.control.let_run import let_run
 from tasks.control.rebuild import end_of, find_remains, restore_ended_batch, restore_job
 from tasks.jobs.finish_attempt import job_images
+from tasks.jobs.shards import AT_A_TIME, InputChanged, write_shards
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
-
-AT_A_TIME = 8  # shards that are being written, or jobs that are being rebuilt
 
 # Such a batch takes tens of seconds; other work of a controller may wait for one of them, not for several.
 LARGE_IMAGES = 50_000
@@ -59,7 +53,7 @@ def _expand(context: Context, record: BatchRecord) -> None:
         context.ledger.batches.write(record)
     remains = find_remains(context, record)
     try:
-        sizes = _write_shards(context, record)
+        sizes = write_shards(context, record)
     except InputChanged as error:
         context.ledger.batches.write(advance(record, BatchState.FAILED, at=now, reason=str(error)))
         marker = BatchObjects(batch_id).marker(BatchState.FAILED)
@@ -91,10 +85,6 @@ def _pace(context: Context) -> Pace:
     )
 
 
-class InputChanged(TesseraError):
-    """The rows in the bucket are not those that were accepted."""
-
-
 def _plan(context: Context, batch_id: str) -> Plan:
     """How the batch is cut. Stored once, so that a controller with other settings goes on in the same way."""
     pace, most = _pace(context), context.settings.images_per_job
@@ -104,52 +94,3 @@ def _plan(context: Context, batch_id: str) -> Plan:
         return ours
     body = context.artifacts.get(key)
     return read_record(Plan, body, what=key) if body is not None else ours
-
-
-def _shards(context: Context, record: BatchRecord) -> Iterator[Shard]:
-    """The shards of a batch. Raises InputChanged or RecordUnreadable."""
-    images, pace = record.images_per_job or context.settings.images_per_job, record.pace
-    bounds = Bounds(images, pace.job_seconds, pace.seconds) if pace is not None else Bounds(images)
-    json_of: dict[int, bytes] = {}  # the rows that are being cut, as they were staged
-    return cut(_rows(context, record.manifest, json_of), bounds, lambda row: json_of.pop(row.row))
-
-
-def _write_shards(context: Context, record: BatchRecord) -> list[int]:
-    """Write all shards, a few at a time; returns how many images each has.
-
-    Raises InputChanged, RecordUnreadable or ServiceError; some may be written then.
-    """
-    objects = BatchObjects(record.id)
-
-    def put(numbered: tuple[int, Shard]) -> int:
-        index, shard = numbered
-        context.artifacts.put(objects.shard(index), shard_bytes(shard), content_type="application/x-ndjson")
-        return sum(line.stop - line.start for line in shard)
-
-    return list(in_order(put, enumerate(_shards(context, record)), at_a_time=AT_A_TIME))
-
-
-def _rows(context: Context, manifest: BatchManifest, json_of: dict[int, bytes]) -> Iterator[ResolvedRow]:
-    """The rows as they were accepted; their JSON goes into `json_of`, by their number.
-
-    Raises InputChanged; RecordUnreadable if another version must expand them.
-    """
-    key, digest = BatchObjects(manifest.id).input(manifest.staged), hashlib.sha256()
-    unreadable: RecordUnreadable | None = None
-    for line in context.artifacts.lines(key):
-        digest.update(line + b"\n")
-        if unreadable is None:
-            try:
-                row = read_record(ResolvedRow, line, what=key)
-            except RecordTooNew:
-                raise
-            except RecordUnreadable as error:
-                unreadable = error  # written by another version, or changed: the digest tells
-            else:
-                json_of[row.row] = line
-                yield row
-    if digest.hexdigest() != manifest.input_sha256:
-        raise InputChanged(f"{key} is not what was accepted: its digest differs from the one in batch.json")
-    if unreadable is not None:
-        message = f"{key} has a row that this version of Tessera cannot read: {unreadable.found} found"
-        raise RecordUnreadable(key, unreadable.found, unreadable.wanted, message) from unreadable

@@ -11,7 +11,7 @@ import structlog
 from pipeline.outputs.gallery.pages import gallery_pages
 from pipeline.process.files import spool
 from pipeline.process.parallel import in_order
-from pipeline.records.batch import BatchManifest, advance
+from pipeline.records.batch import BatchManifest, BatchRecord, advance
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import ImageOutcome, ImageResult, in_row_order, parsed_outcomes
 from pipeline.states import BatchState
@@ -34,15 +34,20 @@ def finalize(context: Context, batch_id: str) -> None:
         if record.state in (BatchState.IN_PROGRESS, BatchState.PAUSED):
             record = advance(record, BatchState.FINALIZING, at=context.ledger.now())
             context.ledger.batches.write(record)
-        ends = {BatchState.FINALIZING: BatchState.COMPLETED, BatchState.CANCELLING: BatchState.CANCELLED}
-        if record.state not in ends:
+        if (end := _end_of(record)) is None:
             return
-        end = ends[record.state]
         objects = BatchObjects(batch_id)
         write_results(context, record.manifest, jobs)
-        context.artifacts.put(objects.marker(end), b"", content_type="text/plain")
+        context.artifacts.put(objects.marker(end), (record.reason or "").encode(), content_type="text/plain")
         context.ledger.batches.write(advance(record, end, at=context.ledger.now()))
         log.info("batch finished", batch=batch_id, state=end.value)
+
+
+def _end_of(record: BatchRecord) -> BatchState | None:
+    """How a batch ends whose jobs are over; None if it is not at its end. One that is cancelled for a reason failed."""
+    if record.state is BatchState.CANCELLING:
+        return BatchState.CANCELLED if record.reason is None else BatchState.FAILED
+    return BatchState.COMPLETED if record.state is BatchState.FINALIZING else None
 
 
 def write_results(context: Context, manifest: BatchManifest, jobs: int) -> None:

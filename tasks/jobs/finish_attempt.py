@@ -30,6 +30,7 @@ from pipeline.states import ImageState, JobState
 from tasks.jobs.learn import learn
 from tasks.jobs.poison import find_poison, find_suspects
 from tasks.jobs.retry_policy import GiveUp, Limits, Retry, Tally, decide
+from tasks.jobs.shards import ShardLost, rebuild_shard
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
@@ -127,9 +128,14 @@ def abandon_job(context: Context, job: JobRecord, fence: str, reason: str) -> No
 def cancel_job(context: Context, job: JobRecord, fence: str) -> None:
     """End a job of a cancelled batch: what is committed stays, the rest is cancelled. Nothing of it runs.
 
-    Raises as `finish_attempt`.
+    If nobody can know which images it had, it ends without their outcomes. Raises as `finish_attempt`.
     """
-    tasks = job_images(context, job)
+    try:
+        tasks = job_images(context, job)
+    except ShardLost as error:
+        log.error("job ends without the outcomes of its images", reason=str(error))
+        finish_job(context, job, fence, state=JobState.CANCELLED, tasks=[], known={}, reported={})
+        return
     known = known_outcomes(context.artifacts, BatchObjects(job.batch_id), job.index, tasks)
     for task in tasks:  # only in the job's fragment: an object for each could be a million
         if task.index not in known:
@@ -138,13 +144,16 @@ def cancel_job(context: Context, job: JobRecord, fence: str) -> None:
 
 
 def job_images(context: Context, job: JobRecord) -> list[ImageTask]:
-    """The images of a job, from its shard. Raises StoreUnavailable if the shard is gone, RecordUnreadable."""
+    """The images of a job, from its shard, which is made again if it is gone. Raises ShardLost, RecordUnreadable."""
     if (known := context.images.get(job.ref)) is not None:
         return known
     key = BatchObjects(job.batch_id).shard(job.index)
     body = context.artifacts.get(key)
     if body is None:
-        raise StoreUnavailable(f"{key} is not in {context.artifacts.where} any more")
+        rebuild_shard(context, job.batch_id, job.index)
+        body = context.artifacts.get(key)
+    if body is None:
+        raise StoreUnavailable(f"{key} was written again, and {context.artifacts.where} does not show it yet")
     images = images_of(parsed_shard(body, key))
     context.images.keep(job.ref, images)
     return images

@@ -30,6 +30,7 @@ from pipeline.states import JobState, is_final
 from tasks.jobs import retry_policy
 from tasks.jobs.advance_job import DETAIL_LIMIT, JOB_STATES, advance_job
 from tasks.jobs.finish_attempt import abandon_job
+from tasks.jobs.shards import ShardLost
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
@@ -57,6 +58,9 @@ def run_job(context: Context, lease: Lease) -> None:
             log.warning("job belongs to another worker", reason=str(error))
         except RecordTooNew as error:
             _put_back(context, ref, lease.fence, error)
+        except ShardLost as error:
+            log.error("job cannot go on, its batch fails", reason=str(error))
+            context.ledger.leases.release(ref, lease.fence)  # whoever claims it next ends it
         except Exception as error:  # whatever it is, it must not keep this worker from its other jobs
             log.exception("internal error while running a job")
             _retry_or_abandon(context, lease, f"{type(error).__name__}: {error}")

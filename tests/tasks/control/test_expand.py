@@ -17,7 +17,8 @@ from pipeline.records.object_keys import BatchObjects
 from pipeline.states import BatchState, JobState
 from tasks.control import expand as module
 from tasks.control import tick
-from tasks.control.expand import AT_A_TIME, expand
+from tasks.control.expand import expand
+from tasks.jobs.shards import AT_A_TIME
 from tests.tasks.stage import Stage
 
 
