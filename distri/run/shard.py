@@ -117,7 +117,7 @@ def _load_engine(mesh: Mesh, spec: AttemptSpec, source: ModelSource, dtype: torc
     settings = EngineSettings(
         exact=spec.exact, warmup=spec.warmup_steps, native_px=source.native_px, idle_ranks=spec.idle_ranks
     )
-    vae_dtype = getattr(torch, spec.vae_dtype)
+    vae_dtype = vae_dtype_of(spec, mesh.device)
     return Engine.load(Path(source.path), mesh, dtype=dtype, settings=settings, vae_dtype=vae_dtype, spans=spans)
 
 
@@ -207,6 +207,13 @@ def _dtype(wanted: str, device: torch.device) -> torch.dtype:
     return dtype
 
 
+def vae_dtype_of(spec: AttemptSpec, device: torch.device) -> torch.dtype:
+    """What the VAE computes in on this device."""
+    on_gpu = spec.vae_dtype_on_gpu if device.type == "cuda" else None
+    dtype: torch.dtype = getattr(torch, on_gpu or spec.vae_dtype)
+    return dtype
+
+
 def _provenance(mesh: Mesh, spec: AttemptSpec, source: ModelSource, dtype: torch.dtype) -> Provenance:
     return Provenance(
         model_revision=source.revision,
@@ -216,7 +223,7 @@ def _provenance(mesh: Mesh, spec: AttemptSpec, source: ModelSource, dtype: torch
         warmup_steps=spec.warmup_steps,
         device=torch.cuda.get_device_name(mesh.device) if mesh.device.type == "cuda" else platform.machine(),
         dtype=str(dtype).removeprefix("torch."),
-        vae_dtype=spec.vae_dtype,
+        vae_dtype=str(vae_dtype_of(spec, mesh.device)).removeprefix("torch."),
         attempt=spec.number,
         versions={name: installed_version(name) for name in ("tessera-render", "torch", "diffusers", "transformers")},
     )

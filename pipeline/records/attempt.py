@@ -55,6 +55,10 @@ class AttemptSpec(Versioned):
     device: str
     dtype: str
     vae_dtype: str = "float32"
+    # Left out where it says nothing, so that the digest of what an older version has recorded stays.
+    vae_dtype_on_gpu: str | None = Field(
+        None, exclude_if=lambda value: value is None, description="On a GPU, where it is not `vae_dtype`."
+    )
     idle_ranks: bool = False
     lean: tuple[int, ...] = Field((), description="Images, by index, to render in as little memory as can be.")
     shard_key: str = Field(description="Object that holds the rows of this job, relative to the deployment's prefix.")

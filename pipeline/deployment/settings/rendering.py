@@ -61,8 +61,10 @@ class RenderingSettings(SettingsPart):
     warmup_steps: int = Field(4, ge=1, description="Synchronous evaluations before displaced ones begin.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="What a pod's ranks compute on.")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field("auto", description="UNet's number format.")
-    vae_dtype: Literal["float32", "float16", "bfloat16"] = Field(
-        "float32", description="VAE's number format; what is not finite in it is decoded again in float32."
+    vae_dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto",
+        description="VAE's number format; what is not finite in it is decoded again in float32. `auto` is bfloat16 on "
+        "a GPU, and float32 without one or where `TESSERA_EXACT` is set.",
     )
     idle_ranks: bool = Field(
         False, description="Render images with too few rows for the layout on fewer ranks, instead of refusing them."

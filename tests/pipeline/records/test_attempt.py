@@ -19,3 +19,9 @@ def test_a_spec_is_written_and_hashed_as_by_version_0_1() -> None:
     assert spec.layout == Layout(data=1, cfg=2, patch=4)
     assert spec.model_dump_json() == SPEC
     assert spec.digest == "2c8e440a1e520a05"
+
+
+def test_the_number_format_on_a_gpu_is_written_where_it_differs() -> None:
+    spec = read_record(AttemptSpec, SPEC, what="a spec").model_copy(update={"vae_dtype_on_gpu": "bfloat16"})
+    again = read_record(AttemptSpec, spec.model_dump_json(), what="a spec")
+    assert (again.vae_dtype, again.vae_dtype_on_gpu) == ("float32", "bfloat16")

@@ -69,7 +69,22 @@ def test_an_attempt_carries_the_settings_it_was_recorded_with(stage: Stage) -> N
     spec = stage.job().attempt
     assert spec is not None
     assert (spec.exact, spec.gpus, str(spec.layout), spec.warmup_steps) == (True, 4, "1x2x2", 7)
+    assert (spec.vae_dtype, spec.vae_dtype_on_gpu) == ("float32", None)
     assert spec.name == f"tessera-{stage.job().incarnation}-00000-1" == stage.node.launched[0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "formats"),
+    [("auto", ("float32", "bfloat16")), ("float32", ("float32", None)), ("float16", ("float16", None))],
+)
+def test_the_vae_is_faster_on_a_gpu_unless_a_format_is_asked_for(
+    stage: Stage, setting: str, formats: tuple[str, str | None]
+) -> None:
+    stage.batch(1)
+    stage.work(worker=stage.new_worker("w2", vae_dtype=setting))
+    spec = stage.job().attempt
+    assert spec is not None
+    assert (spec.vae_dtype, spec.vae_dtype_on_gpu) == formats
 
 
 def test_an_engine_failure_is_tried_again_and_what_was_committed_is_kept(stage: Stage) -> None:
