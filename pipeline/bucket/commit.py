@@ -9,13 +9,14 @@ and replaces that very object.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import structlog
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.bucket.artifacts import Artifacts, StoredObject, sha256
 from pipeline.bucket.imagefile import ImageFile, record_in
+from pipeline.bucket.sizes import listed_sizes
 from pipeline.bucket.thumbnail import CONTENT_TYPE as THUMBNAIL_TYPE
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import ImageFailure, ImageOutcome, ImageResult, Provenance, parsed_outcomes
@@ -25,9 +26,6 @@ from pipeline.schema import read_record
 log = structlog.get_logger(__name__)
 
 MAX_METADATA_BYTES = 1500
-# Listing what lies between two images that are further apart costs more than another request does.
-NEAR_IMAGES = 16
-_LARGEST_PAGE = 1000
 _IMAGE, _MADE = "tessera-image", "tessera-made"
 
 
@@ -100,7 +98,7 @@ def confirmed_outcomes(
     Asks for what the images may have put there and for nothing else, however much lies beside it. Raises
     StoreUnavailable.
     """
-    sizes = _sizes(artifacts, {task.index: task.key(objects) for task in tasks})
+    sizes = listed_sizes(artifacts, {task.index: task.key(objects) for task in tasks})
     known: dict[int, ImageOutcome] = {}
     for task in tasks:
         report, size = reported.get(task.index), sizes.get(task.key(objects))
@@ -109,42 +107,13 @@ def confirmed_outcomes(
         elif size is not None and (result := committed_result(artifacts, objects, task)) is not None:
             known[task.index] = result
     without = [task for task in tasks if task.index not in known]
-    failed = _sizes(artifacts, {task.index: objects.failure(task.row.row, task.number) for task in without})
+    failed = listed_sizes(artifacts, {task.index: objects.failure(task.row.row, task.number) for task in without})
     for task in without:
         if objects.failure(task.row.row, task.number) in failed:
             failure = committed_failure(artifacts, objects, task)
             if failure is not None:
                 known[task.index] = failure
     return known
-
-
-def _sizes(artifacts: Artifacts, keys: Mapping[int, str]) -> dict[str, int]:
-    """The sizes in bytes of those of these objects that are there; `keys` are by the images' indices."""
-    sizes: dict[str, int] = {}
-    for run in _runs(keys):
-        if len(run) == 1:
-            [key] = run
-            if (found := artifacts.head(key)) is not None:
-                sizes[key] = found.size_bytes
-        else:
-            # Of each image the folder holds a file and a sidecar.
-            sizes |= artifacts.sizes_between(run[0], run[-1], page=min(_LARGEST_PAGE, 2 * len(run) + NEAR_IMAGES))
-    return sizes
-
-
-def _runs(keys: Mapping[int, str]) -> Iterator[list[str]]:
-    """Keys of images that lie near each other, in order: each run is worth one question."""
-    run: list[str] = []
-    last = 0
-    for index in sorted(keys):
-        same_folder = run and run[-1].rpartition("/")[0] == keys[index].rpartition("/")[0]
-        if run and (not same_folder or index - last > NEAR_IMAGES):
-            yield run
-            run = []
-        run.append(keys[index])
-        last = index
-    if run:
-        yield run
 
 
 def _find_result(artifacts: Artifacts, objects: BatchObjects, sidecar: str, found: StoredObject) -> ImageResult | None:

@@ -28,6 +28,7 @@ class FailureCode(OpenCode):
     ATTEMPTS_EXHAUSTED = "E_ATTEMPTS_EXHAUSTED"  # its job failed as often as it may; the message says how at last
     POISON = "E_POISON"  # the pod died twice while it rendered this image; its neighbours went on without it
     INTERNAL = "E_INTERNAL"  # our own program failed over its job again and again; the message says how
+    LOST = "E_LOST"  # it was committed, its file is gone from the bucket, and nobody can render it again by itself
     CANCELLED = "E_CANCELLED"
 
 

@@ -11,7 +11,6 @@ import pytest
 from pipeline.bucket.artifacts import Artifacts, sha256
 from pipeline.bucket.commit import (
     MAX_METADATA_BYTES,
-    NEAR_IMAGES,
     commit_failure,
     commit_image,
     committed_failure,
@@ -20,6 +19,7 @@ from pipeline.bucket.commit import (
     known_outcomes,
 )
 from pipeline.bucket.imagefile import record_in
+from pipeline.bucket.sizes import NEAR_IMAGES
 from pipeline.picture import File, Format
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import FailureCode, ImageResult, failure_of, outcome_lines
@@ -143,7 +143,7 @@ def _put_plainly(artifacts: Artifacts, rows: Iterable[int]) -> dict[int, ImageRe
 def test_images_of_a_job_are_found_however_they_are_scattered(
     artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
-    monkeypatch.setattr("pipeline.bucket.commit._LARGEST_PAGE", page)
+    monkeypatch.setattr("pipeline.bucket.sizes._LARGEST_PAGE", page)
     rows = [0, 1, 2, 40, 60, 61, 998, 999, 1000, 1001, 3500]
     reported = _put_plainly(artifacts, rows)
     _put_plainly(artifacts, [3, 39, 41, 62, 997, 1002])

@@ -1,0 +1,73 @@
+"""The last object of a batch: `_SUCCESS`, `_CANCELLED` or `_FAILED`, and what it vouches for."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.errors import RecordTooNew, RecordUnreadable
+from pipeline.schema import Versioned, read_record
+from pipeline.states import BatchState
+
+SCHEMA_VERSION = 1
+
+
+class FileDigest(BaseModel):
+    """A file as it was written."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    sha256: str
+    size_bytes: int
+
+
+class Vouched(BaseModel):
+    """What was true of a batch when its marker was written."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    images: int = Field(description="As accepted.")
+    succeeded: int
+    failed: int
+    cancelled: int
+    jobs: int
+    input_sha256: str
+    results: FileDigest
+    errors: FileDigest
+
+    @property
+    def unknown(self) -> int:
+        """Images of which nothing is known: only of a batch that failed because its rows are gone."""
+        return self.images - self.succeeded - self.failed - self.cancelled
+
+
+class EndMarker(Versioned):
+    """How a batch ended. `vouched` is None where an earlier version wrote it, or no job of the batch was ever made."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    schema_version: int = SCHEMA_VERSION
+    state: BatchState
+    reason: str | None = Field(None, description="Why it failed.")
+    vouched: Vouched | None = None
+
+    def to_bytes(self) -> bytes:
+        """The marker as it is stored."""
+        return self.model_dump_json().encode() + b"\n"
+
+
+def read_marker(body: bytes, state: BatchState, *, what: str) -> EndMarker:
+    """The marker of a batch that ended in this state; `what` is its key.
+
+    Earlier versions wrote nothing, or the bare reason of a failure. Raises RecordTooNew, and RecordUnreadable if it is
+    the marker of another state.
+    """
+    try:
+        marker = read_record(EndMarker, body, what=what)
+    except RecordTooNew:
+        raise
+    except RecordUnreadable:
+        text = body.decode(errors="replace").strip() if state is BatchState.FAILED else ""
+        return EndMarker(state=state, reason=text or None)
+    if marker.state is not state:
+        raise RecordUnreadable(what, f"the marker of a batch that is {marker.state.value}", state.value)
+    return marker

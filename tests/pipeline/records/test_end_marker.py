@@ -1,0 +1,41 @@
+"""What the marker of a batch says, and what those of earlier versions said."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.errors import RecordTooNew, RecordUnreadable
+from pipeline.records.end_marker import EndMarker, FileDigest, Vouched, read_marker
+from pipeline.states import BatchState
+
+FILE = FileDigest(sha256="0" * 64, size_bytes=3)
+VOUCHED = Vouched(
+    images=9, succeeded=5, failed=2, cancelled=1, jobs=3, input_sha256="1" * 64, results=FILE, errors=FILE
+)
+
+
+def test_it_is_read_as_it_was_written_and_says_what_is_not_known() -> None:
+    marker = EndMarker(state=BatchState.FAILED, reason="gone", vouched=VOUCHED)
+    assert read_marker(marker.to_bytes(), BatchState.FAILED, what="k") == marker
+    assert VOUCHED.unknown == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "state", "reason"),
+    [
+        (b"", BatchState.COMPLETED, None),
+        (b"", BatchState.CANCELLED, None),
+        (b"input.jsonl is not what was accepted", BatchState.FAILED, "input.jsonl is not what was accepted"),
+        (b"\xff", BatchState.COMPLETED, None),
+    ],
+)
+def test_that_of_an_earlier_version_vouches_for_nothing(body: bytes, state: BatchState, reason: str | None) -> None:
+    assert read_marker(body, state, what="k") == EndMarker(state=state, reason=reason)
+
+
+def test_that_of_another_state_or_of_a_later_version_is_refused() -> None:
+    marker = EndMarker(state=BatchState.CANCELLED)
+    with pytest.raises(RecordUnreadable, match="cancelled"):
+        read_marker(marker.to_bytes(), BatchState.COMPLETED, what="k")
+    with pytest.raises(RecordTooNew):
+        read_marker(b'{"schema_version": 9, "state": "completed"}', BatchState.COMPLETED, what="k")
