@@ -37,8 +37,10 @@ from tasks.app import register
 from tasks.control.schedules import declare_schedules
 from tasks.control.tick import announce, tick_if_due
 from tasks.process.context import Context, Slots
+from tasks.process.incoming import Incoming
 from tasks.process.metrics import LedgerMetrics
 from tasks.process.observer import Observer
+from tasks.process.transport import take_hints_only
 
 log = structlog.get_logger(__name__)
 
@@ -81,6 +83,7 @@ def work(context: Context, role: str) -> None:
     """Run a Celery worker until it is told to stop."""
     threads = context.settings.worker_slots if role == "render" else CONTROL_THREADS
     queue = queue_name(context.settings.redis_prefix, RENDER_QUEUE if role == "render" else CONTROL_QUEUE)
+    take_hints_only(context.app, Incoming(context.ledger.dead_letters, context.metrics))
     register(context.app, context)
     if context.settings.metrics_port is not None:
         if role == "control":

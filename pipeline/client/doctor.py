@@ -33,6 +33,7 @@ _LEAST_FREE_BYTES = 2 << 30
 
 class Verdict(StrEnum):
     OK = "ok"
+    WARNING = "warning"  # it works, and somebody should look
     MISSING = "missing"  # not here, and perhaps not needed here
     WRONG = "wrong"
 
@@ -148,6 +149,11 @@ def _deployment() -> Iterator[Finding]:
         configured = any(name.startswith("TESSERA_REDIS") for name in os.environ)
         yield Finding(Verdict.WRONG if configured else Verdict.MISSING, "settings", str(error), "see docs/settings.md")
         return
+    yield from examine_connection(connection)
+
+
+def examine_connection(connection: Connection) -> Iterator[Finding]:
+    """Look at the services of a deployment and at what they hold."""
     yield from _redis(connection)
     yield _check("S3", connection.artifacts.where, connection.artifacts.check)
 
@@ -171,6 +177,7 @@ def _redis(connection: Connection) -> Iterator[Finding]:
         verdict = Verdict.WRONG if trait.wrong else Verdict.MISSING if trait.found is None else Verdict.OK
         yield Finding(verdict, f"Redis {trait.name}", trait.found or "not reported", advice)
     yield _check("Redis is one server", ledger.store.where, lambda: check_durability(ledger.store, refuse=False))
+    yield _dead_letters(connection)
     announced = _check("controller", f"prefix {connection.settings.redis_prefix}", ledger.deployment)
     yield announced
     if announced.verdict is Verdict.OK:
@@ -180,3 +187,22 @@ def _redis(connection: Connection) -> Iterator[Finding]:
         else:
             advice = "nothing renders until one runs: `tessera up`, or look at the deployment's pods"
             yield Finding(Verdict.WRONG, "render workers", "none has reported lately", advice)
+
+
+def _dead_letters(connection: Connection) -> Finding:
+    what = "messages"
+    try:
+        found = connection.ledger.dead_letters.newest()
+    except TesseraError as error:
+        return Finding(Verdict.MISSING, what, "dead letters cannot be read", f"{error}; `tessera acl` has the rights")
+    if not found:
+        return Finding(Verdict.OK, what, "every one was a hint")
+    last = found[0]
+    return Finding(
+        Verdict.WARNING,
+        what,
+        f"{len(found)} were no hints and were taken out of their queues; the last at {last.at:%Y-%m-%d %H:%M} UTC from "
+        f"{last.queue}, {last.size_bytes:,} bytes: {last.reason} ({last.found})",
+        "another program, or another version, writes into this deployment's queues: give it a prefix or a Redis user "
+        f"of its own. They are in the list {connection.ledger.store.keys.dead_letters} for a week",
+    )

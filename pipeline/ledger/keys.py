@@ -30,6 +30,7 @@ them (server/acl.py). What Celery keeps stands in pipeline/deployment/broker_key
 | `schedule:<name>:firings` | list | what became of its last firings (JSON), newest first, capped |
 | `speeds` | set | kinds of jobs that were finished: model, layout, exact, device, size |
 | `speed:<kind>` | hash | sums over them: images, work, seconds, pixels, bytes, pods, idle seconds |
+| `dead_letters` | list | messages that were no hints (JSON), newest first, capped; expires |
 | `due:<name>` | string | when this periodic work was last done |
 | `rest:<name>` | string | while this exists, that work is not due; it expires by itself |
 | `lock:<name>` | string | which process runs the tick, expands or finalizes; expires |
@@ -98,6 +99,7 @@ class Keys:
     firings = _Each("schedule:{}:firings")
     speeds = _One("speeds")
     speed = _Each("speed:{}")
+    dead_letters = _One("dead_letters")
     due = _Each("due:{}")
     rest = _Each("rest:{}")
     lock = _Each("lock:{}")

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from pipeline.errors import ServiceError
 from pipeline.ledger import Ledger
+from pipeline.ledger.dead_letters import Malformed
 from pipeline.records.attempt import AttemptOutcome, Code, Usage
 from pipeline.records.results import FailureCode, ImageOutcome, ImageResult
 from pipeline.states import ImageState, JobState
@@ -48,11 +49,24 @@ class Metrics:
         self._exchanged = Counter("tessera_exchanged_bytes", "Sent from rank to rank.", registry=self.registry)
         self._uploaded = Counter("tessera_uploaded_bytes", "Image files put into the bucket.", registry=self.registry)
 
+        self._dead_letters = Counter(
+            "tessera_dead_letters",
+            "Messages that were no hints, taken out of a queue.",
+            ["reason"],
+            registry=self.registry,
+        )
+
         # Every series exists from the start, so that `increase` sees the first event of a kind as a rise from 0.
         for outcome in ("succeeded", *FailureCode):
             self._images.labels(outcome)
+        for reason in Malformed:
+            self._dead_letters.labels(reason.value)
         for code in Code:
             self._attempts.labels(code)
+
+    def count_dead_letter(self, reason: Malformed) -> None:
+        """Count a message that was no hint."""
+        self._dead_letters.labels(reason.value).inc()
 
     def count_attempt(self, ended: AttemptOutcome) -> None:
         """Count an attempt, and what its pod reports to have used."""

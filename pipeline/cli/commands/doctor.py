@@ -15,7 +15,7 @@ from pipeline.cli.options import AsJson
 from pipeline.client.doctor import Verdict, examine
 from pipeline.process.redact import redacted
 
-_COLOURS = {Verdict.OK: "green", Verdict.MISSING: "yellow", Verdict.WRONG: "red"}
+_COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.MISSING: "yellow", Verdict.WRONG: "red"}
 
 
 def add_to(app: typer.Typer) -> None:

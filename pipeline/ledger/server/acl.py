@@ -69,6 +69,7 @@ ROLES: Mapping[str, Role] = {
             _KEYS.workers,
             _KEYS.slots,
             _KEYS.speeds,
+            _KEYS.dead_letters,
         ),
         reads=(_KEYS.deployment, _KEYS.draining, f"{beat_prefix(_P)}*"),  # a probe asks whether beat ticks
         channels=(remote_control_channel(_P),),
@@ -96,6 +97,7 @@ ROLES: Mapping[str, Role] = {
             _KEYS.deployment,
             _KEYS.workers,
             _KEYS.slots,
+            _KEYS.dead_letters,  # `doctor` warns of them
             _KEYS.draining,  # only operators drain workers, as the controller's user
             _KEYS.leases,
             _KEYS.job(_ANY),

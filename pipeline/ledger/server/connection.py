@@ -8,6 +8,7 @@ from pipeline.deployment.announcement import Deployment
 from pipeline.deployment.settings import Settings
 from pipeline.errors import NoDeployment
 from pipeline.ledger.batches import Batches
+from pipeline.ledger.dead_letters import DeadLetters
 from pipeline.ledger.images import Images
 from pipeline.ledger.jobs import Jobs
 from pipeline.ledger.leases import Leases
@@ -32,6 +33,7 @@ class Ledger:
         self.locks = Locks(self.store)
         self.schedules = ScheduleRecords(self.store)
         self.speeds = Speeds(self.store)
+        self.dead_letters = DeadLetters(self.store)
 
     def now(self) -> datetime:
         """The ledger's clock."""
