@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from distri.model.model import Model
+from distri.model.originals import Originals
 from distri.ranks import p2p
 from distri.ranks.errors import BadLora
 from distri.ranks.mesh import Mesh
@@ -75,7 +76,7 @@ class FusedLoras:
         }
         self._mesh = mesh
         self._loras: tuple[Lora, ...] = ()
-        self._original: dict[Tensor, Tensor] = {}
+        self._originals = Originals(mesh.replica)
 
     def holds(self, loras: Sequence[Lora]) -> bool:
         """Whether the model holds exactly these."""
@@ -84,14 +85,16 @@ class FusedLoras:
     def set(self, loras: Sequence[Lora]) -> None:
         """Fuse exactly these; those of the image before are taken out first. Blocks if they differ.
 
-        The originals of what is changed are kept on the CPU, so that taking out is exact in every dtype.
+        The originals of what is changed are kept, so that taking out is exact in every dtype; weights stay where they
+        are in memory.
 
         Raises:
             BadLora: on all ranks; the model then has no LoRA.
         """
         if self.holds(loras):
             return
-        self._restore()
+        self._originals.restore()
+        self._loras = ()
         problem: BadLora | None = None
         deltas: list[tuple[Tensor, _Delta]] = []
         try:
@@ -101,17 +104,10 @@ class FusedLoras:
             problem = error
         if not p2p.all_agree(self._mesh, self._mesh.replica, problem is None):
             raise problem or BadLora("a LoRA", "another rank cannot use it")
-        for weight, _ in deltas:
-            if weight not in self._original:
-                self._original[weight] = weight.detach().to("cpu", copy=True)
+        self._originals.keep(list(dict.fromkeys(weight for weight, _ in deltas)))
         for weight, summed in _summed(deltas):
             weight.copy_(weight.float() + summed.view(weight.shape))
         self._loras = tuple(loras)
-
-    def _restore(self) -> None:
-        for weight, original in self._original.items():
-            weight.copy_(original)
-        self._original, self._loras = {}, ()
 
     def _read(self, lora: Lora) -> list[tuple[Tensor, _Delta]]:
         state, metadata = _read_file(lora)

@@ -85,6 +85,14 @@ def collect(axis: Axis, own: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[
     return parts
 
 
+def hand_on(axis: Axis, tensors: Sequence[Tensor]) -> None:
+    """Fill contiguous tensors from the first rank of the axis, on all others; blocks."""
+    if axis.index == 0:
+        swap(axis, [Message(peer, tensor, GATHER_TAG) for tensor in tensors for peer in axis.others], [])
+    else:
+        swap(axis, [], [Message(0, tensor, GATHER_TAG) for tensor in tensors])
+
+
 def all_agree(mesh: Mesh, axis: Axis, own: bool) -> bool:
     """Whether all ranks of the leader's axis say yes, on all ranks of the replica; blocks."""
     flag = torch.tensor([own], dtype=torch.uint8, device=mesh.device)
