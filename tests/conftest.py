@@ -13,6 +13,9 @@ import pytest
 from embedded.services.services import Services, no_proxy, running_services
 from pipeline.deployment.settings import Settings, load_settings
 
+# Triton reads it when it is imported, which torch may do before any test: kernels are interpreted here, not compiled.
+os.environ["TRITON_INTERPRET"] = "1"
+
 
 @pytest.fixture(scope="session")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
