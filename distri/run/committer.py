@@ -22,6 +22,7 @@ from distri.ranks.spans import Spans
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.commit import commit_failure, commit_image
 from pipeline.bucket.imagefile import image_file
+from pipeline.bucket.job_outcomes import unreadable
 from pipeline.errors import BatchLost, ClaimRefused, RecordUnreadable, ServiceError
 from pipeline.ledger import Ledger
 from pipeline.process.backoff import backoff_s
@@ -195,8 +196,13 @@ class Committer:
             file = image_file(pixels, result)
 
         def commit() -> None:
-            with self._spans.span("upload", **own):
-                stands = commit_image(self._artifacts, self._objects, result, file)
+            try:
+                with self._spans.span("upload", **own):
+                    stands = commit_image(self._artifacts, self._objects, result, file)
+            except RecordUnreadable as error:  # another version has committed it meanwhile
+                log.error("image is there and cannot be read", image=task.id, reason=str(error))
+                self.report(task, unreadable(task, error))
+                return
             log.info("image committed", image=task.id, seconds=round(result.seconds, 2))
             self.report(task, stands)
 

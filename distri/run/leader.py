@@ -16,7 +16,7 @@ from distri.run.committer import Committer, PodIdentity
 from distri.run.translate import render_details_of
 from distri.sampling.control import Control
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.bucket.commit import known_outcomes
+from pipeline.bucket.job_outcomes import known_outcomes
 from pipeline.bucket.trace import Trace
 from pipeline.deployment.settings import Settings
 from pipeline.errors import BatchLost, ClaimRefused, RecordUnreadable, ServiceError, StoreUnavailable, UnknownBatch
@@ -77,7 +77,8 @@ class Leader:
         try:
             self._claim()
             shard = self._load_shard()
-            self._known = known_outcomes(self._artifacts, self._objects, self.spec.job_index, shard.tasks)
+            again = self.spec.number > 1  # nobody has rendered for the first attempt
+            self._known = known_outcomes(self._artifacts, self._objects, self.spec.job_index, shard.tasks, by_key=again)
         except RecordUnreadable:
             raise  # no outage
         except ServiceError as error:

@@ -3,27 +3,32 @@
 The sidecar and the thumbnail are written first, so that a committed image always has them; the file's own record
 decides if the two do not fit together, which happens when two pods raced. A file without a record has the object's
 metadata instead. An object at an image's key that is damaged, or not ours, is no commit: the image is rendered again
-and replaces that very object.
+and replaces that very object. A whole picture of which nothing can be read, as another version may write it, is one,
+and is never replaced.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.bucket.artifacts import Artifacts, StoredObject, sha256
-from pipeline.bucket.imagefile import ImageFile, record_in
-from pipeline.bucket.sizes import listed_sizes
+from pipeline.bucket.imagefile import ImageFile, has_record, record_in
 from pipeline.bucket.thumbnail import CONTENT_TYPE as THUMBNAIL_TYPE
+from pipeline.errors import RecordTooNew, RecordUnreadable
 from pipeline.records.object_keys import BatchObjects
-from pipeline.records.results import ImageFailure, ImageOutcome, ImageResult, Provenance, parsed_outcomes
+from pipeline.records.results import ImageFailure, ImageResult, Provenance, is_result_of, result_of
 from pipeline.records.shards import ImageTask
 from pipeline.schema import read_record
 
 log = structlog.get_logger(__name__)
+
+M = TypeVar("M", bound=BaseModel)
 
 MAX_METADATA_BYTES = 1500
 _IMAGE, _MADE = "tessera-image", "tessera-made"
@@ -32,13 +37,18 @@ _IMAGE, _MADE = "tessera-image", "tessera-made"
 def commit_image(artifacts: Artifacts, objects: BatchObjects, result: ImageResult, file: ImageFile) -> ImageResult:
     """Put the image into the bucket, or take the one that is there; returns the result that stands.
 
-    Raises StoreUnavailable; then nothing is committed, or the picture is there and the next attempt finds it.
+    Raises StoreUnavailable; then nothing is committed, or the picture is there and the next attempt finds it. Raises
+    RecordUnreadable if a picture is there of which this version can read nothing.
     """
     stands = result.model_copy(update={"sha256": sha256(file.body), "size_bytes": len(file.body)})
-    sidecar = objects.sidecar(result.row, result.number)
+    ours = _Expected(
+        sidecar=objects.sidecar(result.row, result.number),
+        fits=lambda other: _same_image(other, result),
+        rebuilt=lambda made, seconds: result.model_copy(update={"provenance": made, "seconds": seconds}),
+    )
     while True:
         found = artifacts.head(result.key)
-        if found is not None and (before := _find_result(artifacts, objects, sidecar, found)):
+        if found is not None and (before := _find_result(artifacts, objects, ours, found)):
             return before
         _put_sidecar(artifacts, objects, stands)
         if stands.thumbnail is not None:
@@ -60,81 +70,103 @@ def commit_failure(artifacts: Artifacts, objects: BatchObjects, failure: ImageFa
 
 
 def committed_result(artifacts: Artifacts, objects: BatchObjects, task: ImageTask) -> ImageResult | None:
-    """The result of an image that is in the bucket; None if it is not, or not whole."""
+    """The result of an image that is in the bucket; None if it is not, or not whole.
+
+    Raises RecordUnreadable if it is whole and nothing that is known of it can be read.
+    """
     found = artifacts.head(task.key(objects))
-    return (
-        None if found is None else _find_result(artifacts, objects, objects.sidecar(task.row.row, task.number), found)
+    if found is None:
+        return None
+    expected = _Expected(
+        sidecar=objects.sidecar(task.row.row, task.number),
+        fits=lambda result: is_result_of(task, objects, result),
+        rebuilt=lambda made, seconds: result_of(task, objects, made, seconds),
     )
+    return _find_result(artifacts, objects, expected, found)
 
 
 def committed_failure(artifacts: Artifacts, objects: BatchObjects, task: ImageTask) -> ImageFailure | None:
-    """Why there is no picture, if that was written down."""
+    """Why there is no picture, if that was written down and can be read."""
     key = objects.failure(task.row.row, task.number)
     body = artifacts.get(key)
-    return read_record(ImageFailure, body, what=key) if body is not None else None
+    failure = _read_or_warn(ImageFailure, body, key) if body is not None else None
+    if failure is not None and (failure.index, failure.image_id) != (task.index, task.id):
+        log.warning("a failure of another image was left out", key=key)
+        return None
+    return failure
 
 
-def known_outcomes(
-    artifacts: Artifacts, objects: BatchObjects, job: int, tasks: Sequence[ImageTask]
-) -> dict[int, ImageOutcome]:
-    """The outcome of every image of a job that has one, by its index: from the pod's fragment where the bucket agrees.
+@dataclass(frozen=True)
+class _Expected:
+    """The image that belongs at a key.
 
-    Raises StoreUnavailable.
+    Attributes:
+        sidecar: where its record lies beside it.
+        fits: whether a result is this image's.
+        rebuilt: its result, from how it was made and in how many seconds.
     """
-    return confirmed_outcomes(artifacts, objects, tasks, reported_outcomes(artifacts, objects, job))
+
+    sidecar: str
+    fits: Callable[[ImageResult], bool]
+    rebuilt: Callable[[Provenance, float], ImageResult]
 
 
-def reported_outcomes(artifacts: Artifacts, objects: BatchObjects, job: int) -> dict[int, ImageOutcome]:
-    """What the fragment of a job says, by the image's index; nothing if there is none yet. Raises StoreUnavailable."""
-    key = objects.fragment(job)
-    return {outcome.index: outcome for outcome in parsed_outcomes(artifacts.lines(key), key)}
+def _find_result(
+    artifacts: Artifacts, objects: BatchObjects, expected: _Expected, found: StoredObject
+) -> ImageResult | None:
+    """The result of the object at an image's key, its sidecar mended; None if it is no whole image of ours.
 
-
-def confirmed_outcomes(
-    artifacts: Artifacts, objects: BatchObjects, tasks: Sequence[ImageTask], reported: Mapping[int, ImageOutcome]
-) -> dict[int, ImageOutcome]:
-    """The outcome of every one of these images that has one, by its index: as reported where the bucket agrees.
-
-    Asks for what the images may have put there and for nothing else, however much lies beside it. Raises
-    StoreUnavailable.
+    Raises RecordUnreadable if it is one and neither sidecar, file nor metadata can be read.
     """
-    sizes = listed_sizes(artifacts, {task.index: task.key(objects) for task in tasks})
-    known: dict[int, ImageOutcome] = {}
-    for task in tasks:
-        report, size = reported.get(task.index), sizes.get(task.key(objects))
-        if isinstance(report, ImageResult) and report.size_bytes == size:
-            known[task.index] = report
-        elif size is not None and (result := committed_result(artifacts, objects, task)) is not None:
-            known[task.index] = result
-    without = [task for task in tasks if task.index not in known]
-    failed = listed_sizes(artifacts, {task.index: objects.failure(task.row.row, task.number) for task in without})
-    for task in without:
-        if objects.failure(task.row.row, task.number) in failed:
-            failure = committed_failure(artifacts, objects, task)
-            if failure is not None:
-                known[task.index] = failure
-    return known
-
-
-def _find_result(artifacts: Artifacts, objects: BatchObjects, sidecar: str, found: StoredObject) -> ImageResult | None:
-    """The result of the object at an image's key, its sidecar mended; None if it is no whole image of ours."""
-    text = artifacts.get(sidecar)
-    known = read_record(ImageResult, text, what=sidecar) if text is not None else None
+    text = artifacts.get(expected.sidecar)
+    known = _read_or_warn(ImageResult, text, expected.sidecar) if text is not None else None
+    if known is not None and not expected.fits(known):
+        log.warning("a sidecar of another image was left out", key=expected.sidecar)
+        known = None
     if known and (known.sha256, known.size_bytes) == (found.metadata.get("sha256"), found.size_bytes):
         return known
     body = artifacts.get(found.key)
     if body is None:
         return None
     digest = sha256(body)
-    record = record_in(body) or _from_metadata(found, known)
     # A copy of a bucket may have lost its metadata.
     whole = digest in (found.metadata.get("sha256"), known.sha256 if known else None)
-    if record is None or record.key != found.key or not whole:
+    record = _record_of(body, found.key) if whole else None
+    result = record or (_from_metadata(found, known, expected) if whole else None)
+    if result is None or not expected.fits(result):
+        if whole and record is None and has_record(body):
+            raise RecordUnreadable(f"the picture {found.key}", "a record of another version", ImageResult.__name__)
         log.warning("the object at an image's key is damaged or not ours", key=found.key, size_bytes=len(body))
         return None
-    result = record.model_copy(update={"sha256": digest, "size_bytes": len(body)})
+    result = result.model_copy(update={"sha256": digest, "size_bytes": len(body)})
     _put_sidecar(artifacts, objects, result)
     return result
+
+
+def _read_or_warn(kind: type[M], body: bytes | str, what: str) -> M | None:
+    """The record; None, after a warning, if it cannot be read: what it would say is then found out by other means."""
+    try:
+        return read_record(kind, body, what=what)
+    except RecordUnreadable as error:
+        log.warning("a stored record is passed over", reason=str(error))
+        return None
+
+
+def _record_of(body: bytes, key: str) -> ImageResult | None:
+    try:
+        return record_in(body)
+    except RecordTooNew as error:
+        log.warning("the record inside a picture is passed over", key=key, reason=str(error))
+        return None
+
+
+def _same_image(one: ImageResult, other: ImageResult) -> bool:
+    return (one.key, one.image_id, one.index, one.custom_id) == (
+        other.key,
+        other.image_id,
+        other.index,
+        other.custom_id,
+    )
 
 
 class _RenderMetadata(BaseModel):
@@ -153,13 +185,16 @@ def _metadata(result: ImageResult) -> dict[str, str]:
     return {_IMAGE: result.key} | ({_MADE: made} if len(made) <= MAX_METADATA_BYTES else {})
 
 
-def _from_metadata(found: StoredObject, sidecar: ImageResult | None) -> ImageResult | None:
+def _from_metadata(found: StoredObject, sidecar: ImageResult | None, expected: _Expected) -> ImageResult | None:
     """The result of a file without a record: the sidecar's, made as the metadata say; None if it is not ours."""
-    if sidecar is None or found.metadata.get(_IMAGE) != found.key:
+    if found.metadata.get(_IMAGE) != found.key:
         return None
-    if (text := found.metadata.get(_MADE)) is None:
+    text = found.metadata.get(_MADE)
+    made = _read_or_warn(_RenderMetadata, text, f"the metadata of {found.key}") if text is not None else None
+    if made is None:
         return sidecar
-    made = read_record(_RenderMetadata, text, what=f"the metadata of {found.key}")
+    if sidecar is None:
+        return expected.rebuilt(made.provenance, made.seconds)
     return sidecar.model_copy(update={"seconds": made.seconds, "provenance": made.provenance})
 
 

@@ -77,14 +77,26 @@ def record_in(body: bytes) -> ImageResult | None:
 
     Raises RecordTooNew.
     """
+    text = _text_in(body)
     try:
-        with Image.open(io.BytesIO(body), formats=["PNG", "JPEG", "WEBP"]) as image:
-            image.load()
-            text = _record_text(image)
         return read_record(ImageResult, text, what="an image's own record") if text else None
     except RecordTooNew:
         raise
-    except (RecordUnreadable, OSError, SyntaxError, ValueError, RecursionError, Image.DecompressionBombError):
+    except RecordUnreadable:
+        return None
+
+
+def has_record(body: bytes) -> bool:
+    """Whether a whole file carries a record, be it one that this version cannot read."""
+    return bool(_text_in(body))
+
+
+def _text_in(body: bytes) -> str | None:
+    try:
+        with Image.open(io.BytesIO(body), formats=["PNG", "JPEG", "WEBP"]) as image:
+            image.load()
+            return _record_text(image)
+    except (OSError, SyntaxError, ValueError, RecursionError, Image.DecompressionBombError):
         return None
 
 

@@ -29,6 +29,7 @@ class FailureCode(OpenCode):
     POISON = "E_POISON"  # the pod died twice while it rendered this image; its neighbours went on without it
     INTERNAL = "E_INTERNAL"  # our own program failed over its job again and again; the message says how
     LOST = "E_LOST"  # it was committed, its file is gone from the bucket, and nobody can render it again by itself
+    UNREADABLE = "E_UNREADABLE"  # its picture is there, and what is known of it cannot be read by this version
     CANCELLED = "E_CANCELLED"
 
 
@@ -136,6 +137,13 @@ def result_of(
         provenance=provenance,
         seconds=seconds,
     )
+
+
+def is_result_of(task: ImageTask, objects: BatchObjects, result: ImageResult) -> bool:
+    """Whether a result, wherever it was read, speaks of this image: of its key, its place and its row, and no other."""
+    said = (result.key, result.image_id, result.index, result.row, result.number, result.custom_id)
+    ours = (task.key(objects), task.id, task.index, task.row.row, task.number, task.row.custom_id)
+    return said == ours and result.thumbnail in (None, objects.thumbnail(task.row.row, task.number))
 
 
 def failure_of(task: ImageTask, code: FailureCode, message: str, *, retryable: bool) -> ImageFailure:

@@ -13,7 +13,7 @@ from datetime import datetime
 import structlog
 
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.bucket.commit import known_outcomes
+from pipeline.bucket.job_outcomes import known_outcomes
 from pipeline.errors import StaleWrite
 from pipeline.ledger.jobs import QueuePlace
 from pipeline.records.attempt import AttemptPhase, Observation
@@ -55,7 +55,9 @@ def restore_job(context: Context, job: JobRecord, tasks: Sequence[ImageTask], re
     """Create the job in the ledger in the state that its remains show; an existing one stays as it is."""
     if context.ledger.jobs.get(job.ref) is not None:
         return
-    known = known_outcomes(context.artifacts, BatchObjects(job.batch_id), job.index, tasks) if remains.outcomes else {}
+    objects = BatchObjects(job.batch_id)
+    # One that a late list hides is rendered again, and found by its commit.
+    known = known_outcomes(context.artifacts, objects, job.index, tasks, by_key=False) if remains.outcomes else {}
     seen = remains.running.get(job.index)
     place = QueuePlace.BACKLOG
     if seen is not None:

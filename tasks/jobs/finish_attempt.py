@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 
 import structlog
 
-from pipeline.bucket.commit import commit_failure, confirmed_outcomes, known_outcomes, reported_outcomes
+from pipeline.bucket.commit import commit_failure
+from pipeline.bucket.job_outcomes import confirmed_outcomes, known_outcomes, reported_outcomes
 from pipeline.deployment.broker import FINALIZE, send_hint
 from pipeline.errors import StoreUnavailable
 from pipeline.ledger.jobs import QueuePlace
@@ -23,7 +24,6 @@ from pipeline.records.results import (
     failure_of,
     is_retried,
     outcome_lines,
-    parsed_outcomes,
 )
 from pipeline.records.shards import ImageTask, images_of, parsed_shard
 from pipeline.states import ImageState, JobState
@@ -46,7 +46,7 @@ def finish_attempt(context: Context, job: JobRecord, fence: str, ended: AttemptO
     gpus, tasks = job.attempt.gpus, job_images(context, job)
     objects = BatchObjects(job.batch_id)
     reported = reported_outcomes(context.artifacts, objects, job.index)
-    known = confirmed_outcomes(context.artifacts, objects, tasks, reported)
+    known = confirmed_outcomes(context.artifacts, objects, tasks, reported.outcomes, by_key=True)
     undone = [task for task in tasks if task.index not in known]
     tally = Tally(job.spent, job.disrupted, job.isolated) if len(known) == job.done else Tally()
     suspected = find_suspects(context, job, undone, ended)
@@ -69,7 +69,8 @@ def finish_attempt(context: Context, job: JobRecord, fence: str, ended: AttemptO
     if not undone:
         # A worker that died while it gave the job up has already written the failures.
         state = final_state(known.values())
-        finish_job(context, job, fence, state=state, tasks=tasks, known=known, reported=reported)
+        as_written = reported.outcomes if reported.whole else None
+        finish_job(context, job, fence, state=state, tasks=tasks, known=known, reported=as_written)
         learn(context, known.values(), ended.report.usage if ended.report else None, gpus)
         return
     limits = Limits(context.settings.max_attempts, context.settings.max_disruptions)
@@ -119,7 +120,7 @@ def abandon_job(context: Context, job: JobRecord, fence: str, reason: str) -> No
         job,
         fence,
         tasks=tasks,
-        known=known_outcomes(context.artifacts, BatchObjects(job.batch_id), job.index, tasks),
+        known=known_outcomes(context.artifacts, BatchObjects(job.batch_id), job.index, tasks, by_key=True),
         code=FailureCode.INTERNAL,
         reason=reason,
     )
@@ -136,7 +137,8 @@ def cancel_job(context: Context, job: JobRecord, fence: str) -> None:
         log.error("job ends without the outcomes of its images", reason=str(error))
         finish_job(context, job, fence, state=JobState.CANCELLED, tasks=[], known={}, reported={})
         return
-    known = known_outcomes(context.artifacts, BatchObjects(job.batch_id), job.index, tasks)
+    began = job.attempt is not None  # before that nobody renders them, and a batch may have a million
+    known = known_outcomes(context.artifacts, BatchObjects(job.batch_id), job.index, tasks, by_key=began)
     for task in tasks:  # only in the job's fragment: an object for each could be a million
         if task.index not in known:
             known[task.index] = failure_of(task, FailureCode.CANCELLED, "the batch was cancelled", retryable=True)
@@ -188,7 +190,7 @@ def finish_job(
     state: JobState,
     tasks: list[ImageTask],
     known: dict[int, ImageOutcome],
-    reported: dict[int, ImageOutcome] | None = None,
+    reported: Mapping[int, ImageOutcome] | None = None,
 ) -> None:
     """Write the job's fragment, then its images and itself to the ledger; the last job of a batch has it finalized.
 
@@ -240,12 +242,14 @@ def clear_failures(context: Context, job: JobRecord, fence: str) -> JobRecord:
     """
     codes = job.reopen or ()
     objects = BatchObjects(job.batch_id)
-    key = objects.fragment(job.index)
-    outcomes = list(parsed_outcomes(context.artifacts.lines(key), key))
-    retried = [outcome for outcome in outcomes if is_retried(outcome, codes)]
-    context.ledger.images.reopen(job.batch_id, job.ref, [outcome.index for outcome in retried], fence=fence)
-    for outcome in retried:
-        context.artifacts.delete(objects.failure(outcome.row, outcome.number))
+    tasks = job_images(context, job)
+    outcomes = dict(reported_outcomes(context.artifacts, objects, job.index).outcomes)
+    if any(task.index not in outcomes for task in tasks):  # the fragment is damaged
+        outcomes = confirmed_outcomes(context.artifacts, objects, tasks, outcomes, by_key=True) | outcomes
+    retried = [task for task in tasks if task.index not in outcomes or is_retried(outcomes[task.index], codes)]
+    context.ledger.images.reopen(job.batch_id, job.ref, [task.index for task in retried], fence=fence)
+    for task in retried:
+        context.artifacts.delete(objects.failure(task.row.row, task.number))
     ready = changed(
         job,
         at=context.ledger.now(),
@@ -253,7 +257,7 @@ def clear_failures(context: Context, job: JobRecord, fence: str) -> JobRecord:
         spent=0,
         disrupted=0,
         isolated=0,
-        done=len(outcomes) - len(retried),
+        done=len(tasks) - len(retried),
         # Earlier deaths were judged in the round that they happened in.
         ended=tuple(end.model_copy(update={"rendering": ()}) for end in job.ended),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -15,16 +14,12 @@ from pipeline.bucket.commit import (
     commit_image,
     committed_failure,
     committed_result,
-    confirmed_outcomes,
-    known_outcomes,
 )
 from pipeline.bucket.imagefile import record_in
-from pipeline.bucket.sizes import NEAR_IMAGES
 from pipeline.picture import File, Format
 from pipeline.records.object_keys import BatchObjects
-from pipeline.records.results import FailureCode, ImageResult, failure_of, outcome_lines
+from pipeline.records.results import FailureCode, ImageResult, failure_of
 from pipeline.records.shards import ImageTask
-from tests.counting import counted
 from tests.factories import file_of, image_result, resolved_row
 
 OBJECTS = BatchObjects("b")
@@ -109,62 +104,10 @@ def test_what_is_not_whole_or_not_ours_is_no_commit_and_is_put_over(
         _commit(artifacts, attempt=1)
     artifacts.put(KEY, DAMAGED[what], content_type="image/png")
     assert committed_result(artifacts, OBJECTS, TASK) is None
-    assert known_outcomes(artifacts, OBJECTS, 0, [TASK]) == {}
     result = _commit(artifacts, attempt=2)
     assert result.provenance.attempt == 2
     assert committed_result(artifacts, OBJECTS, TASK) == result
     assert sha256(artifacts.get(KEY) or b"") == result.sha256
-
-
-def test_a_fragment_is_not_believed_about_a_picture_of_another_size(artifacts: Artifacts) -> None:
-    result = _commit(artifacts)
-    artifacts.put(OBJECTS.fragment(0), outcome_lines([result]), content_type="application/x-ndjson")
-    assert known_outcomes(artifacts, OBJECTS, 0, [TASK]) == {TASK.index: result}
-    artifacts.put(KEY, DAMAGED["cut short"], content_type="image/png")
-    assert known_outcomes(artifacts, OBJECTS, 0, [TASK]) == {}
-
-
-def _tasks_of(rows: Iterable[int]) -> list[ImageTask]:
-    """The images of these rows, two a row."""
-    of_rows = [resolved_row(row, num_images=2, first_image=2 * row) for row in rows]
-    return [ImageTask(row, number) for row in of_rows for number in (0, 1)]
-
-
-def _put_plainly(artifacts: Artifacts, rows: Iterable[int]) -> dict[int, ImageResult]:
-    """Images of two a row of which only the size is right, each with a sidecar; what a fragment would say of them."""
-    tasks = _tasks_of(rows)
-    for task in tasks:
-        artifacts.put(task.key(OBJECTS), b"12345", content_type="image/png")
-        artifacts.put(OBJECTS.sidecar(task.row.row, task.number), b"{}", content_type="application/json")
-    return {task.index: image_result(task).model_copy(update={"size_bytes": 5}) for task in tasks}
-
-
-@pytest.mark.parametrize("page", [1000, 3])
-def test_images_of_a_job_are_found_however_they_are_scattered(
-    artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch, page: int
-) -> None:
-    monkeypatch.setattr("pipeline.bucket.sizes._LARGEST_PAGE", page)
-    rows = [0, 1, 2, 40, 60, 61, 998, 999, 1000, 1001, 3500]
-    reported = _put_plainly(artifacts, rows)
-    _put_plainly(artifacts, [3, 39, 41, 62, 997, 1002])
-    assert confirmed_outcomes(artifacts, OBJECTS, _tasks_of(reversed(rows)), reported) == reported
-    for gone in (reported[0], reported[81], reported[1998], reported[7001]):
-        artifacts.delete(gone.key)
-    left = confirmed_outcomes(artifacts, OBJECTS, _tasks_of(rows), reported)
-    assert reported.keys() - left.keys() == {0, 81, 1998, 7001}
-
-
-def test_what_lies_beside_a_jobs_images_is_not_asked_for(artifacts: Artifacts) -> None:
-    rows = range(30, 34)
-    reported = _put_plainly(artifacts, rows)
-    with counted(artifacts) as alone:
-        assert confirmed_outcomes(artifacts, OBJECTS, _tasks_of(rows), reported) == reported
-    _put_plainly(artifacts, [*range(10, 30), *range(34, 60)])
-    with counted(artifacts) as crowded:
-        assert confirmed_outcomes(artifacts, OBJECTS, _tasks_of(rows), reported) == reported
-    assert alone.calls == crowded.calls == {"ListObjectsV2": 1}
-    assert alone.listed <= 16
-    assert crowded.listed <= 16 + NEAR_IMAGES
 
 
 def test_a_failure_is_written_down_and_may_be_written_anew(artifacts: Artifacts) -> None:
@@ -217,19 +160,23 @@ def test_provenance_that_is_too_long_for_an_objects_metadata_stays_in_the_sideca
     assert stands.provenance == long
 
 
-@pytest.mark.parametrize("what", ["text", "a stripped image of another", "no sidecar"])
+@pytest.mark.parametrize("what", ["text", "a stripped image of another"])
 def test_a_file_without_a_record_that_is_not_ours_is_never_taken_for_it(artifacts: Artifacts, what: str) -> None:
     stripped = File(strip_metadata=True)
     task = ImageTask(resolved_row(12, file=stripped), 0)
     result = image_result(task)
     body = file_of(result).body
-    if what == "no sidecar":
-        commit_image(artifacts, OBJECTS, result, file_of(result))
-        artifacts.delete(OBJECTS.sidecar(12, 0))
-    else:
-        artifacts.put(result.key, body if what != "text" else b"hello", content_type="image/png")
-        artifacts.put(OBJECTS.sidecar(12, 0), result.model_dump_json().encode(), content_type="application/json")
+    artifacts.put(result.key, body if what != "text" else b"hello", content_type="image/png")
+    artifacts.put(OBJECTS.sidecar(12, 0), result.model_dump_json().encode(), content_type="application/json")
     assert committed_result(artifacts, OBJECTS, task) is None
+
+
+def test_a_file_without_a_record_is_ours_by_its_metadata_alone(artifacts: Artifacts) -> None:
+    task = ImageTask(resolved_row(12, file=File(strip_metadata=True)), 0)
+    result = image_result(task)
+    stands = commit_image(artifacts, OBJECTS, result, file_of(result))
+    artifacts.delete(OBJECTS.sidecar(12, 0))
+    assert committed_result(artifacts, OBJECTS, task) == stands
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("png", "png"), ("jpeg", "jpg"), ("webp", "webp")])
