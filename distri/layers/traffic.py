@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from distri.layers.resolution import halvings_before_conv, halvings_of
-from distri.ranks.exchange import ALIGNMENT_BYTES
+from distri.ranks.buckets import ALIGNMENT_BYTES
 from distri.ranks.patches import ROWS, Patches
 
 

@@ -3,30 +3,28 @@
 A layer trades at its site: it gives tensors for peers and reads what the peers gave at the same site.
 
 - In a synchronous evaluation the trade is immediate and blocks.
-- In the last synchronous evaluation before displaced ones, the trades are also recorded in their order. When it ends,
-  they are divided into a few buckets of about equal bytes, and the buckets' buffers are allocated, once, and filled.
+- In the last synchronous evaluation before displaced ones, the trades are also noted in their order. When it ends,
+  they are divided into a few buckets, and the buckets' buffers are allocated, once, and filled.
 - In a displaced evaluation a layer reads what its peers sent in the evaluation before, and its own tensors go into the
-  bucket; a full bucket is sent at once. It is waited for just before its first reader in the next evaluation, so it has
-  almost a whole evaluation to arrive. A bucket is one message per peer for what goes to everybody (keys, values,
-  moments), and one more for what only this peer gets (halos, tokens handed on).
+  bucket.
+
+All messages are posted and waited for at cuts, which a recording of the evaluation leaves to Python.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
 
-import torch
 from torch import Tensor
 
 from distri.ranks import p2p
+from distri.ranks.buckets import SHARES, Bucket, Cut, Scratch, flat, runs_of
 from distri.ranks.errors import Unsplittable
 from distri.ranks.mesh import Axis
 from distri.ranks.phase import Evaluation, Phase
 
-BUCKETS = 8  # per evaluation: few enough that latency does not count, enough that the last one is not all of them
-ALIGNMENT_BYTES = 64
 SWAP_TAG = 0  # waited for at once; the tags of buckets, which stay in flight, start at p2p.FREE_TAGS
 
 
@@ -49,8 +47,8 @@ class Incoming:
 
 
 @dataclass(frozen=True)
-class _RecordedTrade:
-    """What was traded at a site, kept from the first evaluation that publishes until the buffers are allocated."""
+class _Trade:
+    """What was traded at a site, noted from the first evaluation that publishes until the buffers are allocated."""
 
     outgoing: tuple[Outgoing, ...]
     incoming: tuple[Incoming, ...]
@@ -69,21 +67,10 @@ class _RecordedTrade:
 
 @dataclass(frozen=True)
 class _Site:
-    bucket: "_Bucket"
-    sent: list[Tensor]  # views into the bucket's send buffers, one per outgoing tensor
+    sent: list[Tensor]  # views into its bucket's send buffers, one per outgoing tensor
     received: list[Tensor]  # views into its receive buffers, one per incoming tensor
-    closes_bucket: bool
-
-
-@dataclass
-class _Bucket:
-    sends: list[p2p.Message]
-    receives: list[p2p.Message]
-    pending: list[Any]
-
-    def wait(self, axis: Axis) -> None:
-        p2p.finish(axis, self.pending)
-        self.pending = []
+    arrival: Cut | None  # before the first site of a bucket
+    departure: Cut | None  # after the last one
 
 
 class Exchange:
@@ -91,15 +78,20 @@ class Exchange:
 
     Attributes:
         buffer_bytes: held by send and receive buffers; 0 until the first evaluation that publishes, then fixed.
+        buckets: in the order in which they are filled; none until then.
+        at_cut: called wherever messages are posted or waited for; usually it just does that.
+        scratch: where tensors of a swap are put, if not into memory of their own.
     """
 
-    def __init__(self, axis: Axis, *, buckets: int = BUCKETS) -> None:
+    def __init__(self, axis: Axis, *, shares: Sequence[float] = SHARES) -> None:
         self.axis = axis
+        self._shares = shares
         self.buffer_bytes = 0
-        self._bucket_count = buckets
+        self.at_cut: Callable[[Cut], None] = _act
+        self.scratch: Scratch | None = None
         self._sites: dict[str, _Site] = {}
-        self._buckets: list[_Bucket] = []
-        self._recorded: dict[str, _RecordedTrade] = {}
+        self.buckets: list[Bucket] = []
+        self._noted: dict[str, _Trade] = {}
 
     @contextmanager
     def trade(
@@ -131,32 +123,39 @@ class Exchange:
         if evaluation.phase is Phase.SYNCHRONOUS:
             received = self.swap(outgoing, incoming, like=like)
             if evaluation.publish:
-                self._record(site, _RecordedTrade(tuple(outgoing), tuple(incoming), received, total_bytes))
+                self._note(site, _Trade(tuple(outgoing), tuple(incoming), received, total_bytes))
             yield received
             return
         place = self._sites[site]
-        place.bucket.wait(self.axis)
+        if place.arrival is not None:
+            self.at_cut(place.arrival)
         yield place.received
         if evaluation.publish:
             for view, out in zip(place.sent, outgoing, strict=True):
                 view.copy_(out.tensor)
-            if place.closes_bucket:
-                place.bucket.pending = p2p.post(self.axis, place.bucket.sends, place.bucket.receives)
+            if place.departure is not None:
+                self.at_cut(place.departure)
 
     def swap(self, outgoing: Sequence[Outgoing], incoming: Sequence[Incoming], *, like: Tensor) -> list[Tensor]:
         """Trade at once, whatever the phase, and keep nothing; blocks."""
-        received = [like.new_empty(part.shape) for part in incoming]
+        own = [out.tensor.contiguous() for out in outgoing]
+        if self.scratch is None:
+            received = [like.new_empty(part.shape) for part in incoming]
+        else:
+            places = self.scratch.views([*(tensor.shape for tensor in own), *(part.shape for part in incoming)], like)
+            own = [place.copy_(tensor) for place, tensor in zip(places, own, strict=False)]
+            received = places[len(own) :]
         sends = [
             p2p.Message(peer, tensor, SWAP_TAG + out.everyone)
-            for out in outgoing
-            for tensor in (out.tensor.contiguous(),)
+            for out, tensor in zip(outgoing, own, strict=True)
             for peer in out.peers
         ]
         receives = [
             p2p.Message(part.peer, tensor, SWAP_TAG + part.everyone)
             for part, tensor in zip(incoming, received, strict=True)
         ]
-        p2p.swap(self.axis, sends, receives)
+        if sends or receives:
+            self.at_cut(Cut(partial(p2p.swap, self.axis, sends, receives), own, received))
         return received
 
     def sent(self, site: str) -> list[Tensor]:
@@ -165,25 +164,25 @@ class Exchange:
 
     def end_evaluation(self) -> None:
         """Allocate the buffers if this evaluation was the first that published. No communication."""
-        if not self._recorded:
+        if not self._noted:
             return
-        names = list(self._recorded)
-        sizes = [self._recorded[name].weight_bytes() for name in names]
-        for bucket_names in _even_runs(names, sizes, self._bucket_count):
+        names = list(self._noted)
+        sizes = [self._noted[name].weight_bytes() for name in names]
+        for bucket_names in runs_of(names, sizes, self._shares):
             self._allocate(bucket_names)
 
     def drain(self) -> None:
         """Wait for all messages in flight, so that another image can start."""
-        for bucket in self._buckets:
-            bucket.wait(self.axis)
+        for bucket in self.buckets:
+            bucket.wait()
 
-    def _record(self, site: str, trade: _RecordedTrade) -> None:
-        if site in self._recorded:
+    def _note(self, site: str, trade: _Trade) -> None:
+        if site in self._noted:
             raise Unsplittable(site, "layer", "it is called twice in one evaluation")
         place = self._sites.get(site)
         if place is None:
             copies = tuple(replace(out, tensor=out.tensor.clone()) for out in trade.outgoing)
-            self._recorded[site] = replace(trade, outgoing=copies)
+            self._noted[site] = replace(trade, outgoing=copies)
             return
         for view, out in zip(place.sent, trade.outgoing, strict=True):
             view.copy_(out.tensor)
@@ -195,38 +194,43 @@ class Exchange:
         outgoing: dict[tuple[bool, tuple[int, ...]], list[Tensor]] = {}
         incoming: dict[tuple[bool, int], list[Tensor]] = {}
         for name in names:
-            trade = self._recorded[name]
+            trade = self._noted[name]
             for out in trade.outgoing:
                 outgoing.setdefault((out.everyone, out.peers), []).append(out.tensor)
             for part, tensor in zip(trade.incoming, trade.received, strict=True):
                 incoming.setdefault((part.everyone, part.peer), []).append(tensor)
-        flat_out = {key: _flat(tensors) for key, tensors in outgoing.items()}
-        flat_in = {key: _flat(tensors) for key, tensors in incoming.items()}
-        tag = p2p.FREE_TAGS + 2 * len(self._buckets)
-        bucket = _Bucket(
+        flat_out = {key: flat(tensors) for key, tensors in outgoing.items()}
+        flat_in = {key: flat(tensors) for key, tensors in incoming.items()}
+        tag = p2p.FREE_TAGS + 2 * len(self.buckets)
+        bucket = Bucket(
+            self.axis,
             sends=[
-                p2p.Message(peer, flat, tag + everyone)
-                for (everyone, peers), (flat, _) in sorted(flat_out.items(), key=lambda item: item[0])
+                p2p.Message(peer, whole, tag + everyone)
+                for (everyone, peers), (whole, _) in sorted(flat_out.items(), key=lambda item: item[0])
                 for peer in peers
             ],
             receives=[
-                p2p.Message(peer, flat, tag + everyone)
-                for (everyone, peer), (flat, _) in sorted(flat_in.items(), key=lambda item: item[0])
+                p2p.Message(peer, whole, tag + everyone)
+                for (everyone, peer), (whole, _) in sorted(flat_in.items(), key=lambda item: item[0])
             ],
-            pending=[],
+            views=(
+                [view for _, views in flat_out.values() for view in views],
+                [view for _, views in flat_in.values() for view in views],
+            ),
         )
+        arrival, departure = (None, None) if bucket.empty else (bucket.arrival, bucket.departure)
         views_out = {key: iter(views) for key, (_, views) in flat_out.items()}
         views_in = {key: iter(views) for key, (_, views) in flat_in.items()}
         for name in names:
-            trade = self._recorded.pop(name)
+            trade = self._noted.pop(name)
             self._sites[name] = _Site(
-                bucket,
                 sent=[next(views_out[out.everyone, out.peers]) for out in trade.outgoing],
                 received=[next(views_in[part.everyone, part.peer]) for part in trade.incoming],
-                closes_bucket=name == names[-1],
+                arrival=arrival if name == names[0] else None,
+                departure=departure if name == names[-1] else None,
             )
-        self._buckets.append(bucket)
-        self.buffer_bytes += sum(flat.nbytes for flat, _ in (*flat_out.values(), *flat_in.values()))
+        self.buckets.append(bucket)
+        self.buffer_bytes += sum(whole.nbytes for whole, _ in (*flat_out.values(), *flat_in.values()))
 
 
 class Exchanges:
@@ -254,28 +258,5 @@ class Exchanges:
         return sum(exchange.buffer_bytes for exchange in self._by_shape.values())
 
 
-def _aligned(tensor: Tensor) -> int:
-    return -(-tensor.nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-
-
-def _flat(tensors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """One byte buffer with copies of all tensors, and a view of each, in its own dtype and shape."""
-    flat = torch.zeros(sum(map(_aligned, tensors)), dtype=torch.uint8, device=tensors[0].device)
-    views, start = [], 0
-    for tensor in tensors:
-        view = flat[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-        views.append(view.copy_(tensor))
-        start += _aligned(tensor)
-    return flat, views
-
-
-def _even_runs(names: list[str], sizes: list[int], count: int) -> list[list[str]]:
-    """Cut names, in their order, into at most `count` runs of about equal size."""
-    total, done = sum(sizes), 0
-    runs: list[list[str]] = [[]]
-    for name, size in zip(names, sizes, strict=True):
-        if runs[-1] and done >= total * len(runs) / count:
-            runs.append([])
-        runs[-1].append(name)
-        done += size
-    return runs
+def _act(cut: Cut) -> None:
+    cut.act()

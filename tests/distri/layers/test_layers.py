@@ -82,7 +82,7 @@ def _run(kind: str, height: int, width: int, mode: NormMode, plan: list[tuple[in
     patches = split(height, width, mesh.patch.size, unit=4)
     if kind.startswith("transformer"):
         patches = replace(patches, balance=TokenBalance(rows_share=0.0, most_work=1.0))
-    context = Context(mesh.patch, patches, Exchange(mesh.patch, buckets=2), norm_mode=mode)
+    context = Context(mesh.patch, patches, Exchange(mesh.patch, shares=(0.5, 0.5)), norm_mode=mode)
     network = _layer(kind)
     layers = SplitLayers(network, context, lambda _: 0)
     outputs = []

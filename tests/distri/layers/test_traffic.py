@@ -5,8 +5,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from benchmarks.engine.networks import sdxl_unet
 from distri.layers import traffic
-from distri.layers.unet import SplitUNet, patches_of
+from distri.layers.unet import Conditions, SplitUNet, patches_of
+from distri.ranks.buckets import SHARES
+from distri.ranks.exchange import Exchange
+from distri.ranks.mesh import Axis, AxisName, TrafficCounter
 from distri.ranks.phase import EXACT, Evaluation, Phase
 from tests.distri import networks, on_ranks
 from tests.distri.exactness import TIME, conditions_of, latent
@@ -65,3 +69,31 @@ def test_what_all_ranks_send_is_what_all_ranks_receive(count: int) -> None:
 def test_one_rank_has_no_traffic() -> None:
     alone = traffic.of_unet(networks.unet(), patches_of(networks.unet(), 32, 32, 1), 0, batch=2, element_bytes=8)
     assert alone == traffic.Traffic(0, 0, 0, 0, 0)
+
+
+@torch.inference_mode()
+def _departures(pixels: int, count: int, shares: tuple[float, ...]) -> list[int]:
+    """Bytes of SDXL that leave in each bucket of a middle rank, from shapes alone."""
+    with torch.device("meta"):
+        unet = SplitUNet(sdxl_unet())
+        conditions = Conditions(torch.empty(1, 77, 2048), torch.empty(1, 1280), torch.empty(1, 6))
+        side, time = pixels // 8, torch.tensor(1.0)
+        latent = torch.empty(1, 4, side, side)
+    axis = Axis(AxisName.PATCH, tuple(range(count)), count // 2, None, TrafficCounter())
+    unet.begin(conditions, axis, side, side)
+    exchange = unet._context.exchange = Exchange(axis, shares=shares)
+    exchange.at_cut = lambda _: None
+    unet(latent, time, Evaluation(Phase.SYNCHRONOUS, publish=True))
+    return [bucket.sent_bytes for bucket in exchange.buckets]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "count", "before", "after"), [(1024, 4, 10.7, 0.7), (1024, 8, 10.6, 0.6), (3840, 8, 10.2, 0.2)]
+)
+def test_of_what_leaves_in_an_evaluation_of_sdxl_little_leaves_after_its_last_layer(
+    pixels: int, count: int, before: float, after: float
+) -> None:
+    for shares, percent in (((0.125,) * 8, before), (SHARES, after)):
+        sizes = _departures(pixels, count, shares)
+        assert len(sizes) == 8
+        assert 100 * sizes[-1] / sum(sizes) == pytest.approx(percent, abs=0.1)
