@@ -36,6 +36,7 @@ from pipeline.version import installed_version
 from tasks.app import register
 from tasks.control.schedules import declare_schedules
 from tasks.control.tick import announce, tick_if_due
+from tasks.control.wake import follow_wakes
 from tasks.process.context import Context, Slots
 from tasks.process.incoming import Incoming
 from tasks.process.metrics import LedgerMetrics
@@ -133,8 +134,8 @@ def _connect_signals(context: Context, role: str, specs: Mapping[str, ScheduleSp
         if role == "control":
             announce(context)
             threading.Thread(target=declare_schedules, args=(context, specs), name="declare", daemon=True).start()
-        beside = _tick_without_beat if role == "control" else _report
-        threading.Thread(target=beside, args=(context,), name=beside.__name__, daemon=True).start()
+        for beside in (_tick_without_beat, follow_wakes) if role == "control" else (_report,):
+            threading.Thread(target=beside, args=(context,), name=beside.__name__, daemon=True).start()
 
     def shutting_down(**_: Any) -> None:
         # With the threads pool this runs in the process that holds the jobs: each thread hands its job over.

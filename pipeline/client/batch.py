@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from pipeline.bucket import outcomes
 from pipeline.client.connect import Connection
 from pipeline.client.progress import Counter, Progress
-from pipeline.deployment.broker import PURGE, REOPEN, TICK
 from pipeline.errors import RequestError, UnknownBatch, WaitTimeout
 from pipeline.operations.cancel import request_cancel
 from pipeline.operations.pause import request_pause, request_unpause
@@ -144,7 +143,7 @@ class Batch:
         with self._known():
             retried = request_retry(self._connection.ledger, self._connection.artifacts, self.id, codes)
         if retried.images:
-            self._connection.send_hint(REOPEN, self.id)
+            self._connection.ledger.wakes.ask(self.id)
         return retried
 
     def pause(self) -> BatchState:
@@ -156,7 +155,7 @@ class Batch:
         """Continue it after `pause`. Returns its state now."""
         with self._known():
             state = request_unpause(self._connection.ledger, self.id)
-        self._connection.send_hint(TICK)
+        self._connection.ledger.wakes.ask(self.id)
         return state
 
     def purge(self, *, keep_images: bool = False) -> None:
@@ -166,13 +165,13 @@ class Batch:
         """
         wanted = Purge.KEEP_IMAGES if keep_images else Purge.EVERYTHING
         request_purge(self._connection.ledger, self._connection.artifacts, self.id, wanted)
-        self._connection.send_hint(PURGE, self.id)
+        self._connection.ledger.wakes.ask(self.id)
 
     def cancel(self) -> BatchState:
         """Cancel the images that are not rendered yet; committed images stay. Returns its state now."""
         with self._known():
             state = request_cancel(self._connection.ledger, self.id)
-        self._connection.send_hint(TICK)
+        self._connection.ledger.wakes.ask(self.id)
         return state
 
 

@@ -22,7 +22,6 @@ from pipeline.client.batch import Batch
 from pipeline.client.connect import Connection, connect
 from pipeline.client.replay import Replay, compare, only_record
 from pipeline.client.schedules import Schedules
-from pipeline.deployment.broker import EXPAND, TICK
 from pipeline.errors import RequestError, UnknownBatch
 from pipeline.ledger.workers import ALL, Drain, Worker
 from pipeline.operations.estimate import Estimate, Estimator
@@ -37,7 +36,7 @@ from pipeline.promptset.keywords import PictureFields
 from pipeline.promptset.source import Prompts, open_source
 from pipeline.promptset.validate import Validation, resolved_rows
 
-_HINT_S = 10.0
+_WAKE_S = 10.0
 
 log = structlog.get_logger(__name__)
 
@@ -103,10 +102,12 @@ class Client:
         """Submit, and return what was accepted."""
         accepted = accept(submission, self._connection.ledger, self._connection.artifacts)
         try:
-            # Only a hint: the batch is accepted, and the controller finds it by itself.
-            Deadline(_HINT_S).call("hinting", lambda: self._connection.send_hint(EXPAND, accepted.manifest.id))
+            # It only saves time: the batch is accepted, and the controller finds it by itself.
+            Deadline(_WAKE_S).call(
+                "waking the controller", lambda: self._connection.ledger.wakes.ask(accepted.manifest.id)
+            )
         except OutOfTime as error:
-            log.warning("the broker did not take a hint; the next tick mends it", error=str(error))
+            log.warning("the controller is not woken; its next tick looks", reason=str(error))
         return accepted
 
     def estimate(
@@ -165,7 +166,8 @@ class Client:
         """
         ledger, artifacts = self._connection.ledger, self._connection.artifacts
         taken_up = [m.id for m in unknown_batches(ledger, artifacts, ended=True) if recover_batch(ledger, m)]
-        self._connection.send_hint(TICK)
+        for batch_id in taken_up:
+            ledger.wakes.ask(batch_id)
         return taken_up
 
     def workers(self) -> list[Worker]:

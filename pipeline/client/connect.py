@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.s3 import Credentials
 from pipeline.client.local_stack import running_stack
-from pipeline.deployment.broker import celery_app, send_hint
 from pipeline.deployment.settings import MachineSettings, Settings, load_part, load_settings
 from pipeline.errors import SettingsError
 from pipeline.ledger import Ledger
@@ -24,14 +21,6 @@ class Connection:
     settings: Settings
     ledger: Ledger
     artifacts: Artifacts
-
-    @cached_property
-    def _app(self) -> Any:
-        return celery_app(self.settings)
-
-    def send_hint(self, task: str, *args: str) -> bool:
-        """Say that there is work, as `pipeline.deployment.broker.send_hint` does."""
-        return send_hint(self._app, task, *args)
 
 
 def connect(environ: Mapping[str, str] | None = None) -> Connection:

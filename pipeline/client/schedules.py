@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Any, Literal, Required, TypedDict, Unpack
 
 from pipeline.client.connect import Connection
-from pipeline.deployment.broker import TICK
 from pipeline.errors import UnknownBatch, UnknownSchedule
+from pipeline.ledger.wakes import SCHEDULES
 from pipeline.operations import schedules
 from pipeline.promptset.keywords import PictureFields
 from pipeline.promptset.row import Options
@@ -132,7 +132,7 @@ class Schedules:
         `everything` also renders rows that are not new. Its overlap rule applies. Raises UnknownSchedule.
         """
         batch_id = schedules.run_now(self._ledger, name, everything=everything)
-        self._connection.send_hint(TICK)
+        self._ledger.wakes.ask(SCHEDULES)
         return batch_id
 
     def remove(self, name: str) -> None:

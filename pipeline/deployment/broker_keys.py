@@ -24,11 +24,6 @@ def queue_key(prefix: str, queue: str) -> str:
     return f"{broker_prefix(prefix)}{queue_name(prefix, queue)}"
 
 
-def bindings_key(prefix: str) -> str:
-    """What the sets begin with that say which queues there are."""
-    return f"{broker_prefix(prefix)}_kombu.binding"
-
-
 def remote_control_channel(prefix: str) -> str:
     """How probes ask workers whether they are there."""
     return f"{broker_prefix(prefix)}{FANOUT}celery.pidbox"

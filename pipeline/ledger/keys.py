@@ -31,6 +31,7 @@ them (server/acl.py). What Celery keeps stands in pipeline/deployment/broker_key
 | `speeds` | set | kinds of jobs that were finished: model, layout, exact, device, size |
 | `speed:<kind>` | hash | sums over them: images, work, seconds, pixels, bytes, pods, idle seconds |
 | `dead_letters` | list | messages that were no hints (JSON), newest first, capped; expires |
+| `wakes` | zset | batches that clients ask a controller to look at, all with score 0 |
 | `due:<name>` | string | when this periodic work was last done |
 | `rest:<name>` | string | while this exists, that work is not due; it expires by itself |
 | `lock:<name>` | string | which process runs the tick, expands or finalizes; expires |
@@ -100,6 +101,7 @@ class Keys:
     speeds = _One("speeds")
     speed = _Each("speed:{}")
     dead_letters = _One("dead_letters")
+    wakes = _One("wakes")
     due = _Each("due:{}")
     rest = _Each("rest:{}")
     lock = _Each("lock:{}")

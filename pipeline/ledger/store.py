@@ -44,6 +44,8 @@ class Store:
         self.redis: Any = redis.Redis.from_url(
             self._url,
             decode_responses=True,
+            # What is no text is an unreadable record, found where it is read, and no error of the connection.
+            encoding_errors="surrogateescape",
             **settings.redis_tls,
             socket_connect_timeout=settings.connect_timeout_s,
             socket_timeout=SOCKET_TIMEOUT_S,

@@ -231,6 +231,9 @@ def test_a_pod_can_neither_read_tokens_nor_touch_records_nor_other_deployments(
     [
         ("client", ("HSET", "{p}:job:b/00000", "state", "succeeded")),
         ("client", ("LPUSH", "{p}:celery:{p}.render", "{}")),
+        ("client", ("LPUSH", "{p}:celery:{p}.control", "{}")),
+        ("client", ("SADD", "{p}:celery:_kombu.binding.{p}.control", "x")),
+        ("client", ("LTRIM", "{p}:dead_letters", "1", "0")),
         ("client", ("SET", "{p}:deployment", "{}")),
         ("worker", ("SET", "{p}:deployment", "{}")),
         ("worker", ("SADD", "{p}:open", "b")),
@@ -264,10 +267,12 @@ def test_tls_is_checked_in_every_way(guarded: Guarded, settings: Settings, tmp_p
         with pytest.raises(LedgerUnavailable) as error:
             Ledger(good.model_copy(update=wrong)).now()
         assert "p%25ss" not in str(error.value)
-    assert send_hint(celery_app(good), EXPAND, "b")
+    assert Ledger(good).wakes.ask("b")
+    controller = guarded.settings(settings, "controller")
+    assert send_hint(celery_app(controller), EXPAND, "b")
     # Another URL, because kombu keeps connections by it.
-    deceived = {"redis_ca": stranger, "redis_url": SecretStr(good.redis_url.get_secret_value()[:-1] + "1")}
-    assert not send_hint(celery_app(good.model_copy(update=deceived)), EXPAND, "b")
+    deceived = {"redis_ca": stranger, "redis_url": SecretStr(controller.redis_url.get_secret_value()[:-1] + "1")}
+    assert not send_hint(celery_app(controller.model_copy(update=deceived)), EXPAND, "b")
     with pytest.raises(LedgerUnavailable, match="refuses our credentials"):
         Ledger(good.model_copy(update={"redis_url": _other_password(good)})).now()
 

@@ -11,11 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.deployment.broker_keys import (
-    CONTROL_QUEUE,
     beat_prefix,
-    bindings_key,
     broker_prefix,
-    queue_key,
     remote_control_channel,
 )
 from pipeline.ledger.keys import Keys
@@ -83,15 +80,14 @@ ROLES: Mapping[str, Role] = {
     "client": Role(
         what="who submits, watches, cancels and downloads",
         commands="get exists multi exec watch unwatch hget hgetall hset hincrby sadd srem smembers "
-        "zadd zcard zrange zrevrange zrangebyscore zrem xadd xread bitfield lpush lrange ltrim llen del info",
+        "zadd zcard zrange zrevrange zrangebyscore zrem xadd xread bitfield lrange del info",
         writes=(
             _KEYS.schedules,
             _SCHEDULES,
             _KEYS.batches,
             _KEYS.open,
             _BATCHES,
-            f"{bindings_key(_P)}*",
-            f"{queue_key(_P, CONTROL_QUEUE)}*",
+            _KEYS.wakes,
         ),
         reads=(
             _KEYS.deployment,

@@ -16,6 +16,7 @@ from pipeline.ledger.locks import Locks
 from pipeline.ledger.schedules import ScheduleRecords
 from pipeline.ledger.speeds import Speeds
 from pipeline.ledger.store import Store
+from pipeline.ledger.wakes import Wakes
 from pipeline.ledger.workers import Workers
 from pipeline.schema import read_record
 
@@ -34,6 +35,7 @@ class Ledger:
         self.schedules = ScheduleRecords(self.store)
         self.speeds = Speeds(self.store)
         self.dead_letters = DeadLetters(self.store)
+        self.wakes = Wakes(self.store)
 
     def now(self) -> datetime:
         """The ledger's clock."""

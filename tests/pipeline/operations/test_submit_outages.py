@@ -122,10 +122,12 @@ def test_a_redis_that_goes_after_acceptance_costs_nothing(lines: Lines) -> None:
     assert lines.accepted()
 
 
-def test_a_broker_that_hangs_does_not_hold_up_who_submitted(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.client.client._HINT_S", 0.5)
+def test_a_redis_that_hangs_in_the_end_does_not_hold_up_who_submitted(
+    lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.client.client._WAKE_S", 0.5)
     client = Client(Connection(lines.settings, Ledger(lines.settings), Artifacts(lines.settings)))
-    lines.redis.turn_at(rb"_kombu\.binding|LPUSH", "hang")
+    lines.redis.turn_at(rb":wakes", "hang")
     began = time.monotonic()
     assert client.submit(ROWS, batch_id="b", timeout_s=60).id == "b"
     assert time.monotonic() - began < LONGEST_S

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline import Client
 from pipeline.client.connect import Connection
 from pipeline.client.doctor import Verdict, examine_connection
-from pipeline.deployment.broker import EXPAND, RENDER, celery_app, send_hint
+from pipeline.deployment.broker import RENDER, celery_app, send_hint
 from pipeline.deployment.broker_keys import CONTROL_QUEUE, RENDER_QUEUE, queue_key, remote_control_channel
 from pipeline.deployment.settings import Settings, load_settings
 from pipeline.records.object_keys import BatchObjects
@@ -59,14 +60,15 @@ def test_poison_among_hints_costs_itself_only(settings: Settings, tmp_path: Path
         # A key of another type stands in the queue's place while nothing else wakes the worker.
         redis.set(queues[0], "no list")
         until("it is removed", lambda: not redis.exists(queues[0]))
-        stage.accepted(2, "b")
-        assert send_hint(app, EXPAND, "b")
+        # Nothing ticks: the controller is woken by the client.
+        connection = Connection(own, stage.ledger, stage.artifacts)
+        Client(connection).submit(["a hill"], batch_id="b", width=64, height=64)
         until("the batch is cut", lambda: stage.ledger.batches.state("b") is BatchState.IN_PROGRESS)
         assert send_hint(app, RENDER)
         until("its job is claimed", lambda: stage.ledger.jobs.held("b/00000"))
         assert (control.poll(), render.poll()) == (None, None)
     assert redis.ttl(keys.dead_letters) > 0
-    warned = [f for f in examine_connection(Connection(own, stage.ledger, stage.artifacts)) if f.what == "messages"]
+    warned = [f for f in examine_connection(connection) if f.what == "messages"]
     assert [finding.verdict for finding in warned] == [Verdict.WARNING]
     assert not redis.exists(f"{own.redis_prefix}:celery:unacked")
     assert stage.artifacts.get(BatchObjects("b").manifest)
