@@ -21,6 +21,7 @@ TesseraError
 │   └── NoDeployment       Redis answers, but no controller has announced itself there
 ├── ConflictError          somebody else moved first; the caller reads again
 │   ├── StaleWrite         the record's revision moved on
+│   ├── LedgerBehind       the ledger lacks what was written before: Redis was restored from an older state
 │   ├── LeaseLost          another worker holds the job now
 │   ├── ClaimRefused       another pod, or another attempt, holds the job now
 │   └── NameTaken          something else holds an attempt's name (see pipeline.records.attempt)
@@ -185,6 +186,17 @@ class ConflictError(TesseraError):
 
 class StaleWrite(ConflictError):
     """The record was changed since it was read."""
+
+
+class LedgerBehind(ConflictError):
+    """The ledger lacks what was written to it before, so the next step may not be taken from it."""
+
+    def __init__(self, batch_id: str, found: object, wanted: object) -> None:
+        self.batch_id, self.found, self.wanted = batch_id, found, wanted
+        super().__init__(
+            f"batch {batch_id} stays as it is in the ledger: {found} found, {wanted} wanted; was Redis restored from "
+            "an older state?"
+        )
 
 
 class LeaseLost(ConflictError):

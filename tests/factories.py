@@ -19,6 +19,7 @@ from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import ImageResult, Provenance, result_of
 from pipeline.records.shards import ImageTask
 
+INCARNATION = "1234abcd"  # of the batches and jobs made here
 MODELS = {"demo": {"path": "models/demo", "revision": "r1", "native_px": 256}}
 
 
@@ -62,7 +63,7 @@ def resolved_row(row: int = 0, **changes: Any) -> ResolvedRow:
 def batch_record(batch_id: str = "b", images: int = 4, **changes: Any) -> BatchRecord:
     values: dict[str, Any] = {
         "id": batch_id,
-        "incarnation": "1234abcd",
+        "incarnation": INCARNATION,
         "tenant": "default",
         "priority": 5,
         "created_at": at(),
@@ -80,7 +81,7 @@ def batch_record(batch_id: str = "b", images: int = 4, **changes: Any) -> BatchR
 def job_record(batch_id: str = "b", index: int = 0, **changes: Any) -> JobRecord:
     values: dict[str, Any] = {
         "batch_id": batch_id,
-        "incarnation": "1234abcd",
+        "incarnation": INCARNATION,
         "index": index,
         "tenant": "default",
         "priority": 5,

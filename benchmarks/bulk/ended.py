@@ -83,9 +83,11 @@ def _play(bench: Bench, batch_id: str, *, with_files: bool) -> None:
         results = [put(image_result(task, batch_id)) for task in tasks]
         artifacts.put(objects.fragment(index), outcome_lines(results), content_type="application/x-ndjson")
         indices = [task.index for task in tasks]
-        ledger.images.move_by_worker(batch_id, ref, indices, ImageState.SUCCEEDED, fence="")
         job = ledger.jobs.get(ref)
         assert job is not None
+        ledger.images.move_by_worker(
+            batch_id, ref, indices, ImageState.SUCCEEDED, incarnation=job.incarnation, fence=""
+        )
         ledger.jobs.write(changed(job, at=ledger.now(), state=JobState.SUCCEEDED), QueuePlace.DONE, fence="")
 
     with ThreadPoolExecutor(8) as pool:

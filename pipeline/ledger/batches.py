@@ -8,7 +8,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.errors import StaleWrite, UnknownBatch
+from pipeline.errors import LedgerBehind, StaleWrite, UnknownBatch
 from pipeline.ledger.store import Store
 from pipeline.ledger.update import Updated, update
 from pipeline.names import job_ref
@@ -25,6 +25,30 @@ class Counts:
 
     images: Mapping[ImageState, int]
     jobs: Mapping[JobState, int]
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What else must be in the ledger when a batch's record is written; None and False assume nothing.
+
+    Attributes:
+        jobs: so many jobs, each with a record.
+        reopened: jobs of it were opened again so often (`Batches.reopened`).
+        ended: every job of it has ended.
+    """
+
+    jobs: int | None = None
+    reopened: int | None = None
+    ended: bool = False
+
+    def __str__(self) -> str:
+        wanted = [f"{self.jobs} jobs"] if self.jobs is not None else []
+        wanted += ["none of them without an end"] if self.ended else []
+        wanted += [f"{self.reopened} opened again"] if self.reopened is not None else []
+        return ", ".join(wanted) or "nothing"
+
+
+NOTHING = Assumed()
 
 
 @dataclass(frozen=True)
@@ -63,34 +87,52 @@ class Batches:
 
     def create(self, record: BatchRecord) -> bool:
         """Put a new batch into the ledger; False if there is one of that id already, which is not changed."""
-        return self._write(record, expected=0)
+        return bool(self._write(record, expected=0, assumed=NOTHING))
 
-    def write(self, record: BatchRecord) -> None:
-        """Write a record that was advanced from the one that was read. Raises StaleWrite."""
-        if not self._write(record, expected=record.revision - 1):
+    def write(self, record: BatchRecord, assumed: Assumed = NOTHING) -> None:
+        """Write a record that was advanced from the one that was read.
+
+        Raises StaleWrite if that is not the one on record any more, LedgerBehind if the ledger is not as assumed.
+        """
+        answer = self._write(record, expected=record.revision - 1, assumed=assumed)
+        if isinstance(answer, str):
+            raise LedgerBehind(record.id, found=answer, wanted=assumed)
+        if not answer:
             raise StaleWrite(f"batch {record.id} has moved on from revision {record.revision - 1}")
 
-    def update(self, batch_id: str, change: Callable[[BatchRecord], BatchRecord | None]) -> Updated[BatchRecord]:
+    def update(
+        self,
+        batch_id: str,
+        change: Callable[[BatchRecord], BatchRecord | None],
+        assumed: Callable[[BatchRecord], Assumed] = lambda _: NOTHING,
+    ) -> Updated[BatchRecord]:
         """Change a batch's record, even while others change it; `change` returns None to leave it as it is.
 
-        Raises UnknownBatch, RecordUnreadable.
+        `assumed` is asked with the record that is to be written. Raises UnknownBatch, RecordUnreadable, LedgerBehind.
         """
-        return update(lambda: self.get(batch_id), change, self.write)
+        return update(lambda: self.get(batch_id), change, lambda record: self.write(record, assumed(record)))
 
-    def _write(self, record: BatchRecord, *, expected: int) -> bool:
-        return bool(
-            self._store.run(
-                "write_batch",
-                id=record.id,
-                expected=expected,
-                state=record.state.value,
-                record=record.model_dump_json(),
-                final=int(is_final(record.state) and record.manifest.purge is None),
-                images=record.manifest.images,
-                created_ms=int(record.manifest.created_at.timestamp() * 1000),
-                incarnation=record.manifest.incarnation,
-            )
+    def _write(self, record: BatchRecord, *, expected: int, assumed: Assumed) -> int | str:
+        answer: int | str = self._store.run(
+            "write_batch",
+            id=record.id,
+            expected=expected,
+            state=record.state.value,
+            record=record.model_dump_json(),
+            final=int(is_final(record.state) and record.manifest.purge is None),
+            images=record.manifest.images,
+            created_ms=int(record.manifest.created_at.timestamp() * 1000),
+            incarnation=record.manifest.incarnation,
+            jobs="" if assumed.jobs is None else assumed.jobs,
+            reopened="" if assumed.reopened is None else assumed.reopened,
+            ended=int(assumed.ended),
         )
+        return answer
+
+    def reopened(self, batch_id: str) -> int:
+        """How often jobs of this batch were opened again after their end."""
+        with self._store.errors():
+            return int(self._store.redis.hget(self._store.keys.counts(batch_id), "reopened") or 0)
 
     def get(self, batch_id: str) -> BatchRecord:
         """The record of a batch. Raises UnknownBatch, RecordUnreadable."""

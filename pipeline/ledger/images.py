@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from pipeline.errors import BatchLost, ClaimRefused, LeaseLost
+from pipeline.errors import BatchLost, ClaimRefused, LeaseLost, StaleWrite
 from pipeline.ledger.keys import BITS_PER_IMAGE
 from pipeline.ledger.store import Store
 from pipeline.states import IMAGE_CODES, IMAGE_MOVES, REOPENED_IMAGES, ImageState, sources
@@ -14,6 +14,7 @@ _NAMES = ",".join(_BY_CODE[code].value for code in sorted(_BY_CODE))
 _CHUNK = 500
 
 NOT_KNOWN = -2
+OTHER_INCARNATION = -3
 
 
 class Images:
@@ -30,28 +31,36 @@ class Images:
         Raises ClaimRefused if the claim is not the pod's or the token not that of the attempt on record, BatchLost if
         the ledger does not know the job.
         """
-        moved = self._move(batch_id, ref, list(indices), to, pod=pod, attempt=attempt, token=token, fence="")
+        moved = self._move(
+            batch_id, ref, list(indices), to, incarnation="", pod=pod, attempt=attempt, token=token, fence=""
+        )
         if moved is None:
             raise ClaimRefused(f"pod {pod} no longer holds job {ref}")
         return moved
 
-    def move_by_worker(self, batch_id: str, ref: str, indices: Iterable[int], to: ImageState, *, fence: str) -> int:
+    def move_by_worker(
+        self, batch_id: str, ref: str, indices: Iterable[int], to: ImageState, *, incarnation: str, fence: str
+    ) -> int:
         """Move images as the lease's holder, or of a job without a lease (fence ""); returns how many moved.
 
-        Raises LeaseLost if the job is another worker's.
+        `incarnation` is the batch's as the caller read it. Raises LeaseLost if another worker has the job, BatchLost if
+        the ledger does not know the batch, StaleWrite if it was lost and rebuilt since.
         """
-        moved = self._move(batch_id, ref, list(indices), to, pod="", attempt=0, token="", fence=fence)
+        moved = self._move(
+            batch_id, ref, list(indices), to, incarnation=incarnation, pod="", attempt=0, token="", fence=fence
+        )
         if moved is None:
             raise LeaseLost(f"job {ref} is held by another worker")
         return moved
 
-    def reopen(self, batch_id: str, ref: str, indices: Iterable[int], *, fence: str) -> int:
-        """Queue failed and cancelled images again, under a lease; returns how many. Raises LeaseLost."""
+    def reopen(self, batch_id: str, ref: str, indices: Iterable[int], *, incarnation: str, fence: str) -> int:
+        """Queue failed and cancelled images again, under a lease; returns how many. Raises as `move_by_worker`."""
         moved = self._move(
             batch_id,
             ref,
             list(indices),
             ImageState.QUEUED,
+            incarnation=incarnation,
             pod="",
             attempt=0,
             token="",
@@ -69,6 +78,7 @@ class Images:
         indices: Sequence[int],
         to: ImageState,
         *,
+        incarnation: str,
         pod: str,
         attempt: int,
         token: str,
@@ -84,6 +94,7 @@ class Images:
                 *chunk,
                 batch=batch_id,
                 ref=ref,
+                incarnation=incarnation,
                 pod=pod,
                 attempt=attempt,
                 token=token,
@@ -95,6 +106,8 @@ class Images:
             )
             if moved == NOT_KNOWN:
                 raise BatchLost(batch_id)
+            if moved == OTHER_INCARNATION:
+                raise StaleWrite(f"batch {batch_id} was lost and rebuilt since its incarnation {incarnation} was read")
             if moved < 0:
                 return None
             total += moved

@@ -35,7 +35,13 @@ def _readable(ref: str, text: str) -> JobRecord | None:
 
 
 def _arguments(
-    record: JobRecord, expected: int, place: QueuePlace, *, fence: str, delay_s: float
+    record: JobRecord,
+    expected: int,
+    place: QueuePlace,
+    *,
+    fence: str = "",
+    delay_s: float = 0,
+    cut_into: int | None = None,
 ) -> dict[str, Argument]:
     """What lua/write_job.lua takes."""
     return {
@@ -53,7 +59,17 @@ def _arguments(
         "attempt": record.attempt.number if record.attempt else 0,
         "token": record.attempt.token if record.attempt else "",
         "incarnation": record.incarnation,
+        "cut_into": "" if cut_into is None else cut_into,
     }
+
+
+def _is_new(record: JobRecord, answer: int) -> bool:
+    if answer == -3:
+        raise StaleWrite(
+            f"job {record.ref} was not created: the ledger has no batch {record.batch_id} of incarnation "
+            f"{record.incarnation} that is cut as it was when it was read"
+        )
+    return answer >= 0
 
 
 class Jobs:
@@ -62,19 +78,26 @@ class Jobs:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def create(self, record: JobRecord, place: QueuePlace = QueuePlace.BACKLOG) -> bool:
-        """Put a new job into the ledger; False if it is there already, which is not changed."""
-        return self._write(record, 0, place, fence="", delay_s=0) >= 0
+    def create(self, record: JobRecord, place: QueuePlace = QueuePlace.BACKLOG, *, cut_into: int | None = None) -> bool:
+        """Put a new job into the ledger; False if it is there already, which is not changed.
+
+        It assumes the batch as its writer read it: of the job's incarnation, and with `cut_into` jobs on record, None
+        before it is let run. Raises StaleWrite if the ledger does not have that batch.
+        """
+        step = _arguments(record, 0, place, cut_into=cut_into)
+        return _is_new(record, int(self._store.run("write_job", **step)))
 
     def create_all(self, records: Iterable[JobRecord]) -> int:
-        """Put new jobs into the backlog, many with one round trip; jobs that are there already are not changed.
+        """Put new jobs of batches that are not cut yet into the backlog, many with one round trip.
 
-        Returns how many are new. Each is created by a step of its own, so this may be repeated if it was interrupted.
+        Jobs that are there already are not changed. Returns how many are new. Each is created by a step of its own, so
+        this may be repeated if it was interrupted. Raises StaleWrite as `create`; some may be created then.
         """
         new, rest = 0, iter(records)
         while some := list(itertools.islice(rest, _JOBS_A_ROUND_TRIP)):
-            steps = [_arguments(record, 0, QueuePlace.BACKLOG, fence="", delay_s=0) for record in some]
-            new += sum(answer >= 0 for answer in self._store.run_each("write_job", steps))
+            steps = [_arguments(record, 0, QueuePlace.BACKLOG) for record in some]
+            answers = self._store.run_each("write_job", steps)
+            new += sum(_is_new(record, answer) for record, answer in zip(some, answers, strict=True))
         return new
 
     def write(self, record: JobRecord, place: QueuePlace, *, fence: str, delay_s: float = 0) -> int:
@@ -83,15 +106,13 @@ class Jobs:
         `fence` is the writer's lease; without one ("") the job must be held by nobody. Returns how many jobs of
         the batch are not final yet. Raises StaleWrite or LeaseLost; the record is then as it was.
         """
-        answer = self._write(record, record.revision - 1, place, fence=fence, delay_s=delay_s)
+        step = _arguments(record, record.revision - 1, place, fence=fence, delay_s=delay_s)
+        answer = int(self._store.run("write_job", **step))
         if answer == -1:
             raise StaleWrite(f"job {record.ref} has moved on from revision {record.revision - 1}")
         if answer == -2:
             raise LeaseLost(f"job {record.ref} is held by another worker")
         return answer
-
-    def _write(self, record: JobRecord, expected: int, place: QueuePlace, *, fence: str, delay_s: float) -> int:
-        return int(self._store.run("write_job", **_arguments(record, expected, place, fence=fence, delay_s=delay_s)))
 
     def get(self, ref: str) -> JobRecord | None:
         """The record of a job. Raises RecordUnreadable."""

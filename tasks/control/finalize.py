@@ -8,6 +8,7 @@ from typing import IO
 
 import structlog
 
+from pipeline.ledger.batches import Assumed
 from pipeline.outputs.gallery.pages import gallery_pages
 from pipeline.process.files import spool
 from pipeline.process.parallel import in_order
@@ -33,13 +34,13 @@ def finalize(context: Context, batch_id: str) -> None:
             return
         if record.state in (BatchState.IN_PROGRESS, BatchState.PAUSED):
             record = advance(record, BatchState.FINALIZING, at=context.ledger.now())
-            context.ledger.batches.write(record)
+            context.ledger.batches.write(record, Assumed(jobs=jobs, ended=True))
         if (end := _end_of(record)) is None:
             return
         objects = BatchObjects(batch_id)
         write_results(context, record.manifest, jobs)
         context.artifacts.put(objects.marker(end), (record.reason or "").encode(), content_type="text/plain")
-        context.ledger.batches.write(advance(record, end, at=context.ledger.now()))
+        context.ledger.batches.write(advance(record, end, at=context.ledger.now()), Assumed(jobs=jobs, ended=True))
         log.info("batch finished", batch=batch_id, state=end.value)
 
 

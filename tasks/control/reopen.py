@@ -34,10 +34,10 @@ def reopen(context: Context, batch_id: str) -> None:
             context.artifacts.delete(objects.marker(marker))
         for key in (objects.results, objects.errors):
             context.artifacts.delete(key)
-        opened = 0
+        before, opened = context.ledger.batches.reopened(batch_id), 0
         if record.state is BatchState.VALIDATING:
             opened = sum(_reopen_job(context, record, index) for index in range(record.jobs or 0))
-        let_run(context, batch_id, reopen=None)
+        let_run(context, batch_id, reopened=before + opened, reopen=None)
         log.info("batch reopened", batch=batch_id, jobs=opened, codes=record.reopen)
 
 

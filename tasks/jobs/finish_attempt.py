@@ -103,7 +103,9 @@ def retry_job(
     """Queue the images that were left undone, and have the job claimed again after a delay."""
     record_outcomes(context, job, fence, known)
     left = [task.index for task in undone]
-    context.ledger.images.move_by_worker(job.batch_id, job.ref, left, ImageState.QUEUED, fence=fence)
+    context.ledger.images.move_by_worker(
+        job.batch_id, job.ref, left, ImageState.QUEUED, incarnation=job.incarnation, fence=fence
+    )
     tally = asdict(decision.tally) | {"done": len(known)}
     retrying = advance(job, JobState.RETRYING, at=context.ledger.now(), **tally)
     context.ledger.jobs.write(retrying, QueuePlace.DELAYED, fence=fence, delay_s=decision.delay_s)
@@ -226,7 +228,9 @@ def record_outcomes(context: Context, job: JobRecord, fence: str, known: dict[in
     for state in (ImageState.SUCCEEDED, ImageState.CANCELLED, ImageState.FAILED):
         indices = [index for index, outcome in known.items() if _state_of(outcome) is state]
         if indices:
-            context.ledger.images.move_by_worker(job.batch_id, job.ref, indices, state, fence=fence)
+            context.ledger.images.move_by_worker(
+                job.batch_id, job.ref, indices, state, incarnation=job.incarnation, fence=fence
+            )
 
 
 def _state_of(outcome: ImageOutcome) -> ImageState:
@@ -247,7 +251,8 @@ def clear_failures(context: Context, job: JobRecord, fence: str) -> JobRecord:
     if any(task.index not in outcomes for task in tasks):  # the fragment is damaged
         outcomes = confirmed_outcomes(context.artifacts, objects, tasks, outcomes, by_key=True) | outcomes
     retried = [task for task in tasks if task.index not in outcomes or is_retried(outcomes[task.index], codes)]
-    context.ledger.images.reopen(job.batch_id, job.ref, [task.index for task in retried], fence=fence)
+    again = [task.index for task in retried]
+    context.ledger.images.reopen(job.batch_id, job.ref, again, incarnation=job.incarnation, fence=fence)
     for task in retried:
         context.artifacts.delete(objects.failure(task.row.row, task.number))
     ready = changed(

@@ -54,6 +54,8 @@ local job = keys.job(best)
 redis.call('ZREM', keys.backlog(best_tenant), best)
 redis.call('HINCRBY', keys.tenants, best_tenant, 1)
 redis.call('ZADD', keys.leases, now_ms() + lease_ms, best)
-redis.call('HSET', job, 'worker', worker)
-local fence = redis.call('HINCRBY', job, 'fence', 1)
-return {best, string.format('%.0f', fence), redis.call('HGET', job, 'record')}
+-- At least the current time: a ledger that was rolled back would otherwise give the same fence to two workers.
+local fence = math.max((tonumber(redis.call('HGET', job, 'fence')) or 0) + 1, now_ms())
+local text = string.format('%.0f', fence)
+redis.call('HSET', job, 'worker', worker, 'fence', text)
+return {best, text, redis.call('HGET', job, 'record')}

@@ -1,11 +1,16 @@
 -- pod: its UID or ''; fence: or ''; code: the target's; sources: the codes that an image may move from; names: of all
 -- codes in order; both comma-separated
 -- Images in other states than `sources` are not changed.
--- Returns -1 if the caller may not, -2 if the ledger does not know a pod's job, else how many images moved.
-local batch, ref, pod, attempt, token, fence, target, code, sources, names = unpack(ARGV, 1, 10)
-local indices = arguments_after(10)
+-- incarnation: of the batch as the caller read it, or '' of a pod
+-- Returns -1 if the caller may not, -2 if the ledger does not know the batch or a pod's job, -3 if the batch has another
+-- incarnation, else how many images moved.
+local batch, ref, incarnation, pod, attempt, token, fence, target, code, sources, names = unpack(ARGV, 1, 11)
+local indices = arguments_after(11)
 if batch_of(ref) ~= batch then
   return -1
+end
+if lacks_batch(batch, incarnation) then
+  return redis.call('EXISTS', keys.batch(batch)) == 0 and -2 or -3
 end
 if pod ~= '' then
   local ticket = redis.call('HMGET', keys.ticket(ref), 'attempt', 'token')

@@ -60,6 +60,13 @@ local function is_of_another_incarnation(key, incarnation)
   return found and found ~= incarnation
 end
 
+-- Whether the ledger does not know the batch as its writer read it: it was rolled back, or lost and rebuilt, meanwhile.
+-- Whoever may not say which incarnation it read ('': a pod, whose token says more) assumes only that there is one.
+local function lacks_batch(id, incarnation)
+  local batch = keys.batch(id)
+  return redis.call('EXISTS', batch) == 0 or (incarnation ~= '' and is_of_another_incarnation(batch, incarnation))
+end
+
 local function add_event(batch, what, id, state)
   redis.call(
     'XADD', keys.events(batch), 'MAXLEN', '~', EVENTS_KEPT, '*', 'what', what, 'id', id, 'state', state

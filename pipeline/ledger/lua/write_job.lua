@@ -1,19 +1,33 @@
 -- expected: the revision it must have now (0: must not exist); fence: or ''; attempt: its number or 0; token: or ''
 -- place: 'backlog' may be claimed, 'held' stays with its lease, 'delayed' waits, 'done' is final
--- Returns -1 if the record has another revision, -2 without the lease, else how many jobs of the batch are not final.
-local ref, batch, expected, fence, state, record, place, delay_ms, tenant, score, index, attempt, token, incarnation =
-  unpack(ARGV)
+-- cut_into: for a new job, how many jobs the batch's record has by its writer ('': it is not cut yet)
+-- Returns -1 if the record has another revision, -2 without the lease, -3 if the ledger does not know the batch of a new
+-- job as its writer read it, else how many jobs of the batch are not final.
+local ref, batch, expected, fence, state, record, place, delay_ms, tenant, score, index, attempt, token, incarnation,
+  cut_into = unpack(ARGV)
+-- How many jobs the batch's record has, as text; '' before it is cut.
+local function jobs_of(id)
+  local jobs = cjson.decode(redis.call('HGET', keys.batch(id), 'record')).jobs
+  return jobs and jobs ~= cjson.null and string.format('%.0f', jobs) or ''
+end
 local job, counts, jobs, begun = keys.job(ref), keys.counts(batch), keys.jobs(batch), keys.begun(batch)
 local revision = redis.call('HGET', job, 'revision') or '0'
 if revision ~= expected or is_of_another_incarnation(job, incarnation) then
   return -1
 end
-if expected ~= '0' and not may_write(ref, fence) then
-  return -2
+if expected ~= '0' then
+  if not may_write(ref, fence) then
+    return -2
+  end
+elseif lacks_batch(batch, incarnation) or jobs_of(batch) ~= cut_into then
+  return -3
 end
 local before = redis.call('HGET', job, 'state')
 if before then
   redis.call('HINCRBY', counts, 'job.' .. before, -1)
+  if place ~= 'done' and redis.call('ZSCORE', jobs, ref) == false then
+    redis.call('HINCRBY', counts, 'reopened', 1) -- so that who opens jobs again knows whether they all stayed open
+  end
 else
   -- The fence starts at the current time, so that it differs from every fence of a ledger that was lost.
   redis.call('HSET', job, 'tenant', tenant, 'score', score, 'incarnation', incarnation, 'fence', now_ms(), 'worker', '')

@@ -13,7 +13,7 @@ from pipeline.ledger.jobs import QueuePlace
 from pipeline.ledger.leases import Lease
 from pipeline.records.batch import JobRecord, advance
 from pipeline.states import JobState
-from tests.factories import at, attempt_spec, job_record
+from tests.factories import at, attempt_spec, batch_record, job_record
 
 
 class Bench:
@@ -23,8 +23,9 @@ class Bench:
         self.ledger = ledger
 
     def job(self, batch_id: str = "b", index: int = 0, **changes: Any) -> JobRecord:
-        """A job that is put into the backlog."""
+        """A job that is put into the backlog, and its batch if that is not there yet."""
         job = job_record(batch_id, index, **changes)
+        self.ledger.batches.create(batch_record(batch_id, images=40))
         assert self.ledger.jobs.create(job)
         return job
 

@@ -14,7 +14,7 @@ from pipeline.operations.cancel import request_cancel
 from pipeline.operations.status import batch_status
 from pipeline.records.batch import advance, changed
 from pipeline.states import BatchState, ImageState, JobState
-from tests.factories import at, batch_record
+from tests.factories import INCARNATION, at, batch_record
 
 
 def test_a_batch_is_created_once_and_a_second_creation_changes_nothing(ledger: Ledger) -> None:
@@ -62,7 +62,7 @@ def test_final_batches_are_listed_but_no_longer_looked_after(ledger: Ledger) -> 
 
 def test_events_come_in_order_and_old_ones_are_dropped(ledger: Ledger) -> None:
     ledger.batches.create(batch_record(images=3000))
-    ledger.images.move_by_worker("b", "b/00000", range(3000), ImageState.SUCCEEDED, fence="")
+    ledger.images.move_by_worker("b", "b/00000", range(3000), ImageState.SUCCEEDED, incarnation=INCARNATION, fence="")
     kept = ledger.batches.events("b", after="0", wait_s=0.01)
     assert EVENTS_KEPT <= len(kept) < EVENTS_KEPT + 200
     assert [event.name for event in kept] == [str(index) for index in range(3000 - len(kept), 3000)]
@@ -119,10 +119,10 @@ def test_two_deployments_in_one_redis_do_not_see_each_other(ledger: Ledger, sett
 def test_a_status_counts_images_and_exits_as_scripts_expect(ledger: Ledger) -> None:
     ledger.batches.create(batch_record(images=3))
     ledger.batches.write(advance(ledger.batches.get("b"), BatchState.IN_PROGRESS, at=at(1), jobs=1))
-    ledger.images.move_by_worker("b", "b/00000", [0, 1], ImageState.SUCCEEDED, fence="")
+    ledger.images.move_by_worker("b", "b/00000", [0, 1], ImageState.SUCCEEDED, incarnation=INCARNATION, fence="")
     status = batch_status(ledger, "b")
     assert (status.total, status.done, status.succeeded, status.failed, status.finished) == (3, 2, 2, 0, False)
-    ledger.images.move_by_worker("b", "b/00000", [2], ImageState.FAILED, fence="")
+    ledger.images.move_by_worker("b", "b/00000", [2], ImageState.FAILED, incarnation=INCARNATION, fence="")
     for state in (BatchState.FINALIZING, BatchState.COMPLETED):
         ledger.batches.write(advance(ledger.batches.get("b"), state, at=at(61)))
     status = batch_status(ledger, "b")

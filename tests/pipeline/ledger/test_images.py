@@ -13,7 +13,7 @@ from pipeline.ledger.jobs import QueuePlace
 from pipeline.ledger.leases import Lease
 from pipeline.records.batch import advance, changed
 from pipeline.states import IMAGE_CODES, IMAGE_MOVES, ImageState, JobState
-from tests.factories import at, batch_record
+from tests.factories import INCARNATION, at, batch_record
 from tests.pipeline.ledger.bench import Bench
 
 REF = "b/00000"
@@ -109,10 +109,10 @@ def test_the_pod_goes_on_while_its_job_changes_hands(ledger: Ledger, bench: Benc
 
 
 def test_a_worker_moves_images_under_its_lease_only(ledger: Ledger, claimed: str) -> None:
-    assert ledger.images.move_by_worker("b", REF, [1], ImageState.FAILED, fence=claimed) == 1
+    assert ledger.images.move_by_worker("b", REF, [1], ImageState.FAILED, incarnation=INCARNATION, fence=claimed) == 1
     for fence in ("", "99"):
         with pytest.raises(LeaseLost):
-            ledger.images.move_by_worker("b", REF, [2], ImageState.FAILED, fence=fence)
+            ledger.images.move_by_worker("b", REF, [2], ImageState.FAILED, incarnation=INCARNATION, fence=fence)
     assert ledger.images.states("b", [1, 2]) == [ImageState.FAILED, ImageState.QUEUED]
 
 
@@ -122,15 +122,21 @@ def test_redis_moves_an_image_exactly_as_the_table_says(
     ledger: Ledger, claimed: str, before: ImageState, after: ImageState
 ) -> None:
     if before is not ImageState.QUEUED:
-        ledger.images.move_by_worker("b", REF, [5], before, fence=claimed)
+        ledger.images.move_by_worker("b", REF, [5], before, incarnation=INCARNATION, fence=claimed)
     legal = after in IMAGE_MOVES.get(before, ())
-    assert ledger.images.move_by_worker("b", REF, [5], after, fence=claimed) == int(legal)
+    assert ledger.images.move_by_worker("b", REF, [5], after, incarnation=INCARNATION, fence=claimed) == int(legal)
     assert ledger.images.states("b", [4, 5, 6]) == [ImageState.QUEUED, after if legal else before, ImageState.QUEUED]
 
 
 def test_the_same_move_twice_counts_once(ledger: Ledger, claimed: str) -> None:
-    assert ledger.images.move_by_worker("b", REF, [0, 0, 1], ImageState.SUCCEEDED, fence=claimed) == 2
-    assert ledger.images.move_by_worker("b", REF, [0, 1], ImageState.SUCCEEDED, fence=claimed) == 0
+    assert (
+        ledger.images.move_by_worker("b", REF, [0, 0, 1], ImageState.SUCCEEDED, incarnation=INCARNATION, fence=claimed)
+        == 2
+    )
+    assert (
+        ledger.images.move_by_worker("b", REF, [0, 1], ImageState.SUCCEEDED, incarnation=INCARNATION, fence=claimed)
+        == 0
+    )
     assert ledger.batches.counts("b").images[ImageState.SUCCEEDED] == 2
 
 
@@ -143,7 +149,9 @@ def test_counters_are_the_sum_of_the_states_after_any_moves(ledger: Ledger) -> N
     for _ in range(300):
         to = rng.choice(list(ImageState) if rng.random() < 0.2 else [ImageState.QUEUED, ImageState.RUNNING])
         chosen = rng.sample(range(images), rng.choice([1, 2, 40, 700]) if to is ImageState.RUNNING else 5)
-        moved = ledger.images.move_by_worker("b", f"b/{rng.randrange(jobs):05d}", chosen, to, fence="")
+        moved = ledger.images.move_by_worker(
+            "b", f"b/{rng.randrange(jobs):05d}", chosen, to, incarnation=INCARNATION, fence=""
+        )
         legal = [index for index in chosen if to in IMAGE_MOVES.get(model[index], ())]
         assert moved == len(legal)
         for index in legal:
@@ -183,7 +191,7 @@ def test_job_counters_follow_every_move(ledger: Ledger, bench: Bench) -> None:
 
 def test_an_image_that_begins_or_waits_again_is_no_news_and_one_that_is_over_is(ledger: Ledger, claimed: str) -> None:
     for state in (ImageState.RUNNING, ImageState.QUEUED, ImageState.SUCCEEDED):
-        assert ledger.images.move_by_worker("b", REF, [2], state, fence=claimed) == 1
+        assert ledger.images.move_by_worker("b", REF, [2], state, incarnation=INCARNATION, fence=claimed) == 1
     events = ledger.batches.events("b", after="0", wait_s=0.01)
     assert [(event.name, event.state) for event in events if event.what == "image"] == [("2", "succeeded")]
 

@@ -9,7 +9,7 @@ from pipeline.ledger import Ledger
 from pipeline.ledger.jobs import QueuePlace
 from pipeline.records.batch import advance, changed
 from pipeline.states import BatchState, ImageState, JobState
-from tests.factories import at, batch_record
+from tests.factories import INCARNATION, at, batch_record
 from tests.pipeline.ledger.bench import Bench
 
 
@@ -27,7 +27,7 @@ def test_an_expired_lease_goes_to_the_next_claim_and_its_holder_can_write_nothin
         with pytest.raises(LeaseLost, match="b/00000 is held by another worker"):
             ledger.jobs.write(changed(job, at=at(3), confirmed=True), QueuePlace.HELD, fence=fence)
         with pytest.raises(LeaseLost):
-            ledger.images.move_by_worker("b", job.ref, [0], ImageState.FAILED, fence=fence)
+            ledger.images.move_by_worker("b", job.ref, [0], ImageState.FAILED, incarnation=INCARNATION, fence=fence)
     assert not ledger.leases.release(job.ref, late.fence)
     found = ledger.jobs.get(job.ref)
     assert found == job
@@ -71,6 +71,7 @@ def test_renewing_says_how_the_job_its_batch_and_its_pod_stand(ledger: Ledger, b
 def test_a_job_whose_batch_was_removed_is_not_held(ledger: Ledger, bench: Bench) -> None:
     bench.job()
     lease = bench.claimed()
+    ledger.store.redis.delete(ledger.store.keys.batch("b"))
     with pytest.raises(UnknownBatch):
         ledger.leases.renew(lease.job.ref, lease.fence, 60)
 

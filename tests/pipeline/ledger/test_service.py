@@ -22,7 +22,7 @@ from pipeline.ledger import workers as workers_module
 from pipeline.ledger.server.durability import check_durability, durability
 from pipeline.records.batch import BatchRecord
 from pipeline.states import ImageState
-from tests.factories import batch_record, deployment
+from tests.factories import INCARNATION, batch_record, deployment
 from tests.pipeline.ledger.bench import Bench
 
 
@@ -110,7 +110,9 @@ def test_redis_killed_and_restarted_in_between_keeps_everything(tmp_path: Path, 
         for index in range(2):
             bench.job("b", index)
         lease = bench.claimed()
-        ledger.images.move_by_worker("b", lease.job.ref, [1], ImageState.SUCCEEDED, fence=lease.fence)
+        ledger.images.move_by_worker(
+            "b", lease.job.ref, [1], ImageState.SUCCEEDED, incarnation=INCARNATION, fence=lease.fence
+        )
         server.send(signal.SIGKILL)
         server = Child(valkey(endpoints, tmp_path / "r", {}))
         start()

@@ -255,8 +255,9 @@ def test_a_set_larger_than_what_stays_in_memory_is_staged_whole(desk: Desk) -> N
 
 def _end(desk: Desk, batch_id: str, images: int) -> None:
     """So many images of a batch have an outcome."""
+    incarnation = desk.ledger.batches.get(batch_id).manifest.incarnation
     moved = desk.ledger.images.move_by_worker(
-        batch_id, f"{batch_id}/00000", range(images), ImageState.SUCCEEDED, fence=""
+        batch_id, f"{batch_id}/00000", range(images), ImageState.SUCCEEDED, incarnation=incarnation, fence=""
     )
     assert moved == images
 

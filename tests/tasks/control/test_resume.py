@@ -156,8 +156,11 @@ def test_whoever_wrote_to_the_ledger_before_is_fenced_off(stage: Stage) -> None:
     moved = advance(lease.job, JobState.LAUNCHING, at=stage.ledger.now())
     with pytest.raises((LeaseLost, StaleWrite)):
         stage.ledger.jobs.write(moved, QueuePlace.HELD, fence=lease.fence)
-    with pytest.raises(LeaseLost):
-        stage.ledger.images.move_by_worker("b", "b/00000", [0], ImageState.SUCCEEDED, fence=lease.fence)
+    for incarnation, refusal in ((lease.job.incarnation, StaleWrite), (again.job.incarnation, LeaseLost)):
+        with pytest.raises(refusal):
+            stage.ledger.images.move_by_worker(
+                "b", "b/00000", [0], ImageState.SUCCEEDED, incarnation=incarnation, fence=lease.fence
+            )
     while record.revision < stage.ledger.batches.get("b").revision:
         record = changed(record, at=stage.ledger.now())
     with pytest.raises(StaleWrite):  # of the right revision, and of another incarnation

@@ -346,7 +346,9 @@ def test_only_new_renders_again_what_was_cancelled_and_not_what_was_rendered(sta
     expand(stage.worker, first.id)
     lease = stage.ledger.leases.claim("w1", 5)
     assert lease is not None
-    stage.ledger.images.move_by_worker(first.id, lease.job.ref, [0], ImageState.SUCCEEDED, fence=lease.fence)
+    stage.ledger.images.move_by_worker(
+        first.id, lease.job.ref, [0], ImageState.SUCCEEDED, incarnation=lease.job.incarnation, fence=lease.fence
+    )
     second = again(stage)
     assert second.replaced == (first.id,)
     assert set(rows_of(stage, second.id)) == {"hill", "sea"}
