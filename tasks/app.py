@@ -9,13 +9,14 @@ from functools import wraps
 import structlog
 from celery import Celery
 
-from pipeline.deployment.broker import CANCEL, EXPAND, FINALIZE, FIRE, PURGE, RENDER, REOPEN, TICK
+from pipeline.deployment.broker import CANCEL, EXPAND, FINALIZE, FIRE, PURGE, RECONCILE, RENDER, REOPEN, TICK
 from pipeline.errors import ConflictError, RecordUnreadable, ServiceError, UnknownBatch
 from tasks.control.cancel import cancel
 from tasks.control.expand import expand
 from tasks.control.finalize import finalize
 from tasks.control.fire import fire
 from tasks.control.purge import purge
+from tasks.control.reconcile import reconcile
 from tasks.control.reopen import reopen
 from tasks.control.tick import publish_hints, tick_if_due
 from tasks.jobs.run_job import run_job
@@ -51,12 +52,13 @@ def _with_hints(action: Callable[[Context, str], None]) -> Callable[[Context, st
 
 def register(app: Celery, context: Context) -> None:
     """Register the tasks, bound to the context of this process."""
-    actions: dict[str, Callable[..., None]] = {
+    actions: dict[str, Callable[..., object]] = {
         EXPAND: _with_hints(expand),
         REOPEN: _with_hints(reopen),
         CANCEL: cancel,
         FINALIZE: finalize,
         PURGE: purge,
+        RECONCILE: reconcile,
         TICK: tick_if_due,
         FIRE: fire,
         RENDER: render,
@@ -66,7 +68,7 @@ def register(app: Celery, context: Context) -> None:
         app.task(name=name, shared=False)(_bind(context, name, action))
 
 
-def _bind(context: Context, name: str, action: Callable[..., None]) -> Callable[..., None]:
+def _bind(context: Context, name: str, action: Callable[..., object]) -> Callable[..., None]:
     wanted = len(inspect.signature(action).parameters) - 1
 
     def run(*args: str, **_newer: object) -> None:

@@ -100,6 +100,16 @@ def _text_in(body: bytes) -> str | None:
         return None
 
 
+def is_whole(body: bytes, width: int, height: int) -> bool:
+    """Whether a file decodes to a picture of this size in pixels."""
+    try:
+        with Image.open(io.BytesIO(body), formats=["PNG", "JPEG", "WEBP"]) as image:
+            image.load()
+            return image.size == (width, height)
+    except (OSError, SyntaxError, ValueError, RecursionError, Image.DecompressionBombError):
+        return False
+
+
 def parameters_text(result: ImageResult) -> str:
     """Prompt, negative prompt and settings as the Stable Diffusion web UIs write them."""
     loras = "".join(f" <lora:{lora.name}:{lora.scale:g}>" for lora in result.loras)

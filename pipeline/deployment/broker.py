@@ -1,4 +1,4 @@
-"""What goes through Celery: eight names, two queues, and ids as arguments. A message is only a hint.
+"""What goes through Celery: nine names, two queues, and ids as arguments. A message is only a hint.
 
 Whatever is lost or doubled here, the controller's next tick mends; the truth is in the ledger.
 """
@@ -23,6 +23,7 @@ CANCEL = "tessera.cancel"  # batch id: cancel its waiting jobs
 FINALIZE = "tessera.finalize"  # batch id: write the results of a batch whose jobs are all final
 TICK = "tessera.tick"  # nothing: mend what stands still
 PURGE = "tessera.purge"  # batch id: remove it
+RECONCILE = "tessera.reconcile"  # batch id: bring ledger and bucket in line
 FIRE = "tessera.fire"  # schedule name: see to the firings of a schedule that are due
 RENDER = "tessera.render"  # nothing: there may be a job to claim
 
@@ -30,7 +31,9 @@ RENDER = "tessera.render"  # nothing: there may be a job to claim
 # sign, and short enough that few ticks wait for a controller that was away.
 HINT_LASTS_S = 1800.0
 
-_QUEUES = dict.fromkeys((EXPAND, REOPEN, CANCEL, FINALIZE, PURGE, TICK, FIRE), CONTROL_QUEUE) | {RENDER: RENDER_QUEUE}
+_QUEUES = dict.fromkeys((EXPAND, REOPEN, CANCEL, FINALIZE, PURGE, RECONCILE, TICK, FIRE), CONTROL_QUEUE) | {
+    RENDER: RENDER_QUEUE
+}
 
 
 def celery_app(settings: ConnectionSettings) -> Celery:

@@ -119,7 +119,7 @@ class Batches:
             expected=expected,
             state=record.state.value,
             record=record.model_dump_json(),
-            final=int(is_final(record.state) and record.manifest.purge is None),
+            final=int(is_final(record.state) and record.manifest.purge is None and record.repair is None),
             images=record.manifest.images,
             created_ms=int(record.manifest.created_at.timestamp() * 1000),
             incarnation=record.manifest.incarnation,
@@ -193,10 +193,37 @@ class Batches:
 
     def remove(self, record: BatchRecord) -> None:
         """Remove a batch and its jobs for good; safe to repeat if it was interrupted. Raises StaleWrite."""
-        jobs = max(record.jobs or 0, sum(self.counts(record.id).jobs.values()))
-        for first in range(0, jobs, _PAGE):
-            self._remove(record, range(first, min(first + _PAGE, jobs)), ending=False)
+        self._remove_jobs(record)
         self._remove(record, (), ending=True)
+
+    def restart(self, before: BatchRecord, after: BatchRecord) -> None:
+        """Put a record of another incarnation in the place of `before`, as if nothing of the batch had been done.
+
+        Its jobs are removed, leases included, so that whoever held one is refused; all images are queued. Safe to
+        repeat if it was interrupted. Raises StaleWrite if `before` is not the one on record any more.
+        """
+        self._remove_jobs(before)
+        done = self._store.run(
+            "restart_batch",
+            id=before.id,
+            revision=before.revision,
+            incarnation=before.manifest.incarnation,
+            record=after.model_dump_json(),
+            state=after.state.value,
+            new_incarnation=after.manifest.incarnation,
+            new_revision=after.revision,
+            images=after.manifest.images,
+        )
+        if not done:
+            raise StaleWrite(f"batch {before.id} has moved on from revision {before.revision}")
+
+    def _remove_jobs(self, record: BatchRecord) -> None:
+        """Remove every job that there may be, and look a page further: several are created at a time, in any order."""
+        with self._store.errors():
+            last = self._store.redis.zrange(self._store.keys.jobs(record.id), -1, -1, withscores=True)
+        jobs = max(record.jobs or 0, sum(self.counts(record.id).jobs.values()), *(int(index) + 1 for _, index in last))
+        for first in range(0, jobs + _PAGE, _PAGE):
+            self._remove(record, range(first, first + _PAGE), ending=False)
 
     def _remove(self, record: BatchRecord, jobs: Iterable[int], *, ending: bool) -> None:
         removed = self._store.run(

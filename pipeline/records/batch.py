@@ -40,6 +40,13 @@ class Purge(StrEnum):
     KEEP_IMAGES = "keep_images"  # images, thumbnails, results and gallery stay; it is no batch any more
 
 
+class Repair(StrEnum):
+    """What a batch in the ledger is compared with, before it is brought in line with the bucket."""
+
+    OBJECTS = "objects"  # which there are, and how large
+    FILES = "files"  # what is in every image's file, too
+
+
 class Origin(_Record):
     """The firing of a schedule that submitted a batch."""
 
@@ -117,6 +124,10 @@ class BatchRecord(_Record):
     pace: Pace | None = Field(None, description="Fixed with images_per_job; None cuts by the number of images alone.")
     jobs: int | None = Field(None, description="How many jobs it was cut into; None until it is.")
     reason: str | None = Field(None, description="Why it failed.")
+    repair: Repair | None = Field(
+        None, description="To be brought in line with the bucket by the controller, after `tessera verify --repair`."
+    )
+    restarts: int = Field(0, description="How often it was put into the ledger anew, from what the bucket has.")
     round: int = Field(0, description="How often it was opened again after its end, by `tessera retry`.")
     reopen: tuple[str, ...] | None = Field(
         None, description="While its jobs are being opened again: codes of the failures to retry, none meaning all."

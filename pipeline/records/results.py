@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from pipeline.deployment.layouts import Layout
 from pipeline.errors import RowError
+from pipeline.names import image_id
 from pipeline.picture import Picture, RenderDetails
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.shards import WINDOW_IMAGES, ImageTask
@@ -119,6 +120,14 @@ def is_retried(outcome: ImageOutcome, codes: Collection[str]) -> bool:
     return isinstance(outcome, ImageFailure) and outcome.retryable and (not codes or outcome.code.value in codes)
 
 
+def is_of(outcome: ImageOutcome, objects: BatchObjects) -> bool:
+    """Whether an outcome that was read is of an image of this batch: its names and keys are those that follow."""
+    row, number = outcome.row, outcome.number
+    if outcome.image_id != image_id(row, number):
+        return False
+    return isinstance(outcome, ImageFailure) or outcome.key == objects.image(row, number, outcome.file.format)
+
+
 def result_of(
     task: ImageTask, objects: BatchObjects, provenance: Provenance, seconds: float, made: RenderDetails | None = None
 ) -> ImageResult:
@@ -157,6 +166,20 @@ def failure_of(task: ImageTask, code: FailureCode, message: str, *, retryable: b
         code=code,
         message=message,
         retryable=retryable,
+    )
+
+
+def lost_failure(result: ImageResult) -> ImageFailure:
+    """Why an image that was committed is not there any more."""
+    return ImageFailure(
+        custom_id=result.custom_id,
+        image_id=result.image_id,
+        index=result.index,
+        row=result.row,
+        number=result.number,
+        code=FailureCode.LOST,
+        message=f"{result.key} was committed and is gone from the bucket",
+        retryable=True,
     )
 
 

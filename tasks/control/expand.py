@@ -10,12 +10,20 @@ from pipeline.deployment.announcement import Deployment
 from pipeline.deployment.cost import SDXL_NATIVE_PX, UNKNOWN_IMAGES, paces
 from pipeline.process.parallel import in_order
 from pipeline.records.batch import BatchRecord, JobRecord, Pace, Plan, advance, changed
+from pipeline.records.end_marker import EndMarker
 from pipeline.records.object_keys import BatchObjects
 from pipeline.schema import read_record
 from pipeline.states import BatchState
 from pipeline.version import installed_version
 from tasks.control.let_run import let_run
-from tasks.control.rebuild import end_of, find_remains, restore_ended_batch, restore_job
+from tasks.control.rebuild import (
+    end_of,
+    find_remains,
+    restore_ended_batch,
+    restore_from_fragments,
+    restore_job,
+)
+from tasks.control.restart import restart, withdraw_results
 from tasks.jobs.finish_attempt import job_images
 from tasks.jobs.shards import AT_A_TIME, InputChanged, write_shards
 from tasks.process.context import Context
@@ -45,7 +53,10 @@ def expand(context: Context, batch_id: str) -> None:
 def _expand(context: Context, record: BatchRecord) -> None:
     batch_id, now = record.id, context.ledger.now()
     if record.recovered and (end := end_of(context.artifacts, BatchObjects(batch_id))) is not None:
-        restore_ended_batch(context, record, end, now)
+        if not restore_ended_batch(context, record, end, now):
+            withdraw_results(context.artifacts, BatchObjects(batch_id))
+            cancelled = end.state is BatchState.CANCELLED
+            restart(context, record, state=BatchState.CANCELLING if cancelled else record.state)
         return
     if record.images_per_job is None:
         plan = _plan(context, batch_id)
@@ -55,9 +66,16 @@ def _expand(context: Context, record: BatchRecord) -> None:
     try:
         sizes = write_shards(context, record)
     except InputChanged as error:
+        if record.recovered and (restored := restore_from_fragments(context, record, now, asking=True)) is not None:
+            log.error("restored without its rows", batch=batch_id, reason=str(error))
+            let_run(context, batch_id, jobs=restored)
+            return
         context.ledger.batches.write(advance(record, BatchState.FAILED, at=now, reason=str(error)))
-        marker = BatchObjects(batch_id).marker(BatchState.FAILED)
-        context.artifacts.put(marker, str(error).encode(), content_type="text/plain")
+        marker, key = (
+            EndMarker(state=BatchState.FAILED, reason=str(error)),
+            BatchObjects(batch_id).marker(BatchState.FAILED),
+        )
+        context.artifacts.put(key, marker.to_bytes(), content_type="application/json")
         log.error("batch failed", batch=batch_id, reason=str(error))
         return
     jobs = (JobRecord.queued(record, index, images, now) for index, images in enumerate(sizes))

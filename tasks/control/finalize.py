@@ -1,47 +1,72 @@
-"""Write the results of a batch whose jobs have all ended. Doing it twice writes the same again."""
+"""Write the results of a batch whose jobs have all ended, once it is proved that every image has exactly one outcome.
+
+The jobs' fragments are the proof: each outcome in them was compared with the bucket when its job ended. Where they do
+not prove it, the images are asked for one by one (tasks/control/mend_fragments.py); if that is not enough either, the
+batch is rebuilt from the bucket, and what is missing is rendered again. Doing it twice writes the same again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import chain
-from typing import IO
-
 import structlog
 
+from pipeline.errors import LedgerBehind
 from pipeline.ledger.batches import Assumed
-from pipeline.outputs.gallery.pages import gallery_pages
-from pipeline.process.files import spool
-from pipeline.process.parallel import in_order
-from pipeline.records.batch import BatchManifest, BatchRecord, advance
+from pipeline.names import job_ref
+from pipeline.records.batch import BatchRecord, advance
+from pipeline.records.end_marker import EndMarker, Vouched
 from pipeline.records.object_keys import BatchObjects
-from pipeline.records.results import ImageOutcome, ImageResult, in_row_order, parsed_outcomes
-from pipeline.states import BatchState
+from pipeline.states import BatchState, ImageState
+from tasks.control.mend_fragments import mend_fragments
+from tasks.control.restart import restart
+from tasks.control.write_results import Unproved, write_results
+from tasks.jobs.shards import ShardLost
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
 
-AT_A_TIME = 8  # fragments that are fetched
+# If images of a batch are gone so often, what makes them disappear goes on: they end with E_LOST then.
+MOST_RESTARTS = 3
+_IMAGES_AT_A_TIME = 10_000
 
 
 def finalize(context: Context, batch_id: str) -> None:
-    """Write results.jsonl, errors.jsonl and the gallery, then the marker, then the final state to the ledger."""
+    """Write results.jsonl, errors.jsonl and the gallery, then the marker, then the final state to the ledger.
+
+    A ledger that lacks jobs of the batch was rolled back: then the batch is rebuilt from the bucket.
+    """
     with context.ledger.locks.only_one(f"finalize-{batch_id}") as mine:
         if not mine:
             return
-        record = context.ledger.batches.get(batch_id)
-        jobs = record.jobs
-        if jobs is None or record.reopen is not None or context.ledger.jobs.any_unfinished(batch_id):
-            return
-        if record.state in (BatchState.IN_PROGRESS, BatchState.PAUSED):
-            record = advance(record, BatchState.FINALIZING, at=context.ledger.now())
-            context.ledger.batches.write(record, Assumed(jobs=jobs, ended=True))
-        if (end := _end_of(record)) is None:
-            return
-        objects = BatchObjects(batch_id)
-        write_results(context, record.manifest, jobs)
-        context.artifacts.put(objects.marker(end), (record.reason or "").encode(), content_type="text/plain")
-        context.ledger.batches.write(advance(record, end, at=context.ledger.now()), Assumed(jobs=jobs, ended=True))
-        log.info("batch finished", batch=batch_id, state=end.value)
+        try:
+            _finalize(context, context.ledger.batches.get(batch_id))
+        except LedgerBehind as error:
+            log.error("ledger was rolled back", batch=batch_id, reason=str(error))
+            restart(context, context.ledger.batches.get(batch_id))
+
+
+def _finalize(context: Context, record: BatchRecord) -> None:
+    batch_id, jobs = record.id, record.jobs
+    if jobs is None or record.reopen is not None or context.ledger.jobs.any_unfinished(batch_id):
+        return
+    assumed = Assumed(jobs=jobs, ended=True)
+    if record.state in (BatchState.IN_PROGRESS, BatchState.PAUSED):
+        record = advance(record, BatchState.FINALIZING, at=context.ledger.now())
+        context.ledger.batches.write(record, assumed)
+    if (end := _end_of(record)) is None:
+        return
+    reason = record.reason
+    try:
+        vouched = _written(context, record, jobs, end)
+    except ShardLost as error:
+        if end is BatchState.COMPLETED:
+            end, reason = BatchState.FAILED, str(error)
+        vouched = _write_what_is_known(context, record, jobs, end)
+    if vouched is None:
+        return
+    marker = EndMarker(state=end, reason=reason, vouched=vouched)
+    context.artifacts.put(BatchObjects(batch_id).marker(end), marker.to_bytes(), content_type="application/json")
+    context.ledger.batches.write(advance(record, end, at=context.ledger.now(), reason=reason), assumed)
+    log.info("batch finished", batch=batch_id, state=end.value)
 
 
 def _end_of(record: BatchRecord) -> BatchState | None:
@@ -51,36 +76,40 @@ def _end_of(record: BatchRecord) -> BatchState | None:
     return BatchState.COMPLETED if record.state is BatchState.FINALIZING else None
 
 
-def write_results(context: Context, manifest: BatchManifest, jobs: int) -> None:
-    """Results, errors and gallery from the jobs' fragments, in the order of the rows.
-
-    One pass over the fragments. Memory holds a few of them, and outcomes that must wait for those of earlier rows.
-    """
-    objects = BatchObjects(manifest.id)
-
-    def fragment(job: int) -> bytes:
-        return context.artifacts.get(objects.fragment(job)) or b""
-
-    fragments = in_order(fragment, range(jobs), at_a_time=AT_A_TIME)
-    each = (parsed_outcomes(body.splitlines(), objects.fragment(job)) for job, body in enumerate(fragments))
-    outcomes = in_row_order(chain.from_iterable(each))
-    with spool() as results, spool() as errors:
-        errors.writelines(line + b"\n" for line in context.artifacts.lines(objects.invalid(manifest.staged)))
-
-        def write_each() -> Iterator[ImageOutcome]:
-            for outcome in outcomes:
-                file = results if isinstance(outcome, ImageResult) else errors
-                file.write(outcome.model_dump_json().encode() + b"\n")
-                yield outcome
-
-        for key, pieces in gallery_pages(objects, write_each()):
-            with spool() as page:
-                page.writelines(map(str.encode, pieces))
-                _put(context, key, "text/html; charset=utf-8", page)
-        _put(context, objects.results, "application/x-ndjson", results)
-        _put(context, objects.errors, "application/x-ndjson", errors)
+def _written(context: Context, record: BatchRecord, jobs: int, end: BatchState) -> Vouched | None:
+    """What the results say, once they are written; None if the batch has to be rebuilt first. Raises ShardLost."""
+    if end is BatchState.FAILED:  # nobody can know all of its images any more
+        return _write_what_is_known(context, record, jobs, end)
+    try:
+        vouched = write_results(context, record.manifest, jobs)
+    except Unproved as error:
+        log.warning("images are asked for one by one", batch=record.id, reason=str(error))
+        losing = record.restarts >= MOST_RESTARTS
+        if missing := mend_fragments(context, record, jobs, losing=losing):
+            log.error("images have neither picture nor error", batch=record.id, images=missing, lost=losing)
+            restart(context, record, restarts=record.restarts + 1)
+            return None
+        vouched = write_results(context, record.manifest, jobs)
+    counts = context.ledger.batches.counts(record.id).images
+    proved = (vouched.succeeded, vouched.failed, vouched.cancelled)
+    counted = (counts[ImageState.SUCCEEDED], counts[ImageState.FAILED], counts[ImageState.CANCELLED])
+    if counted != proved and record.restarts <= MOST_RESTARTS:
+        log.error("ledger and bucket are apart", batch=record.id, ledger=counted, bucket=proved)
+        restart(context, record, restarts=record.restarts + 1)
+        return None
+    return vouched
 
 
-def _put(context: Context, key: str, content_type: str, file: IO[bytes]) -> None:
-    file.seek(0)
-    context.artifacts.put(key, file, content_type=content_type)
+def _write_what_is_known(context: Context, record: BatchRecord, jobs: int, end: BatchState) -> Vouched:
+    """The results of a batch of which shards are lost: nobody can know what its other images were."""
+    incarnation = record.manifest.incarnation
+    open_states = (ImageState.QUEUED, ImageState.RUNNING)
+    to = ImageState.CANCELLED if end is BatchState.CANCELLED else ImageState.FAILED
+    for first in range(0, record.manifest.images, _IMAGES_AT_A_TIME):
+        some = range(first, min(first + _IMAGES_AT_A_TIME, record.manifest.images))
+        states = context.ledger.images.states(record.id, some)
+        left = [index for index, state in zip(some, states, strict=True) if state in open_states]
+        context.ledger.images.move_by_worker(
+            record.id, job_ref(record.id, 0), left, to, incarnation=incarnation, fence=""
+        )
+    return write_results(context, record.manifest, jobs, proving=False)

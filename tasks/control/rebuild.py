@@ -13,13 +13,17 @@ from datetime import datetime
 import structlog
 
 from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.commit import commit_failure
 from pipeline.bucket.job_outcomes import known_outcomes
-from pipeline.errors import StaleWrite
+from pipeline.bucket.sizes import sizes_there
+from pipeline.errors import RecordTooNew, RecordUnreadable, StaleWrite
 from pipeline.ledger.jobs import QueuePlace
 from pipeline.records.attempt import AttemptPhase, Observation
 from pipeline.records.batch import BatchRecord, JobRecord, changed
+from pipeline.records.coverage import Coverage
+from pipeline.records.end_marker import EndMarker, read_marker
 from pipeline.records.object_keys import MARKERS, BatchObjects
-from pipeline.records.results import ImageOutcome, parsed_outcomes
+from pipeline.records.results import ImageOutcome, ImageResult, is_of, lost_failure, outcome_lines, parsed_outcomes
 from pipeline.records.shards import ImageTask
 from pipeline.states import BatchState
 from tasks.jobs.advance_job import JOB_STATES
@@ -74,29 +78,88 @@ def restore_job(context: Context, job: JobRecord, tasks: Sequence[ImageTask], re
     context.ledger.jobs.create(job, place)
 
 
-def end_of(artifacts: Artifacts, objects: BatchObjects) -> BatchState | None:
+def end_of(artifacts: Artifacts, objects: BatchObjects) -> EndMarker | None:
     """How the batch ended, by its marker."""
-    return next((state for state in MARKERS if artifacts.head(objects.marker(state)) is not None), None)
+    for state in MARKERS:
+        if (body := artifacts.get(objects.marker(state))) is not None:
+            return read_marker(body, state, what=objects.marker(state))
+    return None
 
 
-def restore_ended_batch(context: Context, record: BatchRecord, end: BatchState, now: datetime) -> None:
-    """Put a batch that has ended into the ledger: its marker says how it ended, its fragments hold every outcome."""
-    objects = BatchObjects(record.id)
-    reason, jobs = None, 0
-    if end is BatchState.FAILED:
-        reason = (context.artifacts.get(objects.marker(end)) or b"").decode(errors="replace")
-    else:
-        for _ in context.artifacts.list(objects.fragments):
-            key = objects.fragment(jobs)
-            outcomes = list(parsed_outcomes(context.artifacts.lines(key), key))
-            _restore_ended_job(context, record, jobs, outcomes, now)
-            jobs += 1
+def restore_ended_batch(context: Context, record: BatchRecord, end: EndMarker, now: datetime) -> bool:
+    """Put a batch that has ended into the ledger: its marker says how it ended, its fragments hold every outcome.
+
+    False if they do not: nothing of it can be believed then but the objects of its images. Some of its jobs may be in
+    the ledger then.
+    """
+    jobs = 0
+    if end.state is not BatchState.FAILED:
+        restored = restore_from_fragments(context, record, now, jobs=end.vouched.jobs if end.vouched else None)
+        if restored is None:
+            return False
+        jobs = restored
     # Not by `advance`: the batch made its moves before it was lost.
-    ended = changed(record, at=now, state=end, jobs=jobs or None, reason=reason)
+    ended = changed(record, at=now, state=end.state, jobs=jobs or None, reason=end.reason)
     try:
         context.ledger.batches.write(ended)
     except StaleWrite as error:
         log.info("already done by another worker", batch=record.id, reason=str(error))
+    return True
+
+
+def restore_from_fragments(
+    context: Context, record: BatchRecord, now: datetime, *, jobs: int | None = None, asking: bool = False
+) -> int | None:
+    """Create every job of a batch as it ended, by its fragment; returns how many there are.
+
+    With `asking`, each picture is asked for; one that is gone has failed with E_LOST, for this is done where nobody can
+    render it again. None if the fragments do not hold exactly one outcome of every image.
+    """
+    objects, coverage = BatchObjects(record.id), Coverage(record.manifest.images)
+    wanted = jobs if jobs is not None else _fragments(context.artifacts, objects)
+    for index in range(wanted):
+        key = objects.fragment(index)
+        body = context.artifacts.get(key)
+        try:
+            outcomes = None if body is None else list(parsed_outcomes(body.splitlines(), key))
+        except RecordTooNew:
+            raise
+        except RecordUnreadable as error:
+            log.error("fragment cannot be read", batch=record.id, job=index, reason=str(error))
+            return None
+        if not outcomes or not all(is_of(one, objects) and coverage.add(one.index) for one in outcomes):
+            log.error("fragment is gone, or of other images", batch=record.id, job=index)
+            return None
+        if asking:
+            outcomes = _asked_for(context, record, index, outcomes)
+        _restore_ended_job(context, record, index, outcomes, now)
+    if coverage.left:
+        log.error("images are in no fragment", batch=record.id, images=coverage.left)
+        return None
+    return wanted
+
+
+def _fragments(artifacts: Artifacts, objects: BatchObjects) -> int:
+    """How many fragments there are. A list may be late, so those behind its last are asked for."""
+    number = sum(1 for _ in artifacts.list(objects.fragments))
+    while artifacts.head(objects.fragment(number)) is not None:
+        number += 1
+    return number
+
+
+def _asked_for(context: Context, record: BatchRecord, index: int, outcomes: list[ImageOutcome]) -> list[ImageOutcome]:
+    """These outcomes as they are now: pictures that are gone have failed, which is written down."""
+    objects, artifacts = BatchObjects(record.id), context.artifacts
+    there = sizes_there(artifacts, {one.index: one.key for one in outcomes if isinstance(one, ImageResult)})
+    lost = [one for one in outcomes if isinstance(one, ImageResult) and one.key not in there]
+    if not lost:
+        return outcomes
+    failures = {one.index: lost_failure(one) for one in lost}
+    for failure in failures.values():
+        commit_failure(artifacts, objects, failure)
+    now = [failures.get(one.index, one) for one in outcomes]
+    artifacts.put(objects.fragment(index), outcome_lines(now), content_type="application/x-ndjson")
+    return now
 
 
 def _restore_ended_job(

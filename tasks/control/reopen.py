@@ -11,10 +11,11 @@ from pipeline.errors import ConflictError
 from pipeline.ledger.jobs import QueuePlace
 from pipeline.names import job_ref
 from pipeline.records.batch import BatchRecord, changed
-from pipeline.records.object_keys import MARKERS, BatchObjects
+from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import is_retried, parsed_outcomes
 from pipeline.states import BatchState, JobState
 from tasks.control.let_run import let_run
+from tasks.control.restart import withdraw_results
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
@@ -29,11 +30,7 @@ def reopen(context: Context, batch_id: str) -> None:
         record = context.ledger.batches.get(batch_id)
         if not mine or record.reopen is None or record.state not in (BatchState.VALIDATING, BatchState.CANCELLING):
             return
-        objects = BatchObjects(batch_id)
-        for marker in MARKERS:  # first, for a marker promises that the rest is complete
-            context.artifacts.delete(objects.marker(marker))
-        for key in (objects.results, objects.errors):
-            context.artifacts.delete(key)
+        withdraw_results(context.artifacts, BatchObjects(batch_id))
         before, opened = context.ledger.batches.reopened(batch_id), 0
         if record.state is BatchState.VALIDATING:
             opened = sum(_reopen_job(context, record, index) for index in range(record.jobs or 0))

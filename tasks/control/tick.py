@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import structlog
 
 from pipeline.deployment.announcement import Deployment
-from pipeline.deployment.broker import CANCEL, EXPAND, FINALIZE, PURGE, RENDER, REOPEN, send_hint
+from pipeline.deployment.broker import CANCEL, EXPAND, FINALIZE, PURGE, RECONCILE, RENDER, REOPEN, send_hint
 from pipeline.deployment.broker_keys import RENDER_QUEUE, queue_key
 from pipeline.errors import LedgerUnavailable, RecordUnreadable, TesseraError, UnknownBatch
 from pipeline.names import job_ref
@@ -94,6 +94,8 @@ def request_next_step(context: Context, batch_id: str) -> None:
     record = context.ledger.batches.get(batch_id)
     if record.manifest.purge is not None:
         send_hint(context.app, PURGE, batch_id)
+    if record.repair is not None:
+        send_hint(context.app, RECONCILE, batch_id)
     if is_final(record.state):
         return
     if back := context.ledger.leases.unpark(batch_id):

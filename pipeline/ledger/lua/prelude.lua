@@ -24,8 +24,10 @@ end
 local function drop_lease(ref)
   if redis.call('ZREM', keys.leases, ref) == 1 then
     local tenant = redis.call('HGET', keys.job(ref), 'tenant')
-    redis.call('HINCRBY', keys.tenants, tenant, -1)
-    redis.call('HSET', keys.job(ref), 'worker', '')
+    if tenant then -- a ledger that was rolled back may have the lease of a job that it does not know
+      redis.call('HINCRBY', keys.tenants, tenant, -1)
+      redis.call('HSET', keys.job(ref), 'worker', '')
+    end
   end
 end
 

@@ -10,7 +10,8 @@ from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import ImageResult
 from pipeline.states import BatchState
 from tasks.control import finalize as module
-from tasks.control.finalize import finalize, write_results
+from tasks.control.finalize import finalize
+from tasks.control.write_results import AT_A_TIME, write_results
 from tests.factories import at
 from tests.tasks.node import Play
 from tests.tasks.stage import SUCCEEDED, Stage
@@ -107,7 +108,7 @@ def test_each_fragment_is_read_once_and_few_at_a_time_however_many_there_are(
     monkeypatch.setattr(ImageResult, "model_dump_json", written)
     stage.finalized()
     assert len(fetched) == len(set(fetched)) == 40
-    assert max(ahead) <= module.AT_A_TIME + 1
+    assert max(ahead) <= AT_A_TIME + 1
     assert [line["index"] for line in stage.lines("results.jsonl")] == list(range(120))
 
 

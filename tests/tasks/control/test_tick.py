@@ -7,7 +7,6 @@ import threading
 import pytest
 
 from pipeline.deployment.broker import EXPAND, RENDER, REOPEN
-from pipeline.errors import ServiceError
 from pipeline.operations.cancel import request_cancel
 from pipeline.operations.retry import request_retry
 from pipeline.records.attempt import AttemptOutcome, AttemptPhase, Code
@@ -17,6 +16,7 @@ from tasks.app import register
 from tasks.control import tick
 from tasks.control.expand import expand
 from tasks.jobs.finish_attempt import job_images
+from tasks.jobs.shards import ShardLost
 from tasks.worker import _report
 from tests.factories import attempt_spec, job_record
 from tests.tasks.stage import Stage
@@ -169,9 +169,10 @@ def _forget(stage: Stage) -> None:
 
 
 def _lose(stage: Stage, key: str) -> None:
-    """An object is gone from the bucket."""
-    stage.artifacts._client.delete_object(Bucket=stage.settings.s3_bucket, Key=f"{stage.settings.s3_prefix}/{key}")
-    with pytest.raises(ServiceError):
+    """An object is gone from the bucket, and the rows of its batch too."""
+    stage.artifacts.delete(key)
+    stage.artifacts.delete(BatchObjects("a").input(stage.ledger.batches.get("a").manifest.staged))
+    with pytest.raises(ShardLost):
         job_images(stage.worker, stage.job(0, "a"))
 
 

@@ -1,0 +1,176 @@
+"""Compare one job of a batch: its shard, its fragment, the objects of its images, and what Redis says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from pipeline.bucket.artifacts import Artifacts, sha256
+from pipeline.bucket.imagefile import is_whole
+from pipeline.bucket.sizes import sizes_there
+from pipeline.errors import RecordTooNew, RecordUnreadable
+from pipeline.ledger import Ledger
+from pipeline.names import job_ref
+from pipeline.operations.findings import FindingKind
+from pipeline.records.batch import BatchRecord, JobRecord
+from pipeline.records.object_keys import BatchObjects
+from pipeline.records.results import FailureCode, ImageOutcome, ImageResult, is_of, parsed_outcomes
+from pipeline.records.shards import ImageTask, images_of, parsed_shard
+from pipeline.schema import read_record
+from pipeline.states import ImageState, is_final
+
+
+@dataclass
+class JobSeen:
+    """What is proved of a job's images, by their index, and what is wrong with it."""
+
+    images: dict[int, ImageState] = field(default_factory=dict)
+    found: list[tuple[FindingKind, str]] = field(default_factory=list)
+    files: int = 0
+
+    def add(self, kind: FindingKind, what: str) -> None:
+        """Something is wrong with what is named; once is enough."""
+        if (kind, what) not in self.found[-1:]:
+            self.found.append((kind, what))
+
+
+@dataclass(frozen=True)
+class JobCheck:
+    """Looks at the jobs of one batch, one after the other; may be shared between threads.
+
+    Attributes:
+        record: the batch in Redis; None if Redis does not know it, or has not cut it.
+        ended: the batch has ended, so every image must have an outcome.
+        reads_file: whether the file of the image of this index is read and compared.
+    """
+
+    ledger: Ledger
+    artifacts: Artifacts
+    objects: BatchObjects
+    record: BatchRecord | None
+    ended: bool
+    reads_file: Callable[[int], bool]
+
+    def look(self, index: int) -> JobSeen:
+        """What there is of a job. Redis is asked first: what it knows must be in the bucket. Raises ServiceError."""
+        seen = JobSeen()
+        tasks = self._tasks(index, seen)
+        job = self._job(index, seen)
+        states: dict[int, ImageState] = {}
+        if self.record is not None and tasks is not None:
+            indices = [task.index for task in tasks]
+            states = dict(zip(indices, self.ledger.images.states(self.objects.batch_id, indices), strict=True))
+        if self.ended or (job is not None and is_final(job.state)):
+            outcomes = self._reported(index, tasks, seen)
+            self._compare_objects(outcomes, seen)
+            self._look_up([task for task in tasks or () if task.index not in outcomes], index, seen)
+            for image, state in seen.images.items():
+                if states and states.get(image) is not state:
+                    seen.add(FindingKind.IMAGE_STATES_DIFFER, f"image {image} of {self.objects.batch_id}")
+        elif tasks is not None:
+            self._look_for_known(tasks, states, seen)
+        return seen
+
+    def _job(self, index: int, seen: JobSeen) -> JobRecord | None:
+        if self.record is None:
+            return None
+        ref = job_ref(self.objects.batch_id, index)
+        try:
+            job = self.ledger.jobs.get(ref)
+        except RecordUnreadable as error:
+            seen.add(FindingKind.UNREADABLE, error.what)
+            return None
+        if job is None:
+            seen.add(FindingKind.JOBS_DIFFER, ref)
+        return job
+
+    def _tasks(self, index: int, seen: JobSeen) -> list[ImageTask] | None:
+        key = self.objects.shard(index)
+        body = self.artifacts.get(key)
+        try:
+            if body is not None:
+                return images_of(parsed_shard(body, key))
+        except RecordTooNew:
+            seen.add(FindingKind.UNREADABLE, key)
+            return None
+        except RecordUnreadable:
+            pass  # as good as gone: the rows have what it had
+        seen.add(FindingKind.SHARD_GONE, key)
+        return None
+
+    def _reported(self, index: int, tasks: Sequence[ImageTask] | None, seen: JobSeen) -> dict[int, ImageOutcome]:
+        """What the fragment says of the job's own images; the first outcome of each."""
+        key = self.objects.fragment(index)
+        body = self.artifacts.get(key)
+        own = {task.index for task in tasks} if tasks is not None else None
+        outcomes: dict[int, ImageOutcome] = {}
+        for line in (body or b"").splitlines():  # one that is gone is found by what it lacks
+            try:
+                [outcome] = parsed_outcomes([line], key)
+            except RecordTooNew:
+                seen.add(FindingKind.UNREADABLE, key)
+            except (RecordUnreadable, ValueError):
+                seen.add(FindingKind.FRAGMENT_DIFFERS, key)
+            else:
+                foreign = not is_of(outcome, self.objects) or (own is not None and outcome.index not in own)
+                if foreign or outcome.index in outcomes:
+                    seen.add(FindingKind.FRAGMENT_DIFFERS, key)
+                else:
+                    outcomes[outcome.index] = outcome
+        if body is None:
+            seen.add(FindingKind.FRAGMENT_DIFFERS, key)
+        return outcomes
+
+    def _compare_objects(self, outcomes: dict[int, ImageOutcome], seen: JobSeen) -> None:
+        results = {index: one for index, one in outcomes.items() if isinstance(one, ImageResult)}
+        sizes = sizes_there(self.artifacts, {index: one.key for index, one in results.items()})
+        for index, outcome in outcomes.items():
+            if not isinstance(outcome, ImageResult):
+                cancelled = outcome.code is FailureCode.CANCELLED
+                seen.images[index] = ImageState.CANCELLED if cancelled else ImageState.FAILED
+            elif outcome.key not in sizes:
+                seen.add(FindingKind.IMAGE_GONE, outcome.key)
+            elif sizes[outcome.key] != outcome.size_bytes or not self._is_as_committed(outcome, seen):
+                seen.add(FindingKind.IMAGE_DAMAGED, outcome.key)
+            else:
+                seen.images[index] = ImageState.SUCCEEDED
+
+    def _is_as_committed(self, result: ImageResult, seen: JobSeen) -> bool:
+        """Whether the file has its digest and decodes to its size, if files are read; its sidecar is compared too."""
+        if not self.reads_file(result.index):
+            return True
+        seen.files += 1
+        sidecar = self.objects.sidecar(result.row, result.number)
+        try:
+            text = self.artifacts.get(sidecar)
+            known = read_record(ImageResult, text, what=sidecar) if text is not None else None
+        except RecordUnreadable:
+            known = None
+        if known is None or known.sha256 != result.sha256:
+            seen.add(FindingKind.SIDECAR_DIFFERS, sidecar)
+        body = self.artifacts.get(result.key)
+        return body is not None and sha256(body) == result.sha256 and is_whole(body, result.width, result.height)
+
+    def _look_up(self, tasks: Iterable[ImageTask], index: int, seen: JobSeen) -> None:
+        """Images of a job that is over, of which its fragment says nothing."""
+        for task in tasks:
+            if self.artifacts.head(task.key(self.objects)) is not None:
+                seen.images[task.index] = ImageState.SUCCEEDED
+            elif self.artifacts.head(self.objects.failure(task.row.row, task.number)) is not None:
+                seen.images[task.index] = ImageState.FAILED
+            else:
+                seen.add(FindingKind.OUTCOME_MISSING, task.key(self.objects))
+            seen.add(FindingKind.FRAGMENT_DIFFERS, self.objects.fragment(index))
+
+    def _look_for_known(self, tasks: Iterable[ImageTask], states: dict[int, ImageState], seen: JobSeen) -> None:
+        """Images of a job under way that have an outcome by Redis."""
+        there = sizes_there(
+            self.artifacts,
+            {t.index: t.key(self.objects) for t in tasks if states.get(t.index) is ImageState.SUCCEEDED},
+        )
+        for task in tasks:
+            state = states.get(task.index)
+            if state is ImageState.SUCCEEDED and task.key(self.objects) not in there:
+                seen.add(FindingKind.IMAGE_GONE, task.key(self.objects))
+            elif state is not None and is_final(state):
+                seen.images[task.index] = state

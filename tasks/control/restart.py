@@ -1,0 +1,61 @@
+"""Put a batch into the ledger anew, so that it is rebuilt from the bucket and from what runs.
+
+Used when ledger and bucket are apart, whichever is ahead: the bucket says which images there are. The batch gets a new
+incarnation, so whoever works on it by the old record is refused; pods that run are adopted.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import structlog
+
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.deployment.broker import EXPAND, send_hint
+from pipeline.records.batch import BatchManifest, BatchRecord
+from pipeline.records.object_keys import MARKERS, BatchObjects
+from pipeline.states import BatchState
+from tasks.process.context import Context
+
+log = structlog.get_logger(__name__)
+
+
+def withdraw_results(artifacts: Artifacts, objects: BatchObjects) -> None:
+    """Remove what says that a batch has ended: first the markers, for a marker promises that the rest is complete."""
+    for marker in MARKERS:
+        artifacts.delete(objects.marker(marker))
+    for key in (objects.results, objects.errors):
+        artifacts.delete(key)
+
+
+def restart(context: Context, record: BatchRecord, manifest: BatchManifest | None = None, **changes: Any) -> None:
+    """Have the batch rebuilt, of this manifest if it is another than the record's. Raises StaleWrite.
+
+    It stays paused, and cancelled or being cancelled, if it is by the record; a marker in the bucket outranks that.
+    """
+    incarnation = secrets.token_hex(4)
+    after = record.model_copy(
+        update={
+            "manifest": (manifest or record.manifest).model_copy(update={"incarnation": incarnation}),
+            "state": _state_after(record),
+            "revision": record.revision + 1,
+            "updated_at": context.ledger.now(),
+            "recovered": True,
+            "jobs": None,
+            "reason": None,
+            "repair": None,
+            "reopen": None,
+            **changes,
+        }
+    )
+    context.ledger.batches.restart(record, after)
+    log.warning("batch is rebuilt from the bucket", batch=record.id, state=after.state.value, before=record.state.value)
+    send_hint(context.app, EXPAND, record.id)
+
+
+def _state_after(record: BatchRecord) -> BatchState:
+    if record.state is BatchState.PAUSED:
+        return BatchState.PAUSED
+    cancelled = record.state in (BatchState.CANCELLING, BatchState.CANCELLED) and record.reason is None
+    return BatchState.CANCELLING if cancelled else BatchState.VALIDATING

@@ -1,0 +1,147 @@
+"""Results, errors and gallery of a batch from the fragments of its jobs, with the proof that no image is missing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from typing import IO
+
+import structlog
+
+from pipeline.errors import RecordTooNew, RecordUnreadable, TesseraError
+from pipeline.outputs.gallery.pages import gallery_pages
+from pipeline.process.files import spool
+from pipeline.process.parallel import in_order
+from pipeline.records.batch import BatchManifest
+from pipeline.records.coverage import Coverage
+from pipeline.records.end_marker import FileDigest, Vouched
+from pipeline.records.object_keys import BatchObjects
+from pipeline.records.results import (
+    FailureCode,
+    ImageOutcome,
+    ImageResult,
+    RefusedLine,
+    in_row_order,
+    is_of,
+    parsed_outcomes,
+)
+from pipeline.states import ImageState
+from tasks.process.context import Context
+
+log = structlog.get_logger(__name__)
+
+AT_A_TIME = 8  # fragments that are fetched
+
+
+class Unproved(TesseraError):
+    """The fragments of a batch do not prove that every image of it has exactly one outcome."""
+
+
+class _Lines:
+    """A file of lines, its digest, and how many outcomes of each state are in it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self._digest = hashlib.sha256()
+
+    def write(self, line: bytes) -> None:
+        self._digest.update(line)
+        self.file.write(line)
+
+    def put(self, context: Context, key: str) -> FileDigest:
+        size_bytes = self.file.tell()
+        _put(context, key, "application/x-ndjson", self.file)
+        return FileDigest(sha256=self._digest.hexdigest(), size_bytes=size_bytes)
+
+
+def write_results(context: Context, manifest: BatchManifest, jobs: int, *, proving: bool = True) -> Vouched:
+    """Write results, errors and gallery, in the order of the rows; returns what they say.
+
+    One pass over the fragments. Memory holds a few of them, a bit for each image, and outcomes that must wait for those
+    of earlier rows. Raises Unproved if a fragment is gone, damaged, or of other images, or if an image has none or two
+    outcomes; without `proving`, such fragments and lines are left out.
+    """
+    objects, coverage, counts = BatchObjects(manifest.id), Coverage(manifest.images), Counter[ImageState]()
+
+    def fragment(job: int) -> bytes | None:
+        return context.artifacts.get(objects.fragment(job))
+
+    def each() -> Iterator[ImageOutcome]:
+        for job, body in enumerate(in_order(fragment, range(jobs), at_a_time=AT_A_TIME)):
+            try:
+                yield from _outcomes(objects, job, body, coverage)
+            except Unproved:
+                if proving:
+                    raise
+        if proving and coverage.left:
+            raise Unproved(f"{coverage.left} images of batch {manifest.id} are in no fragment")
+
+    with spool() as results_file, spool() as errors_file:
+        results, errors = _Lines(results_file), _Lines(errors_file)
+        for line in _invalid_rows(context, manifest):
+            errors.write(line + b"\n")
+
+        def write_each() -> Iterator[ImageOutcome]:
+            for outcome in in_row_order(each()):
+                lines = results if isinstance(outcome, ImageResult) else errors
+                lines.write(outcome.model_dump_json().encode() + b"\n")
+                counts[_state_of(outcome)] += 1
+                yield outcome
+
+        for key, pieces in gallery_pages(objects, write_each()):
+            with spool() as page:
+                page.writelines(map(str.encode, pieces))
+                _put(context, key, "text/html; charset=utf-8", page)
+        return Vouched(
+            images=manifest.images,
+            succeeded=counts[ImageState.SUCCEEDED],
+            failed=counts[ImageState.FAILED],
+            cancelled=counts[ImageState.CANCELLED],
+            jobs=jobs,
+            input_sha256=manifest.input_sha256,
+            results=results.put(context, objects.results),
+            errors=errors.put(context, objects.errors),
+        )
+
+
+def _outcomes(objects: BatchObjects, job: int, body: bytes | None, coverage: Coverage) -> Iterator[ImageOutcome]:
+    """The outcomes of a fragment, each recorded. Raises Unproved, RecordTooNew."""
+    key = objects.fragment(job)
+    if body is None:
+        raise Unproved(f"{key} is not there")
+    try:
+        for outcome in parsed_outcomes(body.splitlines(), key):
+            if not is_of(outcome, objects) or not coverage.add(outcome.index):
+                raise Unproved(f"{key} has a second outcome of image {outcome.index}, or one of another batch")
+            yield outcome
+    except RecordTooNew:
+        raise
+    except RecordUnreadable as error:
+        raise Unproved(str(error)) from error
+
+
+def _invalid_rows(context: Context, manifest: BatchManifest) -> Iterator[bytes]:
+    """The lines for rows that were left out; one that says so if they are gone."""
+    if not manifest.invalid_rows:
+        return
+    key = BatchObjects(manifest.id).invalid(manifest.staged)
+    if context.artifacts.head(key) is not None:
+        yield from context.artifacts.lines(key)
+        return
+    log.error("what was wrong with rows that were left out is gone", batch=manifest.id, key=key)
+    message = (
+        f"what was wrong with {manifest.invalid_rows} rows that were left out is not known any more: {key} is gone"
+    )
+    yield RefusedLine(line=0, field=None, message=message).model_dump_json().encode()
+
+
+def _state_of(outcome: ImageOutcome) -> ImageState:
+    if isinstance(outcome, ImageResult):
+        return ImageState.SUCCEEDED
+    return ImageState.CANCELLED if outcome.code is FailureCode.CANCELLED else ImageState.FAILED
+
+
+def _put(context: Context, key: str, content_type: str, file: IO[bytes]) -> None:
+    file.seek(0)
+    context.artifacts.put(key, file, content_type=content_type)
