@@ -25,6 +25,8 @@ TesseraError
 │   ├── LeaseLost          another worker holds the job now
 │   ├── ClaimRefused       another pod, or another attempt, holds the job now
 │   └── NameTaken          something else holds an attempt's name (see pipeline.records.attempt)
+├── FileRefused            a file is not written: its name is none of ours, or something else is in its place
+├── DownloadIncomplete     some files of a batch could not be downloaded; all others are there
 ├── WaitTimeout            a batch was not finished in time; it goes on
 ├── ReplayFailed           an image could not be rendered again; the message says why
 └── IllegalMove            a state change that the table of moves does not have
@@ -36,6 +38,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 class TesseraError(Exception):
@@ -205,6 +208,31 @@ class LeaseLost(ConflictError):
 
 class ClaimRefused(ConflictError):
     """A pod may not report for this job: another pod or another attempt holds it."""
+
+
+class FileRefused(TesseraError):
+    """A file is not written: its name is none of ours, or something else is in its place."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name, self.reason = name, reason
+        super().__init__(f"{name[:200]!a} was not written: {reason}")
+
+
+class DownloadIncomplete(TesseraError):
+    """Some files of a batch could not be downloaded; all others are there.
+
+    Attributes:
+        gallery: of what is there.
+        problems: what is wrong with the first of them, and what to do.
+        total: how many there are.
+    """
+
+    def __init__(self, batch_id: str, gallery: Path, problems: Sequence[str], total: int) -> None:
+        self.gallery, self.problems, self.total = gallery, tuple(problems), total
+        shown = "\n".join(f"  {problem}" for problem in self.problems)
+        more = f"\n  and {total - len(self.problems)} more" if total > len(self.problems) else ""
+        noun = "file" if total == 1 else "files"
+        super().__init__(f"batch {batch_id}: {total} {noun} could not be downloaded, all others were\n{shown}{more}")
 
 
 class WaitTimeout(TesseraError):

@@ -6,6 +6,9 @@ Nothing that a user writes is part of a name but the batch id, whose characters 
 from __future__ import annotations
 
 import re
+from typing import Annotated
+
+from pydantic import StringConstraints
 
 from pipeline.errors import RequestError
 
@@ -15,12 +18,18 @@ POD_UID_VARIABLE = "TESSERA_POD_UID"
 TERMINATION_LOG_VARIABLE = "TESSERA_TERMINATION_LOG"  # where its report goes; unset, a kubelet's own place
 POD_VARIABLES = frozenset({ATTEMPT_VARIABLE, POD_UID_VARIABLE, TERMINATION_LOG_VARIABLE})
 
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+# Of records: an id that may be part of a key, a name and a path as it stands.
+Id = Annotated[str, StringConstraints(pattern=f"^{ID.pattern}$")]
+
+# The ledger keeps the state of an image in four bits of one string, which Redis limits to 512 MiB.
+MAX_IMAGES_OF_BATCH = 2**30
 
 
 def checked_id(text: str, what: str) -> str:
     """The text itself. Raises RequestError if it could not be part of a key, a name and a path as it stands."""
-    if not _ID.fullmatch(text):
+    if not ID.fullmatch(text):
         raise RequestError(
             f"{what} {text[:100]!r}: 1 to 80 letters, digits, '.', '_' and '-' wanted, a letter or digit first"
         )

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 SettingValue = bool | int | float | str
 
+MAX_SIDE_PX = 16_384
+MAX_STEPS = 1_000
+
 
 class _Plain(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
@@ -90,9 +93,9 @@ class Picture(BaseModel):
     negative_prompt: str | None = Field(description='None: zeroed embeddings; "": the encoded empty text.')
     negative_prompt_2: str | None = Field(None, description="For the second encoder; None: the negative prompt itself.")
     long_prompt: LongPrompt = LongPrompt.ERROR
-    width: int
-    height: int
-    steps: int
+    width: int = Field(ge=1, le=MAX_SIDE_PX)
+    height: int = Field(ge=1, le=MAX_SIDE_PX)
+    steps: int = Field(ge=1, le=MAX_STEPS)
     guidance_scale: float
     guidance_rescale: float
     scheduler: Scheduler | None = Field(None, description="None: the model's own.")

@@ -11,12 +11,12 @@ Whoever reads what was stored, in Redis, in the bucket, in a file or in a cluste
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from functools import cache
 from typing import Literal, Self, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError, field_validator
+from pydantic import BaseModel, RootModel, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from pipeline.errors import RecordForeign, RecordTooNew, RecordUnreadable
@@ -63,9 +63,31 @@ def read_record(kind: type[M], body: str | bytes, *, what: str) -> M:
 
 def read_lines(kind: type[M], lines: Iterable[bytes], *, what: str) -> Iterator[M]:
     """The records of a file with one a line; empty lines are none. Streams. Raises as `read_record`."""
+    return (record for _, record in read_each(kind, lines, what=what))
+
+
+def read_each(
+    kind: type[M],
+    lines: Iterable[bytes],
+    *,
+    what: str,
+    on_unreadable: Callable[[RecordUnreadable], object] | None = None,
+) -> Iterator[tuple[int, M]]:
+    """The records of a file with one a line, as `read_lines`, each with the number of its line.
+
+    A line that cannot be read is given to `on_unreadable` and costs itself only; without it, it raises.
+    """
     for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield read_record(kind, line, what=f"{what}, line {number}")
+        if not line.strip():
+            continue
+        try:
+            record = read_record(kind, line, what=f"{what}, line {number}")
+        except RecordUnreadable as error:
+            if on_unreadable is None:
+                raise
+            on_unreadable(error)
+        else:
+            yield number, record
 
 
 def _unreadable(kind: type[BaseModel], body: str | bytes, what: str, error: ValidationError) -> RecordUnreadable:
@@ -80,10 +102,19 @@ def _unreadable(kind: type[BaseModel], body: str | bytes, what: str, error: Vali
     needed = {field.alias or name for name, field in kind.model_fields.items() if field.is_required()}
     if (needed and needed <= missing) or any(_is_other_kind(kind, problem) for problem in problems):
         return RecordForeign(what, "another kind of record", kind.__name__)
-    fields = sorted({str(problem["loc"][0]) for problem in problems if problem["loc"]} & kind.model_fields.keys())
+    depth = 1 if issubclass(kind, RootModel) else 0  # behind the tag of a union
+    fields = sorted({str(part) for problem in problems for part in problem["loc"][depth:][:1]} & _field_names(kind))
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     where = f" in {', '.join(fields)}" if fields else ""
     return RecordUnreadable(what, f"{count}{where} ({first['type']})", kind.__name__)
+
+
+def _field_names(kind: type[BaseModel]) -> set[str]:
+    """The names of a record's fields; of a record that is one of several kinds, those of all."""
+    if not issubclass(kind, RootModel):
+        return set(kind.model_fields)
+    annotation = kind.model_fields["root"].annotation
+    return {name for one in get_args(annotation) or (annotation,) for name in one.model_fields}
 
 
 def _not_json(body: str | bytes) -> str:

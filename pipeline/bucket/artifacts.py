@@ -2,25 +2,33 @@
 
 `put_new` is the commit of everything that must exist once: a conditional PUT. A store that ignores the condition is
 refused by `check`, because two pods of one image would overwrite each other there.
+
+A little over 300 lines: it is one class, a few lines for each kind of request.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import IO, TypedDict
+from typing import IO, TYPE_CHECKING, TypedDict
 
 import botocore.exceptions as s3_errors
 from boto3.s3.transfer import TransferConfig
 from botocore.response import StreamingBody
 
+from pipeline.bucket.bodies import read_at_most, split_lines
 from pipeline.bucket.s3 import ABSENT, CONFLICT, PRECONDITION_FAILED, Credentials, code_of, connect, translate_errors
 from pipeline.deployment.settings import Settings, without_credentials
 from pipeline.errors import RequestError, StoreRefused, StoreUnavailable
+from pipeline.records.object_sizes import RECORD_BYTES, largest
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
 
 PROBES = ".probe/"  # where `check` writes and deletes
 
@@ -141,28 +149,42 @@ class Artifacts:
         for error in answer.get("Errors", ()):
             raise StoreRefused(f"S3 at {self.where}: {error.get('Code')} on deleting {error.get('Key')}")
 
-    def get(self, key: str) -> bytes | None:
-        """The object's bytes, or None if it is not there."""
+    def get(self, key: str, most_bytes: int | None = None) -> bytes | None:
+        """The object's bytes, or None if it is not there.
+
+        Raises RecordUnreadable if it is larger than `most_bytes`, by default than any object of its kind.
+        """
+        most_bytes = largest(key) if most_bytes is None else most_bytes
         with self._errors():
             body = self._body(key)
-            return None if body is None else body.read()
+            return None if body is None else read_at_most(body, most_bytes, what=key)
 
-    def copy_to(self, key: str, file: IO[bytes]) -> str | None:
-        """Write an object to a file as it comes; returns its SHA-256, or None if it is not there."""
-        digest = hashlib.sha256()
+    def copy_to(self, key: str, file: IO[bytes], most_bytes: int | None = None) -> str | None:
+        """Write an object to a file as it comes; returns its SHA-256, or None if it is not there.
+
+        Of one that is larger than `most_bytes` so much is written that it shows.
+        """
+        digest, left = hashlib.sha256(), math.inf if most_bytes is None else most_bytes + 1
         with self._errors():
             if (body := self._body(key)) is None:
                 return None
-            for chunk in body.iter_chunks(1 << 20):
-                digest.update(chunk)
-                file.write(chunk)
+        for chunk in self._chunks(body):
+            digest.update(part := chunk[: int(min(left, len(chunk)))])
+            file.write(part)
+            if (left := left - len(part)) <= 0:
+                body.close()
+                break
         return digest.hexdigest()
 
     def lines(self, key: str) -> Iterator[bytes]:
-        """The lines of an object, streamed; none if it is not there."""
+        """The lines of an object, streamed; none if it is not there. Of a line too long for a record, its beginning."""
         with self._errors():
-            if (body := self._body(key)) is not None:
-                yield from body.iter_lines(chunk_size=1 << 16)
+            body = self._body(key)
+        return iter(()) if body is None else split_lines(self._chunks(body), RECORD_BYTES)
+
+    def _chunks(self, body: StreamingBody) -> Iterator[bytes]:
+        with self._errors():
+            yield from body.iter_chunks(1 << 20)
 
     def chunks_of(self, url: str) -> Iterator[bytes]:
         """An object of any bucket as it comes, asked for with our own credentials.
@@ -206,43 +228,29 @@ class Artifacts:
 
     def sizes(self, folder: str) -> Iterator[tuple[str, int]]:
         """Keys below a folder (which ends in a slash), in order, each with its size in bytes."""
-        with self._errors():
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix + folder
-            )
-            for page in pages:
-                for item in page.get("Contents", ()):
-                    yield item["Key"][len(self._prefix) :], item["Size"]
+        for page in self._pages(folder):
+            for item in page.get("Contents", ()):
+                yield item["Key"][len(self._prefix) :], item["Size"]
 
     def sizes_between(self, first: str, last: str, page: int) -> Iterator[tuple[str, int]]:
         """Keys of one folder from `first` to `last`, both included, in order, each with its size in bytes.
 
         A request asks for `page` keys: what lies before and behind costs at most one page.
         """
-        with self._errors():
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket,
-                Prefix=f"{self._prefix}{first.rpartition('/')[0]}/",
-                StartAfter=self._prefix + first[:-1],
-                PaginationConfig={"PageSize": page},
-            )
-            for item in (item for found in pages for item in found.get("Contents", ())):
-                key = item["Key"][len(self._prefix) :]
-                if key > last:
-                    return
-                if key >= first:
-                    yield key, item["Size"]
+        pages = self._pages(f"{first.rpartition('/')[0]}/", after=self._prefix + first[:-1], size=page)
+        for item in (item for found in pages for item in found.get("Contents", ())):
+            key = item["Key"][len(self._prefix) :]
+            if key > last:
+                return
+            if key >= first:
+                yield key, item["Size"]
 
     def older(self, folder: str, before: datetime) -> Iterator[str]:
         """Keys below a folder (which ends in a slash) that were last written before this moment."""
-        with self._errors():
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix + folder
-            )
-            for page in pages:
-                for item in page.get("Contents", ()):
-                    if item["LastModified"] < before:
-                        yield item["Key"][len(self._prefix) :]
+        for page in self._pages(folder):
+            for item in page.get("Contents", ()):
+                if item["LastModified"] < before:
+                    yield item["Key"][len(self._prefix) :]
 
     def abort_uploads(self, before: datetime) -> int:
         """Abort uploads in parts that began before this moment and were never completed; returns how many."""
@@ -262,13 +270,21 @@ class Artifacts:
 
     def folders(self, folder: str) -> Iterator[str]:
         """Names of the folders directly below a folder (which ends in a slash), in order."""
+        for page in self._pages(folder, delimiter="/"):
+            for item in page.get("CommonPrefixes", ()):
+                yield item["Prefix"][len(self._prefix + folder) :].rstrip("/")
+
+    def _pages(
+        self, folder: str, *, delimiter: str = "", after: str = "", size: int = 1000
+    ) -> Iterator[ListObjectsV2OutputTypeDef]:
         with self._errors():
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix + folder, Delimiter="/"
+            yield from self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket,
+                Prefix=self._prefix + folder,
+                Delimiter=delimiter,
+                StartAfter=after,
+                PaginationConfig={"PageSize": size},
             )
-            for page in pages:
-                for item in page.get("CommonPrefixes", ()):
-                    yield item["Prefix"][len(self._prefix + folder) :].rstrip("/")
 
     def presigned(self, key: str, life: timedelta) -> str:
         """A URL that fetches the object without credentials for so long. It is a credential: never log it."""

@@ -22,6 +22,7 @@ from pipeline.bucket.imagefile import ImageFile, has_record, record_in
 from pipeline.bucket.thumbnail import CONTENT_TYPE as THUMBNAIL_TYPE
 from pipeline.errors import RecordTooNew, RecordUnreadable
 from pipeline.records.object_keys import BatchObjects
+from pipeline.records.object_sizes import largest_image
 from pipeline.records.results import ImageFailure, ImageResult, Provenance, is_result_of, result_of
 from pipeline.records.shards import ImageTask
 from pipeline.schema import read_record
@@ -43,6 +44,7 @@ def commit_image(artifacts: Artifacts, objects: BatchObjects, result: ImageResul
     stands = result.model_copy(update={"sha256": sha256(file.body), "size_bytes": len(file.body)})
     ours = _Expected(
         sidecar=objects.sidecar(result.row, result.number),
+        most_bytes=largest_image(result.width, result.height),
         fits=lambda other: _same_image(other, result),
         rebuilt=lambda made, seconds: result.model_copy(update={"provenance": made, "seconds": seconds}),
     )
@@ -79,6 +81,7 @@ def committed_result(artifacts: Artifacts, objects: BatchObjects, task: ImageTas
         return None
     expected = _Expected(
         sidecar=objects.sidecar(task.row.row, task.number),
+        most_bytes=largest_image(task.row.width, task.row.height),
         fits=lambda result: is_result_of(task, objects, result),
         rebuilt=lambda made, seconds: result_of(task, objects, made, seconds),
     )
@@ -88,8 +91,7 @@ def committed_result(artifacts: Artifacts, objects: BatchObjects, task: ImageTas
 def committed_failure(artifacts: Artifacts, objects: BatchObjects, task: ImageTask) -> ImageFailure | None:
     """Why there is no picture, if that was written down and can be read."""
     key = objects.failure(task.row.row, task.number)
-    body = artifacts.get(key)
-    failure = _read_or_warn(ImageFailure, body, key) if body is not None else None
+    failure = _stored(ImageFailure, artifacts, key)
     if failure is not None and (failure.index, failure.image_id) != (task.index, task.id):
         log.warning("a failure of another image was left out", key=key)
         return None
@@ -102,11 +104,13 @@ class _Expected:
 
     Attributes:
         sidecar: where its record lies beside it.
+        most_bytes: no file of so many pixels is larger.
         fits: whether a result is this image's.
         rebuilt: its result, from how it was made and in how many seconds.
     """
 
     sidecar: str
+    most_bytes: int
     fits: Callable[[ImageResult], bool]
     rebuilt: Callable[[Provenance, float], ImageResult]
 
@@ -118,13 +122,15 @@ def _find_result(
 
     Raises RecordUnreadable if it is one and neither sidecar, file nor metadata can be read.
     """
-    text = artifacts.get(expected.sidecar)
-    known = _read_or_warn(ImageResult, text, expected.sidecar) if text is not None else None
+    known = _stored(ImageResult, artifacts, expected.sidecar)
     if known is not None and not expected.fits(known):
         log.warning("a sidecar of another image was left out", key=expected.sidecar)
         known = None
     if known and (known.sha256, known.size_bytes) == (found.metadata.get("sha256"), found.size_bytes):
         return known
+    if found.size_bytes > expected.most_bytes:
+        log.warning("the object at an image's key is none: too large", key=found.key, size_bytes=found.size_bytes)
+        return None
     body = artifacts.get(found.key)
     if body is None:
         return None
@@ -141,6 +147,16 @@ def _find_result(
     result = result.model_copy(update={"sha256": digest, "size_bytes": len(body)})
     _put_sidecar(artifacts, objects, result)
     return result
+
+
+def _stored(kind: type[M], artifacts: Artifacts, key: str) -> M | None:
+    """The record under a key; None, after a warning if it is there, if it cannot be read."""
+    try:
+        body = artifacts.get(key)
+    except RecordUnreadable as error:  # it is too large to be one
+        log.warning("a stored record is passed over", reason=str(error))
+        return None
+    return None if body is None else _read_or_warn(kind, body, key)
 
 
 def _read_or_warn(kind: type[M], body: bytes | str, what: str) -> M | None:

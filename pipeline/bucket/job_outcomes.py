@@ -66,7 +66,7 @@ def reported_outcomes(artifacts: Artifacts, objects: BatchObjects, job: int) -> 
             continue
         lines += 1
         try:
-            outcomes |= {outcome.index: outcome for outcome in parsed_outcomes([line], key)}
+            outcomes |= {outcome.index: outcome for outcome in parsed_outcomes([line], key, objects)}
         except RecordUnreadable as error:
             log.warning("a line of a fragment is passed over", line=number, reason=str(error))
     return Reported(outcomes, whole=len(outcomes) == lines)

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from pipeline.errors import PromptSetError, RequestError, SettingsError, TesseraError, WaitTimeout
+from pipeline.errors import DownloadIncomplete, PromptSetError, RequestError, SettingsError, TesseraError, WaitTimeout
 
 OK, OUR_FAULT, USAGE, PARTLY, NONE_SUCCEEDED, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
@@ -15,4 +15,6 @@ def exit_code(error: TesseraError) -> int:
     """What a command that ends with this error returns."""
     if isinstance(error, PromptSetError | RequestError | SettingsError):
         return USAGE
+    if isinstance(error, DownloadIncomplete):
+        return PARTLY
     return TIMED_OUT if isinstance(error, WaitTimeout) else OUR_FAULT

@@ -25,7 +25,7 @@ from pipeline.operations.status import BatchStatus, JobStatus, batch_status, job
 from pipeline.outputs.contactsheet import contact_sheets
 from pipeline.outputs.download import download
 from pipeline.outputs.links import DEFAULT_LIFE, Link, links
-from pipeline.process.files import write_whole
+from pipeline.process.folder import TargetFolder
 from pipeline.records.batch import Purge
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import ImageFailure, ImageResult
@@ -104,16 +104,22 @@ class Batch:
         """The images that failed, and why."""
         return outcomes.failures(self._connection.artifacts, BatchObjects(self.id))
 
-    def download(self, folder: str | Path, *, progress: bool = False) -> Path:
+    def download(self, folder: str | Path, *, progress: bool = False, overwrite: bool = False) -> Path:
         """Download images, thumbnails, results.jsonl, errors.jsonl and gallery; returns the gallery's path.
 
         Images that the folder has already are not fetched again. `progress` shows progress on stderr.
+
+        Files of an earlier download of this batch are replaced if they differ. Others that are in the way stay, unless
+        `overwrite`; links and folders in the way always do. Raises RequestError if the folder holds another batch, and
+        DownloadIncomplete if some files could not be downloaded, when all others are there.
         """
         status = self.status()  # an unknown batch is an error, not an empty folder
         if status.purge:
             raise RequestError(f"batch {self.id} is being purged, so it cannot be downloaded any more")
         with Counter(sys.stderr, f"{self.id} download", status.succeeded, quiet=not progress) as counter:
-            return download(self._connection.artifacts, self.id, Path(folder), lambda _: counter.advance())
+            return download(
+                self._connection.artifacts, self.id, Path(folder), lambda _: counter.advance(), overwrite=overwrite
+            )
 
     def links(self, life: timedelta = DEFAULT_LIFE) -> Iterator[Link]:
         """A link to each image that is there, which works without credentials until it expires, after 7 days at most.
@@ -198,9 +204,11 @@ class RenderedImage:
     def save(self, folder: str | Path) -> Path:
         """Write the file as `<image id>.<suffix>` into a folder, which is made if need be; returns its path.
 
-        It is whole or not there, also when this process is killed.
+        It is whole or not there, also when this process is killed. A file of this name is replaced; raises FileRefused
+        if anything else has it.
         """
-        target = Path(folder) / self.result.key.rpartition("/")[2]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(target, self.bytes())
-        return target
+        target = TargetFolder(Path(folder))
+        name = self.result.key.rpartition("/")[2]
+        with target.write(name, replace=True) as file:
+            file.write(self.bytes())
+        return target.path / name

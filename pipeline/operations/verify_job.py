@@ -106,7 +106,7 @@ class JobCheck:
         outcomes: dict[int, ImageOutcome] = {}
         for line in (body or b"").splitlines():  # one that is gone is found by what it lacks
             try:
-                [outcome] = parsed_outcomes([line], key)
+                [outcome] = parsed_outcomes([line], key, self.objects)
             except RecordTooNew:
                 seen.add(FindingKind.UNREADABLE, key)
             except (RecordUnreadable, ValueError):

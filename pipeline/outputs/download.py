@@ -1,89 +1,224 @@
-"""Download a batch into a folder: images, thumbnails, results, and the gallery."""
+"""Download a batch into a folder: images, thumbnails, results, and the gallery.
+
+The bucket is not believed (see `pipeline.process.folder`): what it names lands in the folder or nowhere, and a record
+or file that is no good costs itself only.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import heapq
+import io
+import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from threading import Lock
+from typing import IO
 
 from PIL import Image
 
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.bucket.outcomes import failures, failures_in, missing_or_damaged, results, results_in
+from pipeline.bucket.bodies import split_lines
+from pipeline.bucket.outcomes import OnUnreadable, failures, failures_in, missing_or_damaged, results, results_in
 from pipeline.bucket.thumbnail import thumbnail
+from pipeline.errors import DownloadIncomplete, FileRefused, RecordUnreadable, RequestError
 from pipeline.outputs.gallery.pages import gallery_pages
-from pipeline.process.files import part_of, whole_file
+from pipeline.process.folder import TargetFolder
 from pipeline.records.object_keys import BatchObjects
+from pipeline.records.object_sizes import RECORD_BYTES, THUMBNAIL_BYTES
 from pipeline.records.results import ImageFailure, ImageOutcome, ImageResult
 
+OWNER = "tessera-batch.txt"  # a file that says whose a folder is
+
 _PARALLEL = 8
+_SHOWN_PROBLEMS = 20
 
 
 def download(
-    artifacts: Artifacts, batch_id: str, folder: Path, on_image: Callable[[ImageResult], None] | None = None
+    artifacts: Artifacts,
+    batch_id: str,
+    folder: Path,
+    on_image: Callable[[ImageResult], None] | None = None,
+    *,
+    overwrite: bool = False,
 ) -> Path:
     """Download images, thumbnails, results and gallery into `folder`, laid out as in the bucket.
 
     Images that are there already with the right digest are not fetched again, so a broken download goes on where it
     stopped. The results get their names last, when all their images are there. Memory holds a few requests, however
     large the batch is. Returns the gallery's path.
+
+    A folder into which a batch was downloaded is that batch's, and its files are replaced. Other files that are there
+    stay as they are, unless `overwrite`; so does what is no regular file, always.
+
+    Raises RequestError if the folder is another batch's or cannot be written, DownloadIncomplete with everything that
+    could not be downloaded when all else was, StoreUnavailable.
     """
-    objects = BatchObjects(batch_id)
+    try:
+        return _Download(artifacts, BatchObjects(batch_id), TargetFolder(folder), overwrite).run(on_image)
+    except OSError as error:  # of this machine: those of S3 have become ours
+        raise RequestError(f"{folder} cannot be written: {error.strerror or error}") from error
 
-    def path_of(key: str) -> Path:
-        return folder / key.removeprefix(objects.root)
 
-    def fetch(result: ImageResult) -> ImageResult:
-        target = path_of(result.key)
-        if not _is_downloaded(target, result):
-            with whole_file(target) as file:
-                if (digest := artifacts.copy_to(result.key, file)) != result.sha256:
-                    raise missing_or_damaged(artifacts, result, gone=digest is None)
-        if result.thumbnail is not None and not path_of(result.thumbnail).is_file():
-            with whole_file(path_of(result.thumbnail)) as file:
-                if artifacts.copy_to(result.thumbnail, file) is None:
-                    with Image.open(target) as image:
-                        file.write(thumbnail(image))
+class _Unfit(Exception):
+    """What came is not the file that was wanted."""
+
+
+@dataclass
+class _Download:
+    artifacts: Artifacts
+    objects: BatchObjects
+    folder: TargetFolder
+    overwrite: bool
+    replace: bool = False
+    lock: Lock = field(default_factory=Lock)
+    problems: list[str] = field(default_factory=list)
+    total: int = 0
+    unreadable: int = 0
+    missing: set[int] = field(default_factory=set)  # indices of images
+
+    def run(self, on_image: Callable[[ImageResult], None] | None) -> Path:
+        self._claim()
+        objects, path = self.objects, self.folder.path
+        with tempfile.TemporaryFile(dir=path) as rendered, tempfile.TemporaryFile(dir=path) as failed:
+            # First of all: a connection to S3 does not stay open for as long as the images take.
+            copied = [self.artifacts.copy_to(objects.results, rendered), self.artifacts.copy_to(objects.errors, failed)]
+            finalized = None not in copied
+
+            def results_again(on_unreadable: OnUnreadable) -> Iterator[ImageResult]:
+                if not finalized:
+                    return results(self.artifacts, objects, on_unreadable)
+                return results_in(_lines(rendered), objects.results, objects, on_unreadable)
+
+            def failures_again(on_unreadable: OnUnreadable) -> Iterator[ImageFailure]:
+                if not finalized:
+                    return failures(self.artifacts, objects, on_unreadable)
+                return failures_in(_lines(failed), objects.errors, on_unreadable)
+
+            for result in _in_parallel(self._bring, results_again(self._note_unreadable)):
+                if result.index not in self.missing and on_image is not None:
+                    on_image(result)
+            there = (result for result in results_again(_ignore) if result.index not in self.missing)
+            self._write_gallery(there, failures_again(self._note_unreadable))
+            if finalized and not self.missing:
+                whole = _raw(rendered) if not self.unreadable else _readable(rendered, objects)
+                self._write(objects.results, lambda file: file.writelines(whole))
+                self._write(objects.errors, lambda file: file.writelines(_raw(failed)))
+        gallery = path / self._name(objects.gallery)
+        if self.total:
+            raise DownloadIncomplete(objects.batch_id, gallery, self.problems, self.total)
+        self._own()
+        return gallery
+
+    def _claim(self) -> None:
+        """Find out whether files that are in the folder are this batch's, and make it the batch's if nothing is."""
+        own = f"{self.objects.batch_id}\n".encode()
+        found = self.folder.read(OWNER, 200)
+        if found not in (None, own) and not self.overwrite:
+            other = ascii(found.decode(errors="replace").strip())
+            raise RequestError(
+                f"{self.folder.path} holds batch {other}, not {self.objects.batch_id!r}: choose another folder, or "
+                "replace its files with --overwrite (overwrite=True)"
+            )
+        names = {self._name(key).partition("/")[0] for key in self.objects.user_files}
+        there = {path.name for path in self.folder.path.iterdir()}
+        self.replace = self.overwrite or found == own or names.isdisjoint(there)
+        if self.replace:
+            self._own()
+
+    def _own(self) -> None:
+        with self.folder.write(OWNER, replace=True) as file:
+            file.write(f"{self.objects.batch_id}\n".encode())
+
+    def _name(self, key: str) -> str:
+        return key.removeprefix(self.objects.root)
+
+    def _note(self, problem: str) -> None:
+        with self.lock:
+            self.total += 1
+            if len(self.problems) < _SHOWN_PROBLEMS:
+                self.problems.append(problem if problem.isprintable() else ascii(problem))
+
+    def _note_unreadable(self, error: RecordUnreadable) -> None:
+        self.unreadable += 1
+        self._note(str(error))
+
+    def _write(self, key: str, fill: Callable[[IO[bytes]], None], *, of: ImageResult | None = None) -> None:
+        """Write a file of the folder; if that cannot be, or if what came is not what it should hold, note it."""
+        try:
+            with self.folder.write(self._name(key), replace=self.replace) as file:
+                fill(file)
+        except (FileRefused, _Unfit) as problem:
+            hint = "; choose another folder, or replace it with --overwrite (overwrite=True)"
+            self._note(f"{problem}{hint if isinstance(problem, FileRefused) and not self.replace else ''}")
+            if of is not None:
+                self.missing.add(of.index)
+
+    def _bring(self, result: ImageResult) -> ImageResult:
+        """Download an image and its thumbnail, unless they are there."""
+        if not self._is_there(result):
+
+            def fill(file: IO[bytes]) -> None:
+                digest = self.artifacts.copy_to(result.key, file, result.size_bytes)
+                if digest != result.sha256:
+                    raise _Unfit(missing_or_damaged(self.artifacts, result, gone=digest is None))
+
+            self._write(result.key, fill, of=result)
+        if result.thumbnail is not None and result.index not in self.missing:
+            self._bring_thumbnail(result, result.thumbnail)
         return result
 
-    # First of all: a connection to S3 does not stay open for as long as the images take.
-    parts = {key: part_of(path_of(key)) for key in (objects.results, objects.errors)}
-    finalized = True
-    for key, part in parts.items():
-        with part.open("wb") as file:
-            finalized = artifacts.copy_to(key, file) is not None and finalized
+    def _is_there(self, result: ImageResult) -> bool:
+        try:
+            return self.folder.has(self._name(result.key), result.size_bytes, result.sha256)
+        except FileRefused:
+            return False  # writing it says so
 
-    def rendered() -> Iterator[ImageResult]:
-        return results_in(_lines(parts[objects.results]), objects.results) if finalized else results(artifacts, objects)
+    def _bring_thumbnail(self, result: ImageResult, key: str) -> None:
+        with suppress(FileRefused):  # writing it says so
+            if self.folder.has_any(self._name(key)):
+                return
 
-    def failed() -> Iterator[ImageFailure]:
-        return failures_in(_lines(parts[objects.errors]), objects.errors) if finalized else failures(artifacts, objects)
+        def fill(file: IO[bytes]) -> None:
+            digest = self.artifacts.copy_to(key, file, THUMBNAIL_BYTES)
+            if digest is None or file.tell() > THUMBNAIL_BYTES:
+                file.seek(0)
+                file.truncate()
+                file.write(_made_small(self.folder.read(self._name(result.key), result.size_bytes) or b"", key))
 
-    for result in _in_parallel(fetch, rendered()):
-        if on_image is not None:
-            on_image(result)
-    outcomes: Iterator[ImageOutcome] = heapq.merge(
-        rendered(), failed(), key=lambda outcome: (outcome.row, outcome.number)
-    )
-    for key, pieces in gallery_pages(objects, outcomes):
-        with whole_file(path_of(key)) as page:
-            page.writelines(map(str.encode, pieces))
-    for key, part in parts.items():
-        if finalized:
-            part.replace(path_of(key))
-        else:
-            part.unlink()
-    return path_of(objects.gallery)
+        self._write(key, fill)
+
+    def _write_gallery(self, rendered: Iterator[ImageResult], failed: Iterator[ImageFailure]) -> None:
+        outcomes: Iterator[ImageOutcome] = heapq.merge(
+            rendered, failed, key=lambda outcome: (outcome.row, outcome.number)
+        )
+        for key, pieces in gallery_pages(self.objects, outcomes):
+            self._write(key, partial(_write_page, pieces))
+            deque(pieces, maxlen=0)  # of a page that was not written
 
 
-def _in_parallel(fetch: Callable[[ImageResult], ImageResult], results: Iterator[ImageResult]) -> Iterator[ImageResult]:
+def _write_page(pieces: Iterator[str], file: IO[bytes]) -> None:
+    file.writelines(map(str.encode, pieces))
+
+
+def _made_small(body: bytes, key: str) -> bytes:
+    try:
+        with Image.open(io.BytesIO(body), formats=["PNG", "JPEG", "WEBP"]) as image:
+            return thumbnail(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise _Unfit(f"{key} is not in the bucket, and its image cannot be read: {error}") from error
+
+
+def _in_parallel(bring: Callable[[ImageResult], ImageResult], results: Iterator[ImageResult]) -> Iterator[ImageResult]:
     with ThreadPoolExecutor(_PARALLEL) as pool:
         pending: set[Future[ImageResult]] = set()
         try:
             for result in results:
-                pending.add(pool.submit(fetch, result))
+                pending.add(pool.submit(bring, result))
                 if len(pending) >= 2 * _PARALLEL:
                     done, pending = wait(pending, return_when=FIRST_COMPLETED)
                     yield from (future.result() for future in done)
@@ -93,13 +228,20 @@ def _in_parallel(fetch: Callable[[ImageResult], ImageResult], results: Iterator[
             raise
 
 
-def _is_downloaded(path: Path, result: ImageResult) -> bool:
-    if not path.is_file() or path.stat().st_size != result.size_bytes:
-        return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == result.sha256
+def _raw(file: IO[bytes]) -> Iterator[bytes]:
+    file.seek(0)
+    while chunk := file.read(1 << 20):
+        yield chunk
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        yield from file
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    return split_lines(_raw(file), RECORD_BYTES)
+
+
+def _readable(file: IO[bytes], objects: BatchObjects) -> Iterator[bytes]:
+    """The lines of a results.jsonl that are results of the batch."""
+    return (line + b"\n" for line in _lines(file) if any(results_in([line], objects.results, objects, _ignore)))
+
+
+def _ignore(_error: RecordUnreadable) -> None:
+    """It is noted already."""

@@ -26,7 +26,7 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
     """
     part = part_of(target)
     try:
-        with part.open("wb") as file:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666), "wb") as file:
             yield file
         part.replace(target)
     except BaseException:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.deployment.announcement import Deployment
-from pipeline.picture import Conditioning, File, Format, Highres, HighresMode
+from pipeline.picture import MAX_SIDE_PX, Conditioning, File, Format, Highres, HighresMode
 from pipeline.promptset import samplers
-from pipeline.promptset.row import MAX_SIDE_PX, MIN_SIDE_PX, HighresChoice, Options, ResolvedRow, Row, derived_seed
+from pipeline.promptset.row import MIN_SIDE_PX, HighresChoice, Options, ResolvedRow, Row, derived_seed
 from pipeline.promptset.sizes import GivenSize, size
 
 # Above so many native areas large shapes repeat in a picture that is rendered directly: 1.5 megapixels for 1024 px.

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, Unpack
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from pipeline.picture import Format, LongPrompt, Lora, Picture, Scheduler
+from pipeline.names import MAX_IMAGES_OF_BATCH
+from pipeline.picture import MAX_SIDE_PX, MAX_STEPS, Format, LongPrompt, Lora, Picture, Scheduler
 from pipeline.promptset import shorthand
 from pipeline.promptset.aliases import BadFields, resolve_aliases
 from pipeline.promptset.keywords import PictureFields
@@ -27,7 +28,7 @@ MAX_PROMPT_CHARACTERS = 20_000
 MAX_IMAGES_PER_ROW = 1_000
 MAX_LORAS = 16
 MAX_METADATA_CHARACTERS = 20_000
-MIN_SIDE_PX, MAX_SIDE_PX = 64, 16_384
+MIN_SIDE_PX = 64
 # Image i of a row has seed + i, and the sum must stay inside what torch takes as a seed.
 MAX_SEED = 2**63 - 1 - MAX_IMAGES_PER_ROW
 
@@ -159,7 +160,7 @@ class Options(BaseModel):
     megapixels: float | None = Field(
         None, strict=True, gt=0, le=268, description="Millions of pixels of an aspect; by default the native size's."
     )
-    steps: int = Field(30, strict=True, ge=1, le=1000, description="Denoising steps; 8 with LCM.")
+    steps: int = Field(30, strict=True, ge=1, le=MAX_STEPS, description="Denoising steps; 8 with LCM.")
     guidance_scale: float = Field(
         5.0, strict=True, ge=0, le=100, description="Classifier-free guidance; up to 1 is off. 1 with LCM."
     )
@@ -276,11 +277,13 @@ class ResolvedRow(Versioned, Picture):
     model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
 
     schema_version: int = SCHEMA_VERSION
-    row: int = Field(ge=0, description="Position in the prompt set, from 0.")
-    first_image: int = Field(ge=0, description="Position of its first image among all images of the batch.")
+    row: int = Field(ge=0, lt=MAX_IMAGES_OF_BATCH, description="Position in the prompt set, from 0.")
+    first_image: int = Field(
+        ge=0, lt=MAX_IMAGES_OF_BATCH, description="Position of its first image among all images of the batch."
+    )
     custom_id: str
     seed: int
-    num_images: int
+    num_images: int = Field(ge=1, le=MAX_IMAGES_PER_ROW)
 
 
 def derived_seed(batch_seed: int, custom_id: str) -> int:

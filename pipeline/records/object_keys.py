@@ -19,14 +19,19 @@
 Each submission stages under a token of its own, and `batch.json` names the one that was accepted: two that submit at
 the same moment never write over each other. What others left is removed after a day (tasks/control/clean_staged.py).
 
-Nothing that a user writes is part of a key but the batch id, whose characters `checked_batch_id` restricts.
+Nothing that a user writes is part of a key but the batch id, whose characters `checked_batch_id` restricts. What is
+read is believed as little: records hold a key as an `ObjectKey`, and `batch_of_key` says whose it is.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Annotated
 
-from pipeline.names import image_id
+from pydantic import StringConstraints
+
+from pipeline.names import ID, image_id
 from pipeline.picture import Format
 from pipeline.states import BatchState
 
@@ -35,6 +40,14 @@ _ROWS_PER_FOLDER = 1_000
 BATCHES = "batches/"
 SUFFIXES = {Format.PNG: "png", Format.JPEG: "jpg", Format.WEBP: "webp"}
 MARKERS = {BatchState.COMPLETED: "_SUCCESS", BatchState.CANCELLED: "_CANCELLED", BatchState.FAILED: "_FAILED"}
+
+_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
+_KEY = rf"{_PART}(/{_PART}){{0,9}}"
+
+# A key in a record: parts that are none of "", ".", ".." and nothing hidden, of characters that mean nothing anywhere.
+ObjectKey = Annotated[str, StringConstraints(pattern=f"^{_KEY}$")]
+
+_OF_BATCH = re.compile(rf"{BATCHES}({ID.pattern})/.")
 
 
 @dataclass(frozen=True)
@@ -128,3 +141,10 @@ class BatchObjects:
     def marker(self, state: BatchState) -> str:
         """The last object of a batch that ended in this state."""
         return self.root + MARKERS[state]
+
+
+def batch_of_key(key: str) -> BatchObjects:
+    """The batch that an object belongs to. Raises ValueError if the key is of none."""
+    if not (found := _OF_BATCH.match(key)):
+        raise ValueError("no key of a batch")
+    return BatchObjects(found[1])

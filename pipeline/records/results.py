@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationInfo, field_validator
 
 from pipeline.deployment.layouts import Layout
-from pipeline.errors import RowError
-from pipeline.names import image_id
+from pipeline.errors import RecordForeign, RecordUnreadable, RowError
+from pipeline.names import MAX_IMAGES_OF_BATCH, image_id
 from pipeline.picture import Picture, RenderDetails
-from pipeline.records.object_keys import BatchObjects
+from pipeline.promptset.row import MAX_IMAGES_PER_ROW, CustomId
+from pipeline.records.object_keys import BatchObjects, ObjectKey, batch_of_key
+from pipeline.records.object_sizes import largest_image
 from pipeline.records.shards import WINDOW_IMAGES, ImageTask
-from pipeline.schema import OpenCode, Versioned, read_lines
+from pipeline.schema import OpenCode, Versioned, read_each
 
 SCHEMA_VERSION = 1
 
@@ -57,25 +59,69 @@ class _Line(Versioned):
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     schema_version: int = SCHEMA_VERSION
-    custom_id: str
+    custom_id: CustomId
     image_id: str
-    index: int
-    row: int
-    number: int
+    index: int = Field(ge=0, lt=MAX_IMAGES_OF_BATCH)
+    row: int = Field(ge=0, lt=MAX_IMAGES_OF_BATCH)
+    number: int = Field(ge=0, lt=MAX_IMAGES_PER_ROW)
+
+    @field_validator("number")
+    @classmethod
+    def _check_image_id(cls, number: int, others: ValidationInfo) -> int:
+        known = others.data
+        if {"row", "image_id"} <= known.keys() and known["image_id"] != image_id(known["row"], number):
+            raise ValueError("row and number of another image_id")
+        return number
 
 
 class ImageResult(_Line, Picture):
-    """An image that is there. `seconds` are those of its encoding, denoising and decoding."""
+    """An image that is there, whose keys are those that follow from its batch, row and number.
+
+    `seconds` are those of its encoding, denoising and decoding.
+    """
 
     status: Literal["succeeded"] = "succeeded"
-    key: str = Field(description="Relative to the deployment's prefix.")
-    thumbnail: str | None = Field(None, description="Its key likewise; images of earlier versions have none.")
+    key: ObjectKey = Field(description="Relative to the deployment's prefix.")
+    thumbnail: ObjectKey | None = Field(None, description="Its key likewise; images of earlier versions have none.")
     seed: int
     made: RenderDetails = RenderDetails()
     provenance: Provenance
     seconds: float
-    sha256: str = ""
-    size_bytes: int = 0
+    sha256: str = Field("", pattern="^([0-9a-f]{64})?$")
+    size_bytes: int = Field(0, ge=0)
+
+    @property
+    def batch_id(self) -> str:
+        """The batch that it is an image of."""
+        return batch_of_key(self.key).batch_id
+
+    @field_validator("key")
+    @classmethod
+    def _check_key(cls, key: str, others: ValidationInfo) -> str:
+        known = others.data
+        if not {"row", "number", "file"} <= known.keys():
+            return key  # refused already
+        if key != batch_of_key(key).image(known["row"], known["number"], known["file"].format):
+            raise ValueError("not the key of this image")
+        return key
+
+    @field_validator("thumbnail")
+    @classmethod
+    def _check_thumbnail(cls, key: str | None, others: ValidationInfo) -> str | None:
+        known = others.data
+        if key is None or not {"row", "number", "key"} <= known.keys():
+            return key
+        if key != batch_of_key(known["key"]).thumbnail(known["row"], known["number"]):
+            raise ValueError("not the key of this image's thumbnail")
+        return key
+
+    @field_validator("size_bytes")
+    @classmethod
+    def _check_size(cls, size_bytes: int, others: ValidationInfo) -> int:
+        known = others.data
+        if {"width", "height"} <= known.keys() and size_bytes > largest_image(known["width"], known["height"]):
+            raise ValueError("larger than a file of so many pixels can be")
+        return size_bytes
 
 
 class ImageFailure(_Line):
@@ -209,6 +255,24 @@ def outcome_lines(outcomes: Iterable[ImageOutcome]) -> bytes:
     return b"".join(outcome.model_dump_json().encode() + b"\n" for outcome in outcomes)
 
 
-def parsed_outcomes(lines: Iterable[bytes], what: str = "a fragment") -> Iterator[ImageOutcome]:
-    """The outcomes of a fragment's lines, whose key is `what`. Raises RecordUnreadable."""
-    return (line.root for line in read_lines(OutcomeLine, lines, what=what))
+def parsed_outcomes(
+    lines: Iterable[bytes],
+    what: str,
+    objects: BatchObjects,
+    *,
+    on_unreadable: Callable[[RecordUnreadable], object] | None = None,
+) -> Iterator[ImageOutcome]:
+    """The outcomes of the images of a batch, from the lines of its file `what`.
+
+    A line that cannot be read, or is of another batch, is given to `on_unreadable`, and the others are read all the
+    same; without it, it raises RecordUnreadable.
+    """
+    for number, line in read_each(OutcomeLine, lines, what=what, on_unreadable=on_unreadable):
+        outcome = line.root
+        if isinstance(outcome, ImageResult) and outcome.batch_id != objects.batch_id:
+            foreign = RecordForeign(f"{what}, line {number}", "an image of another batch", f"one of {objects.batch_id}")
+            if on_unreadable is None:
+                raise foreign
+            on_unreadable(foreign)
+        else:
+            yield outcome

@@ -121,7 +121,7 @@ def restore_from_fragments(
         key = objects.fragment(index)
         body = context.artifacts.get(key)
         try:
-            outcomes = None if body is None else list(parsed_outcomes(body.splitlines(), key))
+            outcomes = None if body is None else list(parsed_outcomes(body.splitlines(), key, objects))
         except RecordTooNew:
             raise
         except RecordUnreadable as error:

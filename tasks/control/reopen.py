@@ -42,8 +42,9 @@ def _reopen_job(context: Context, record: BatchRecord, index: int) -> bool:
     job = context.ledger.jobs.get(job_ref(record.id, index))
     if job is None or job.round == record.round:
         return False
-    key = BatchObjects(record.id).fragment(index)
-    outcomes = parsed_outcomes(context.artifacts.lines(key), key)
+    objects = BatchObjects(record.id)
+    key = objects.fragment(index)
+    outcomes = parsed_outcomes(context.artifacts.lines(key), key, objects)
     if not any(is_retried(outcome, record.reopen or ()) for outcome in outcomes):
         return False
     opened = changed(

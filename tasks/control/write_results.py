@@ -111,7 +111,7 @@ def _outcomes(objects: BatchObjects, job: int, body: bytes | None, coverage: Cov
     if body is None:
         raise Unproved(f"{key} is not there")
     try:
-        for outcome in parsed_outcomes(body.splitlines(), key):
+        for outcome in parsed_outcomes(body.splitlines(), key, objects):
             if not is_of(outcome, objects) or not coverage.add(outcome.index):
                 raise Unproved(f"{key} has a second outcome of image {outcome.index}, or one of another batch")
             yield outcome

@@ -13,6 +13,7 @@ from pipeline.errors import RecordForeign, RecordTooNew, RecordUnreadable, Servi
 from pipeline.promptset.row import ResolvedRow
 from pipeline.records.attempt import Code
 from pipeline.records.batch import BatchManifest, JobRecord
+from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import FailureCode, ImageFailure, ImageResult, failure_of, outcome_lines, parsed_outcomes
 from pipeline.records.schedules.schedule import Firing
 from pipeline.records.shards import ImageTask, parsed_shard
@@ -94,7 +95,7 @@ def test_a_record_of_another_kind_is_foreign(kind: type[BaseModel], body: str) -
 @pytest.mark.parametrize("line", [b"{}", b'{"status":"lost"}', b'{"status":7}', FAILURE.model_dump_json().encode()[:9]])
 def test_a_line_of_a_fragment_that_is_no_outcome_is_named_by_its_number(line: bytes) -> None:
     lines = [*outcome_lines([FAILURE]).splitlines(), b"", line]
-    outcomes = parsed_outcomes(lines, "fragments/00000.jsonl")
+    outcomes = parsed_outcomes(lines, "fragments/00000.jsonl", BatchObjects("b"))
     assert next(outcomes) == FAILURE
     with pytest.raises(RecordUnreadable, match=r"fragments/00000\.jsonl, line 3 cannot be read"):
         next(outcomes)

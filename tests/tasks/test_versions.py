@@ -213,7 +213,7 @@ def test_a_hint_with_more_in_it_than_we_know_is_followed(stage: Stage) -> None:
 def test_codes_of_a_newer_version_keep_their_names() -> None:
     failure = failure_of(ImageTask(resolved_row(), 0), FailureCode.BLACK, "m", retryable=True)
     text = failure.model_dump_json().replace("E_BLACK", "E_OF_TOMORROW")
-    [read] = parsed_outcomes([text.encode()])
+    [read] = parsed_outcomes([text.encode()], "a fragment", BatchObjects("b"))
     assert isinstance(read, ImageFailure)
     assert read.code.value == "E_OF_TOMORROW"
     assert read.model_dump_json() == text

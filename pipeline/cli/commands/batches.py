@@ -152,10 +152,17 @@ def download(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder; by default renders/<batch id>.")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that are no earlier download of this batch.")
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Download images, results and gallery of a batch, also while it runs. Run it again to go on after a break."""
-    page = Client().batch(batch_id).download(output or Path("renders") / batch_id, progress=not as_json)
+    """Download images, results and gallery of a batch, also while it runs. Run it again to go on after a break.
+
+    Exit code 3: some files could not be downloaded, and are listed; all others are there.
+    """
+    folder = output or Path("renders") / batch_id
+    page = Client().batch(batch_id).download(folder, progress=not as_json, overwrite=overwrite)
     if as_json:
         write_json({"batch": batch_id, "gallery": str(page)})
     else:

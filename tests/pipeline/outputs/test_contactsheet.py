@@ -42,7 +42,7 @@ def test_every_image_is_in_its_cell(tmp_path: Path, count: int, columns: int, ro
 
 
 def test_a_caption_is_written_and_stays_in_its_cell(tmp_path: Path) -> None:
-    images = _images(1, custom_id="W" * 150 + "\n\x00日本")
+    images = _images(1, custom_id="W" * 150 + "日本")
     [path] = contact_sheets(images, _square, tmp_path / "sheet.png")
     with Image.open(path) as sheet:
         caption = sheet.convert("L").crop((0, 268, sheet.width, sheet.height)).point(lambda grey: 255 - grey)

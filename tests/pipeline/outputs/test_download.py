@@ -10,7 +10,7 @@ from PIL import Image
 from pipeline.bucket import outcomes
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.commit import commit_failure, commit_image
-from pipeline.errors import StoreUnavailable
+from pipeline.errors import DownloadIncomplete, StoreUnavailable
 from pipeline.outputs.download import download
 from pipeline.picture import File, Format
 from pipeline.records.object_keys import BatchObjects
@@ -19,6 +19,16 @@ from pipeline.records.shards import ImageTask
 from tests.factories import file_of, image_result, resolved_row
 
 OBJECTS = BatchObjects("b")
+
+
+def _relative(key: str) -> str:
+    return key.removeprefix(OBJECTS.root)
+
+
+def _in(folder: Path, key: str) -> Path:
+    return folder / _relative(key)
+
+
 HOSTILE = '"><script>alert(1)</script>{title}%s'
 
 
@@ -72,7 +82,9 @@ def test_a_picture_that_is_gone_or_damaged_is_an_error_and_not_a_picture(artifac
     with pytest.raises(StoreUnavailable, match="does not have the digest that was recorded"):
         outcomes.image_bytes(artifacts, result)
     with pytest.raises(StoreUnavailable, match=r"is not in .* any more"):
-        outcomes.image_bytes(artifacts, result.model_copy(update={"key": "batches/b/images/x.png"}))
+        outcomes.image_bytes(artifacts, result.model_copy(update={"key": OBJECTS.image(9, 0, Format.PNG)}))
+    artifacts.put(result.key, b"0" * (result.size_bytes + 1), content_type="image/png")
+    assert outcomes.image_if_there(artifacts, result) is None
 
 
 @pytest.mark.parametrize("finalized", [False, True])
@@ -109,12 +121,18 @@ def test_a_download_that_broke_off_goes_on_and_mends_what_is_damaged(artifacts: 
     assert [file.read_bytes() for file in files] == [artifacts.get(result.key) for result in results]
 
 
-def test_a_damaged_picture_ends_a_download_with_its_name(artifacts: Artifacts, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [b"damaged", b"0" * 100_000])
+def test_a_damaged_picture_costs_itself_and_is_named(artifacts: Artifacts, tmp_path: Path, damage: bytes) -> None:
     results = _committed(artifacts, 3)
-    artifacts.put(results[1].key, b"damaged", content_type="image/png")
+    artifacts.put(results[1].key, damage, content_type="image/png")
     _finalized(artifacts, results, [])
-    with pytest.raises(StoreUnavailable, match=results[1].key):
-        download(artifacts, "b", tmp_path)
+    seen: list[ImageResult] = []
+    with pytest.raises(DownloadIncomplete, match=rf"1 file could.*\n.*{results[1].key}.* does not have the digest"):
+        download(artifacts, "b", tmp_path, seen.append)
+    assert sorted(seen, key=lambda result: result.index) == [results[0], results[2]]
+    assert not _in(tmp_path, results[1].key).exists()
+    text = (tmp_path / "gallery" / "index.html").read_text()
+    assert [_relative(one.key) in text for one in results] == [True, False, True]
 
 
 def test_a_folder_shows_its_pictures_small_also_one_whose_thumbnail_is_gone(
@@ -135,7 +153,7 @@ def test_results_take_their_name_when_all_pictures_are_there(artifacts: Artifact
     _finalized(artifacts, results, [])
     body = artifacts.get(results[2].key) or b""
     artifacts.delete(results[2].key)
-    with pytest.raises(StoreUnavailable, match="is not in"):
+    with pytest.raises(DownloadIncomplete, match="is not in"):
         download(artifacts, "b", tmp_path)
     assert not (tmp_path / "results.jsonl").exists()
     artifacts.put(results[2].key, body, content_type="image/webp")
