@@ -77,7 +77,7 @@ bench-throughput: $(DEVELOPS) ## Measure what waits in a pod and in the control 
 bench-bulk: $(DEVELOPS) ## Measure a million rows, from submit to the gallery, on the embedded services; wants a quiet machine
 	$(BIN)/python -m benchmarks.bulk
 
-bench-gpu: $(DEVELOPS) ## Measure one rank of N on a GPU
+bench-gpu: $(DEVELOPS) ## Measure the engine on one GPU, in eight minutes, into benchmarks/results
 	$(BIN)/python -m benchmarks.engine.gpu
 
 bench-fidelity: $(DEVELOPS) ## Measure what displacement does to the demo model's pictures into docs/fidelity.md

@@ -22,12 +22,18 @@ class RankError(AssertionError):
 
 
 class Ranks:
-    """`count` gloo ranks; `run` calls one function on all of them."""
+    """`count` gloo ranks; `run` calls one function on all of them.
 
-    def __init__(self, count: int) -> None:
+    Args:
+        count: how many.
+        spawned: start each anew, as ranks that use a GPU must: CUDA does not survive a fork of what has touched it.
+    """
+
+    def __init__(self, count: int, *, spawned: bool = False) -> None:
         self.count = count
-        server = multiprocessing.get_context("forkserver")
-        server.set_forkserver_preload(["torch", "diffusers", "tests.distri.on_ranks"])
+        server: Any = multiprocessing.get_context("spawn" if spawned else "forkserver")
+        if not spawned:
+            server.set_forkserver_preload(["torch", "diffusers", "tests.distri.on_ranks"])
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]

@@ -3,7 +3,7 @@
 NCCL wants a GPU for every rank, so messages go through the host's memory and gloo here; all else is as on two GPUs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.engine import networks
+from benchmarks.engine.gpu.bench import PUBLISHING, Bench, Row
 from distri.layers.unet import Conditions, SplitUNet
 from distri.layers.vae import SplitVAE
 from distri.ranks import p2p
@@ -22,66 +23,48 @@ from tests.distri.networks import relative
 from tests.distri.pool import Ranks
 
 DTYPES = (torch.float16, torch.bfloat16)
-PIXELS, SMALL_PIXELS = (1024, 544), (256, 288)  # the second ones do not divide: tokens are handed on
+PIXELS, SMALL_PIXELS = (1024, 544), (128, 160)  # the second ones do not divide: tokens are handed on
 
 
-def measured(*, small: bool) -> list[dict[str, Any]]:
+def measure(bench: Bench) -> Iterator[Row]:
     """Largest differences relative to the largest value, the worse of both ranks, by dtype and size.
 
     `half` is the plain network in half precision against itself in float32, to compare the others with: `exact` and
     `displaced` are two ranks against the plain network in half precision, `decode` the same of the VAE.
-
-    Args:
-        small: small networks on the CPU, to see that it works.
     """
-    rows = []
-    for pixels in SMALL_PIXELS if small else PIXELS:
-        for dtype in DTYPES:
-            pool = Ranks(2)
-            try:
-                answers = pool.run(_on_rank, pixels, str(dtype).removeprefix("torch."), small, timeout_s=600)
-            finally:
-                pool.stop()
-            worst = {name: float(f"{max(answer[name] for answer in answers):.2e}") for name in answers[0]}
-            rows.append({"pixels": pixels, "dtype": str(dtype).removeprefix("torch."), **worst})
-            print(rows[-1], flush=True)
-    return rows
+    pool = Ranks(2, spawned=True)
+    try:
+        for pixels in SMALL_PIXELS if bench.small else PIXELS:
+            for dtype in DTYPES:
+                answers = pool.run(_on_rank, bench, pixels, dtype, timeout_s=600)
+                worst = {name: float(f"{max(answer[name] for answer in answers):.2e}") for name in answers[0]}
+                yield {"pixels": pixels, "dtype": str(dtype).removeprefix("torch.")} | worst
+    finally:
+        pool.stop()
 
 
 @torch.inference_mode()
-def _on_rank(pixels: int, dtype_name: str, small: bool) -> dict[str, float]:
-    device, dtype = torch.device("cpu" if small else "cuda"), getattr(torch, dtype_name)
-    unet = networks.speed_unet() if small else networks.initialised(networks.sdxl_unet(), device)
-    vae = networks.small_vae() if small else networks.initialised(networks.sdxl_vae(), device)
-    axis, side = on_ranks.mesh().patch, pixels // 8
-    torch.manual_seed(3)
-    latent, now = torch.randn(1, 4, side, side, device=device), torch.tensor(501.0, device=device)
-    pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
-    conditions = Conditions(
-        torch.randn(1, 77, unet.config.cross_attention_dim, device=device),
-        torch.randn(1, pooled, device=device),
-        torch.full((1, 6), float(pixels), device=device),
-    )
-    found: dict[str, float] = {}
+def _on_rank(bench: Bench, pixels: int, dtype: torch.dtype) -> dict[str, float]:
+    device, side, axis = bench.device, pixels // 8, on_ranks.mesh().patch
+    unet = networks.speed_unet() if bench.small else networks.initialised(networks.sdxl_unet(), device)
+    now = torch.tensor(501.0, device=device)
+    latent, conditions = bench.latent(1, pixels, torch.float32), bench.conditions(unet, 1, pixels)
     with mock.patch.object(p2p, "post", _through_the_host(p2p.post)):
         whole = _plainly(unet, latent, now, conditions)
         unet.to(dtype)
-        latent, conditions = (
-            latent.to(dtype),
-            replace(conditions, text=conditions.text.to(dtype), pooled=conditions.pooled.to(dtype)),
-        )
+        latent, conditions = latent.to(dtype), bench.conditions(unet, 1, pixels)
         half = _plainly(unet, latent, now, conditions)
-        found["half"] = relative(half.float(), whole)
+        found = {"half": relative(half.float(), whole)}
         split = SplitUNet(unet)
         patches = split.begin(conditions, axis, side, side)
         wanted = patches.cut(half, axis.index).float()
         found["exact"] = relative(split(latent, now, EXACT).float(), wanted)
-        split(latent, now, Evaluation(Phase.SYNCHRONOUS, publish=True))
+        split(latent, now, PUBLISHING)
         displaced = Evaluation(Phase.DISPLACED, publish=False)
         found["displaced"] = relative(split(latent, now, displaced).float(), wanted)
         split.remove()
-
-        vae.to(dtype)
+        del unet, split
+        vae = bench.vae(dtype)
         picture = vae.decode(latent / vae.config.scaling_factor, return_dict=False)[0]
         split_vae = SplitVAE(vae)
         rows, pixel_patches = split_vae.decode(latent, axis)
