@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pipeline.ledger.workers import Drain, Worker
     from pipeline.operations.estimate import Estimate
     from pipeline.operations.retry import Retried
-    from pipeline.operations.status import BatchStatus, JobStatus
+    from pipeline.operations.status import BatchStatus, JobStatus, Unreadable
     from pipeline.operations.submit import Acceptance, Submission
     from pipeline.outputs.comparison import Difference, Likeness
     from pipeline.outputs.links import Link
@@ -78,7 +78,7 @@ _MODULES = {
     "pipeline.ledger.workers": ("Drain", "Worker"),
     "pipeline.operations.estimate": ("Estimate",),
     "pipeline.operations.retry": ("Retried",),
-    "pipeline.operations.status": ("BatchStatus", "JobStatus"),
+    "pipeline.operations.status": ("BatchStatus", "JobStatus", "Unreadable"),
     "pipeline.operations.submit": ("Acceptance", "Submission"),
     "pipeline.outputs.links": ("Link",),
     "pipeline.outputs.comparison": ("Difference", "Likeness"),
@@ -144,6 +144,7 @@ __all__ = [
     "TesseraError",
     "UnknownBatch",
     "UnknownSchedule",
+    "Unreadable",
     "WaitTimeout",
     "Worker",
     "connect",

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.throughput import control, engine, waiting, weights
+from benchmarks.throughput import control, engine, schedules, waiting, weights
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -19,6 +19,7 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "weights": weights.measured,
     "control": lambda: control.control(1000),
     "latency": lambda: control.latency(9),
+    "schedules": lambda: schedules.listing(10_000),
 }
 
 
@@ -47,7 +48,14 @@ def main() -> None:
 
 def _page(results: dict[str, Any]) -> str:
     pieces = ["# Throughput", "", "Made by `make bench-throughput`; the numbers are in `throughput.json`.", ""]
-    pages = {"waiting": _waiting, "engine": _engine, "weights": _weights, "control": _control, "latency": _latency}
+    pages = {
+        "waiting": _waiting,
+        "engine": _engine,
+        "weights": _weights,
+        "control": _control,
+        "latency": _latency,
+        "schedules": _schedules,
+    }
     for part, write in pages.items():
         if part in results:
             measured, machine = results[part]["measured"], results[part]["machine"]
@@ -122,6 +130,15 @@ def _latency(found: dict[str, Any]) -> list[str]:
         f"An idle deployment, {found['rounds']} rounds: {found['submit_to_launch_s']} s (median; slowest "
         f"{found['slowest_s']} s) from the call of `submit` to the record of the launch; `submit` itself "
         f"{found['of_it_submit_s']} s of it.",
+    ]
+
+
+def _schedules(found: dict[str, Any]) -> list[str]:
+    return [
+        "## A list of schedules",
+        "",
+        f"`tessera schedule list` of {found['schedules']:,} schedules that have fired: {found['table_s']} s (CPU of "
+        f"the command {found['table_cpu_s']} s), with `--json` {found['json_s']} s ({found['json_cpu_s']} s).",
     ]
 
 

@@ -34,7 +34,7 @@ WORKERS, SLOTS = 3, 48
 def control(jobs: int) -> dict[str, Any]:
     """Seconds from the first claim to the batch's end, for jobs of one image by WORKERS workers; CPU by process."""
     with ExitStack() as stack:
-        services, settings, environment = _deployment(stack, images_per_job=1, worker_slots=SLOTS, observe_s=0.2)
+        services, settings, environment = deployment(stack, images_per_job=1, worker_slots=SLOTS, observe_s=0.2)
         connection = Connection(settings, Ledger(settings), Artifacts(settings))
         ledger = connection.ledger
         controller = stack.enter_context(_process(environment, "-m", "tasks.worker", "control"))
@@ -85,7 +85,7 @@ def latency(rounds: int) -> dict[str, Any]:
     """Seconds from `submit` to the record of a launch, on an idle deployment."""
     found = []
     with ExitStack() as stack:
-        _, settings, environment = _deployment(stack, observe_s=1.0)
+        _, settings, environment = deployment(stack, observe_s=1.0)
         connection = Connection(settings, Ledger(settings), Artifacts(settings))
         for role in ("control", "beat"):
             stack.enter_context(_process(environment, "-m", "tasks.worker", role))
@@ -119,7 +119,8 @@ def _launched_at(connection: Connection, ref: str) -> float:
     return int(first.id.partition("-")[0]) / 1000
 
 
-def _deployment(stack: ExitStack, **changes: Any) -> tuple[Services, Settings, dict[str, str]]:
+def deployment(stack: ExitStack, **changes: Any) -> tuple[Services, Settings, dict[str, str]]:
+    """Services, settings and the environment of a deployment, which end with the stack."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     services = stack.enter_context(running_services(folder / "services"))
     os.environ.update(services.credentials | no_proxy(os.environ))

@@ -11,6 +11,7 @@ for image in batch.images():
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,7 @@ from pipeline.ledger.workers import ALL, Drain, Worker
 from pipeline.operations.estimate import Estimate, Estimator
 from pipeline.operations.purge import is_purged
 from pipeline.operations.resume import recover_batch, unknown_batches
-from pipeline.operations.status import BatchStatus, batch_status
+from pipeline.operations.status import BatchStatus, Unreadable, batch_status, newest_batches
 from pipeline.operations.submit import TIMEOUT_S, Acceptance, Submission, accept, checked_options
 from pipeline.outputs.extract import row_of
 from pipeline.process.deadline import Deadline, OutOfTime
@@ -215,9 +216,10 @@ class Client:
     def ended_before(self, age: timedelta) -> Iterator[BatchStatus]:
         """The batches that ended longer ago than `age`, oldest submission first."""
         ledger = self._connection.ledger
-        return (batch_status(ledger, record.id) for record in ledger.batches.ended_before(ledger.now() - age))
+        for record in ledger.batches.ended_before(ledger.now() - age):
+            with suppress(UnknownBatch):  # removed since
+                yield batch_status(ledger, record.id)
 
-    def batches(self, limit: int = 20) -> list[BatchStatus]:
-        """The newest batches."""
-        ledger = self._connection.ledger
-        return [batch_status(ledger, record.id) for record in ledger.batches.newest(limit)]
+    def batches(self, limit: int = 20) -> list[BatchStatus | Unreadable]:
+        """The newest batches; one whose record cannot be read is an entry that says why."""
+        return newest_batches(self._connection.ledger, limit)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Required, TypedDict, Unpack
 
 from pipeline.client.connect import Connection
-from pipeline.errors import UnknownBatch, UnknownSchedule
+from pipeline.errors import RecordUnreadable, UnknownSchedule
 from pipeline.ledger.wakes import SCHEDULES
 from pipeline.operations import schedules
+from pipeline.operations.status import Unreadable
 from pipeline.promptset.keywords import PictureFields
 from pipeline.promptset.row import Options
 from pipeline.records.schedules.cron import zone
@@ -142,12 +143,22 @@ class Schedules:
     def history(self, name: str, limit: int = 20) -> Sequence[FiringStatus]:
         """Its last firings, newest first. Raises UnknownSchedule."""
         self._record(name)
-        return [self._firing(firing) for firing in self._ledger.schedules.firings(name, limit)]
+        firings = self._ledger.schedules.firings(name, limit)
+        states = self._ledger.batches.states([firing.id for firing in firings])
+        return [_firing(firing, states) for firing in firings]
 
-    def list(self) -> Sequence[ScheduleStatus]:
-        """All schedules, by name."""
-        records = (self._ledger.schedules.get(name) for name in self._ledger.schedules.names())
-        return [self._status(record) for record in records if record is not None]
+    def list(self) -> Sequence[ScheduleStatus | Unreadable]:
+        """All schedules, by name; one whose record cannot be read is an entry that says why."""
+        entries = list(self._ledger.schedules.each())
+        asked = {one for entry in entries if isinstance(entry.record, ScheduleRecord) for one in entry.record.open}
+        asked |= {entry.last.id for entry in entries if entry.last and entry.last.outcome is FiringOutcome.SUBMITTED}
+        states = self._ledger.batches.states(sorted(asked))
+        return [
+            Unreadable.of(entry.name, entry.record)
+            if isinstance(entry.record, RecordUnreadable)
+            else _status(entry.record, entry.last, states)
+            for entry in entries
+        ]
 
     def _record(self, name: str) -> ScheduleRecord:
         record = self._ledger.schedules.get(checked_name(name))
@@ -156,15 +167,16 @@ class Schedules:
         return record
 
     def _status(self, record: ScheduleRecord) -> ScheduleStatus:
-        last = self._ledger.schedules.firings(record.name, 1)
-        running = tuple(batch_id for batch_id in record.open if self._state(batch_id) in BATCH_MOVES)
-        return ScheduleStatus(record, running, self._firing(last[0]) if last else None)
+        last = next(iter(self._ledger.schedules.firings(record.name, 1)), None)
+        states = self._ledger.batches.states([*record.open, *([last.id] if last else ())])
+        return _status(record, last, states)
 
-    def _firing(self, firing: Firing) -> FiringStatus:
-        return FiringStatus(firing, self._state(firing.id) if firing.outcome is FiringOutcome.SUBMITTED else None)
 
-    def _state(self, batch_id: str) -> BatchState | None:
-        try:
-            return self._ledger.batches.state(batch_id)
-        except UnknownBatch:
-            return None  # a ledger that was emptied does not get finished batches back
+def _status(record: ScheduleRecord, last: Firing | None, states: Mapping[str, BatchState]) -> ScheduleStatus:
+    running = tuple(batch_id for batch_id in record.open if states.get(batch_id) in BATCH_MOVES)
+    return ScheduleStatus(record, running, _firing(last, states) if last else None)
+
+
+def _firing(firing: Firing, states: Mapping[str, BatchState]) -> FiringStatus:
+    """A ledger that was emptied does not get finished batches back: their state is None."""
+    return FiringStatus(firing, states.get(firing.id) if firing.outcome is FiringOutcome.SUBMITTED else None)

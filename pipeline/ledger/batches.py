@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+import structlog
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.errors import LedgerBehind, StaleWrite, UnknownBatch
+from pipeline.errors import LedgerBehind, RecordUnreadable, StaleWrite, UnknownBatch
 from pipeline.ledger.store import Store
 from pipeline.ledger.update import Updated, update
 from pipeline.names import job_ref
 from pipeline.records.batch import BatchRecord
 from pipeline.schema import read_record
 from pipeline.states import BatchState, ImageState, JobState, is_final
+
+log = structlog.get_logger(__name__)
 
 _PAGE = 500
 
@@ -156,6 +159,15 @@ class Batches:
             raise UnknownBatch(batch_id)
         return BatchState(str(state))
 
+    def states(self, batch_ids: Sequence[str]) -> dict[str, BatchState]:
+        """The states of those of these batches that are known here, page by page."""
+        known, states = {state.value: state for state in BatchState}, {}
+        for first in range(0, len(batch_ids), _PAGE):
+            page = batch_ids[first : first + _PAGE]
+            found = self._store.run("list_states", *page[1:], first=page[0])
+            states.update({one: known[state] for one, state in zip(page, found, strict=True) if state in known})
+        return states
+
     def counts(self, batch_id: str) -> Counts:
         """How many of its images and jobs are in each state, read in one step."""
         with self._store.errors():
@@ -165,12 +177,10 @@ class Batches:
             jobs={state: int(found.get(f"job.{state}", 0)) for state in JobState},
         )
 
-    def newest(self, limit: int) -> Iterator[BatchRecord]:
-        """Batches, newest first."""
+    def newest(self, limit: int) -> list[str]:
+        """Ids of batches, newest first."""
         with self._store.errors():
-            ids = self._store.redis.zrevrange(self._store.keys.batches, 0, limit - 1)
-        for batch_id in ids:
-            yield self.get(batch_id)
+            return list(self._store.redis.zrevrange(self._store.keys.batches, 0, limit - 1))
 
     def ended_before(self, moment: datetime) -> Iterator[BatchRecord]:
         """Batches that ended before this moment, oldest submission first, read page by page."""
@@ -184,6 +194,9 @@ class Batches:
                 try:
                     record = self.get(batch_id)
                 except UnknownBatch:  # removed since
+                    continue
+                except RecordUnreadable as error:
+                    log.warning("a batch is left alone", batch=batch_id, reason=str(error))
                     continue
                 if is_final(record.state) and record.updated_at < moment:
                     yield record

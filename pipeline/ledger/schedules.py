@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from pipeline.errors import StaleWrite
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import structlog
+
+from pipeline.errors import RecordUnreadable, StaleWrite
 from pipeline.ledger.store import Store
 from pipeline.records.schedules.schedule import Firing, ScheduleRecord
 from pipeline.schema import read_record
 
+log = structlog.get_logger(__name__)
+
 FIRINGS_KEPT = 200
+_PAGE = 500
+
+
+@dataclass(frozen=True)
+class ScheduleEntry:
+    """A schedule in a list: its record, or why it cannot be read; and its last firing, if there is one."""
+
+    name: str
+    record: ScheduleRecord | RecordUnreadable
+    last: Firing | None
 
 
 class ScheduleRecords:
@@ -62,6 +79,22 @@ class ScheduleRecords:
             text = self._store.redis.hget(self._store.keys.schedule(name), "record")
         return read_record(ScheduleRecord, str(text), what=f"schedule {name}") if text is not None else None
 
+    def each(self) -> Iterator[ScheduleEntry]:
+        """All schedules, by name, read page by page; one that cannot be read is an entry that says why."""
+        names = self.names()
+        for first in range(0, len(names), _PAGE):
+            page = names[first : first + _PAGE]
+            found = self._store.run("list_schedules", *page[1:], first=page[0])
+            for name, text, firing in zip(page, found[::2], found[1::2], strict=True):
+                if not text and not self._store.redis.exists(self._store.keys.schedule(name)):
+                    continue  # removed since
+                try:
+                    record = read_record(ScheduleRecord, text, what=f"schedule {name}")
+                except RecordUnreadable as error:
+                    yield ScheduleEntry(name, error, None)
+                else:
+                    yield ScheduleEntry(name, record, next(_readable(name, filter(None, [firing])), None))
+
     def names(self) -> list[str]:
         """Names of all schedules."""
         with self._store.errors():
@@ -74,7 +107,15 @@ class ScheduleRecords:
             return list(self._store.redis.zrangebyscore(self._store.keys.schedules, "-inf", now_ms))
 
     def firings(self, name: str, limit: int = FIRINGS_KEPT) -> list[Firing]:
-        """The last firings, newest first. Raises RecordUnreadable."""
+        """The last firings, newest first; one that cannot be read is left out, with a line in the log."""
         with self._store.errors():
             found = self._store.redis.lrange(self._store.keys.firings(name), 0, limit - 1)
-        return [read_record(Firing, text, what=f"a firing of schedule {name}") for text in found]
+        return list(_readable(name, found))
+
+
+def _readable(name: str, texts: Iterable[str]) -> Iterator[Firing]:
+    for text in texts:
+        try:
+            yield read_record(Firing, text, what=f"a firing of schedule {name}")
+        except RecordUnreadable as error:
+            log.warning("a firing is left out", schedule=name, reason=str(error))

@@ -13,7 +13,7 @@ from redis.exceptions import AskError, ClusterCrossSlotError, ClusterDownError, 
 from redis.retry import Retry
 
 from pipeline.deployment.settings import ConnectionSettings, without_credentials
-from pipeline.errors import LedgerUnavailable
+from pipeline.errors import LedgerUnavailable, RecordUnreadable
 from pipeline.ledger.keys import Keys
 from pipeline.ledger.scripts import Argument, script
 
@@ -96,6 +96,8 @@ class Store:
                 f"Redis at {self.where} refuses our credentials ({error}); check user and password in TESSERA_REDIS_URL"
             ) from error
         except redis.ResponseError as error:
+            if "WRONGTYPE" in _words(error):
+                raise RecordUnreadable("a key in Redis", "a value of another type", "the ledger's own") from error
             if (meaning := self._meaning(error)) is None:
                 raise
             raise LedgerUnavailable(f"Redis at {self.where} {meaning}") from error
@@ -113,8 +115,7 @@ class Store:
     @staticmethod
     def _meaning(error: redis.ResponseError) -> str | None:
         """What is wrong with Redis; None if our request was wrong."""
-        code = getattr(error, "status_code", None) or ""
-        words = f"{code} {error}".split()
+        words = _words(error)
         for word, meaning in _NOT_NOW.items():
             if word in words:
                 return f"{meaning} ({error})"
@@ -131,3 +132,7 @@ class Store:
     def where(self) -> str:
         """The URL without its credentials."""
         return without_credentials(self._url)
+
+
+def _words(error: redis.ResponseError) -> list[str]:
+    return f"{getattr(error, 'status_code', None) or ''} {error}".split()

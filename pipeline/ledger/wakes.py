@@ -6,10 +6,9 @@ needs next follows from its record, so that whoever may write here can make a co
 
 from __future__ import annotations
 
-import redis
 import structlog
 
-from pipeline.errors import LedgerUnavailable, RequestError
+from pipeline.errors import RecordUnreadable, RequestError, ServiceError
 from pipeline.ledger.store import SOCKET_TIMEOUT_S, Store
 from pipeline.names import checked_batch_id
 
@@ -33,7 +32,7 @@ class Wakes:
         try:
             with self._store.errors():
                 self._store.redis.zadd(self._store.keys.wakes, {what: 0})
-        except LedgerUnavailable as error:
+        except ServiceError as error:
             log.warning("the controller is not woken; its next tick looks", reason=str(error))
             return False
         return True
@@ -47,9 +46,7 @@ class Wakes:
         try:
             with self._store.errors():
                 found = self._store.redis.bzpopmin(key, timeout=wait_s)
-        except redis.ResponseError as error:
-            if "WRONGTYPE" not in f"{getattr(error, 'status_code', '')} {error}":
-                raise
+        except RecordUnreadable:
             log.warning("something else stood in the place of what clients ask for, and was removed", key=key)
             with self._store.errors():
                 self._store.redis.unlink(key)

@@ -8,7 +8,7 @@ import structlog
 
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.deployment.settings import JobSettings
-from pipeline.errors import RequestError, SettingsError
+from pipeline.errors import RecordUnreadable, RequestError, SettingsError
 from pipeline.ledger import Ledger
 from pipeline.operations.schedules import add, remove
 from pipeline.records.schedules.schedule import ScheduleSpec, checked_name, checked_spec
@@ -34,12 +34,13 @@ def declare(ledger: Ledger, artifacts: Artifacts, specs: Mapping[str, ScheduleSp
     for name, spec in specs.items():
         try:
             _record, news = add(ledger, artifacts, name, spec, update=True, declared=True)
-        except RequestError as error:  # a user's schedule has this name, or the prompt set's kind is not clear
+        except (RequestError, RecordUnreadable) as error:  # a user's has this name, the prompt set's kind is not clear
             log.error("a schedule of the settings is not used", schedule=name, reason=str(error))
         else:
             log.info("schedule of the settings", schedule=name, changed=news)
-    for name in ledger.schedules.names():
-        record = ledger.schedules.get(name)
-        if record is not None and record.declared and name not in specs:
-            remove(ledger, artifacts, name, declared=True)
-            log.info("removed a schedule that is no longer in the settings", schedule=name)
+    for entry in ledger.schedules.each():
+        if isinstance(entry.record, RecordUnreadable):
+            log.error("a schedule is left alone", schedule=entry.name, reason=str(entry.record))
+        elif entry.record.declared and entry.name not in specs:
+            remove(ledger, artifacts, entry.name, declared=True)
+            log.info("removed a schedule that is no longer in the settings", schedule=entry.name)

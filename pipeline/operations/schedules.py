@@ -8,8 +8,10 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+import structlog
+
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.errors import RequestError, StaleWrite, UnknownSchedule
+from pipeline.errors import RecordUnreadable, RequestError, StaleWrite, UnknownSchedule
 from pipeline.ledger import Ledger
 from pipeline.ledger.update import update as update_record
 from pipeline.promptset.source import kind_of
@@ -23,6 +25,8 @@ from pipeline.records.schedules.schedule import (
     new_record,
 )
 from pipeline.records.schedules.schedule_keys import ScheduleObjects
+
+log = structlog.get_logger(__name__)
 
 
 def add(
@@ -96,14 +100,20 @@ def run_now(ledger: Ledger, name: str, *, everything: bool = False) -> str:
 
 
 def remove(ledger: Ledger, artifacts: Artifacts, name: str, *, declared: bool = False) -> None:
-    """Remove a schedule and its history; its batches stay, and running ones go on.
+    """Remove a schedule and its history, whatever can be read of it; its batches stay, and running ones go on.
 
     Raises UnknownSchedule, or RequestError if it is one of the deployment's settings.
     """
-    record = _known(ledger, name)
-    if record.declared and not declared:
-        raise RequestError(_declared(name, "removed"))
-    objects = ScheduleObjects(name)
+    objects = ScheduleObjects(checked_name(name))
+    try:
+        record = ledger.schedules.get(name)
+    except RecordUnreadable as error:
+        log.warning("a schedule that cannot be read is removed", schedule=name, reason=str(error))
+    else:
+        if record is None and artifacts.head(objects.record) is None:
+            raise UnknownSchedule(name)
+        if record is not None and record.declared and not declared:
+            raise RequestError(_declared(name, "removed"))
     artifacts.delete(objects.record)  # first, so that nobody recovers it from there
     ledger.schedules.remove(name)
     for key in list(artifacts.list(objects.root)):
@@ -150,12 +160,33 @@ def _check_owner(record: ScheduleRecord, *, declared: bool) -> None:
 
 
 def _write(ledger: Ledger, artifacts: Artifacts, record: ScheduleRecord) -> None:
-    """Write a record, new or changed, to the bucket and then to the ledger. Raises StaleWrite."""
+    """Write a record, new or changed, to the bucket and then to the ledger. Raises StaleWrite.
+
+    What the ledger refuses does not stay in the bucket, from where it would come back should Redis be lost.
+    """
     _save(artifacts, record)
+    try:
+        _write_to_ledger(ledger, record)
+    except StaleWrite:
+        _save_standing(ledger, artifacts, record.name)
+        raise
+
+
+def _write_to_ledger(ledger: Ledger, record: ScheduleRecord) -> None:
     if record.revision > 1:
         ledger.schedules.write(record)
     elif not ledger.schedules.create(record):
         raise StaleWrite(f"schedule {record.name} was added by somebody else meanwhile")
+
+
+def _save_standing(ledger: Ledger, artifacts: Artifacts, name: str) -> None:
+    """Make the bucket's copy that of the ledger, also if others change the schedule meanwhile."""
+    saved = None
+    while (standing := ledger.schedules.get(name)) is not None and standing.revision != saved:
+        _save(artifacts, standing)
+        saved = standing.revision
+    if standing is None:
+        artifacts.delete(ScheduleObjects(name).record)
 
 
 def _save(artifacts: Artifacts, record: ScheduleRecord) -> None:

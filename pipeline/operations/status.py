@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from pipeline.errors import RecordUnreadable, UnknownBatch
 from pipeline.ledger import Ledger
 from pipeline.records.batch import AttemptEnd, JobRecord, Purge
 from pipeline.states import BatchState, ImageState, JobState, is_final
@@ -76,6 +77,23 @@ class BatchStatus:
 
 
 @dataclass(frozen=True)
+class Unreadable:
+    """In a list of batches or schedules, one whose record this version cannot read. It was left as it is."""
+
+    id: str
+    reason: str
+
+    @classmethod
+    def of(cls, name: str, error: RecordUnreadable) -> Unreadable:
+        """The entry of this one; what a terminal cannot show of its name is escaped."""
+        return cls(name if name.isprintable() else ascii(name)[1:-1], ascii(str(error))[1:-1])
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able, for scripts."""
+        return {"id": self.id, "state": "unreadable", "reason": self.reason}
+
+
+@dataclass(frozen=True)
 class JobStatus:
     """A job whose first attempt has begun and that is not final."""
 
@@ -141,3 +159,16 @@ def batch_status(ledger: Ledger, batch_id: str) -> BatchStatus:
         invalid_rows=record.manifest.invalid_rows,
         purge=record.manifest.purge,
     )
+
+
+def newest_batches(ledger: Ledger, limit: int) -> list[BatchStatus | Unreadable]:
+    """The newest batches; those that are removed meanwhile are left out."""
+    found: list[BatchStatus | Unreadable] = []
+    for batch_id in ledger.batches.newest(limit):
+        try:
+            found.append(batch_status(ledger, batch_id))
+        except UnknownBatch:
+            continue
+        except RecordUnreadable as error:
+            found.append(Unreadable.of(batch_id, error))
+    return found

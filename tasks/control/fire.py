@@ -94,6 +94,12 @@ def _fire_one(context: Context, record: ScheduleRecord, turn: Turn) -> bool:
         log.warning("schedule could not fire", schedule=record.name, firing=turn.id, reason=str(error))
         _record_firing(context, turn, FiringOutcome.FAILED, reason=str(error)[:MAX_REASON_CHARACTERS])
         return True
+    except RecordTooNew:
+        raise  # a newer version fires it
+    except RecordUnreadable as error:  # the rows of the firing before, say; it would repeat at every tick
+        log.error("schedule could not fire", schedule=record.name, firing=turn.id, reason=str(error))
+        _record_firing(context, turn, FiringOutcome.FAILED, reason=str(error)[:MAX_REASON_CHARACTERS])
+        return True
     except TesseraError:
         raise  # an outage, or another process was first: the next tick tries again
     except Exception as error:  # otherwise it would repeat at every tick, and block all later firings

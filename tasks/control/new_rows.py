@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from datetime import timedelta
 
 from pipeline.bucket.artifacts import Artifacts
+from pipeline.errors import RequestError, StoreUnavailable
 from pipeline.promptset.row import ResolvedRow
 from pipeline.records.schedules.due import Turn
 from pipeline.records.schedules.row_digests import NewRows
@@ -13,6 +15,9 @@ from pipeline.records.schedules.schedule import ScheduleRecord
 from pipeline.records.schedules.schedule_keys import ScheduleObjects
 from tasks.control.unfinished_rows import is_unfinished, unfinished_rows
 from tasks.process.context import Context
+
+# How long a bucket may take to show what was put: longer than any cache was seen to.
+LATE_READS = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -37,4 +42,19 @@ def new_rows_filter(context: Context, record: ScheduleRecord, turn: Turn, replac
         return NewRowsFilter(NewRows(b"", frozenset()), context.artifacts, key)
     broken_off = [one for one in record.open if one in replaced or not is_unfinished(context, one)]
     again = {digest for batch_id in broken_off for digest in unfinished_rows(context, batch_id)}
-    return NewRowsFilter(NewRows(context.artifacts.get(record.rows_key) or b"", again), context.artifacts, key)
+    return NewRowsFilter(NewRows(_digests(context, record.rows_key, turn), again), context.artifacts, key)
+
+
+def _digests(context: Context, key: str, turn: Turn) -> bytes:
+    """The digests of the last firing's rows. Absent is not empty: taken for none, every row would be rendered again.
+
+    Raises StoreUnavailable for a while if they are not there, then RequestError.
+    """
+    if (found := context.artifacts.get(key)) is not None:
+        return found
+    if context.ledger.now() - turn.fire_at < LATE_READS:
+        raise StoreUnavailable(f"{key} is not in the bucket, or not yet; the firing waits for it")
+    raise RequestError(
+        f"{key} is gone from the bucket, so that nobody knows which rows are new; `tessera schedule run-now "
+        f"{turn.schedule} --all` renders all of them and begins anew"
+    )

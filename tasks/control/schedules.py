@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import structlog
 
-from pipeline.errors import RecordUnreadable, ServiceError
+from pipeline.errors import RecordUnreadable, RequestError, ServiceError
 from pipeline.ledger.schedules import FIRINGS_KEPT
 from pipeline.operations.declared import declare
 from pipeline.records.schedules.schedule import (
@@ -15,6 +15,7 @@ from pipeline.records.schedules.schedule import (
     ScheduleRecord,
     ScheduleSpec,
     changed,
+    checked_name,
     firing_id,
 )
 from pipeline.records.schedules.schedule_keys import SCHEDULES, ScheduleObjects
@@ -31,8 +32,12 @@ def recover_schedules(context: Context) -> None:
     """Put schedules into the ledger that only the bucket has: Redis was emptied, or a client died."""
     known = set(context.ledger.schedules.names())
     for name in list(context.artifacts.folders(SCHEDULES)):
-        if name not in known:
-            _recover(context, name)
+        if name in known:
+            continue
+        try:
+            _recover(context, checked_name(name))
+        except (RequestError, RecordUnreadable) as error:
+            log.error("a schedule in the bucket is left alone", schedule=name, reason=str(error))
 
 
 def _recover(context: Context, name: str) -> None:
@@ -42,12 +47,10 @@ def _recover(context: Context, name: str) -> None:
         return  # it is being removed
     try:
         record = read_record(ScheduleRecord, body, what=objects.record)
-        keys = sorted(context.artifacts.list(objects.firings), reverse=True)[:FIRINGS_KEPT]
-        bodies = [(key, text) for key in keys if (text := context.artifacts.get(key)) is not None]
-        firings = [read_record(Firing, text, what=key) for key, text in bodies]
     except RecordUnreadable as error:
         log.error("schedule in the bucket cannot be read", schedule=name, reason=str(error))
         return
+    firings = list(_firings(context, objects))
     batches = [firing.id for firing in firings if firing.outcome is FiringOutcome.SUBMITTED]
     recorded = {firing.id for firing in firings}
     seen_to = [firing.fire_at for firing in firings if not firing.by_hand]
@@ -64,6 +67,17 @@ def _recover(context: Context, name: str) -> None:
         log.warning("schedule restored from the bucket", schedule=name)
     if context.artifacts.head(objects.record) is None:  # it was removed while we looked
         context.ledger.schedules.remove(name)
+
+
+def _firings(context: Context, objects: ScheduleObjects) -> Iterator[Firing]:
+    """The last firings that can be read, newest first."""
+    for key in sorted(context.artifacts.list(objects.firings), reverse=True)[:FIRINGS_KEPT]:
+        if (body := context.artifacts.get(key)) is None:
+            continue
+        try:
+            yield read_record(Firing, body, what=key)
+        except RecordUnreadable as error:
+            log.warning("a firing in the bucket is left out", key=key, reason=str(error))
 
 
 def declare_schedules(context: Context, specs: Mapping[str, ScheduleSpec]) -> None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from pipeline.cli.exits import OK
 from pipeline.cli.follow import follow
 from pipeline.cli.json_out import write_json
 from pipeline.cli.options import AsJson, BatchId, Timeout, Watch
+from pipeline.cli.table import print_table
+from pipeline.cli.unreadable import print_unreadable
 from pipeline.client.client import Client
 from pipeline.client.progress import event, summary
 from pipeline.client.rate import Throughput
+from pipeline.operations.status import BatchStatus, Unreadable
 from pipeline.states import BatchState, ImageState
 
 _JOBS_SHOWN = 20
@@ -71,18 +73,23 @@ def list_batches(
         for seen in found:
             write_json(seen.as_dict())
         return OK
-    table = Table("batch", "state", "images", "failed", "submitted (UTC)", "took", box=None, pad_edge=False)
-    for seen in found:
-        table.add_row(
-            seen.id,
-            seen.state.value,
-            f"{seen.done}/{seen.total}",
-            str(seen.failed or ""),
-            f"{seen.created_at:%Y-%m-%d %H:%M:%S}",
-            f"{seen.elapsed_s:.0f} s",
-        )
-    Console().print(table)
+    columns = ("batch", "state", "images", "failed", "submitted (UTC)", "took")
+    print_table(*columns, rows=[_row(seen) for seen in found])
+    print_unreadable(found)
     return OK
+
+
+def _row(seen: BatchStatus | Unreadable) -> Sequence[str]:
+    if isinstance(seen, Unreadable):
+        return (seen.id, "unreadable", "", "", "", "")
+    return (
+        seen.id,
+        seen.state.value,
+        f"{seen.done}/{seen.total}",
+        str(seen.failed or ""),
+        f"{seen.created_at:%Y-%m-%d %H:%M:%S}",
+        f"{seen.elapsed_s:.0f} s",
+    )
 
 
 def cancel(batch_id: BatchId, as_json: AsJson = False) -> int:

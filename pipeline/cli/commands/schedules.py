@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, cast
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from pipeline.cli.exits import OK
 from pipeline.cli.json_out import write_json
 from pipeline.cli.options import AsJson, BatchSeed, Priority, Tenant
+from pipeline.cli.table import print_table
+from pipeline.cli.unreadable import print_unreadable
 from pipeline.client.client import Client
 from pipeline.client.schedules import FiringStatus, ScheduleStatus
 from pipeline.errors import RequestError
+from pipeline.operations.status import Unreadable
 from pipeline.promptset.keywords import PictureFields
 from pipeline.records.schedules.schedule import Overlap
 
@@ -96,19 +98,24 @@ def list_schedules(as_json: AsJson = False) -> int:
         for seen in found:
             write_json(seen.as_dict())
         return OK
-    table = Table("schedule", "cron", "next", "next (UTC)", "last", "result", box=None, pad_edge=False)
-    for seen in found:
-        record = seen.record
-        table.add_row(
-            f"{record.name} (settings)" if record.declared else record.name,
-            record.spec.cron,
-            f"{seen.next_local:%Y-%m-%d %H:%M} {record.spec.tz}" if seen.next_local else "paused",
-            f"{record.next_at:%Y-%m-%d %H:%M}" if record.next_at else "",
-            f"{seen.last.firing.fire_at:%Y-%m-%d %H:%M}" if seen.last else "never",
-            seen.last.result if seen.last else "",
-        )
-    Console().print(table)
+    columns = ("schedule", "cron", "next", "next (UTC)", "last", "result")
+    print_table(*columns, rows=[_row(seen) for seen in found])
+    print_unreadable(found)
     return OK
+
+
+def _row(seen: ScheduleStatus | Unreadable) -> Sequence[str]:
+    if isinstance(seen, Unreadable):
+        return (seen.id, "unreadable", "", "", "", "")
+    record = seen.record
+    return (
+        f"{record.name} (settings)" if record.declared else record.name,
+        record.spec.cron,
+        f"{seen.next_local:%Y-%m-%d %H:%M} {record.spec.tz}" if seen.next_local else "paused",
+        f"{record.next_at:%Y-%m-%d %H:%M}" if record.next_at else "",
+        f"{seen.last.firing.fire_at:%Y-%m-%d %H:%M}" if seen.last else "never",
+        seen.last.result if seen.last else "",
+    )
 
 
 @_app.command()

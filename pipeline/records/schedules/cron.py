@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from cronsim import CronSim, CronSimError
 
@@ -32,6 +33,7 @@ def zone(name: str) -> zoneinfo.ZoneInfo:
         raise ValueError(f"{name[:80]!r} found; an IANA time zone wanted{hint}") from error
 
 
+@lru_cache(maxsize=4096)  # a list of ten thousand schedules has few expressions
 def checked_cron(expression: str) -> str:
     """The expression with single blanks. Raises ValueError if it cannot be read, or never fires."""
     fields = expression.split()

@@ -12,9 +12,12 @@ from pipeline import Client
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.cli.main import _run
 from pipeline.deployment.settings import Settings
+from pipeline.errors import RequestError
 from pipeline.ledger import Ledger
 from pipeline.operations.schedules import add
-from pipeline.records.schedules.schedule import checked_spec
+from pipeline.records.schedules.schedule import ScheduleRecord, checked_spec
+from pipeline.records.schedules.schedule_keys import ScheduleObjects
+from pipeline.schema import read_record
 
 CRON = ("--cron", "0 2 * * *", "--tz", "Europe/Berlin")
 NIGHTLY = ("nightly", *CRON, "--prompts", "s3://prompts/nightly.jsonl")
@@ -133,10 +136,72 @@ def test_the_python_client_has_the_same(tessera: Tessera) -> None:
     seen = schedules.add("nightly", cron="0 2 * * *", tz="Europe/Berlin", prompts="s3://prompts/n.jsonl", options={})
     assert seen.next_local is not None
     assert (seen.next_local.hour, seen.last) == (2, None)
-    assert [one.record.name for one in schedules.list()] == ["nightly"]
+    assert [one.as_dict()["name"] for one in schedules.list()] == ["nightly"]
     assert schedules.pause("nightly").record.next_at is None
     assert schedules.resume("nightly").record.next_at == seen.record.next_at
     assert schedules.run_now("nightly").startswith("nightly-")
     assert schedules.history("nightly") == []
     schedules.remove("nightly")
     assert schedules.list() == []
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ("{", "broken JSON"),
+        (b"\xff", "no UTF-8"),
+        ('{"schema_version": 1}', "another kind"),
+        ("[1]", "list"),
+        ("", "nothing"),
+    ],
+)
+def test_an_unreadable_record_is_a_row_and_can_be_removed(
+    tessera: Tessera, ledger: Ledger, record: str | bytes, words: str
+) -> None:
+    assert tessera("add", *NIGHTLY)[0] == 0
+    assert tessera("add", "other", *NIGHTLY[1:])[0] == 0
+    ledger.store.redis.hset(ledger.store.keys.schedule("other"), "record", record)
+    code, table, reasons = tessera("list")
+    assert code == 0
+    assert table.splitlines()[1].startswith("nightly")
+    assert table.splitlines()[-1].split() == ["other", "unreadable"]
+    assert words in reasons
+    assert last_json(tessera("list", "--json"))["state"] == "unreadable"
+    assert tessera("remove", "other")[0] == 0
+    assert ledger.schedules.names() == ["nightly"]
+    assert tessera("remove", "other")[0] == 2
+
+
+def test_an_unreadable_firing_is_left_out(tessera: Tessera, ledger: Ledger) -> None:
+    assert tessera("add", *NIGHTLY)[0] == 0
+    ledger.store.redis.lpush(ledger.store.keys.firings("nightly"), "{")
+    assert tessera("list")[0] == 0
+    assert tessera("history", "nightly", "--json")[0] == 0
+
+
+def test_what_only_the_bucket_has_can_be_removed(tessera: Tessera, artifacts: Artifacts) -> None:
+    artifacts.put(ScheduleObjects("left").record, b"{", content_type="application/json")
+    assert tessera("remove", "left")[0] == 0
+    assert list(artifacts.list(ScheduleObjects("left").root)) == []
+
+
+def test_the_bucket_keeps_the_schedule_that_was_added_first(
+    settings: Settings, ledger: Ledger, artifacts: Artifacts
+) -> None:
+    """Two add one name at the same moment: the copy in the bucket is of the one that the ledger has."""
+    specs = [checked_spec({"cron": f"{n} 2 * * *", "prompts": "s3://prompts/nightly.jsonl"}) for n in (1, 2)]
+    put, first = artifacts.put, True
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        nonlocal first
+        put(*args, **kwargs)
+        if first:  # between our two writes, another client does both of its own
+            first = False
+            add(ledger, Artifacts(settings), "nightly", specs[0])
+
+    artifacts.put = interrupted  # type: ignore[method-assign]
+    with pytest.raises(RequestError, match="exists with other values"):
+        add(ledger, artifacts, "nightly", specs[1])
+    body = artifacts.get(ScheduleObjects("nightly").record)
+    assert body is not None
+    assert read_record(ScheduleRecord, body, what="copy").spec == specs[0]

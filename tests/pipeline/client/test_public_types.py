@@ -56,6 +56,7 @@ from pipeline import (
     RowError,
     ScheduleStatus,
     TesseraError,
+    Unreadable,
     WaitTimeout,
     Worker,
     connect,
@@ -97,7 +98,7 @@ client.drain()  # call-arg
 assert_type(client.purgeable("hills"), BatchStatus | None)
 assert_type(client.ended_before(timedelta(days=30)), Iterator[BatchStatus])
 client.ended_before("30d")  # arg-type
-assert_type(client.batches(limit=5), list[BatchStatus])
+assert_type(client.batches(limit=5), list[BatchStatus | Unreadable])
 
 status = batch.wait(timeout_s=60, progress=True)
 assert_type(status.state, BatchState)

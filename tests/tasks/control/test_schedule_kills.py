@@ -175,6 +175,6 @@ def test_two_beats_and_kills_at_any_instant_make_each_firing_once(
     times = [firing.fire_at for firing in history(stage)]
     assert times == [times[0] + timedelta(hours=i) for i in range(len(times))]
     ledger = Ledger(stage.settings)
-    assert sorted(record.id for record in ledger.batches.newest(50)) == sorted(fired)
+    assert sorted(ledger.batches.newest(50)) == sorted(fired)
     complete_one = fired[0]
     assert ledger.batches.get(complete_one).manifest.images == 3

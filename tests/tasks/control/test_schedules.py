@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import RequestError
+from pipeline.errors import RequestError, StoreUnavailable
 from pipeline.operations import schedules
 from pipeline.operations.cancel import request_cancel
 from pipeline.records.object_keys import BatchObjects
@@ -449,3 +450,66 @@ def test_next_times_are_in_utc_whatever_the_zone(stage: Stage) -> None:
     assert record.next_at is not None
     assert record.next_at.tzinfo is UTC
     assert record.next_at.hour in (0, 1)
+
+
+BAD_PROMPTS: dict[str, tuple[str, bytes | None]] = {
+    "gone": ("gone.jsonl", None),
+    "no UTF-8": ("bad.jsonl", b"\xff\xfe\n"),
+    "broken JSON": ("bad.jsonl", b"{"),
+    "a torn gzip": ("bad.jsonl.gz", gzip.compress(b'{"prompt": "x"}' * 100)[:20]),
+    "no gzip": ("bad.jsonl.gz", b"plain"),
+    "no zstd": ("bad.jsonl.zst", b"plain"),
+    "a CSV whose columns changed": ("bad.csv", b"colour,size\nred,3\n"),
+    "nothing": ("bad.jsonl", b""),
+}
+
+
+@pytest.mark.parametrize("what", BAD_PROMPTS)
+def test_bad_input_fails_the_firing_of_its_schedule_and_no_other(stage: Stage, what: str) -> None:
+    name, body = BAD_PROMPTS[what]
+    if body is not None:
+        stage.artifacts.put(name, body, content_type="text/plain")
+    url = f"s3://{stage.settings.s3_bucket}/{stage.settings.s3_prefix}/{name}"
+    schedule(stage, "bad", prompts=url)
+    schedule(stage, "good")
+    for one in ("bad", "good"):
+        fire(stage.worker, one)
+    (failed,) = history(stage, "bad")
+    assert (failed.outcome.value, outcomes(stage, "good")) == ("failed", ["submitted"])
+    assert failed.reason
+    assert not failed.reason.startswith("our own program failed")
+    record = stage.ledger.schedules.get("bad")
+    assert record is not None
+    assert record.cursor >= failed.fire_at  # the next firing is another one
+
+
+def test_digests_that_are_gone_are_not_taken_for_none(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A late bucket is waited for; then the firing fails and says how to begin anew, and renders nothing twice."""
+    schedule(stage, only_new=True, overlap="allow")
+    fire(stage.worker, "nightly")
+    record = stage.ledger.schedules.get("nightly")
+    assert record is not None
+    assert record.rows_key is not None
+    stage.artifacts.delete(record.rows_key)
+    schedules.run_now(stage.ledger, "nightly")
+    with pytest.raises(StoreUnavailable, match="not yet"):
+        fire(stage.worker, "nightly")
+    monkeypatch.setattr("tasks.control.new_rows.LATE_READS", timedelta(0))
+    fire(stage.worker, "nightly")
+    assert outcomes(stage) == ["submitted", "failed"]
+    assert "run-now nightly --all" in (history(stage)[-1].reason or "")
+    schedules.run_now(stage.ledger, "nightly", everything=True)
+    fire(stage.worker, "nightly")
+    assert outcomes(stage) == ["submitted", "failed", "submitted"]
+
+
+def test_a_firing_in_the_bucket_that_cannot_be_read_costs_itself_only(stage: Stage) -> None:
+    schedule(stage, hours=1, catch_up=True, overlap="allow")
+    fire(stage.worker, "nightly")
+    told = history(stage)
+    for key in stage.ledger.store.redis.scan_iter(f"{stage.settings.redis_prefix}:*"):
+        stage.ledger.store.redis.delete(key)
+    stage.artifacts.put(ScheduleObjects("nightly").firing(told[0].id), b"{", content_type="application/json")
+    tick.announce(stage.worker)
+    recover_schedules(stage.worker)
+    assert [firing.id for firing in history(stage)] == [firing.id for firing in told[1:]]
