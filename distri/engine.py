@@ -13,8 +13,8 @@ from distri.layers.vae import SplitVAE
 from distri.model import model as pipeline_model
 from distri.model.image import Evaluations, ImageSpec, Rendered
 from distri.model.model import Model
+from distri.ranks.device_errors import raise_device_failures
 from distri.ranks.errors import ModelError
-from distri.ranks.memory import raise_out_of_memory
 from distri.ranks.mesh import Mesh
 from distri.ranks.patches import MOST_WORK, Patches
 from distri.ranks.phase import NormMode
@@ -131,7 +131,7 @@ class Engine:
         )
         return rendered
 
-    @raise_out_of_memory()
+    @raise_device_failures()
     @torch.inference_mode()
     def render_batch(
         self,
@@ -160,7 +160,7 @@ class Engine:
         Raises:
             BadImage, TooManyRanks: on all ranks, before any communication; BadLora after they have agreed on it.
             Stopped, LeaderFailed: see `sampler.denoise`.
-            OutOfMemory: on the rank that ran out, and maybe on no other; its process should end.
+            OutOfMemory, GpuFailed: on the rank whose device it is, and maybe on no other; its process should end.
         """
         if low_memory:
             self._free_buffers()

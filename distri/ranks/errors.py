@@ -10,14 +10,17 @@
     |  |- PromptTooLong       more tokens than the text encoder reads
     |  |- UnknownScheduler    not a diffusers scheduler, or settings of one, that fit the model
     |  `- BadLora             a LoRA file that cannot be used with the model
-    |- PeerLost               a message failed; raised on each rank that noticed, naming those that do not answer
+    |- PeerLost               a message failed or never came; on each rank that noticed, naming those that are missing
     |- OutOfMemory            an allocation failed on this rank; the others may wait for it, so the process should end
+    |- GpuFailed              this rank's GPU, link or driver failed; likewise, and its node is better left alone
     |- Stopped                the leader said STOP; raised on every rank of the replica before the same evaluation
     `- LeaderFailed           the leader's control callable raised; raised on the other ranks of its replica
 
-Every error but the last four follows from what is equal on all ranks, so all ranks raise it together and before any
+Every error but the last five follows from what is equal on all ranks, so all ranks raise it together and before any
 collective.
 """
+
+from collections.abc import Mapping, Sequence
 
 
 class EngineError(Exception):
@@ -101,24 +104,47 @@ class OutOfMemory(EngineError):
     """An allocation failed on this rank, and maybe on no other: the process should end."""
 
 
-class PeerLost(EngineError):
-    """A message failed or timed out. The group is of no use afterwards: the process should end.
+class GpuFailed(EngineError):
+    """A GPU that is no longer to be trusted: the process should end, and its node be left alone.
 
     Attributes:
-        missing: ranks that answer no roll call; None if that could not be asked.
+        code: the cudaError.
     """
 
-    def __init__(self, *, missing: tuple[int, ...] | None, ranks: tuple[int, ...], reason: str) -> None:
+    def __init__(self, code: int, what: str, reason: str) -> None:
+        super().__init__(f"GPU failed: {what} (cudaError {code}): {reason}")
+        self.code = code
+
+
+SILENT = "dead or stopped"
+
+
+class PeerLost(EngineError):
+    """A message failed, timed out or never came. The group is of no use afterwards: the process should end.
+
+    Args:
+        missing: ranks that give no sign, or hang, and how; None if that could not be asked.
+        ranks: those that it is about.
+        reason: what was noticed.
+
+    Attributes:
+        missing: the ranks alone.
+    """
+
+    def __init__(self, *, missing: Mapping[int, str] | None, ranks: Sequence[int], reason: str) -> None:
         among = f"of ranks {', '.join(map(str, ranks))}"
         if missing is None:
             who = f"{among} at least one is lost, and the store that could tell which does not answer"
         elif missing:
-            who = f"{among} no sign from {', '.join(map(str, missing))}: dead, stopped, or stuck"
+            silent = ", ".join(str(rank) for rank, how in missing.items() if how == SILENT)
+            found = [f"no sign from {silent}: {SILENT}"] if silent else []
+            found += [f"{rank} {how}" for rank, how in missing.items() if how != SILENT]
+            who = f"{among} {'; '.join(found)}"
         else:
             who = f"{among} all are there, but a message between them failed"
         super().__init__(f"{who} ({reason})")
-        self.missing = missing
-        self.ranks = ranks
+        self.missing = None if missing is None else tuple(missing)
+        self.ranks = tuple(ranks)
         self.reason = reason
 
 

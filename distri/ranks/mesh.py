@@ -1,9 +1,8 @@
 """The ranks of a pod and how they are used: data x cfg x patch. Only this module asks for ranks and groups."""
 
+import itertools
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import Enum
@@ -12,10 +11,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from distri.ranks.errors import LayoutError
-from distri.ranks.missing_ranks import RollCall, name_missing
-
-ROLL_CALL_GRACE = timedelta(seconds=5)
+from distri.ranks.device_errors import raise_device_failures
+from distri.ranks.errors import LayoutError, PeerLost
+from distri.ranks.groups import AxisGroups, make_groups
+from distri.ranks.heartbeat import Heartbeat
+from distri.ranks.missing_ranks import Witness, name_missing
+from distri.ranks.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,22 @@ class Layout:
     def ranks(self) -> int:
         return self.data * self.cfg * self.patch
 
+    def replica(self, data: int) -> tuple[int, ...]:
+        """The ranks of a replica: the halves one after the other, patches in order within each."""
+        size = self.cfg * self.patch
+        return tuple(range(data * size, (data + 1) * size))
+
+    def half(self, data: int, cfg: int) -> tuple[int, ...]:
+        """The ranks of one half of a replica."""
+        start = (data * self.cfg + cfg) * self.patch
+        return tuple(range(start, start + self.patch))
+
+    @property
+    def sets(self) -> list[tuple[int, ...]]:
+        """The ranks of every axis, in one order."""
+        halves = [(data, cfg) for data in range(self.data) for cfg in range(self.cfg)]
+        return [*map(self.replica, range(self.data)), *(self.half(data, cfg) for data, cfg in halves)]
+
     @classmethod
     def parse(cls, text: str) -> "Layout":
         """Read `data x cfg x patch` as in "1x2x4"."""
@@ -54,40 +71,15 @@ class Layout:
         return cls(*(int(part) for part in parts))
 
 
+@dataclass
 class TrafficCounter:
-    """Counts what this rank has sent, and how long its computing stood still for messages, since the mesh was made.
+    """Counts what this rank has sent since the mesh was made.
 
     Attributes:
         sent_bytes: payload, each receiver counted.
     """
 
-    def __init__(self, device: torch.device | None = None) -> None:
-        self.sent_bytes = 0
-        self._cuda = device is not None and device.type == "cuda"
-        self._stalled_s = 0.0
-        self._stalls: list[tuple[Any, Any]] = []  # CUDA events
-
-    @contextmanager
-    def time_stalls(self) -> Iterator[None]:
-        """Within the block this rank waits for messages: the process on gloo, its CUDA stream on NCCL."""
-        if self._cuda:
-            event: Any = torch.cuda.Event
-            before, after = event(enable_timing=True), event(enable_timing=True)
-            before.record()
-            yield
-            after.record()
-            self._stalls.append((before, after))
-        else:
-            began = time.perf_counter()
-            yield
-            self._stalled_s += time.perf_counter() - began
-
-    def stalled_s(self) -> float:
-        """Seconds of exposed communication so far; on CUDA only after a synchronisation."""
-        while self._stalls:
-            before, after = self._stalls.pop()
-            self._stalled_s += before.elapsed_time(after) / 1000
-        return self._stalled_s
+    sent_bytes: int = 0
 
 
 class AxisName(Enum):
@@ -108,7 +100,10 @@ class Axis:
         index: this rank's place among them.
         group: their process group; None on an axis of one, which never communicates.
         traffic: where bytes sent are counted.
-        roll_call: tells which of them is missing when a message fails.
+        progress: where waits are noted.
+        witness: tells which of them is missing when a message fails.
+        gather_group: the same ranks once more, for what must not queue behind messages in flight: the messages of one
+            NCCL communicator are served in order. None is `group`.
     """
 
     name: AxisName
@@ -116,7 +111,9 @@ class Axis:
     index: int
     group: Any = field(repr=False)
     traffic: TrafficCounter = field(repr=False, compare=False)
-    roll_call: RollCall | None = field(default=None, repr=False, compare=False)
+    progress: Progress = field(default_factory=Progress, repr=False, compare=False)
+    witness: Witness | None = field(default=None, repr=False, compare=False)
+    gather_group: Any = field(default=None, repr=False)
 
     @property
     def size(self) -> int:
@@ -126,6 +123,11 @@ class Axis:
     def others(self) -> tuple[int, ...]:
         """Places of the other ranks."""
         return tuple(index for index in range(self.size) if index != self.index)
+
+    @property
+    def for_gathers(self) -> "Axis":
+        """The same ranks, their messages in the other group."""
+        return self if self.gather_group is None else replace(self, group=self.gather_group)
 
     def first(self, count: int) -> "Axis | None":
         """The first so many of these ranks, or None on a rank that is not among them."""
@@ -145,6 +147,7 @@ class Mesh:
         replica: all ranks that share one image; the halves one after the other, patches in order within each.
         alone: an axis of this rank only.
         traffic: bytes sent.
+        progress: how far this rank is, and how long it stood still for messages.
     """
 
     def __init__(
@@ -152,18 +155,21 @@ class Mesh:
         layout: Layout,
         device: torch.device,
         rank: int,
-        groups: dict[tuple[int, ...], Any],
-        roll_call: RollCall | None = None,
+        groups: Mapping[tuple[int, ...], AxisGroups],
+        *,
+        progress: Progress,
+        heartbeat: Heartbeat | None = None,
     ) -> None:
         self.layout = layout
         self.device = device
         self.rank = rank
-        self.traffic = TrafficCounter(device)
+        self.traffic = TrafficCounter()
+        self.progress = progress
         self.data_index, within = divmod(rank, layout.cfg * layout.patch)
         self.cfg_index = within // layout.patch
         self._groups = groups
-        self._roll_call = roll_call
-        replica_ranks, patch_ranks = _replica(layout, self.data_index), _half(layout, self.data_index, self.cfg_index)
+        self._heartbeat = heartbeat
+        replica_ranks, patch_ranks = layout.replica(self.data_index), layout.half(self.data_index, self.cfg_index)
         self.replica = self._axis(AxisName.REPLICA, replica_ranks)
         self.patch = self._axis(AxisName.PATCH, patch_ranks)
         self.alone = self._axis(AxisName.ALONE, (rank,))
@@ -171,10 +177,18 @@ class Mesh:
     @classmethod
     def single(cls, device: torch.device | str = "cpu") -> "Mesh":
         """A mesh of one process, without torch.distributed."""
-        return cls(Layout(1, 1, 1), torch.device(device), 0, {})
+        own = torch.device(device)
+        return cls(Layout(1, 1, 1), own, 0, {}, progress=Progress.of(own))
 
     @classmethod
-    def join(cls, layout: Layout, *, device: torch.device | str, timeout: timedelta) -> "Mesh":
+    def join(
+        cls,
+        layout: Layout,
+        *,
+        device: torch.device | str,
+        timeout: timedelta,
+        on_lost: Callable[[PeerLost], None] | None = None,
+    ) -> "Mesh":
         """Meet the other ranks and make all groups; blocks until all are there.
 
         Ranks, world size and the meeting point come from the environment, as torchrun sets it; a process group that
@@ -184,40 +198,42 @@ class Mesh:
             layout: must have as many ranks as there are processes.
             device: "cpu", or "cuda" for the GPU of torchrun's LOCAL_RANK.
             timeout: how long any collective may wait for its peers.
+            on_lost: called in a thread of its own when ranks or a device come no further, early enough to end the
+                process within the timeout. It is the only notice of that on NCCL, whose waits neither block nor raise.
+                None writes it into the log.
 
         Raises:
             LayoutError: the layout has another number of ranks. All ranks raise it.
+            PeerLost, GpuFailed, OutOfMemory: the ranks cannot be connected.
         """
         kind = torch.device(device).type
-        if not dist.is_initialized():
-            world = int(os.environ.get("WORLD_SIZE", "1"))
-            if world == 1 and layout.ranks == 1:
-                return cls.single(device)
-            dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", timeout=timeout)
-        if dist.get_world_size() != layout.ranks:
-            raise LayoutError(f"layout {layout} has {layout.ranks} ranks, but {dist.get_world_size()} are running")
-        if kind == "cuda":
-            own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-            torch.cuda.set_device(own)
-        else:
-            own = torch.device("cpu")
-        # One order on all ranks, whether or not a rank is a member: torch.distributed asks for that.
-        groups: dict[tuple[int, ...], Any] = {}
-        for data in range(layout.data):
-            for ranks in (_replica(layout, data), *(_half(layout, data, cfg) for cfg in range(layout.cfg))):
-                if len(ranks) > 1 and ranks not in groups:
-                    groups[ranks] = dist.new_group(list(ranks), timeout=timeout)
-                    if kind == "cuda" and dist.get_rank() in ranks:
-                        # NCCL makes a group's communicator with its first message, which needs all members; later
-                        # ones may concern a few of them.
-                        dist.all_reduce(torch.zeros(1, device=own), group=groups[ranks])
-        # torch.distributed has no public name for the store that the ranks met in.
-        store = dist.distributed_c10d._get_default_store()
-        roll_call = RollCall(store, dist.get_rank(), grace=min(ROLL_CALL_GRACE, timeout))
-        return cls(layout, own, dist.get_rank(), groups, roll_call)
+        own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device("cpu")
+        progress = Progress.of(own)
+
+        def watched(store: Any, rank: int) -> Heartbeat:
+            name = f"{layout}.{next(_JOINED)}"
+            return Heartbeat(store, name, rank, layout.ranks, progress, timeout=timeout, on_lost=on_lost, device=own)
+
+        with raise_device_failures():
+            if kind == "cuda":
+                torch.cuda.set_device(own)
+            if not dist.is_initialized():
+                world = int(os.environ.get("WORLD_SIZE", "1"))
+                if world == 1 and layout.ranks == 1:
+                    heartbeat = watched(None, 0) if kind == "cuda" else None
+                    return cls(layout, own, 0, {}, progress=progress, heartbeat=heartbeat)
+                dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", timeout=timeout)
+            if dist.get_world_size() != layout.ranks:
+                raise LayoutError(f"layout {layout} has {layout.ranks} ranks, but {dist.get_world_size()} are running")
+            heartbeat = watched(dist.distributed_c10d._get_default_store(), dist.get_rank())  # it has no public name
+            with name_missing(heartbeat, range(layout.ranks)), progress.waiting_on_host("all ranks to join"):
+                groups = make_groups(layout.sets, dist.get_rank(), own, timeout)
+        return cls(layout, own, dist.get_rank(), groups, progress=progress, heartbeat=heartbeat)
 
     def leave(self) -> None:
         """End all groups; the mesh is of no use afterwards."""
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -252,28 +268,25 @@ class Mesh:
         if self.layout.ranks == 1:
             return [value]
         values: list[Any] | None = [None] * self.layout.ranks if self.rank == 0 else None
-        with name_missing(self._roll_call, range(self.layout.ranks)):
+        everybody = range(self.layout.ranks)
+        with name_missing(self._heartbeat, everybody), self.progress.waiting_on_host("what all ranks have noted"):
             dist.gather_object(value, values, dst=0)
         return values or []
 
     def _broadcast(self, tensor: torch.Tensor) -> None:
-        with name_missing(self._roll_call, self.replica.ranks):
-            dist.broadcast(tensor, src=self.replica.ranks[0], group=self.replica.group)
+        ranks = self.replica.ranks
+        with name_missing(self._heartbeat, ranks), self.progress.waiting_on_host("the leader's word"):
+            dist.broadcast(tensor, src=ranks[0], group=self.replica.group)
         if self.is_leader:
             self.traffic.sent_bytes += tensor.nbytes * (self.replica.size - 1)
 
     def _axis(self, name: AxisName, ranks: tuple[int, ...]) -> Axis:
-        return Axis(name, ranks, ranks.index(self.rank), self._groups.get(ranks), self.traffic, self._roll_call)
+        groups = self._groups.get(ranks, AxisGroups())
+        own = (self.traffic, self.progress, self._heartbeat)
+        return Axis(name, ranks, ranks.index(self.rank), groups.messages, *own, groups.gathers)
 
 
-def _replica(layout: Layout, data: int) -> tuple[int, ...]:
-    size = layout.cfg * layout.patch
-    return tuple(range(data * size, (data + 1) * size))
-
-
-def _half(layout: Layout, data: int, cfg: int) -> tuple[int, ...]:
-    start = (data * layout.cfg + cfg) * layout.patch
-    return tuple(range(start, start + layout.patch))
+_JOINED = itertools.count()  # meshes of this process; all ranks join them in one order
 
 
 def default_layout(ranks: int) -> Layout:

@@ -31,23 +31,38 @@ class Message:
 def post(axis: Axis, sends: Sequence[Message], receives: Sequence[Message]) -> list[Any]:
     """Start messages and return at once.
 
+    All of them are one group call, in one order on all ranks: by peer, by tag, and as they were given. So between two
+    ranks the k-th message sent is the k-th received, which is what NCCL goes by, if both give those of one tag in one
+    order; within a group call nothing waits for anything else. Messages of nothing are left out on both sides.
+
     Tensors sent must stay as they are, and tensors received must not be read, until every handle returned has been
     waited for.
     """
-    operations = [dist.P2POp(dist.isend, m.tensor, axis.ranks[m.peer], axis.group, m.tag) for m in sends]
-    operations += [dist.P2POp(dist.irecv, m.tensor, axis.ranks[m.peer], axis.group, m.tag) for m in receives]
+    operations = [
+        dist.P2POp(operation, message.tensor, axis.ranks[message.peer], axis.group, message.tag)
+        for operation, messages in ((dist.isend, sends), (dist.irecv, receives))
+        for message in in_order(messages)
+    ]
     axis.traffic.sent_bytes += sum(message.tensor.nbytes for message in sends)
     if not operations:
         return []
-    with name_missing(axis.roll_call, axis.ranks):
+    with name_missing(axis.witness, axis.ranks):
         return list(dist.batch_isend_irecv(operations))
 
 
+def in_order(messages: Sequence[Message]) -> list[Message]:
+    """The order in which messages of one direction are given to torch.distributed."""
+    return sorted((one for one in messages if one.tensor.nbytes), key=lambda one: (one.peer, one.tag))
+
+
 def finish(axis: Axis, pending: Sequence[Any]) -> None:
-    """Wait for what `post` has started; the first message that fails raises PeerLost."""
+    """Wait for what `post` has started; the first message that fails raises PeerLost. Blocks on gloo.
+
+    On NCCL it makes the stream wait and returns; `axis.progress` notes both.
+    """
     if not pending:
         return
-    with name_missing(axis.roll_call, axis.ranks), axis.traffic.time_stalls():
+    with name_missing(axis.witness, axis.ranks), axis.progress.waiting(f"messages of the {axis.name.value} axis"):
         for work in pending:
             work.wait()
 
@@ -67,9 +82,9 @@ def gather(axis: Axis, own: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[T
     own = own.contiguous()
     parts = [own if place == axis.index else own.new_empty(shape) for place, shape in enumerate(shapes)]
     swap(
-        axis,
-        [Message(peer, own, GATHER_TAG) for peer in axis.others if own.numel()],
-        [Message(peer, parts[peer], GATHER_TAG) for peer in axis.others if parts[peer].numel()],
+        axis.for_gathers,
+        [Message(peer, own, GATHER_TAG) for peer in axis.others],
+        [Message(peer, parts[peer], GATHER_TAG) for peer in axis.others],
     )
     return parts
 
@@ -78,10 +93,10 @@ def collect(axis: Axis, own: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[
     """Every rank's tensor on the first rank of the axis, in the order of the axis; nothing elsewhere. Blocks."""
     own = own.contiguous()
     if axis.index != 0:
-        swap(axis, [Message(0, own, GATHER_TAG)], [])
+        swap(axis.for_gathers, [Message(0, own, GATHER_TAG)], [])
         return []
     parts = [own, *(torch.empty(shape, dtype=own.dtype, device=own.device) for shape in shapes[1:])]
-    swap(axis, [], [Message(peer, parts[peer], GATHER_TAG) for peer in axis.others])
+    swap(axis.for_gathers, [], [Message(peer, parts[peer], GATHER_TAG) for peer in axis.others])
     return parts
 
 
@@ -94,7 +109,7 @@ def hand_on(axis: Axis, tensors: Sequence[Tensor]) -> None:
 
 
 def all_agree(mesh: Mesh, axis: Axis, own: bool) -> bool:
-    """Whether all ranks of the leader's axis say yes, on all ranks of the replica; blocks."""
-    flag = torch.tensor([own], dtype=torch.uint8, device=mesh.device)
+    """Whether all ranks of the leader's axis say yes, on all ranks of the replica; blocks, through gloo."""
+    flag = torch.tensor([own], dtype=torch.uint8)
     flags = collect(axis, flag, [(1,)] * axis.size)
     return bool(mesh.broadcast_int(int(all(bool(flag.item()) for flag in flags))))

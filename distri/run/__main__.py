@@ -15,16 +15,19 @@ die_with_parent(int(os.environ[PARENT_PID_VARIABLE]) if PARENT_PID_VARIABLE in o
 
 import secrets  # noqa: E402
 import sys  # noqa: E402
+import threading  # noqa: E402
 from datetime import timedelta  # noqa: E402
 
 import structlog  # noqa: E402
 import torch  # noqa: E402
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
-from distri.ranks.errors import LayoutError, LeaderFailed, PeerLost  # noqa: E402
+from distri.ranks.device_errors import device_failure  # noqa: E402
+from distri.ranks.errors import GpuFailed, LayoutError, LeaderFailed, PeerLost  # noqa: E402
 from distri.ranks.mesh import Layout, Mesh  # noqa: E402
 from distri.ranks.spans import Spans  # noqa: E402
 from distri.run.leader import Leader  # noqa: E402
+from distri.run.nccl import set_nccl  # noqa: E402
 from distri.run.report import write_report  # noqa: E402
 from distri.run.shard import ImageTooLarge, LeaderRefused, PodMisconfigured, render_shard  # noqa: E402
 from distri.run.sigterm import on_sigterm  # noqa: E402
@@ -41,6 +44,8 @@ from pipeline.schema import read_record  # noqa: E402
 
 log = structlog.get_logger("distri.run")
 
+COMMIT_S = 15.0  # for what is rendered when ranks are missing: within what the heartbeat leaves of the timeout
+
 
 def main() -> int:
     """Render the attempt that the environment names."""
@@ -50,6 +55,14 @@ def main() -> int:
     def stop_leader() -> None:
         if leader is not None:
             leader.stop("the pod was asked to end (SIGTERM)")
+
+    def end_without_missing(error: PeerLost) -> None:
+        log.error("rank ended: others, or its own device, do not go on", reason=str(error))
+        _report_error(error, rank)
+        ended = threading.Thread(target=_commit_what_is_rendered, args=(leader,), daemon=True)
+        ended.start()
+        ended.join(COMMIT_S)
+        os._exit(1)  # neither a stream that hangs nor a thread that waits for it can be unwound
 
     on_sigterm(stop_leader)
     spans = Spans()
@@ -62,9 +75,10 @@ def main() -> int:
         structlog.contextvars.bind_contextvars(batch=spec.batch_id, job=spec.job_index, attempt=spec.number, rank=rank)
         device = "cuda" if spec.device == "cuda" or (spec.device == "auto" and torch.cuda.is_available()) else "cpu"
         timeout = timedelta(seconds=settings.collective_timeout_s)
+        set_nccl(os.environ, settings.collective_timeout_s)
         with spans.span(TracePhase.MEET):
             layout = Layout(spec.layout.data, spec.layout.cfg, spec.layout.patch)
-            mesh = Mesh.join(layout, device=device, timeout=timeout)
+            mesh = Mesh.join(layout, device=device, timeout=timeout, on_lost=end_without_missing)
         if mesh.is_leader:
             leader = Leader(spec, os.environ.get(POD_UID_VARIABLE) or secrets.token_hex(8), settings, spans)
         render_shard(mesh, leader, spec, settings, spans)
@@ -140,6 +154,8 @@ def _code_of(error: Exception) -> Code:
         return Code.CONFIG_ERROR
     if isinstance(error, ImageTooLarge):
         return Code.OUT_OF_MEMORY
+    if isinstance(error, GpuFailed) or isinstance(device_failure(error), GpuFailed):
+        return Code.GPU_UNHEALTHY
     if isinstance(error, RecordTooNew):
         return Code.TOO_OLD
     if isinstance(error, ServiceError) and not isinstance(error, RecordUnreadable):

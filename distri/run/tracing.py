@@ -51,13 +51,15 @@ def memory_bytes(device: torch.device) -> int:
 def gather_trace(mesh: Mesh, spans: Spans, spec: AttemptSpec) -> Trace | None:
     """The whole pod's trace on rank 0, nothing elsewhere; all ranks of the pod call it. Blocks."""
     cuda = mesh.device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize(mesh.device)  # the events of stalls can be read then
     own = RankTrace(
         rank=mesh.rank,
         device=torch.cuda.get_device_name(mesh.device) if cuda else "cpu",
         spans=tuple(span.as_dict() for span in spans),
         forgotten=spans.forgotten,
         sent_bytes=mesh.traffic.sent_bytes,
-        stalled_s=mesh.traffic.stalled_s(),
+        stalled_s=mesh.progress.stalled_s(),
         peak_memory_bytes=torch.cuda.max_memory_allocated(mesh.device) if cuda else _peak_of_process(),
     )
     ranks = mesh.gather_objects(own.model_dump(mode="json"))

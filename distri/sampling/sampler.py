@@ -111,10 +111,11 @@ def denoise(
             if follow_leader(mesh, control, index, resync=phases.wants_resync(evaluation)):
                 evaluation = phases.resync_after(index)
             count[evaluation.phase] += 1
-            scaled_BCHW = steps.scaled(latent_BCHW, timestep)  # by idle ranks too: schedulers count
-            prediction_BCHW = predictor.predict(scaled_BCHW.to(unet.unet.dtype), timestep, evaluation)
-            phases.note(prediction_BCHW)
-            latent_BCHW = steps.step(prediction_BCHW, timestep, latent_BCHW).float()
+            with mesh.progress.evaluation(f"evaluation {index + 1} of {len(timesteps)}"):
+                scaled_BCHW = steps.scaled(latent_BCHW, timestep)  # by idle ranks too: schedulers count
+                prediction_BCHW = predictor.predict(scaled_BCHW.to(unet.unet.dtype), timestep, evaluation)
+                phases.note(prediction_BCHW)
+                latent_BCHW = steps.step(prediction_BCHW, timestep, latent_BCHW).float()
     except (Stopped, LeaderFailed):
         unet.end()
         raise

@@ -8,14 +8,14 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 TEXT_TOKENS, TEXT_WIDTH, POOLED_WIDTH = 7, 24, 16
 
 
-def unet(dtype: torch.dtype = torch.float64) -> Any:
+def unet(dtype: torch.dtype = torch.float64, *, layers_per_block: int = 2) -> Any:
     """A UNet with two stride-2 layers and attention on the two lower levels."""
     torch.manual_seed(1)
     network: Any = UNet2DConditionModel(
         in_channels=4,
         out_channels=4,
         block_out_channels=(8, 16, 24),
-        layers_per_block=2,
+        layers_per_block=layers_per_block,
         norm_num_groups=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from queue import Queue
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from distri.ranks.errors import PeerLost
 from distri.ranks.mesh import Layout, Mesh
 from distri.sampling.control import Control
 from tests.distri.pool import Ranks
+from tests.distri.ranks.test_progress import Device
 
 TIMEOUT_S, GRACE_S = 4.0, 4.0  # the grace is no longer than the timeout
 IMAGE = ImageSpec("a cat", None, seed=7, width=128, height=128, steps=6, guidance_scale=5.0)
@@ -88,3 +90,47 @@ def test_a_rank_that_raises_is_missed_by_the_others_and_has_the_reason(pool: Ran
     good, traceback = pool.answer(1, timeout_s=5)
     assert not good
     assert "ValueError: out of luck" in traceback
+
+
+def _hang(victim: int, how: str) -> tuple[object, str, float]:
+    """What this rank's own thread notices when the victim hangs and nothing raises."""
+    found: Queue[PeerLost] = Queue()
+    timeout = timedelta(seconds=TIMEOUT_S)
+    mesh = Mesh.join(Layout.parse("1x1x3"), device="cpu", timeout=timeout, on_lost=found.put)
+    began = time.monotonic()
+    progress, device = mesh.progress, Device()
+    if mesh.rank != victim:
+        with progress.waiting("a message that never comes"):
+            error = found.get(timeout=60)
+        return error.missing, str(error), time.monotonic() - began
+    if how == "stopped":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if how == "in a kernel":
+        progress._make_mark = device.mark
+        with progress.evaluation("evaluation 2 of 4"):
+            pass
+    while found.empty():  # a program that comes to no message
+        sum(range(1000))
+    error = found.get()
+    return error.missing, str(error), time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    ("victim", "how", "words"),
+    [
+        (2, "stopped", "no sign from 2: dead or stopped"),
+        (1, "in a kernel", "1 hangs in its GPU, at evaluation 2 of 4"),
+        (0, "in its program", "0 hangs in its program"),
+    ],
+)
+def test_a_hang_that_raises_nothing_is_noticed_by_threads_within_the_timeout(
+    pool: Ranks, victim: int, how: str, words: str
+) -> None:
+    pool.ask(_hang, victim, how)
+    for rank in {0, 1, 2} - ({victim} if how == "stopped" else set()):
+        good, answer = pool.answer(rank, timeout_s=60)
+        assert good, answer
+        missing, message, took_s = answer
+        assert missing == (victim,)
+        assert words in message
+        assert took_s < TIMEOUT_S + 2  # a busy machine's
