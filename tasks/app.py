@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable
 from functools import wraps
 
 import structlog
 from celery import Celery
 
-from pipeline.deployment.broker import CANCEL, EXPAND, FINALIZE, FIRE, PURGE, RECONCILE, RENDER, REOPEN, TICK
+from pipeline.deployment.broker import (
+    CANCEL,
+    EXPAND,
+    FINALIZE,
+    FIRE,
+    PURGE,
+    RECONCILE,
+    RENDER,
+    REOPEN,
+    TICK,
+    VERIFY_LEDGER,
+)
 from pipeline.errors import ConflictError, RecordUnreadable, ServiceError, UnknownBatch
 from tasks.control.cancel import cancel
 from tasks.control.expand import expand
@@ -19,16 +31,33 @@ from tasks.control.purge import purge
 from tasks.control.reconcile import reconcile
 from tasks.control.reopen import reopen
 from tasks.control.tick import publish_hints, tick_if_due
+from tasks.control.verify_ledger import verify_ledger
 from tasks.jobs.run_job import run_job
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
 
 
+# How long workers wait for a ledger in doubt. What they claim then may be under way elsewhere, which costs an attempt.
+DOUBT_S, DOUBT_LOOK_S = 120.0, 0.5
+
+
+def _wait_for_verification(context: Context) -> bool:
+    """Wait while the ledger is compared with the bucket, for jobs in it may have attempts that it has forgotten.
+
+    Returns True if the worker stops meanwhile.
+    """
+    until = time.monotonic() + DOUBT_S
+    while context.ledger.generations.is_in_doubt(new=False) and time.monotonic() < until:
+        if context.stopping.wait(DOUBT_LOOK_S):
+            return True
+    return False
+
+
 def render(context: Context) -> None:
     """Claim the best job there is and run it, then the next, until there is none."""
     worked = False
-    while not context.stopping.is_set():
+    while not context.stopping.is_set() and not _wait_for_verification(context):
         lease = context.ledger.leases.claim(context.worker, context.settings.lease_s)
         if lease is None:
             break
@@ -50,17 +79,31 @@ def _with_hints(action: Callable[[Context, str], None]) -> Callable[[Context, st
     return run
 
 
+def _when_sure(action: Callable[[Context, str], None]) -> Callable[[Context, str], None]:
+    """The action, put off while Redis may be an older ledger than the one that it was asked for by."""
+
+    @wraps(action)
+    def run(context: Context, one: str) -> None:
+        if context.ledger.generations.is_in_doubt():
+            log.info("put off until the ledger has been compared with the bucket", of=one, what=action.__name__)
+            return
+        action(context, one)
+
+    return run
+
+
 def register(app: Celery, context: Context) -> None:
     """Register the tasks, bound to the context of this process."""
     actions: dict[str, Callable[..., object]] = {
-        EXPAND: _with_hints(expand),
-        REOPEN: _with_hints(reopen),
-        CANCEL: cancel,
-        FINALIZE: finalize,
-        PURGE: purge,
+        EXPAND: _with_hints(_when_sure(expand)),
+        REOPEN: _with_hints(_when_sure(reopen)),
+        CANCEL: _when_sure(cancel),
+        FINALIZE: _when_sure(finalize),
+        PURGE: _when_sure(purge),
         RECONCILE: reconcile,
         TICK: tick_if_due,
-        FIRE: fire,
+        FIRE: _when_sure(fire),
+        VERIFY_LEDGER: verify_ledger,
         RENDER: render,
     }
     for name, action in actions.items():

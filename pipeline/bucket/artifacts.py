@@ -43,6 +43,14 @@ class StoredObject:
     metadata: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class TaggedObject:
+    """An object's bytes, and the ETag by which it can be replaced."""
+
+    body: bytes
+    etag: str
+
+
 class _Condition(TypedDict, total=False):
     IfNoneMatch: str
     IfMatch: str
@@ -158,6 +166,17 @@ class Artifacts:
         with self._errors():
             body = self._body(key)
             return None if body is None else read_at_most(body, most_bytes, what=key)
+
+    def get_tagged(self, key: str) -> TaggedObject | None:
+        """The object's bytes and its ETag, for `put_new(over=...)`; None if it is not there. Raises as `get`."""
+        with self._errors():
+            try:
+                found = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+            except s3_errors.ClientError as error:
+                if code_of(error) in ABSENT:
+                    return None
+                raise
+            return TaggedObject(read_at_most(found["Body"], largest(key), what=key), found["ETag"])
 
     def copy_to(self, key: str, file: IO[bytes], most_bytes: int | None = None) -> str | None:
         """Write an object to a file as it comes; returns its SHA-256, or None if it is not there.

@@ -181,12 +181,28 @@ def _redis(connection: Connection) -> Iterator[Finding]:
     announced = _check("controller", f"prefix {connection.settings.redis_prefix}", ledger.deployment)
     yield announced
     if announced.verdict is Verdict.OK:
+        yield _in_order(connection)
         workers = ledger.workers.free_slots()
         if workers:
             yield Finding(Verdict.OK, "render workers", f"{len(workers)}, free slots: {sum(workers.values())}")
         else:
             advice = "nothing renders until one runs: `tessera up`, or look at the deployment's pods"
             yield Finding(Verdict.WRONG, "render workers", "none has reported lately", advice)
+
+
+def _in_order(connection: Connection) -> Finding:
+    """Whether the ledger is the one that it was, or is being compared with the bucket."""
+    what, generations = "ledger", connection.ledger.generations
+    try:
+        standing, in_doubt = generations.read(), generations.is_in_doubt()
+    except TesseraError as error:
+        return Finding(Verdict.MISSING, what, "its generation cannot be read", f"{error}; `tessera acl` has the rights")
+    if not in_doubt:
+        return Finding(Verdict.OK, what, "agrees with the bucket as far as is known")
+    why = (standing.doubt if standing is not None else "") or "Redis was emptied or restarted"
+    since = f" since {standing.since:%Y-%m-%d %H:%M:%S} UTC" if standing is not None and standing.since else ""
+    advice = "pods go on, and the controller goes on when it is done; if it does not end, its log says why"
+    return Finding(Verdict.WARNING, what, f"is compared with the bucket{since}: {why}", advice)
 
 
 def _dead_letters(connection: Connection) -> Finding:

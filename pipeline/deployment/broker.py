@@ -1,4 +1,4 @@
-"""What goes through Celery: nine names, two queues, and ids as arguments. A message is only a hint.
+"""What goes through Celery: ten names, two queues, and ids as arguments. A message is only a hint.
 
 Whatever is lost or doubled here, the controller's next tick mends; the truth is in the ledger.
 """
@@ -25,15 +25,15 @@ TICK = "tessera.tick"  # nothing: mend what stands still
 PURGE = "tessera.purge"  # batch id: remove it
 RECONCILE = "tessera.reconcile"  # batch id: bring ledger and bucket in line
 FIRE = "tessera.fire"  # schedule name: see to the firings of a schedule that are due
+VERIFY_LEDGER = "tessera.verify_ledger"  # nothing: compare a ledger that is in doubt with the bucket
 RENDER = "tessera.render"  # nothing: there may be a job to claim
 
 # Celery compares the clocks of who sends and who takes. Longer than these may differ before S3 refuses what they
 # sign, and short enough that few ticks wait for a controller that was away.
 HINT_LASTS_S = 1800.0
 
-_QUEUES = dict.fromkeys((EXPAND, REOPEN, CANCEL, FINALIZE, PURGE, RECONCILE, TICK, FIRE), CONTROL_QUEUE) | {
-    RENDER: RENDER_QUEUE
-}
+_CONTROL = (EXPAND, REOPEN, CANCEL, FINALIZE, PURGE, RECONCILE, TICK, FIRE, VERIFY_LEDGER)
+_QUEUES = dict.fromkeys(_CONTROL, CONTROL_QUEUE) | {RENDER: RENDER_QUEUE}
 
 
 def celery_app(settings: ConnectionSettings) -> Celery:

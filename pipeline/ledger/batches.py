@@ -82,6 +82,13 @@ def _tenant_of(batch_id: str, text: str) -> str:
     return read_record(_Tenant, text, what=f"batch {batch_id}").manifest.tenant
 
 
+def _counts(found: Mapping[str, str]) -> Counts:
+    return Counts(
+        images={state: int(found.get(f"image.{state}", 0)) for state in ImageState},
+        jobs={state: int(found.get(f"job.{state}", 0)) for state in JobState},
+    )
+
+
 class Batches:
     """Read and write batch records; a write fails if the record has changed since it was read."""
 
@@ -172,10 +179,7 @@ class Batches:
         """How many of its images and jobs are in each state, read in one step."""
         with self._store.errors():
             found = self._store.redis.hgetall(self._store.keys.counts(batch_id))
-        return Counts(
-            images={state: int(found.get(f"image.{state}", 0)) for state in ImageState},
-            jobs={state: int(found.get(f"job.{state}", 0)) for state in JobState},
-        )
+        return _counts(found)
 
     def newest(self, limit: int) -> list[str]:
         """Ids of batches, newest first."""
@@ -200,6 +204,24 @@ class Batches:
                     continue
                 if is_final(record.state) and record.updated_at < moment:
                     yield record
+            if len(ids) < _PAGE:
+                return
+            first += _PAGE
+
+    def ended(self) -> Iterator[tuple[str, BatchState, Counts]]:
+        """Every batch that has ended and is not being purged: its id, state and counts, read page by page."""
+        open_ones, first = set(self.unfinished()), 0
+        while True:
+            with self._store.errors():
+                ids = self._store.redis.zrange(self._store.keys.batches, first, first + _PAGE - 1)
+                pipe = self._store.redis.pipeline(transaction=False)
+                for batch_id in ids:
+                    pipe.hget(self._store.keys.batch(batch_id), "state")
+                    pipe.hgetall(self._store.keys.counts(batch_id))
+                found = pipe.execute()
+            for batch_id, state, counts in zip(ids, found[::2], found[1::2], strict=True):
+                if state is not None and batch_id not in open_ones and is_final(BatchState(state)):
+                    yield batch_id, BatchState(state), _counts(counts)
             if len(ids) < _PAGE:
                 return
             first += _PAGE

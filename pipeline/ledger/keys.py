@@ -32,6 +32,7 @@ them (server/acl.py). What Celery keeps stands in pipeline/deployment/broker_key
 | `speed:<kind>` | hash | sums over them: images, work, seconds, pixels, bytes, pods, idle seconds |
 | `dead_letters` | list | messages that were no hints (JSON), newest first, capped; expires |
 | `wakes` | zset | batches that clients ask a controller to look at, all with score 0 |
+| `generation` | hash | `token`, `sequence` (as `ledger.json` in the bucket), `server`, `doubt`: may it be believed |
 | `due:<name>` | string | when this periodic work was last done |
 | `rest:<name>` | string | while this exists, that work is not due; it expires by itself |
 | `lock:<name>` | string | which process runs the tick, expands or finalizes; expires |
@@ -102,6 +103,7 @@ class Keys:
     speed = _Each("speed:{}")
     dead_letters = _One("dead_letters")
     wakes = _One("wakes")
+    generation = _One("generation")
     due = _Each("due:{}")
     rest = _Each("rest:{}")
     lock = _Each("lock:{}")

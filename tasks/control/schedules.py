@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import structlog
 
@@ -50,27 +50,16 @@ def _recover(context: Context, name: str) -> None:
     except RecordUnreadable as error:
         log.error("schedule in the bucket cannot be read", schedule=name, reason=str(error))
         return
-    firings = list(_firings(context, objects))
-    batches = [firing.id for firing in firings if firing.outcome is FiringOutcome.SUBMITTED]
-    recorded = {firing.id for firing in firings}
-    seen_to = [firing.fire_at for firing in firings if not firing.by_hand]
-    found = changed(
-        record,
-        at=context.ledger.now(),
-        cursor=max(record.cursor, *seen_to) if seen_to else record.cursor,
-        runs=tuple(run for run in record.runs if firing_id(name, run.asked_at, run.token) not in recorded),
-        open=tuple(one for one in reversed(batches) if one == batches[0] or is_unfinished(context, one)),
-        rows_key=next((firing.rows_key for firing in firings if firing.rows_key), None),
-    )
+    firings = list(stored_firings(context, objects))
     context.ledger.schedules.remember(name, firings)
-    if context.ledger.schedules.create(found):
+    if context.ledger.schedules.create(recovered(context, record, firings)):
         log.warning("schedule restored from the bucket", schedule=name)
     if context.artifacts.head(objects.record) is None:  # it was removed while we looked
         context.ledger.schedules.remove(name)
 
 
-def _firings(context: Context, objects: ScheduleObjects) -> Iterator[Firing]:
-    """The last firings that can be read, newest first."""
+def stored_firings(context: Context, objects: ScheduleObjects) -> Iterator[Firing]:
+    """The last firings that the bucket has and that can be read, newest first."""
     for key in sorted(context.artifacts.list(objects.firings), reverse=True)[:FIRINGS_KEPT]:
         if (body := context.artifacts.get(key)) is None:
             continue
@@ -78,6 +67,21 @@ def _firings(context: Context, objects: ScheduleObjects) -> Iterator[Firing]:
             yield read_record(Firing, body, what=key)
         except RecordUnreadable as error:
             log.warning("a firing in the bucket is left out", key=key, reason=str(error))
+
+
+def recovered(context: Context, record: ScheduleRecord, firings: Sequence[Firing]) -> ScheduleRecord:
+    """The record of a schedule of which these firings, newest first, have been seen to."""
+    batches = [firing.id for firing in firings if firing.outcome is FiringOutcome.SUBMITTED]
+    recorded = {firing.id for firing in firings}
+    seen_to = [firing.fire_at for firing in firings if not firing.by_hand]
+    return changed(
+        record,
+        at=context.ledger.now(),
+        cursor=max(record.cursor, *seen_to) if seen_to else record.cursor,
+        runs=tuple(run for run in record.runs if firing_id(record.name, run.asked_at, run.token) not in recorded),
+        open=tuple(one for one in reversed(batches) if one == batches[0] or is_unfinished(context, one)),
+        rows_key=next((firing.rows_key for firing in firings if firing.rows_key), None),
+    )
 
 
 def declare_schedules(context: Context, specs: Mapping[str, ScheduleSpec]) -> None:

@@ -18,6 +18,7 @@ from pipeline.states import BatchState, is_final
 from pipeline.version import installed_version
 from tasks.control.clean_staged import clean_staged
 from tasks.control.fire import request_firings
+from tasks.control.generation import check_ledger
 from tasks.control.purge import purge_expired
 from tasks.control.schedules import recover_schedules
 from tasks.process.context import Context
@@ -48,6 +49,8 @@ def tick(context: Context) -> None:
             log.info("jobs may be claimed again", expired_leases=expired, delays_over=due)
         # First, so that an outage of S3 or the cluster does not keep workers from what they can do.
         publish_hints(context)
+        if not check_ledger(context):
+            return  # what follows cannot all be undone
         for batch_id in context.ledger.batches.unfinished():
             with _go_on_after_errors("next_step", batch=batch_id):
                 request_next_step(context, batch_id)

@@ -20,7 +20,18 @@ from typing import Any, Literal
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from pipeline.deployment.broker import CANCEL, EXPAND, FINALIZE, FIRE, PURGE, RENDER, REOPEN, TICK
+from pipeline.deployment.broker import (
+    CANCEL,
+    EXPAND,
+    FINALIZE,
+    FIRE,
+    PURGE,
+    RECONCILE,
+    RENDER,
+    REOPEN,
+    TICK,
+    VERIFY_LEDGER,
+)
 from pipeline.errors import RecordUnreadable, RequestError, ServiceError
 from pipeline.ledger.dead_letters import DeadLetters, Malformed
 from pipeline.names import checked_batch_id
@@ -41,8 +52,10 @@ _ARGUMENTS: Mapping[str, tuple[Callable[[str], str], ...]] = {
     CANCEL: _BATCH,
     FINALIZE: _BATCH,
     PURGE: _BATCH,
+    RECONCILE: _BATCH,
     FIRE: _SCHEDULE,
     TICK: (),
+    VERIFY_LEDGER: (),
     RENDER: (),
 }
 

@@ -47,6 +47,9 @@ class Metrics:
             "tessera_exposed_communication_seconds", "Computing stood still for messages.", registry=self.registry
         )
         self._exchanged = Counter("tessera_exchanged_bytes", "Sent from rank to rank.", registry=self.registry)
+        self._doubts = Counter(
+            "tessera_ledger_doubts", "The ledger may have been rolled back, and was verified.", registry=self.registry
+        )
         self._uploaded = Counter("tessera_uploaded_bytes", "Image files put into the bucket.", registry=self.registry)
 
         self._dead_letters = Counter(
@@ -92,6 +95,10 @@ class Metrics:
             else:
                 self._images.labels(outcome.code.value).inc()
 
+    def count_doubt(self) -> None:
+        """Count that the ledger may have been rolled back."""
+        self._doubts.inc()
+
     def serve(self, port: int) -> None:
         """Serve metrics on this port of all addresses; if it is in use, log it and go on without."""
         try:
@@ -127,6 +134,8 @@ class LedgerMetrics(Collector):
         yield from found
 
     def _state(self) -> Iterator[GaugeMetricFamily]:
+        sure = not self._ledger.generations.is_in_doubt()
+        yield GaugeMetricFamily("tessera_ledger_in_order", "0 while it is compared with the bucket.", value=sure)
         unfinished = self._ledger.batches.unfinished()
         images = dict.fromkeys(ImageState, 0)
         jobs = dict.fromkeys(JobState, 0)

@@ -19,6 +19,7 @@ from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
 
 _HOP_BY_HOP = {"connection", "expect", "keep-alive", "transfer-encoding"}
 _SUCCESS = range(200, 300)
@@ -59,6 +60,8 @@ class S3Wire:
         upstream = urlsplit(endpoint)
         self.host, self.upstream_port = str(upstream.hostname), int(upstream.port or 80)
         self.puts: Counter[str] = Counter()
+        self.list_late_s = 0.0  # lists do not show what was put so short a time ago
+        self._put_at: dict[str, float] = {}
         self._rules: list[Rule] = []
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Exchange)
@@ -98,6 +101,13 @@ class S3Wire:
     def committed(self, key: str) -> None:
         with self._lock:
             self.puts[key] += 1
+            self._put_at[key] = time.monotonic()
+
+    def unlisted(self) -> set[str]:
+        """Keys, in the bucket, that a late list does not show yet."""
+        since = time.monotonic() - self.list_late_s
+        with self._lock:
+            return {key for key, at in self._put_at.items() if at > since} if self.list_late_s else set()
 
     def close(self) -> None:
         for rule in self._rules:
@@ -132,6 +142,8 @@ class _Exchange(BaseHTTPRequestHandler):
         status, headers, content = answer
         if self.command == "PUT" and status in _SUCCESS and "uploadId" not in parse_qs(url.query):
             wire.committed(key)
+        if self.command == "GET" and "list-type" in parse_qs(url.query):
+            content = _without(content, wire.unlisted())
         if rule.cut == "answer":
             self._hang_up()
             return
@@ -167,7 +179,7 @@ class _Exchange(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _exchange  # noqa: N815 - the base class's names
 
     def _refuse(self, status: int) -> None:
-        code = {403: "AccessDenied", 503: "SlowDown"}[status]
+        code = {403: "AccessDenied", 404: "NoSuchKey", 503: "SlowDown"}[status]
         content = b"" if self.command == "HEAD" else f"<Error><Code>{code}</Code></Error>".encode()
         self.send_response_only(status)
         self.send_header("Content-Type", "application/xml")
@@ -190,3 +202,11 @@ class _Exchange(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """The tests' output is for the tests."""
+
+
+def _without(listing: bytes, keys: set[str]) -> bytes:
+    """A page of a list without these keys."""
+    for key in keys:
+        one = rb"<Contents>(?:(?!</Contents>).)*<Key>" + re.escape(escape(key).encode()) + rb"</Key>.*?</Contents>"
+        listing = re.sub(one, b"", listing, flags=re.DOTALL)
+    return listing

@@ -16,23 +16,33 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
+import redis
+
 from embedded.services.services import running_services
 from pipeline import Batch
 from pipeline.deployment.broker import EXPAND, FINALIZE, RENDER, TICK, celery_app, send_hint
-from pipeline.errors import ServiceError
+from pipeline.deployment.broker_keys import CONTROL_QUEUE, RENDER_QUEUE, queue_key
+from pipeline.errors import BatchLost, ServiceError, TesseraError
+from pipeline.records.object_keys import MARKERS, BatchObjects
 from pipeline.records.results import FailureCode
 from pipeline.states import BatchState
 from tests.faults.deployment import Deployment, until
-from tests.faults.invariants import ends_well
+from tests.faults.invariants import END_S, ends_well
+from tests.faults.object_harm import ObjectHarm
+from tests.faults.redis_files import Copy, RedisFiles
+from tests.tasks.process.test_incoming import POISON
 
 PARTS = ("node", "control-1", "control-2", "beat-1", "beat-2", "render-1", "render-2", "render-3")
 AT_A_TIME = 3  # batches
+COPY_EVERY_S, COPIES = 5.0, 12  # of Redis' file: what it may be rolled back to, up to a minute
+HIDDEN_S = 15.0
+LATEST = 4  # batches that harm is done to the objects of
 
 
 class Soak:
@@ -44,8 +54,13 @@ class Soak:
         self._sizes = random.Random(seed)  # of its own: how many batches there are depends on the machine
         self.batches: list[Batch] = []
         self.cancelled: set[str] = set()
+        self.failed: set[str] = set()  # their rows were deleted
         self.done: Counter[str] = Counter()
         self._later: list[tuple[float, Callable[[], object]]] = []
+        self.objects = ObjectHarm(deployment)
+        self._files = RedisFiles(deployment.services, deployment.folder / "redis-copies")
+        self._copies: deque[Copy] = deque()
+        self.forgotten_s = 0.0  # the most that Redis has forgotten at a time
 
     def run(self, minutes: float) -> None:
         """Submit and do harm for so long, then let everything come to rest."""
@@ -65,6 +80,32 @@ class Soak:
             self._tend()
             time.sleep(0.1)
 
+    def broken(self) -> dict[str, str]:
+        """What is wrong with each batch that is not as it should be, once everything has come to rest."""
+        self.deployment.client.resume()
+        found: dict[str, str] = {}
+        for batch in self.batches:
+            try:
+                self._ends_well(batch)
+            except (AssertionError, TesseraError) as error:
+                found[batch.id] = f"{type(error).__name__}: {error}"
+                print(f"          {batch.id} is broken: {error}", flush=True)
+        return found
+
+    def _ends_well(self, batch: Batch) -> None:
+        status = batch.wait(timeout_s=END_S)
+        if status.state is BatchState.FAILED and batch.id in self.objects.lost_rows:
+            assert status.reason, f"{batch.id} failed without a reason"
+            self.failed.add(batch.id)
+            self.deployment.batches[batch.id] = True
+            return
+        # A cancellation that Redis has forgotten was never asked for.
+        state = BatchState.CANCELLED if batch.id in self.cancelled else BatchState.COMPLETED
+        state = BatchState.COMPLETED if self.forgotten_s and status.state is BatchState.COMPLETED else state
+        ends_well(self.deployment, batch, state, failed=None, harmed=self.objects.harmed)
+        codes = {failure.code for failure in batch.errors()}
+        assert codes <= {FailureCode.POISON, FailureCode.CANCELLED}, f"{batch.id}: {codes}"
+
     def _tend(self) -> None:
         """Start again who ended, as a supervisor does, and end what was to last only so long."""
         for name, child in self.deployment.children.items():
@@ -73,13 +114,17 @@ class Soak:
         if self.deployment.services.redis.exit_code() is not None:
             self.deployment.services.redis.start()
         now = time.monotonic()
+        if not self._copies or now - self._copies[-1].at > COPY_EVERY_S:
+            self._copies.append(self._files.copy())
+            if len(self._copies) > COPIES:
+                self._files.drop(self._copies.popleft())
         for entry in [entry for entry in self._later if entry[0] <= now]:
             self._later.remove(entry)
             entry[1]()
 
     def _submit(self) -> None:
         try:
-            running = [batch for batch in self.batches if not batch.status().finished]
+            running = [batch for batch in self.batches if not self._is_over(batch)]
             if len(running) < AT_A_TIME:
                 size = self._sizes.choice([64, 128, 192])
                 name = f"soak-{len(self.batches)}"
@@ -91,6 +136,13 @@ class Soak:
                 )
         except ServiceError as error:
             print(f"          not submitted: {error}", flush=True)
+
+    def _is_over(self, batch: Batch) -> bool:
+        try:
+            return batch.status().finished
+        except BatchLost:  # nothing brings it back but `resume`, if it has ended
+            objects, artifacts = BatchObjects(batch.id), self.deployment.artifacts
+            return any(artifacts.head(objects.marker(state)) is not None for state in MARKERS)
 
     def after(self, seconds: float, action: Callable[[], object]) -> None:
         self._later.append((time.monotonic() + seconds, action))
@@ -137,6 +189,39 @@ class Soak:
             except ServiceError as error:
                 print(f"          not cancelled: {error}", flush=True)
 
+    def roll_back(self, pick: float) -> None:
+        forgotten_s = self._files.roll_back(self._copies[int(pick * len(self._copies))])
+        print(f"          Redis has forgotten {forgotten_s:.0f} s", flush=True)
+        self.forgotten_s = max(self.forgotten_s, forgotten_s)
+
+    def empty_redis(self, _pick: float) -> None:
+        try:
+            self.deployment.ledger.store.redis.flushall()
+        except redis.RedisError as error:
+            print(f"          not emptied: {error}", flush=True)
+
+    def to_objects(self, harm: Callable[[str, float], object], pick: float) -> object:
+        """Do this to the objects of one of the latest batches."""
+        latest = self.batches[-LATEST:]
+        return harm(latest[int(pick * len(latest))].id, pick) if latest else None
+
+    def hide(self, pick: float) -> None:
+        hidden = self.to_objects(self.objects.hide, pick)
+        if isinstance(hidden, ExitStack):
+            self.after(HIDDEN_S, hidden.close)
+
+    def late_lists(self, pick: float) -> None:
+        wire = self.deployment.s3_wire
+        wire.list_late_s = 60 * pick
+        self.after(HIDDEN_S, lambda: setattr(wire, "list_late_s", 0.0))
+
+    def malformed_messages(self, pick: float) -> None:
+        queue = queue_key(self.deployment.settings.redis_prefix, CONTROL_QUEUE if pick < 0.5 else RENDER_QUEUE)
+        try:
+            self.deployment.ledger.store.redis.lpush(queue, *(raw for raw, _reason in POISON.values()))
+        except redis.RedisError as error:
+            print(f"          no messages: {error}", flush=True)
+
     def redis_connections(self, _pick: float) -> None:
         try:
             self.deployment.ledger.store.redis.client_kill_filter(_type="normal", skipme=True)
@@ -151,7 +236,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
         return
 
 
-HARM: Mapping[str, Callable[[Soak, float], None]] = {
+HARM: Mapping[str, Callable[[Soak, float], object]] = {
     "worker SIGKILLed": lambda soak, pick: soak.deployment.kill(soak.one("render", pick)),
     "worker asked to stop": lambda soak, pick: soak.deployment.send(soak.one("render", pick), signal.SIGTERM),
     "worker stopped for up to 40 s": lambda soak, pick: soak.stop_for_a_while(
@@ -178,11 +263,18 @@ HARM: Mapping[str, Callable[[Soak, float], None]] = {
     "answers to uploads lost": lambda soak, pick: soak.s3(20, method="PUT", cut="answer", times=1 + int(4 * pick)),
     "every message repeated": Soak.repeat_messages,
     "a batch cancelled": Soak.cancel,
+    "Redis rolled back by up to a minute": Soak.roll_back,
+    "Redis emptied": Soak.empty_redis,
+    "an object deleted": lambda soak, pick: soak.to_objects(soak.objects.delete, pick),
+    "an object damaged": lambda soak, pick: soak.to_objects(soak.objects.damage, pick),
+    "objects hidden for 15 s": Soak.hide,
+    "lists late by up to 60 s": Soak.late_lists,
+    "malformed messages": Soak.malformed_messages,
 }
 
 
 def soaked(folder: Path, minutes: float, seed: int) -> dict[str, object]:
-    """Run, check, and say what was survived. Raises AssertionError at what was not."""
+    """Run, check, and say what was survived, and under `broken` what was not."""
     model = folder / "model"
     subprocess.run([sys.executable, "-P", "-m", "distri.demo_model", str(model)], check=True, cwd=folder)
     with running_services(folder / "services") as services:
@@ -194,11 +286,7 @@ def soaked(folder: Path, minutes: float, seed: int) -> dict[str, object]:
             soak = Soak(deployment, seed)
             soak.run(minutes)
             calm = time.monotonic()
-            for batch in soak.batches:
-                state = BatchState.CANCELLED if batch.id in soak.cancelled else BatchState.COMPLETED
-                ends_well(deployment, batch, state, failed=None)
-                codes = {failure.code for failure in batch.errors()}
-                assert codes <= {FailureCode.POISON, FailureCode.CANCELLED}, f"{batch.id}: {codes}"
+            broken = soak.broken()
             settled_s = time.monotonic() - calm
             images = sum(batch.status().total for batch in soak.batches)
             isolated = sum(failure.code is FailureCode.POISON for batch in soak.batches for failure in batch.errors())
@@ -215,7 +303,11 @@ def soaked(folder: Path, minutes: float, seed: int) -> dict[str, object]:
         "images": images,
         "committed": committed,
         "isolated": isolated,
+        "failed_batches": len(soak.failed),
+        "most_forgotten_s": round(soak.forgotten_s),
+        "objects_harmed": soak.objects.harmed.total(),
         "settled_s": round(settled_s, 1),
+        "broken": broken,
     }
 
 
@@ -235,7 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.output:
         asked.output.write_text(json.dumps(survived, indent=2) + "\n")
     print(json.dumps(survived))
-    return 0
+    return 1 if survived["broken"] else 0
 
 
 if __name__ == "__main__":

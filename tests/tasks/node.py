@@ -93,6 +93,10 @@ class Node:
         """Something that runs here although nobody launched it through us."""
         self._specs[spec.name], self._left[spec.name] = spec, [AttemptPhase.RUNNING]
 
+    def goes_on(self, name: str, play: Play) -> None:
+        """What it shows from now on."""
+        self._left[name] = list(play)
+
     @property
     def running(self) -> set[str]:
         """Names of what is there."""

@@ -25,6 +25,7 @@ from tasks.app import render
 from tasks.control import tick
 from tasks.control.expand import expand
 from tasks.control.finalize import finalize
+from tasks.control.generation import check_ledger
 from tasks.process.context import Context, Slots
 from tasks.process.observer import Observer
 from tests.tasks.node import Node, Play, Pod
@@ -42,6 +43,7 @@ class Stage:
         self.worker = self.new_worker("w1")
         self._threads: list[tuple[Context, threading.Thread]] = []
         tick.announce(self.worker)
+        check_ledger(self.worker)  # as the first tick does: this is where the ledger begins
 
     def new_worker(self, name: str, **settings: Any) -> Context:
         own = self.settings.model_copy(update=settings)

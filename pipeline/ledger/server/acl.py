@@ -68,7 +68,12 @@ ROLES: Mapping[str, Role] = {
             _KEYS.speeds,
             _KEYS.dead_letters,
         ),
-        reads=(_KEYS.deployment, _KEYS.draining, f"{beat_prefix(_P)}*"),  # a probe asks whether beat ticks
+        reads=(
+            _KEYS.deployment,
+            _KEYS.generation,
+            _KEYS.draining,
+            f"{beat_prefix(_P)}*",
+        ),  # a probe asks whether beat ticks
         channels=(remote_control_channel(_P),),
     ),
     "pod": Role(
@@ -91,6 +96,7 @@ ROLES: Mapping[str, Role] = {
         ),
         reads=(
             _KEYS.deployment,
+            _KEYS.generation,  # `doctor` says whether the ledger is in doubt
             _KEYS.workers,
             _KEYS.slots,
             _KEYS.dead_letters,  # `doctor` warns of them

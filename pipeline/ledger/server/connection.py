@@ -9,6 +9,7 @@ from pipeline.deployment.settings import Settings
 from pipeline.errors import NoDeployment
 from pipeline.ledger.batches import Batches
 from pipeline.ledger.dead_letters import DeadLetters
+from pipeline.ledger.generations import Generations
 from pipeline.ledger.images import Images
 from pipeline.ledger.jobs import Jobs
 from pipeline.ledger.leases import Leases
@@ -34,6 +35,7 @@ class Ledger:
         self.locks = Locks(self.store)
         self.schedules = ScheduleRecords(self.store)
         self.speeds = Speeds(self.store)
+        self.generations = Generations(self.store)
         self.dead_letters = DeadLetters(self.store)
         self.wakes = Wakes(self.store)
 

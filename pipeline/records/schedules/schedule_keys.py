@@ -33,5 +33,9 @@ class ScheduleObjects:
     def firing(self, firing_id: str) -> str:
         return f"{self.firings}{firing_id}.json"
 
+    def firing_of(self, key: str) -> str:
+        """The id of the firing that lies under a key of `firings`."""
+        return key.removeprefix(self.firings).removesuffix(".json")
+
     def rows(self, firing_id: str, token: str) -> str:
         return f"{self.root}rows/{firing_id}-{token}.bin"

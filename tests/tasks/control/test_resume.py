@@ -21,6 +21,7 @@ from tasks.control import tick
 from tasks.control.cancel import cancel
 from tasks.control.expand import expand
 from tasks.control.reopen import reopen
+from tasks.control.verify_ledger import verify_ledger
 from tests.tasks.node import Killed, Play
 from tests.tasks.stage import SUCCEEDED, Stage
 
@@ -313,5 +314,8 @@ def test_the_tick_after_redis_was_emptied_takes_running_batches_up_by_itself(sta
     tick.tick(stage.worker)
     _emptied(stage)
     tick.tick(stage.worker)
+    assert "tessera.verify_ledger" in stage.hints()
+    verify_ledger(stage.worker)
     assert stage.ledger.batches.unfinished() == ["b"]
+    tick.tick(stage.worker)
     assert "tessera.expand" in stage.hints()

@@ -1,0 +1,92 @@
+"""Whether the ledger is the one that it was: its generation, and on which server it was last found to be in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import redis
+
+from pipeline.ledger.store import Store
+from pipeline.records.generation import Generation
+
+# Of a Redis that does not say which one it is: then only the sequence shows that it was rolled back.
+UNNAMED = "unnamed"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The generation of a ledger, and whether it may be believed.
+
+    Attributes:
+        generation: counted on by the controller.
+        server: on which it was last found to agree with the bucket.
+        doubt: why it has to be compared with the bucket; empty if there is no reason to.
+        good_at: when it last agreed, by Redis' clock; None if it never did.
+        since: when the doubt arose.
+    """
+
+    generation: Generation
+    server: str
+    doubt: str = ""
+    good_at: datetime | None = None
+    since: datetime | None = None
+
+
+class Generations:
+    """Read and write the generation; a write fails if it has moved on since it was read."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def read(self) -> Standing | None:
+        """The generation of this ledger; None if it has none: it is new, or was emptied."""
+        with self._store.errors():
+            found = self._store.redis.hgetall(self._store.keys.generation)
+        if not found:
+            return None
+        generation = Generation(token=found["token"], sequence=int(found["sequence"]))
+        return Standing(
+            generation, found["server"], found["doubt"], _moment(found.get("good_ms")), _moment(found.get("since_ms"))
+        )
+
+    def server(self) -> str:
+        """Which Redis answers, and which history of writes it is on: both change when it restarts or fails over."""
+        try:
+            with self._store.errors():
+                run = self._store.redis.info("server").get("run_id")
+                history = self._store.redis.info("replication").get("master_replid")
+        except redis.ResponseError:
+            return UNNAMED  # a managed service that hides INFO
+        return f"{run}/{history}" if run else UNNAMED
+
+    def is_in_doubt(self, *, new: bool = True) -> bool:
+        """Whether nothing that cannot be undone should be done by this ledger now.
+
+        True also right after Redis restarted, before the controller's tick has noticed. `new` is the answer for a
+        ledger without a generation: it is empty, or its controller is of a version that does not count.
+        """
+        standing = self.read()
+        if standing is None:
+            return new
+        return bool(standing.doubt) or standing.server != self.server()
+
+    def write(self, before: Standing | None, after: Standing) -> bool:
+        """Put a generation into the place of the one that was read; False if that one has moved on."""
+        done = self._store.run(
+            "write_generation",
+            expected_token="" if before is None else before.generation.token,
+            expected_sequence="" if before is None else before.generation.sequence,
+            token=after.generation.token,
+            sequence=after.generation.sequence,
+            server=after.server,
+            doubt=after.doubt,
+        )
+        if done:
+            return True
+        now = self.read()  # the answer to our own write may have been lost, and the step asked for again
+        return now is not None and (now.generation, now.doubt) == (after.generation, after.doubt)
+
+
+def _moment(milliseconds: str | None) -> datetime | None:
+    return None if milliseconds is None else datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
