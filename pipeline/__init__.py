@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         WaitTimeout,
     )
     from pipeline.ledger.workers import Drain, Worker
+    from pipeline.operations.discrepancies import Discrepancy, DiscrepancyKind, Harm, Verification
     from pipeline.operations.estimate import Estimate
     from pipeline.operations.retry import Retried
     from pipeline.operations.status import BatchStatus, JobStatus, Unreadable
@@ -76,6 +77,7 @@ _MODULES = {
         "WaitTimeout",
     ),
     "pipeline.ledger.workers": ("Drain", "Worker"),
+    "pipeline.operations.discrepancies": ("Discrepancy", "DiscrepancyKind", "Harm", "Verification"),
     "pipeline.operations.estimate": ("Estimate",),
     "pipeline.operations.retry": ("Retried",),
     "pipeline.operations.status": ("BatchStatus", "JobStatus", "Unreadable"),
@@ -103,6 +105,8 @@ __all__ = [
     "Client",
     "Connection",
     "Difference",
+    "Discrepancy",
+    "DiscrepancyKind",
     "DownloadIncomplete",
     "Drain",
     "Estimate",
@@ -111,6 +115,7 @@ __all__ = [
     "Firing",
     "FiringOutcome",
     "FiringStatus",
+    "Harm",
     "ImageFailure",
     "ImageResult",
     "ImageState",
@@ -145,6 +150,7 @@ __all__ = [
     "UnknownBatch",
     "UnknownSchedule",
     "Unreadable",
+    "Verification",
     "WaitTimeout",
     "Worker",
     "connect",

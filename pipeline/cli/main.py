@@ -21,6 +21,7 @@ from pipeline.cli.commands import (
     schedules,
     stack,
     trace,
+    verify,
     workers,
 )
 from pipeline.cli.exits import INTERRUPTED, exit_code
@@ -42,6 +43,7 @@ for commands in (
     promptsets,
     batches,
     purge,
+    verify,
     replay,
     results,
     stack,

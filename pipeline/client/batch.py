@@ -17,16 +17,18 @@ from pipeline.client.connect import Connection
 from pipeline.client.progress import Counter, Progress
 from pipeline.errors import RequestError, UnknownBatch, WaitTimeout
 from pipeline.operations.cancel import request_cancel
+from pipeline.operations.discrepancies import Verification
 from pipeline.operations.pause import request_pause, request_unpause
 from pipeline.operations.purge import request_purge
 from pipeline.operations.resume import check_lost
 from pipeline.operations.retry import Retried, request_retry
 from pipeline.operations.status import BatchStatus, JobStatus, batch_status, jobs_status
+from pipeline.operations.verify import request_repair, verify
 from pipeline.outputs.contactsheet import contact_sheets
 from pipeline.outputs.download import download
 from pipeline.outputs.links import DEFAULT_LIFE, Link, links
 from pipeline.process.folder import TargetFolder
-from pipeline.records.batch import Purge
+from pipeline.records.batch import Purge, Repair
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import ImageFailure, ImageResult
 from pipeline.states import BatchState
@@ -172,6 +174,25 @@ class Batch:
         wanted = Purge.KEEP_IMAGES if keep_images else Purge.EVERYTHING
         request_purge(self._connection.ledger, self._connection.artifacts, self.id, wanted)
         self._connection.ledger.wakes.ask(self.id)
+
+    def verify(self, *, repair: bool = False, deep: bool = False, sample: int = 0) -> Verification:
+        """Compare what Redis says of it with what the bucket has, image by image; see `Verification.ok`.
+
+        Args:
+            repair: have the controller mend what is wrong; it goes on by itself, and a later verification shows it.
+            deep: read the file of every image, compare it with its digest and its sidecar, and decode it.
+            sample: read about so many of them.
+
+        It works also if Redis does not know the batch, or knows it as it was before. Raises UnknownBatch if the bucket
+        does not know it either.
+        """
+        connection = self._connection
+        found = verify(connection.ledger, connection.artifacts, self.id, deep=deep, sample=sample)
+        if repair and not found.ok:
+            thorough = Repair.FILES if deep or sample else Repair.OBJECTS
+            request_repair(connection.ledger, connection.artifacts, self.id, thorough)
+            connection.ledger.wakes.ask(self.id)
+        return found
 
     def cancel(self) -> BatchState:
         """Cancel the images that are not rendered yet; committed images stay. Returns its state now."""

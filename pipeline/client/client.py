@@ -30,12 +30,14 @@ from pipeline.operations.purge import is_purged
 from pipeline.operations.resume import recover_batch, unknown_batches
 from pipeline.operations.status import BatchStatus, Unreadable, batch_status, newest_batches
 from pipeline.operations.submit import TIMEOUT_S, Acceptance, Submission, accept, checked_options
+from pipeline.operations.verify import apart, request_repair
 from pipeline.outputs.extract import row_of
 from pipeline.process.deadline import Deadline, OutOfTime
 from pipeline.promptset.formats import InputFormat
 from pipeline.promptset.keywords import PictureFields
 from pipeline.promptset.source import Prompts, open_source
 from pipeline.promptset.validate import Validation, resolved_rows
+from pipeline.records.batch import Repair
 
 _WAKE_S = 10.0
 
@@ -162,11 +164,15 @@ class Client:
     def resume(self) -> list[str]:
         """After Redis has lost its data, take up every accepted batch that it does not know, ended or not.
 
-        The controller then rebuilds them from the bucket and adopts pods that still run. What Redis still has stays
-        unchanged. Returns the ids. Raises ServiceError.
+        The controller then rebuilds them from the bucket and adopts pods that still run. So it does with batches whose
+        end Redis and bucket differ about, as after a restore of Redis; all others stay unchanged. `Batch.verify` looks
+        closer. Returns the ids. Raises ServiceError.
         """
         ledger, artifacts = self._connection.ledger, self._connection.artifacts
         taken_up = [m.id for m in unknown_batches(ledger, artifacts, ended=True) if recover_batch(ledger, m)]
+        for batch_id in apart(ledger, artifacts):
+            request_repair(ledger, artifacts, batch_id, Repair.OBJECTS)
+            taken_up.append(batch_id)
         for batch_id in taken_up:
             ledger.wakes.ask(batch_id)
         return taken_up

@@ -6,15 +6,16 @@ or damaged. A list is only a shortcut: what it does not show is asked for by its
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.errors import RecordUnreadable, UnknownBatch
 from pipeline.ledger import Ledger
 from pipeline.names import checked_batch_id
-from pipeline.operations.findings import FindingKind, Findings, Verification
+from pipeline.operations.discrepancies import Discrepancies, DiscrepancyKind, Verification
 from pipeline.operations.verify_job import JobCheck
 from pipeline.process.files import spool
 from pipeline.process.parallel import in_order
@@ -26,6 +27,8 @@ from pipeline.schema import read_record
 from pipeline.states import BatchState, ImageState, is_final
 
 AT_A_TIME = 8  # jobs that are looked at
+_BATCHES_AT_A_TIME = 16
+_ALL = 10_000_000
 _TRIES = 3
 
 _IMAGE_STATES = (ImageState.SUCCEEDED, ImageState.FAILED, ImageState.CANCELLED)
@@ -38,7 +41,7 @@ def verify(
     *,
     deep: bool = False,
     sample: int = 0,
-    on_finding: Callable[[FindingKind, str], None] | None = None,
+    on_discrepancy: Callable[[DiscrepancyKind, str], None] | None = None,
 ) -> Verification:
     """Compare a batch in Redis and in the bucket.
 
@@ -47,7 +50,7 @@ def verify(
         batch_id: of a batch that at least one of them knows.
         deep: read the file of every image, and compare it with its digest and its size in pixels.
         sample: read about so many of them.
-        on_finding: called with each single finding, of which the result has the first of each kind.
+        on_discrepancy: called with each single one, of which the result has the first of each kind.
 
     A batch that moves on meanwhile is looked at again, a few times. Raises UnknownBatch if neither knows it,
     RequestError if this is no id, ServiceError.
@@ -58,14 +61,17 @@ def verify(
         found = look.verification()
         if last or found.ok or not look.has_moved():
             break
-    if on_finding is not None:
+    if on_discrepancy is not None:
         for kind, what in look.each:
-            on_finding(kind, what)
+            on_discrepancy(kind, what)
     return found
 
 
-def request_repair(ledger: Ledger, batch_id: str, repair: Repair) -> bool:
-    """Have the controller bring a batch in line with the bucket; False if Redis does not know it: recover it then."""
+def request_repair(ledger: Ledger, artifacts: Artifacts, batch_id: str, repair: Repair) -> None:
+    """Have the controller bring a batch in line with the bucket, as far as `repair` looks into it.
+
+    One that Redis does not know is put there: as accepted, or as purged. Raises UnknownBatch, RecordUnreadable.
+    """
 
     def marked(record: BatchRecord) -> BatchRecord | None:
         return None if record.repair in (repair, Repair.FILES) else changed(record, at=ledger.now(), repair=repair)
@@ -73,8 +79,36 @@ def request_repair(ledger: Ledger, batch_id: str, repair: Repair) -> bool:
     try:
         ledger.batches.update(batch_id, marked)
     except UnknownBatch:
-        return False
-    return True
+        key = BatchObjects(batch_id).manifest
+        if (body := artifacts.get(key)) is None:
+            raise
+        manifest = read_record(BatchManifest, body, what=key).model_copy(update={"incarnation": secrets.token_hex(4)})
+        purged = manifest.purge is not None
+        state = BatchState.CANCELLED if purged else BatchState.VALIDATING
+        ledger.batches.create(
+            BatchRecord(manifest=manifest, state=state, updated_at=ledger.now(), recovered=not purged)
+        )
+
+
+def apart(ledger: Ledger, artifacts: Artifacts) -> Iterator[str]:
+    """Batches that Redis knows and about whose end the bucket says something else, by a request or a few for each."""
+
+    def differs(batch_id: str) -> str | None:
+        try:
+            record = ledger.batches.get(batch_id)
+        except (UnknownBatch, RecordUnreadable):  # removed since, or another version's
+            return None
+        objects, state = BatchObjects(batch_id), record.state
+        if record.manifest.purge is not None:
+            return None
+        if artifacts.head(objects.manifest) is None:
+            return batch_id
+        if is_final(state):
+            return None if artifacts.head(objects.marker(state)) is not None else batch_id
+        over = state in (BatchState.IN_PROGRESS, BatchState.PAUSED)
+        return batch_id if over and any(artifacts.head(objects.marker(end)) for end in MARKERS) else None
+
+    return (found for found in in_order(differs, ledger.batches.newest(_ALL), at_a_time=_BATCHES_AT_A_TIME) if found)
 
 
 @dataclass
@@ -90,12 +124,12 @@ class _Look:
     marker: EndMarker | None = None
     moving: bool = False
     files: int = 0
-    findings: Findings = field(default_factory=Findings)
-    each: list[tuple[FindingKind, str]] = field(default_factory=list)
+    found: Discrepancies = field(default_factory=Discrepancies)
+    each: list[tuple[DiscrepancyKind, str]] = field(default_factory=list)
     proved: Counter[ImageState] = field(default_factory=Counter)
 
-    def add(self, kind: FindingKind, what: str) -> None:
-        self.findings.add(kind, what)
+    def add(self, kind: DiscrepancyKind, what: str) -> None:
+        self.found.add(kind, what)
         self.each.append((kind, what))
 
     def verification(self) -> Verification:
@@ -110,7 +144,7 @@ class _Look:
                 if self._is_comparable(manifest):
                     self._compare(manifest)
         except RecordUnreadable as error:  # it says everything that can be said
-            self.add(FindingKind.UNREADABLE, error.what)
+            self.add(DiscrepancyKind.UNREADABLE, error.what)
         return Verification(
             id=self.objects.batch_id,
             redis=self.record.state if self.record else None,
@@ -121,7 +155,7 @@ class _Look:
             cancelled=self.proved[ImageState.CANCELLED],
             files=self.files,
             moving=self.moving,
-            findings=self.findings.all(),
+            discrepancies=self.found.all(),
         )
 
     def has_moved(self) -> bool:
@@ -146,9 +180,9 @@ class _Look:
             self.moving = True
             return None
         if next(self.artifacts.list(self.objects.root), None) is None:
-            self.add(FindingKind.GONE_FROM_BUCKET, self.objects.root)
+            self.add(DiscrepancyKind.GONE_FROM_BUCKET, self.objects.root)
             return None
-        self.add(FindingKind.MANIFEST_GONE, self.objects.manifest)
+        self.add(DiscrepancyKind.MANIFEST_GONE, self.objects.manifest)
         return self.record.manifest
 
     def _markers(self) -> None:
@@ -156,23 +190,23 @@ class _Look:
             key = self.objects.marker(state)
             if (body := self.artifacts.get(key)) is not None:
                 if self.marker is not None:
-                    self.add(FindingKind.MARKER_DIFFERS, key)
+                    self.add(DiscrepancyKind.MARKER_DIFFERS, key)
                 self.marker = read_marker(body, state, what=key)
 
     def _is_comparable(self, manifest: BatchManifest) -> bool:
-        """Whether there are jobs to look at; findings about the batch as a whole are added."""
+        """Whether there are jobs to look at; what is wrong with the batch as a whole is added."""
         record, batch_id = self.record, self.objects.batch_id
         if manifest.purge is not None:
             self.moving = record is not None and record.manifest.purge is not None
             left = record is not None or any(self.artifacts.head(key) for key in self._first_to_go(manifest))
             if left and not self.moving:
-                self.add(FindingKind.PURGE_UNFINISHED, batch_id)
+                self.add(DiscrepancyKind.PURGE_UNFINISHED, batch_id)
             return False
         if record is None:
-            self.add(FindingKind.UNKNOWN_TO_REDIS, batch_id)
+            self.add(DiscrepancyKind.UNKNOWN_TO_REDIS, batch_id)
             return True
         if record.manifest.staged != manifest.staged:
-            self.add(FindingKind.ANOTHER_BATCH, batch_id)
+            self.add(DiscrepancyKind.ANOTHER_BATCH, batch_id)
             return False
         if record.manifest.purge is not None:
             self.moving = True
@@ -192,12 +226,12 @@ class _Look:
                 self.moving = True
             else:
                 self.add(
-                    FindingKind.STATE_DIFFERS, f"{record.state.value} in Redis, {marker.state.value} by its marker"
+                    DiscrepancyKind.STATE_DIFFERS, f"{record.state.value} in Redis, {marker.state.value} by its marker"
                 )
         elif marker is None and final and record is not None:
-            self.add(FindingKind.MARKER_GONE, self.objects.marker(record.state))
+            self.add(DiscrepancyKind.MARKER_GONE, self.objects.marker(record.state))
         if self.artifacts.head(self.objects.input(manifest.staged)) is None:
-            self.add(FindingKind.INPUT_GONE, self.objects.input(manifest.staged))
+            self.add(DiscrepancyKind.INPUT_GONE, self.objects.input(manifest.staged))
         ended = final or marker is not None
         if (marker.state if marker else record and record.state) is BatchState.FAILED:
             self.proved.update(_vouched(marker))  # nobody can know all of its images
@@ -215,12 +249,12 @@ class _Look:
         if record.jobs is not None:
             self.moving = True
             if sum(counts.jobs.values()) != record.jobs or sum(counts.images.values()) != record.manifest.images:
-                self.add(FindingKind.JOBS_DIFFER, f"{sum(counts.jobs.values())} jobs of {record.jobs}")
+                self.add(DiscrepancyKind.JOBS_DIFFER, f"{sum(counts.jobs.values())} jobs of {record.jobs}")
             return True
         self.moving = True
         outcomes = any(next(self.artifacts.list(folder), None) for folder in self.objects.outcome_folders)
         if not record.recovered and (outcomes or self.marker is not None):
-            self.add(FindingKind.JOBS_DIFFER, f"{record.id} has no jobs in Redis, and outcomes in the bucket")
+            self.add(DiscrepancyKind.JOBS_DIFFER, f"{record.id} has no jobs in Redis, and outcomes in the bucket")
         return False
 
     def _look_at_jobs(self, manifest: BatchManifest, record: BatchRecord | None, *, ended: bool) -> Coverage:
@@ -237,7 +271,7 @@ class _Look:
                 if coverage.add(index):
                     self.proved[state] += 1
                 else:
-                    self.add(FindingKind.FRAGMENT_DIFFERS, self.objects.fragment(job))
+                    self.add(DiscrepancyKind.FRAGMENT_DIFFERS, self.objects.fragment(job))
         return coverage
 
     def _jobs(self, record: BatchRecord | None) -> int:
@@ -250,30 +284,30 @@ class _Look:
         return max((int(name) + 1 for name in names if name.isdecimal()), default=0)
 
     def _check_proof(self, manifest: BatchManifest, coverage: Coverage) -> None:
-        counts = self.findings.counts
-        known = (FindingKind.OUTCOME_MISSING, FindingKind.IMAGE_GONE, FindingKind.IMAGE_DAMAGED)
+        counts = self.found.counts
+        known = (DiscrepancyKind.OUTCOME_MISSING, DiscrepancyKind.IMAGE_GONE, DiscrepancyKind.IMAGE_DAMAGED)
         if (missing := coverage.left - sum(counts[kind] for kind in known)) > 0:
             self.add(
-                FindingKind.OUTCOME_MISSING, f"{missing} images of {manifest.id} that no shard and no fragment has"
+                DiscrepancyKind.OUTCOME_MISSING, f"{missing} images of {manifest.id} that no shard and no fragment has"
             )
         if coverage.left == 0 and self.record is not None and is_final(self.record.state):
             images = self.ledger.batches.counts(manifest.id).images
             for state in _IMAGE_STATES:
                 if images[state] != self.proved[state]:
                     what = f"{images[state]} images {state.value} in Redis, {self.proved[state]} in the bucket"
-                    self.add(FindingKind.COUNTS_DIFFER, what)
+                    self.add(DiscrepancyKind.COUNTS_DIFFER, what)
 
     def _check_marker(self, marker: EndMarker, vouched: Vouched, manifest: BatchManifest) -> None:
         key = self.objects.marker(marker.state)
         proved = tuple(self.proved[state] for state in _IMAGE_STATES)
         differs = (vouched.succeeded, vouched.failed, vouched.cancelled) != proved
         if (vouched.images, vouched.input_sha256) != (manifest.images, manifest.input_sha256) or (
-            differs and not self.findings.counts
+            differs and not self.found.counts
         ):
-            self.add(FindingKind.MARKER_DIFFERS, key)
+            self.add(DiscrepancyKind.MARKER_DIFFERS, key)
         for name, wanted in ((self.objects.results, vouched.results), (self.objects.errors, vouched.errors)):
             if _digest(self.artifacts, name) != wanted:
-                self.add(FindingKind.RESULTS_DIFFER, name)
+                self.add(DiscrepancyKind.RESULTS_DIFFER, name)
 
 
 def _vouched(marker: EndMarker | None) -> dict[ImageState, int]:

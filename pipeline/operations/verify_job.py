@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.bucket.artifacts import Artifacts, sha256
-from pipeline.bucket.imagefile import is_whole
 from pipeline.bucket.sizes import sizes_there
 from pipeline.errors import RecordTooNew, RecordUnreadable
 from pipeline.ledger import Ledger
 from pipeline.names import job_ref
-from pipeline.operations.findings import FindingKind
+from pipeline.operations.discrepancies import DiscrepancyKind
 from pipeline.records.batch import BatchRecord, JobRecord
 from pipeline.records.object_keys import BatchObjects
-from pipeline.records.results import FailureCode, ImageOutcome, ImageResult, is_of, parsed_outcomes
+from pipeline.records.results import FailureCode, ImageOutcome, ImageResult, parsed_outcomes
 from pipeline.records.shards import ImageTask, images_of, parsed_shard
 from pipeline.schema import read_record
 from pipeline.states import ImageState, is_final
@@ -25,10 +24,10 @@ class JobSeen:
     """What is proved of a job's images, by their index, and what is wrong with it."""
 
     images: dict[int, ImageState] = field(default_factory=dict)
-    found: list[tuple[FindingKind, str]] = field(default_factory=list)
+    found: list[tuple[DiscrepancyKind, str]] = field(default_factory=list)
     files: int = 0
 
-    def add(self, kind: FindingKind, what: str) -> None:
+    def add(self, kind: DiscrepancyKind, what: str) -> None:
         """Something is wrong with what is named; once is enough."""
         if (kind, what) not in self.found[-1:]:
             self.found.append((kind, what))
@@ -66,7 +65,7 @@ class JobCheck:
             self._look_up([task for task in tasks or () if task.index not in outcomes], index, seen)
             for image, state in seen.images.items():
                 if states and states.get(image) is not state:
-                    seen.add(FindingKind.IMAGE_STATES_DIFFER, f"image {image} of {self.objects.batch_id}")
+                    seen.add(DiscrepancyKind.IMAGE_STATES_DIFFER, f"image {image} of {self.objects.batch_id}")
         elif tasks is not None:
             self._look_for_known(tasks, states, seen)
         return seen
@@ -78,10 +77,10 @@ class JobCheck:
         try:
             job = self.ledger.jobs.get(ref)
         except RecordUnreadable as error:
-            seen.add(FindingKind.UNREADABLE, error.what)
+            seen.add(DiscrepancyKind.UNREADABLE, error.what)
             return None
         if job is None:
-            seen.add(FindingKind.JOBS_DIFFER, ref)
+            seen.add(DiscrepancyKind.JOBS_DIFFER, ref)
         return job
 
     def _tasks(self, index: int, seen: JobSeen) -> list[ImageTask] | None:
@@ -91,11 +90,11 @@ class JobCheck:
             if body is not None:
                 return images_of(parsed_shard(body, key))
         except RecordTooNew:
-            seen.add(FindingKind.UNREADABLE, key)
+            seen.add(DiscrepancyKind.UNREADABLE, key)
             return None
         except RecordUnreadable:
             pass  # as good as gone: the rows have what it had
-        seen.add(FindingKind.SHARD_GONE, key)
+        seen.add(DiscrepancyKind.SHARD_GONE, key)
         return None
 
     def _reported(self, index: int, tasks: Sequence[ImageTask] | None, seen: JobSeen) -> dict[int, ImageOutcome]:
@@ -108,17 +107,16 @@ class JobCheck:
             try:
                 [outcome] = parsed_outcomes([line], key, self.objects)
             except RecordTooNew:
-                seen.add(FindingKind.UNREADABLE, key)
+                seen.add(DiscrepancyKind.UNREADABLE, key)
             except (RecordUnreadable, ValueError):
-                seen.add(FindingKind.FRAGMENT_DIFFERS, key)
+                seen.add(DiscrepancyKind.FRAGMENT_DIFFERS, key)
             else:
-                foreign = not is_of(outcome, self.objects) or (own is not None and outcome.index not in own)
-                if foreign or outcome.index in outcomes:
-                    seen.add(FindingKind.FRAGMENT_DIFFERS, key)
+                if outcome.index in outcomes or (own is not None and outcome.index not in own):
+                    seen.add(DiscrepancyKind.FRAGMENT_DIFFERS, key)
                 else:
                     outcomes[outcome.index] = outcome
         if body is None:
-            seen.add(FindingKind.FRAGMENT_DIFFERS, key)
+            seen.add(DiscrepancyKind.FRAGMENT_DIFFERS, key)
         return outcomes
 
     def _compare_objects(self, outcomes: dict[int, ImageOutcome], seen: JobSeen) -> None:
@@ -129,9 +127,9 @@ class JobCheck:
                 cancelled = outcome.code is FailureCode.CANCELLED
                 seen.images[index] = ImageState.CANCELLED if cancelled else ImageState.FAILED
             elif outcome.key not in sizes:
-                seen.add(FindingKind.IMAGE_GONE, outcome.key)
+                seen.add(DiscrepancyKind.IMAGE_GONE, outcome.key)
             elif sizes[outcome.key] != outcome.size_bytes or not self._is_as_committed(outcome, seen):
-                seen.add(FindingKind.IMAGE_DAMAGED, outcome.key)
+                seen.add(DiscrepancyKind.IMAGE_DAMAGED, outcome.key)
             else:
                 seen.images[index] = ImageState.SUCCEEDED
 
@@ -147,7 +145,9 @@ class JobCheck:
         except RecordUnreadable:
             known = None
         if known is None or known.sha256 != result.sha256:
-            seen.add(FindingKind.SIDECAR_DIFFERS, sidecar)
+            seen.add(DiscrepancyKind.SIDECAR_DIFFERS, sidecar)
+        from pipeline.bucket.imagefile import is_whole  # it decodes pictures, which most commands need not
+
         body = self.artifacts.get(result.key)
         return body is not None and sha256(body) == result.sha256 and is_whole(body, result.width, result.height)
 
@@ -159,8 +159,8 @@ class JobCheck:
             elif self.artifacts.head(self.objects.failure(task.row.row, task.number)) is not None:
                 seen.images[task.index] = ImageState.FAILED
             else:
-                seen.add(FindingKind.OUTCOME_MISSING, task.key(self.objects))
-            seen.add(FindingKind.FRAGMENT_DIFFERS, self.objects.fragment(index))
+                seen.add(DiscrepancyKind.OUTCOME_MISSING, task.key(self.objects))
+            seen.add(DiscrepancyKind.FRAGMENT_DIFFERS, self.objects.fragment(index))
 
     def _look_for_known(self, tasks: Iterable[ImageTask], states: dict[int, ImageState], seen: JobSeen) -> None:
         """Images of a job under way that have an outcome by Redis."""
@@ -171,6 +171,6 @@ class JobCheck:
         for task in tasks:
             state = states.get(task.index)
             if state is ImageState.SUCCEEDED and task.key(self.objects) not in there:
-                seen.add(FindingKind.IMAGE_GONE, task.key(self.objects))
+                seen.add(DiscrepancyKind.IMAGE_GONE, task.key(self.objects))
             elif state is not None and is_final(state):
                 seen.images[task.index] = state

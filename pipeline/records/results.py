@@ -166,14 +166,6 @@ def is_retried(outcome: ImageOutcome, codes: Collection[str]) -> bool:
     return isinstance(outcome, ImageFailure) and outcome.retryable and (not codes or outcome.code.value in codes)
 
 
-def is_of(outcome: ImageOutcome, objects: BatchObjects) -> bool:
-    """Whether an outcome that was read is of an image of this batch: its names and keys are those that follow."""
-    row, number = outcome.row, outcome.number
-    if outcome.image_id != image_id(row, number):
-        return False
-    return isinstance(outcome, ImageFailure) or outcome.key == objects.image(row, number, outcome.file.format)
-
-
 def result_of(
     task: ImageTask, objects: BatchObjects, provenance: Provenance, seconds: float, made: RenderDetails | None = None
 ) -> ImageResult:

@@ -11,7 +11,7 @@ from pipeline.bucket.job_outcomes import confirmed_outcomes, reported_outcomes
 from pipeline.names import job_ref
 from pipeline.records.batch import BatchRecord, JobRecord
 from pipeline.records.object_keys import BatchObjects
-from pipeline.records.results import FailureCode, ImageFailure, ImageOutcome, failure_of, is_of
+from pipeline.records.results import FailureCode, ImageFailure, ImageOutcome, failure_of
 from pipeline.records.shards import ImageTask
 from pipeline.states import BatchState
 from tasks.jobs.finish_attempt import job_images, write_fragment
@@ -35,12 +35,11 @@ def mend_fragments(context: Context, record: BatchRecord, jobs: int, *, losing: 
         )
         tasks = job_images(context, job)
         reported = reported_outcomes(artifacts, objects, index)
-        own = {number: one for number, one in reported.outcomes.items() if is_of(one, objects)}
-        if reported.whole and len(own) == len(reported.outcomes) and own.keys() == {task.index for task in tasks}:
+        if reported.whole and reported.outcomes.keys() == {task.index for task in tasks}:
             continue
-        known = confirmed_outcomes(artifacts, objects, tasks, own, by_key=True)
+        known = confirmed_outcomes(artifacts, objects, tasks, reported.outcomes, by_key=True)
         left = [task for task in tasks if task.index not in known]
-        known |= _cancelled(record, left, own)
+        known |= _cancelled(record, left, reported.outcomes)
         left = [task for task in left if task.index not in known]
         missing += len(left)
         for task in left if losing else ():

@@ -23,7 +23,7 @@ from pipeline.records.batch import BatchRecord, JobRecord, changed
 from pipeline.records.coverage import Coverage
 from pipeline.records.end_marker import EndMarker, read_marker
 from pipeline.records.object_keys import MARKERS, BatchObjects
-from pipeline.records.results import ImageOutcome, ImageResult, is_of, lost_failure, outcome_lines, parsed_outcomes
+from pipeline.records.results import ImageOutcome, ImageResult, lost_failure, outcome_lines, parsed_outcomes
 from pipeline.records.shards import ImageTask
 from pipeline.states import BatchState
 from tasks.jobs.advance_job import JOB_STATES
@@ -127,7 +127,7 @@ def restore_from_fragments(
         except RecordUnreadable as error:
             log.error("fragment cannot be read", batch=record.id, job=index, reason=str(error))
             return None
-        if not outcomes or not all(is_of(one, objects) and coverage.add(one.index) for one in outcomes):
+        if not outcomes or not all(coverage.add(one.index) for one in outcomes):
             log.error("fragment is gone, or of other images", batch=record.id, job=index)
             return None
         if asking:

@@ -17,7 +17,7 @@ from pipeline.bucket.artifacts import Artifacts, sha256
 from pipeline.bucket.imagefile import record_in
 from pipeline.deployment.broker import EXPAND, PURGE, send_hint
 from pipeline.errors import UnknownBatch
-from pipeline.operations.findings import FindingKind
+from pipeline.operations.discrepancies import DiscrepancyKind
 from pipeline.operations.purge import request_purge
 from pipeline.operations.resume import recover_batch
 from pipeline.operations.verify import verify
@@ -32,6 +32,9 @@ from tasks.process.context import Context
 log = structlog.get_logger(__name__)
 
 
+Found = Mapping[DiscrepancyKind, Sequence[str]]  # what is wrong, by kind: keys of objects, names
+
+
 class Reconciled(StrEnum):
     """What became of a batch."""
 
@@ -44,7 +47,7 @@ class Reconciled(StrEnum):
     PURGED = "purged"  # its purge goes on
 
 
-_K = FindingKind
+_K = DiscrepancyKind
 _REBUILD = frozenset(
     {
         *(_K.UNKNOWN_TO_REDIS, _K.ANOTHER_BATCH, _K.STATE_DIFFERS, _K.JOBS_DIFFER, _K.IMAGE_STATES_DIFFER),
@@ -77,13 +80,13 @@ def reconcile(context: Context, batch_id: str) -> Reconciled:
 def _reconcile(context: Context, batch_id: str) -> Reconciled:
     record = _record(context, batch_id)
     deep = record is not None and record.repair is Repair.FILES
-    found: dict[FindingKind, list[str]] = {}
+    found: dict[DiscrepancyKind, list[str]] = {}
 
-    def note(kind: FindingKind, what: str) -> None:
+    def note(kind: DiscrepancyKind, what: str) -> None:
         found.setdefault(kind, []).append(what)
 
     try:
-        verify(context.ledger, context.artifacts, batch_id, deep=deep, on_finding=note)
+        verify(context.ledger, context.artifacts, batch_id, deep=deep, on_discrepancy=note)
     except UnknownBatch:
         return Reconciled.UNKNOWN
     done = _mend(context, batch_id, _record(context, batch_id), found)
@@ -98,9 +101,7 @@ def _record(context: Context, batch_id: str) -> BatchRecord | None:
         return None
 
 
-def _mend(
-    context: Context, batch_id: str, record: BatchRecord | None, found: Mapping[FindingKind, Sequence[str]]
-) -> Reconciled:
+def _mend(context: Context, batch_id: str, record: BatchRecord | None, found: Found) -> Reconciled:
     objects, artifacts = BatchObjects(batch_id), context.artifacts
     if _K.UNREADABLE in found:
         return _answered(context, record, Reconciled.UNREADABLE)
@@ -146,7 +147,10 @@ def _answered(context: Context, record: BatchRecord | None, done: Reconciled) ->
 
 
 def _finish_purge(
-    context: Context, record: BatchRecord | None, manifest: BatchManifest, found: Mapping[FindingKind, Sequence[str]]
+    context: Context,
+    record: BatchRecord | None,
+    manifest: BatchManifest,
+    found: Found,
 ) -> Reconciled:
     """Have what is left of a purged batch removed: the bucket says that it is purged, and how."""
     if _K.PURGE_UNFINISHED not in found or manifest.purge is None:

@@ -142,7 +142,7 @@ def retry(
 
 
 def resume(as_json: AsJson = False) -> int:
-    """Rebuild from the bucket what Redis has lost. Running pods go on, and what Redis still has stays unchanged."""
+    """Rebuild from the bucket what Redis has lost, or knows as it was before. Running pods go on."""
     resumed = Client().resume()
     if as_json:
         write_json({"batches": resumed})
@@ -150,7 +150,7 @@ def resume(as_json: AsJson = False) -> int:
         typer.echo(f"restored: {', '.join(resumed)}")
         typer.echo("the controller rebuilds them now; see them with: tessera list", err=True)
     else:
-        typer.echo("nothing was lost: Redis knows every batch of the bucket")
+        typer.echo("nothing was lost: Redis knows every batch of the bucket, and how each has ended")
     return OK
 
 

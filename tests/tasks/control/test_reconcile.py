@@ -10,7 +10,7 @@ import redis
 
 from pipeline.errors import UnknownBatch
 from pipeline.operations.cancel import request_cancel
-from pipeline.operations.findings import FindingKind, Verification
+from pipeline.operations.discrepancies import DiscrepancyKind, Verification
 from pipeline.operations.purge import request_purge
 from pipeline.operations.retry import request_retry
 from pipeline.operations.verify import request_repair, verify
@@ -31,15 +31,15 @@ from tests.tasks.node import Play
 from tests.tasks.stage import SUCCEEDED, Stage
 
 OBJECTS = BatchObjects("b")
-K = FindingKind
+K = DiscrepancyKind
 
 
 def _verified(stage: Stage, *, deep: bool = False) -> Verification:
     return verify(stage.ledger, stage.artifacts, "b", deep=deep)
 
 
-def _kinds(stage: Stage, *, deep: bool = False) -> set[FindingKind]:
-    return {finding.kind for finding in _verified(stage, deep=deep).findings}
+def _kinds(stage: Stage, *, deep: bool = False) -> set[DiscrepancyKind]:
+    return {one.kind for one in _verified(stage, deep=deep).discrepancies}
 
 
 def _input(stage: Stage) -> str:
@@ -73,8 +73,8 @@ def _with_a_failure(stage: Stage) -> None:
 
 def _settled(stage: Stage, *, deep: bool = False) -> BatchState:
     """Repair the batch, let everybody do what follows, and see that nothing is wrong any more. Returns how it ended."""
-    known = request_repair(stage.ledger, "b", Repair.FILES if deep else Repair.OBJECTS)
-    assert reconcile(stage.worker, "b") is not Reconciled.BUSY or not known
+    request_repair(stage.ledger, stage.artifacts, "b", Repair.FILES if deep else Repair.OBJECTS)
+    assert reconcile(stage.worker, "b") is not Reconciled.BUSY
     for _ in range(8):
         expand(stage.worker, "b")
         cancel(stage.worker, "b")
@@ -83,7 +83,7 @@ def _settled(stage: Stage, *, deep: bool = False) -> BatchState:
         if stage.batch_state() in (BatchState.COMPLETED, BatchState.CANCELLED, BatchState.FAILED):
             break
     found = _verified(stage, deep=deep)
-    assert found.ok, found.findings
+    assert found.ok, found.discrepancies
     record = stage.ledger.batches.get("b")
     assert record.repair is None
     states = (ImageState.SUCCEEDED, ImageState.FAILED, ImageState.CANCELLED)
@@ -122,7 +122,7 @@ def test_a_batch_that_is_well_is_left_as_it_is(stage: Stage) -> None:
         "files": 5,
         "moving": False,
         "ok": True,
-        "findings": [],
+        "discrepancies": [],
     }
     assert reconcile(stage.worker, "b") is Reconciled.AGREES
     assert stage.ledger.batches.get("b") == before
@@ -159,7 +159,7 @@ def test_a_batch_that_is_being_rendered_has_nothing_wrong(stage: Stage) -> None:
     ],
 )
 def test_an_object_that_was_deleted_is_found_and_made_again(
-    stage: Stage, key: str, kind: FindingKind, rendered: int
+    stage: Stage, key: str, kind: DiscrepancyKind, rendered: int
 ) -> None:
     _ended(stage)
     launched, before = len(stage.node.launched), stage.artifacts.get(key)
@@ -208,7 +208,7 @@ def test_an_image_that_is_gone_with_its_rows_has_failed_with_a_code_of_its_own(s
     _ended(stage)
     for key in (OBJECTS.image(1, 0, Format.PNG), OBJECTS.shard(0), _input(stage)):
         stage.artifacts.delete(key)
-    request_repair(stage.ledger, "b", Repair.OBJECTS)
+    request_repair(stage.ledger, stage.artifacts, "b", Repair.OBJECTS)
     reconcile(stage.worker, "b")
     expand(stage.worker, "b")
     finalize(stage.worker, "b")
@@ -312,8 +312,8 @@ def test_a_batch_that_redis_does_not_know_is_recovered(stage: Stage) -> None:
     with _rolled_back(stage):
         _ended(stage)
     assert _kinds(stage) == {K.UNKNOWN_TO_REDIS}
-    assert not request_repair(stage.ledger, "b", Repair.OBJECTS)
-    assert reconcile(stage.worker, "b") is Reconciled.REBUILT
+    request_repair(stage.ledger, stage.artifacts, "b", Repair.OBJECTS)
+    tick.request_next_step(stage.worker, "b")
     expand(stage.worker, "b")
     assert (stage.batch_state(), _verified(stage).ok) == (BatchState.COMPLETED, True)
 
@@ -350,7 +350,7 @@ def test_an_image_that_redis_counts_and_the_bucket_lost_in_mid_render_is_rendere
 
 def test_a_lost_hint_is_made_up_for_by_the_tick(stage: Stage) -> None:
     _ended(stage)
-    assert request_repair(stage.ledger, "b", Repair.OBJECTS)
+    request_repair(stage.ledger, stage.artifacts, "b", Repair.OBJECTS)
     tick.request_next_step(stage.worker, "b")
     assert "tessera.reconcile" in stage.hints()
     assert "b" in stage.ledger.batches.unfinished()

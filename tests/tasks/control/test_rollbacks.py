@@ -71,7 +71,7 @@ def completed(stage: Stage, images: int, batch_id: str = "b") -> None:
     assert len(stage.lines("results.jsonl", batch_id)) == images
     assert stage.lines("errors.jsonl", batch_id) == []
     found = verify(stage.ledger, stage.artifacts, batch_id)
-    assert found.ok, found.findings
+    assert found.ok, found.discrepancies
     assert len(set(stage.node.launched)) == len(stage.node.launched)
 
 

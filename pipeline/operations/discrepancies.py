@@ -13,7 +13,7 @@ from pipeline.states import BatchState
 _EXAMPLES = 5
 
 
-class FindingKind(StrEnum):
+class DiscrepancyKind(StrEnum):
     """What is wrong. The values are part of the product: scripts read them."""
 
     UNREADABLE = "unreadable"
@@ -39,7 +39,7 @@ class FindingKind(StrEnum):
 
 
 class Harm(StrEnum):
-    """What a finding means for the pictures of a batch."""
+    """What it means for the pictures of a batch."""
 
     NONE = "pictures are safe"
     PICTURES = "pictures are missing"
@@ -48,18 +48,18 @@ class Harm(StrEnum):
 
 @dataclass(frozen=True)
 class Meaning:
-    """A kind of finding in words."""
+    """A kind of discrepancy in words."""
 
     says: str
     harm: Harm
     repair: str
 
 
-_K, _NONE, _PICTURES = FindingKind, Harm.NONE, Harm.PICTURES
+_K, _NONE, _PICTURES = DiscrepancyKind, Harm.NONE, Harm.PICTURES
 _ANEW = "the batch is put into Redis anew, as the bucket has it"
 _AGAIN = "rendered again; with E_LOST if its row is gone too"
 
-MEANINGS: Mapping[FindingKind, Meaning] = {
+MEANINGS: Mapping[DiscrepancyKind, Meaning] = {
     _K.UNREADABLE: Meaning("a record that this version cannot read", Harm.UNKNOWN, "nothing: it is left as it is"),
     _K.UNKNOWN_TO_REDIS: Meaning("accepted in the bucket, unknown to Redis", _NONE, _ANEW),
     _K.GONE_FROM_BUCKET: Meaning(
@@ -86,16 +86,16 @@ MEANINGS: Mapping[FindingKind, Meaning] = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class Discrepancy:
     """Something that is wrong with a batch: how often it was found, and where first."""
 
-    kind: FindingKind
+    kind: DiscrepancyKind
     count: int
     examples: tuple[str, ...]
 
     @property
     def meaning(self) -> Meaning:
-        """The finding in words."""
+        """It in words."""
         return MEANINGS[self.kind]
 
 
@@ -110,7 +110,7 @@ class Verification:
         succeeded, failed, cancelled: those of them that the bucket proves.
         files: how many images' files were read and compared.
         moving: it is being worked on, so what is not there yet may still come.
-        findings: what is wrong; nothing else is.
+        discrepancies: what is wrong; nothing else is.
     """
 
     id: str
@@ -122,16 +122,16 @@ class Verification:
     cancelled: int
     files: int
     moving: bool
-    findings: tuple[Finding, ...]
+    discrepancies: tuple[Discrepancy, ...]
 
     @property
     def ok(self) -> bool:
         """Whether nothing is wrong."""
-        return not self.findings
+        return not self.discrepancies
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, for scripts."""
-        findings = [
+        found = [
             {
                 "kind": one.kind.value,
                 "count": one.count,
@@ -139,28 +139,30 @@ class Verification:
                 "harm": one.meaning.harm.name.lower(),
                 "repair": one.meaning.repair,
             }
-            for one in self.findings
+            for one in self.discrepancies
         ]
         names = ("images", "succeeded", "failed", "cancelled", "files", "moving", "ok")
         states = {"redis": self.redis and self.redis.value, "bucket": self.bucket and self.bucket.value}
-        return {"batch": self.id, **states, **{name: getattr(self, name) for name in names}, "findings": findings}
+        return {"batch": self.id, **states, **{name: getattr(self, name) for name in names}, "discrepancies": found}
 
 
 @dataclass
-class Findings:
+class Discrepancies:
     """Collects what is found, in memory that does not grow with it."""
 
-    counts: Counter[FindingKind] = field(default_factory=Counter)
-    _examples: defaultdict[FindingKind, list[str]] = field(default_factory=lambda: defaultdict(list))
+    counts: Counter[DiscrepancyKind] = field(default_factory=Counter)
+    _examples: defaultdict[DiscrepancyKind, list[str]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, kind: FindingKind, what: str) -> None:
+    def add(self, kind: DiscrepancyKind, what: str) -> None:
         """Something is wrong with what is named."""
         self.counts[kind] += 1
         if len(self._examples[kind]) < _EXAMPLES:
             self._examples[kind].append(what)
 
-    def all(self) -> tuple[Finding, ...]:
+    def all(self) -> tuple[Discrepancy, ...]:
         """Everything that was found, by kind."""
         return tuple(
-            Finding(kind, self.counts[kind], tuple(self._examples[kind])) for kind in FindingKind if self.counts[kind]
+            Discrepancy(kind, self.counts[kind], tuple(self._examples[kind]))
+            for kind in DiscrepancyKind
+            if self.counts[kind]
         )

@@ -1,0 +1,79 @@
+"""`tessera verify`, `Batch.verify` and `tessera resume`, against a real Redis and a real bucket."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline import Client, DiscrepancyKind, UnknownBatch
+from pipeline.cli.main import app
+from pipeline.records.object_keys import BatchObjects
+from pipeline.states import BatchState
+from tasks.control.reconcile import reconcile
+from tasks.control.wake import look
+from tests.tasks.stage import Stage
+
+OBJECTS = BatchObjects("b")
+
+
+@pytest.fixture
+def finished(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    for name, value in stage.settings.environment().items():
+        monkeypatch.setenv(name, value)
+    stage.batch(3)
+    stage.work()
+    stage.finalized()
+    return stage
+
+
+def _run(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "240"}, standalone_mode=False)
+    return done.return_value, done.output
+
+
+def test_of_a_batch_that_is_well_it_says_so(finished: Stage) -> None:
+    assert finished.ledger.batches.known("b")
+    code, said = _run("verify", "b", "--deep")
+    assert (code, "nothing is wrong" in said, "3 files read" in said) == (0, True, True)
+
+
+def test_what_is_wrong_is_said_with_its_harm_and_its_repair_and_repaired_when_asked(finished: Stage) -> None:
+    marker = OBJECTS.marker(BatchState.COMPLETED)
+    finished.artifacts.delete(marker)
+    code, said = _run("verify", "b")
+    assert code == 3
+    assert all(text in said for text in ("marker_gone", "pictures are safe", "finalized again", marker, "--repair"))
+    assert finished.ledger.batches.get("b").repair is None
+    code, said = _run("verify", "b", "--repair", "--json")
+    assert (code, json.loads(said)["repair"]) == (3, True)
+    [found] = json.loads(said)["discrepancies"]
+    assert found == {
+        "kind": "marker_gone",
+        "count": 1,
+        "examples": [marker],
+        "harm": "none",
+        "repair": "finalized again",
+    }
+    look(finished.worker, "b")
+    assert "tessera.reconcile" in finished.hints()
+
+
+def test_the_client_says_what_is_wrong_and_has_it_repaired(finished: Stage) -> None:
+    finished.artifacts.delete(OBJECTS.fragment(0))
+    batch = Client().batch("b")
+    found = batch.verify(repair=True, sample=1)
+    assert [one.kind for one in found.discrepancies] == [DiscrepancyKind.FRAGMENT_DIFFERS]
+    assert finished.ledger.batches.get("b").repair == "files"
+    with pytest.raises(UnknownBatch):
+        Client().batch("never").verify()
+
+
+def test_resume_finds_batches_about_whose_end_redis_and_bucket_differ(finished: Stage) -> None:
+    assert Client().resume() == []
+    finished.artifacts.delete(OBJECTS.marker(BatchState.COMPLETED))
+    assert Client().resume() == ["b"]
+    assert finished.ledger.batches.get("b").repair == "objects"
+    reconcile(finished.worker, "b")
+    assert finished.batch_state() is BatchState.VALIDATING
