@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from distri.layers.kernels.fused import FusedKernels
 from distri.layers.unet import SplitUNet
 from distri.layers.vae import SplitVAE
 from distri.model import model as pipeline_model
@@ -41,6 +42,7 @@ class EngineSettings:
         resync: drift of the noise prediction above which another evaluation is synchronous; None means never.
         native_px: side of the square that the model was trained on; None is what its UNet says.
         idle_ranks: render an image that has too few rows for the layout on fewer ranks, instead of refusing it.
+        fused: use fused kernels on a GPU, each once it has given what the plain layers give.
     """
 
     exact: bool = False
@@ -50,6 +52,7 @@ class EngineSettings:
     resync: float | None = None
     native_px: int | None = None
     idle_ranks: bool = False
+    fused: bool = True
 
     def __post_init__(self) -> None:
         if self.warmup < 1:
@@ -75,8 +78,9 @@ class Engine:
         self.mesh = mesh
         self.spans = Spans() if spans is None else spans
         self.settings = settings
-        self._unet = SplitUNet(model.unet, norm_mode=settings.norm_mode, most_work=settings.most_work)
-        split_vae = SplitVAE(model.vae)
+        kernels = FusedKernels(self.spans, wanted=settings.fused)
+        self._unet = SplitUNet(model.unet, norm_mode=settings.norm_mode, most_work=settings.most_work, kernels=kernels)
+        split_vae = SplitVAE(model.vae, kernels=kernels)
         self._vae = ReplicaVAE(split_vae, mesh)
         sample_size = model.unet.config.sample_size
         if not (settings.native_px or isinstance(sample_size, int)):

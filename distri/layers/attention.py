@@ -76,7 +76,7 @@ class PatchSelfAttention:
             out = out.transpose(1, 2).reshape(x.shape)
         if module.residual_connection:
             out = out + x
-        return torch.as_tensor(out / module.rescale_output_factor)
+        return torch.as_tensor(_rescaled(out, module))
 
     def _whole_image(self, k_BTC: Tensor, v_BTC: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the whole image: this rank's own are fresh, the others' are as old as the phase allows."""
@@ -124,7 +124,12 @@ class TextCrossAttention:
             cache[self.site] = (module.to_k(encoder_hidden_states), module.to_v(encoder_hidden_states))
         k_BLC, v_BLC = cache[self.site]
         out_BTC: Tensor = module.to_out[0](attend(module.to_q(x_BTC), k_BLC, v_BLC, module.heads))
-        return out_BTC / float(module.rescale_output_factor)
+        return _rescaled(out_BTC, module)
+
+
+def _rescaled(out: Tensor, module: Any) -> Tensor:
+    """Divided by the module's factor; by one, which is what it is in SDXL, nothing is divided."""
+    return out if module.rescale_output_factor == 1 else out / module.rescale_output_factor
 
 
 def refuse_unknown(module: nn.Module, site: str) -> None:

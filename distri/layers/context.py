@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
+from distri.layers.kernels.fused import FusedKernels
 from distri.ranks.exchange import Exchange
 from distri.ranks.mesh import Axis, axis_of_one
 from distri.ranks.patches import ROWS, Patches
@@ -21,6 +23,8 @@ class Context:
         evaluation: phase of the current evaluation.
         norm_mode: GroupNorm in the displaced phase.
         text: keys and values of cross-attention by layer; emptied for every image.
+        kernels: the fused kernels, and which of them are used.
+        channels_last: whether the network is laid so.
     """
 
     axis: Axis
@@ -29,11 +33,26 @@ class Context:
     evaluation: Evaluation = EXACT
     norm_mode: NormMode = NormMode.CORRECTED
     text: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    kernels: FusedKernels = field(default_factory=FusedKernels)
+    channels_last: bool = False
 
     @classmethod
-    def alone(cls, norm_mode: NormMode) -> "Context":
-        """One rank that holds the whole image: what a network's layers read before the first `begin`."""
-        return cls(axis_of_one(), Patches(1, 1, ROWS, (0, 1)), Exchange(axis_of_one()), norm_mode=norm_mode)
+    def alone(cls, norm_mode: NormMode, kernels: FusedKernels, *, like: Tensor) -> "Context":
+        """One rank that holds the whole image: what a network's layers read before the first `begin`.
+
+        Args:
+            norm_mode: GroupNorm in the displaced phase.
+            kernels: the fused kernels; they say whether the network is laid channels last.
+            like: one of the network's weights.
+        """
+        patches, exchange = Patches(1, 1, ROWS, (0, 1)), Exchange(axis_of_one())
+        last = kernels.channels_last(like)
+        return cls(axis_of_one(), patches, exchange, norm_mode=norm_mode, kernels=kernels, channels_last=last)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """In which order an activation of four dimensions lies in memory."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
 
     @property
     def split(self) -> bool:

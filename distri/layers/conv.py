@@ -42,63 +42,76 @@ class PatchConv2d:
         self.site = site
         self.context = context
 
-    def __call__(self, x_BCHW: Tensor) -> Tensor:
-        """This rank's patch of the output; trades at this layer's site unless the layer reaches over no border."""
+    def __call__(self, x_BCHW: Tensor, *, with_bias: bool = True) -> Tensor:
+        """This rank's patch of the output; trades at this layer's site unless the layer reaches over no border.
+
+        Args:
+            x_BCHW: this rank's patch.
+            with_bias: False where whoever comes next adds the bias.
+        """
         module, context = self.module, self.context
+        bias = module.bias if with_bias else None
         if not context.split or not (self.before or self.after):
-            return nn.Conv2d.forward(module, x_BCHW)
+            return torch.as_tensor(module._conv_forward(x_BCHW, module.weight, bias))
         axis, dim = context.axis, context.patches.dim
         rows = x_BCHW.shape[dim]
         last = axis.size - 1
 
         def row(length: int) -> tuple[int, ...]:
+            """Shape of so many rows as they cross: channels last where the network is laid so."""
             shape = list(x_BCHW.shape)
             shape[dim] = length
-            return tuple(shape)
+            return tuple(shape) if not context.channels_last else (shape[0], *shape[2:], shape[1])
+
+        def crossing(rows_BCHW: Tensor) -> Tensor:
+            return rows_BCHW.movedim(1, -1) if context.channels_last else rows_BCHW
+
+        def arrived(rows: Tensor) -> Tensor:
+            return rows.movedim(-1, 1) if context.channels_last else rows
 
         outgoing, incoming = [], []
         if axis.index > 0:
             if self.after:
                 first_rows = x_BCHW.narrow(dim, 0, self.after)
-                outgoing.append(Outgoing((axis.index - 1,), first_rows, everyone=False))
+                outgoing.append(Outgoing((axis.index - 1,), crossing(first_rows), everyone=False))
             if self.before:
                 incoming.append(Incoming(axis.index - 1, row(self.before), everyone=False))
         if axis.index < last:
             if self.before:
                 last_rows = x_BCHW.narrow(dim, rows - self.before, self.before)
-                outgoing.append(Outgoing((axis.index + 1,), last_rows, everyone=False))
+                outgoing.append(Outgoing((axis.index + 1,), crossing(last_rows), everyone=False))
             if self.after:
                 incoming.append(Incoming(axis.index + 1, row(self.after), everyone=False))
         with context.exchange.trade(self.site, outgoing, incoming, context.evaluation, like=x_BCHW) as received:
-            halos = list(received)
+            halos = [arrived(rows) for rows in received]
             above = halos.pop(0) if axis.index > 0 and self.before else None
             below = halos.pop(0) if halos else None
             if rows >= BORDERS_APART_ROWS and self.after <= self.before:
-                return self._borders_apart(x_BCHW, above, below)
+                return self._borders_apart(x_BCHW, above, below, bias)
             if above is None:
-                above = x_BCHW.new_zeros(row(self.before))
+                above = arrived(x_BCHW.new_zeros(row(self.before)))
             if below is None:
                 # At the end of the image the padding is the module's, which may be more rows than a halo has.
-                below = x_BCHW.new_zeros(row(self.before if axis.index == last else self.after))
+                below = arrived(x_BCHW.new_zeros(row(self.before if axis.index == last else self.after)))
             padded = torch.cat([above, x_BCHW, below], dim)
-        return self._without_padding(padded)
+        return self._without_padding(padded, bias)
 
-    def _without_padding(self, x_BCHW: Tensor) -> Tensor:
+    def _without_padding(self, x_BCHW: Tensor, bias: Tensor | None) -> Tensor:
         """The convolution of rows that bring their borders along; across the rows the padding is the module's."""
         module = self.module
         across = (0, self.before) if self.context.patches.dim == ROWS else (self.before, 0)
-        return functional.conv2d(x_BCHW, module.weight, module.bias, module.stride, across)
+        return functional.conv2d(x_BCHW, module.weight, bias, module.stride, across)
 
-    def _borders_apart(self, x_BCHW: Tensor, above: Tensor | None, below: Tensor | None) -> Tensor:
+    def _borders_apart(self, x_BCHW: Tensor, above: Tensor | None, below: Tensor | None, bias: Tensor | None) -> Tensor:
         """The convolution of the patch alone, its first and last row then replaced."""
-        dim, reach = self.context.patches.dim, self.module.kernel_size[0] - 1
-        out_BCHW = nn.Conv2d.forward(self.module, x_BCHW)
+        module, dim, reach = self.module, self.context.patches.dim, self.module.kernel_size[0] - 1
+        out_BCHW = torch.as_tensor(module._conv_forward(x_BCHW, module.weight, bias))
         if above is not None:
             first_BCHW = torch.cat([above, x_BCHW.narrow(dim, 0, reach)], dim)
-            out_BCHW.narrow(dim, 0, 1).copy_(self._without_padding(first_BCHW))
+            out_BCHW.narrow(dim, 0, 1).copy_(self._without_padding(first_BCHW, bias))
         if below is not None:
             last_BCHW = torch.cat([x_BCHW.narrow(dim, x_BCHW.shape[dim] - reach, reach), below], dim)
-            out_BCHW.narrow(dim, out_BCHW.shape[dim] - 1, 1).copy_(self._without_padding(last_BCHW))
+            out_BCHW.narrow(dim, out_BCHW.shape[dim] - 1, 1).copy_(self._without_padding(last_BCHW, bias))
         return out_BCHW
 
 

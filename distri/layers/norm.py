@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from distri.layers.context import Context
 from distri.ranks.exchange import Incoming, Outgoing
@@ -123,31 +124,70 @@ class PatchGroupNorm:
         self.context = context
         self.halvings = halvings
 
-    def __call__(self, x_BCS: Tensor) -> Tensor:
-        """This rank's patch of the output. `x_BCS` may have one or more dimensions after the channels."""
-        context = self.context
-        if not context.split:
-            return nn.GroupNorm.forward(self.module, x_BCS)
-        return normalised(x_BCS, self._moments(moments(x_BCS, self.module.num_groups)), self.module)
+    def __call__(self, x_BCS: Tensor, *, added_BC: Tensor | None = None, silu: bool = False) -> Tensor:
+        """This rank's patch of the output.
 
-    def _moments(self, own: Tensor) -> Tensor:
+        Args:
+            x_BCS: with one or more dimensions after the channels.
+            added_BC: added to every pixel of a channel first.
+            silu: whether SiLU of the output is what is wanted.
+        """
+        context, module = self.context, self.module
+        if context.kernels.takes(x_BCS):
+            return self._fused(x_BCS, added_BC, silu)
+        x_BCS = _added(x_BCS, added_BC)
+        if context.split:
+            y_BCS = normalised(x_BCS, self._image_moments(moments(x_BCS, module.num_groups)), module)
+        else:
+            y_BCS = nn.GroupNorm.forward(module, x_BCS)
+        return functional.silu(y_BCS) if silu else y_BCS
+
+    def _fused(self, x_BCS: Tensor, added_BC: Tensor | None, silu: bool) -> Tensor:
+        kernels, module, groups = self.context.kernels, self.module, self.module.num_groups
+
+        def plain_moments() -> Tensor:
+            return moments(_added(x_BCS, added_BC), groups)
+
+        own_2BG = kernels.moments(x_BCS, groups, added_BC, plain=plain_moments)
+        image_2BG = self._image_moments(own_2BG) if self.context.split else own_2BG
+
+        def plain() -> Tensor:
+            y_BCS = normalised(_added(x_BCS, added_BC), image_2BG, module)
+            return functional.silu(y_BCS) if silu else y_BCS
+
+        return kernels.scaled(x_BCS, image_2BG, module, silu=silu, added_BC=added_BC, plain=plain)
+
+    def _image_moments(self, own: Tensor) -> Tensor:
         context, axis = self.context, self.context.axis
         if context.displaced and context.norm_mode is NormMode.LOCAL:
             return own
-        pixels = context.patches.at(self.halvings).areas
         outgoing = [Outgoing(axis.others, own, everyone=True)]
         incoming = [Incoming(peer, tuple(own.shape), everyone=True) for peer in axis.others]
         if context.norm_mode in (NormMode.SYNCHRONOUS, NormMode.LOCAL):
-            return merged_moments(self._in_rank_order(own, context.exchange.swap(outgoing, incoming, like=own)), pixels)
+            return self._merged(own, context.exchange.swap(outgoing, incoming, like=own))
         with context.exchange.trade(self.site, outgoing, incoming, context.evaluation, like=own) as received:
-            fresh_own = merged_moments(self._in_rank_order(own, received), pixels)
             if not context.displaced or context.norm_mode is NormMode.STALE:
-                return fresh_own
+                return self._merged(own, received)
             (own_stale,) = context.exchange.sent(self.site)
-            stale = merged_moments(self._in_rank_order(own_stale, received), pixels)
+            return self._merged(own, received, own_stale)
+
+    def _merged(self, own: Tensor, others: Sequence[Tensor], own_stale: Tensor | None = None) -> Tensor:
+        """The image's moments; corrected by this rank's drift if its own of the evaluation before are given."""
+        context = self.context
+        pixels, index = context.patches.at(self.halvings).areas, context.axis.index
+        parts = [*others[:index], own, *others[index:]]  # all ranks add them in the same order
+
+        def plain() -> Tensor:
+            fresh_own = merged_moments(parts, pixels)
+            if own_stale is None:
+                return fresh_own
+            stale = merged_moments([*others[:index], own_stale, *others[index:]], pixels)
             return corrected_moments(stale, own_stale, own, fallback_2BG=fresh_own)
 
-    def _in_rank_order(self, own: Tensor, others: Sequence[Tensor]) -> list[Tensor]:
-        """Own and others' tensors in the order of the axis, so that all ranks add them in the same order."""
-        index = self.context.axis.index
-        return [*others[:index], own, *others[index:]]
+        if not context.kernels.takes(own):
+            return plain()
+        return context.kernels.image_moments(parts, pixels, index, own_stale, plain=plain)
+
+
+def _added(x_BCS: Tensor, added_BC: Tensor | None) -> Tensor:
+    return x_BCS if added_BC is None else x_BCS + added_BC.view(*added_BC.shape, *(1,) * (x_BCS.ndim - 2))

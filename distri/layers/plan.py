@@ -1,19 +1,24 @@
 """Which module of a diffusers network becomes which split layer; a module that is in no table is refused by name.
 
 A layer takes the place of its module's `forward` on that one instance. Module tree, names and weights stay as they are,
-so nothing is copied, and removing the layers restores the plain network. Layers read the weights at every call, so
-that a LoRA may be fused into them in place; peft's own layers are refused.
+so nothing is copied, and removing the layers restores the plain network. Only the order of a convolution's weights in
+memory changes where networks are laid channels last. Layers read the weights at every call, so that a LoRA may be fused
+into them in place; peft's own layers are refused.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from distri.layers.attention import PatchSelfAttention, TextCrossAttention
 from distri.layers.context import Context
 from distri.layers.conv import PatchConv2d, PatchDownsample2d
+from distri.layers.feed_forward import FusedGEGLU
 from distri.layers.norm import PatchGroupNorm
+from distri.layers.resnet import FusedResnetBlock2d
 from distri.layers.transformer import PatchTransformer2d
 from distri.ranks.errors import Unsplittable
 
@@ -30,11 +35,20 @@ SPLIT: dict[str, Callable[[Any, str, Context, int], Callable[..., Any]]] = {
     ),
 }
 
+# Not split, but with kernels of their own where kernels are used; elsewhere diffusers' forward as it is.
+FUSED: dict[str, Callable[[Any, Context], Callable[..., Any]]] = {
+    "GEGLU": FusedGEGLU,
+    "ResnetBlock2D": FusedResnetBlock2d,
+}
+
+# A norm, and the SiLU that its owner calls next, which the norm then computes as well.
+FOLLOWED = {"conv_norm_out": "conv_act"}
+
 # As they are: they compute each pixel or token by itself, or only call their children.
 LOCAL = frozenset(
     {
-        *("Linear", "LayerNorm", "Dropout", "SiLU", "Timesteps", "TimestepEmbedding", "GEGLU", "FeedForward"),
-        *("ModuleList", "UNet2DConditionModel", "ResnetBlock2D", "BasicTransformerBlock"),
+        *("Linear", "LayerNorm", "Dropout", "SiLU", "Timesteps", "TimestepEmbedding", "FeedForward"),
+        *("ModuleList", "UNet2DConditionModel", "BasicTransformerBlock"),
         *("DownBlock2D", "CrossAttnDownBlock2D", "UNetMidBlock2DCrossAttn", "CrossAttnUpBlock2D", "UpBlock2D"),
         *("Upsample2D", "Decoder", "UNetMidBlock2D", "UpDecoderBlock2D", "Encoder", "DownEncoderBlock2D"),
     }
@@ -59,25 +73,43 @@ class SplitLayers:
     """
 
     def __init__(self, network: nn.Module, context: Context, halvings: Callable[[str], int]) -> None:
-        layers = [
-            (module, SPLIT[kind](module, site, context, halvings(site)))
-            for site, module in network.named_modules()
-            if (kind := _kind(site, module)) in SPLIT
-        ]
-        self._modules = [module for module, _ in layers]
-        for module, layer in layers:
+        kinds = [(site, module, _kind(site, module)) for site, module in network.named_modules()]
+        layers: dict[nn.Module, Callable[..., Any]] = {}
+        for site, module, kind in kinds:
+            if kind in SPLIT:
+                layers[module] = SPLIT[kind](module, site, context, halvings(site))
+            elif kind in FUSED:
+                layers[module] = FUSED[kind](module, context)
+        for name, act_name in FOLLOWED.items():
+            norm, act = getattr(network, name, None), getattr(network, act_name, None)
+            if type(norm) is nn.GroupNorm and type(act) is nn.SiLU:
+                layers[norm], layers[act] = partial(layers[norm], silu=True), _as_it_is
+        for module, layer in layers.items():
             module.forward = layer
+        self._modules = list(layers)
+        self._relaid = [module for _, module, kind in kinds if kind == "Conv2d"] if context.channels_last else []
+        self._lay(torch.channels_last)
 
     def remove(self) -> None:
         """Restore the plain network."""
         for module in self._modules:
             module.__dict__.pop("forward", None)
-        self._modules = []
+        self._lay(torch.contiguous_format)
+        self._modules, self._relaid = [], []
+
+    def _lay(self, memory_format: torch.memory_format) -> None:
+        with torch.inference_mode(False):
+            for module in self._relaid:
+                module.weight.data = module.weight.data.contiguous(memory_format=memory_format)
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
 
 
 def _kind(site: str, module: nn.Module) -> str:
     kind = type(module).__name__
-    if kind not in SPLIT and kind not in LOCAL:
+    if kind not in SPLIT and kind not in FUSED and kind not in LOCAL:
         raise Unsplittable(site, kind, "it is in no table of the plan")
     if kind in _OF_TORCH and not isinstance(module, _OF_TORCH[kind]):
         raise Unsplittable(site, kind, f"it is {type(module).__module__}'s; fuse adapters into the weights first")

@@ -50,17 +50,19 @@ class PatchTransformer2d:
     def __call__(self, x_BCHW: Tensor, encoder_hidden_states: Tensor | None = None, **options: Any) -> Any:
         """This rank's patch of the output, as the first of what is returned."""
         module, context = self.module, self.context
-        index, moves = context.axis.index, context.patches.at(self.halvings).moves
-        if not context.split or not moves:
+        index, moves = context.axis.index, context.patches.at(self.halvings).moves if context.split else ()
+        if not moves and not context.channels_last:  # diffusers' own would lay what it returns the other way again
             return type(module).forward(module, x_BCHW, encoder_hidden_states, **options)
         given = [(move.destination, move.tokens) for move in moves if move.origin == index]
         taken = [(move.origin, move.tokens) for move in moves if move.destination == index]
         masks = {name: options.get(name) for name in ("attention_mask", "encoder_attention_mask")}
         x_BTC = module.norm(x_BCHW).flatten(2).transpose(1, 2)
-        x_BDC = _projected(module.proj_in, self._move_tokens(_Leg.HAND_ON, x_BTC, given, taken))
+        x_BDC = _projected(module.proj_in, self._move_tokens(_Leg.HAND_ON, x_BTC, given, taken) if moves else x_BTC)
         for block in module.transformer_blocks:
             x_BDC = block(x_BDC, encoder_hidden_states=encoder_hidden_states, **masks)
-        out_BTC = self._move_tokens(_Leg.RETURN, _projected(module.proj_out, x_BDC), taken, given)
+        out_BTC = _projected(module.proj_out, x_BDC)
+        if moves:
+            out_BTC = self._move_tokens(_Leg.RETURN, out_BTC, taken, given)
         return (out_BTC.transpose(1, 2).reshape(x_BCHW.shape) + x_BCHW,)
 
     def _move_tokens(self, leg: _Leg, x_BNC: Tensor, given: Shares, taken: Shares) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from distri.layers import arithmetic
 from distri.layers.context import Context
+from distri.layers.kernels.fused import FusedKernels
 from distri.layers.plan import SplitLayers
 from distri.layers.resolution import halvings_of
 from distri.ranks.errors import Unsplittable
@@ -54,6 +55,7 @@ class SplitUNet:
         norm_mode: where GroupNorm's statistics come from in the displaced phase.
         most_work: of a rank, times the mean of all, before it hands tokens on; see `distri.ranks.patches.TokenBalance`.
         kept_shapes: how many shapes keep their buffers.
+        kernels: the fused kernels; None is those that a GPU has.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class SplitUNet:
         norm_mode: NormMode = NormMode.CORRECTED,
         most_work: float = MOST_WORK,
         kept_shapes: int = 4,
+        kernels: FusedKernels | None = None,
     ) -> None:
         if unet.config.time_cond_proj_dim is not None:
             raise Unsplittable(
@@ -74,7 +77,7 @@ class SplitUNet:
         self.unet = unet
         self.exchanges = Exchanges(kept_shapes)
         self._most_work = most_work
-        self._context = Context.alone(norm_mode)
+        self._context = Context.alone(norm_mode, kernels or FusedKernels(), like=unet.conv_in.weight)
         self._layers = SplitLayers(unet, self._context, partial(halvings_of, unet))
         self._conditions: Conditions | None = None
 
@@ -123,14 +126,14 @@ class SplitUNet:
         context, conditions = self._context, self._conditions
         context.evaluation = evaluation
         (noise_BCHW,) = self.unet(
-            context.patches.cut(latent_BCHW, context.axis.index).contiguous(),
+            context.patches.cut(latent_BCHW, context.axis.index).contiguous(memory_format=context.memory_format),
             timestep,
             encoder_hidden_states=conditions.text,
             added_cond_kwargs={"text_embeds": conditions.pooled, "time_ids": conditions.time_ids},
             return_dict=False,
         )
         context.exchange.end_evaluation()
-        return torch.as_tensor(noise_BCHW)
+        return torch.as_tensor(noise_BCHW).contiguous()
 
     def end(self) -> None:
         """Wait for messages in flight and forget the image; its buffers stay for the next of that shape."""

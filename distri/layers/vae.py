@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from distri.layers.context import Context
+from distri.layers.kernels.fused import FusedKernels
 from distri.layers.plan import SplitLayers
 from distri.ranks.errors import BadSize
 from distri.ranks.exchange import Exchange
@@ -24,13 +25,14 @@ class SplitVAE:
 
     Args:
         vae: in the dtype to compute in; float32 is safe, float16 overflows with SDXL's own weights.
+        kernels: the fused kernels; None is those that a GPU has.
     """
 
     unit = 1  # latent rows: nothing is downsampled
 
-    def __init__(self, vae: Any) -> None:
+    def __init__(self, vae: Any, *, kernels: FusedKernels | None = None) -> None:
         self.vae = vae
-        self._context = Context.alone(NormMode.SYNCHRONOUS)
+        self._context = Context.alone(NormMode.SYNCHRONOUS, kernels or FusedKernels(), like=vae.decoder.conv_in.weight)
         self._levels = len(vae.config.block_out_channels)
         self._layers = [
             SplitLayers(vae.decoder, self._context, self._halvings_decoding),
@@ -70,7 +72,7 @@ class SplitVAE:
             z_BCHW = z_BCHW * deviation + mean
         if self.vae.post_quant_conv is not None:
             z_BCHW = self.vae.post_quant_conv(z_BCHW)
-        return torch.as_tensor(self.vae.decoder(z_BCHW)), patches.at(1 - self._levels)
+        return self.vae.decoder(self._laid(z_BCHW)).contiguous(), patches.at(1 - self._levels)
 
     def encode(self, image_BCHW: Tensor, axis: Axis) -> tuple[Tensor, Tensor, Patches]:
         """This rank's patch of what the VAE makes of an image, and how the latent is split.
@@ -94,10 +96,10 @@ class SplitVAE:
             raise BadSize(width, height, f"to encode it, both sides must be multiples of {self.factor}")
         patches = self._begin(height // self.factor, width // self.factor, axis)
         own_BCHW = patches.at(1 - self._levels).cut(image_BCHW, axis.index).to(self.vae.dtype)
-        moments_BCHW = self.vae.encoder(own_BCHW.contiguous())
+        moments_BCHW = self.vae.encoder(self._laid(own_BCHW))
         if self.vae.quant_conv is not None:
             moments_BCHW = self.vae.quant_conv(moments_BCHW)
-        mean_BCHW, log_variance_BCHW = moments_BCHW.chunk(2, dim=1)
+        mean_BCHW, log_variance_BCHW = moments_BCHW.contiguous().chunk(2, dim=1)
         deviation_BCHW = torch.exp(0.5 * log_variance_BCHW.clamp(-30.0, 20.0))  # the bounds are diffusers'
         if (statistics := self._statistics(mean_BCHW)) is not None:
             mean, deviation = statistics
@@ -121,6 +123,9 @@ class SplitVAE:
         """Restore the plain network."""
         for layers in self._layers:
             layers.remove()
+
+    def _laid(self, x_BCHW: Tensor) -> Tensor:
+        return x_BCHW.contiguous(memory_format=self._context.memory_format)
 
     def _begin(self, height: int, width: int, axis: Axis) -> Patches:
         """Split a latent, and tell the layers."""

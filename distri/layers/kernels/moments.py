@@ -76,6 +76,7 @@ def _group_moments(
     pixels_a_part,
     channels,
     per_group,
+    added_stride,
     ADDED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -92,7 +93,7 @@ def _group_moments(
         weight = tl.where(mask, tl.minimum(pixels_a_part, pixels - part * pixels_a_part), 0).to(tl.float32)
         value = tl.load(mean_PBC + (part * batch + image) * channels + channel, mask=mask, other=0.0)
         if ADDED:
-            value += tl.load(added_BC + image * channels + channel, mask=mask, other=0.0).to(tl.float32)
+            value += tl.load(added_BC + image * added_stride + channel, mask=mask, other=0.0).to(tl.float32)
         mean += value * (weight / total)
     rough = tl.sum(mean, 0)
     shift = tl.zeros((BLOCK,), tl.float32)
@@ -105,7 +106,7 @@ def _group_moments(
         place = (part * batch + image) * channels + channel
         value = tl.load(mean_PBC + place, mask=mask, other=0.0)
         if ADDED:
-            value += tl.load(added_BC + image * channels + channel, mask=mask, other=0.0).to(tl.float32)
+            value += tl.load(added_BC + image * added_stride + channel, mask=mask, other=0.0).to(tl.float32)
         apart = tl.where(mask, value - rough, 0.0)
         shift += apart * (weight / total)
         spread += (tl.load(m2_PBC + place, mask=mask, other=0.0) + apart * apart * weight) / total
@@ -122,7 +123,7 @@ def group_moments(x_BCS: Tensor, groups: int, added_BC: Tensor | None = None) ->
     Args:
         x_BCS: half or single precision, in any order in memory.
         groups: a divisor of the channels.
-        added_BC: contiguous; added to every pixel of a channel first, in float32.
+        added_BC: added to every pixel of a channel first, in float32; its channels are contiguous.
 
     No communication.
     """
@@ -155,6 +156,7 @@ def group_moments(x_BCS: Tensor, groups: int, added_BC: Tensor | None = None) ->
         pixels_a_part,
         channels,
         channels // groups,
+        0 if added_BC is None else added_BC.stride(0),
         ADDED=added_BC is not None,
         BLOCK=MERGED_AT_ONCE,
         num_warps=4,

@@ -22,6 +22,7 @@ def _scale(
     channels,
     groups,
     per_group,
+    added_stride,
     x_stride_b,
     x_stride_c,
     x_stride_s,
@@ -43,7 +44,7 @@ def _scale(
     shift = tl.load(moments_2BG + place, mask=known, other=0.0)
     scale = tl.rsqrt(tl.load(moments_2BG + batch * groups + place, mask=known, other=1.0) + epsilon)
     if ADDED:
-        shift -= tl.load(added_BC + image * channels + channel, mask=known, other=0.0).to(tl.float32)
+        shift -= tl.load(added_BC + image * added_stride + channel, mask=known, other=0.0).to(tl.float32)
     after = tl.zeros((BLOCK_C,), tl.float32)
     if AFFINE:
         scale *= tl.load(weight + channel, mask=known, other=0.0).to(tl.float32)
@@ -80,7 +81,7 @@ def scaled(
         moments_2BG: mean and variance, float32, contiguous.
         weight_C, bias_C: both or neither.
         epsilon: added to the variance.
-        added_BC: contiguous; added to every pixel of a channel first, in float32.
+        added_BC: added to every pixel of a channel first, in float32; its channels are contiguous.
 
     No communication.
     """
@@ -101,6 +102,7 @@ def scaled(
         tiles.channels,
         groups,
         tiles.channels // groups,
+        0 if added_BC is None else added_BC.stride(0),
         *tiles.strides,
         y_BCS.stride(0),
         y_BCS.stride(1),
