@@ -20,10 +20,11 @@ from pipeline.operations.cancel import request_cancel
 from pipeline.operations.discrepancies import Verification
 from pipeline.operations.pause import request_pause, request_unpause
 from pipeline.operations.purge import request_purge
+from pipeline.operations.repair import request_repair
 from pipeline.operations.resume import check_lost
 from pipeline.operations.retry import Retried, request_retry
 from pipeline.operations.status import BatchStatus, JobStatus, batch_status, jobs_status
-from pipeline.operations.verify import request_repair, verify
+from pipeline.operations.verify import verify
 from pipeline.outputs.contactsheet import contact_sheets
 from pipeline.outputs.download import download
 from pipeline.outputs.links import DEFAULT_LIFE, Link, links

@@ -27,10 +27,10 @@ from pipeline.errors import RequestError, UnknownBatch
 from pipeline.ledger.workers import ALL, Drain, Worker
 from pipeline.operations.estimate import Estimate, Estimator
 from pipeline.operations.purge import is_purged
+from pipeline.operations.repair import apart, request_repair
 from pipeline.operations.resume import recover_batch, unknown_batches
 from pipeline.operations.status import BatchStatus, Unreadable, batch_status, newest_batches
 from pipeline.operations.submit import TIMEOUT_S, Acceptance, Submission, accept, checked_options
-from pipeline.operations.verify import apart, request_repair
 from pipeline.outputs.extract import row_of
 from pipeline.process.deadline import Deadline, OutOfTime
 from pipeline.promptset.formats import InputFormat

@@ -12,8 +12,9 @@ from pipeline.errors import UnknownBatch
 from pipeline.operations.cancel import request_cancel
 from pipeline.operations.discrepancies import DiscrepancyKind, Verification
 from pipeline.operations.purge import request_purge
+from pipeline.operations.repair import request_repair
 from pipeline.operations.retry import request_retry
-from pipeline.operations.verify import request_repair, verify
+from pipeline.operations.verify import verify
 from pipeline.picture import Format
 from pipeline.records.attempt import AttemptPhase, AttemptSpec
 from pipeline.records.batch import Purge, Repair
