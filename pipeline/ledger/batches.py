@@ -10,6 +10,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import LedgerBehind, RecordUnreadable, StaleWrite, UnknownBatch
+from pipeline.ledger.assumed import NOTHING, Assumed
 from pipeline.ledger.store import Store
 from pipeline.ledger.update import Updated, update
 from pipeline.names import job_ref
@@ -28,30 +29,6 @@ class Counts:
 
     images: Mapping[ImageState, int]
     jobs: Mapping[JobState, int]
-
-
-@dataclass(frozen=True)
-class Assumed:
-    """What else must be in the ledger when a batch's record is written; None and False assume nothing.
-
-    Attributes:
-        jobs: so many jobs, each with a record.
-        reopened: jobs of it were opened again so often (`Batches.reopened`).
-        ended: every job of it has ended.
-    """
-
-    jobs: int | None = None
-    reopened: int | None = None
-    ended: bool = False
-
-    def __str__(self) -> str:
-        wanted = [f"{self.jobs} jobs"] if self.jobs is not None else []
-        wanted += ["none of them without an end"] if self.ended else []
-        wanted += [f"{self.reopened} opened again"] if self.reopened is not None else []
-        return ", ".join(wanted) or "nothing"
-
-
-NOTHING = Assumed()
 
 
 @dataclass(frozen=True)

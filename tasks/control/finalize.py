@@ -10,7 +10,7 @@ from __future__ import annotations
 import structlog
 
 from pipeline.errors import LedgerBehind
-from pipeline.ledger.batches import Assumed
+from pipeline.ledger.assumed import Assumed
 from pipeline.names import job_ref
 from pipeline.records.batch import BatchRecord, advance
 from pipeline.records.end_marker import EndMarker, Vouched

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.ledger.batches import Assumed
+from pipeline.ledger.assumed import Assumed
 from pipeline.records.batch import BatchRecord, advance, changed
 from pipeline.states import BatchState
 from tasks.process.context import Context

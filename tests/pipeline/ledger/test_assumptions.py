@@ -9,7 +9,7 @@ import pytest
 from pipeline.deployment.settings import Settings
 from pipeline.errors import BatchLost, LeaseLost, LedgerBehind, StaleWrite
 from pipeline.ledger import Ledger
-from pipeline.ledger.batches import Assumed
+from pipeline.ledger.assumed import Assumed
 from pipeline.ledger.jobs import QueuePlace
 from pipeline.ledger.scripts import Argument
 from pipeline.records.batch import advance, changed

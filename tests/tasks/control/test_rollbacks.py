@@ -119,8 +119,11 @@ def test_while_an_attempt_runs_that_redis_has_forgotten(stage: Stage) -> None:
     stage.node.play = lambda _: [AttemptPhase.RUNNING]
     before = Snapshot.of(stage.settings)
     tick(stage.worker)
-    stage.in_background(stage.new_worker("w1"))
+    first = stage.new_worker("w1")
+    thread = stage.in_background(first)
     stage.soon(lambda: stage.state() is JobState.RUNNING, "the first attempt")
+    first.stopping.set()
+    thread.join(10)
     spec = stage.job().attempt
     assert spec is not None
     before.restore()
