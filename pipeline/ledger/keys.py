@@ -35,6 +35,7 @@ them (server/acl.py). What Celery keeps stands in pipeline/deployment/broker_key
 | `generation` | hash | `token`, `sequence` (as `ledger.json` in the bucket), `server`, `doubt`: may it be believed |
 | `due:<name>` | string | when this periodic work was last done |
 | `rest:<name>` | string | while this exists, that work is not due; it expires by itself |
+| `absent:<key>` | string | since when an object is looked for in vain; expires |
 | `lock:<name>` | string | which process runs the tick, expands or finalizes; expires |
 """
 
@@ -106,6 +107,7 @@ class Keys:
     generation = _One("generation")
     due = _Each("due:{}")
     rest = _Each("rest:{}")
+    absent = _Each("absent:{}")
     lock = _Each("lock:{}")
 
 

@@ -88,6 +88,20 @@ class Locks:
         """True once in `every_s`, for one of all the processes that ask; also after Redis' clock was set back."""
         return bool(self._store.run("due", name=name, every_ms=int(every_s * 1000)))
 
+    def absent_for(self, key: str, late_s: float) -> bool:
+        """Whether an object has been looked for in vain for so long: until then it may only be late.
+
+        The first look counts from now; looks that are further apart than twice that time begin anew.
+        """
+        if late_s <= 0:
+            return True
+        now_ms = int(self._store.now().timestamp() * 1000)
+        name = self._store.keys.absent(key)
+        with self._store.errors():
+            self._store.redis.set(name, now_ms, nx=True, px=int(2000 * late_s))
+            first = self._store.redis.get(name)
+        return first is not None and now_ms - int(first) >= late_s * 1000
+
     def rest(self, name: str, seconds: float) -> None:
         """Make this work not due for so many seconds from now, whatever its interval."""
         with self._store.errors():

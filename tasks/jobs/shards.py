@@ -23,6 +23,8 @@ from tasks.process.context import Context
 log = structlog.get_logger(__name__)
 
 AT_A_TIME = 8  # shards that are being written
+# How long rows are looked for before their batch ends for want of them: a store may be late, or have a bad minute.
+LATE_S = 60.0
 
 
 class InputChanged(TesseraError):
@@ -150,5 +152,7 @@ def _compare(context: Context, manifest: BatchManifest, digest: str) -> None:
         return
     key = BatchObjects(manifest.id).input(manifest.staged)
     if context.artifacts.head(key) is None:
+        if not context.ledger.locks.absent_for(key, LATE_S):
+            raise StoreUnavailable(f"{key} is not in {context.artifacts.where}, or not yet; it is looked for again")
         raise InputChanged(f"{key} is not in {context.artifacts.where}")
     raise InputChanged(f"{key} is not what was accepted: its digest differs from the one in batch.json")

@@ -67,6 +67,9 @@ ROLES: Mapping[str, Role] = {
             _KEYS.slots,
             _KEYS.speeds,
             _KEYS.dead_letters,
+            _KEYS.open,  # a batch that can never go on
+            _KEYS.lock(_ANY),
+            _KEYS.absent(_ANY),
         ),
         reads=(
             _KEYS.deployment,

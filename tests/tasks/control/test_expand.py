@@ -18,6 +18,7 @@ from pipeline.states import BatchState, JobState
 from tasks.control import expand as module
 from tasks.control import tick
 from tasks.control.expand import expand
+from tasks.jobs import shards
 from tasks.jobs.shards import AT_A_TIME
 from tests.tasks.stage import Stage
 
@@ -250,3 +251,36 @@ def test_an_urgent_batch_behind_a_large_one_waits_only_for_the_jobs_in_flight(
     lease = stage.ledger.leases.claim("w0", 60)
     assert lease is not None
     assert lease.job.batch_id == "urgent"
+
+
+def test_rows_that_are_late_are_waited_for_and_rows_that_are_gone_end_the_batch(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.accepted(2)
+    key = BatchObjects("b").input(stage.ledger.batches.get("b").manifest.staged)
+    body = stage.artifacts.get(key)
+    assert body is not None
+    stage.artifacts.delete(key)
+    monkeypatch.setattr(shards, "LATE_S", 600.0)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="or not yet; it is looked for again"):
+            expand(stage.worker, "b")
+    assert stage.batch_state() is BatchState.VALIDATING
+    stage.artifacts.put(key, body, content_type="application/x-ndjson")
+    expand(stage.worker, "b")
+    assert stage.batch_state() is BatchState.IN_PROGRESS
+    stage.accepted(2, "gone")
+    stage.artifacts.delete(BatchObjects("gone").input(stage.ledger.batches.get("gone").manifest.staged))
+    monkeypatch.setattr(shards, "LATE_S", 0.3)
+    with pytest.raises(StoreUnavailable):
+        expand(stage.worker, "gone")
+
+    def failed() -> bool:
+        try:
+            expand(stage.worker, "gone")
+        except StoreUnavailable:
+            return False
+        return True
+
+    stage.soon(failed, "the end of the wait")
+    assert stage.batch_state("gone") is BatchState.FAILED
