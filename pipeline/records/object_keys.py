@@ -14,7 +14,8 @@
                  results.jsonl          the outcome of every image that succeeded
                  errors.jsonl           the others, with code and reason
                  gallery/index.html     a page to look at them; then page-0002.html, ...
-                 _SUCCESS               last of all, when the batch is completed; or _CANCELLED, or _FAILED
+                 _SUCCESS               last of all, when the batch is completed; or _CANCELLED, or _FAILED: what it
+                                        vouches for (pipeline/records/end_marker.py)
 
 Each submission stages under a token of its own, and `batch.json` names the one that was accepted: two that submit at
 the same moment never write over each other. What others left is removed after a day (tasks/control/clean_staged.py).
