@@ -12,6 +12,7 @@ TesseraError
 │   ├── LedgerUnavailable  Redis
 │   ├── StoreUnavailable   the S3 endpoint
 │   │   └── StoreRefused   it answers, and will not do what was asked
+│   │       └── ClockSkewed  the clock of this machine is too far from the store's
 │   ├── AcceptanceUnknown  no answer came to the request that accepts a batch; carries its id
 │   ├── OutOfTime          the time was up before a service had answered (see pipeline.process.deadline)
 │   ├── RecordUnreadable   a stored record that this version cannot read: damaged, or another version's; it stays
@@ -120,6 +121,20 @@ class StoreRefused(StoreUnavailable):
     """The S3 endpoint answers, and will not do what was asked; asking again changes nothing."""
 
 
+class ClockSkewed(StoreRefused):
+    """The clock of this machine is too far from the store's, so that it refuses what we sign."""
+
+    def __init__(self, where: str, skew_s: float | None) -> None:
+        self.skew_s = skew_s
+        off = (
+            "is off" if skew_s is None else f"is {abs(skew_s) / 60:,.0f} minutes {'ahead' if skew_s > 0 else 'behind'}"
+        )
+        super().__init__(
+            f"S3 at {where} refuses what this machine signs, because its clock {off} (at most 15 minutes wanted): set "
+            "the clock of this machine, or that of the store. The credentials may well be right"
+        )
+
+
 class BatchLost(ServiceError):
     """A batch is accepted in the bucket, and the ledger knows nothing of it."""
 
@@ -137,8 +152,9 @@ class AcceptanceUnknown(ServiceError):
     def __init__(self, batch_id: str, reason: str) -> None:
         self.batch_id = batch_id
         super().__init__(
-            f"whether batch {batch_id} was accepted is not known: {reason}. Submit the same rows under this batch id "
-            "again, which changes nothing if it was"
+            f"whether batch {batch_id} was accepted is not known: {reason}. When S3 is back, "
+            f"`tessera status {batch_id}` says whether it was; submitting the same rows under this batch id again "
+            "changes nothing then"
         )
 
 

@@ -177,6 +177,22 @@ def _tick_without_beat(context: Context) -> None:
             log.warning("tick failed", reason=str(error))
 
 
+def _warn_of_requirements(context: Context) -> None:
+    """Log what the store lacks. What makes work impossible was refused by `check` before."""
+    try:
+        for requirement in context.artifacts.requirements():
+            if not requirement.met:
+                log.warning(
+                    "the store lacks what Tessera relies on (docs/operations.md)",
+                    requirement=requirement.name,
+                    found=requirement.found,
+                    wanted=requirement.wanted,
+                    do=requirement.do,
+                )
+    except ServiceError as error:
+        log.warning("the store could not be examined", reason=str(error))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one role until told to stop."""
     parser = argparse.ArgumentParser(
@@ -199,6 +215,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             context = build_context(settings, role)
             context.artifacts.check()
+            _warn_of_requirements(context)
             work(context, role)
     except TesseraError as error:
         print(f"{role}: {error}", file=sys.stderr)  # noqa: T201 - logging may not be set up yet

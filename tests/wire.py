@@ -27,6 +27,11 @@ class Wire:
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
+    @property
+    def wrong(self) -> bool:
+        """Whether something does not go through now."""
+        return self._mode != "pass"
+
     def turn(self, mode: Mode) -> None:
         """Go wrong, or right again, now."""
         with self._changed:

@@ -18,10 +18,12 @@ from datetime import datetime, timedelta
 from typing import IO, TYPE_CHECKING, TypedDict
 
 import botocore.exceptions as s3_errors
+import structlog
 from boto3.s3.transfer import TransferConfig
 from botocore.response import StreamingBody
 
 from pipeline.bucket.bodies import read_at_most, split_lines
+from pipeline.bucket.requirements import Requirement, clock, conditional_put, refuses_delete_objects, requirements
 from pipeline.bucket.s3 import ABSENT, CONFLICT, PRECONDITION_FAILED, Credentials, code_of, connect, translate_errors
 from pipeline.deployment.settings import Settings, without_credentials
 from pipeline.errors import RequestError, StoreRefused, StoreUnavailable
@@ -29,6 +31,8 @@ from pipeline.records.object_sizes import RECORD_BYTES, largest
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
+
+log = structlog.get_logger(__name__)
 
 PROBES = ".probe/"  # where `check` writes and deletes
 
@@ -65,29 +69,28 @@ class Artifacts:
         self._endpoint = settings.s3_endpoint
         clients = connect(settings, credentials)
         self._client, self._impatient = clients.patient, clients.impatient
+        self._deletes_singly = False
 
     def check(self) -> None:
-        """Make sure, within seconds, that the bucket is there, lets us write and honours `If-None-Match`.
+        """Make sure, within seconds, that the bucket is there, lets us write and obeys conditions.
 
         Raises StoreUnavailable with what is wrong and what to do.
         """
-        client = self._impatient
-        key = f"{self._prefix}{PROBES}{secrets.token_hex(8)}"
         with self._errors():
-            client.head_bucket(Bucket=self._bucket)
-            client.put_object(Bucket=self._bucket, Key=key, Body=b"1", IfNoneMatch="*")
-            try:
-                client.put_object(Bucket=self._bucket, Key=key, Body=b"2", IfNoneMatch="*")
-            except s3_errors.ClientError as error:
-                if code_of(error) not in PRECONDITION_FAILED:
-                    raise
-            else:
-                raise StoreUnavailable(
-                    f"the store at {self.where} overwrote an object although the request carried If-None-Match: *; "
-                    "Tessera needs conditional PUT so that no image is committed twice"
-                )
-            finally:
-                client.delete_object(Bucket=self._bucket, Key=key)
+            self._impatient.head_bucket(Bucket=self._bucket)
+            condition = conditional_put(self._impatient, self._bucket, f"{self._prefix}{PROBES}{secrets.token_hex(8)}")
+        if not condition.met:
+            raise StoreUnavailable(f"S3 at {self.where}: {condition}")
+
+    def requirements(self) -> list[Requirement]:
+        """What Tessera needs of this store, tried out. Raises StoreUnavailable."""
+        with self._errors():
+            return list(requirements(self._impatient, self._bucket, f"{self._prefix}{PROBES}"))
+
+    def clock(self) -> Requirement:
+        """How far this machine's clock is from the store's, also if it refuses us. Raises StoreUnavailable."""
+        with self._errors():
+            return clock(self._impatient, self._bucket)
 
     def put_new(
         self,
@@ -150,12 +153,25 @@ class Artifacts:
 
     def delete_all(self, keys: Sequence[str]) -> None:
         """Remove up to 1,000 objects with one request; those that are not there do not matter."""
-        with self._errors():
-            answer = self._client.delete_objects(
-                Bucket=self._bucket, Delete={"Objects": [{"Key": self._prefix + key} for key in keys], "Quiet": True}
-            )
-        for error in answer.get("Errors", ()):
-            raise StoreRefused(f"S3 at {self.where}: {error.get('Code')} on deleting {error.get('Key')}")
+        if self._deletes_singly:
+            for key in keys:
+                self.delete(key)
+            return
+        try:
+            with self._errors():
+                answer = self._client.delete_objects(
+                    Bucket=self._bucket,
+                    Delete={"Objects": [{"Key": self._prefix + key} for key in keys], "Quiet": True},
+                )
+        except StoreUnavailable as error:
+            if not refuses_delete_objects(error.__cause__):
+                raise
+            log.warning("the store takes no DeleteObjects; objects are deleted one by one", reason=str(error))
+            self._deletes_singly = True
+            self.delete_all(keys)
+            return
+        for failed in answer.get("Errors", ()):
+            raise StoreRefused(f"S3 at {self.where}: {failed.get('Code')} on deleting {failed.get('Key')}")
 
     def get(self, key: str, most_bytes: int | None = None) -> bytes | None:
         """The object's bytes, or None if it is not there.

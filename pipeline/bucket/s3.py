@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 import boto3
@@ -12,13 +14,16 @@ import botocore.exceptions as s3_errors
 from botocore.config import Config
 
 from pipeline.deployment.settings import Settings
-from pipeline.errors import StoreRefused, StoreUnavailable
+from pipeline.errors import ClockSkewed, StoreRefused, StoreUnavailable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 READ_TIMEOUT_S = 60.0
 MAX_ATTEMPTS = 5
+
+# A store refuses what was signed so far from its own time.
+MOST_SKEW_S = 15 * 60.0
 
 # Codes of S3's errors.
 PRECONDITION_FAILED = {"PreconditionFailed", "412"}
@@ -83,6 +88,8 @@ def translate_errors(where: str) -> Iterator[None]:
         yield
     except s3_errors.ClientError as error:
         code = code_of(error)
+        if (skewed := _skewed(error, where)) is not None:
+            raise skewed from error
         if code == "NoSuchBucket" or (code in ABSENT and error.operation_name == "HeadBucket"):
             raise StoreRefused(
                 f"S3 at {where}: the bucket does not exist; create it or correct TESSERA_S3_BUCKET"
@@ -105,6 +112,30 @@ def translate_errors(where: str) -> Iterator[None]:
             f"S3 at {where} does not answer ({type(error).__name__}); check TESSERA_S3_ENDPOINT, or start the "
             "local stack with `tessera up`"
         ) from error
+
+
+def _skewed(error: s3_errors.ClientError, where: str) -> ClockSkewed | None:
+    """The error of a refusal whose reason is a clock, whatever the store calls it: a HEAD's refusal has no words."""
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    skew = skew_s(error.response)
+    if code_of(error) != "RequestTimeTooSkewed" and (status != 403 or abs(skew or 0.0) < MOST_SKEW_S):
+        return None
+    return ClockSkewed(where, skew)
+
+
+def skew_s(response: object) -> float | None:
+    """Seconds by which our clock is ahead of the store's, by the Date of its answer; None if it has none."""
+    metadata = response.get("ResponseMetadata", {}) if isinstance(response, Mapping) else {}
+    try:
+        theirs = parsedate_to_datetime(metadata.get("HTTPHeaders", {})["date"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (local_time() - theirs.replace(tzinfo=theirs.tzinfo or UTC)).total_seconds()
+
+
+def local_time() -> datetime:
+    """This machine's clock."""
+    return datetime.now(UTC)
 
 
 def code_of(error: s3_errors.ClientError) -> str:

@@ -9,14 +9,18 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.requirements import CLOCK, NOTABLE_SKEW_S, Requirement
 from pipeline.client.connect import Connection, connect
 from pipeline.client.local_stack import missing_parts, running_stack
 from pipeline.deployment.settings import MachineSettings, load_part
 from pipeline.errors import SettingsError, TesseraError
+from pipeline.ledger import Ledger
 from pipeline.ledger.server.durability import check_durability, durability
 
 PACKAGES = ("pipeline", "tasks", "embedded", "distri", "k8s")
@@ -155,7 +159,7 @@ def _deployment() -> Iterator[Finding]:
 def examine_connection(connection: Connection) -> Iterator[Finding]:
     """Look at the services of a deployment and at what they hold."""
     yield from _redis(connection)
-    yield _check("S3", connection.artifacts.where, connection.artifacts.check)
+    yield from _store(connection.artifacts)
 
 
 def _check(what: str, where: str, ask: Any) -> Finding:
@@ -166,12 +170,42 @@ def _check(what: str, where: str, ask: Any) -> Finding:
     return Finding(Verdict.OK, what, where)
 
 
+def _store(artifacts: Artifacts) -> Iterator[Finding]:
+    try:
+        yield _finding(artifacts.clock())
+    except TesseraError as error:
+        yield Finding(Verdict.WRONG, "S3", artifacts.where, str(error))
+        return
+    s3 = _check("S3", artifacts.where, artifacts.check)
+    yield s3
+    if s3.verdict is not Verdict.OK:
+        return
+    try:
+        yield from (_finding(each) for each in artifacts.requirements() if each.name != CLOCK)
+    except TesseraError as error:
+        yield Finding(Verdict.WRONG, "S3", artifacts.where, str(error))
+
+
+def _finding(of: Requirement) -> Finding:
+    verdict = Verdict.OK if of.met else Verdict.WRONG if of.fatal else Verdict.WARNING
+    return Finding(verdict, of.name, of.found, "" if of.met else f"{of.wanted} wanted; {of.do}")
+
+
+def _redis_clock(ledger: Ledger) -> Finding:
+    """Leases end by Redis' clock alone, so that a difference harms little; but it tells of a clock that is wrong."""
+    before = datetime.now(UTC)
+    skew_s = (before + (datetime.now(UTC) - before) / 2 - ledger.now()).total_seconds()
+    advice = "" if abs(skew_s) < NOTABLE_SKEW_S else "set the clock of this machine (NTP), or of Redis'"
+    return Finding(Verdict.WARNING if advice else Verdict.OK, "clock against Redis", f"{skew_s:+.1f} s", advice)
+
+
 def _redis(connection: Connection) -> Iterator[Finding]:
     ledger = connection.ledger
     redis = _check("Redis", ledger.store.where, ledger.now)
     yield redis
     if redis.verdict is not Verdict.OK:
         return
+    yield _redis_clock(ledger)
     for trait in durability(ledger.store):
         advice = f"set {trait.name} {trait.wanted}: {trait.why}" if trait.found != trait.wanted else ""
         verdict = Verdict.WRONG if trait.wrong else Verdict.MISSING if trait.found is None else Verdict.OK

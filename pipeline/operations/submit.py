@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import secrets
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any, Protocol
 
 import structlog
@@ -25,6 +28,7 @@ from pipeline.errors import (
 )
 from pipeline.ledger import Ledger
 from pipeline.names import checked_batch_id
+from pipeline.process.backoff import backoff_s
 from pipeline.process.deadline import Deadline, OutOfTime
 from pipeline.process.files import spool
 from pipeline.promptset.formats import InputFormat
@@ -40,6 +44,8 @@ from pipeline.version import installed_version
 log = structlog.get_logger(__name__)
 
 TIMEOUT_S = 300.0
+# How long a lost answer to the PUT of batch.json is asked for, after that time.
+ASK_AGAIN_S = 20.0
 
 
 class RowFilter(Protocol):
@@ -201,7 +207,30 @@ def _put_manifest(artifacts: Artifacts, manifest: BatchManifest, deadline: Deadl
     except StoreRefused:
         raise
     except ServiceError as error:
-        raise AcceptanceUnknown(manifest.id, str(error)) from error
+        log.warning("no answer to the request that accepts the batch; asking again", batch=manifest.id)
+        return _put_again(artifacts, manifest.id, key, body, error)
+
+
+def _put_again(artifacts: Artifacts, batch_id: str, key: str, body: bytes, lost: ServiceError) -> bool:
+    """What became of a PUT whose answer was lost, by asking for the very same again for a while.
+
+    If the first one arrived, the condition refuses this one, and the digest says that what is there is ours.
+    Raises AcceptanceUnknown if the store stays away.
+    """
+    deadline = Deadline(ASK_AGAIN_S)
+    for failures in itertools.count(1):
+        try:
+            return deadline.call(
+                f"asking whether {key} is there", lambda: artifacts.put_new(key, body, content_type="application/json")
+            )
+        except (OutOfTime, StoreRefused):
+            break
+        except ServiceError:
+            try:
+                deadline.call("waiting for S3", partial(time.sleep, backoff_s(failures, first_s=0.5)))
+            except OutOfTime:
+                break
+    raise AcceptanceUnknown(batch_id, str(lost)) from lost
 
 
 def _record(ledger: Ledger, record: BatchRecord, deadline: Deadline) -> bool:

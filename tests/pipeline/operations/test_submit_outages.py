@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +18,9 @@ from pipeline.errors import AcceptanceUnknown, LedgerUnavailable, ServiceError, 
 from pipeline.ledger import Ledger
 from pipeline.operations.submit import Acceptance, Submission, accept, checked_options
 from pipeline.process.deadline import Deadline, OutOfTime
+from pipeline.records.batch import BatchManifest
 from pipeline.records.object_keys import BatchObjects
+from pipeline.schema import read_record
 from pipeline.states import BatchState
 from tests.factories import deployment
 from tests.wire import Wire, wire
@@ -98,7 +101,10 @@ def test_a_store_that_goes_while_rows_are_written_leaves_no_batch_and_the_next_t
 
 
 @pytest.mark.parametrize("after", [True, False])
-def test_without_an_answer_to_the_accepting_request_the_error_says_how_to_find_out(lines: Lines, after: bool) -> None:
+def test_without_an_answer_to_the_accepting_request_the_error_says_how_to_find_out(
+    lines: Lines, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    monkeypatch.setattr("pipeline.operations.submit.ASK_AGAIN_S", 1.0)
     lines.s3.turn_at(rb"PUT \S*/batch\.json", "hang", after=after)
     with pytest.raises(
         AcceptanceUnknown, match=r"whether batch b was accepted is not known.*gave up after 12 s"
@@ -113,6 +119,32 @@ def test_without_an_answer_to_the_accepting_request_the_error_says_how_to_find_o
     assert not (after and again.created)
     keys = list(lines.artifacts.list("batches/b/staged/"))
     assert BatchObjects("b").input(again.manifest.staged) in keys
+
+
+@pytest.mark.parametrize("after", [True, False])
+@pytest.mark.parametrize("mode", ["hang", "cut"])
+def test_a_lost_answer_to_the_accepting_request_is_asked_for_again(lines: Lines, mode: Any, after: bool) -> None:
+    """The store comes back: the batch is accepted once, by this very submission, and nobody sees an error."""
+    lines.s3.turn_at(rb"PUT \S*/batch\.json", mode, after=after)
+    began = time.monotonic()
+    mended = threading.Thread(target=_mend, args=(lines.s3,))
+    mended.start()
+    accepted = lines.submit()
+    mended.join()
+    assert (accepted.created, accepted.recorded) == (True, True)
+    assert time.monotonic() - began < LONGEST_S
+    body = lines.artifacts.get(BatchObjects("b").manifest)
+    assert body is not None
+    assert read_record(BatchManifest, body, what="batch.json").staged == accepted.manifest.staged
+
+
+def _mend(line: Wire) -> None:
+    """Once the line has gone wrong, and a request was tried in vain, end what hangs and let all through."""
+    while not line.wrong:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    line.turn("cut")
+    line.turn("pass")
 
 
 def test_a_redis_that_goes_after_acceptance_costs_nothing(lines: Lines) -> None:
