@@ -12,7 +12,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from distri.layers.context import Context
 from distri.layers.wide_heads import attend_in_chunks, is_too_wide
 from distri.ranks.errors import Unsplittable
-from distri.ranks.exchange import Incoming, Outgoing
+from distri.ranks.rows import Rows
+from distri.ranks.sites import Incoming, Outgoing
 
 # diffusers' processors for plain attention, which the split layers compute themselves.
 _PLAIN_PROCESSORS = frozenset(
@@ -68,10 +69,14 @@ class PatchSelfAttention:
         if module.group_norm is not None:
             x_BTC = module.group_norm(x_BTC.transpose(1, 2)).transpose(1, 2)
         q_BTC = module.to_q(x_BTC)
-        k_BKC, v_BKC = module.to_k(x_BTC), module.to_v(x_BTC)
-        if self.context.split:
-            k_BKC, v_BKC = self._whole_image(k_BKC, v_BKC)
-        out = module.to_out[0](attend(q_BTC, k_BKC, v_BKC, module.heads))
+        if self.context.split and self.context.side_by_side:
+            out_BTC = self._attend_side_by_side(q_BTC, x_BTC)
+        else:
+            k_BKC, v_BKC = module.to_k(x_BTC), module.to_v(x_BTC)
+            if self.context.split:
+                k_BKC, v_BKC = self._whole_image(k_BKC, v_BKC)
+            out_BTC = attend(q_BTC, k_BKC, v_BKC, module.heads)
+        out = module.to_out[0](out_BTC)
         if x.ndim == 4:
             out = out.transpose(1, 2).reshape(x.shape)
         if module.residual_connection:
@@ -81,17 +86,42 @@ class PatchSelfAttention:
     def _whole_image(self, k_BTC: Tensor, v_BTC: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the whole image: this rank's own are fresh, the others' are as old as the phase allows."""
         context, axis = self.context, self.context.axis
-        tokens = context.patches.at(self.halvings).tokens
         batch, found, channels = k_BTC.shape
-        if found != tokens[axis.index]:
-            # Gloo takes a shorter message than it expects for a whole one.
-            raise Unsplittable(self.site, "Attention", f"found {found} tokens, wanted {tokens[axis.index]}")
+        tokens = self._tokens(found)
         outgoing = [Outgoing(axis.others, tensor, everyone=True) for tensor in (k_BTC, v_BTC)]
         incoming = [
             Incoming(peer, (batch, tokens[peer], channels), everyone=True) for peer in axis.others for _ in range(2)
         ]
         with context.exchange.trade(self.site, outgoing, incoming, context.evaluation, like=k_BTC) as received:
             return self._in_rank_order(k_BTC, received[0::2]), self._in_rank_order(v_BTC, received[1::2])
+
+    def _attend_side_by_side(self, q_BTC: Tensor, x_BTC: Tensor) -> Tensor:
+        """Attention over keys and values of the whole image, as `_whole_image` has them, where they arrive."""
+        context, module = self.context, self.module
+        batch, found, _ = x_BTC.shape
+        channels = module.to_k.out_features
+        rows = Rows(self._tokens(found), (batch, 2 * channels))
+
+        def fill(own_TBC: Tensor) -> None:
+            for projection, place_TBC in zip(
+                (module.to_k, module.to_v), torch.split(own_TBC, channels, 2), strict=True
+            ):
+                if batch == 1 and projection.bias is None:
+                    torch.mm(x_BTC[0], projection.weight.t(), out=place_TBC[:, 0])
+                else:
+                    place_TBC.copy_(projection(x_BTC).transpose(0, 1))
+
+        with context.exchange.share(self.site, rows, fill, context.evaluation, like=q_BTC) as whole_KBC:
+            k_BKC, v_BKC = torch.split(whole_KBC.transpose(0, 1), channels, 2)
+            return attend(q_BTC, k_BKC, v_BKC, module.heads)
+
+    def _tokens(self, found: int) -> tuple[int, ...]:
+        """How many tokens each rank has; this one has `found`."""
+        tokens, index = self.context.patches.at(self.halvings).tokens, self.context.axis.index
+        if found != tokens[index]:
+            # Gloo takes a shorter message than it expects for a whole one.
+            raise Unsplittable(self.site, "Attention", f"found {found} tokens, wanted {tokens[index]}")
+        return tuple(tokens)
 
     def _in_rank_order(self, own: Tensor, others: Sequence[Tensor]) -> Tensor:
         index = self.context.axis.index

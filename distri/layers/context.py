@@ -25,6 +25,7 @@ class Context:
         text: keys and values of cross-attention by layer; emptied for every image.
         kernels: the fused kernels, and which of them are used.
         channels_last: whether the network is laid so.
+        side_by_side: whether keys and values of all ranks stand in one buffer, so that nothing is joined.
     """
 
     axis: Axis
@@ -35,6 +36,7 @@ class Context:
     text: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     kernels: FusedKernels = field(default_factory=FusedKernels)
     channels_last: bool = False
+    side_by_side: bool = False
 
     @classmethod
     def alone(cls, norm_mode: NormMode, kernels: FusedKernels, *, like: Tensor) -> "Context":
@@ -47,7 +49,16 @@ class Context:
         """
         patches, exchange = Patches(1, 1, ROWS, (0, 1)), Exchange(axis_of_one())
         last = kernels.channels_last(like)
-        return cls(axis_of_one(), patches, exchange, norm_mode=norm_mode, kernels=kernels, channels_last=last)
+        return cls(
+            axis_of_one(),
+            patches,
+            exchange,
+            norm_mode=norm_mode,
+            kernels=kernels,
+            channels_last=last,
+            # A copy saved; a message more a bucket, which costs gloo more than the copy.
+            side_by_side=like.is_cuda,
+        )
 
     @property
     def memory_format(self) -> torch.memory_format:

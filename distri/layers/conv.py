@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from distri.layers.context import Context
 from distri.ranks.errors import Unsplittable
-from distri.ranks.exchange import Incoming, Outgoing
 from distri.ranks.patches import ROWS
+from distri.ranks.sites import Incoming, Outgoing
 
 # From this many rows on, a patch is convolved as it is and its border rows once more with the neighbour's: a copy of
 # the whole patch with two rows more would be a fifth of the VAE's peak memory. Below, the copy is faster.

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distri.layers.context import Context
-from distri.ranks.exchange import Incoming, Outgoing
 from distri.ranks.phase import NormMode
+from distri.ranks.sites import Incoming, Outgoing
 
 
 def moments(x_BCS: Tensor, groups: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distri.layers.context import Context
-from distri.ranks.exchange import Incoming, Outgoing
+from distri.ranks.sites import Incoming, Outgoing
 
 Shares = Sequence[tuple[int, int]]  # peers (places on the axis), and how many tokens are theirs
 

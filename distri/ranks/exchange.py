@@ -14,63 +14,20 @@ All messages are posted and waited for at cuts, which a recording of the evaluat
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from torch import Tensor
 
 from distri.ranks import p2p
-from distri.ranks.buckets import SHARES, Bucket, Cut, Scratch, flat, runs_of
+from distri.ranks.buckets import SHARES, Bucket, Cut, Scratch, runs_of
 from distri.ranks.errors import Unsplittable
 from distri.ranks.mesh import Axis
 from distri.ranks.phase import Evaluation, Phase
+from distri.ranks.rows import Rows, messages
+from distri.ranks.sites import Incoming, Outgoing, SharedRows, Site, Trade, allocate
 
 SWAP_TAG = 0  # waited for at once; the tags of buckets, which stay in flight, start at p2p.FREE_TAGS
-
-
-@dataclass(frozen=True)
-class Outgoing:
-    """One tensor for some peers (places on the axis): for everyone, or for one of them."""
-
-    peers: tuple[int, ...]
-    tensor: Tensor
-    everyone: bool
-
-
-@dataclass(frozen=True)
-class Incoming:
-    """One tensor that a peer sends at this site: one of those for everyone, or one for this rank only."""
-
-    peer: int
-    shape: tuple[int, ...]
-    everyone: bool
-
-
-@dataclass(frozen=True)
-class _Trade:
-    """What was traded at a site, noted from the first evaluation that publishes until the buffers are allocated."""
-
-    outgoing: tuple[Outgoing, ...]
-    incoming: tuple[Incoming, ...]
-    received: list[Tensor]
-    total_bytes: int | None
-
-    def weight_bytes(self) -> int:
-        """A measure of size that is equal on all ranks, although patches and numbers of neighbours differ."""
-        if self.total_bytes is not None:
-            return self.total_bytes
-        sent = [(out.everyone, out.tensor.nbytes) for out in self.outgoing]
-        received = [(part.everyone, tensor.nbytes) for part, tensor in zip(self.incoming, self.received, strict=True)]
-        everyones = sum(size for everyone, size in sent + received if everyone)
-        return everyones + max((size for everyone, size in sent + received if not everyone), default=0)
-
-
-@dataclass(frozen=True)
-class _Site:
-    sent: list[Tensor]  # views into its bucket's send buffers, one per outgoing tensor
-    received: list[Tensor]  # views into its receive buffers, one per incoming tensor
-    arrival: Cut | None  # before the first site of a bucket
-    departure: Cut | None  # after the last one
 
 
 class Exchange:
@@ -89,9 +46,10 @@ class Exchange:
         self.buffer_bytes = 0
         self.at_cut: Callable[[Cut], None] = _act
         self.scratch: Scratch | None = None
-        self._sites: dict[str, _Site] = {}
+        self._sites: dict[str, Site] = {}
         self.buckets: list[Bucket] = []
-        self._noted: dict[str, _Trade] = {}
+        self._noted: dict[str, Trade | SharedRows] = {}
+        self._free_tag = p2p.FREE_TAGS
 
     @contextmanager
     def trade(
@@ -123,7 +81,7 @@ class Exchange:
         if evaluation.phase is Phase.SYNCHRONOUS:
             received = self.swap(outgoing, incoming, like=like)
             if evaluation.publish:
-                self._note(site, _Trade(tuple(outgoing), tuple(incoming), received, total_bytes))
+                self._note(site, Trade(tuple(outgoing), tuple(incoming), received, total_bytes))
             yield received
             return
         place = self._sites[site]
@@ -135,6 +93,47 @@ class Exchange:
                 view.copy_(out.tensor)
             if place.departure is not None:
                 self.at_cut(place.departure)
+
+    @contextmanager
+    def share(
+        self, site: str, rows: Rows, fill: Callable[[Tensor], None], evaluation: Evaluation, *, like: Tensor
+    ) -> Iterator[Tensor]:
+        """Everybody's rows side by side, this rank's own fresh; they may be read only within the block.
+
+        Nothing is copied but what `fill` copies: rows arrive where they are read, and leave from there.
+
+        Args:
+            site: the layer's name.
+            rows: who brings how many; equal on all ranks.
+            fill: writes this rank's own rows into the tensor that it is given.
+            evaluation: as in `trade`.
+            like: dtype and device of the rows.
+
+        Yields:
+            A tensor of `rows.whole_shape`, its rows contiguous in themselves, maybe with others in between.
+        """
+        own = rows.of(self.axis.index)
+        if evaluation.phase is Phase.SYNCHRONOUS:
+            room = self.scratch.views([rows.whole_shape], like) if self.scratch else [like.new_empty(rows.whole_shape)]
+            (whole,) = room
+            fill(whole[own])
+            sends, receives = messages(rows, whole, self.axis.index, SWAP_TAG + 1)
+            if sends:
+                act = partial(p2p.swap, self.axis, sends, receives)
+                self.at_cut(Cut(act, [whole[own]], [message.tensor for message in receives]))
+            if evaluation.publish:
+                self._note_rows(site, rows, whole)
+            yield whole
+            return
+        place = self._sites[site]
+        if place.arrival is not None:
+            self.at_cut(place.arrival)
+        (whole,) = place.received
+        # What was sent from here an evaluation ago has been waited for with what arrived.
+        fill(whole[own])
+        yield whole
+        if evaluation.publish and place.departure is not None:
+            self.at_cut(place.departure)
 
     def swap(self, outgoing: Sequence[Outgoing], incoming: Sequence[Incoming], *, like: Tensor) -> list[Tensor]:
         """Trade at once, whatever the phase, and keep nothing; blocks."""
@@ -168,17 +167,31 @@ class Exchange:
             return
         names = list(self._noted)
         sizes = [self._noted[name].weight_bytes() for name in names]
-        for bucket_names in runs_of(names, sizes, self._shares):
-            self._allocate(bucket_names)
+        for run in runs_of(names, sizes, self._shares):
+            allocated = allocate(self.axis, {name: self._noted.pop(name) for name in run}, self._free_tag)
+            self.buckets.append(allocated.bucket)
+            self._sites |= allocated.sites
+            self.buffer_bytes += allocated.buffer_bytes
+            self._free_tag += allocated.tags
 
     def drain(self) -> None:
         """Wait for all messages in flight, so that another image can start."""
         for bucket in self.buckets:
             bucket.wait()
 
-    def _note(self, site: str, trade: _Trade) -> None:
+    def _note_rows(self, site: str, rows: Rows, whole: Tensor) -> None:
+        self._refuse_twice(site)
+        if (place := self._sites.get(site)) is not None:
+            place.received[0].copy_(whole)
+        else:
+            self._noted[site] = SharedRows(rows, whole if self.scratch is None else whole.clone())
+
+    def _refuse_twice(self, site: str) -> None:
         if site in self._noted:
             raise Unsplittable(site, "layer", "it is called twice in one evaluation")
+
+    def _note(self, site: str, trade: Trade) -> None:
+        self._refuse_twice(site)
         place = self._sites.get(site)
         if place is None:
             copies = tuple(replace(out, tensor=out.tensor.clone()) for out in trade.outgoing)
@@ -188,49 +201,6 @@ class Exchange:
             view.copy_(out.tensor)
         for view, tensor in zip(place.received, trade.received, strict=True):
             view.copy_(tensor)
-
-    def _allocate(self, names: list[str]) -> None:
-        """Allocate one bucket: a flat buffer per destination and per origin, filled with what the sites have traded."""
-        outgoing: dict[tuple[bool, tuple[int, ...]], list[Tensor]] = {}
-        incoming: dict[tuple[bool, int], list[Tensor]] = {}
-        for name in names:
-            trade = self._noted[name]
-            for out in trade.outgoing:
-                outgoing.setdefault((out.everyone, out.peers), []).append(out.tensor)
-            for part, tensor in zip(trade.incoming, trade.received, strict=True):
-                incoming.setdefault((part.everyone, part.peer), []).append(tensor)
-        flat_out = {key: flat(tensors) for key, tensors in outgoing.items()}
-        flat_in = {key: flat(tensors) for key, tensors in incoming.items()}
-        tag = p2p.FREE_TAGS + 2 * len(self.buckets)
-        bucket = Bucket(
-            self.axis,
-            sends=[
-                p2p.Message(peer, whole, tag + everyone)
-                for (everyone, peers), (whole, _) in sorted(flat_out.items(), key=lambda item: item[0])
-                for peer in peers
-            ],
-            receives=[
-                p2p.Message(peer, whole, tag + everyone)
-                for (everyone, peer), (whole, _) in sorted(flat_in.items(), key=lambda item: item[0])
-            ],
-            views=(
-                [view for _, views in flat_out.values() for view in views],
-                [view for _, views in flat_in.values() for view in views],
-            ),
-        )
-        arrival, departure = (None, None) if bucket.empty else (bucket.arrival, bucket.departure)
-        views_out = {key: iter(views) for key, (_, views) in flat_out.items()}
-        views_in = {key: iter(views) for key, (_, views) in flat_in.items()}
-        for name in names:
-            trade = self._noted.pop(name)
-            self._sites[name] = _Site(
-                sent=[next(views_out[out.everyone, out.peers]) for out in trade.outgoing],
-                received=[next(views_in[part.everyone, part.peer]) for part in trade.incoming],
-                arrival=arrival if name == names[0] else None,
-                departure=departure if name == names[-1] else None,
-            )
-        self.buckets.append(bucket)
-        self.buffer_bytes += sum(whole.nbytes for whole, _ in (*flat_out.values(), *flat_in.values()))
 
 
 class Exchanges:

@@ -29,6 +29,7 @@ DISPLACED = Evaluation(Phase.DISPLACED, publish=True)
 EXACT = 1e-12
 SIZES = [(16, 12), (12, 16), (27, 13), (19, 33), (259, 5), (6, 258)]  # rows and columns, even and odd, few and many
 COUNTS = [2, 3, 4]
+SIDE_BY_SIDE = ", keys and values side by side"
 
 
 def _layer(kind: str) -> Any:
@@ -54,7 +55,7 @@ def _layer(kind: str) -> Any:
             norm_num_groups=2,
             use_linear_projection=projection == "linear",
         )
-    network = nn.ModuleList([layers[kind]()]).double().requires_grad_(False)
+    network = nn.ModuleList([layers[kind.removesuffix(SIDE_BY_SIDE)]()]).double().requires_grad_(False)
     for parameter in network.parameters():
         parameter.copy_(torch.randn(parameter.shape, dtype=torch.float64) * 0.5)
     return network
@@ -69,7 +70,7 @@ def _apply(kind: str, layer: Any, x_BCHW: Tensor) -> Tensor:
     if kind.startswith("transformer"):
         [out] = layer(x_BCHW, return_dict=False)
         return out
-    if kind != "attention":
+    if kind.removesuffix(SIDE_BY_SIDE) != "attention":
         out = layer(x_BCHW)
         return out
     out = layer(x_BCHW.flatten(2).transpose(1, 2))
@@ -83,6 +84,7 @@ def _run(kind: str, height: int, width: int, mode: NormMode, plan: list[tuple[in
     if kind.startswith("transformer"):
         patches = replace(patches, balance=TokenBalance(rows_share=0.0, most_work=1.0))
     context = Context(mesh.patch, patches, Exchange(mesh.patch, shares=(0.5, 0.5)), norm_mode=mode)
+    context.side_by_side = kind.endswith(SIDE_BY_SIDE)
     network = _layer(kind)
     layers = SplitLayers(network, context, lambda _: 0)
     outputs = []
@@ -107,6 +109,7 @@ def _joined(answers: list[list[Tensor]], step: int, height: int, width: int) -> 
 
 KINDS = ["conv3", "conv3 stride 2", "conv1", "norm", "norm without weights", "attention", "vae attention"]
 KINDS += ["transformer, linear", "transformer, convolution"]  # of self-attention alone, tokens shared evenly
+KINDS += [kind + SIDE_BY_SIDE for kind in ("attention", "vae attention", "transformer, linear")]
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -122,7 +125,7 @@ def test_waiting_or_with_unchanged_input_a_split_layer_is_the_whole_layer(
         assert relative(_joined(answers, step, height, width), wanted) < EXACT
 
 
-@pytest.mark.parametrize("kind", ["conv3", "conv3 stride 2", "attention"])
+@pytest.mark.parametrize("kind", ["conv3", "conv3 stride 2", "attention", "attention" + SIDE_BY_SIDE])
 def test_a_displaced_layer_sees_its_own_input_now_and_the_others_before(ranks: GetRanks, kind: str) -> None:
     height, width = 16, 12
     answers = ranks(2).run(_run, kind, height, width, NormMode.CORRECTED, [(1, LAST_WAITING), (2, DISPLACED)])

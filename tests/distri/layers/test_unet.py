@@ -98,6 +98,35 @@ def test_a_displaced_evaluation_of_new_input_is_near_but_not_exact(ranks: GetRan
     assert second < first
 
 
+def _side_by_side(batch: int) -> list[tuple[Tensor, Tensor, int, int]]:
+    """This rank's part and the bytes of buffers in each phase, keys and values joined and side by side."""
+    mesh = on_ranks.mesh()
+    joined, beside = SplitUNet(networks.unet()), SplitUNet(networks.unet())
+    beside._context.side_by_side = True
+    answers = []
+    for height, width in ((27, 20), (16, 41)):
+        for unet in (joined, beside):
+            unet.begin(_conditions(batch), mesh.patch, height, width)
+        for change, evaluation in enumerate((EXACT, LAST_WAITING, DISPLACED, DISPLACED, LAST_WAITING, DISPLACED)):
+            latent = _latent(change, batch, height, width)
+            parts = [unet(latent, TIME, evaluation).clone() for unet in (joined, beside)]
+            buffers = [unet._context.exchange.buffer_bytes for unet in (joined, beside)]
+            answers.append((parts[0], parts[1], buffers[0], buffers[1]))
+    for unet in (joined, beside):
+        unet.remove()
+    return answers
+
+
+@pytest.mark.parametrize(("count", "batch"), [(2, 1), (3, 2)])
+@torch.no_grad()
+def test_keys_and_values_side_by_side_give_the_same_in_every_phase(ranks: GetRanks, count: int, batch: int) -> None:
+    """Sites of equal tokens share a buffer, and a message a peer, which leaves from where it is read."""
+    for answers in ranks(count).run(_side_by_side, batch):
+        for wanted, found, buffers, beside in answers:
+            assert relative(found, wanted) < 1e-12
+            assert beside <= buffers
+
+
 def test_buffers_are_made_once_per_shape_and_dropped_when_long_unused(ranks: GetRanks) -> None:
     def phases(height: int) -> list[Step]:
         return [(1, height, 16, 0, phase) for phase in (EXACT, LAST_WAITING, DISPLACED)]
