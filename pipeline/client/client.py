@@ -136,6 +136,8 @@ class Client:
         deployment = ledger.deployment()
         source = open_source(prompts, input_format=input_format, bucket=self._connection.artifacts)
         found, estimator = Validation(source.name), Estimator(deployment, ledger.speeds.all())
+        if skip_invalid:
+            found.most_invalid = deployment.max_rows
         for row in resolved_rows(source, checked_options(picture), deployment, found, batch_seed=0):
             estimator.add(row)
         found.raise_if_refused(skip_invalid=skip_invalid)

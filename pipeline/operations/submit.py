@@ -118,6 +118,8 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
     source = open_source(submission.prompts, input_format=submission.input_format, bucket=artifacts)
     row_filter = submission.row_filter
     validation = Validation(source.name)
+    if submission.skip_invalid:
+        validation.most_invalid = deployment.max_rows
     digest = hashlib.sha256()
     with spool() as rows, spool() as refused:
         validation.sink = lambda error: _append(refused, RefusedLine.of(error).model_dump_json().encode())

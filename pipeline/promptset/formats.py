@@ -11,12 +11,14 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any, get_args
 
-from pipeline.errors import RowError
+from pipeline.errors import RequestError, RowError
 from pipeline.promptset.aliases import ALIASES, nearest
 from pipeline.promptset.kinds import plain_type
 from pipeline.promptset.row import Row, Text
 
 MAX_LINE_BYTES = 1_000_000
+MAX_FIELDS = 1_000  # of an object, or columns of a table
+MAX_EMPTY_LINES = 1 << 20  # as many as a spreadsheet has lines
 _LONE_RETURNS = "carriage returns without line feeds found; lines that end in LF or CRLF wanted"
 
 Item = Mapping[str, Any] | Row | RowError
@@ -30,12 +32,29 @@ class InputFormat(StrEnum):
     TXT = "txt"
 
 
-def rows_in(file: io.BufferedIOBase, kind: InputFormat) -> Iterator[tuple[int, Item]]:
-    """The rows of a prompt set, each with the number of its line."""
-    lines = _lines(file)
+def rows_in(file: io.BufferedIOBase, kind: InputFormat, name: str) -> Iterator[tuple[int, Item]]:
+    """The rows of a prompt set, each with the number of its line. Raises RequestError for empty lines without end."""
+    lines, empty = _lines(file), _EmptyLines(name)
     if kind is InputFormat.CSV:
-        return _csv(lines)
-    return _each(lines, _json_row if kind is InputFormat.JSONL else _text_row)
+        return _csv(lines, empty)
+    return _each(lines, _json_row if kind is InputFormat.JSONL else _text_row, empty)
+
+
+class _EmptyLines:
+    """Counts the lines that hold no row."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.count = name, 0
+
+    def add(self) -> bool:
+        """Count one; False. Raises RequestError if it is one too many."""
+        self.count += 1
+        if self.count > MAX_EMPTY_LINES:
+            raise RequestError(
+                f"{self.name}: more than {MAX_EMPTY_LINES:,} lines without a row found; a prompt set without them "
+                "wanted"
+            )
+        return False
 
 
 def _lines(file: io.BufferedIOBase) -> Iterator[tuple[int, str | RowError]]:
@@ -54,12 +73,14 @@ def _lines(file: io.BufferedIOBase) -> Iterator[tuple[int, str | RowError]]:
             yield number, RowError(number, None, f"not UTF-8 at byte {error.start + 1}")
 
 
-def _each(lines: Iterator[tuple[int, str | RowError]], row: Any) -> Iterator[tuple[int, Item]]:
+def _each(lines: Iterator[tuple[int, str | RowError]], row: Any, empty: _EmptyLines) -> Iterator[tuple[int, Item]]:
     for number, line in lines:
         if isinstance(line, RowError):
             yield number, line
         elif line.strip():
             yield number, row(number, line)
+        else:
+            empty.add()
 
 
 def _text_row(number: int, line: str) -> Item:
@@ -72,14 +93,27 @@ def _json_row(number: int, line: str) -> Item:
         value = _STRICT.decode(line.rstrip())
     except json.JSONDecodeError as error:
         return RowError(number, None, f"broken JSON at column {error.colno}: {error.msg}")
-    except (ValueError, RecursionError) as error:
+    except _TooMuch as error:
+        return RowError(number, None, str(error))
+    except RecursionError:
+        return RowError(number, None, _TOO_DEEP)
+    except ValueError as error:
         return RowError(number, None, f"broken JSON: {error}")
     if not isinstance(value, dict):
         return RowError(number, None, f"{type(value).__name__} found; a JSON object wanted")
     return value
 
 
+_TOO_DEEP = "broken JSON: brackets within brackets without end found; a flat object wanted"
+
+
+class _TooMuch(ValueError):
+    """An object that is none of ours, however well it is written."""
+
+
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_FIELDS:
+        raise _TooMuch(f"an object of {len(pairs):,} fields found; at most {MAX_FIELDS:,} wanted")
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -105,8 +139,8 @@ EMPTY_TEXT, NULL = '""', "null"
 _DELIMITERS = ",;\t"
 
 
-def _csv(lines: Iterator[tuple[int, str | RowError]]) -> Iterator[tuple[int, Item]]:
-    first = next(((number, line) for number, line in lines if isinstance(line, RowError) or line.strip()), None)
+def _csv(lines: Iterator[tuple[int, str | RowError]], empty: _EmptyLines) -> Iterator[tuple[int, Item]]:
+    first = next((one for one in lines if isinstance(one[1], RowError) or one[1].strip() or empty.add()), None)
     if first is None:
         return
     number, header = first
@@ -114,6 +148,9 @@ def _csv(lines: Iterator[tuple[int, str | RowError]]) -> Iterator[tuple[int, Ite
         yield number, header
         return
     delimiter = max(_DELIMITERS, key=header.count)
+    if (columns_found := header.count(delimiter) + 1) > MAX_FIELDS:
+        yield number, RowError(number, None, f"{columns_found:,} columns found; at most {MAX_FIELDS:,} wanted")
+        return
     try:
         columns = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
     except csv.Error as broken:
@@ -127,7 +164,7 @@ def _csv(lines: Iterator[tuple[int, str | RowError]]) -> Iterator[tuple[int, Ite
     feed = _Feed(lines, number)
     reader = csv.reader(feed, delimiter=delimiter, strict=True)
     while True:
-        start = feed.number + 1
+        start = feed.begin_record()
         try:
             cells = next(reader)
         except StopIteration:
@@ -142,6 +179,8 @@ def _csv(lines: Iterator[tuple[int, str | RowError]]) -> Iterator[tuple[int, Ite
             continue
         if any(cell.strip() for cell in cells):
             yield start, _csv_row(start, columns, cells)
+        else:
+            empty.add()
 
 
 class _Feed:
@@ -151,6 +190,12 @@ class _Feed:
         self._lines = lines
         self.number = number
         self.refused: RowError | None = None
+        self._characters = 0
+
+    def begin_record(self) -> int:
+        """The number of the line at which a record begins now."""
+        self._characters = 0
+        return self.number + 1
 
     def __iter__(self) -> _Feed:
         return self
@@ -160,6 +205,9 @@ class _Feed:
         if isinstance(line, RowError):
             self.refused = line
             raise csv.Error(line.message)
+        self._characters += len(line)
+        if self._characters > MAX_LINE_BYTES:
+            raise csv.Error(f"a row of more than {MAX_LINE_BYTES:,} characters, over several lines")
         return line
 
 

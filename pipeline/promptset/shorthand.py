@@ -24,6 +24,8 @@ from pipeline.promptset.samplers import scheduler_of
 _PAIR = re.compile(r"\s*(\d{1,6})\s*[x×,*]\s*(\d{1,6})\s*", re.IGNORECASE)  # noqa: RUF001  # users write the sign too
 _ASPECT = re.compile(r"\s*(\d{1,5}(?:\.\d{1,4})?)\s*[:/x]\s*(\d{1,5}(?:\.\d{1,4})?)\s*", re.IGNORECASE)
 MOST_EXTREME_ASPECT = 64
+MAX_CHARACTERS = 10_000
+_MOST_LORAS = 100  # that are looked at
 
 
 def pair(value: object, form: str = "1024x1536, or [1024, 1536]") -> tuple[int, int]:
@@ -77,8 +79,8 @@ def loras(value: object) -> object:
     value = _unpacked(value)
     if isinstance(value, str):
         value = [part for part in value.split(",") if part.strip()]
-    if not isinstance(value, Sequence):
-        return value
+    if not isinstance(value, Sequence) or len(value) > _MOST_LORAS:
+        return value  # the field refuses it
     return [_lora(one) if isinstance(one, str) else one for one in value]
 
 
@@ -126,6 +128,8 @@ def _value(text: str) -> bool | int | float | str:
 
 
 def _unpacked(value: object) -> object:
+    if isinstance(value, str) and len(value) > MAX_CHARACTERS:
+        raise ValueError(f"{len(value):,} characters found; at most {MAX_CHARACTERS:,} wanted")
     if not (isinstance(value, str) and value.lstrip()[:1] in ("{", "[")):
         return value
     try:

@@ -28,6 +28,10 @@ _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # behind 0x50 to 0x5f: a frame that is passed over
 # Four bytes of zstd can stand for 128 KiB, so a chunk for 2 MiB.
 _ZSTD_CHUNK_BYTES = 64
+_BUFFER_BYTES = 1 << 18
+# A prompt set compresses to a tenth or a twentieth. What swells more is equal rows, and few bytes, or no prompt set.
+MAX_RATIO, MAX_FREE_BYTES = 200, 256 << 20
+MAX_CONTENT_BYTES = 64 << 30
 _SUFFIXES = {
     ".jsonl": InputFormat.JSONL,
     ".ndjson": InputFormat.JSONL,
@@ -124,20 +128,59 @@ def _read(file: IO[bytes] | io.RawIOBase, kind: InputFormat, name: str) -> Itera
     # Wrapped again, a file that can already be peeked into would be closed without a word by whoever frees the wrapper.
     peekable = file if isinstance(file, io.BufferedReader) else io.BufferedReader(cast(io.RawIOBase, file))
     with _as_request_errors(name):
-        yield from rows_in(_plain(peekable), kind)
+        yield from rows_in(io.BufferedReader(_Bounded(peekable, name), _BUFFER_BYTES), kind, name)
 
 
-def _plain(file: io.BufferedReader) -> io.BufferedIOBase:
-    """The file's content, decompressed as it is read. Several compressed members one behind the other are one file."""
-    magic = file.peek(4)[:4]
-    if magic.startswith(_GZIP):
-        return gzip.GzipFile(fileobj=file)
-    if magic == _ZSTD or (magic[1:] == _ZSTD_SKIPPABLE and magic[0] >> 4 == 5):
-        return io.BufferedReader(_Chunks(_zstd(file)))
-    return file
+class _Bounded(io.RawIOBase):
+    """A file's content, decompressed as it is read, as long as it does not swell out of all proportion.
+
+    Several compressed members one behind the other are one file. Raises RequestError.
+    """
+
+    def __init__(self, file: io.BufferedReader, name: str) -> None:
+        self._packed, self._name, self._bytes = _Counted(file), name, 0
+        magic = file.peek(4)[:4]
+        self._compressed = True
+        if magic.startswith(_GZIP):
+            self._content: io.BufferedIOBase = gzip.GzipFile(fileobj=cast(io.BufferedReader, self._packed))
+        elif magic == _ZSTD or (magic[1:] == _ZSTD_SKIPPABLE and magic[0] >> 4 == 5):
+            self._content = io.BufferedReader(_Chunks(_zstd(self._packed)))
+        else:
+            self._content, self._compressed = file, False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._content.readinto1(buffer)
+        self._bytes += count
+        if self._compressed and self._bytes > MAX_FREE_BYTES + MAX_RATIO * self._packed.bytes:
+            raise RequestError(
+                f"{self._name}: {self._bytes:,} bytes found in {self._packed.bytes:,} compressed ones; beyond "
+                f"{MAX_FREE_BYTES >> 20} MiB at most {MAX_RATIO} times as many wanted. If it is a prompt set all the "
+                "same, give it uncompressed"
+            )
+        if self._bytes > MAX_CONTENT_BYTES:
+            raise RequestError(
+                f"{self._name}: more than {MAX_CONTENT_BYTES >> 30} GiB found, more than the rows of any batch; split "
+                "it into several batches"
+            )
+        return count
 
 
-def _zstd(file: IO[bytes]) -> Iterator[bytes]:
+class _Counted:
+    """A file to read from, which counts."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.bytes = file, 0
+
+    def read(self, size: int = -1) -> bytes:
+        chunk = self._file.read(size)
+        self.bytes += len(chunk)
+        return chunk
+
+
+def _zstd(file: _Counted) -> Iterator[bytes]:
     """The content of zstd frames. Raises EOFError if the last is not whole, which zstandard's reader does not."""
     decompressor = zstandard.ZstdDecompressor()
     frame = None

@@ -21,6 +21,11 @@ from pipeline.promptset.shorthand import shortened
 from pipeline.promptset.source import Source
 
 SHOWN_ERRORS = 50
+# After so many invalid rows no more is read. Where they are left out, it is after as many as there may be rows.
+MAX_INVALID_ROWS = 10_000
+# A name that was meant is looked for in so many invalid rows: it takes longer than all else.
+_HINTED_ROWS = 1_000
+MAX_ERRORS_OF_ROW = 20
 
 # Fields whose values are client material: messages about them never repeat what was found.
 _PRIVATE = frozenset({"prompt", "prompt_2", "negative_prompt", "negative_prompt_2", "metadata", "body"})
@@ -38,6 +43,7 @@ class Validation:
     unwanted: int = 0
     errors: list[RowError] = field(default_factory=list)
     sink: Callable[[RowError], object] | None = None
+    most_invalid: int = MAX_INVALID_ROWS
 
     def refuse(self, *errors: RowError) -> None:
         """Note what is wrong with one row; the first few errors are kept, all are counted and given to the sink."""
@@ -91,7 +97,8 @@ def resolved_rows(
                 errors, resolved = [RowError(line, "custom_id", message)], None
         if errors:
             validation.refuse(*errors)
-            if validation.invalid_rows > deployment.max_rows:  # and so many lines for invalid.jsonl
+            # Each is a line of invalid.jsonl.
+            if validation.invalid_rows > min(validation.most_invalid, deployment.max_rows):
                 raise PromptSetError(source.name, validation.errors, validation.invalid)
         if resolved is not None and wanted is not None and not wanted(resolved):
             validation.unwanted += 1
@@ -121,7 +128,7 @@ def _resolved(
     try:
         row = item if isinstance(item, Row) else Row.model_validate(item)
     except ValidationError:
-        return fields_errors(line, item, Row), None
+        return fields_errors(line, item, Row, hints=validation.invalid_rows < _HINTED_ROWS), None
     try:
         return [], resolve(
             row,
@@ -137,8 +144,11 @@ def _resolved(
         return [RowError(line, name, message)], None
 
 
-def fields_errors(line: int, item: Any, kind: type[Options]) -> list[RowError]:
-    """Everything that is wrong with a row, or with what holds for all rows; empty if nothing is."""
+def fields_errors(line: int, item: Any, kind: type[Options], *, hints: bool = True) -> list[RowError]:
+    """What is wrong with a row, or with what holds for all rows, as far as a row can bear; empty if nothing is.
+
+    `hints` say for a field that nobody knows which one may be meant.
+    """
     fields, problems = resolve_aliases(item, kind.model_fields.keys())
     errors = [RowError(line, _harmless(name), message) for name, message in problems.items()]
     if not fields and problems:  # an envelope without a body
@@ -151,19 +161,22 @@ def fields_errors(line: int, item: Any, kind: type[Options]) -> list[RowError]:
             if isinstance(cause, BadFields):
                 errors += [RowError(line, name, message) for name, message in cause.problems.items()]
             else:
-                errors.append(_row_error(line, problem, kind))
+                errors.append(_row_error(line, problem, kind, hints=hints))
+            if len(errors) > 4 * MAX_ERRORS_OF_ROW:
+                break
     # a metadata value gives one error for each type that it might have been
-    return list(dict.fromkeys(errors))
+    return list(dict.fromkeys(errors))[:MAX_ERRORS_OF_ROW]
 
 
-def _row_error(line: int, problem: Any, kind: type[Options]) -> RowError:
+def _row_error(line: int, problem: Any, kind: type[Options], *, hints: bool) -> RowError:
     """One of pydantic's errors in our words: the field, what was found, what was wanted."""
     of_metadata = problem["loc"][:1] == ("metadata",) and len(problem["loc"]) > 1
     parts = problem["loc"][:2] if of_metadata else problem["loc"]
     name = _harmless(".".join(str(part) for part in parts)) or None
     if problem["type"] == "extra_forbidden":
         inside = len(problem["loc"]) > 1
-        return RowError(line, name, "unknown" if inside else f"unknown field; {nearest(str(name), kind.model_fields)}")
+        hint = "" if inside else f" field; {nearest(str(name), kind.model_fields)}" if hints else " field"
+        return RowError(line, name, f"unknown{hint}")
     if of_metadata:
         return RowError(line, name, "a text, a number, true, false or null wanted")
     if problem["type"] == "missing":
