@@ -42,6 +42,7 @@ PARTS = ("node", "control-1", "control-2", "beat-1", "beat-2", "render-1", "rend
 AT_A_TIME = 3  # batches
 COPY_EVERY_S, COPIES = 5.0, 12  # of Redis' file: what it may be rolled back to, up to a minute
 HIDDEN_S = 15.0
+REPAIR_S = 300.0
 LATEST = 4  # batches that harm is done to the objects of
 
 
@@ -54,6 +55,7 @@ class Soak:
         self._sizes = random.Random(seed)  # of its own: how many batches there are depends on the machine
         self.batches: list[Batch] = []
         self.cancelled: set[str] = set()
+        self.repaired = 0
         self.failed: set[str] = set()  # their rows were deleted
         self.done: Counter[str] = Counter()
         self._later: list[tuple[float, Callable[[], object]]] = []
@@ -93,6 +95,13 @@ class Soak:
         return found
 
     def _ends_well(self, batch: Batch) -> None:
+        batch.wait(timeout_s=END_S)
+        if not (found := batch.verify(repair=True, deep=True)).ok:
+            # What harm did to the objects of a batch after its end nobody notices before they are asked for.
+            kinds = [one.kind.value for one in found.discrepancies]
+            print(f"          {batch.id} is repaired: {', '.join(kinds)}", flush=True)
+            self.repaired += 1
+            until(f"{batch.id} is repaired", lambda: self._is_whole(batch), REPAIR_S)
         status = batch.wait(timeout_s=END_S)
         if status.state is BatchState.FAILED and batch.id in self.objects.lost_rows:
             assert status.reason, f"{batch.id} failed without a reason"
@@ -105,6 +114,12 @@ class Soak:
         ends_well(self.deployment, batch, state, failed=None, harmed=self.objects.harmed)
         codes = {failure.code for failure in batch.errors()}
         assert codes <= {FailureCode.POISON, FailureCode.CANCELLED}, f"{batch.id}: {codes}"
+
+    def _is_whole(self, batch: Batch) -> bool:
+        if not batch.status().finished:
+            return False
+        found = batch.verify(repair=True, deep=True)
+        return found.ok or (batch.status().state is BatchState.FAILED and batch.id in self.objects.lost_rows)
 
     def _tend(self) -> None:
         """Start again who ended, as a supervisor does, and end what was to last only so long."""
@@ -303,6 +318,7 @@ def soaked(folder: Path, minutes: float, seed: int) -> dict[str, object]:
         "images": images,
         "committed": committed,
         "isolated": isolated,
+        "repaired_batches": soak.repaired,
         "failed_batches": len(soak.failed),
         "most_forgotten_s": round(soak.forgotten_s),
         "objects_harmed": soak.objects.harmed.total(),
