@@ -110,6 +110,7 @@ class Batches:
             images=record.manifest.images,
             created_ms=int(record.manifest.created_at.timestamp() * 1000),
             incarnation=record.manifest.incarnation,
+            cut_into="" if record.jobs is None else record.jobs,
             jobs="" if assumed.jobs is None else assumed.jobs,
             reopened="" if assumed.reopened is None else assumed.reopened,
             ended=int(assumed.ended),

@@ -8,7 +8,7 @@ them (server/acl.py). What Celery keeps stands in pipeline/deployment/broker_key
 | `deployment` | string | what this deployment renders (JSON), announced by its controller |
 | `batches` | zset | batch ids by time of creation, for lists |
 | `open` | set | ids of batches that are not final, or are being purged: what the tick looks at |
-| `batch:<id>` | hash | `record` (JSON), `state`, `revision`, `incarnation` |
+| `batch:<id>` | hash | `record` (JSON), `state`, `revision`, `incarnation`; `cut_into` jobs at revision `cut_at` |
 | `batch:<id>:counts` | hash | `image.<state>` and `job.<state>`: always the sum of the states |
 | `batch:<id>:images` | string | four bits an image: its state's code |
 | `batch:<id>:jobs` | zset | refs of jobs that are not final, score = index |

@@ -5,8 +5,13 @@
 -- job as its writer read it, else how many jobs of the batch are not final.
 local ref, batch, expected, fence, state, record, place, delay_ms, tenant, score, index, attempt, token, incarnation,
   cut_into = unpack(ARGV)
--- How many jobs the batch's record has, as text; '' before it is cut.
+-- How many jobs the batch's record has, as text; '' before it is cut. The field beside the record is of the revision that
+-- it names: an earlier version writes records without it.
 local function jobs_of(id)
+  local found = redis.call('HMGET', keys.batch(id), 'revision', 'cut_at', 'cut_into')
+  if found[2] and found[2] == found[1] then
+    return found[3]
+  end
   local jobs = cjson.decode(redis.call('HGET', keys.batch(id), 'record')).jobs
   return jobs and jobs ~= cjson.null and string.format('%.0f', jobs) or ''
 end

@@ -65,6 +65,17 @@ def test_a_number_of_jobs_in_the_defaults_of_a_batch_is_not_its_own(ledger: Ledg
     assert ledger.jobs.create(job_record())
 
 
+def test_how_many_jobs_a_batch_has_is_read_from_its_record_where_an_earlier_version_wrote_it(ledger: Ledger) -> None:
+    ledger.batches.create(batch_record())
+    _let_run(ledger)
+    key = ledger.store.keys.batch("b")
+    ledger.store.redis.hincrby(key, "revision", 1)  # as a write that does not know the field beside it
+    ledger.store.redis.hset(key, "cut_into", "")
+    with pytest.raises(StaleWrite):
+        ledger.jobs.create(job_record())
+    assert ledger.jobs.create(job_record(), cut_into=2)
+
+
 def test_images_of_a_batch_that_the_ledger_has_forgotten_do_not_move(ledger: Ledger, bench: Bench) -> None:
     ledger.batches.create(batch_record())
     bench.job()
