@@ -55,7 +55,10 @@ def _shares(pixels_R: tuple[int, ...], dtype: torch.dtype, device: torch.device)
     """Each rank's share of the image; kept, since making a tensor from numbers takes as long as the merging."""
     with torch.inference_mode(False):
         shares = [pixels / sum(pixels_R) for pixels in pixels_R]
-        return torch.tensor(shares, dtype=dtype, device=device)[:, None, None]
+        on_host = torch.tensor(shares, dtype=dtype)
+        if device.type == "cuda":  # from other memory the program would wait for the copy
+            on_host = on_host.pin_memory()
+        return on_host.to(device, non_blocking=True)[:, None, None]
 
 
 def corrected_moments(stale_2BG: Tensor, own_stale_2BG: Tensor, own_2BG: Tensor, fallback_2BG: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import diffusers
 import torch
 from torch import Tensor
 
+from distri.model.host_numbers import HostNumbers, upload
 from distri.ranks.errors import UnknownScheduler
 
 # They read the settings of any SDXL model, which diffusers does not say of them; the first two want weights (a LoRA,
@@ -87,6 +89,8 @@ class SchedulerRecipe:
 class Steps:
     """One image's walk through its timesteps, or through the last share of them.
 
+    The scheduler's tables and timesteps are on the CPU wherever the latent is, and no step waits for the device.
+
     Args:
         scheduler: new; becomes this walk's own.
         steps: as asked for; a scheduler with two evaluations a step has about twice as many timesteps.
@@ -104,8 +108,8 @@ class Steps:
         *,
         strength: float = 1.0,
     ) -> None:
-        self._scheduler = scheduler
-        scheduler.set_timesteps(steps, device=device)
+        self._scheduler, self._device = scheduler, device
+        scheduler.set_timesteps(steps, device="cpu")
         # As diffusers' image-to-image pipelines count: whole steps, each of `order` timesteps.
         left_out = steps - min(max(1, int(steps * strength)), steps)
         first = left_out * scheduler.order
@@ -118,22 +122,35 @@ class Steps:
 
     @property
     def timesteps(self) -> Tensor:
-        """One per evaluation."""
+        """One per evaluation, on the CPU."""
         return self._timesteps
+
+    def timesteps_on_device(self) -> Tensor:
+        """The same where the latent is, for the network."""
+        return self._timesteps if self._device.type == "cpu" else upload(self._timesteps, self._device)
 
     def begin(self, latent: Tensor | None, noise: Tensor) -> Tensor:
         """What the walk begins with: unit noise as this scheduler scales it, or noise added to a latent."""
         if latent is None:
             return noise * torch.as_tensor(self._scheduler.init_noise_sigma)
-        return torch.as_tensor(self._scheduler.add_noise(latent, noise, self._timesteps[:1]))
+        tables = {name: value for name, value in vars(self._scheduler).items() if isinstance(value, Tensor)}
+        with self._host_numbers():
+            begun = torch.as_tensor(self._scheduler.add_noise(latent, noise, self._timesteps[:1]))
+        vars(self._scheduler).update(tables)  # some bring them to the latent for good
+        return begun
 
     def scaled(self, latent: Tensor, timestep: Tensor) -> Tensor:
-        """The latent as the network wants it."""
-        return torch.as_tensor(self._scheduler.scale_model_input(latent, timestep))
+        """The latent as the network wants it; `timestep` is one of `timesteps`."""
+        with self._host_numbers():
+            return torch.as_tensor(self._scheduler.scale_model_input(latent, timestep))
 
     def step(self, noise: Tensor, timestep: Tensor, latent: Tensor) -> Tensor:
         """The next latent; call it once per timestep, in order."""
-        return torch.as_tensor(self._scheduler.step(noise, timestep, latent, **self._extra, return_dict=False)[0])
+        with self._host_numbers():
+            return torch.as_tensor(self._scheduler.step(noise, timestep, latent, **self._extra, return_dict=False)[0])
+
+    def _host_numbers(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._device.type == "cpu" else HostNumbers()
 
 
 class BatchSteps:
@@ -151,8 +168,12 @@ class BatchSteps:
 
     @property
     def timesteps(self) -> Tensor:
-        """One per evaluation, the same for all images."""
+        """One per evaluation, the same for all images, on the CPU."""
         return self._walks[0].timesteps
+
+    def timesteps_on_device(self) -> Tensor:
+        """The same where the latents are, for the network."""
+        return self._walks[0].timesteps_on_device()
 
     def scaled(self, latent_BCHW: Tensor, timestep: Tensor) -> Tensor:
         """The latents as the network wants them."""

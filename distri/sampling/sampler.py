@@ -95,6 +95,8 @@ def denoise(
         control: asked on the leader only, before every evaluation; its answer holds for the replica.
 
     Communication: one number from the leader and one gather of the noise prediction per evaluation; the UNet's own.
+    Between the first and the last evaluation the program reads nothing from a GPU and waits for it only when two
+    evaluations ahead.
 
     Raises:
         Stopped: the leader decided to stop; on all ranks.
@@ -102,8 +104,9 @@ def denoise(
         TooManyRanks: on all ranks, before any communication.
     """
     predictor = _Predictor(unet, mesh, latent_BCHW.shape, denoising, options)
-    steps, timesteps = denoising.steps, denoising.steps.timesteps
-    phases = Phases(options.schedule, len(timesteps), split=predictor.ranks > 1 and not options.low_memory)
+    steps, timesteps, on_device = denoising.steps, denoising.steps.timesteps, denoising.steps.timesteps_on_device()
+    split = predictor.ranks > 1 and not options.low_memory
+    phases = Phases(options.schedule, len(timesteps), split=split, lag=int(mesh.device.type == "cuda"))
     count = {Phase.SYNCHRONOUS: 0, Phase.DISPLACED: 0}
     try:
         for index, timestep in enumerate(timesteps):
@@ -113,7 +116,7 @@ def denoise(
             count[evaluation.phase] += 1
             with mesh.progress.evaluation(f"evaluation {index + 1} of {len(timesteps)}"):
                 scaled_BCHW = steps.scaled(latent_BCHW, timestep)  # by idle ranks too: schedulers count
-                prediction_BCHW = predictor.predict(scaled_BCHW.to(unet.unet.dtype), timestep, evaluation)
+                prediction_BCHW = predictor.predict(scaled_BCHW.to(unet.unet.dtype), on_device[index], evaluation)
                 phases.note(prediction_BCHW)
                 latent_BCHW = steps.step(prediction_BCHW, timestep, latent_BCHW).float()
     except (Stopped, LeaderFailed):

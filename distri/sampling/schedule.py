@@ -1,7 +1,11 @@
 """Which evaluations of an image wait for the other ranks."""
 
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from distri.ranks.phase import Evaluation, Phase
@@ -15,7 +19,8 @@ class Schedule:
         warmup: how many do before displaced ones begin; None means all.
         resync: drift of the noise prediction above which one more waits; None means never. Drift is the norm of the
             change since the evaluation before, relative to the norm then. It is known when an evaluation has ended,
-            while the one after has to know whether to send for its successor: so the resync comes one evaluation late.
+            while the one after has to know whether to send for its successor: so the resync comes one evaluation late,
+            and on a GPU, from which the drift is read when another evaluation has been given to it, two.
     """
 
     warmup: int | None
@@ -33,13 +38,16 @@ class Phases:
         schedule: which evaluations wait.
         total: how many evaluations the pass has.
         split: whether ranks share the latent and keep each other's activations; else all evaluations are synchronous.
+        lag: how many evaluations later the drift after one is read: 0 where it is known at once.
     """
 
-    def __init__(self, schedule: Schedule, total: int, *, split: bool) -> None:
+    def __init__(self, schedule: Schedule, total: int, *, split: bool, lag: int = 0) -> None:
         self._schedule = schedule
         self._total = total
         self._warmup = schedule.warmup if split else None
         self._resync_at = -1
+        self._lag = lag
+        self._drifts: deque[Callable[[], float]] = deque()
         self._drift: float | None = None
         self._before: Tensor | None = None
 
@@ -61,9 +69,27 @@ class Phases:
         """Measure the drift of the whole noise prediction, where a resync depends on it."""
         if self._schedule.resync is None:
             return
-        before = self._before
-        self._drift = None if before is None else float((prediction_BCHW - before).norm() / before.norm())
-        self._before = prediction_BCHW
+        before, self._before = self._before, prediction_BCHW
+        if before is not None:
+            self._drifts.append(_read_later((prediction_BCHW - before).norm() / before.norm()))
+        if len(self._drifts) > self._lag:
+            self._drift = self._drifts.popleft()()
+
+
+def _read_later(number: Tensor) -> Callable[[], float]:
+    """What reads a number; from a GPU it is on its way at once, so that whoever reads it waits for it alone."""
+    if number.device.type != "cuda":
+        return number.item
+    on_host = torch.empty((), dtype=number.dtype, pin_memory=True)
+    on_host.copy_(number, non_blocking=True)
+    arrived: Any = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    arrived.record()
+
+    def read() -> float:
+        arrived.synchronize()
+        return float(on_host)
+
+    return read
 
 
 def phase_of(index: int, total: int, warmup: int | None, resync_at: int = -1) -> Evaluation:
