@@ -32,7 +32,8 @@ from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
 
-AT_A_TIME = 8  # batches that are asked for in the bucket
+AT_A_TIME = 8  # batches whose end is asked for in the bucket
+RECONCILED_AT_A_TIME = 4
 # A batch that another process works on is asked for again so often.
 TRIES, PAUSE_S = 10, 1.0
 # Batches that were accepted this long before the ledger was last in order are sure to be in it.
@@ -50,10 +51,11 @@ def verify_ledger(context: Context) -> None:
         if not mine or standing is None or not standing.doubt:
             return
         began, done = time.monotonic(), Counter[str]()
-        for batch_id in _suspects(context, standing.good_at):
+        suspects = _suspects(context, standing.good_at)
+        for result in in_order(lambda one: _reconciled(context, one), suspects, at_a_time=RECONCILED_AT_A_TIME):
             if context.stopping.is_set():
                 return
-            done[_reconciled(context, batch_id)] += 1
+            done[result] += 1
         done["schedules"] = reconcile_schedules(context)
         if confirm(context, standing.generation.token, server):
             seconds = round(time.monotonic() - began, 1)
