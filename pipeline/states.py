@@ -57,7 +57,8 @@ _ATTEMPT_ENDS = frozenset({_J.RETRYING, _J.SUCCEEDED, _J.FAILED, _J.CANCELLED})
 # A slow poller may see a pod for the first time when it has already ended, so every state of a live attempt leads
 # to every later one. None leads backwards, except that a pod which lost its node may be pending again in its Job.
 JOB_MOVES: Mapping[JobState, frozenset[JobState]] = {
-    _J.QUEUED: frozenset({_J.LAUNCHING, _J.FAILED, _J.CANCELLED}),
+    # Retrying without an attempt: what it needs for the first one is away.
+    _J.QUEUED: frozenset({_J.LAUNCHING, _J.RETRYING, _J.FAILED, _J.CANCELLED}),
     _J.LAUNCHING: frozenset({_J.WAITING_QUOTA, _J.PENDING, _J.RUNNING}) | _ATTEMPT_ENDS,
     _J.WAITING_QUOTA: frozenset({_J.PENDING, _J.RUNNING}) | _ATTEMPT_ENDS,
     _J.PENDING: frozenset({_J.WAITING_QUOTA, _J.RUNNING}) | _ATTEMPT_ENDS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 
 import structlog
 from celery import Celery
@@ -32,6 +32,7 @@ from tasks.control.reconcile import reconcile
 from tasks.control.reopen import reopen
 from tasks.control.tick import publish_hints, tick_if_due
 from tasks.control.verify_ledger import verify_ledger
+from tasks.jobs.mend_job import mend_claimed_job
 from tasks.jobs.run_job import run_job
 from tasks.process.context import Context
 
@@ -58,7 +59,9 @@ def render(context: Context) -> None:
     """Claim the best job there is and run it, then the next, until there is none."""
     worked = False
     while not context.stopping.is_set() and not _wait_for_verification(context):
-        lease = context.ledger.leases.claim(context.worker, context.settings.lease_s)
+        lease = context.ledger.leases.claim(
+            context.worker, context.settings.lease_s, mend=partial(mend_claimed_job, context)
+        )
         if lease is None:
             break
         worked = True

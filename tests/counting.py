@@ -30,11 +30,13 @@ def counted(artifacts: Artifacts) -> Iterator[Asked]:
     def after(parsed: dict[str, Any], **_: Any) -> None:
         asked.listed += len(parsed.get("Contents", ()))
 
-    events = artifacts._client.meta.events
-    events.register("before-call.s3", before)
-    events.register("after-call.s3", after)
+    clients = [client.meta.events for client in (artifacts._client, artifacts._impatient)]
+    for events in clients:
+        events.register("before-call.s3", before)
+        events.register("after-call.s3", after)
     try:
         yield asked
     finally:
-        events.unregister("before-call.s3", before)
-        events.unregister("after-call.s3", after)
+        for events in clients:
+            events.unregister("before-call.s3", before)
+            events.unregister("after-call.s3", after)

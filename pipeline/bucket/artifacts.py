@@ -30,6 +30,7 @@ from pipeline.errors import RequestError, StoreRefused, StoreUnavailable
 from pipeline.records.object_sizes import RECORD_BYTES, largest
 
 if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
     from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
 
 log = structlog.get_logger(__name__)
@@ -173,14 +174,14 @@ class Artifacts:
         for failed in answer.get("Errors", ()):
             raise StoreRefused(f"S3 at {self.where}: {failed.get('Code')} on deleting {failed.get('Key')}")
 
-    def get(self, key: str, most_bytes: int | None = None) -> bytes | None:
-        """The object's bytes, or None if it is not there.
+    def get(self, key: str, most_bytes: int | None = None, *, patient: bool = True) -> bytes | None:
+        """The object's bytes, or None if it is not there; `patient` asks again where no answer comes.
 
         Raises RecordUnreadable if it is larger than `most_bytes`, by default than any object of its kind.
         """
         most_bytes = largest(key) if most_bytes is None else most_bytes
         with self._errors():
-            body = self._body(key)
+            body = self._body(key, self._client if patient else self._impatient)
             return None if body is None else read_at_most(body, most_bytes, what=key)
 
     def get_tagged(self, key: str) -> TaggedObject | None:
@@ -238,9 +239,9 @@ class Artifacts:
                 raise
             yield from body.iter_chunks(1 << 16)
 
-    def _body(self, key: str) -> StreamingBody | None:
+    def _body(self, key: str, client: S3Client | None = None) -> StreamingBody | None:
         try:
-            return self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"]
+            return (client or self._client).get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"]
         except s3_errors.ClientError as error:
             if code_of(error) in ABSENT:
                 return None

@@ -120,6 +120,26 @@ class Jobs:
             text = self._store.redis.hget(self._store.keys.job(ref), "record")
         return read_record(JobRecord, str(text), what=f"job {ref}") if text is not None else None
 
+    def replace(
+        self, record: JobRecord, place: QueuePlace, *, fence: str, delay_s: float, cut_into: int | None
+    ) -> None:
+        """Write a record in the place of one that cannot be read, or is gone; `cut_into` as of `create`.
+
+        Raises StaleWrite or LeaseLost.
+        """
+        with self._store.errors():
+            revision = int(self._store.redis.hget(self._store.keys.job(record.ref), "revision") or 0)
+        if revision:
+            self.write(record.model_copy(update={"revision": revision + 1}), place, fence=fence, delay_s=delay_s)
+        else:
+            step = _arguments(record, 0, place, delay_s=delay_s, cut_into=cut_into)
+            _is_new(record, int(self._store.run("write_job", **step)))
+
+    def attempt_on_record(self, ref: str) -> int:
+        """Number of the job's current or last attempt, also if its record cannot be read; 0 if it has none."""
+        with self._store.errors():
+            return int(self._store.redis.hget(self._store.keys.ticket(ref), "attempt") or 0)
+
     def unfinished(self, batch_id: str) -> list[str]:
         """Refs of the jobs of a batch that are not final, in order."""
         with self._store.errors():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
 
 from pipeline.deployment.tenants import TenantLimits, limits_of
-from pipeline.errors import LeaseLost, RecordUnreadable, UnknownBatch
+from pipeline.errors import LeaseLost, RecordTooNew, RecordUnreadable, UnknownBatch
 from pipeline.ledger.scripts import Argument
 from pipeline.ledger.store import Store
 from pipeline.names import batch_of
@@ -21,8 +21,12 @@ log = structlog.get_logger(__name__)
 
 # Time for a worker of another version to claim it, or for a person to repair the record.
 UNREADABLE_DELAY_S = 15.0
+UNREADABLE_TIMES = 4
 
 _UNLIMITED = 2**31
+
+# Replaces the record of a job: its ref, the fence of the lease on it, and what is wrong with the record that is there.
+Mend = Callable[[str, str, str], None]
 
 
 @dataclass(frozen=True)
@@ -56,22 +60,31 @@ class Leases:
     def __init__(self, store: Store, tenants: Mapping[str, TenantLimits]) -> None:
         self._store, self._tenants = store, tenants
 
-    def claim(self, worker: str, lease_s: float) -> Lease | None:
+    def claim(self, worker: str, lease_s: float, mend: Mend | None = None) -> Lease | None:
         """The best job that may be claimed: priority, then fair share between tenants, then age.
 
         No job of a tenant that is at its limit of running jobs. A job whose record cannot be read is put back for a
-        while, and the next one is claimed.
+        while, and the next one is claimed; one that is gone, or was found damaged UNREADABLE_TIMES, is given to `mend`.
         """
         limits: list[Argument] = []
         for name in self._tenants:
             limits += [name, self._most_jobs(name)]
         while answer := self._store.run("claim", *limits, worker=worker, lease_ms=int(lease_s * 1000)):
-            ref, fence, record = answer
+            ref, fence, *found = answer
+            record, times = found[0] if found else None, 1
             try:
-                return Lease(read_record(JobRecord, record, what=f"job {ref}"), fence)
+                if record is not None:
+                    return Lease(read_record(JobRecord, record, what=f"job {ref}"), fence)
+                reason, times = f"job {ref} has no record", UNREADABLE_TIMES
             except RecordUnreadable as error:
-                log.error("a job with an unreadable record is put back", job=ref, reason=str(error))
-                self.release(ref, fence, delay_s=UNREADABLE_DELAY_S)
+                reason = str(error)
+                if not isinstance(error, RecordTooNew):
+                    times = self.count_internal_error(ref, fence)
+            if mend is not None and times >= UNREADABLE_TIMES:
+                mend(ref, fence, reason)
+            else:
+                log.error("a job with an unreadable record is put back", job=ref, reason=reason)
+            self.release(ref, fence, delay_s=UNREADABLE_DELAY_S)  # nothing happens if it was mended
         return None
 
     def renew(self, ref: str, fence: str, lease_s: float) -> Held:
@@ -101,6 +114,11 @@ class Leases:
         """Put jobs whose lease expired, and jobs whose delay is over, into the backlog; returns how many of each."""
         expired, due = self._store.run("promote", limit=limit)
         return int(expired), int(due)
+
+    def delayed(self) -> int:
+        """How many jobs wait for the end of a delay."""
+        with self._store.errors():
+            return int(self._store.redis.zcard(self._store.keys.delayed))
 
     def unpark(self, batch_id: str) -> int:
         """Put the jobs that were set aside while the batch was paused back into the backlog; returns how many."""

@@ -100,7 +100,7 @@ class JobStatus:
     ref: str
     state: JobState
     attempt: int
-    detail: str  # as the cluster reports it; for a job that is retried, why its last attempt ended
+    detail: str  # as the cluster reports it, or what it waits for; of one that is retried, why its last attempt ended
     layout: str  # of the latest attempt
     layout_reason: str
     ended: tuple[AttemptEnd, ...]
@@ -138,6 +138,8 @@ def jobs_status(ledger: Ledger, batch_id: str, limit: int = 100) -> list[JobStat
 
 
 def _detail(job: JobRecord) -> str:
+    if job.wait is not None:
+        return job.wait.reason
     if job.state is JobState.RETRYING and job.ended:
         return f"{job.ended[-1].code.value}: {job.ended[-1].reason}"
     return job.detail

@@ -112,6 +112,14 @@ class Plan(_Record):
     pace: Pace | None = None
 
 
+class Wait(_Record):
+    """What a batch or a job waits for that is none of its faults: an outage, or what cannot be read yet."""
+
+    reason: str
+    since: datetime
+    times: int = Field(1, description="How often it was tried meanwhile.")
+
+
 class BatchRecord(_Record):
     """A batch in the ledger."""
 
@@ -128,6 +136,7 @@ class BatchRecord(_Record):
         None, description="To be brought in line with the bucket by the controller, after `tessera verify --repair`."
     )
     restarts: int = Field(0, description="How often it was put into the ledger anew, from what the bucket has.")
+    wait: Wait | None = Field(None, description="While its next step cannot be taken for no fault of its own.")
     round: int = Field(0, description="How often it was opened again after its end, by `tessera retry`.")
     reopen: tuple[str, ...] | None = Field(
         None, description="While its jobs are being opened again: codes of the failures to retry, none meaning all."
@@ -172,6 +181,9 @@ class JobRecord(_Record):
     isolated: int = Field(0, description="Images taken out since then because they killed their pods.")
     done: int = Field(0, description="Images with an outcome when an attempt last ended.")
     ended: tuple[AttemptEnd, ...] = ()
+    wait: Wait | None = Field(None, description="While it cannot go on for no fault of its own.")
+    last_number: int = Field(0, description="Number of its last attempt, where the record of that is lost.")
+    fenced_at: datetime | None = Field(None, description="When the claim was taken from a pod that may still run.")
     round: int = Field(0, description="The batch's, when the job was last opened.")
     reopen: tuple[str, ...] | None = Field(
         None, description="Set until its failures of these codes (none meaning all) are cleared away for another try."
@@ -202,14 +214,17 @@ R = TypeVar("R", BatchRecord, JobRecord)
 
 
 def advance(record: R, to: BatchState | JobState, *, at: datetime, **changes: Any) -> R:
-    """The record moved to `to`, one revision on; the argument is unchanged. Raises IllegalMove."""
+    """The record moved to `to`, one revision on; the argument is unchanged. Raises IllegalMove.
+
+    It waits for nothing any more, unless `changes` say so.
+    """
     if isinstance(record, BatchRecord):
         legal, name = to in BATCH_MOVES.get(record.state, ()), f"batch {record.id}"
     else:
         legal, name = to in JOB_MOVES.get(record.state, ()), f"job {record.ref}"
     if not legal:
         raise IllegalMove(name, record.state.value, to.value)
-    return changed(record, at=at, state=to, **changes)
+    return changed(record, at=at, **({"state": to, "wait": None} | changes))
 
 
 def changed(record: R, *, at: datetime, **changes: Any) -> R:

@@ -24,7 +24,7 @@ from tasks.control.rebuild import (
     restore_job,
 )
 from tasks.control.restart import restart, withdraw_results
-from tasks.jobs.finish_attempt import job_images
+from tasks.jobs.images import job_images
 from tasks.jobs.shards import AT_A_TIME, InputChanged, write_shards
 from tasks.process.context import Context
 

@@ -14,7 +14,8 @@ from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import FailureCode, ImageFailure, ImageOutcome, failure_of
 from pipeline.records.shards import ImageTask
 from pipeline.states import BatchState
-from tasks.jobs.finish_attempt import job_images, write_fragment
+from tasks.jobs.finish_attempt import write_fragment
+from tasks.jobs.images import job_images
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)

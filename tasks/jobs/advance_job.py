@@ -15,20 +15,34 @@ import structlog
 from pipeline.deployment.cost import tera_operations
 from pipeline.deployment.layout_choice import LayoutChoice, Load, fastest_layout
 from pipeline.deployment.layouts import planned_layout
+from pipeline.errors import ServiceError
 from pipeline.ledger.jobs import QueuePlace
 from pipeline.ledger.leases import Held
 from pipeline.names import attempt_name
-from pipeline.records.attempt import AttemptOutcome, AttemptPhase, AttemptSpec, Code, LaunchResult, NameTaken
-from pipeline.records.batch import JobRecord, advance, changed
+from pipeline.records.attempt import (
+    AttemptOutcome,
+    AttemptPhase,
+    AttemptSpec,
+    Code,
+    LaunchResult,
+    NameTaken,
+    Observation,
+)
+from pipeline.records.batch import JobRecord, Wait, advance, changed
 from pipeline.records.object_keys import BatchObjects
 from pipeline.states import BatchState, JobState
-from tasks.jobs.finish_attempt import cancel_job, clear_failures, finish_attempt, job_images
+from tasks.jobs.finish_attempt import cancel_job, clear_failures, finish_attempt
+from tasks.jobs.images import job_images
+from tasks.jobs.mend_job import FENCE_S, delete_attempt
+from tasks.jobs.outage import PODS_END_WITHIN_S, REASON_LIMIT, PodGoesOn, has_waited, record_wait
 from tasks.jobs.poison import images_out_of_memory, layout_to_isolate
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
 
 DETAIL_LIMIT = 500  # characters of a cluster's message; a scheduler lists every kind of node
+
+_POD_ENDS = "its pod was asked to end"
 
 # The state of a job by what its attempt does.
 JOB_STATES = {
@@ -48,6 +62,7 @@ def advance_job(context: Context, held: Held, fence: str) -> bool:
         if held.batch is BatchState.PAUSED:
             context.ledger.leases.release(job.ref, fence)  # the next claim of it sets the job aside
             return False
+        job_images(context, job)  # no pod is launched for a shard that cannot be read
         if job.reopen is not None:
             job = clear_failures(context, job, fence)
         job = record_attempt(context, job, held.at, fence)
@@ -63,7 +78,7 @@ def advance_job(context: Context, held: Held, fence: str) -> bool:
 def record_attempt(context: Context, job: JobRecord, at: datetime, fence: str) -> JobRecord:
     """The job with its next attempt, which is in the ledger before anything of it is created."""
     settings = context.settings
-    number = job.attempt.number + 1 if job.attempt else 1
+    number = (job.attempt.number if job.attempt else job.last_number) + 1
     choice = _choose_layout(context, job)
     spec = AttemptSpec(
         name=attempt_name(job.incarnation, job.index, number),
@@ -96,6 +111,7 @@ def record_attempt(context: Context, job: JobRecord, at: datetime, fence: str) -
         layout_reason=choice.reason,
         confirmed=False,
         detail="",
+        fenced_at=None,
     )
     context.ledger.jobs.write(launching, QueuePlace.HELD, fence=fence)
     return launching
@@ -131,25 +147,26 @@ def launch(context: Context, held: Held, spec: AttemptSpec, fence: str) -> bool:
         finish_attempt(context, job, fence, AttemptOutcome(Code.UNKNOWN, str(error)))
         return False
     log.info("attempt launched", name=spec.name, how=result.value)
-    context.ledger.jobs.write(changed(job, at=held.at, confirmed=True), QueuePlace.HELD, fence=fence)
+    context.ledger.jobs.write(changed(job, at=held.at, confirmed=True, wait=None), QueuePlace.HELD, fence=fence)
     return True
 
 
 def observe(context: Context, held: Held, spec: AttemptSpec, fence: str) -> bool:
     """Look at the attempt and record what it does, or finish it; False if it has ended."""
     job, paused = held.job, held.batch is BatchState.PAUSED
-    seen = context.observer.look().get(spec.name)
-    if seen is None:  # the shared list may be older than the launch
-        seen = context.observer.look(after=time.monotonic()).get(spec.name)
-    if held.batch is BatchState.CANCELLING:
-        if seen is None or seen.phase is AttemptPhase.ENDED:
-            cancel_job(context, job, fence)
-            context.launcher.delete(spec.name)
+    try:
+        seen = context.observer.look().get(spec.name)
+        if seen is None:  # the shared list may be older than the launch
+            seen = context.observer.look(after=time.monotonic()).get(spec.name)
+    except ServiceError as error:
+        if held.batch is BatchState.CANCELLING:
+            take_claim(context, job, fence, f"its pod cannot be looked at: {error}")
             return False
-        context.launcher.delete(spec.name)
-        return True
+        raise PodGoesOn(str(error)) from error
+    if held.batch is BatchState.CANCELLING:
+        return end_pod(context, job, seen, fence)
     if paused and seen is not None and seen.phase in (AttemptPhase.WAITING_QUOTA, AttemptPhase.PENDING):
-        context.launcher.delete(spec.name)  # one that renders stops by itself, between two images
+        delete_attempt(context, spec.name)  # one that renders stops by itself, between two images
         return True
     if seen is None and paused:
         seen_outcome: AttemptOutcome | None = AttemptOutcome(
@@ -161,11 +178,44 @@ def observe(context: Context, held: Held, spec: AttemptSpec, fence: str) -> bool
         seen_outcome = seen.outcome
     if seen_outcome is not None:
         finish_attempt(context, job, fence, seen_outcome)
-        context.launcher.delete(spec.name)
+        delete_attempt(context, spec.name)
         return False
     if seen is not None:
         record_progress(context, held, JOB_STATES[seen.phase], seen.detail[:DETAIL_LIMIT], fence)
     return True
+
+
+def end_pod(context: Context, job: JobRecord, seen: Observation | None, fence: str) -> bool:
+    """End the attempt of a cancelled batch, then its job; False once nothing of it can commit any more."""
+    if job.attempt is None:
+        raise ValueError(f"job {job.ref} has no attempt that could end")
+    if seen is None or seen.phase is AttemptPhase.ENDED:
+        cancel_job(context, job, fence)
+        delete_attempt(context, job.attempt.name)
+        return False
+    try:
+        context.launcher.delete(job.attempt.name)
+    except ServiceError as error:
+        take_claim(context, job, fence, f"its pod cannot be deleted: {error}")
+        return False
+    if job.wait is None or job.wait.reason != _POD_ENDS:
+        record_wait(context, job.model_copy(update={"wait": None}), fence, _POD_ENDS)
+    elif has_waited(job, PODS_END_WITHIN_S, context):
+        take_claim(context, job, fence, f"its pod has not ended {PODS_END_WITHIN_S:g} s after it was asked to")
+        return False
+    return True
+
+
+def take_claim(context: Context, job: JobRecord, fence: str, reason: str) -> None:
+    """Take the claim from a pod that nobody can end now, and settle its job once the pod has noticed.
+
+    The tick deletes the attempt as soon as that can be done, for its job does not have it on record as running.
+    """
+    at = context.ledger.now()
+    wait = Wait(reason=reason[:REASON_LIMIT], since=at)
+    fenced = advance(job, JobState.RETRYING, at=at, fenced_at=at, wait=wait)
+    context.ledger.jobs.write(fenced, QueuePlace.DELAYED, fence=fence, delay_s=FENCE_S)
+    log.warning("a pod has lost its claim", reason=reason)
 
 
 def record_progress(context: Context, held: Held, state: JobState, detail: str, fence: str) -> None:
@@ -173,8 +223,8 @@ def record_progress(context: Context, held: Held, state: JobState, detail: str, 
     job = held.job
     if state is not job.state:
         moved = advance(job, state, at=held.at, detail=detail)
-    elif detail != job.detail:
-        moved = changed(job, at=held.at, detail=detail)
+    elif detail != job.detail or job.wait is not None:
+        moved = changed(job, at=held.at, detail=detail, wait=None)
     else:
         return
     log.info("attempt changed state", state=state.value, detail=detail)

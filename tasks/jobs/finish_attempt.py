@@ -11,7 +11,6 @@ import structlog
 from pipeline.bucket.commit import commit_failure
 from pipeline.bucket.job_outcomes import confirmed_outcomes, known_outcomes, reported_outcomes
 from pipeline.deployment.broker import FINALIZE, send_hint
-from pipeline.errors import StoreUnavailable
 from pipeline.ledger.jobs import QueuePlace
 from pipeline.records.attempt import AttemptOutcome
 from pipeline.records.batch import AttemptEnd, JobRecord, advance, changed
@@ -25,12 +24,13 @@ from pipeline.records.results import (
     is_retried,
     outcome_lines,
 )
-from pipeline.records.shards import ImageTask, images_of, parsed_shard
+from pipeline.records.shards import ImageTask
 from pipeline.states import ImageState, JobState
+from tasks.jobs.images import images_at_hand, job_images
 from tasks.jobs.learn import learn
+from tasks.jobs.outage import REASON_LIMIT
 from tasks.jobs.poison import find_poison, find_suspects
 from tasks.jobs.retry_policy import GiveUp, Limits, Retry, Tally, decide
-from tasks.jobs.shards import ShardLost, rebuild_shard
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
@@ -111,35 +111,23 @@ def retry_job(
     context.ledger.jobs.write(retrying, QueuePlace.DELAYED, fence=fence, delay_s=decision.delay_s)
 
 
-def abandon_job(context: Context, job: JobRecord, fence: str, reason: str) -> None:
-    """End a job that our own program cannot go on with: what is committed stays, the rest has failed. Nothing runs.
+def abandon_job(context: Context, job: JobRecord, fence: str, code: FailureCode, reason: str) -> None:
+    """End a job that cannot go on: what is committed stays, the rest has failed. Nothing of it runs.
 
-    Raises as `finish_attempt`.
+    Images that nobody knows any more are left to the batch's finalization. Raises as `finish_attempt`.
     """
-    tasks = job_images(context, job)
-    fail_job(
-        context,
-        job,
-        fence,
-        tasks=tasks,
-        known=known_outcomes(context.artifacts, BatchObjects(job.batch_id), job.index, tasks, by_key=True),
-        code=FailureCode.INTERNAL,
-        reason=reason,
-    )
+    tasks = images_at_hand(context, job.batch_id, job.index, job.images)
+    known = known_outcomes(context.artifacts, BatchObjects(job.batch_id), job.index, tasks, by_key=True)
+    fail_job(context, job, fence, tasks=tasks, known=known, code=code, reason=reason)
 
 
 def cancel_job(context: Context, job: JobRecord, fence: str) -> None:
     """End a job of a cancelled batch: what is committed stays, the rest is cancelled. Nothing of it runs.
 
-    If nobody can know which images it had, it ends without their outcomes. Raises as `finish_attempt`.
+    Images that nobody knows any more are left to the batch's finalization. Raises as `finish_attempt`.
     """
-    try:
-        tasks = job_images(context, job)
-    except ShardLost as error:
-        log.error("job ends without the outcomes of its images", reason=str(error))
-        finish_job(context, job, fence, state=JobState.CANCELLED, tasks=[], known={}, reported={})
-        return
-    began = job.attempt is not None  # before that nobody renders them, and a batch may have a million
+    tasks = images_at_hand(context, job.batch_id, job.index, job.images)
+    began = job.attempt is not None or job.last_number > 0  # before that nobody renders, and there may be a million
     known = known_outcomes(context.artifacts, BatchObjects(job.batch_id), job.index, tasks, by_key=began)
     for task in tasks:  # only in the job's fragment: an object for each could be a million
         if task.index not in known:
@@ -147,20 +135,13 @@ def cancel_job(context: Context, job: JobRecord, fence: str) -> None:
     finish_job(context, job, fence, state=JobState.CANCELLED, tasks=tasks, known=known)
 
 
-def job_images(context: Context, job: JobRecord) -> list[ImageTask]:
-    """The images of a job, from its shard, which is made again if it is gone. Raises ShardLost, RecordUnreadable."""
-    if (known := context.images.get(job.ref)) is not None:
-        return known
-    key = BatchObjects(job.batch_id).shard(job.index)
-    body = context.artifacts.get(key)
-    if body is None:
-        rebuild_shard(context, job.batch_id, job.index)
-        body = context.artifacts.get(key)
-    if body is None:
-        raise StoreUnavailable(f"{key} was written again, and {context.artifacts.where} does not show it yet")
-    images = images_of(parsed_shard(body, key))
-    context.images.keep(job.ref, images)
-    return images
+def end_unasked(context: Context, job: JobRecord, fence: str, reason: str) -> None:
+    """End a job as failed without a look at its images, because every other end failed: finalization looks at them.
+
+    Raises LeaseLost, StaleWrite, LedgerUnavailable.
+    """
+    failed = job.model_copy(update={"detail": reason[:REASON_LIMIT]})
+    finish_job(context, failed, fence, state=JobState.FAILED, tasks=[], known={})
 
 
 def fail_job(
@@ -198,7 +179,7 @@ def finish_job(
 
     A fragment that says the same already is left as the pod wrote it.
     """
-    if known != reported:
+    if tasks and known != reported:
         write_fragment(context, job, [known[task.index] for task in tasks])
     record_outcomes(context, job, fence, known)
     left = context.ledger.jobs.write(advance(job, state, at=context.ledger.now()), QueuePlace.DONE, fence=fence)

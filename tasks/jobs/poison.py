@@ -28,8 +28,9 @@ def find_suspects(
     """
     if ended.code not in BLAMES_AN_IMAGE or job.attempt is None:
         return ()
-    if ended.report is not None and ended.report.image is not None:
-        return tuple(task for task in undone if task.index == ended.report.image)
+    named = ended.report.image if ended.report is not None else None
+    if of_ours := tuple(task for task in undone if task.index == named):
+        return of_ours
     states = context.ledger.images.states(job.batch_id, [task.index for task in undone])
     begun = [task for task, state in zip(undone, states, strict=True) if state is ImageState.RUNNING]
     return tuple(begun[-1:] if job.attempt.layout.data == 1 else begun)

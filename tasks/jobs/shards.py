@@ -50,8 +50,8 @@ def write_shards(context: Context, record: BatchRecord) -> list[int]:
     return list(in_order(put, enumerate(shards_of(context, record)), at_a_time=AT_A_TIME))
 
 
-def rebuild_shard(context: Context, batch_id: str, index: int) -> None:
-    """Write a shard that is gone once more, and with it all others of its batch that are gone.
+def rebuild_shard(context: Context, batch_id: str, index: int, *, damaged: bool = False) -> None:
+    """Write a shard that is gone or damaged once more, and with it all others of its batch that are gone.
 
     The rows are compared with the accepted ones before anything is written. Raises ShardLost if they are gone or are
     others: the batch ends as failed then. Raises StoreUnavailable if another process does this now, UnknownBatch,
@@ -62,25 +62,28 @@ def rebuild_shard(context: Context, batch_id: str, index: int) -> None:
         if not mine:
             raise StoreUnavailable(f"{objects.shard(index)} is being written again by another process")
         record = context.ledger.batches.get(batch_id)
-        if context.artifacts.head(objects.shard(index)) is not None:
+        if not damaged and context.artifacts.head(objects.shard(index)) is not None:
             return  # it was late, or another process has written it
         try:
-            written = _write_gone(context, record, index)
+            written = _write_gone(context, record, index, over=damaged)
         except InputChanged as error:
-            reason = f"{objects.shard(index)} is gone, and cannot be made again: {error}"
+            reason = f"{objects.shard(index)} is gone or damaged, and cannot be made again: {error}"
             fail_batch(context, batch_id, reason)
             raise ShardLost(reason) from error
         log.warning("shards that were gone are written again", batch=batch_id, shards=written)
 
 
-def _write_gone(context: Context, record: BatchRecord, index: int) -> int:
-    """Write those shards that are gone, `index` among them; returns how many. Raises InputChanged."""
+def _write_gone(context: Context, record: BatchRecord, index: int, *, over: bool) -> int:
+    """Write those shards that are gone, `index` among them or, with `over`, in any case; returns how many.
+
+    Raises InputChanged.
+    """
     objects = BatchObjects(record.id)
     check_input(context, record.manifest)
 
     def put_if_gone(numbered: tuple[int, Shard]) -> bool:
         number, shard = numbered
-        if context.artifacts.head(objects.shard(number)) is not None:
+        if not (over and number == index) and context.artifacts.head(objects.shard(number)) is not None:
             return False
         context.artifacts.put(objects.shard(number), shard_bytes(shard), content_type="application/x-ndjson")
         return True

@@ -35,7 +35,7 @@ failed      >
 cancelled   >
 """
 _JOB = """
-queued        > launching failed cancelled
+queued        > launching retrying failed cancelled
 launching     > waiting_quota pending running retrying succeeded failed cancelled
 waiting_quota > pending running retrying succeeded failed cancelled
 pending       > waiting_quota running retrying succeeded failed cancelled

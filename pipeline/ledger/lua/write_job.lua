@@ -34,6 +34,10 @@ if before then
     redis.call('HINCRBY', counts, 'reopened', 1) -- so that who opens jobs again knows whether they all stayed open
   end
 else
+  local lost = redis.call('HGET', keys.ticket(ref), 'state') -- of a record that is gone, and still counted
+  if lost then
+    redis.call('HINCRBY', counts, 'job.' .. lost, -1)
+  end
   -- The fence starts at the current time, so that it differs from every fence of a ledger that was lost.
   redis.call('HSET', job, 'tenant', tenant, 'score', score, 'incarnation', incarnation, 'fence', now_ms(), 'worker', '')
 end

@@ -15,7 +15,7 @@ from pipeline.states import JobState
 from tasks.app import register
 from tasks.control import tick
 from tasks.control.expand import expand
-from tasks.jobs.finish_attempt import job_images
+from tasks.jobs.images import job_images
 from tasks.jobs.shards import ShardLost
 from tasks.worker import _report
 from tests.factories import attempt_spec, job_record

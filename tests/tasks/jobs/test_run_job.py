@@ -15,7 +15,7 @@ from pipeline.records.results import FailureCode
 from pipeline.records.shards import Shard, parsed_shard
 from pipeline.states import BatchState, JobState
 from tasks.app import render
-from tasks.jobs import finish_attempt, retry_policy
+from tasks.jobs import images, retry_policy
 from tests.tasks.node import Node, Play
 from tests.tasks.stage import SUCCEEDED, Stage
 
@@ -53,7 +53,7 @@ def test_a_worker_parses_the_shard_of_a_job_that_it_holds_once(stage: Stage, mon
         parsed.append(what)
         return parsed_shard(body, what)
 
-    monkeypatch.setattr(finish_attempt, "parsed_shard", noted)
+    monkeypatch.setattr(images, "parsed_shard", noted)
     stage.batch(4)
     stage.node.play = _attempts(lambda _: [ENGINE_ERROR], stage.all_well)
     worker = stage.new_worker("w2", goal="throughput")  # it looks at the images to choose a layout, and at the end
