@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from distri.layers.context import Context
+from distri.layers.kernels.fused import FusedKernels
 from distri.layers.wide_heads import attend_in_chunks, is_too_wide
 from distri.ranks.errors import Unsplittable
 from distri.ranks.rows import Rows
@@ -21,14 +22,17 @@ _PLAIN_PROCESSORS = frozenset(
 )
 
 
-def attend(q_BTC: Tensor, k_BKC: Tensor, v_BKC: Tensor, heads: int) -> Tensor:
+def attend(q_BTC: Tensor, k_BKC: Tensor, v_BKC: Tensor, heads: int, kernels: FusedKernels) -> Tensor:
     """Scaled dot-product attention, all heads; returns BTC."""
 
     def by_head(x_BNC: Tensor) -> Tensor:
         return x_BNC.view(*x_BNC.shape[:2], heads, -1).transpose(1, 2)
 
-    attention = attend_in_chunks if is_too_wide(q_BTC, q_BTC.shape[2] // heads) else scaled_dot_product_attention
-    out_BHTD = attention(by_head(q_BTC), by_head(k_BKC), by_head(v_BKC))
+    q_BHTD, k_BHKD, v_BHKD = by_head(q_BTC), by_head(k_BKC), by_head(v_BKC)
+    if is_too_wide(q_BTC, q_BTC.shape[2] // heads):
+        out_BHTD = attend_in_chunks(q_BHTD, k_BHKD, v_BHKD, kernels)
+    else:
+        out_BHTD = scaled_dot_product_attention(q_BHTD, k_BHKD, v_BHKD)
     return out_BHTD.transpose(1, 2).flatten(2)
 
 
@@ -75,7 +79,7 @@ class PatchSelfAttention:
             k_BKC, v_BKC = module.to_k(x_BTC), module.to_v(x_BTC)
             if self.context.split:
                 k_BKC, v_BKC = self._whole_image(k_BKC, v_BKC)
-            out_BTC = attend(q_BTC, k_BKC, v_BKC, module.heads)
+            out_BTC = attend(q_BTC, k_BKC, v_BKC, module.heads, self.context.kernels)
         out = module.to_out[0](out_BTC)
         if x.ndim == 4:
             out = out.transpose(1, 2).reshape(x.shape)
@@ -113,7 +117,7 @@ class PatchSelfAttention:
 
         with context.exchange.share(self.site, rows, fill, context.evaluation, like=q_BTC) as whole_KBC:
             k_BKC, v_BKC = torch.split(whole_KBC.transpose(0, 1), channels, 2)
-            return attend(q_BTC, k_BKC, v_BKC, module.heads)
+            return attend(q_BTC, k_BKC, v_BKC, module.heads, self.context.kernels)
 
     def _tokens(self, found: int) -> tuple[int, ...]:
         """How many tokens each rank has; this one has `found`."""
@@ -153,7 +157,7 @@ class TextCrossAttention:
         if self.site not in cache:
             cache[self.site] = (module.to_k(encoder_hidden_states), module.to_v(encoder_hidden_states))
         k_BLC, v_BLC = cache[self.site]
-        out_BTC: Tensor = module.to_out[0](attend(module.to_q(x_BTC), k_BLC, v_BLC, module.heads))
+        out_BTC: Tensor = module.to_out[0](attend(module.to_q(x_BTC), k_BLC, v_BLC, module.heads, self.context.kernels))
         return _rescaled(out_BTC, module)
 
 

@@ -5,6 +5,8 @@
 import torch
 from torch import Tensor
 
+from distri.layers.kernels.fused import FusedKernels
+
 # No flash or cuDNN kernel of torch takes a wider head. The memory-efficient one does, at a fraction of the speed: it
 # was half of a decode at 3840 pixels on eight ranks (H200, bfloat16).
 MOST_FUSED_WIDTH = 256
@@ -20,7 +22,9 @@ def is_too_wide(like: Tensor, width: int) -> bool:
     return like.is_cuda and width > MOST_FUSED_WIDTH
 
 
-def attend_in_chunks(q_BHTD: Tensor, k_BHKD: Tensor, v_BHKD: Tensor, *, score_bytes: int = SCORE_BYTES) -> Tensor:
+def attend_in_chunks(
+    q_BHTD: Tensor, k_BHKD: Tensor, v_BHKD: Tensor, kernels: FusedKernels, *, score_bytes: int = SCORE_BYTES
+) -> Tensor:
     """Scaled dot-product attention by matrix products over some queries at a time; returns BHTD.
 
     Scores are float32 in half precision too: bfloat16 would round one of 40 by 0.1.
@@ -28,6 +32,7 @@ def attend_in_chunks(q_BHTD: Tensor, k_BHKD: Tensor, v_BHKD: Tensor, *, score_by
     Args:
         q_BHTD: queries.
         k_BHKD, v_BHKD: keys and values, of the same dtype.
+        kernels: one of them may take the softmax of half precision.
         score_bytes: of the scores of one chunk, which has at least one query.
 
     No communication.
@@ -39,9 +44,20 @@ def attend_in_chunks(q_BHTD: Tensor, k_BHKD: Tensor, v_BHKD: Tensor, *, score_by
     rows = rows // ROWS * ROWS or rows
     out_NTD = torch.empty_like(q_NTD)
     for chunk in (slice(start, start + rows) for start in range(0, tokens, rows)):
-        weights_NRK = _scores(q_NTD[:, chunk], k_NKD.transpose(1, 2)).softmax(-1).to(dtype)
-        out_NTD[:, chunk] = weights_NRK @ v_NKD
+        scores_NRK = _scores(q_NTD[:, chunk], k_NKD.transpose(1, 2))
+        out_NTD[:, chunk] = _softmax(scores_NRK, v_NKD, kernels) @ v_NKD
     return out_NTD.view(q_BHTD.shape)
+
+
+def _softmax(scores_NRK: Tensor, values_NKD: Tensor, kernels: FusedKernels) -> Tensor:
+    """Softmax over the keys, in the dtype of the values."""
+
+    def plain() -> Tensor:
+        return scores_NRK.softmax(-1).to(values_NKD.dtype)
+
+    if values_NKD.dtype == scores_NRK.dtype or not kernels.takes(values_NKD):
+        return plain()
+    return kernels.softmax(scores_NRK, values_NKD, plain=plain)
 
 
 def _scores(q_NRD: Tensor, k_NDK: Tensor) -> Tensor:

@@ -120,6 +120,16 @@ class FusedKernels:
 
         return self._run("gate", x_N2C, fused, plain, apart)
 
+    def softmax(self, scores_NRK: Tensor, values_NKD: Tensor, *, plain: Callable[[], Tensor]) -> Tensor:
+        """See `kernels.softmax.softmax`, in the dtype of the values; `plain` gives the same."""
+
+        def fused() -> Tensor:
+            from distri.layers.kernels.softmax import softmax
+
+            return softmax(scores_NRK, values_NKD.dtype)
+
+        return self._run("softmax", values_NKD, fused, plain, apart)
+
     def _run(
         self,
         kernel: str,

@@ -7,18 +7,22 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from distri.layers import attention
+from distri.layers.kernels.fused import FusedKernels
+from distri.layers.kernels.softmax import softmax
 from distri.layers.vae import SplitVAE
 from distri.layers.wide_heads import attend_in_chunks
 from distri.ranks.mesh import Mesh
 from tests.distri import networks
 from tests.distri.networks import relative, seeded
 
+PLAIN, FUSED = FusedKernels(wanted=False), FusedKernels(device_types=["cpu"])
+
 
 @pytest.mark.parametrize("tokens", [1, 5, 300])
 @pytest.mark.parametrize("score_bytes", [1, 8 * 2 * 2 * 331 * 7, 8 * 2 * 2 * 331 * 200, 1 << 28])
 def test_chunks_of_any_size_give_the_whole_attention(tokens: int, score_bytes: int) -> None:
     q, k, v = seeded(1, 2, 2, tokens, 24), seeded(2, 2, 2, 331, 24), seeded(3, 2, 2, 331, 24)
-    found = attend_in_chunks(q, k, v, score_bytes=score_bytes)
+    found = attend_in_chunks(q, k, v, PLAIN, score_bytes=score_bytes)
     assert relative(found, scaled_dot_product_attention(q, k, v)) < 1e-12
 
 
@@ -28,7 +32,18 @@ def test_half_precision_is_about_as_near_as_pytorchs_own(dtype: torch.dtype) -> 
     wanted = scaled_dot_product_attention(q, k, v)
     q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
     own = relative(scaled_dot_product_attention(q, k, v).double(), wanted)
-    assert relative(attend_in_chunks(q, k, v).double(), wanted) < 2 * own
+    assert relative(attend_in_chunks(q, k, v, PLAIN).double(), wanted) < 2 * own
+
+
+def test_the_fused_softmax_gives_the_same_attention() -> None:
+    q, k, v = (seeded(number, 1, 1, 40, 512).half() for number in (1, 2, 3))
+    wanted = attend_in_chunks(q, k, v, PLAIN)
+    with mock.patch("distri.layers.kernels.softmax.softmax", wraps=softmax) as kernel:
+        first = attend_in_chunks(q, k, v, FUSED)
+        again = attend_in_chunks(q, k, v, FUSED)
+    assert kernel.call_count == 2
+    assert torch.equal(first, wanted)  # compared, and the plain result taken
+    assert relative(again.double(), wanted.double()) < 2e-3
 
 
 def test_one_rank_decodes_by_chunks_where_no_fused_kernel_takes_the_head() -> None:
