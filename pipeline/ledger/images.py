@@ -15,6 +15,7 @@ _CHUNK = 500
 
 NOT_KNOWN = -2
 OTHER_INCARNATION = -3
+NOT_OF_THE_JOB = -4
 
 
 class Images:
@@ -28,8 +29,8 @@ class Images:
     ) -> int:
         """Move images as the pod that holds the claim, with its attempt's token; returns how many moved.
 
-        Raises ClaimRefused if the claim is not the pod's or the token not that of the attempt on record, BatchLost if
-        the ledger does not know the job.
+        Raises ClaimRefused if the claim is not the pod's, the token not that of the attempt on record or an image none
+        of the job's, and BatchLost if the ledger does not know the job.
         """
         moved = self._move(
             batch_id, ref, list(indices), to, incarnation="", pod=pod, attempt=attempt, token=token, fence=""
@@ -108,6 +109,9 @@ class Images:
                 raise BatchLost(batch_id)
             if moved == OTHER_INCARNATION:
                 raise StaleWrite(f"batch {batch_id} was lost and rebuilt since its incarnation {incarnation} was read")
+            if moved == NOT_OF_THE_JOB:
+                message = f"of images {min(chunk)} to {max(chunk)}, some are none of job {ref}; none was moved"
+                raise ClaimRefused(message) if pod else ValueError(message)
             if moved < 0:
                 return None
             total += moved

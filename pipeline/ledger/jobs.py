@@ -59,6 +59,7 @@ def _arguments(
         "attempt": record.attempt.number if record.attempt else 0,
         "token": record.attempt.token if record.attempt else "",
         "incarnation": record.incarnation,
+        "indices": record.indices,
         "cut_into": "" if cut_into is None else cut_into,
     }
 

@@ -181,6 +181,7 @@ class JobRecord(_Record):
     isolated: int = Field(0, description="Images taken out since then because they killed their pods.")
     done: int = Field(0, description="Images with an outcome when an attempt last ended.")
     ended: tuple[AttemptEnd, ...] = ()
+    indices: str = Field("", description="Its images, as in 0-99,120, once an attempt is on record; '' is not known.")
     wait: Wait | None = Field(None, description="While it cannot go on for no fault of its own.")
     last_number: int = Field(0, description="Number of its last attempt, where the record of that is lost.")
     fenced_at: datetime | None = Field(None, description="When the claim was taken from a pod that may still run.")

@@ -167,6 +167,17 @@ def parsed_shard(body: bytes, what: str = "a shard") -> Shard:
     return [ShardLine(line.row, line.start, line.stop) for line in stored]
 
 
+def index_ranges(tasks: Iterable[ImageTask]) -> str:
+    """Which images of the batch these are, by their indices, as in 0-99,120: what the ledger lets their pod move."""
+    ranges: list[tuple[int, int]] = []
+    for index in sorted(task.index for task in tasks):
+        if ranges and index == ranges[-1][1] + 1:
+            ranges[-1] = (ranges[-1][0], index)
+        else:
+            ranges.append((index, index))
+    return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in ranges)
+
+
 def images_of(shard: Shard) -> list[ImageTask]:
     """All images of a job, in order."""
     return [task for line in shard for task in line.images()]

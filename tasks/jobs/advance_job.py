@@ -30,6 +30,7 @@ from pipeline.records.attempt import (
 )
 from pipeline.records.batch import JobRecord, Wait, advance, changed
 from pipeline.records.object_keys import BatchObjects
+from pipeline.records.shards import index_ranges
 from pipeline.states import BatchState, JobState
 from tasks.jobs.finish_attempt import cancel_job, clear_failures, finish_attempt
 from tasks.jobs.images import job_images
@@ -62,7 +63,7 @@ def advance_job(context: Context, held: Held, fence: str) -> bool:
         if held.batch is BatchState.PAUSED:
             context.ledger.leases.release(job.ref, fence)  # the next claim of it sets the job aside
             return False
-        job_images(context, job)  # no pod is launched for a shard that cannot be read
+        job = job.model_copy(update={"indices": index_ranges(job_images(context, job))})
         if job.reopen is not None:
             job = clear_failures(context, job, fence)
         job = record_attempt(context, job, held.at, fence)

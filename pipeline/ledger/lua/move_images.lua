@@ -3,7 +3,8 @@
 -- Images in other states than `sources` are not changed.
 -- incarnation: of the batch as the caller read it, or '' of a pod
 -- Returns -1 if the caller may not, -2 if the ledger does not know the batch or a pod's job, -3 if the batch has another
--- incarnation, else how many images moved.
+-- incarnation, -4 if an index is none of the job's (or, where those are not known, of the batch's), else how many images
+-- moved.
 local batch, ref, incarnation, pod, attempt, token, fence, target, code, sources, names = unpack(ARGV, 1, 11)
 local indices = arguments_after(11)
 if batch_of(ref) ~= batch then
@@ -12,8 +13,9 @@ end
 if lacks_batch(batch, incarnation) then
   return redis.call('EXISTS', keys.batch(batch)) == 0 and -2 or -3
 end
+local ours = false -- the job's images, for a pod
 if pod ~= '' then
-  local ticket = redis.call('HMGET', keys.ticket(ref), 'attempt', 'token')
+  local ticket = redis.call('HMGET', keys.ticket(ref), 'attempt', 'token', 'indices')
   local claim = redis.call('HMGET', keys.claim(ref), 'attempt', 'pod')
   if not ticket[1] then
     return -2
@@ -21,6 +23,7 @@ if pod ~= '' then
   if ticket[1] ~= attempt or ticket[2] ~= redis.sha1hex(token) or claim[1] ~= attempt or claim[2] ~= pod then
     return -1
   end
+  ours = ticket[3]
 elseif not may_write(ref, fence) then
   return -1
 end
@@ -28,6 +31,27 @@ local may_leave, name_of = {}, {}
 for one in string.gmatch(sources, '[^,]+') do may_leave[one] = true end
 for name in string.gmatch(names, '[^,]+') do name_of[#name_of + 1] = name end
 local images, counts = keys.images(batch), keys.counts(batch)
+if not ours then
+  local total = 0
+  for _, name in ipairs(name_of) do
+    total = total + tonumber(redis.call('HGET', counts, 'image.' .. name) or '0')
+  end
+  ours = string.format('0-%.0f', math.max(total, 2 * redis.call('STRLEN', images)) - 1)
+end
+local function is_ours(index)
+  local number = string.match(index, '^%d+$') and tonumber(index)
+  for first, last in string.gmatch(ours, '(%d+)%-?(%d*)') do
+    if number and number >= tonumber(first) and number <= tonumber(last ~= '' and last or first) then
+      return true
+    end
+  end
+  return false
+end
+for _, index in ipairs(indices) do
+  if not is_ours(index) then
+    return -4
+  end
+end
 local moved = 0
 for _, index in ipairs(indices) do
   local before = redis.call('BITFIELD', images, 'GET', IMAGE_BITS, '#' .. index)[1]

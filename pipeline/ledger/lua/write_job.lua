@@ -1,10 +1,11 @@
 -- expected: the revision it must have now (0: must not exist); fence: or ''; attempt: its number or 0; token: or ''
 -- place: 'backlog' may be claimed, 'held' stays with its lease, 'delayed' waits, 'done' is final
+-- indices: the job's images, as in 0-99,120, or '' where they are not known
 -- cut_into: for a new job, how many jobs the batch's record has by its writer ('': it is not cut yet)
 -- Returns -1 if the record has another revision, -2 without the lease, -3 if the ledger does not know the batch of a new
 -- job as its writer read it, else how many jobs of the batch are not final.
 local ref, batch, expected, fence, state, record, place, delay_ms, tenant, score, index, attempt, token, incarnation,
-  cut_into = unpack(ARGV)
+  indices, cut_into = unpack(ARGV)
 -- How many jobs the batch's record has, as text; '' before it is cut. The field beside the record is of the revision that
 -- it names: an earlier version writes records without it.
 local function jobs_of(id)
@@ -56,6 +57,9 @@ local open = place ~= 'done' and state ~= 'queued' and state ~= 'retrying' and 1
 redis.call(
   'HSET', keys.ticket(ref), 'attempt', attempt, 'token', redis.sha1hex(token), 'state', state, 'open', open
 )
+if indices ~= '' then
+  redis.call('HSET', keys.ticket(ref), 'indices', indices)
+end
 if place ~= 'held' then
   drop_lease(ref)
   redis.call('HSET', job, 'stumbles', 0)

@@ -211,3 +211,40 @@ def test_a_job_has_begun_from_its_first_attempt_on_until_it_is_over(ledger: Ledg
     assert ledger.jobs.begun("b", 10) == [job]
     ledger.jobs.write(advance(job, JobState.CANCELLED, at=at(2)), QueuePlace.DONE, fence=claimed)
     assert ledger.jobs.begun("b", 10) == []
+
+
+def _moved_by_pod(ledger: Ledger, *indices: int) -> int:
+    return ledger.images.move_by_pod("b", REF, indices, ImageState.RUNNING, pod="uid-1", attempt=1, token="token-1")
+
+
+@pytest.mark.parametrize("wild", [8, 999, 10**9, 10**18, -1])
+@pytest.mark.parametrize("known", [True, False], ids=["its images are on record", "they are not"])
+def test_no_image_beyond_the_batch_is_moved_by_anybody(
+    ledger: Ledger, bench: Bench, claimed: str, known: bool, wild: int
+) -> None:
+    """One SET at a far offset would cost Redis half a gigabyte."""
+    if known:
+        _with_images(ledger, claimed, "0-7")
+    for indices in ((wild,), (0, wild)):
+        with pytest.raises(ClaimRefused, match="are none of job b/00000; none was moved"):
+            _moved_by_pod(ledger, *indices)
+    with pytest.raises(ValueError, match="none of job"):
+        ledger.images.move_by_worker("b", REF, [wild], ImageState.FAILED, incarnation=INCARNATION, fence=claimed)
+    assert ledger.store.redis.strlen(ledger.store.keys.images("b")) <= 4
+    assert ledger.batches.counts("b").images[ImageState.QUEUED] == 8
+    assert _moved_by_pod(ledger, 0, 7) == 2
+
+
+def _with_images(ledger: Ledger, fence: str, indices: str) -> None:
+    job = ledger.jobs.get(REF)
+    assert job is not None
+    ledger.jobs.write(changed(job, at=at(3), indices=indices), QueuePlace.HELD, fence=fence)
+
+
+def test_a_pod_moves_the_images_of_its_job_and_of_no_other(ledger: Ledger, bench: Bench, claimed: str) -> None:
+    _with_images(ledger, claimed, "1-3,6")
+    assert _moved_by_pod(ledger, 1, 3, 6) == 3
+    for other in (0, 4, 5, 7):
+        with pytest.raises(ClaimRefused):
+            _moved_by_pod(ledger, 2, other)
+    assert ledger.images.states("b", [2]) == [ImageState.QUEUED]

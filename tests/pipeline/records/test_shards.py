@@ -13,7 +13,16 @@ import pytest
 from pipeline.picture import Lora
 from pipeline.promptset.row import ResolvedRow
 from pipeline.records.results import FailureCode, ImageFailure, failure_of, in_row_order
-from pipeline.records.shards import WINDOW_IMAGES, Bounds, cut, images_of, parsed_shard, shard_bytes
+from pipeline.records.shards import (
+    WINDOW_IMAGES,
+    Bounds,
+    ImageTask,
+    cut,
+    images_of,
+    index_ranges,
+    parsed_shard,
+    shard_bytes,
+)
 from tests.factories import resolved_row
 
 
@@ -190,3 +199,10 @@ def test_rows_of_one_width_and_of_other_heights_are_of_other_sizes() -> None:
     rows = [resolved_row(n, first_image=n, height=64 + 8 * (n % 2)) for n in range(4)]
     [shard] = cut(rows, Bounds(100))
     assert [line.row.row for line in shard] == [0, 2, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("indices", "ranges"), [([], ""), ([3], "3"), ([2, 0, 1], "0-2"), ([0, 1, 5, 7, 8, 9], "0-1,5,7-9")]
+)
+def test_the_images_of_a_job_are_written_as_ranges(indices: list[int], ranges: str) -> None:
+    assert index_ranges(ImageTask(resolved_row(index), 0) for index in indices) == ranges

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from pipeline.deployment.settings import Settings, load_settings
-from pipeline.errors import ServiceError
+from pipeline.errors import ClaimRefused, ServiceError
 from pipeline.operations.cancel import request_cancel
 from pipeline.operations.status import jobs_status
-from pipeline.records.attempt import AttemptPhase, AttemptSpec
+from pipeline.records.attempt import AttemptOutcome, AttemptPhase, AttemptSpec, Code, PodReport
 from pipeline.records.object_keys import BatchObjects
-from pipeline.states import BatchState, JobState
+from pipeline.states import BatchState, ImageState, JobState
 from tasks.app import render
 from tasks.control.cancel import cancel
 from tasks.control.tick import delete_orphans
@@ -21,7 +21,7 @@ from tasks.jobs import run_job as run_job_module
 from tests.factories import MODELS
 from tests.faults.s3_wire import S3Wire
 from tests.tasks.node import Play
-from tests.tasks.stage import Stage
+from tests.tasks.stage import SUCCEEDED, Stage
 from tests.tasks.test_versions import newer, rewrite
 
 SHARD = BatchObjects("b").shard(0)
@@ -308,3 +308,54 @@ def test_a_batch_with_a_job_whose_record_cannot_be_read_is_cancelled(
     assert stage.images() == ["cancelled"] * 5
     stage.finalized()
     assert stage.batch_state() is BatchState.CANCELLED
+
+
+def test_a_pods_report_is_bound_to_the_images_of_its_job(stage: Stage) -> None:
+    stage.batch(6)
+    wild: list[Exception] = []
+
+    def play(spec: AttemptSpec) -> Play:
+        def reports() -> None:
+            pod = stage.pod(spec)
+            assert pod.register() is None
+            other = stage.pod(spec.model_copy(update={"shard_key": BatchObjects("b").shard(1)})).tasks
+            for index in (other[0].index, 999, 10**9):
+                with pytest.raises(ClaimRefused) as refused:
+                    stage.ledger.images.move_by_pod(
+                        "b", spec.job_ref, [index], ImageState.SUCCEEDED,
+                        pod=pod.uid, attempt=spec.number, token=spec.token,
+                    )  # fmt: skip
+                wild.append(refused.value)
+
+        return [reports, *stage.all_well(spec)] if spec.job_index == 0 else stage.all_well(spec)
+
+    stage.node.play = play
+    stage.work()
+    assert len(wild) == 3
+    assert stage.images() == ["succeeded"] * 6
+    assert stage.job().indices == "0-2"
+
+
+def test_an_image_that_is_not_the_jobs_is_blamed_for_nothing(stage: Stage) -> None:
+    """Its pods die of image 1, and their reports name image 999."""
+    report = PodReport(code=Code.OUT_OF_MEMORY, image=999)
+
+    def play(spec: AttemptSpec) -> Play:
+        pod = stage.pod(spec)
+
+        def dies() -> AttemptOutcome:
+            pod.register()
+            left = pod.left()
+            pod.commit([task for task in left if task.index == 0])
+            if any(task.index == 1 for task in left):
+                pod.start([task for task in left if task.index == 1])
+                return AttemptOutcome(Code.OUT_OF_MEMORY, "boom", report=report)
+            pod.commit(pod.left())
+            return SUCCEEDED
+
+        return [dies]
+
+    stage.node.play = play
+    stage.batch(3)
+    stage.work()
+    assert stage.images() == ["succeeded", "failed", "succeeded"]
