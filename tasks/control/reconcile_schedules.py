@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import structlog
 
-from pipeline.errors import RecordUnreadable, StaleWrite
+from pipeline.errors import RecordUnreadable, StaleWrite, TesseraError
 from pipeline.ledger.schedules import FIRINGS_KEPT
 from pipeline.process.parallel import in_order
 from pipeline.records.schedules.schedule import ScheduleRecord, changed
@@ -26,7 +26,17 @@ def reconcile_schedules(context: Context) -> int:
     """Put back what the ledger has forgotten of schedules; returns how many it had to. Raises ServiceError."""
     recover_schedules(context)
     names = context.ledger.schedules.names()
-    return sum(in_order(lambda name: _reconcile(context, name), names, at_a_time=AT_A_TIME))
+    return sum(in_order(lambda name: _reconciled(context, name), names, at_a_time=AT_A_TIME))
+
+
+def _reconciled(context: Context, name: str) -> bool:
+    try:
+        return _reconcile(context, name)
+    except TesseraError:
+        raise
+    except Exception:  # our own program failed over one of them: the others, and the deployment, go on
+        log.exception("schedule could not be compared with the bucket", schedule=name)
+        return False
 
 
 def _reconcile(context: Context, name: str) -> bool:

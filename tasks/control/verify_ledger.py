@@ -150,4 +150,7 @@ def _reconciled(context: Context, batch_id: str) -> str:
         context.artifacts.check()  # if S3 is away, it is away for all of them
         log.error("batch could not be compared with the bucket", batch=batch_id, reason=str(error))
         return "failed"
+    except Exception:  # our own program failed over one of them: the others, and the deployment, go on
+        log.exception("batch could not be compared with the bucket", batch=batch_id)
+        return "failed"
     return Reconciled.BUSY.value

@@ -8,6 +8,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from pipeline.bucket.artifacts import Artifacts
+from pipeline.client.connect import Connection
+from pipeline.client.doctor import Verdict, examine_connection
 from pipeline.deployment.broker import EXPAND, VERIFY_LEDGER, celery_app
 from pipeline.errors import StoreUnavailable
 from pipeline.ledger.generations import Generations, Standing
@@ -195,3 +197,20 @@ def test_two_releases_in_one_bucket_count_apart(stage: Stage) -> None:
         assert check_ledger(stage.worker)
         assert check_ledger(other.worker)
     assert _stored(stage).token != _stored(other).token
+
+
+def test_doctor_says_whether_the_ledger_is_in_doubt_and_why(stage: Stage) -> None:
+    connection = Connection(stage.settings, stage.ledger, stage.artifacts)
+
+    def finding() -> tuple[Verdict, str]:
+        (found,) = [one for one in examine_connection(connection) if one.what == "ledger"]
+        return found.verdict, found.found
+
+    assert check_ledger(stage.worker)
+    assert finding() == (Verdict.OK, "agrees with the bucket as far as is known")
+    _restarted(stage)
+    check_ledger(stage.worker)
+    verdict, found = finding()
+    assert verdict is Verdict.WARNING
+    assert "is compared with the bucket since" in found
+    assert "restarted or failed over" in found

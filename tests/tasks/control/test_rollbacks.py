@@ -21,9 +21,11 @@ from tasks.control.expand import expand
 from tasks.control.finalize import finalize
 from tasks.control.fire import fire
 from tasks.control.purge import purge
+from tasks.control.reconcile import Reconciled, reconcile
 from tasks.control.reopen import reopen
 from tasks.control.tick import tick
 from tasks.control.verify_ledger import verify_ledger
+from tasks.process.context import Context
 from tests.rollback import Snapshot
 from tests.tasks.control.test_reconcile import _with_a_failure as with_a_failure
 from tests.tasks.control.test_schedules import batches, history, schedule
@@ -229,6 +231,24 @@ def test_before_a_schedule_was_added_paused_and_removed(stage: Stage) -> None:
     paused = stage.ledger.schedules.get("paused")
     assert paused is not None
     assert paused.paused
+
+
+def test_a_batch_that_our_own_program_fails_over_does_not_keep_the_ledger_in_doubt(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.accepted(2, "bad")
+
+    def broken(context: Context, batch_id: str) -> Reconciled:
+        if batch_id == "bad":
+            raise ZeroDivisionError
+        return reconcile(context, batch_id)
+
+    monkeypatch.setattr("tasks.control.verify_ledger.reconcile", broken)
+    stage.batch(5)
+    with forgotten(stage):
+        stage.work()
+    completed(stage, 5)
+    assert is_final(stage.batch_state("bad"))  # it goes on as before
 
 
 def test_an_ended_batch_that_nothing_happened_to_is_left_alone(stage: Stage) -> None:
