@@ -11,6 +11,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from distri.model.schedulers import SchedulerRecipe
 from distri.model.stages import FACTOR
+from distri.ranks.device_errors import raise_device_failures
 from distri.ranks.errors import ModelError
 
 TIME_IDS = 6  # original size, crop and target size, two numbers each
@@ -52,23 +53,25 @@ def load(directory: Path, *, device: torch.device, dtype: torch.dtype, vae_dtype
 
     Raises:
         ModelError: something is missing, is not safetensors, or is not SDXL.
+        OutOfMemory: it does not fit into memory.
     """
     index = _json(directory / "model_index.json")
     found = index.get("_class_name")
     if found != "StableDiffusionXLPipeline":
         raise ModelError(f"{directory.name}: found a {found}, wanted a StableDiffusionXLPipeline")
     try:
-        unet = NETWORKS["unet"].from_pretrained(
-            directory, subfolder="unet", torch_dtype=dtype, use_safetensors=True, local_files_only=True
-        )
-        vae = NETWORKS["vae"].from_pretrained(
-            directory, subfolder="vae", torch_dtype=vae_dtype, use_safetensors=True, local_files_only=True
-        )
-        encoders = [
-            kind.from_pretrained(directory / name, dtype=dtype, use_safetensors=True, local_files_only=True)
-            for name, kind in ENCODERS
-        ]
-        tokenizers = [CLIPTokenizer.from_pretrained(directory / name, local_files_only=True) for name in TOKENIZERS]
+        with raise_device_failures():
+            unet = NETWORKS["unet"].from_pretrained(
+                directory, subfolder="unet", torch_dtype=dtype, use_safetensors=True, local_files_only=True
+            )
+            vae = NETWORKS["vae"].from_pretrained(
+                directory, subfolder="vae", torch_dtype=vae_dtype, use_safetensors=True, local_files_only=True
+            )
+            encoders = [
+                kind.from_pretrained(directory / name, dtype=dtype, use_safetensors=True, local_files_only=True)
+                for name, kind in ENCODERS
+            ]
+            tokenizers = [CLIPTokenizer.from_pretrained(directory / name, local_files_only=True) for name in TOKENIZERS]
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"{directory.name}: {error}") from error
     for name, tokenizer in zip(TOKENIZERS, tokenizers, strict=True):

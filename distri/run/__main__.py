@@ -15,36 +15,32 @@ die_with_parent(int(os.environ[PARENT_PID_VARIABLE]) if PARENT_PID_VARIABLE in o
 
 import secrets  # noqa: E402
 import sys  # noqa: E402
-import threading  # noqa: E402
 from datetime import timedelta  # noqa: E402
 
 import structlog  # noqa: E402
 import torch  # noqa: E402
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
-from distri.ranks.device_errors import device_failure  # noqa: E402
-from distri.ranks.errors import GpuFailed, LayoutError, LeaderFailed, PeerLost  # noqa: E402
+from distri.ranks.errors import LeaderFailed, PeerLost  # noqa: E402
 from distri.ranks.mesh import Layout, Mesh  # noqa: E402
 from distri.ranks.spans import Spans  # noqa: E402
+from distri.run.ending import code_of, commit_what_is_rendered, end_from_a_thread, report_error  # noqa: E402
 from distri.run.leader import Leader  # noqa: E402
 from distri.run.nccl import set_nccl  # noqa: E402
 from distri.run.report import write_report  # noqa: E402
-from distri.run.shard import ImageTooLarge, LeaderRefused, PodMisconfigured, render_shard  # noqa: E402
+from distri.run.shard import LeaderRefused, PodMisconfigured, render_shard  # noqa: E402
 from distri.run.sigterm import on_sigterm  # noqa: E402
 from distri.run.tracing import gather_trace, note_start  # noqa: E402
 from pipeline.bucket.trace import Trace, TracePhase, usage_of  # noqa: E402
 from pipeline.deployment.settings import load_settings  # noqa: E402
-from pipeline.errors import ClaimRefused, RecordTooNew, RecordUnreadable, ServiceError, SettingsError  # noqa: E402
+from pipeline.errors import RecordTooNew, RecordUnreadable  # noqa: E402
 from pipeline.names import ATTEMPT_VARIABLE, POD_UID_VARIABLE  # noqa: E402
 from pipeline.process.logs import configure_logging  # noqa: E402
-from pipeline.process.redact import redacted  # noqa: E402
 from pipeline.records.attempt import EXIT_CONFIG, EXIT_USAGE, AttemptSpec, Code, PodReport  # noqa: E402
 from pipeline.records.results import ImageResult  # noqa: E402
 from pipeline.schema import read_record  # noqa: E402
 
 log = structlog.get_logger("distri.run")
-
-COMMIT_S = 15.0  # for what is rendered when ranks are missing: within what the heartbeat leaves of the timeout
 
 
 def main() -> int:
@@ -56,13 +52,9 @@ def main() -> int:
         if leader is not None:
             leader.stop("the pod was asked to end (SIGTERM)")
 
-    def end_without_missing(error: PeerLost) -> None:
+    def end_at_once(error: PeerLost) -> None:
         log.error("rank ended: others, or its own device, do not go on", reason=str(error))
-        _report_error(error, rank)
-        ended = threading.Thread(target=_commit_what_is_rendered, args=(leader,), daemon=True)
-        ended.start()
-        ended.join(COMMIT_S)
-        os._exit(1)  # neither a stream that hangs nor a thread that waits for it can be unwound
+        end_from_a_thread(error, rank, leader)
 
     on_sigterm(stop_leader)
     spans = Spans()
@@ -78,7 +70,7 @@ def main() -> int:
         set_nccl(os.environ, settings.collective_timeout_s)
         with spans.span(TracePhase.MEET):
             layout = Layout(spec.layout.data, spec.layout.cfg, spec.layout.patch)
-            mesh = Mesh.join(layout, device=device, timeout=timeout, on_lost=end_without_missing)
+            mesh = Mesh.join(layout, device=device, timeout=timeout, on_lost=end_at_once)
         if mesh.is_leader:
             leader = Leader(spec, os.environ.get(POD_UID_VARIABLE) or secrets.token_hex(8), settings, spans)
         render_shard(mesh, leader, spec, settings, spans)
@@ -95,31 +87,12 @@ def main() -> int:
         return 1  # the leader reports
     except Exception as error:
         log.exception("rank ended")
-        _report_error(error, rank)
-        _commit_what_is_rendered(leader)
+        report_error(error, rank)
+        commit_what_is_rendered(leader)
         if isinstance(error, UnreadableAttempt):
             return EXIT_USAGE
-        return EXIT_CONFIG if _code_of(error) is Code.CONFIG_ERROR else 1
+        return EXIT_CONFIG if code_of(error) is Code.CONFIG_ERROR else 1
     return 0
-
-
-def _report_error(error: Exception, rank: int) -> None:
-    message = redacted(f"{type(error).__name__}: {error}")
-    # A rank that was killed reports nothing, so a rank that misses exactly one names it.
-    missing = error.missing or () if isinstance(error, PeerLost) else ()
-    lost = missing[0] if len(missing) == 1 else rank
-    image = error.index if isinstance(error, ImageTooLarge) else None
-    write_report(PodReport(code=_code_of(error), message=message, rank=lost, image=image))
-
-
-def _commit_what_is_rendered(leader: Leader | None) -> None:
-    """Finish the uploads, so that no image is rendered twice. In an outage torchrun's SIGTERM ends the wait."""
-    if leader is None or not leader.claimed:
-        return
-    try:
-        leader.committer.flush()
-    except Exception:
-        log.exception("some images will be rendered again")  # why this rank ends is reported already
 
 
 class UnreadableAttempt(PodMisconfigured):
@@ -145,22 +118,6 @@ def _report(leader: Leader, code: Code, message: str, trace: Trace | None) -> Po
     committed = sum(isinstance(outcome, ImageResult) for outcome in outcomes)
     usage = usage_of(trace) if trace is not None else None
     return PodReport(code=code, message=message, committed=committed, failed=len(outcomes) - committed, usage=usage)
-
-
-def _code_of(error: Exception) -> Code:
-    if isinstance(error, ClaimRefused):
-        return Code.CLAIM_REFUSED
-    if isinstance(error, PodMisconfigured | SettingsError | LayoutError):
-        return Code.CONFIG_ERROR
-    if isinstance(error, ImageTooLarge):
-        return Code.OUT_OF_MEMORY
-    if isinstance(error, GpuFailed) or isinstance(device_failure(error), GpuFailed):
-        return Code.GPU_UNHEALTHY
-    if isinstance(error, RecordTooNew):
-        return Code.TOO_OLD
-    if isinstance(error, ServiceError) and not isinstance(error, RecordUnreadable):
-        return Code.STORAGE
-    return Code.ENGINE_ERROR
 
 
 if __name__ == "__main__":
