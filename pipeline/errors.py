@@ -11,6 +11,7 @@ TesseraError
 ├── ServiceError           something outside is away or refuses us; nothing was lost, try again once it is mended
 │   ├── LedgerUnavailable  Redis
 │   ├── StoreUnavailable   the S3 endpoint
+│   │   ├── ObjectGone     an object that must be there is not, or not yet; carries its key
 │   │   └── StoreRefused   it answers, and will not do what was asked
 │   │       └── ClockSkewed  the clock of this machine is too far from the store's
 │   ├── AcceptanceUnknown  no answer came to the request that accepts a batch; carries its id
@@ -115,6 +116,14 @@ class LedgerUnavailable(ServiceError):
 
 class StoreUnavailable(ServiceError):
     """The S3 endpoint does not answer, or refuses us."""
+
+
+class ObjectGone(StoreUnavailable):
+    """An object that must be there is not, or not yet."""
+
+    def __init__(self, key: str, where: str) -> None:
+        self.key = key
+        super().__init__(f"{key} is not in {where}, or not yet")
 
 
 class StoreRefused(StoreUnavailable):

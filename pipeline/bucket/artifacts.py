@@ -26,7 +26,7 @@ from pipeline.bucket.bodies import read_at_most, split_lines
 from pipeline.bucket.requirements import Requirement, clock, conditional_put, refuses_delete_objects, requirements
 from pipeline.bucket.s3 import ABSENT, CONFLICT, PRECONDITION_FAILED, Credentials, code_of, connect, translate_errors
 from pipeline.deployment.settings import Settings, without_credentials
-from pipeline.errors import RequestError, StoreRefused, StoreUnavailable
+from pipeline.errors import ObjectGone, RequestError, StoreRefused, StoreUnavailable
 from pipeline.records.object_sizes import RECORD_BYTES, largest
 
 if TYPE_CHECKING:
@@ -213,10 +213,15 @@ class Artifacts:
         return digest.hexdigest()
 
     def lines(self, key: str) -> Iterator[bytes]:
-        """The lines of an object, streamed; none if it is not there. Of a line too long for a record, its beginning."""
+        """The lines of an object, streamed. Of a line too long for a record, its beginning.
+
+        Raises ObjectGone: what is not there is not empty.
+        """
         with self._errors():
             body = self._body(key)
-        return iter(()) if body is None else split_lines(self._chunks(body), RECORD_BYTES)
+        if body is None:
+            raise ObjectGone(key, self.where)
+        return split_lines(self._chunks(body), RECORD_BYTES)
 
     def _chunks(self, body: StreamingBody) -> Iterator[bytes]:
         with self._errors():

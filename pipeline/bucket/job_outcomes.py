@@ -38,7 +38,7 @@ class Reported:
 
     Attributes:
         outcomes: by the image's index; nothing if there is no fragment.
-        whole: every line of it could be read, and speaks of an image of its own.
+        whole: it is there, and every line of it could be read and speaks of an image of its own.
     """
 
     outcomes: Mapping[int, ImageOutcome]
@@ -60,8 +60,11 @@ def reported_outcomes(artifacts: Artifacts, objects: BatchObjects, job: int) -> 
     """What the fragment of a job says; a line that cannot be read says nothing. Raises StoreUnavailable."""
     key = objects.fragment(job)
     outcomes: dict[int, ImageOutcome] = {}
+    body = artifacts.get(key)
+    if body is None:
+        return Reported({}, whole=False)
     lines = 0
-    for number, line in enumerate(artifacts.lines(key), 1):
+    for number, line in enumerate(body.splitlines(), 1):
         if not line.strip():
             continue
         lines += 1

@@ -36,10 +36,13 @@ def clean_staged(artifacts: Artifacts, now: datetime) -> None:
 
 
 def _accepted_tokens(artifacts: Artifacts, objects: BatchObjects) -> set[str] | None:
-    """The token that `batch.json` names, empty if there is no `batch.json`; None if it cannot be read."""
+    """The token that `batch.json` names, empty if none was accepted; None if nobody can say."""
     body = artifacts.get(objects.manifest)
     if body is None:
-        return set()
+        if artifacts.head(objects.plan) is None and artifacts.head(objects.shard(0)) is None:
+            return set()
+        log.error("staged rows kept, batch.json is gone and the batch was cut into jobs", batch=objects.batch_id)
+        return None
     try:
         return {read_record(BatchManifest, body, what=objects.manifest).staged}
     except RecordUnreadable as error:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import structlog
 
+from pipeline.bucket.job_outcomes import reported_outcomes
 from pipeline.errors import ConflictError
 from pipeline.ledger.jobs import QueuePlace
 from pipeline.names import job_ref
 from pipeline.records.batch import BatchRecord, changed
 from pipeline.records.object_keys import BatchObjects
-from pipeline.records.results import is_retried, parsed_outcomes
+from pipeline.records.results import is_retried
 from pipeline.states import BatchState, JobState
 from tasks.control.let_run import let_run
 from tasks.control.restart import withdraw_results
@@ -42,10 +43,9 @@ def _reopen_job(context: Context, record: BatchRecord, index: int) -> bool:
     job = context.ledger.jobs.get(job_ref(record.id, index))
     if job is None or job.round == record.round:
         return False
-    objects = BatchObjects(record.id)
-    key = objects.fragment(index)
-    outcomes = parsed_outcomes(context.artifacts.lines(key), key, objects)
-    if not any(is_retried(outcome, record.reopen or ()) for outcome in outcomes):
+    reported = reported_outcomes(context.artifacts, BatchObjects(record.id), index)
+    is_known = reported.whole and len(reported.outcomes) == job.images  # otherwise whoever claims it finds out
+    if is_known and not any(is_retried(one, record.reopen or ()) for one in reported.outcomes.values()):
         return False
     opened = changed(
         job, at=context.ledger.now(), state=JobState.QUEUED, round=record.round, reopen=record.reopen, confirmed=False

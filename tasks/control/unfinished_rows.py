@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from pipeline.errors import RecordTooNew, RecordUnreadable, RequestError, UnknownBatch
+from pipeline.errors import ObjectGone, RecordTooNew, RecordUnreadable, RequestError, UnknownBatch
 from pipeline.promptset.row import ResolvedRow
 from pipeline.records.batch import BatchManifest
 from pipeline.records.object_keys import MARKERS, BatchObjects
@@ -31,15 +31,8 @@ def is_unfinished(context: Context, batch_id: str) -> bool:
 def unfinished_rows(context: Context, batch_id: str) -> Iterator[bytes]:
     """Digests of the rows of a batch that have an image which neither succeeded nor failed."""
     objects = BatchObjects(batch_id)
-    body = context.artifacts.get(objects.manifest)
-    if body is None:
+    if (manifest := _manifest(context, objects)) is None:
         return  # it was purged
-    try:
-        manifest = read_record(BatchManifest, body, what=objects.manifest)
-    except RecordTooNew:
-        raise
-    except RecordUnreadable as error:
-        raise RequestError(str(error)) from error
     rows = _rows(context, objects.input(manifest.staged))
     if not context.ledger.batches.known(batch_id):
         # An emptied ledger knows no images: count all rows of a batch that did not end, and none of one that completed.
@@ -58,9 +51,27 @@ def unfinished_rows(context: Context, batch_id: str) -> Iterator[bytes]:
                 yield row_digest(row)
 
 
+def _manifest(context: Context, objects: BatchObjects) -> BatchManifest | None:
+    """The batch as it was accepted; by the ledger if only its object is gone. Raises RequestError."""
+    body = context.artifacts.get(objects.manifest)
+    try:
+        if body is None:
+            record = context.ledger.batches.get(objects.batch_id)
+            return record.manifest if record.manifest.purge is None else None
+        return read_record(BatchManifest, body, what=objects.manifest)
+    except UnknownBatch:
+        return None
+    except RecordTooNew:
+        raise
+    except RecordUnreadable as error:
+        raise RequestError(str(error)) from error
+
+
 def _rows(context: Context, key: str) -> Iterator[ResolvedRow]:
     try:
         yield from read_lines(ResolvedRow, context.artifacts.lines(key), what=key)
+    except ObjectGone as error:
+        raise RequestError(f"{error}, so that nobody knows which rows were left") from error
     except RecordTooNew:
         raise
     except RecordUnreadable as error:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import structlog
 
-from pipeline.errors import RecordTooNew, RecordUnreadable, StoreUnavailable, TesseraError
+from pipeline.errors import ObjectGone, RecordTooNew, RecordUnreadable, StoreUnavailable, TesseraError
 from pipeline.process.parallel import in_order
 from pipeline.promptset.row import ResolvedRow
 from pipeline.records.batch import BatchManifest, BatchRecord, advance
@@ -120,9 +120,9 @@ def shards_of(context: Context, record: BatchRecord) -> Iterator[Shard]:
 def check_input(context: Context, manifest: BatchManifest) -> None:
     """Raise InputChanged if the rows in the bucket are not, or not all, those that were accepted."""
     key, digest = BatchObjects(manifest.id).input(manifest.staged), hashlib.sha256()
-    for line in context.artifacts.lines(key):
+    for line in _lines(context, key):
         digest.update(line + b"\n")
-    _compare(context, manifest, digest.hexdigest())
+    _compare(manifest, digest.hexdigest())
 
 
 def _rows(context: Context, manifest: BatchManifest, json_of: dict[int, bytes]) -> Iterator[ResolvedRow]:
@@ -132,7 +132,7 @@ def _rows(context: Context, manifest: BatchManifest, json_of: dict[int, bytes]) 
     """
     key, digest = BatchObjects(manifest.id).input(manifest.staged), hashlib.sha256()
     unreadable: RecordUnreadable | None = None
-    for line in context.artifacts.lines(key):
+    for line in _lines(context, key):
         digest.update(line + b"\n")
         if unreadable is None:
             try:
@@ -144,18 +144,24 @@ def _rows(context: Context, manifest: BatchManifest, json_of: dict[int, bytes]) 
             else:
                 json_of[row.row] = line
                 yield row
-    _compare(context, manifest, digest.hexdigest())
+    _compare(manifest, digest.hexdigest())
     if unreadable is not None:
         message = f"{key} has a row that this version of Tessera cannot read: {unreadable.found} found"
         raise RecordUnreadable(key, unreadable.found, unreadable.wanted, message) from unreadable
 
 
-def _compare(context: Context, manifest: BatchManifest, digest: str) -> None:
+def _lines(context: Context, key: str) -> Iterator[bytes]:
+    """The accepted rows. Raises ObjectGone if they are not there, for they may be late; after a while InputChanged."""
+    try:
+        return context.artifacts.lines(key)
+    except ObjectGone as error:
+        if not context.ledger.locks.absent_for(key, LATE_S):
+            raise
+        raise InputChanged(f"{key} is not in {context.artifacts.where}") from error
+
+
+def _compare(manifest: BatchManifest, digest: str) -> None:
     if digest == manifest.input_sha256:
         return
     key = BatchObjects(manifest.id).input(manifest.staged)
-    if context.artifacts.head(key) is None:
-        if not context.ledger.locks.absent_for(key, LATE_S):
-            raise StoreUnavailable(f"{key} is not in {context.artifacts.where}, or not yet; it is looked for again")
-        raise InputChanged(f"{key} is not in {context.artifacts.where}")
     raise InputChanged(f"{key} is not what was accepted: its digest differs from the one in batch.json")

@@ -17,7 +17,7 @@ from embedded.services.services import Services
 from pipeline.bucket.artifacts import Artifacts, sha256
 from pipeline.bucket.s3 import Credentials
 from pipeline.deployment.settings import Settings
-from pipeline.errors import StoreUnavailable
+from pipeline.errors import ObjectGone, StoreUnavailable
 
 OCTETS = "application/octet-stream"
 
@@ -153,10 +153,14 @@ def test_of_many_that_create_one_object_one_wins_and_its_bytes_stand(artifacts: 
         assert [b"%d" % number for number in won] == [artifacts.get(f"race-{round_}")]
 
 
-def test_what_is_not_there_is_none_or_empty(artifacts: Artifacts) -> None:
+def test_what_is_not_there_is_not_empty(artifacts: Artifacts) -> None:
     assert artifacts.get("x") is None
     assert artifacts.head("x") is None
-    assert list(artifacts.lines("x")) == []
+    with pytest.raises(ObjectGone, match="x is not in "):
+        artifacts.lines("x")
+    artifacts.put("x", b"", content_type=OCTETS)
+    assert (artifacts.get("x"), list(artifacts.lines("x"))) == (b"", [])
+    artifacts.delete("x")
     assert list(artifacts.list("x/")) == []
     assert list(artifacts.folders("x/")) == []
 

@@ -31,8 +31,17 @@ def test_a_batch_json_that_cannot_be_read_protects_what_lies_beside_it(stage: St
     objects = BatchObjects("odd")
     for key in (objects.manifest, objects.input("t")):
         stage.artifacts.put(key, b"not ours", content_type=TEXT)
+    before = _keys(stage)
     clean_staged(stage.artifacts, datetime.now(UTC) + AFTER + timedelta(minutes=5))
-    assert _keys(stage) == {objects.manifest, objects.input("t")}
+    assert _keys(stage) == before
+
+
+def test_the_rows_of_a_batch_whose_batch_json_was_deleted_are_kept(stage: Stage) -> None:
+    stage.batch(2)
+    stage.artifacts.delete(BatchObjects("b").manifest)
+    kept = _keys(stage)
+    clean_staged(stage.artifacts, datetime.now(UTC) + AFTER + timedelta(minutes=5))
+    assert _keys(stage) == kept
 
 
 def test_an_upload_in_parts_that_was_never_completed_is_aborted(stage: Stage) -> None:

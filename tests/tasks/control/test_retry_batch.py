@@ -90,6 +90,23 @@ def test_what_fails_again_is_listed_again(stage: Stage) -> None:
     assert _retried(stage) == 1
 
 
+@pytest.mark.parametrize("damage", [True, False])
+def test_a_job_whose_fragment_is_gone_or_damaged_is_opened_all_the_same(stage: Stage, damage: bool) -> None:
+    _ended(stage, 5, {1: BLACK})
+    key = BatchObjects("b").fragment(0)
+    if damage:
+        stage.artifacts.put(key, b"{", content_type="application/x-ndjson")
+    else:
+        stage.artifacts.delete(key)
+    assert _retried(stage) == 1
+    rendered = _fails(stage, {})
+    reopen(stage.worker, "b")
+    stage.work()
+    stage.finalized()
+    assert (rendered, stage.batch_state()) == ([1], BatchState.COMPLETED)
+    assert [line["index"] for line in stage.lines("results.jsonl")] == list(range(5))
+
+
 def test_a_code_chooses_among_the_failures(stage: Stage) -> None:
     _ended(stage, 6, {0: BLACK, 2: UNSUPPORTED, 5: UNSUPPORTED})
     assert _retried(stage, "E_UNSUPPORTED") == 2
