@@ -219,7 +219,8 @@ def _environment(pod: PodSettings, settings: Settings, spec: AttemptSpec) -> lis
     names = [variable_name(name) for name in FOR_PODS]
     deployment = {name: variables[name] for name in names if name in variables}
     url = settings.redis_url.get_secret_value()
-    if "@" not in url and not pod.env_from_secrets:  # otherwise a Secret may have it, which `env` would override
+    # Otherwise a Secret may have it, which `env` would override.
+    if not settings.redis_has_secret and not pod.env_from_secrets:
         deployment["TESSERA_REDIS_URL"] = url
     plain = {
         "HOME": SCRATCH_PATH,

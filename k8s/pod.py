@@ -142,7 +142,7 @@ def pod_settings(settings: Settings) -> PodSettings:
         raise SettingsError("pod settings cannot be used:\n" + "\n".join(problems)) from error
     if settings.image == "local":
         raise SettingsError("TESSERA_IMAGE: 'local' found; a container image by digest wanted, for pods of a cluster")
-    if "@" in settings.redis_url.get_secret_value() and not pod.env_from_secrets:
+    if settings.redis_has_secret and not pod.env_from_secrets:
         raise SettingsError(
             "TESSERA_POD.env_from_secrets: none found, and TESSERA_REDIS_URL holds a password; "
             "put it in a Secret under that name, and name the Secret here"

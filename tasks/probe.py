@@ -12,7 +12,6 @@ import secrets
 import socket
 import sys
 
-import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -22,6 +21,7 @@ from pipeline.deployment.layouts import planned_layout
 from pipeline.deployment.settings import Settings, load_settings
 from pipeline.errors import LedgerUnavailable, TesseraError
 from pipeline.ledger import Ledger
+from pipeline.ledger.redis_client import redis_client
 from pipeline.names import attempt_name
 from pipeline.records.attempt import AttemptSpec
 
@@ -32,13 +32,8 @@ ANSWER_WITHIN_S = 8.0
 
 def works(settings: Settings, role: str, host: str) -> bool:
     """Whether the worker of this host takes work. Raises LedgerUnavailable if Redis does not answer."""
-    client = redis.Redis.from_url(
-        settings.redis_url.get_secret_value(),
-        **settings.redis_tls,
-        socket_connect_timeout=REDIS_WITHIN_S,
-        socket_timeout=REDIS_WITHIN_S,
-        retry=Retry(NoBackoff(), 0),
-    )
+    retry = Retry(NoBackoff(), 0)
+    client = redis_client(settings, connect_timeout_s=REDIS_WITHIN_S, timeout_s=REDIS_WITHIN_S, retry=retry)
     with client, Ledger(settings).store.errors():
         ticking = bool(client.exists(beat_lock_key(settings.redis_prefix)))
     if role == "beat":

@@ -21,7 +21,7 @@ import structlog
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
 
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.deployment.broker import HINT_LASTS_S, TICK, celery_app
+from pipeline.deployment.broker import HINT_LASTS_S, TICK, beat_options, celery_app
 from pipeline.deployment.broker_keys import CONTROL_QUEUE, RENDER_QUEUE, beat_prefix, queue_name
 from pipeline.deployment.settings import Settings, load_settings
 from pipeline.errors import LedgerUnavailable, ServiceError, TesseraError
@@ -112,7 +112,7 @@ def beat(settings: Settings) -> None:
     interval_s = min(5.0, settings.tick_s)
     app.conf.update(
         beat_scheduler="redbeat.RedBeatScheduler",
-        redbeat_redis_url=settings.redis_url.get_secret_value(),
+        **beat_options(settings),
         redbeat_key_prefix=beat_prefix(settings.redis_prefix),
         redbeat_lock_timeout=math.ceil(BEAT_LOCK_INTERVALS * interval_s),
         beat_max_loop_interval=interval_s,

@@ -6,6 +6,7 @@ Whatever is lost or doubled here, the controller's next tick mends; the truth is
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import structlog
 
@@ -32,6 +33,8 @@ RENDER = "tessera.render"  # nothing: there may be a job to claim
 # sign, and short enough that few ticks wait for a controller that was away.
 HINT_LASTS_S = 1800.0
 
+SOCKET_TIMEOUT_S = 30.0
+
 _CONTROL = (EXPAND, REOPEN, CANCEL, FINALIZE, PURGE, RECONCILE, TICK, FIRE, VERIFY_LEDGER)
 _QUEUES = dict.fromkeys(_CONTROL, CONTROL_QUEUE) | {RENDER: RENDER_QUEUE}
 
@@ -42,7 +45,7 @@ def celery_app(settings: ConnectionSettings) -> Celery:
 
     app, prefix = Celery("tessera"), settings.redis_prefix
     app.conf.update(
-        broker_url=settings.redis_url.get_secret_value(),
+        broker_url=_broker_url(settings),
         # Without it kombu would take any certificate. RedBeat reads it, too.
         broker_use_ssl=settings.redis_tls or None,
         broker_transport_options={
@@ -53,8 +56,9 @@ def celery_app(settings: ConnectionSettings) -> Celery:
             "fanout_prefix": FANOUT,
             "socket_connect_timeout": settings.connect_timeout_s,
             # A half-open connection would otherwise hang for ever.
-            "socket_timeout": 30.0,
+            "socket_timeout": SOCKET_TIMEOUT_S,
             "socket_keepalive": True,
+            **_sentinel_options(settings),
         },
         broker_connection_retry_on_startup=True,
         task_serializer="json",
@@ -70,6 +74,47 @@ def celery_app(settings: ConnectionSettings) -> Celery:
         timezone="UTC",
     )
     return app
+
+
+def _broker_url(settings: ConnectionSettings) -> str:
+    """The URL as kombu reads it: it knows sentinels by a URL each, and has the service's name among its options."""
+    sentinels = settings.redis_sentinels
+    if sentinels is None:
+        return settings.redis_url.get_secret_value()
+    user = quote(sentinels.username or "", safe="")
+    secret = f"{user}:{quote(sentinels.password, safe='')}@" if sentinels.password else f"{user}@" if user else ""
+    hosts = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in sentinels.nodes)
+    return ";".join(f"sentinel://{secret}{host}/{sentinels.db}" for host in hosts)
+
+
+def _sentinel_options(settings: ConnectionSettings) -> dict[str, Any]:
+    sentinels = settings.redis_sentinels
+    if sentinels is None:
+        return {}
+    timeouts = {"socket_connect_timeout": settings.connect_timeout_s, "socket_timeout": settings.connect_timeout_s}
+    return {
+        "master_name": sentinels.service,
+        "sentinel_kwargs": timeouts | sentinels.node_options(settings.redis_tls),
+    }
+
+
+def beat_options(settings: ConnectionSettings) -> dict[str, Any]:
+    """Where RedBeat finds Redis."""
+    sentinels = settings.redis_sentinels
+    if sentinels is None:
+        return {"redbeat_redis_url": settings.redis_url.get_secret_value()}
+    return {
+        "redbeat_redis_url": "redis-sentinel://",
+        "redbeat_redis_options": {
+            "sentinels": list(sentinels.nodes),
+            "service_name": sentinels.service,
+            "db": sentinels.db,
+            "username": sentinels.username,
+            "password": sentinels.password,
+            "socket_timeout": SOCKET_TIMEOUT_S,
+            "sentinel_kwargs": _sentinel_options(settings)["sentinel_kwargs"],
+        },
+    }
 
 
 def send_hint(app: Celery, name: str, *args: str) -> bool:

@@ -11,10 +11,12 @@ import redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import AskError, ClusterCrossSlotError, ClusterDownError, MovedError
 from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError
 
 from pipeline.deployment.settings import ConnectionSettings, without_credentials
 from pipeline.errors import LedgerUnavailable, RecordUnreadable
 from pipeline.ledger.keys import Keys
+from pipeline.ledger.redis_client import redis_client
 from pipeline.ledger.scripts import Argument, script
 
 # A command that hangs longer is on a half-open connection; a script of ours takes well under a second.
@@ -41,17 +43,15 @@ class Store:
         self.keys = Keys(settings.redis_prefix)
         self._url = settings.redis_url.get_secret_value()
         # redis-py's types do not know what decode_responses decodes; our callers state what they get
-        self.redis: Any = redis.Redis.from_url(
-            self._url,
+        self.redis: Any = redis_client(
+            settings,
+            connect_timeout_s=settings.connect_timeout_s,
+            timeout_s=SOCKET_TIMEOUT_S,
+            retry=Retry(ExponentialBackoff(cap=1.0, base=0.1), RETRIES),
             decode_responses=True,
             # What is no text is an unreadable record, found where it is read, and no error of the connection.
             encoding_errors="surrogateescape",
-            **settings.redis_tls,
-            socket_connect_timeout=settings.connect_timeout_s,
-            socket_timeout=SOCKET_TIMEOUT_S,
-            socket_keepalive=True,
             health_check_interval=15,
-            retry=Retry(ExponentialBackoff(cap=1.0, base=0.1), RETRIES),
         )
         self._scripts: dict[str, Any] = {}
 
@@ -101,6 +101,11 @@ class Store:
             if (meaning := self._meaning(error)) is None:
                 raise
             raise LedgerUnavailable(f"Redis at {self.where} {meaning}") from error
+        except MasterNotFoundError as error:
+            raise LedgerUnavailable(
+                f"no sentinel of {self.where} names a primary ({error}); it may be failing over, or the service is "
+                "called otherwise: check TESSERA_REDIS_URL"
+            ) from error
         except (redis.ConnectionError, redis.TimeoutError) as error:
             if "certificate" in str(error).lower():
                 raise LedgerUnavailable(

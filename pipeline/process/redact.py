@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from urllib.parse import quote, quote_plus, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
 from pipeline.names import ATTEMPT_VARIABLE
 
@@ -73,17 +73,18 @@ def conceal(*values: str | None) -> None:
 def conceal_environment(environ: Mapping[str, str]) -> None:
     """Conceal the credentials in the environment of a Tessera process."""
     for name in ("TESSERA_REDIS_URL", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
-        conceal(_password(environ.get(name, "")))
+        conceal(*_passwords(environ.get(name, "")))
     conceal(*(environ.get(name) for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "REDISCLI_AUTH")))
     if found := re.search(r'"token"\s*:\s*"([^"]+)"', environ.get(ATTEMPT_VARIABLE, "")):
         conceal(found[1])
 
 
-def _password(url: str) -> str | None:
+def _passwords(url: str) -> list[str | None]:
     try:
-        return urlsplit(url).password
+        parts = urlsplit(url)
+        return [parts.password, *(value for name, value in parse_qsl(parts.query) if "password" in name)]
     except ValueError:
-        return None
+        return []
 
 
 def redacted(text: str) -> str:

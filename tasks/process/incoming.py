@@ -9,7 +9,6 @@ Whatever is no hint costs itself: it is counted, logged in a line and kept as a 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import uuid
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.deployment.broker import (
     CANCEL,
@@ -89,12 +88,6 @@ class _Envelope(_Part):
     properties: _Properties
 
 
-class _Body(RootModel[tuple[list[Any], dict[str, Any], dict[str, Any] | None]]):
-    """Arguments, keyword arguments, and what is to be done with the result."""
-
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
-
-
 class Incoming:
     """The border between a queue and this process."""
 
@@ -107,7 +100,10 @@ class Incoming:
             return _renewed(*_read(raw), queue)
         except _Refused as refused:
             self.refuse(refused.reason, refused.found, raw, queue)
-            return None
+        except Exception as error:  # our own program failed over it: it would end the worker, and the next one
+            log.exception("a message could not be looked at", queue=queue)
+            self.refuse(Malformed.NO_ENVELOPE, f"our own program failed: {type(error).__name__}", raw, queue)
+        return None
 
     def clear_queue(self, keys: list[str]) -> None:
         """Remove what stands in a queue's place and is no list. Raises LedgerUnavailable."""
@@ -141,12 +137,18 @@ def _read(raw: bytes) -> tuple[_Headers, list[str]]:
     task = envelope.headers.task
     if task not in _ARGUMENTS:
         raise _Refused(Malformed.UNKNOWN_TASK, f"task {task[:80]!r}")
+    return envelope.headers, _arguments(task, _given(task, envelope.body))
+
+
+def _given(task: str, body: str) -> list[Any]:
+    """The arguments in a body: a list of them, keyword arguments, and what is to be done with the result."""
     try:
-        body = read_record(_Body, base64.b64decode(envelope.body, validate=True), what="body")
-    except (RecordUnreadable, binascii.Error, ValueError) as error:
-        found = error.found if isinstance(error, RecordUnreadable) else "no base64"
-        raise _Refused(Malformed.BODY, f"{task}: {found}") from None
-    return envelope.headers, _arguments(task, body.root[0])
+        parts = json.loads(base64.b64decode(body, validate=True))
+    except (ValueError, RecursionError):
+        raise _Refused(Malformed.BODY, f"{task}: no JSON in base64") from None
+    if not isinstance(parts, list) or len(parts) != 3 or not isinstance(parts[0], list):
+        raise _Refused(Malformed.BODY, f"{task}: JSON of another form than [arguments, keywords, options]")
+    return parts[0]
 
 
 def _arguments(task: str, given: list[Any]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import redis as redis_py
 from celery import Celery
-from kombu.transport import redis
+from kombu.transport import TRANSPORT_ALIASES, redis
 
 from pipeline.ledger.dead_letters import Malformed
 from tasks.process.incoming import Incoming
@@ -82,10 +82,24 @@ class Transport(redis.Transport):
     Channel = Channel
 
 
+class SentinelChannel(_HintsOnly, redis.SentinelChannel):
+    """Of whichever Redis its sentinels name."""
+
+    from_transport_options = (*redis.SentinelChannel.from_transport_options, "incoming")  # type: ignore[assignment]
+
+
+class SentinelTransport(redis.SentinelTransport):
+    """Of whichever Redis its sentinels name."""
+
+    Channel = SentinelChannel
+
+
 def take_hints_only(app: Celery, incoming: Incoming) -> None:
-    """Have this application's workers take what they get from its queues through `incoming`."""
+    """Have this process take what it gets from queues through `incoming`."""
+    # By scheme and not by the application: kombu goes back to the scheme's when it turns to another sentinel.
+    own = f"{__name__}:{Transport.__name__}"
+    TRANSPORT_ALIASES.update(redis=own, rediss=own, sentinel=f"{__name__}:{SentinelTransport.__name__}")
     app.conf.update(
-        broker_transport=f"{__name__}:{Transport.__name__}",
         broker_transport_options={
             **app.conf.broker_transport_options,
             "incoming": incoming,

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from pipeline.deployment.settings.sentinels import Sentinels, parsed_sentinels
 from pipeline.deployment.settings.variables import HomePath, SettingsPart
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
@@ -16,7 +17,10 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 class ConnectionSettings(SettingsPart):
     """Where Redis and S3 are."""
 
-    redis_url: SecretStr = Field(description="redis:// or rediss:// URL of one Redis or Valkey (not a Cluster).")
+    redis_url: SecretStr = Field(
+        description="redis:// or rediss:// URL of one Redis or Valkey (not a Cluster), or sentinel:// or "
+        "rediss+sentinel:// of one that Redis Sentinel watches."
+    )
     redis_ca: HomePath | None = Field(None, description="CA certificates (PEM) for rediss://; none means the system's.")
     redis_cert: HomePath | None = Field(
         None, description="Our certificate (PEM), where Redis wants one of its clients."
@@ -35,11 +39,14 @@ class ConnectionSettings(SettingsPart):
     @field_validator("redis_url")
     @classmethod
     def _check_url(cls, value: SecretStr) -> SecretStr:
+        if parsed_sentinels(value.get_secret_value()) is not None:
+            return value
         url = urlsplit(value.get_secret_value())
         scheme = url.scheme
         if scheme not in ("redis", "rediss"):
             raise ValueError(
-                f"scheme {scheme!r} found, redis:// or rediss:// wanted (Redis Cluster cannot be a broker)"
+                f"scheme {scheme!r} found, redis://, rediss://, sentinel:// or rediss+sentinel:// wanted (Redis "
+                "Cluster cannot be a broker)"
             )
         if url.query or url.fragment:  # ssl_cert_reqs=none, say, which would switch off all checks silently
             raise ValueError("options found behind '?' or '#', none wanted; TLS has settings of its own")
@@ -63,15 +70,26 @@ class ConnectionSettings(SettingsPart):
     def _check_tls(self) -> Self:
         given = [name for name in ("redis_ca", "redis_cert", "redis_key") if getattr(self, name) is not None]
         if given and not self.redis_tls:
-            raise ValueError(f"{' and '.join(given)} found, and redis_url is not rediss://")
+            raise ValueError(f"{' and '.join(given)} found, and redis_url is neither rediss:// nor rediss+sentinel://")
         if (self.redis_cert is None) is not (self.redis_key is None):
             raise ValueError("redis_cert and redis_key are wanted together")
         return self
 
     @property
+    def redis_sentinels(self) -> Sentinels | None:
+        """The sentinels that say which Redis is the primary; None if the URL names a server."""
+        return parsed_sentinels(self.redis_url.get_secret_value())
+
+    @property
+    def redis_has_secret(self) -> bool:
+        """Whether the URL holds a user or a password."""
+        url = self.redis_url.get_secret_value()
+        return "@" in url or "sentinel_password" in url
+
+    @property
     def redis_tls(self) -> dict[str, Any]:
         """What redis-py and kombu need for TLS; empty without it. Certificate and host name are always checked."""
-        if urlsplit(self.redis_url.get_secret_value()).scheme != "rediss":
+        if urlsplit(self.redis_url.get_secret_value()).scheme not in ("rediss", "rediss+sentinel"):
             return {}
         files = {"ssl_ca_certs": self.redis_ca, "ssl_certfile": self.redis_cert, "ssl_keyfile": self.redis_key}
         return {

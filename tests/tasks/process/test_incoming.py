@@ -132,6 +132,14 @@ def test_nothing_that_celery_would_obey_goes_on(incoming: Incoming) -> None:
     assert (args, kwargs, set(embed.values())) == (["b"], {}, {None})
 
 
+def test_our_own_mistakes_cost_the_message_and_not_the_worker(
+    settings: Settings, incoming: Incoming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.process.incoming.read_record", lambda: None)  # takes no arguments
+    assert incoming.hint(message(), "control") is None
+    assert "our own program failed" in Ledger(settings).dead_letters.newest()[0].found
+
+
 def test_a_flood_leaves_the_last_ones_for_a_week(settings: Settings) -> None:
     ledger = Ledger(settings)
     for number in range(KEPT + 5):
