@@ -236,7 +236,7 @@ def test_a_pod_can_neither_read_tokens_nor_touch_records_nor_other_deployments(
         ("client", ("LTRIM", "{p}:dead_letters", "1", "0")),
         ("client", ("SET", "{p}:deployment", "{}")),
         ("worker", ("SET", "{p}:deployment", "{}")),
-        ("worker", ("SADD", "{p}:open", "b")),
+        ("worker", ("ZADD", "{p}:batches", "1", "b")),
         ("worker", ("FLUSHDB",)),
         ("controller", ("KEYS", "*")),
         ("controller", ("SET", "elsewhere", "x")),

@@ -11,7 +11,7 @@ if batch_of(ref) ~= batch then
   return -1
 end
 if lacks_batch(batch, incarnation) then
-  return redis.call('EXISTS', keys.batch(batch)) == 0 and -2 or -3
+  return redis.call('HGET', keys.batch(batch), 'revision') and -3 or -2
 end
 local ours = false -- the job's images, for a pod
 if pod ~= '' then

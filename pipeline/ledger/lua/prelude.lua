@@ -65,8 +65,8 @@ end
 -- Whether the ledger does not know the batch as its writer read it: it was rolled back, or lost and rebuilt, meanwhile.
 -- Whoever may not say which incarnation it read ('': a pod, whose token says more) assumes only that there is one.
 local function lacks_batch(id, incarnation)
-  local batch = keys.batch(id)
-  return redis.call('EXISTS', batch) == 0 or (incarnation ~= '' and is_of_another_incarnation(batch, incarnation))
+  local found = redis.call('HMGET', keys.batch(id), 'revision', 'incarnation') -- commands that a pod may use
+  return not found[1] or (incarnation ~= '' and found[2] and found[2] ~= incarnation)
 end
 
 local function add_event(batch, what, id, state)
