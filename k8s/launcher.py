@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import structlog
 
 from k8s.cluster import AlreadyThere, Cluster, Refused
+from k8s.events import Events
 from k8s.job_manifest import (
     ATTEMPT_LABEL,
     BATCH_ANNOTATION,
@@ -74,8 +75,7 @@ class KubernetesLauncher:
         self._ended: dict[str, _End] = {}
         self._refused: dict[str, Observation] = {}
         self._bad_nodes: dict[str, float] = {}
-        self._events: dict[str, list[Object]] = {}
-        self._events_at = float("-inf")
+        self._events = Events(cluster)
 
     @classmethod
     def connect(cls, settings: Settings) -> KubernetesLauncher:
@@ -139,6 +139,10 @@ class KubernetesLauncher:
         jobs = {job["metadata"]["name"]: job for job in self._cluster.jobs(self._selector)}
         with self._lock:
             self._ended = {name: end for name, end in self._ended.items() if end.is_still(jobs.get(name))}
+            open_names = (jobs.keys() | pods.keys()) - self._ended.keys()
+        # Not under the lock: who launches or deletes an attempt waits for no list.
+        self._ask_for_events({name: (jobs.get(name), pods[name]) for name in open_names})
+        with self._lock:
             seen = {**self._refused}
             for name in jobs.keys() | pods.keys():
                 if (end := self._ended.get(name)) is not None:
@@ -157,24 +161,22 @@ class KubernetesLauncher:
             watch.close()
 
     def delete(self, name: str) -> None:
-        """Delete the attempt's Job and pod in the background; the log of a failed one is saved first.
+        """Delete the attempt's Job and pod in the background; the end of the log of a failed one is kept.
 
         A pod that somebody detached from its Job is left: it ends by itself when its claim or its batch has ended.
         """
         with self._lock:
             end, self._refused = self._ended.get(name), {k: v for k, v in self._refused.items() if k != name}
-        if end is not None:
-            self._save_end_of_log(name, end)
+        found = self._end_of_log(name, end) if end is not None else None
         self._cluster.delete_job(name)
+        if found is not None:
+            self._save(name, *found)
 
     def _observe_one(self, name: str, job: Object | None, pods: list[Object]) -> Observation | None:
-        reading = read(job, pods, self._events.get(name, ()))
+        reading = read(job, pods, self._events.about(name))
         if reading is None:
             return None
-        now = self._now()
-        if _wants_events(reading, pods) and self._refresh_events(fresh=reading.phase is AttemptPhase.ENDED):
-            reading = read(job, pods, self._events.get(name, ())) or reading
-        reading = reading.at(now, self._pod.clocks)
+        reading = reading.at(self._now(), self._pod.clocks)
         waits = reading.phase is AttemptPhase.PENDING and all(deleted_at(pod) is None for pod in pods)
         if job is None and (waits or reading.phase is AttemptPhase.ENDED):
             # Its Job is gone and nothing of it runs or will: a pod that starts now is refused its claim. Nothing more
@@ -210,42 +212,40 @@ class KubernetesLauncher:
             self._bad_nodes = {node: until for node, until in self._bad_nodes.items() if until > now}
             return list(self._bad_nodes)
 
-    def _refresh_events(self, *, fresh: bool) -> bool:
-        """List events again if those here are too old; False if they were not listed."""
-        age_s = time.monotonic() - self._events_at
-        if age_s < (self._settings.observe_s if fresh else EVENTS_EVERY_S):
-            return False
-        try:
-            events = self._cluster.events()
-        except ServiceError as error:
-            # They only explain; the next look tries again.
-            log.warning("events could not be listed", reason=str(error))
-            return False
-        found: dict[str, list[Object]] = defaultdict(list)
-        for one in events:
-            about = one["involvedObject"]
-            name = about.get("name", "")
-            found[name if about.get("kind") == "Job" else name.rpartition("-")[0]].append(one)
-        self._events, self._events_at = found, time.monotonic()
-        return True
+    def _ask_for_events(self, found: Mapping[str, tuple[Object | None, list[Object]]]) -> None:
+        """Have events listed again, if they may explain one of these attempts."""
+        readings = [(read(job, pods, self._events.about(name)), pods) for name, (job, pods) in found.items()]
+        wanting = [reading for reading, pods in readings if reading is not None and _wants_events(reading, pods)]
+        if wanting:
+            fresh = any(reading.phase is AttemptPhase.ENDED for reading in wanting)
+            self._events.refresh(min(self._settings.observe_s, EVENTS_EVERY_S) if fresh else EVENTS_EVERY_S)
 
-    def _save_end_of_log(self, name: str, end: _End) -> None:
+    def _end_of_log(self, name: str, end: _End) -> tuple[str, str] | None:
+        """The key for the log of an attempt that failed, and its end; None if there is none to keep."""
         ended, batch = end.observation.outcome, end.observation.batch_id
         if ended is None or ended.code in (Code.SUCCEEDED, Code.NODE_LOST) or end.pod is None or batch is None:
-            return  # a lost node cannot be asked
-        key = f"{BatchObjects(batch).root}logs/{end.observation.job_index or 0:05d}-{end.number}.log"
+            return None  # a lost node cannot be asked
         try:
             pod = self._cluster.pod(end.pod)  # more of its containers may have ended since
             failed = (failed_containers(pod) or [CONTAINER]) if pod is not None else []
             tails = {container: self._cluster.log_tail(end.pod, container) for container in failed}
-            text = "\n".join(_titled(tail, container, len(tails)) for container, tail in tails.items() if tail)
-            if text:
-                self._save_log(key, redacted(text))
         except ServiceError as error:
             # Go on and free the GPUs: they are worth more than the log.
+            log.warning("log could not be read", name=name, reason=str(error))
+            return None
+        text = "\n".join(_titled(tail, container, len(tails)) for container, tail in tails.items() if tail)
+        if not text:
+            log.info("no log to save", name=name)
+            return None
+        return f"{BatchObjects(batch).root}logs/{end.observation.job_index or 0:05d}-{end.number}.log", redacted(text)
+
+    def _save(self, name: str, key: str, text: str) -> None:
+        try:
+            self._save_log(key, text)
+        except ServiceError as error:
             log.warning("log could not be saved", name=name, reason=str(error))
         else:
-            log.info("log saved" if text else "no log to save", name=name, key=key)
+            log.info("log saved", name=name, key=key)
 
 
 def _titled(tail: str, container: str, of: int) -> str:

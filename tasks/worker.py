@@ -29,6 +29,7 @@ from pipeline.ledger import Ledger
 from pipeline.ledger.server.durability import check_durability
 from pipeline.ledger.workers import Drain
 from pipeline.operations.declared import declared_schedules
+from pipeline.process.backoff import CAP_S
 from pipeline.process.logs import configure_logging
 from pipeline.records.attempt import Launcher
 from pipeline.records.schedules.schedule import ScheduleSpec
@@ -170,7 +171,7 @@ def _report(context: Context) -> None:
 
 def _tick_without_beat(context: Context) -> None:
     """Tick rarely, by the monotonic clock: RedBeat stops for as long as its host's clock was set back."""
-    while not context.stopping.wait(SELDOM_TICKS * context.settings.tick_s):
+    while not context.stopping.wait(min(SELDOM_TICKS * context.settings.tick_s, CAP_S)):
         try:
             tick_if_due(context)
         except ServiceError as error:

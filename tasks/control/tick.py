@@ -26,7 +26,7 @@ from tasks.process.context import Context
 log = structlog.get_logger(__name__)
 
 BUCKET_EVERY_S = 30.0
-BUCKET_SHARE = 0.05
+BUCKET_SHARE, LONGEST_REST_S = 0.05, 1800.0
 CLEAN_STAGED_EVERY_S = 24 * 3600.0
 RETENTION_EVERY_S = 3600.0
 ORPHANS_EVERY_S = 10.0
@@ -65,7 +65,8 @@ def tick(context: Context) -> None:
             with _go_on_after_errors("schedules"):
                 recover_schedules(context)
             # Listing takes longer the more batches there are; the share of time spent on it stays the same.
-            context.ledger.locks.rest("bucket", (time.monotonic() - began) / BUCKET_SHARE)
+            took_s = time.monotonic() - began
+            context.ledger.locks.rest("bucket", min(took_s / BUCKET_SHARE, LONGEST_REST_S))
         if context.ledger.locks.due("retention", RETENTION_EVERY_S):
             with _go_on_after_errors("retention"):
                 purge_expired(context)

@@ -9,7 +9,7 @@ import structlog
 
 from pipeline.errors import ServiceError
 from pipeline.ledger.jobs import QueuePlace
-from pipeline.process.backoff import backoff_s
+from pipeline.process.backoff import CAP_S, backoff_s
 from pipeline.process.redact import redacted
 from pipeline.records.batch import JobRecord, Wait, advance, changed
 from pipeline.states import JobState
@@ -17,7 +17,7 @@ from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
 
-FIRST_PAUSE_S, LONGEST_DELAY_S = 0.5, 300.0
+FIRST_PAUSE_S = 0.5
 REASON_LIMIT = 500  # characters
 
 # For how long a job waits for a version that can read its rows, and its batch for pods that do not end when asked.
@@ -37,7 +37,7 @@ def give_back(context: Context, job: JobRecord, fence: str, reason: str, *, took
     waiting = record_wait(context, job, fence, reason)
     times = waiting.wait.times if waiting.wait is not None else 1
     fair_s = 2 * took_s * (1 + context.ledger.leases.delayed())
-    delay_s = max(backoff_s(times, first_s=FIRST_PAUSE_S, random=random.random), min(fair_s, LONGEST_DELAY_S))
+    delay_s = max(backoff_s(times, first_s=FIRST_PAUSE_S, random=random.random), min(fair_s, CAP_S))
     context.ledger.leases.release(job.ref, fence, delay_s=delay_s)
     log.warning("job given back until it can go on", reason=reason, times=times, delay_s=round(delay_s, 1))
 

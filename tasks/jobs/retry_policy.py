@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from pipeline.process.backoff import backoff_s
+from pipeline.process.backoff import CAP_S, backoff_s
 from pipeline.records.attempt import AttemptOutcome, Code
 
 
@@ -53,7 +53,7 @@ BLAMES_AN_IMAGE = frozenset(
 # Of those, the ends after which the image is rendered once more in less memory.
 WANTS_MEMORY = frozenset({Code.OUT_OF_MEMORY, Code.OOM_KILLED})
 
-FIRST_DELAY_S, FIRST_DISRUPTION_DELAY_S, LONGEST_DELAY_S = 2.0, 1.0, 300.0
+FIRST_DELAY_S, FIRST_DISRUPTION_DELAY_S, LONGEST_DELAY_S = 2.0, 1.0, CAP_S
 
 
 @dataclass(frozen=True)

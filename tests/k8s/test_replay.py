@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -11,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from k8s.job_manifest import BATCH_ANNOTATION
 from k8s.launcher import KubernetesLauncher
 from k8s.pod import pod_settings
 from pipeline.deployment.settings import Settings
+from pipeline.errors import StoreUnavailable
 from pipeline.records.attempt import AttemptPhase, AttemptSpec, Code, LaunchResult, Observation
 from tests.k8s.replay import Replay, replayed
 
@@ -137,3 +140,63 @@ def test_a_refused_job_has_ended_and_the_cluster_is_asked_once(make_settings: Ma
         assert seen.outcome is not None
         assert seen.outcome.code is Code.CONFIG_ERROR
         assert (seen.batch_id, seen.job_index) == (spec.batch_id, spec.job_index)
+
+
+def test_nobody_waits_for_a_list_of_events_that_does_not_come(
+    make_settings: Make, make_spec: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("k8s.events.WAIT_S", 0.1)
+    spec: AttemptSpec = make_spec()
+    answer, over = _answers("drained-failjob/5-long-after"), threading.Event()
+
+    def hangs(method: str, path: str) -> tuple[int, Any]:
+        if "/events" in path:
+            over.wait(60)
+            return 200, {"items": []}
+        return (201, {}) if method == "POST" else (200, {}) if method == "DELETE" else answer(method, path)
+
+    with _poller(make_settings()) as (replay, launcher):
+        replay.answer = hangs
+        try:
+            seen = next(iter(launcher.observe().values()))
+            assert seen.outcome is not None
+            assert launcher.launch(spec) is LaunchResult.CREATED
+            launcher.delete(seen.name)
+            launcher.observe()
+            assert not over.is_set()
+            assert sum("/events" in path for _, path, _ in replay.asked) == 1  # it was asked for once, and still is
+            assert [method for method, _, _ in replay.asked if method in ("POST", "DELETE")] == ["POST", "DELETE"]
+        finally:
+            over.set()
+
+
+def test_a_job_is_deleted_before_the_end_of_its_log_is_stored(make_settings: Make) -> None:
+    """A bucket that is away keeps no GPU."""
+    stored: list[str] = []
+    with replayed(lambda _method, _path: (500, {})) as replay:
+
+        def save(_key: str, text: str) -> None:
+            assert replay.asked[-1][0] == "DELETE"
+            stored.append(text)
+            raise StoreUnavailable("away")
+
+        settings = make_settings()
+        launcher = KubernetesLauncher(replay.cluster, settings, pod_settings(settings), now=lambda: THEN, save_log=save)
+        moment = "failed-exit-1/3-final"
+
+        def answer(method: str, path: str) -> tuple[int, Any]:
+            if "/log" in path:
+                return 200, b"the end"
+            if method == "DELETE":
+                return 200, {}
+            if "/pods/" in path:
+                return 200, _load(moment, "pods")["items"][0]
+            status, body = _answers(moment)(method, path)
+            if "/jobs" in path:
+                body["items"][0]["metadata"]["annotations"] = {BATCH_ANNOTATION: "b"}
+            return status, body
+
+        replay.answer = answer
+        (name,) = launcher.observe()
+        launcher.delete(name)
+    assert stored

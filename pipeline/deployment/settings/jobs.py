@@ -21,9 +21,9 @@ class JobSettings(SettingsPart):
         100, ge=1, description="Attempts of a job that the cluster may take away in a row without a new image."
     )
     deadline_s: float = Field(6 * 3600, gt=0, description="Longest running time of one attempt.")
-    lease_s: float = Field(20.0, ge=2, description="A worker that is silent this long has lost its jobs.")
-    observe_s: float = Field(1.0, gt=0, description="Pause between two looks at what runs.")
-    tick_s: float = Field(2.0, gt=0, description="Pause between two of the controller's ticks.")
+    lease_s: float = Field(20.0, ge=2, le=3600, description="A worker that is silent this long has lost its jobs.")
+    observe_s: float = Field(1.0, gt=0, le=300, description="Pause between two looks at what runs.")
+    tick_s: float = Field(2.0, gt=0, le=600, description="Pause between two of the controller's ticks.")
     retention_days: float | None = Field(
         None,
         gt=0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.process.backoff import LONGEST_S, backoff_s
+from pipeline.process.backoff import CAP_S, LONGEST_S, backoff_s
 
 
 def test_each_delay_is_twice_the_one_before_up_to_the_cap() -> None:
@@ -24,3 +24,8 @@ def test_what_failed_very_often_still_has_a_delay(failures: int) -> None:
 def test_jitter_takes_up_to_half_of_a_delay_and_the_cap_holds_before_it(random: float, share: float) -> None:
     for failures, delay_s in ((1, 2.0), (3, 8.0), (9, 10.0)):
         assert backoff_s(failures, first_s=2.0, random=lambda: random) == delay_s * share
+
+
+@pytest.mark.parametrize("failures", [1, 30, 10_000])
+def test_nobody_waits_longer_than_the_cap_whatever_is_asked_for(failures: int) -> None:
+    assert backoff_s(failures, first_s=3600.0, longest_s=24 * 3600.0) == CAP_S
