@@ -65,7 +65,7 @@ class Artifacts:
     """Objects of one deployment. Keys are relative to its prefix. Safe to share between threads."""
 
     def __init__(self, settings: Settings, credentials: Credentials | None = None) -> None:
-        self._bucket = settings.s3_bucket
+        self.bucket = settings.s3_bucket
         self._prefix = f"{settings.s3_prefix}/" if settings.s3_prefix else ""
         self._endpoint = settings.s3_endpoint
         clients = connect(settings, credentials)
@@ -78,20 +78,20 @@ class Artifacts:
         Raises StoreUnavailable with what is wrong and what to do.
         """
         with self._errors():
-            self._impatient.head_bucket(Bucket=self._bucket)
-            condition = conditional_put(self._impatient, self._bucket, f"{self._prefix}{PROBES}{secrets.token_hex(8)}")
+            self._impatient.head_bucket(Bucket=self.bucket)
+            condition = conditional_put(self._impatient, self.bucket, f"{self._prefix}{PROBES}{secrets.token_hex(8)}")
         if not condition.met:
             raise StoreUnavailable(f"S3 at {self.where}: {condition}")
 
     def requirements(self) -> list[Requirement]:
         """What Tessera needs of this store, tried out. Raises StoreUnavailable."""
         with self._errors():
-            return list(requirements(self._impatient, self._bucket, f"{self._prefix}{PROBES}"))
+            return list(requirements(self._impatient, self.bucket, f"{self._prefix}{PROBES}"))
 
     def clock(self) -> Requirement:
         """How far this machine's clock is from the store's, also if it refuses us. Raises StoreUnavailable."""
         with self._errors():
-            return clock(self._impatient, self._bucket)
+            return clock(self._impatient, self.bucket)
 
     def put_new(
         self,
@@ -113,7 +113,7 @@ class Artifacts:
             for last in (False, False, True):
                 try:
                     self._client.put_object(
-                        Bucket=self._bucket,
+                        Bucket=self.bucket,
                         Key=self._prefix + key,
                         Body=body,
                         ContentType=content_type,
@@ -134,13 +134,11 @@ class Artifacts:
         """Write an object, over what may be there: for what follows from its inputs, where twice is harmless."""
         with self._errors():
             if isinstance(body, bytes):
-                self._client.put_object(
-                    Bucket=self._bucket, Key=self._prefix + key, Body=body, ContentType=content_type
-                )
+                self._client.put_object(Bucket=self.bucket, Key=self._prefix + key, Body=body, ContentType=content_type)
             else:
                 self._client.upload_fileobj(
                     body,
-                    self._bucket,
+                    self.bucket,
                     self._prefix + key,
                     ExtraArgs={"ContentType": content_type},
                     # Whoever gives up on an upload must not wait for its threads when the interpreter ends.
@@ -150,7 +148,7 @@ class Artifacts:
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens if it is not there."""
         with self._errors():
-            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+            self._client.delete_object(Bucket=self.bucket, Key=self._prefix + key)
 
     def delete_all(self, keys: Sequence[str]) -> None:
         """Remove up to 1,000 objects with one request; those that are not there do not matter."""
@@ -161,7 +159,7 @@ class Artifacts:
         try:
             with self._errors():
                 answer = self._client.delete_objects(
-                    Bucket=self._bucket,
+                    Bucket=self.bucket,
                     Delete={"Objects": [{"Key": self._prefix + key} for key in keys], "Quiet": True},
                 )
         except StoreUnavailable as error:
@@ -188,7 +186,7 @@ class Artifacts:
         """The object's bytes and its ETag, for `put_new(over=...)`; None if it is not there. Raises as `get`."""
         with self._errors():
             try:
-                found = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+                found = self._client.get_object(Bucket=self.bucket, Key=self._prefix + key)
             except s3_errors.ClientError as error:
                 if code_of(error) in ABSENT:
                     return None
@@ -246,7 +244,7 @@ class Artifacts:
 
     def _body(self, key: str, client: S3Client | None = None) -> StreamingBody | None:
         try:
-            return (client or self._client).get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"]
+            return (client or self._client).get_object(Bucket=self.bucket, Key=self._prefix + key)["Body"]
         except s3_errors.ClientError as error:
             if code_of(error) in ABSENT:
                 return None
@@ -256,7 +254,7 @@ class Artifacts:
         """Size and metadata of an object, or None if it is not there."""
         with self._errors():
             try:
-                found = self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
+                found = self._client.head_object(Bucket=self.bucket, Key=self._prefix + key)
             except s3_errors.ClientError as error:
                 if code_of(error) in ABSENT:
                     return None
@@ -298,13 +296,13 @@ class Artifacts:
         aborted = 0
         with self._errors():
             pages = self._client.get_paginator("list_multipart_uploads").paginate(
-                Bucket=self._bucket, Prefix=self._prefix
+                Bucket=self.bucket, Prefix=self._prefix
             )
             for page in pages:
                 for upload in page.get("Uploads", ()):
                     if upload["Initiated"] < before:
                         self._client.abort_multipart_upload(
-                            Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                            Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                         )
                         aborted += 1
         return aborted
@@ -320,7 +318,7 @@ class Artifacts:
     ) -> Iterator[ListObjectsV2OutputTypeDef]:
         with self._errors():
             yield from self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket,
+                Bucket=self.bucket,
                 Prefix=self._prefix + folder,
                 Delimiter=delimiter,
                 StartAfter=after,
@@ -332,14 +330,14 @@ class Artifacts:
         with self._errors():
             return self._client.generate_presigned_url(
                 "get_object",
-                Params={"Bucket": self._bucket, "Key": self._prefix + key},
+                Params={"Bucket": self.bucket, "Key": self._prefix + key},
                 ExpiresIn=int(life.total_seconds()),
             )
 
     @property
     def where(self) -> str:
         """Endpoint and bucket, for messages."""
-        return f"{self._endpoint_name} (bucket {self._bucket})"
+        return f"{self._endpoint_name} (bucket {self.bucket})"
 
     @property
     def _endpoint_name(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.errors import RequestError
-from pipeline.names import parsed_job_ref
+from pipeline.errors import RecordForeign, RequestError
+from pipeline.names import Id, parsed_job_ref
 from pipeline.records.attempt import Usage
 from pipeline.records.object_keys import BatchObjects
 from pipeline.schema import Versioned, read_record
@@ -80,9 +81,9 @@ class Trace(Versioned):
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     schema_version: int = SCHEMA_VERSION
-    batch_id: str
-    job_index: int
-    attempt: int
+    batch_id: Id
+    job_index: int = Field(ge=0)
+    attempt: int = Field(ge=0)
     ranks: tuple[RankTrace, ...]
 
 
@@ -128,7 +129,8 @@ def find_trace(artifacts: Artifacts, job: str, attempt: int | None) -> Trace:
     batch_id, index = parsed_job_ref(job)
     objects = BatchObjects(batch_id)
     own = objects.trace(index, 0).removesuffix("0.json")
-    numbers = sorted(int(key[len(own) :].removesuffix(".json")) for key in artifacts.list(own))
+    found = (re.fullmatch(r"([0-9]{1,9})\.json", key[len(own) :]) for key in artifacts.list(own))
+    numbers = sorted(int(one[1]) for one in found if one)
     number = attempt if attempt is not None else next(reversed(numbers), 0)
     body = artifacts.get(objects.trace(index, number)) if number in numbers else None
     if body is None:
@@ -137,7 +139,10 @@ def find_trace(artifacts: Artifacts, job: str, attempt: int | None) -> Trace:
             f"no trace of {job}{f', attempt {attempt}' if attempt is not None else ''}: {left}; a pod writes it at its "
             "end, unless it was killed"
         )
-    return read_record(Trace, body, what=objects.trace(index, number))
+    trace = read_record(Trace, body, what=objects.trace(index, number))
+    if (trace.batch_id, trace.job_index, trace.attempt) != (batch_id, index, number):
+        raise RecordForeign(objects.trace(index, number), "the trace of another attempt", f"that of {job}, {number}")
+    return trace
 
 
 def _summary(rank: RankTrace) -> RankSummary:

@@ -60,6 +60,9 @@ class Deployment(Versioned):
     max_rows: int
     max_images: int = default_of("max_images")
     tenants: dict[str, AnnouncedLimits] = Field(default_factory=dict, description="Limits by tenant; `*`: all others.")
+    prompt_buckets: tuple[str, ...] | None = Field(
+        None, description="Buckets of schedules' prompts beside its own; None: it does not say."
+    )
     layout: Layout
     goal: str = default_of("goal")
     one_gpu_megapixels: float = default_of("one_gpu_megapixels")
@@ -87,6 +90,7 @@ class Deployment(Versioned):
             max_rows=settings.max_rows,
             max_images=settings.max_images,
             tenants={name: AnnouncedLimits(**limits.model_dump()) for name, limits in settings.tenants.items()},
+            prompt_buckets=settings.prompt_buckets,
             layout=planned_layout(settings.gpus, settings.layout),
             goal=settings.goal if settings.layout is None else "latency",
             one_gpu_megapixels=settings.one_gpu_megapixels,

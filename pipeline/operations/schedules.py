@@ -11,7 +11,8 @@ from typing import Any
 import structlog
 
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.errors import RecordUnreadable, RequestError, StaleWrite, UnknownSchedule
+from pipeline.deployment.tenants import check_prompt_bucket
+from pipeline.errors import NoDeployment, RecordUnreadable, RequestError, StaleWrite, UnknownSchedule
 from pipeline.ledger import Ledger
 from pipeline.ledger.update import update as update_record
 from pipeline.promptset.source import kind_of
@@ -51,6 +52,9 @@ def add(
             f"{spec.prompts[:200]!r} found; a key that ends in .jsonl, .ndjson, .csv, .tsv or .txt, with .gz or .zst "
             "or without, wanted: its name says what it is"
         ) from error
+
+    if not declared:
+        _check_bucket(ledger, artifacts, spec)
 
     def change(record: ScheduleRecord | None) -> ScheduleRecord | None:
         now = ledger.now()
@@ -118,6 +122,22 @@ def remove(ledger: Ledger, artifacts: Artifacts, name: str, *, declared: bool = 
     ledger.schedules.remove(name)
     for key in list(artifacts.list(objects.root)):
         artifacts.delete(key)
+
+
+def _check_bucket(ledger: Ledger, artifacts: Artifacts, spec: ScheduleSpec) -> None:
+    """Refuse here what the controller would refuse at each firing, if it has said which buckets it allows."""
+    try:
+        deployment = ledger.deployment()
+    except NoDeployment:
+        return
+    if deployment.prompt_buckets is not None:
+        check_prompt_bucket(
+            spec.prompts,
+            spec.tenant,
+            own=artifacts.bucket,
+            others=deployment.prompt_buckets,
+            tenants=deployment.tenants,
+        )
 
 
 def _change(

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pipeline.deployment.layouts import Layout
 from pipeline.errors import ConflictError, RecordUnreadable
 from pipeline.names import job_ref
+from pipeline.records.object_keys import ObjectKey
 from pipeline.schema import OpenCode, Versioned, read_record
 
 SCHEMA_VERSION = 1
@@ -61,7 +62,9 @@ class AttemptSpec(Versioned):
     )
     idle_ranks: bool = False
     lean: tuple[int, ...] = Field((), description="Images, by index, to render in as little memory as can be.")
-    shard_key: str = Field(description="Object that holds the rows of this job, relative to the deployment's prefix.")
+    shard_key: ObjectKey = Field(
+        description="Object that holds the rows of this job, relative to the deployment's prefix."
+    )
     deadline_s: float = Field(gt=0, description="Longest running time.")
     avoid_nodes: tuple[str, ...] = Field((), description="Nodes whose GPU proved bad under this job before.")
 

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
 
 from pipeline.deployment.cost import MEGA, SDXL_NATIVE_PX, assumed_rate, tera_operations
 from pipeline.deployment.layouts import Layout
 from pipeline.errors import IllegalMove
-from pipeline.names import job_ref
+from pipeline.names import MAX_IMAGES_OF_BATCH, Id, job_ref
 from pipeline.promptset.row import ResolvedRow
 from pipeline.records.attempt import AttemptSpec, Code
+from pipeline.records.object_keys import ObjectKey, check_rows_key
 from pipeline.schema import Versioned
 from pipeline.states import BATCH_MOVES, JOB_MOVES, BatchState, JobState
 
 SCHEMA_VERSION = 1
+
+# Part of keys and of names in a cluster.
+Token = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{1,32}$")]
 
 PRIORITIES = range(10)  # 0 is served first
 
@@ -52,22 +56,29 @@ class Origin(_Record):
 
     schedule: str
     fire_at: datetime
-    rows_key: str | None = Field(None, description="Where the digests of all rows of the prompt set lie.")
+    rows_key: ObjectKey | None = Field(None, description="Where the digests of all rows of the prompt set lie.")
+
+    @field_validator("rows_key")
+    @classmethod
+    def _check_rows_key(cls, key: str | None, others: ValidationInfo) -> str | None:
+        if key is not None and "schedule" in others.data:
+            check_rows_key(key, others.data["schedule"])
+        return key
 
 
 class BatchManifest(_Record):
     """`batch.json`: the batch as it was accepted. It is written once, and changes only to say that it is purged."""
 
-    id: str
-    incarnation: str = Field(description="Random; stands for this record of the batch in names that outlive it.")
-    tenant: str
+    id: Id
+    incarnation: Token = Field(description="Random; stands for this record of the batch in names that outlive it.")
+    tenant: Id
     priority: int = Field(ge=0, le=9)
     created_at: datetime
-    rows: int = Field(ge=0)
-    images: int = Field(ge=0)
+    rows: int = Field(ge=0, le=MAX_IMAGES_OF_BATCH)
+    images: int = Field(ge=0, le=MAX_IMAGES_OF_BATCH)
     invalid_rows: int = Field(0, ge=0, description="Rows left out under --skip-invalid; see its invalid.jsonl.")
     seed: int
-    staged: str = Field(description="Token of the submission that was accepted: where its input.jsonl lies.")
+    staged: Token = Field(description="Token of the submission that was accepted: where its input.jsonl lies.")
     input_sha256: str = Field(description="Of input.jsonl: the same id with other rows is another batch.")
     defaults: dict[str, Any] = Field(
         description="The defaults for all rows, as submitted; the staged rows have them already."

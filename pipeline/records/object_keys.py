@@ -144,6 +144,12 @@ class BatchObjects:
         return self.root + MARKERS[state]
 
 
+def check_rows_key(key: str, schedule: str) -> None:
+    """Raise ValueError if digests of a schedule's rows cannot lie there: the controller deletes what is outdated."""
+    if not re.fullmatch(rf"schedules/{re.escape(schedule)}/rows/[A-Za-z0-9._-]+\.bin", key):
+        raise ValueError("no key of digests of this schedule's rows")
+
+
 def batch_of_key(key: str) -> BatchObjects:
     """The batch that an object belongs to. Raises ValueError if the key is of none."""
     if not (found := _OF_BATCH.match(key)):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.names import image_id
-from pipeline.promptset.row import ResolvedRow
+from pipeline.promptset.row import MAX_IMAGES_PER_ROW, ResolvedRow
 from pipeline.records.object_keys import BatchObjects
 from pipeline.schema import read_lines
 
@@ -51,7 +51,7 @@ class _StoredLine(BaseModel):
 
     row: ResolvedRow
     start: int = Field(ge=0)
-    stop: int = Field(ge=1)
+    stop: int = Field(ge=1, le=MAX_IMAGES_PER_ROW)
 
 
 def row_json(row: ResolvedRow) -> bytes:

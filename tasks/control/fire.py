@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from pipeline.deployment.broker import EXPAND, FIRE, TICK, send_hint
+from pipeline.deployment.tenants import check_prompt_bucket
 from pipeline.errors import (
     BatchExists,
     NothingNew,
@@ -129,6 +130,7 @@ def _submit(
         return before, 0
     spec = record.spec
     seed = spec.seed if spec.seed is not None else derived_seed(0, f"schedule {record.name}")
+    _check_allowed(context, record)
     _check_readable(context, spec.prompts)
     submission = Submission(
         prompts=spec.prompts,
@@ -148,6 +150,24 @@ def _submit(
             raise
         return before, 0
     return accepted.manifest, accepted.left_out
+
+
+def _check_allowed(context: Context, record: ScheduleRecord) -> None:
+    """Raise RequestError, which fails the firing, if the prompts are in a bucket that is not for them.
+
+    Whoever may add a schedule could read what only the controller may otherwise. The settings' own schedules are free.
+    """
+    settings, spec = context.settings, record.spec
+    declared = settings.schedules.get(record.name)
+    if isinstance(declared, Mapping) and declared.get("prompts") == spec.prompts:
+        return
+    check_prompt_bucket(
+        spec.prompts,
+        spec.tenant,
+        own=settings.s3_bucket,
+        others=settings.prompt_buckets,
+        tenants=settings.tenants,
+    )
 
 
 def _check_readable(context: Context, url: str) -> None:

@@ -24,7 +24,7 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
-    return "" if value in (None, "", {}) else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+    return "" if value in (None, "", {}, ()) else f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
 def row(name: str, field: FieldInfo) -> str:

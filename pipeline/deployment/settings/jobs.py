@@ -36,6 +36,9 @@ class JobSettings(SettingsPart):
     metrics_port: int | None = Field(
         None, ge=1, le=65535, description="Port on which workers serve Prometheus metrics; none serves none."
     )
+    prompt_buckets: tuple[str, ...] = Field(
+        (), description="Buckets of schedules' prompts, beside the deployment's own (JSON list)."
+    )
     schedules: dict[str, Any] = Field(
         default_factory=dict, description="Schedules of the deployment (JSON): name to its fields (docs/schedules.md)."
     )

@@ -13,17 +13,22 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    StringConstraints,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
     field_serializer,
+    field_validator,
     model_validator,
 )
 
 from pipeline.deployment.tenants import Tenant
 from pipeline.errors import RequestError
+from pipeline.names import Id
 from pipeline.promptset.row import MAX_SEED, Options
 from pipeline.promptset.validate import fields_errors
 from pipeline.records.batch import PRIORITIES
+from pipeline.records.object_keys import ObjectKey, check_rows_key
 from pipeline.records.schedules.cron import checked_cron, next_after, zone
 
 SCHEMA_VERSION = 1
@@ -168,7 +173,7 @@ class Run(_Record):
 class Firing(_Record):
     """What became of one firing."""
 
-    id: str = Field(description="That of its batch, should it have one.")
+    id: Id = Field(description="That of its batch, should it have one.")
     fire_at: datetime = Field(description="When it was due, in UTC.")
     by_hand: bool = False
     outcome: FiringOutcome
@@ -177,14 +182,22 @@ class Firing(_Record):
     rows: int = 0
     images: int = 0
     unchanged: int = Field(0, description="Rows that were left out because they are not new.")
-    replaced: tuple[str, ...] = Field((), description="Batches that were cancelled for it.")
-    rows_key: str | None = Field(None, description="Where the digests of its rows lie.")
+    replaced: tuple[Id, ...] = Field((), description="Batches that were cancelled for it.")
+    rows_key: ObjectKey | None = Field(None, description="Where the digests of its rows lie.")
+
+    @field_validator("rows_key")
+    @classmethod
+    def _check_rows_key(cls, key: str | None, others: ValidationInfo) -> str | None:
+        if key is not None and "id" in others.data:
+            name = key.split("/")[1:2]
+            check_rows_key(key, "".join(name) if others.data["id"].startswith(f"{''.join(name)}-") else "")
+        return key
 
 
 class ScheduleRecord(_Record):
     """A schedule in the ledger."""
 
-    name: str
+    name: Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$")]
     spec: ScheduleSpec
     declared: bool = Field(False, description="The deployment's settings say it; only they change it.")
     paused: bool = False
@@ -194,8 +207,15 @@ class ScheduleRecord(_Record):
     cursor: datetime = Field(description="Every firing up to here has been seen to.")
     next_at: datetime | None = Field(None, description="The first firing after the cursor; None while it is paused.")
     runs: tuple[Run, ...] = Field((), description="Asked for by hand and not seen to yet.")
-    open: tuple[str, ...] = Field((), description="Batches of it that were not finished when last looked at.")
-    rows_key: str | None = Field(None, description="Where the digests of the rows of the last firing lie.")
+    open: tuple[Id, ...] = Field((), description="Batches of it that were not finished when last looked at.")
+    rows_key: ObjectKey | None = Field(None, description="Where the digests of the rows of the last firing lie.")
+
+    @field_validator("rows_key")
+    @classmethod
+    def _check_rows_key(cls, key: str | None, others: ValidationInfo) -> str | None:
+        if key is not None and "name" in others.data:
+            check_rows_key(key, others.data["name"])
+        return key
 
 
 def new_record(name: str, spec: ScheduleSpec, now: datetime, **values: Any) -> ScheduleRecord:

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import RequestError, StoreUnavailable
+from pipeline.deployment.tenants import TenantLimits
+from pipeline.errors import RecordUnreadable, RequestError, StoreUnavailable
 from pipeline.operations import schedules
 from pipeline.operations.cancel import request_cancel
 from pipeline.records.object_keys import BatchObjects
-from pipeline.records.schedules.schedule import Firing, ScheduleRecord, checked_spec, firing_id, new_record
+from pipeline.records.schedules.schedule import Firing, ScheduleRecord, changed, checked_spec, firing_id, new_record
 from pipeline.records.schedules.schedule_keys import ScheduleObjects
+from pipeline.schema import read_record
 from pipeline.states import BatchState, ImageState
 from tasks.control import tick
 from tasks.control.expand import expand
@@ -125,7 +127,7 @@ def test_a_due_firing_becomes_a_batch_named_for_schedule_and_moment(stage: Stage
 def test_nothing_fires_before_its_time_or_while_it_is_paused(stage: Stage) -> None:
     schedule(stage, "yearly", cron="0 0 1 1 *")
     schedules.add(
-        stage.ledger, stage.artifacts, "new", checked_spec({"cron": HOURLY, "prompts": "s3://bucket/x.jsonl"})
+        stage.ledger, stage.artifacts, "new", checked_spec({"cron": HOURLY, "prompts": put_prompts(stage, ROWS)})
     )
     fire(stage.worker, "new")
     schedule(stage, "held")
@@ -283,10 +285,68 @@ def test_a_failure_of_our_own_does_not_come_again_at_every_tick(stage: Stage, mo
     assert again(stage).outcome == "submitted"
 
 
-def test_a_bucket_that_is_not_there_fails_the_firing(stage: Stage) -> None:
-    schedule(stage, prompts="s3://no-such-bucket-of-ours/prompts.jsonl")
+ELSEWHERE = "s3://no-such-bucket-of-ours/prompts.jsonl"
+
+
+def put_record(stage: Stage, **values: Any) -> None:
+    """A schedule as whoever may write Redis puts it there, past all checks of a client."""
+    spec = checked_spec({"cron": HOURLY, "prompts": ELSEWHERE} | values)
+    assert stage.ledger.schedules.create(new_record("nightly", spec, hours_ago(stage, 1)))
+
+
+def test_prompts_in_a_bucket_that_is_not_for_them_are_refused_where_a_schedule_is_added_and_where_it_is_read(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = stage.settings.s3_bucket
+    with pytest.raises(RequestError, match=rf"'no-such-bucket-of-ours' found; tenant 'default' may have them in {own}"):
+        schedule(stage, prompts=ELSEWHERE)
+    monkeypatch.setattr(stage.worker.artifacts, "chunks_of", lambda url: pytest.fail(f"{url} was read"))
+    put_record(stage)
     fire(stage.worker, "nightly")
-    assert "s3://no-such-bucket-of-ours/prompts.jsonl: no such" in (history(stage)[0].reason or "")
+    assert outcomes(stage) == ["failed"]
+    assert "add the bucket to TESSERA_PROMPT_BUCKETS" in (history(stage)[0].reason or "")
+
+
+def test_a_schedule_whose_prompts_move_to_another_bucket_stops(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = schedule(stage)
+    spec = record.spec.model_copy(update={"prompts": ELSEWHERE})
+    moved = changed(record, at=stage.ledger.now(), spec=spec)
+    stage.ledger.schedules.write(moved)
+    monkeypatch.setattr(stage.worker.artifacts, "chunks_of", lambda url: pytest.fail(f"{url} was read"))
+    fire(stage.worker, "nightly")
+    assert outcomes(stage) == ["failed"]
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"prompt_buckets": ("no-such-bucket-of-ours",)},
+        {"tenants": {"default": TenantLimits(prompt_buckets=("no-such-bucket-of-ours",))}},
+        {"schedules": {"nightly": {"cron": HOURLY, "prompts": ELSEWHERE}}},
+    ],
+    ids=["for all", "for its tenant", "of the settings"],
+)
+def test_prompts_in_a_bucket_that_the_settings_name_are_read(stage: Stage, named: dict[str, Any]) -> None:
+    put_record(stage)
+    fire(stage.new_worker("w2", **named), "nightly")
+    assert f"{ELSEWHERE}: no such" in (history(stage)[0].reason or "")
+
+
+def test_a_rows_key_that_is_another_objects_makes_the_record_unreadable_and_deletes_nothing(stage: Stage) -> None:
+    record = schedule(stage, only_new=True)
+    precious = BatchObjects("b").manifest
+    for key in (precious, "schedules/other/rows/x.bin", "schedules/nightly/rows/../../x.bin", "/etc/passwd"):
+        body = record.model_copy(update={"rows_key": key}).model_dump_json()
+        with pytest.raises(RecordUnreadable, match="rows_key"):
+            read_record(ScheduleRecord, body, what="schedule")
+    firing = Firing(
+        id=firing_id("nightly", record.cursor), fire_at=record.cursor, outcome="skipped", recorded_at=record.cursor
+    )
+    for key in (precious, "schedules/other/rows/x.bin"):
+        with pytest.raises(RecordUnreadable, match="rows_key"):
+            read_record(Firing, firing.model_copy(update={"rows_key": key}).model_dump_json(), what="firing")
+    mine = firing.model_copy(update={"rows_key": ScheduleObjects("nightly").rows(firing.id, "0a")})
+    assert read_record(Firing, mine.model_dump_json(), what="firing") == mine
 
 
 def test_invalid_rows_may_be_skipped(stage: Stage) -> None:
