@@ -2,7 +2,9 @@
 
 NCCL's `work.wait()` returns at once and raises nothing, and a stream that hangs cannot be unwound; a rank that is
 stopped runs no code at all. So what a rank waits for is watched from threads of its own, on the host, whatever its main
-thread and its device do. They meet in the store through which the ranks met, which torchrun's agent keeps.
+thread and its device do: one asks the device how far it is, one says so in the store through which the ranks met, which
+torchrun's agent keeps, and reads the others, and one looks at the clock. Device and store may not answer either; the
+last one asks neither.
 """
 
 import atexit
@@ -11,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Any
 
@@ -69,13 +71,18 @@ class Heartbeat:
         self._limit_s = limit_of(timeout.total_seconds())
         self._interval_s = min(2.0, max(LOOK_S, timeout.total_seconds() / 60))
         now = time.monotonic()
+        self._asked_at = now  # when the device last answered
         self._heard = {one: Heard(Standing(), -1, now, now) for one in range(count)}
         self._lock = threading.Lock()
         self._beats, self._beat_at = 0, now  # the last round through the store
         self._stop, self._at_once = threading.Event(), threading.Event()
         self._threads = [
-            threading.Thread(target=self._run, args=(act,), name=name, daemon=True)
-            for act, name in ((self._say_and_hear, "heartbeat"), (self._watch, "missing ranks"))
+            threading.Thread(target=act, name=name, daemon=True)
+            for act, name in (
+                (self._ask, "own progress"),
+                (self._say_and_hear, "heartbeat"),
+                (self._watch, "missing ranks"),
+            )
         ]
         for thread in self._threads:
             thread.start()
@@ -111,17 +118,26 @@ class Heartbeat:
                 if not self._heard[one].standing.waits and began - self._heard[one].moved_at > self._limit_s / 2
             }
 
-    def _run(self, act: Callable[[], None]) -> None:
+    def _ask(self) -> None:
         if self._device is not None and self._device.type == "cuda":
             torch.cuda.set_device(self._device)  # asking for a mark would make a context on the first GPU
-        act()
+        while not self._stop.wait(self._interval_s):
+            try:
+                standing = self._progress.standing()
+            except RuntimeError:  # the device has failed: the rank's own thread raises it, unless it hangs as well
+                standing = self._heard[self._rank].standing
+            with self._lock:
+                self._asked_at = now = time.monotonic()
+                own = self._heard[self._rank]
+                if standing != own.standing:
+                    own.standing, own.moved_at = standing, now
 
     def _say_and_hear(self) -> None:
         try:
             while True:
                 ending = self._stop.is_set()
                 self._beats += 1
-                says = {"beat": self._beats, "left": ending, "standing": asdict(self._standing())}
+                says = {"beat": self._beats, "left": ending, "standing": asdict(self._own())}
                 self._store.set(str(self._rank), json.dumps(says))
                 self._hear()
                 self._beat_at = time.monotonic()
@@ -153,18 +169,9 @@ class Heartbeat:
             now = time.monotonic()
             self._forget(now - last - 2 * self._interval_s)
             last = now
-            self._look_at_own(now)
             if (error := self._verdict(now)) is not None and not self._stop.is_set():
                 self._on_lost(error)
                 return
-
-    def _look_at_own(self, now: float) -> None:
-        standing = self._standing()
-        with self._lock:
-            own = self._heard[self._rank]
-            own.heard_at = now
-            if standing != own.standing:
-                own.standing, own.moved_at = standing, now
 
     def _forget(self, gap_s: float) -> None:
         """Leave out a time in which this rank was stopped itself: nothing could be heard in it."""
@@ -172,23 +179,28 @@ class Heartbeat:
             return
         with self._lock:
             self._beat_at += gap_s
+            self._asked_at += gap_s
             for one in self._heard.values():
                 one.heard_at += gap_s
                 one.moved_at += gap_s
 
     def _verdict(self, now: float) -> PeerLost | None:
         ranks = tuple(range(self._count))
+        own = self._own()
         with self._lock:
+            mine = self._heard[self._rank]
+            mine.heard_at = now
             if now - self._beat_at > self._limit_s / 2:  # nobody can be heard
-                own = self._heard[self._rank]
-                if now - own.moved_at <= self._limit_s or not own.standing.waits:
+                if not own.waits or now - mine.moved_at <= self._limit_s:
                     return None
-                return PeerLost(missing=None, ranks=ranks, reason=f"waited for {own.standing.what}")
-            found = judge(self._heard, now, self._limit_s)
+                return PeerLost(missing=None, ranks=ranks, reason=f"waited for {own.what}")
+            found = judge({**self._heard, self._rank: replace(mine, standing=own)}, now, self._limit_s)
         return None if found is None else PeerLost(missing=found[0], ranks=ranks, reason=found[1])
 
-    def _standing(self) -> Standing:
-        try:
-            return self._progress.standing()
-        except RuntimeError:  # the device has failed: the rank's own thread raises it, unless it hangs as well
-            return self._heard[self._rank].standing
+    def _own(self) -> Standing:
+        """What this rank has last found of itself, or that its device does not even answer."""
+        with self._lock:
+            standing, since_s = self._heard[self._rank].standing, time.monotonic() - self._asked_at
+        if since_s <= self._limit_s / 2:
+            return standing
+        return replace(standing, what="a call of CUDA that does not return", waits=False, device=True)

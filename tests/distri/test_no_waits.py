@@ -117,6 +117,26 @@ def test_a_pass_of_two_images_waits_for_nothing(no_copies: _NoCopies) -> None:
     assert no_copies.uploads == 1 + 2 * 6  # the timesteps, and each image's noise at each step
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="asks a GPU what waits for it")
+@pytest.mark.parametrize(("name", "settings"), SCHEDULERS)
+def test_no_scheduler_waits_for_a_gpu(name: str | None, settings: dict[str, Any]) -> None:
+    device = torch.device("cuda")
+    mesh = Mesh(Layout(1, 1, 1), device, 0, {}, progress=Progress.of(device))
+    unet = SplitUNet(networks.unet(torch.float32, layers_per_block=1).to(device))
+    shapes = ((1, networks.TEXT_TOKENS, networks.TEXT_WIDTH), (1, networks.POOLED_WIDTH), (1, 6))
+    positive = Conditions(*(torch.zeros(shape, device=device) for shape in shapes))
+    for warm in (False, True):
+        walk = Steps(MODEL.make(name, settings, seed=0), 6, torch.Generator().manual_seed(0), device)
+        denoising = Denoising(BatchSteps([walk]), positive, None, Guidance(1.0))
+        latent, options = torch.ones(1, 4, 16, 8, device=device), SamplingOptions(Schedule(None))
+        torch.cuda.set_sync_debug_mode("error" if warm else "default")
+        try:
+            with torch.inference_mode():
+                denoise(unet, mesh, latent, denoising, options, control=lambda: Control.GO)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
 def test_numbers_stay_on_the_host_and_arrays_go_by_upload(no_copies: _NoCopies) -> None:
     number, array = torch.tensor(2.0), torch.ones(3)
     with no_copies, HostNumbers():

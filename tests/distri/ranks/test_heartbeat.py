@@ -1,5 +1,6 @@
 """What does not go on is noticed by a thread, named, and reported in time: on one store, with fake devices."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -11,7 +12,7 @@ import torch.distributed as dist
 
 from distri.ranks.errors import PeerLost
 from distri.ranks.heartbeat import Heartbeat, limit_of
-from distri.ranks.progress import Progress
+from distri.ranks.progress import Progress, Standing
 from tests.distri.ranks.test_progress import Device
 
 TIMEOUT_S = 3.0
@@ -108,3 +109,22 @@ def test_ranks_that_have_left_are_not_missed_and_a_lost_message_blames_nobody(be
     for error in _found(reports, 2, began).values():
         assert error.missing == ()
         assert "bucket 2" in str(error)
+
+
+def test_a_device_that_does_not_even_answer_hangs(beat: Beat, reports: Reports) -> None:
+    answers = threading.Event()
+
+    class Mute(Progress):
+        def standing(self) -> Standing:
+            answers.wait()
+            return super().standing()
+
+    began = time.monotonic()
+    beat(0, Mute())
+    beat(1, _waits())
+    beat(2, _waits())
+    rank, error = reports.get(timeout=60)
+    answers.set()
+    assert time.monotonic() - began > limit_of(TIMEOUT_S) - 0.5
+    assert error.missing == (0,), rank
+    assert "0 hangs in its" in str(error)
