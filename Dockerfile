@@ -43,6 +43,15 @@ COPY k8s k8s
 COPY examples examples
 RUN /build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheel .
 
+# The fused kernels, and Triton's binding to the GPU's driver, so that a pod needs no compiler and waits for none.
+FROM engine-packages AS kernels
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends gcc libc6-dev python3-dev \
+ && rm -rf /var/lib/apt/lists/*
+COPY distri distri
+RUN PYTHONPATH=/source /opt/tessera/bin/python -m distri.layers.kernels.compile
+
 FROM ${BASE} AS worker
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -66,6 +75,7 @@ RUN apt-get update \
 COPY --from=engine-packages /opt/tessera /opt/tessera
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel --mount=type=bind,from=wheel,source=/build,target=/build \
     /build/bin/pip --python /opt/tessera/bin/python install --no-cache-dir --no-deps /wheel/*.whl
+COPY --from=kernels /opt/tessera/kernels /opt/tessera/kernels
 ENV PATH=/opt/tessera/bin:$PATH HOME=/tmp LANG=C.UTF-8 PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     HF_HUB_OFFLINE=1
 WORKDIR /tmp

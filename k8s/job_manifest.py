@@ -44,6 +44,7 @@ FOR_PODS = (
     "connect_timeout_s",
     "models",
     "loras",
+    "fused",
     "collective_timeout_s",
     "log_level",
 )

@@ -26,6 +26,7 @@ from distri.ranks.errors import (
 )
 from distri.ranks.mesh import Mesh
 from distri.ranks.spans import Spans
+from distri.run.kernels_pay import kernels_pay
 from distri.run.leader import Leader, LeaderSignal, LoadedShard
 from distri.run.tracing import memory_bytes
 from distri.run.translate import image_of
@@ -95,7 +96,9 @@ def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings:
     dtype = _dtype(spec.dtype, mesh.device)
     try:
         with spans.span(TracePhase.LOAD):
-            engine = _load_engine(mesh, spec, source, dtype, spans)
+            # The leader's word, since it says in which order halo rows cross.
+            fused = settings.fused == "auto" and bool(mesh.broadcast_int(kernels_pay(tasks, mesh.layout)))
+            engine = _load_engine(mesh, spec, source, dtype, spans, fused=fused)
     except (ModelError, LayoutError) as error:
         raise PodMisconfigured(f"model {model_id!r}: {error}") from error
     provenance = _provenance(mesh, spec, source, dtype)
@@ -113,9 +116,15 @@ def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings:
         _await_signal(mesh, lambda: leader.wait_until_finished() if leader is not None else LeaderSignal.WAIT)
 
 
-def _load_engine(mesh: Mesh, spec: AttemptSpec, source: ModelSource, dtype: torch.dtype, spans: Spans) -> Engine:
+def _load_engine(
+    mesh: Mesh, spec: AttemptSpec, source: ModelSource, dtype: torch.dtype, spans: Spans, *, fused: bool
+) -> Engine:
     settings = EngineSettings(
-        exact=spec.exact, warmup=spec.warmup_steps, native_px=source.native_px, idle_ranks=spec.idle_ranks
+        exact=spec.exact,
+        warmup=spec.warmup_steps,
+        native_px=source.native_px,
+        idle_ranks=spec.idle_ranks,
+        fused=fused,
     )
     vae_dtype = vae_dtype_of(spec, mesh.device)
     return Engine.load(Path(source.path), mesh, dtype=dtype, settings=settings, vae_dtype=vae_dtype, spans=spans)

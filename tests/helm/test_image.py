@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import sysconfig
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from distri.layers.kernels import cache
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -76,6 +79,13 @@ def test_an_image_runs_as_nobody_special_and_imports_safely(target: str) -> None
     assert "PYTHONSAFEPATH=1" in stage
     assert "PYTHONDONTWRITEBYTECODE=1" in stage
     assert not re.search(r"gcc|build-essential|python3-venv|-devel", stage)
+
+
+def test_kernels_are_compiled_where_there_is_a_compiler_and_found_where_there_is_none() -> None:
+    """Their files name each other by their whole paths: they stay in the folder that the program looks into."""
+    assert "RUN PYTHONPATH=/source /opt/tessera/bin/python -m distri.layers.kernels.compile\n" in _stage("kernels")
+    assert "COPY --from=kernels /opt/tessera/kernels /opt/tessera/kernels\n" in _stage("engine")
+    assert Path(sys.prefix) / "kernels" == cache.COMPILED
 
 
 def test_the_engine_stays_offline() -> None:

@@ -160,6 +160,9 @@ class FusedKernels:
         reason = ""
         difference = float("nan")
         try:
+            from distri.layers.kernels.cache import use_cache
+
+            use_cache()
             difference = judge(fused(), wanted)
         except torch.OutOfMemoryError:
             return wanted  # another time, with more room
@@ -184,6 +187,15 @@ class FusedKernels:
         detail = about | ({"difference": difference} if use else {"not_used": reason})
         self._spans.add(f"compare {kernel}", began_ns, time.monotonic_ns(), track=TRACK, **detail)
         return wanted
+
+
+def are_compiled() -> bool:
+    """Whether kernels have been compiled for this installation, or by it before."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    from distri.layers.kernels.cache import any_compiled
+
+    return any_compiled()
 
 
 def apart(found: Tensor, wanted: Tensor) -> float:

@@ -11,7 +11,7 @@ ROWS, COLUMNS = 4, 512
 HALF_SQRT_2 = tl.constexpr(0.7071067811865476)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _gate(x, y, tokens, channels, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)

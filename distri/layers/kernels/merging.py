@@ -18,16 +18,16 @@ def _load(moments, size, place, mask):
 
 
 @triton.jit
-def _merge(moments_R, own, share_R, size, place, mask, INDEX: tl.constexpr, RANKS: tl.constexpr):
-    """Mean and variance by deviations from the first rank's mean; `own` stands at INDEX."""
-    first, _ = _load(own if INDEX == 0 else moments_R[0], size, place, mask)
+def _merge(moments_R, share_R, size, place, mask, RANKS: tl.constexpr):
+    """Mean and variance by deviations from the first rank's mean."""
+    first, _ = _load(moments_R[0], size, place, mask)
     shift = tl.zeros_like(first)
     for rank in tl.static_range(RANKS):
-        mean, _ = _load(own if rank == INDEX else moments_R[rank], size, place, mask)
+        mean, _ = _load(moments_R[rank], size, place, mask)
         shift += share_R[rank] * (mean - first)
     variance = tl.zeros_like(first)
     for rank in tl.static_range(RANKS):
-        mean, own_variance = _load(own if rank == INDEX else moments_R[rank], size, place, mask)
+        mean, own_variance = _load(moments_R[rank], size, place, mask)
         apart = mean - first - shift
         variance += share_R[rank] * (own_variance + apart * apart)
     return first + shift, variance
@@ -35,22 +35,23 @@ def _merge(moments_R, own, share_R, size, place, mask, INDEX: tl.constexpr, RANK
 
 @triton.jit
 def _image_moments(
-    moments_R,
+    fresh_R,
+    stale_R,
+    own,
     own_stale,
     share_R,
     merged,
     size,
-    INDEX: tl.constexpr,
     RANKS: tl.constexpr,
     CORRECTED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = place < size
-    mean, variance = _merge(moments_R, moments_R[INDEX], share_R, size, place, mask, INDEX, RANKS)
+    mean, variance = _merge(fresh_R, share_R, size, place, mask, RANKS)
     if CORRECTED:
-        stale_mean, stale_variance = _merge(moments_R, own_stale, share_R, size, place, mask, INDEX, RANKS)
-        own_mean, own_variance = _load(moments_R[INDEX], size, place, mask)
+        stale_mean, stale_variance = _merge(stale_R, share_R, size, place, mask, RANKS)
+        own_mean, own_variance = _load(own, size, place, mask)
         then_mean, then_variance = _load(own_stale, size, place, mask)
         moved = stale_variance + (own_variance - then_variance)
         mean = tl.where(moved > 0, stale_mean + (own_mean - then_mean), mean)
@@ -75,15 +76,17 @@ def image_moments(
     No communication.
     """
     own_2BG = moments_R2BG[index]
+    own_stale = own_2BG if own_stale_2BG is None else own_stale_2BG
     merged_2BG = torch.empty_like(own_2BG)
     size, total = own_2BG[0].numel(), sum(pixels_R)
     _image_moments[(triton.cdiv(size, BLOCK),)](
         tuple(moments_R2BG),
-        own_2BG if own_stale_2BG is None else own_stale_2BG,
+        (*moments_R2BG[:index], own_stale, *moments_R2BG[index + 1 :]),
+        own_2BG,
+        own_stale,
         tuple(pixels / total for pixels in pixels_R),
         merged_2BG,
         size,
-        INDEX=index,
         RANKS=len(moments_R2BG),
         CORRECTED=own_stale_2BG is not None,
         BLOCK=BLOCK,

@@ -65,7 +65,8 @@ def _channel_moments(
     tl.store(m2_PBC + place, tl.sum(m2 + apart * apart * visits, 1), mask=first_channel + c < channels)
 
 
-@triton.jit
+# Numbers that differ from layer to layer are no part of what is compiled, where no access depends on them.
+@triton.jit(do_not_specialize=["parts", "pixels", "pixels_a_part", "per_group"])
 def _group_moments(
     mean_PBC,
     m2_PBC,

@@ -9,7 +9,7 @@ from torch import Tensor
 from distri.layers.kernels.tiles import empty_like, pixel_stride, tiles_of, walkable
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["groups", "per_group"])
 def _scale(
     x,
     y,

@@ -69,6 +69,10 @@ class RenderingSettings(SettingsPart):
     idle_ranks: bool = Field(
         False, description="Render images with too few rows for the layout on fewer ranks, instead of refusing them."
     )
+    fused: Literal["auto", "never"] = Field(
+        "auto",
+        description="Whether fused kernels are used; `auto` does so on a GPU, in jobs that are long enough for it.",
+    )
     collective_timeout_s: float = Field(300.0, ge=10, description="A rank that is silent so long ends its attempt.")
     image: str = Field("local", description="Container image of a pod, by digest; `local` for processes.")
 
