@@ -219,10 +219,9 @@ def _environment(pod: PodSettings, settings: Settings, spec: AttemptSpec) -> lis
     variables = settings.environment()
     names = [variable_name(name) for name in FOR_PODS]
     deployment = {name: variables[name] for name in names if name in variables}
-    url = settings.redis_url.get_secret_value()
     # Otherwise a Secret may have it, which `env` would override.
     if not settings.redis_has_secret and not pod.env_from_secrets:
-        deployment["TESSERA_REDIS_URL"] = url
+        deployment["TESSERA_REDIS_URL"] = settings.redis_url.get_secret_value()
     plain = {
         "HOME": SCRATCH_PATH,
         "TMPDIR": SCRATCH_PATH,

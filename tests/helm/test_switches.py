@@ -31,6 +31,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "deployment": {"deployment": "studio"},
     "digests": {"image": {"digest": "sha256:" + "1" * 64}, "engineImage": {"digest": "sha256:" + "2" * 64}},
     "redis without password": {"redis": {"existingSecret": "", "url": "redis://redis.data:6379/0"}},
+    "redis by sentinels": {"redis": {"existingSecret": "", "url": "sentinel://one:26379,two:26379/main?db=0"}},
     "redis with tls": {"redis": {"tls": {"caSecret": "redis-ca"}}},
     "redis with client certificates and a user for pods": {
         "redis": {"podExistingSecret": "pods", "tls": {"caSecret": "redis-ca", "clientSecret": "redis-client"}}

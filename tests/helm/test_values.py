@@ -140,6 +140,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("s3.prefix", "/renders/", "/s3/prefix"),
     ("redis.url", "redis://:password@redis:6379/0", "/redis/url"),
     ("redis.url", "http://redis", "/redis/url"),
+    ("redis.url", "sentinel://sentinel/main?sentinel_password=secret", "/redis/url"),
     ("redis.existingSecret", "No_Name", "/redis/existingSecret"),
     ("deployment", "Studio", "/deployment"),
     ("deployment", "x" * 41, "/deployment"),
