@@ -33,14 +33,8 @@ SCRATCH_PATH = "/scratch"
 
 # Which of the deployment's settings a pod reads, besides the Redis URL.
 FOR_PODS = (
-    "redis_ca",
-    "redis_cert",
-    "redis_key",
-    "redis_prefix",
-    "s3_endpoint",
-    "s3_region",
-    "s3_bucket",
-    "s3_prefix",
+    *("redis_ca", "redis_cert", "redis_key", "redis_prefix"),
+    *("s3_endpoint", "s3_region", "s3_bucket", "s3_prefix"),
     "connect_timeout_s",
     "models",
     "loras",
