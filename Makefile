@@ -61,7 +61,7 @@ test-faults: $(DEVELOPS) ## Every fault that must be survived; writes the measur
 	FAULTS_RESULTS=benchmarks/results/faults.json $(BIN)/python -m pytest -m "" --timeout 900 tests/faults
 	$(BIN)/python -m tests.faults.page
 
-soak: $(DEVELOPS) ## Do harm at random for MINUTES=10, then check the same; SEED=7 repeats an order
+soak: $(DEVELOPS) ## Do harm at random for MINUTES=10, then check the same; SEED="7 8" repeats orders
 	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) --output benchmarks/results/soak.json
 	$(BIN)/python -m tests.faults.page
 

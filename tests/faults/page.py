@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,32 @@ def faults(results: dict[str, Any]) -> str:
 
 
 def soak(results: dict[str, Any]) -> str:
-    """One paragraph about the last soak."""
-    harm = results["harm"]
-    kinds = ", ".join(f"{kind} {count}" for kind, count in harm.items())
-    return (
-        f"The last one, `{results['command']}` on {results['measured']} with {results['cores']} CPU cores, did harm "
-        f"{sum(harm.values())} times ({kinds}) to {results['batches']} batches with {results['images']} images. "
-        f"{results['cancelled_batches']} batches were cancelled on the way; {results['committed']} images were "
-        f"committed, each once; {results['isolated']} were isolated, their pods killed twice at them; every other one "
-        f"belongs to a cancelled batch. All was at rest "
-        f"{results['settled_s']:.0f} s after the last harm."
+    """A row for each seed of the last soak, and how often each kind of harm was done."""
+    soaks = results["soaks"]
+    kinds: Counter[str] = Counter()
+    for one in soaks:
+        kinds.update(one["harm"])
+    rows = [
+        f"| {one['seed']} | {one['minutes']:g} min | {sum(one['harm'].values())} | {one['batches']} "
+        f"| {one['images']} | {one['committed']} | {one['repaired_batches']} "
+        f"| {one['failed_batches']} | {one['isolated']} | "
+        f"{one['most_forgotten_s']} s | {one['settled_s']:.0f} s | {len(one['broken'])} |"
+        for one in soaks
+    ]
+    broken = [f"Seed {one['seed']}, {batch}: {why}" for one in soaks for batch, why in one["broken"].items()]
+    return "\n".join(
+        [
+            "| seed | for | harm | batches | images | committed | repaired | failed by name | isolated "
+            "| Redis forgot up to | at rest after | broken |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|",
+            *rows,
+            "",
+            f"Measured {soaks[-1]['measured']} on {soaks[-1]['cores']} CPU cores. Harm, of all seeds together: "
+            + ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+            + ".",
+            *(["", "What broke:", ""] if broken else []),
+            *(f"- {line}" for line in broken),
+        ]
     )
 
 

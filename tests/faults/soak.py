@@ -1,7 +1,8 @@
 """Do harm to something every few seconds for many minutes, then ask for the invariants of every batch.
 
 `make soak MINUTES=10`, or `python -m tests.faults.soak --minutes 10 --seed 7`: a seed gives the same harm in the same
-order again. The last line says what was survived; `--output` writes it as JSON.
+order again; several are tried one after the other. The last line of each says what was survived, and under `broken`
+what was not; `--output` writes them as JSON.
 """
 
 from __future__ import annotations
@@ -310,7 +311,8 @@ def soaked(folder: Path, minutes: float, seed: int) -> dict[str, object]:
             deployment.close()
     return {
         "measured": f"{datetime.now(UTC):%Y-%m-%d}",
-        "command": f"make soak MINUTES={minutes:g} SEED={seed}",
+        "seed": seed,
+        "minutes": minutes,
         "cores": os.cpu_count(),
         "harm": dict(sorted(soak.done.items())),
         "batches": len(soak.batches),
@@ -328,22 +330,24 @@ def soaked(folder: Path, minutes: float, seed: int) -> dict[str, object]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 if every invariant holds."""
+    """0 if every invariant holds with every seed."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
+    parser.add_argument("--seed", type=int, nargs="+", default=[secrets.randbelow(10**6)], help="one after the other")
     parser.add_argument("--output", type=Path, help="write what was survived here, as JSON")
     parser.add_argument("--folder", type=Path, help="keep all data and logs in this new folder")
     asked = parser.parse_args(arguments)
-    print(f"seed {asked.seed}: repeat it with `make soak MINUTES={asked.minutes:g} SEED={asked.seed}`", flush=True)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = asked.folder or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        survived = soaked(folder, asked.minutes, asked.seed)
-    if asked.output:
-        asked.output.write_text(json.dumps(survived, indent=2) + "\n")
-    print(json.dumps(survived))
-    return 1 if survived["broken"] else 0
+    soaks = []
+    for seed in asked.seed:
+        print(f"seed {seed}: repeat it with `make soak MINUTES={asked.minutes:g} SEED={seed}`", flush=True)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) if asked.folder is None else asked.folder / str(seed)
+            folder.mkdir(parents=True, exist_ok=True)
+            soaks.append(soaked(folder, asked.minutes, seed))
+        print(json.dumps(soaks[-1]), flush=True)
+        if asked.output:
+            asked.output.write_text(json.dumps({"soaks": soaks}, indent=2) + "\n")
+    return 1 if any(soak["broken"] for soak in soaks) else 0
 
 
 if __name__ == "__main__":
