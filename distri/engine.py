@@ -19,6 +19,8 @@ from distri.ranks.errors import ModelError
 from distri.ranks.mesh import Mesh
 from distri.ranks.patches import MOST_WORK, Patches
 from distri.ranks.phase import NormMode
+from distri.ranks.recorder import Replay
+from distri.ranks.replay import recorder_of
 from distri.ranks.spans import RenderSpan, Spans, Stopwatch
 from distri.sampling.control import Control
 from distri.sampling.guidance import Guidance
@@ -43,6 +45,7 @@ class EngineSettings:
         native_px: side of the square that the model was trained on; None is what its UNet says.
         idle_ranks: render an image that has too few rows for the layout on fewer ranks, instead of refusing it.
         fused: use fused kernels on a GPU, each once it has given what the plain layers give.
+        replay: whether evaluations are recorded once a shape and replayed.
     """
 
     exact: bool = False
@@ -53,6 +56,7 @@ class EngineSettings:
     native_px: int | None = None
     idle_ranks: bool = False
     fused: bool = True
+    replay: Replay = Replay.AUTO
 
     def __post_init__(self) -> None:
         if self.warmup < 1:
@@ -79,7 +83,14 @@ class Engine:
         self.spans = Spans() if spans is None else spans
         self.settings = settings
         kernels = FusedKernels(self.spans, wanted=settings.fused)
-        self._unet = SplitUNet(model.unet, norm_mode=settings.norm_mode, most_work=settings.most_work, kernels=kernels)
+        self._unet = SplitUNet(
+            model.unet,
+            norm_mode=settings.norm_mode,
+            most_work=settings.most_work,
+            kernels=kernels,
+            recorder=recorder_of(settings.replay, mesh.device),
+            spans=self.spans,
+        )
         split_vae = SplitVAE(model.vae, kernels=kernels)
         self._vae = ReplicaVAE(split_vae, mesh)
         sample_size = model.unet.config.sample_size
@@ -118,7 +129,7 @@ class Engine:
     @property
     def buffer_bytes(self) -> int:
         """Held for other ranks' activations, over all shapes kept."""
-        return self._unet.exchanges.buffer_bytes
+        return self._unet.shapes.buffer_bytes
 
     def render(
         self,
@@ -215,7 +226,7 @@ class Engine:
         return self._vae.decode_patch(latent_1CHW)
 
     def _free_buffers(self) -> None:
-        self._unet.exchanges.clear()
+        self._unet.free()
         if self.mesh.device.type == "cuda":
             torch.cuda.empty_cache()
 

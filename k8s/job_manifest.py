@@ -39,6 +39,7 @@ FOR_PODS = (
     "models",
     "loras",
     "fused",
+    "replay",
     "collective_timeout_s",
     "log_level",
 )

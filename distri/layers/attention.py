@@ -138,7 +138,7 @@ class TextCrossAttention:
     Args:
         module: owner of the projections.
         site: the module's name.
-        context: holds the keys and values; its owner empties it for every image.
+        context: holds the keys and values; its owner sees to it that they are those of the image.
     """
 
     def __init__(self, module: Any, site: str, context: Context) -> None:
@@ -155,10 +155,18 @@ class TextCrossAttention:
         if attention_mask is not None:
             raise Unsplittable(self.site, "Attention", "cross-attention was given a mask")
         if self.site not in cache:
-            cache[self.site] = (module.to_k(encoder_hidden_states), module.to_v(encoder_hidden_states))
+            self.read(encoder_hidden_states)
         k_BLC, v_BLC = cache[self.site]
         out_BTC: Tensor = module.to_out[0](attend(module.to_q(x_BTC), k_BLC, v_BLC, module.heads, self.context.kernels))
         return _rescaled(out_BTC, module)
+
+    def read(self, text_BLC: Tensor) -> None:
+        """Compute keys and values of a text, into the place of those that are there."""
+        module, cache = self.module, self.context.text
+        fresh = module.to_k(text_BLC), module.to_v(text_BLC)
+        for place, value in zip(cache.setdefault(self.site, fresh), fresh, strict=True):
+            if place is not value:
+                place.copy_(value)
 
 
 def _rescaled(out: Tensor, module: Any) -> Tensor:

@@ -22,7 +22,7 @@ class Context:
         exchange: the buffers for this shape on this axis.
         evaluation: phase of the current evaluation.
         norm_mode: GroupNorm in the displaced phase.
-        text: keys and values of cross-attention by layer; emptied for every image.
+        text: keys and values of cross-attention by layer, of this image's text.
         kernels: the fused kernels, and which of them are used.
         channels_last: whether the network is laid so.
         side_by_side: whether keys and values of all ranks stand in one buffer, so that nothing is joined.

@@ -84,18 +84,24 @@ class SplitLayers:
             norm, act = getattr(network, name, None), getattr(network, act_name, None)
             if type(norm) is nn.GroupNorm and type(act) is nn.SiLU:
                 layers[norm], layers[act] = partial(layers[norm], silu=True), _as_it_is
+        self._texts = [layer for layer in layers.values() if isinstance(layer, TextCrossAttention)]
         for module, layer in layers.items():
             module.forward = layer
         self._modules = list(layers)
         self._relaid = [module for _, module, kind in kinds if kind == "Conv2d"] if context.channels_last else []
         self._lay(torch.channels_last)
 
+    def read_text(self, text_BLC: Tensor) -> None:
+        """Compute keys and values of a text for all layers that attend to one, into the context."""
+        for layer in self._texts:
+            layer.read(text_BLC)
+
     def remove(self) -> None:
         """Restore the plain network."""
         for module in self._modules:
             module.__dict__.pop("forward", None)
         self._lay(torch.contiguous_format)
-        self._modules, self._relaid = [], []
+        self._modules, self._relaid, self._texts = [], [], []
 
     def _lay(self, memory_format: torch.memory_format) -> None:
         with torch.inference_mode(False):

@@ -14,10 +14,14 @@ from distri.layers.kernels.fused import FusedKernels
 from distri.layers.plan import SplitLayers
 from distri.layers.resolution import halvings_of
 from distri.ranks.errors import Unsplittable
-from distri.ranks.exchange import Exchange, Exchanges
-from distri.ranks.mesh import Axis
+from distri.ranks.exchange import Exchange
+from distri.ranks.kept_shapes import KeptShape, KeptShapes, kept_bytes_of
+from distri.ranks.mesh import Axis, axis_of_one
 from distri.ranks.patches import MOST_WORK, Patches, TokenBalance, split
 from distri.ranks.phase import Evaluation, NormMode
+from distri.ranks.recorder import Recorder
+from distri.ranks.replay import Replays
+from distri.ranks.spans import Spans
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,9 @@ class SplitUNet:
         unet: SDXL's architecture with any widths; it may be used plainly in between only after `remove`.
         norm_mode: where GroupNorm's statistics come from in the displaced phase.
         most_work: of a rank, times the mean of all, before it hands tokens on; see `distri.ranks.patches.TokenBalance`.
-        kept_shapes: how many shapes keep their buffers.
+        kept_bytes: how much the buffers of recently used shapes may weigh; None takes a share of the device's memory.
+        recorder: what records evaluations, so that they are replayed; None for nothing.
+        spans: where it is noted what was recorded.
         kernels: the fused kernels; None is those that a GPU has.
     """
 
@@ -64,7 +70,9 @@ class SplitUNet:
         *,
         norm_mode: NormMode = NormMode.CORRECTED,
         most_work: float = MOST_WORK,
-        kept_shapes: int = 4,
+        kept_bytes: int | None = None,
+        recorder: Recorder | None = None,
+        spans: Spans | None = None,
         kernels: FusedKernels | None = None,
     ) -> None:
         if unet.config.time_cond_proj_dim is not None:
@@ -75,24 +83,27 @@ class SplitUNet:
             found = f"downsample_padding is {unet.config.downsample_padding}; only 1, SDXL's, is known"
             raise Unsplittable("down_blocks", "Downsample2D", found)
         self.unet = unet
-        self.exchanges = Exchanges(kept_shapes)
+        self.shapes = KeptShapes(kept_bytes_of(unet.device) if kept_bytes is None else kept_bytes)
+        self._recorder, self._spans = recorder, Spans() if spans is None else spans
         self._most_work = most_work
         self._context = Context.alone(norm_mode, kernels or FusedKernels(), like=unet.conv_in.weight)
         self._layers = SplitLayers(unet, self._context, partial(halvings_of, unet))
         self._conditions: Conditions | None = None
+        self._replays: Replays | None = None
 
     @property
     def unit(self) -> int:
         """Latent rows that stay on one rank, so that every stride-2 layer starts on an even row."""
         return unit_of(self.unet)
 
-    def begin(self, conditions: Conditions, axis: Axis, height: int, width: int) -> Patches:
+    def begin(self, conditions: Conditions, axis: Axis, height: int, width: int, *, replay: bool = True) -> Patches:
         """Prepare for one image; no communication.
 
         Args:
             conditions: of the image; keys and values of the text are computed once from them.
             axis: the ranks that share the latent.
             height, width: of the latent.
+            replay: whether its evaluations may be recorded and replayed, where there is a recorder.
 
         Returns:
             How the latent is split among the ranks of the axis.
@@ -106,10 +117,21 @@ class SplitUNet:
         context.axis, context.patches = axis, patches
         batch = conditions.text.shape[0]
         shape = (axis.name, axis.ranks, batch, height, width, self.unet.dtype, context.norm_mode)
-        context.exchange = self.exchanges.get(shape, lambda: Exchange(axis))
-        context.text.clear()
+        kept = self.shapes.get(shape, lambda: self._keep(axis, batch, height, width))
+        context.exchange = kept.exchange
+        if replay and self._recorder is not None:
+            self._replays = kept.replays
+            context.text = kept.texts.setdefault(tuple(conditions.text.shape), {})
+            self._layers.read_text(conditions.text)
+        else:
+            self._replays, context.text = None, {}
         self._conditions = conditions
         return patches
+
+    def _keep(self, axis: Axis, batch: int, height: int, width: int) -> KeptShape:
+        exchange = Exchange(axis)
+        what = f"{batch} latents of {height}x{width}" if batch > 1 else f"a latent of {height}x{width}"
+        return KeptShape(exchange, Replays(what, exchange, self._recorder, self._spans))
 
     def __call__(self, latent_BCHW: Tensor, timestep: Tensor, evaluation: Evaluation) -> Tensor:
         """This rank's patch of the noise prediction.
@@ -125,25 +147,40 @@ class SplitUNet:
             raise AssertionError("begin comes before the first evaluation")
         context, conditions = self._context, self._conditions
         context.evaluation = evaluation
-        (noise_BCHW,) = self.unet(
-            context.patches.cut(latent_BCHW, context.axis.index).contiguous(memory_format=context.memory_format),
-            timestep,
-            encoder_hidden_states=conditions.text,
-            added_cond_kwargs={"text_embeds": conditions.pooled, "time_ids": conditions.time_ids},
-            return_dict=False,
-        )
+
+        def compute(latent_BCHW: Tensor, time: Tensor, pooled_BC: Tensor, time_ids_B6: Tensor) -> Tensor:
+            (noise_BCHW,) = self.unet(
+                context.patches.cut(latent_BCHW, context.axis.index).contiguous(memory_format=context.memory_format),
+                time,
+                encoder_hidden_states=conditions.text,
+                added_cond_kwargs={"text_embeds": pooled_BC, "time_ids": time_ids_B6},
+                return_dict=False,
+            )
+            return torch.as_tensor(noise_BCHW).contiguous()
+
+        if self._replays is None:
+            noise_BCHW = compute(latent_BCHW, timestep, conditions.pooled, conditions.time_ids)
+        else:
+            inputs = (latent_BCHW, _on(latent_BCHW.device, timestep), conditions.pooled, conditions.time_ids)
+            noise_BCHW = self._replays.evaluate(evaluation, inputs, compute, reads=tuple(conditions.text.shape))
         context.exchange.end_evaluation()
-        return torch.as_tensor(noise_BCHW).contiguous()
+        self.shapes.drop_surplus()
+        return noise_BCHW
 
     def end(self) -> None:
         """Wait for messages in flight and forget the image; its buffers stay for the next of that shape."""
         self._context.exchange.drain()
-        self._context.text.clear()
-        self._conditions = None
+        self._context.text, self._conditions, self._replays = {}, None, None
+
+    def free(self) -> None:
+        """Forget the image, and drop all that is kept from one to the next."""
+        self.end()
+        self.shapes.clear()
+        self._context.exchange = Exchange(axis_of_one())
 
     def remove(self) -> None:
         """Restore the plain network."""
-        self.end()
+        self.free()
         self._layers.remove()
 
 
@@ -160,3 +197,11 @@ def patches_of(unet: Any, height: int, width: int, count: int, *, most_work: flo
     """
     rows_share = arithmetic.of_unet(unet, height, width).rows_share
     return replace(split(height, width, count, unit=unit_of(unet)), balance=TokenBalance(rows_share, most_work))
+
+
+def _on(device: torch.device, timestep: Tensor | float) -> Tensor:
+    """A timestep as one float32 on a device, which is what the network makes of any; waits for no device."""
+    if isinstance(timestep, Tensor) and timestep.device == device:
+        return timestep.to(torch.float32)
+    # A number from the host is an argument of a kernel; copied from there as a tensor it would be waited for.
+    return torch.full((), float(timestep), dtype=torch.float32, device=device)

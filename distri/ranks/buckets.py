@@ -31,11 +31,13 @@ class Cut:
         act: posts the messages, waits for them, or both; it may be called once an evaluation.
         sent: what leaves here, with its values.
         received: what has arrived when `act` returns.
+        kept: whether these tensors are the same in all evaluations.
     """
 
     act: Callable[[], None]
     sent: Sequence[Tensor]
     received: Sequence[Tensor]
+    kept: bool = False
 
 
 class Bucket:
@@ -57,8 +59,8 @@ class Bucket:
         self._axis, self._sends, self._receives = axis, sends, receives
         self._pending: list[Any] = []
         sent, received = views
-        self.departure = Cut(self._post, sent, ())
-        self.arrival = Cut(self.wait, (), received)
+        self.departure = Cut(self._post, sent, (), kept=True)
+        self.arrival = Cut(self.wait, (), received, kept=True)
 
     @property
     def sent_bytes(self) -> int:

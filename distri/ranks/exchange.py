@@ -11,8 +11,7 @@ A layer trades at its site: it gives tensors for peers and reads what the peers 
 All messages are posted and waited for at cuts, which a recording of the evaluation leaves to Python.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -35,6 +34,7 @@ class Exchange:
 
     Attributes:
         buffer_bytes: held by send and receive buffers; 0 until the first evaluation that publishes, then fixed.
+        weight_bytes: about the same, and equal on all ranks.
         buckets: in the order in which they are filled; none until then.
         at_cut: called wherever messages are posted or waited for; usually it just does that.
         scratch: where tensors of a swap are put, if not into memory of their own.
@@ -44,6 +44,7 @@ class Exchange:
         self.axis = axis
         self._shares = shares
         self.buffer_bytes = 0
+        self.weight_bytes = 0
         self.at_cut: Callable[[Cut], None] = _act
         self.scratch: Scratch | None = None
         self._sites: dict[str, Site] = {}
@@ -157,6 +158,16 @@ class Exchange:
             self.at_cut(Cut(partial(p2p.swap, self.axis, sends, receives), own, received))
         return received
 
+    @contextmanager
+    def cut_by(self, at_cut: Callable[[Cut], None], scratch: Scratch | None = None) -> Iterator[None]:
+        """Within the block, leave messages to `at_cut`, and put tensors of swaps into `scratch` if there is one."""
+        before = self.at_cut, self.scratch
+        self.at_cut, self.scratch = at_cut, scratch
+        try:
+            yield
+        finally:
+            self.at_cut, self.scratch = before
+
     def sent(self, site: str) -> list[Tensor]:
         """This rank's own tensors of the evaluation before; inside a displaced `trade` of that site only."""
         return self._sites[site].sent
@@ -167,6 +178,7 @@ class Exchange:
             return
         names = list(self._noted)
         sizes = [self._noted[name].weight_bytes() for name in names]
+        self.weight_bytes = sum(sizes)
         for run in runs_of(names, sizes, self._shares):
             allocated = allocate(self.axis, {name: self._noted.pop(name) for name in run}, self._free_tag)
             self.buckets.append(allocated.bucket)
@@ -201,31 +213,6 @@ class Exchange:
             view.copy_(out.tensor)
         for view, tensor in zip(place.received, trade.received, strict=True):
             view.copy_(tensor)
-
-
-class Exchanges:
-    """The exchanges of recently used shapes; the least recently used one is dropped with its buffers."""
-
-    def __init__(self, capacity: int = 4) -> None:
-        self._capacity = capacity
-        self._by_shape: OrderedDict[Hashable, Exchange] = OrderedDict()
-
-    def get(self, shape: Hashable, make: Callable[[], Exchange]) -> Exchange:
-        """The exchange for a shape, made when it is not there. All ranks must ask in the same order."""
-        if shape not in self._by_shape:
-            while len(self._by_shape) >= self._capacity:
-                self._by_shape.popitem(last=False)
-            self._by_shape[shape] = make()
-        self._by_shape.move_to_end(shape)
-        return self._by_shape[shape]
-
-    def clear(self) -> None:
-        """Drop all of them with their buffers; no message may be in flight."""
-        self._by_shape.clear()
-
-    @property
-    def buffer_bytes(self) -> int:
-        return sum(exchange.buffer_bytes for exchange in self._by_shape.values())
 
 
 def _act(cut: Cut) -> None:

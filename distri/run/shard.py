@@ -25,6 +25,7 @@ from distri.ranks.errors import (
     TooManyRanks,
 )
 from distri.ranks.mesh import Mesh
+from distri.ranks.recorder import Replay
 from distri.ranks.spans import Spans
 from distri.run.kernels_pay import kernels_pay
 from distri.run.leader import Leader, LeaderSignal, LoadedShard
@@ -93,15 +94,14 @@ def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings:
     source = settings.models.get(model_id)
     if source is None:
         raise PodMisconfigured(f"model {model_id!r} is not in TESSERA_MODELS of this pod")
-    dtype = _dtype(spec.dtype, mesh.device)
     try:
         with spans.span(TracePhase.LOAD):
             # The leader's word, since it says in which order halo rows cross.
             fused = settings.fused == "auto" and bool(mesh.broadcast_int(kernels_pay(tasks, mesh.layout)))
-            engine = _load_engine(mesh, spec, source, dtype, spans, fused=fused)
+            engine = _load_engine(mesh, spec, source, spans, fused=fused, replay=Replay(settings.replay))
     except (ModelError, LayoutError) as error:
         raise PodMisconfigured(f"model {model_id!r}: {error}") from error
-    provenance = _provenance(mesh, spec, source, dtype)
+    provenance = _provenance(mesh, spec, source, _dtype(spec.dtype, mesh.device))
     log.info("model loaded", model=model_id, revision=source.revision, images=len(tasks))
     replica = _Replica(mesh, engine, leader, spec, settings.loras, provenance)
     ours = tasks[mesh.data_index :: mesh.layout.data]
@@ -117,7 +117,7 @@ def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings:
 
 
 def _load_engine(
-    mesh: Mesh, spec: AttemptSpec, source: ModelSource, dtype: torch.dtype, spans: Spans, *, fused: bool
+    mesh: Mesh, spec: AttemptSpec, source: ModelSource, spans: Spans, *, fused: bool, replay: Replay
 ) -> Engine:
     settings = EngineSettings(
         exact=spec.exact,
@@ -125,8 +125,9 @@ def _load_engine(
         native_px=source.native_px,
         idle_ranks=spec.idle_ranks,
         fused=fused,
+        replay=replay,
     )
-    vae_dtype = vae_dtype_of(spec, mesh.device)
+    dtype, vae_dtype = _dtype(spec.dtype, mesh.device), vae_dtype_of(spec, mesh.device)
     return Engine.load(Path(source.path), mesh, dtype=dtype, settings=settings, vae_dtype=vae_dtype, spans=spans)
 
 

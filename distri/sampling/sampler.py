@@ -157,6 +157,7 @@ class _Predictor:
         )
         self._axis = self._sharing.axis
         self._patches = split(self._height, self._width, self._sharing.count, unit=unet.unit)
+        self._replay = not options.low_memory  # recordings keep their memory
         self._turns = self._turns_of(denoising, low_memory=options.low_memory)
         self._begin(self._turns[0])
 
@@ -191,7 +192,7 @@ class _Predictor:
 
     def _begin(self, turn: Conditions) -> None:
         if self._axis is not None:
-            self._unet.begin(turn, self._axis, self._height, self._width)
+            self._unet.begin(turn, self._axis, self._height, self._width, replay=self._replay)
 
     def _turns_of(self, denoising: Denoising, *, low_memory: bool) -> list[Conditions]:
         """What this rank evaluates, one batch after the other.

@@ -48,7 +48,7 @@ def _evaluated(bench: Bench, unet: Any, pixels: int, layout: tuple[int, int], ev
             if evaluation is DISPLACED:
                 owner(latent, now, PUBLISHING)
             found = bench.timed(partial(owner, latent, now, evaluation))
-        kept_bytes = owner.exchanges.buffer_bytes
+        kept_bytes = owner.shapes.buffer_bytes
     finally:
         owner.remove()
     own = traffic.of_unet(unet, patches, index, batch=batch, element_bytes=unet.dtype.itemsize)

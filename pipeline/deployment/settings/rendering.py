@@ -73,6 +73,9 @@ class RenderingSettings(SettingsPart):
         "auto",
         description="Whether fused kernels are used; `auto` does so on a GPU, in jobs that are long enough for it.",
     )
+    replay: Literal["auto", "never"] = Field(
+        "auto", description="Whether evaluations are recorded once a shape and replayed; `auto` does so on a GPU."
+    )
     collective_timeout_s: float = Field(300.0, ge=10, description="A rank that is silent so long ends its attempt.")
     image: str = Field("local", description="Container image of a pod, by digest; `local` for processes.")
 

@@ -31,7 +31,7 @@ def _counted(width: int, height: int, batch: int) -> tuple[list[int], int]:
         unet(latent(width, height, batch), TIME, evaluation)
         sent.append(mesh.traffic.sent_bytes - before)
         before = mesh.traffic.sent_bytes
-    buffers = unet.exchanges.buffer_bytes
+    buffers = unet.shapes.buffer_bytes
     unet.remove()
     return sent, buffers
 

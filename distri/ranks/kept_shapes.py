@@ -1,0 +1,84 @@
+"""What is kept from image to image, by shape: the buffers of the exchange, recordings, and what those read."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from distri.ranks.exchange import Exchange
+from distri.ranks.replay import Replays
+
+# Of a GPU's memory; SDXL at 3840 pixels on eight patch ranks takes 10 GB of buffers, at 1024 pixels 0.7.
+SHARE_OF_DEVICE = 0.25
+BYTES_WITHOUT_DEVICE = 1 << 30
+# Counted for a shape that is recorded: graphs of a few thousand kernels, and keys and values of its text.
+RECORDED_BYTES = 128 << 20
+
+Text = dict[str, tuple[Tensor, Tensor]]  # keys and values by layer
+
+
+@dataclass
+class KeptShape:
+    """One shape.
+
+    Attributes:
+        exchange: its buffers.
+        replays: its recordings.
+        texts: keys and values of texts by the texts' shape; recordings read them at their place.
+    """
+
+    exchange: Exchange
+    replays: Replays
+    texts: dict[Hashable, Text] = field(default_factory=dict)
+
+    @property
+    def weight_bytes(self) -> int:
+        """What it counts for; equal on all ranks."""
+        return self.exchange.weight_bytes + (RECORDED_BYTES if self.replays.recorder is not None else 0)
+
+
+class KeptShapes:
+    """The recently used shapes. When they weigh too much, those that were not used for longest are dropped.
+
+    Args:
+        most_bytes: that all together may weigh; the one in use is kept whatever it weighs. Equal on all ranks, so that
+            all drop the same ones.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._by_shape: OrderedDict[Hashable, KeptShape] = OrderedDict()
+
+    def get(self, shape: Hashable, make: Callable[[], KeptShape]) -> KeptShape:
+        """What is kept of a shape, made when nothing is. All ranks must ask in the same order."""
+        if shape not in self._by_shape:
+            self._by_shape[shape] = make()
+        self._by_shape.move_to_end(shape)
+        self.drop_surplus()
+        return self._by_shape[shape]
+
+    def drop_surplus(self) -> None:
+        """Drop shapes until the others weigh as much as they may. Messages may be in flight for the last one alone."""
+        while len(self._by_shape) > 1 and sum(kept.weight_bytes for kept in self._by_shape.values()) > self._most_bytes:
+            _, dropped = self._by_shape.popitem(last=False)
+            dropped.replays.release()
+
+    def clear(self) -> None:
+        """Drop all of them; no message may be in flight."""
+        for kept in self._by_shape.values():
+            kept.replays.release()
+        self._by_shape.clear()
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Held on this rank by the exchanges."""
+        return sum(kept.exchange.buffer_bytes for kept in self._by_shape.values())
+
+
+def kept_bytes_of(device: torch.device) -> int:
+    """How much the kept shapes may weigh on a device."""
+    if device.type == "cuda":
+        return int(SHARE_OF_DEVICE * torch.cuda.get_device_properties(device).total_memory)
+    return BYTES_WITHOUT_DEVICE

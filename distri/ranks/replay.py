@@ -1,0 +1,286 @@
+"""Evaluations of one shape, recorded once and replayed, so that no kernel waits for Python.
+
+An evaluation is recorded as pieces, cut wherever messages are posted or waited for. A replay runs piece after piece and
+passes the cuts in between, so messages are the same, and in the same order, as those of an evaluation that Python runs:
+ranks need not agree on who replays. Messages cross from one evaluation into the next as before.
+
+Each kind of evaluation (synchronous or displaced, publishing or not) goes through three stages:
+
+- the first one is evaluated as it is, which also makes whatever is made once;
+- the second is recorded and evaluated as it is once more, and beside it the recording is played on the same inputs,
+  piece by piece: what both send at every cut, and what both predict, is compared;
+- from then on it is replayed, if both were the same up to rounding.
+
+What cannot be recorded, or plays differently, is evaluated as it is for as long as the shape is kept.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distri.ranks.buckets import Cut, Scratch
+from distri.ranks.cuda_graphs import CudaGraphRecorder
+from distri.ranks.exchange import Exchange
+from distri.ranks.operator_lists import OperatorRecorder
+from distri.ranks.phase import Evaluation
+from distri.ranks.recorder import Recorder, Replay
+from distri.ranks.spans import Spans
+
+REPLAY = "replay"  # the track of a trace that says what was recorded
+TOLERANCE = 1e-5  # relative to the largest value; in half precision four roundings, which are more
+
+log = logging.getLogger(__name__)
+
+Compute = Callable[..., Tensor]
+
+
+def recorder_of(replay: Replay, device: torch.device) -> Recorder | None:
+    """What records on a device, or None for nothing."""
+    if replay is Replay.OPERATORS:
+        return OperatorRecorder()
+    return CudaGraphRecorder(device) if replay is Replay.AUTO and device.type == "cuda" else None
+
+
+@dataclass(frozen=True)
+class Recording:
+    """An evaluation as pieces, with a cut between any two.
+
+    Attributes:
+        inputs: what it reads at its own place; filled anew for every replay.
+        pieces: one more than cuts.
+        output: what it leaves.
+    """
+
+    inputs: tuple[Tensor, ...]
+    pieces: Sequence[Any]
+    cuts: Sequence[Cut]
+    output: Tensor
+
+    def fill(self, inputs: Sequence[Tensor]) -> None:
+        """Put other inputs of the same shapes where it reads them."""
+        for place, value in zip(self.inputs, inputs, strict=True):
+            place.copy_(value)
+
+    def replay(self, inputs: Sequence[Tensor]) -> Tensor:
+        """What the evaluation gives for these inputs; blocks where the messages do."""
+        self.fill(inputs)
+        for piece, cut in zip(self.pieces, self.cuts, strict=False):
+            piece.replay()
+            cut.act()
+        self.pieces[-1].replay()
+        return self.output.clone()
+
+    def release(self) -> None:
+        """Give back what the pieces hold."""
+        for piece in self.pieces:
+            piece.release()
+
+
+@dataclass
+class _Kind:
+    """How far one kind of evaluation has come."""
+
+    recording: Recording | None = None
+    refused: bool = False
+
+
+@dataclass
+class Replays:
+    """The recordings of one shape.
+
+    Args:
+        shape: as logs and traces name it.
+        exchange: the shape's.
+        recorder: of this device; None evaluates everything as it is.
+        spans: where the trace is noted.
+    """
+
+    shape: str
+    exchange: Exchange
+    recorder: Recorder | None
+    spans: Spans
+    _kinds: dict[Hashable, _Kind] = field(default_factory=dict)
+    _scratch: Scratch = field(default_factory=Scratch)
+    _refused: bool = False
+
+    def evaluate(
+        self, evaluation: Evaluation, inputs: Sequence[Tensor], compute: Compute, *, reads: Hashable = None
+    ) -> Tensor:
+        """What `compute(*inputs)` gives, by a replay if there is one. Blocks where the evaluation does.
+
+        Args:
+            evaluation: what `compute` does; with the inputs' shapes and `reads` it decides which recording is which.
+            inputs: all that may have another place at every evaluation.
+            compute: the evaluation as it is. What it reads besides stays at its place as long as the shape is kept;
+                a `compute` that synchronises is not recorded.
+            reads: what of that the evaluation reads, if there is more than one possibility.
+        """
+        if self.recorder is None:
+            return compute(*inputs)
+        key = (evaluation, reads, *((tuple(value.shape), value.dtype) for value in inputs))
+        kind = self._kinds.get(key)
+        if kind is not None and kind.recording is not None:
+            return kind.recording.replay(inputs)
+        if kind is None:
+            self._kinds[key] = _Kind()
+        elif not (kind.refused or self._refused):
+            return self._record_and_compare(self.recorder, evaluation, kind, inputs, compute)
+        return compute(*inputs)
+
+    @property
+    def count(self) -> int:
+        """How many kinds of evaluations are replayed."""
+        return sum(kind.recording is not None for kind in self._kinds.values())
+
+    def release(self) -> None:
+        """Drop all recordings. None may be in progress."""
+        for kind in self._kinds.values():
+            if kind.recording is not None:
+                kind.recording.release()
+        self._kinds.clear()
+        self._scratch = Scratch()
+
+    def _record_and_compare(
+        self, recorder: Recorder, evaluation: Evaluation, kind: _Kind, inputs: Sequence[Tensor], compute: Compute
+    ) -> Tensor:
+        began_ns = time.monotonic_ns()
+        recording = self._record(recorder, evaluation, inputs, compute)
+        if recording is None:
+            return compute(*inputs)
+        recorded_ns = time.monotonic_ns()
+        comparison = _Comparison(recording)
+        with self.exchange.cut_by(comparison.at_cut):
+            comparison.begin(inputs)
+            wanted = compute(*inputs)
+        difference, reason = comparison.difference(wanted), comparison.failure
+        most = max(TOLERANCE, 4 * torch.finfo(wanted.dtype).eps)
+        if reason is None and not difference <= most:
+            reason = f"a replay differs by {difference:.2g} of the largest value, {most:.2g} is allowed"
+        if reason is not None:
+            kind.refused = True
+            recording.release()
+        else:
+            kind.recording = recording
+        self._note(evaluation, began_ns, recorded_ns, reason, pieces=len(recording.pieces), difference=difference)
+        return wanted
+
+    def _record(
+        self, recorder: Recorder, evaluation: Evaluation, inputs: Sequence[Tensor], compute: Compute
+    ) -> Recording | None:
+        """The evaluation as pieces; None if it cannot be recorded. Sends nothing and changes nothing."""
+        began_ns = time.monotonic_ns()
+        cuts: list[Cut] = []
+        self.exchange.drain()  # nothing that is in flight lies in memory that a recorder may have to put back
+        try:
+            own = tuple(value.clone() for value in inputs)
+            with recorder.record() as tape:
+
+                def at_cut(cut: Cut) -> None:
+                    cuts.append(cut)
+                    tape.cut()
+
+                with self.exchange.cut_by(at_cut, self._scratch):
+                    output = compute(*own)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the evaluation as it is raises it again or not
+            self._refused = True
+            if isinstance(error, torch.OutOfMemoryError | MemoryError):
+                self.release()
+            self._note(evaluation, began_ns, time.monotonic_ns(), _first_line(error))
+            return None
+        return Recording(own, tape.pieces, cuts, output)
+
+    def _note(self, evaluation: Evaluation, began_ns: int, recorded_ns: int, reason: str | None, **detail: Any) -> None:
+        """Say what became of a recording, in the log and in the trace."""
+        what = f"{evaluation.phase.value} evaluations{', publishing,' if evaluation.publish else ''} of {self.shape}"
+        held_bytes = 0 if self.recorder is None else self.recorder.held_bytes
+        if reason is None:
+            log.info("%s are replayed from now on (%s pieces)", what, detail["pieces"])
+        else:
+            log.warning("%s are not replayed: %s", what, reason)
+        self.spans.add(
+            "record",
+            began_ns,
+            recorded_ns,
+            track=REPLAY,
+            shape=self.shape,
+            phase=evaluation.phase.value,
+            publish=evaluation.publish,
+            refused=reason,
+            held_bytes=held_bytes,
+            **detail,
+        )
+
+
+class _Comparison:
+    """Plays a recording beside the evaluation as it is, a piece ahead of it, and compares what both send.
+
+    Both read and write the same buffers of the exchange. So what a piece has put there to be sent is noted and taken
+    back, and the evaluation as it is writes last.
+
+    Attributes:
+        failure: why the recording could not be played to its end.
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        self._differences: list[Tensor] = []
+        self._sent: list[Tensor] = []
+        self._place = 0
+        self.failure: str | None = None
+
+    def begin(self, inputs: Sequence[Tensor]) -> None:
+        """Play the first piece."""
+        self._recording.fill(inputs)
+        self._play()
+
+    def at_cut(self, cut: Cut) -> None:
+        """Pass a cut of the evaluation as it is, then play the next piece with what has arrived."""
+        if self.failure is None and self._place >= len(self._recording.cuts):
+            self.failure = f"it has {len(self._recording.cuts)} cuts, the evaluation as it is has more"
+        if self.failure is None:
+            self._differences += [_difference(*pair) for pair in zip(self._sent, cut.sent, strict=True)]
+        cut.act()
+        if self.failure is None:
+            for place, value in zip(self._recording.cuts[self._place].received, cut.received, strict=True):
+                if not cut.kept:
+                    place.copy_(value)
+            self._place += 1
+            self._play()
+
+    def difference(self, wanted: Tensor) -> float:
+        """The largest difference, relative to the largest value of its tensor; not a number where one has none."""
+        if self.failure is None and self._place < len(self._recording.cuts):
+            self.failure = f"it has {len(self._recording.cuts)} cuts, the evaluation as it is has {self._place}"
+        if self.failure is not None:
+            return float("nan")
+        return float(torch.stack([*self._differences, _difference(self._recording.output, wanted)]).max())
+
+    def _play(self) -> None:
+        cuts = self._recording.cuts
+        ahead = cuts[self._place] if self._place < len(cuts) else None
+        sent = () if ahead is None else ahead.sent
+        before = [tensor.clone() for tensor in sent]
+        try:
+            self._recording.pieces[self._place].replay()
+        except RuntimeError as error:
+            self.failure = _first_line(error)
+        self._sent = [tensor.clone() for tensor in sent]
+        if ahead is not None and ahead.kept:
+            for tensor, value in zip(sent, before, strict=True):
+                tensor.copy_(value)
+
+
+def _difference(found: Tensor, wanted: Tensor) -> Tensor:
+    """Largest difference, relative to the largest value, where both are not the same, be it infinite or no number."""
+    same = (found == wanted) | (found.isnan() & wanted.isnan())
+    apart = torch.where(same, 0.0, (found.float() - wanted.float()).abs())
+    return apart.max() / wanted.float().abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
