@@ -15,6 +15,7 @@ from pathlib import Path
 from embedded.processes.child import Child, Program, stop_all
 from embedded.services.readiness import StopRequested
 from pipeline.errors import ServiceError
+from pipeline.process.private import tighten
 
 NATIVE_PX = 256
 
@@ -39,6 +40,7 @@ def start_demo_model(data_dir: Path, environment: Mapping[str, str], *, trained:
     unfinished.parent.mkdir(mode=0o700, exist_ok=True)
     if (trained / "model_index.json").is_file():
         shutil.copytree(trained, unfinished)
+        tighten(unfinished)  # the copy has the modes of what it is a copy of
         unfinished.rename(demo_model(data_dir))
         return None
     child = Child(

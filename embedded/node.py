@@ -31,6 +31,7 @@ from pipeline.errors import RecordTooNew, RecordUnreadable
 from pipeline.names import ATTEMPT_VARIABLE, POD_UID_VARIABLE, TERMINATION_LOG_VARIABLE
 from pipeline.process import flock
 from pipeline.process.logs import configure_logging
+from pipeline.process.private import UMASK, open_log
 from pipeline.records.attempt import (
     REPORT_LIMIT_BYTES,
     SHUTDOWN_VARIABLE,
@@ -190,7 +191,7 @@ class Node:
             "HF_HUB_OFFLINE": "1",
             SHUTDOWN_VARIABLE: str(int(max(0, self._grace_s - 1))),  # the rest of the time is for torchrun itself
         }
-        with (self._logs / f"{spec.name}.log").open("ab") as output:
+        with open_log(self._logs / f"{spec.name}.log") as output:
             return subprocess.Popen(
                 with_parent(self._command(spec)),
                 env=environment,
@@ -199,6 +200,7 @@ class Node:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                umask=UMASK,
             )
 
     def _refuse(self, name: str, status: AttemptStatus, reason: str, code: Code = Code.CONFIG_ERROR) -> None:

@@ -34,6 +34,7 @@ from pipeline.process import flock
 from pipeline.process.files import write_private
 from pipeline.process.lifeline import die_with_parent
 from pipeline.process.logs import configure_logging
+from pipeline.process.private import UMASK, private_folder, tighten
 
 # Commands that run besides services and node, by name; each reads the deployment from its environment.
 WORKERS: Mapping[str, Sequence[str]] = {
@@ -44,6 +45,7 @@ _SERVICES_S = 30.0
 _MODEL_S = 120.0
 _WORKER_GRACE_S = 5.0
 _NODE_GRACE_S = 10.0
+_TIGHTEN_S = 30.0
 _PREDECESSOR_S = 1.0  # also longer than `tessera` holds the lock to ask whether it is held
 
 log = structlog.get_logger("embedded.stack")
@@ -60,6 +62,7 @@ class Stack:
         self._model: Child | None = None
         self._children: list[Child] = []  # node first, then workers
         self._stopping = False
+        self._tighten_at = 0.0
         self._began = time.monotonic()
 
     def request_stop(self) -> None:
@@ -92,13 +95,20 @@ class Stack:
             # A client chooses how it logs by itself.
             environment={name: value for name, value in deployment.items() if not name.startswith("TESSERA_LOG_")},
         )
+        tighten(self._data_dir / "s3")
         write_private(self._data_dir / STATE_FILE, state.model_dump_json(indent=2))
         log.info("stack is up", seconds=round(time.monotonic() - self._began, 2), data_dir=str(self._data_dir))
 
     def watch(self) -> None:
         """Restart every process that ends, until asked to stop."""
         servers = [self._services.redis, self._services.s3] if self._services else []
-        supervise([*servers, *self._children], lambda: self._stopping)
+        supervise([*servers, *self._children], self._asked_to_stop)
+
+    def _asked_to_stop(self) -> bool:
+        if (now := time.monotonic()) > self._tighten_at:
+            self._tighten_at = now + _TIGHTEN_S
+            tighten(self._data_dir / "s3")  # SeaweedFS opens a few of its files to all by itself
+        return self._stopping
 
     def stop(self) -> None:
         """Stop everything in order: workers hand over, the node ends its attempts, the services write their data."""
@@ -109,6 +119,7 @@ class Stack:
         killed += stop_all(self._children[:1], _NODE_GRACE_S)
         if self._services is not None:
             stop_services(self._services)
+            tighten(self._data_dir / "s3")
         log.info("stack is down", seconds=round(time.monotonic() - began, 2), killed=[child.name for child in killed])
 
     def _report(self, phase: str) -> None:
@@ -156,7 +167,8 @@ def main(arguments: Sequence[str]) -> int:
         die_with_parent(options.with_parent)
     configure_logging()
     data_dir: Path = options.data_dir
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.umask(UMASK)
+    private_folder(data_dir)
     lock = flock.acquire(data_dir / LOCK_FILE, _PREDECESSOR_S)
     if lock is None:
         sys.stderr.write(
@@ -167,6 +179,8 @@ def main(arguments: Sequence[str]) -> int:
     os.write(lock, str(os.getpid()).encode())
     (data_dir / STATE_FILE).unlink(missing_ok=True)  # a predecessor that was killed could not remove it
     (data_dir / MARKER_FILE).touch(mode=0o600)
+    if tightened := tighten(data_dir):
+        log.warning("files of the data folder were open to others; they are not any more", files=tightened)
     stack = Stack(options, options.workers)
     _on_stop_signals(stack.request_stop)
     try:

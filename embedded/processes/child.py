@@ -15,6 +15,7 @@ from embedded.run_with_parent import with_parent
 from pipeline.client.local_stack import log_tail
 from pipeline.errors import ServiceError
 from pipeline.process import flock
+from pipeline.process.private import UMASK, open_log
 
 _LOG_LIMIT_BYTES = 16 * 2**20
 _PREDECESSOR_S = 5.0
@@ -63,7 +64,7 @@ class Child:
         if program.log.exists() and program.log.stat().st_size > _LOG_LIMIT_BYTES:
             program.log.replace(program.log.with_name(program.log.name + ".1"))
         try:
-            with program.log.open("ab") as log:
+            with open_log(program.log) as log:
                 self._process = subprocess.Popen(
                     with_parent(program.command),
                     env=dict(program.environment),
@@ -73,6 +74,7 @@ class Child:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,  # a terminal's Ctrl-C must reach only us: we stop the children in order
                     pass_fds=held,
+                    umask=UMASK,
                 )
         finally:
             for descriptor in held:

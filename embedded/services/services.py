@@ -14,6 +14,7 @@ from embedded.services.endpoints import Endpoints, load_endpoints
 from embedded.services.readiness import wait_until_ready
 from embedded.services.seaweedfs import BUCKET, REGION, check_seaweedfs, remove_sockets, s3_client, seaweedfs
 from embedded.services.valkey import check_valkey, valkey
+from pipeline.process.private import private_folder
 
 _S3_GRACE_S = 8.0
 _REDIS_GRACE_S = 10.0
@@ -54,8 +55,7 @@ class Services:
 
 def start_services(data_dir: Path) -> Services:
     """Start both and return at once; call `await_services` before using them. From the main thread only."""
-    for folder in (data_dir, data_dir / "logs"):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(data_dir / "logs")
     endpoints = load_endpoints(data_dir)
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     services = Services(

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import RecordUnreadable, RequestError, ServiceError
 from pipeline.process import flock
+from pipeline.process.private import UMASK, open_log, private_folder
 from pipeline.schema import read_record
 
 SCHEMA_VERSION = 1
@@ -133,7 +134,7 @@ def start_stack(
     if not detached and threading.current_thread() is not threading.main_thread():
         raise RequestError("a stack that dies with its caller must be started from the main thread")
     log = data_dir / "logs" / "stack.log"
-    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(log.parent)
     log.touch(mode=0o600)
     offset = log.stat().st_size
     process = None if flock.is_held(data_dir / LOCK_FILE) else _spawn(data_dir, log, detached, options)
@@ -164,7 +165,7 @@ def _spawn(
         command += [flag] if value is True else [] if value is False else [flag, str(value)]
     if not detached:
         command += ["--with-parent", str(os.getpid())]
-    with log.open("ab") as output:
+    with open_log(log) as output:
         process = subprocess.Popen(
             command,
             cwd=data_dir,
@@ -172,6 +173,7 @@ def _spawn(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is for the caller, who stops the stack in order
+            umask=UMASK,
         )
     _started[process.pid] = process
     return process

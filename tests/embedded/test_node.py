@@ -30,7 +30,7 @@ from pipeline.records.attempt import (
 _NODE = """
 import sys
 from embedded.node import main
-sys.exit(main(["--data-dir", sys.argv[1], "--grace", "0.5"], command=lambda spec: ["sh", "-c", spec.shard_key]))
+sys.exit(main(["--data-dir", sys.argv[1], "--grace", "0.5"], command=lambda spec: ["sh", "-c", spec.image]))
 """
 
 _REPORT = (
@@ -50,14 +50,14 @@ def _spec(script: str, name: str = "tessera-abc-00000-1", **changes: Any) -> Att
         "job_index": 0,
         "number": 1,
         "token": "t",
-        "image": "local",
+        "image": script,  # the command
         "gpus": 2,
         "layout": "1x1x2",
         "exact": False,
         "warmup_steps": 1,
         "device": "cpu",
         "dtype": "float32",
-        "shard_key": script,
+        "shard_key": "batches/b/shards/00000.jsonl",
         "deadline_s": 60.0,
     }
     return AttemptSpec.model_validate(values | changes)

@@ -60,10 +60,15 @@ def test_the_life_of_a_stack(data_dir: Path, monkeypatch: pytest.MonkeyPatch, pa
     monkeypatch.setenv("TESSERA_LAUNCHER", "kubernetes")
     assert running_stack(data_dir) is None
     told: list[str] = []
+    (data_dir / "models").mkdir(parents=True)
+    (data_dir / "models" / "left by an earlier version").touch(mode=0o644)
+    before = os.umask(0o000)
     state = start_stack(data_dir, detached=True, timeout_s=30, on_progress=told.append, no_model=True, workers=_WORKERS)
     assert [line.split()[0] for line in told] == ["redis", "s3", "node"]
     assert running_stack(data_dir) == state
-    assert (data_dir / "stack.json").stat().st_mode & 0o777 == 0o600
+    os.umask(before)
+    assert [str(path) for path in (data_dir, *data_dir.rglob("*")) if path.lstat().st_mode & 0o077] == []
+    assert "open to others" in (data_dir / "logs" / "stack.log").read_text()
 
     environ = state.client_environment(os.environ)
     assert "AWS_PROFILE" not in environ
