@@ -8,9 +8,12 @@ submission under its id brings back half of it.
 from __future__ import annotations
 
 import secrets
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
 
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.errors import BatchLost, RequestError, UnknownBatch
+from pipeline.errors import BatchLost, RecordUnreadable, RequestError, UnknownBatch
 from pipeline.ledger import Ledger
 from pipeline.ledger.update import update
 from pipeline.names import checked_batch_id
@@ -20,8 +23,16 @@ from pipeline.schema import read_record
 from pipeline.states import BatchState, is_final
 
 
+def may_be_purged(state: BatchState) -> bool:
+    """Whether a batch in this state may be purged: one that is being cancelled goes as soon as its jobs have ended."""
+    return is_final(state) or state is BatchState.CANCELLING
+
+
 def request_purge(ledger: Ledger, artifacts: Artifacts, batch_id: str, purge: Purge) -> None:
-    """Record that the batch is to be removed. It must have ended. Raises RequestError, UnknownBatch, BatchLost."""
+    """Record that the batch is to be removed. It must have ended, or be about to, as one that is being cancelled.
+
+    Raises RequestError, UnknownBatch, BatchLost.
+    """
 
     def read() -> BatchRecord:
         try:
@@ -30,7 +41,7 @@ def request_purge(ledger: Ledger, artifacts: Artifacts, batch_id: str, purge: Pu
             return _restore_record(ledger, artifacts, batch_id)
 
     def purged(record: BatchRecord) -> BatchRecord | None:
-        if not is_final(record.state):
+        if not may_be_purged(record.state):
             wait = f"wait for its end (`tessera watch {batch_id}`) or cancel it first"
             raise RequestError(f"batch {batch_id} is {record.state.value}; a batch that has ended wanted: {wait}")
         if record.manifest.purge is purge:
@@ -40,17 +51,43 @@ def request_purge(ledger: Ledger, artifacts: Artifacts, batch_id: str, purge: Pu
     mark_purged(artifacts, update(read, purged, ledger.batches.write).record.manifest)
 
 
-def mark_purged(artifacts: Artifacts, manifest: BatchManifest) -> bool:
-    """Mark the batch as purged in `batch.json`; False if that is gone, or belongs to another batch of this id."""
+class Owner(StrEnum):
+    """Whose `batch.json` lies under a batch's id."""
+
+    THIS_BATCH = "this_batch"
+    NOBODY = "nobody"  # it is gone
+    ANOTHER_BATCH = "another_batch"  # of the same id, accepted since
+
+
+class _Staged(BaseModel):
+    """All that is read of a `batch.json` that is damaged, or that a later version wrote."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    staged: str
+
+
+def mark_purged(artifacts: Artifacts, manifest: BatchManifest) -> Owner:
+    """Mark the batch as purged in `batch.json`, if that is its own; one that cannot be read is written anew."""
     key = BatchObjects(manifest.id).manifest
     body = artifacts.get(key)
-    there = None if body is None else read_record(BatchManifest, body, what=key)
-    if there is None or there.staged != manifest.staged:
-        return False
-    if there.purge is not manifest.purge:
-        purged = there.model_copy(update={"purge": manifest.purge})
+    if body is None:
+        return Owner.NOBODY
+    there: BatchManifest | None = None
+    try:
+        there = read_record(BatchManifest, body, what=key)
+        staged: str | None = there.staged
+    except RecordUnreadable:
+        try:
+            staged = read_record(_Staged, body, what=key).staged
+        except RecordUnreadable:
+            staged = None  # nobody can take it for a batch
+    if staged not in (None, manifest.staged):
+        return Owner.ANOTHER_BATCH
+    if there is None or there.purge is not manifest.purge:
+        purged = (there or manifest).model_copy(update={"purge": manifest.purge})
         artifacts.put(key, purged.model_dump_json().encode(), content_type="application/json")
-    return True
+    return Owner.THIS_BATCH
 
 
 def is_purged(artifacts: Artifacts, batch_id: str) -> bool:

@@ -94,8 +94,12 @@ class BatchObjects:
         """Folders and files that users look at."""
         return *(f"{self.root}{folder}/" for folder in ("images", "thumbnails", "gallery")), self.results, self.errors
 
+    @property
+    def shards(self) -> str:
+        return self.root + "shards/"
+
     def shard(self, job: int) -> str:
-        return f"{self.root}shards/{job:05d}.jsonl"
+        return f"{self.shards}{job:05d}.jsonl"
 
     def fragment(self, job: int) -> str:
         return f"{self.fragments}{job:05d}.jsonl"

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 
 import structlog
 
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.operations.purge import mark_purged, request_purge
-from pipeline.records.batch import Purge
+from pipeline.deployment.broker import CANCEL, send_hint
+from pipeline.errors import RecordUnreadable
+from pipeline.operations.purge import Owner, mark_purged, request_purge
+from pipeline.process.parallel import in_order
+from pipeline.records.batch import BatchRecord, Purge
 from pipeline.records.object_keys import MARKERS, BatchObjects
+from pipeline.records.shards import images_of, parsed_shard
+from pipeline.states import is_final
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
@@ -23,18 +29,29 @@ log = structlog.get_logger(__name__)
 # A batch of a million images must not block a controller: the next tick goes on with the rest.
 AT_ONCE = 50_000
 _A_REQUEST = 1_000  # what S3 takes
+# The objects of so small a batch are asked for by their keys, too. A larger one takes longer than a list is late.
+_NAMED_IMAGES = 2_000
+AT_A_TIME = 16  # objects that are asked for
+# Work on the batch as a whole that would put back what is removed.
+_EXCLUDED = ("purge", "finalize", "expand", "reopen")
 
 
 def purge(context: Context, batch_id: str) -> None:
-    """Remove the objects of a batch, or some of them if there are many."""
-    with context.ledger.locks.only_one(f"purge-{batch_id}") as mine:
+    """Remove the objects of a batch, or some if there are many. If it is being cancelled, its jobs end first."""
+    with ExitStack() as locks:
+        if not all(locks.enter_context(context.ledger.locks.only_one(f"{work}-{batch_id}")) for work in _EXCLUDED):
+            return  # the next tick asks again
         record = context.ledger.batches.get(batch_id)
         wanted = record.manifest.purge
-        if not mine or wanted is None:
+        if wanted is None:
+            return
+        if not is_final(record.state) and context.ledger.jobs.any_unfinished(batch_id):
+            send_hint(context.app, CANCEL, batch_id)  # a pod that may still commit would put back what is removed
             return
         objects = BatchObjects(batch_id)
-        if mark_purged(context.artifacts, record.manifest):
-            removed = _remove(context.artifacts, objects, wanted)
+        whose = mark_purged(context.artifacts, record.manifest)
+        if whose is not Owner.ANOTHER_BATCH:
+            removed = _remove(context.artifacts, record, wanted, alone=whose is Owner.THIS_BATCH)
             if removed >= AT_ONCE:
                 log.info("part of a batch removed", batch=batch_id, objects=removed)
                 return
@@ -55,9 +72,9 @@ def purge_expired(context: Context) -> None:
             request_purge(context.ledger, context.artifacts, record.id, Purge.EVERYTHING)
 
 
-def _remove(artifacts: Artifacts, objects: BatchObjects, wanted: Purge) -> int:
+def _remove(artifacts: Artifacts, record: BatchRecord, wanted: Purge, *, alone: bool) -> int:
     """Remove up to AT_ONCE objects, first those that say the batch is complete; returns how many."""
-    keys = itertools.islice(_keys_to_remove(artifacts, objects, wanted), AT_ONCE)
+    keys = itertools.islice(_keys_to_remove(artifacts, record, wanted, alone=alone), AT_ONCE)
     removed = 0
     while some := list(itertools.islice(keys, _A_REQUEST)):
         artifacts.delete_all(some)
@@ -65,11 +82,45 @@ def _remove(artifacts: Artifacts, objects: BatchObjects, wanted: Purge) -> int:
     return removed
 
 
-def _keys_to_remove(artifacts: Artifacts, objects: BatchObjects, wanted: Purge) -> Iterator[str]:
+def _keys_to_remove(artifacts: Artifacts, record: BatchRecord, wanted: Purge, *, alone: bool) -> Iterator[str]:
+    """Keys in an order in which nothing half removed is taken for whole.
+
+    Shards go last, for they name what a late list does not show. If `batch.json` is gone (not `alone`), what others may
+    be staging under the same id is left.
+    """
+    objects = BatchObjects(record.id)
     kept = [objects.manifest]
     if wanted is Purge.KEEP_IMAGES:
         kept += objects.user_files
     first = [objects.marker(state) for state in MARKERS]
     first += [key for key in (objects.results, objects.errors) if key not in kept]
     yield from (key for key in first if artifacts.head(key) is not None)
-    yield from (key for key in artifacts.list(objects.root) if key not in first and not key.startswith(tuple(kept)))
+
+    def goes(key: str) -> bool:
+        others = key.startswith(objects.staged) and not key.startswith(f"{objects.staged}{record.manifest.staged}/")
+        return key not in first and not key.startswith(tuple(kept)) and (alone or not others)
+
+    yield from (key for key in artifacts.list(objects.root) if goes(key) and not key.startswith(objects.shards))
+    if record.manifest.images <= _NAMED_IMAGES:
+        named = (key for key in _named(artifacts, record) if goes(key))
+        yield from (found.key for found in in_order(artifacts.head, named, at_a_time=AT_A_TIME) if found is not None)
+    yield from artifacts.list(objects.shards)
+    yield from (key for key in map(objects.shard, range(record.jobs or 0)) if artifacts.head(key) is not None)
+
+
+def _named(artifacts: Artifacts, record: BatchRecord) -> Iterator[str]:
+    """Keys that follow from the shards, whether anything is there or not."""
+    objects = BatchObjects(record.id)
+    for index in range(record.jobs or 0):
+        yield objects.fragment(index)
+        for line in (artifacts.get(objects.shard(index)) or b"").splitlines():
+            try:
+                tasks = images_of(parsed_shard(line))
+            except RecordUnreadable:
+                continue  # it names nothing; what a list shows is removed all the same
+            for task in tasks:
+                yield task.key(objects)
+                yield from (
+                    key_of(task.row.row, task.number)
+                    for key_of in (objects.sidecar, objects.thumbnail, objects.failure)
+                )

@@ -12,6 +12,7 @@ from pipeline.cli.json_out import write_json
 from pipeline.cli.options import AsJson
 from pipeline.client.client import Client
 from pipeline.errors import RequestError
+from pipeline.operations.purge import may_be_purged
 from pipeline.operations.status import BatchStatus
 from pipeline.process.durations import parsed_duration
 from pipeline.states import BatchState, is_final
@@ -78,7 +79,7 @@ def _chosen(
     if states:
         raise RequestError("--state goes with --older-than; batches named by their ids found")
     chosen = {batch_id: client.purgeable(batch_id) for batch_id in batch_ids or ()}
-    if open_ := [status for status in chosen.values() if status and not status.finished]:
+    if open_ := [status for status in chosen.values() if status and not may_be_purged(status.state)]:
         raise RequestError(
             f"batch {open_[0].id} is {open_[0].state.value}; a batch that has ended wanted: wait for its end "
             f"(`tessera watch {open_[0].id}`) or cancel it first. Nothing was removed"

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from pipeline import Client
 from pipeline.cli.main import app
 from pipeline.client.connect import Connection
-from pipeline.deployment.broker import PURGE
+from pipeline.deployment.broker import CANCEL, PURGE
 from pipeline.errors import BatchLost, RequestError, StoreUnavailable, UnknownBatch
+from pipeline.operations.cancel import request_cancel
 from pipeline.operations.purge import request_purge
 from pipeline.operations.resume import check_lost, unknown_batches
 from pipeline.operations.retry import request_retry
@@ -22,6 +23,7 @@ from pipeline.records.batch import Purge, changed
 from pipeline.records.object_keys import BatchObjects
 from pipeline.states import BatchState
 from tasks.control import purge as module
+from tasks.control.cancel import cancel
 from tasks.control.purge import purge, purge_expired
 from tasks.control.tick import request_next_step
 from tests.tasks.stage import Stage
@@ -58,14 +60,14 @@ def _client(stage: Stage) -> Client:
 
 def test_nothing_of_it_stays_and_nothing_of_its_neighbours_goes(stage: Stage) -> None:
     _finished(stage, "b2")
-    kept, keys = sorted(stage.artifacts.list("")), sorted(_keys_in_redis(stage, "b2"))
+    kept, keys = sorted(stage.artifacts.list("batches/")), sorted(_keys_in_redis(stage, "b2"))
     _finished(stage)
     _asked(stage)
     assert stage.ledger.batches.unfinished() == ["b"]
     request_next_step(stage.worker, "b")
     assert stage.hints().count(PURGE) == 1
     purge(stage.worker, "b")
-    assert sorted(stage.artifacts.list("")) == kept
+    assert sorted(stage.artifacts.list("batches/")) == kept
     assert sorted(_keys_in_redis(stage, "b2")) == keys
     assert _keys_in_redis(stage) == []
     assert stage.ledger.batches.newest(10) == ["b2"]
@@ -76,18 +78,18 @@ def test_nothing_of_it_stays_and_nothing_of_its_neighbours_goes(stage: Stage) ->
 
 def test_images_that_are_kept_are_all_that_people_look_at_and_their_id_stays_taken(stage: Stage) -> None:
     _finished(stage)
-    shown = {key for key in stage.artifacts.list("") if key.startswith(OBJECTS.user_files)}
+    shown = {key for key in stage.artifacts.list("batches/") if key.startswith(OBJECTS.user_files)}
     assert len(shown) == 7 * 3 + 3
     _asked(stage, Purge.KEEP_IMAGES)
     purge(stage.worker, "b")
-    assert set(stage.artifacts.list("")) == shown | {OBJECTS.manifest}
+    assert set(stage.artifacts.list("batches/")) == shown | {OBJECTS.manifest}
     assert not stage.ledger.batches.known("b")
     # A new batch of this id would take the old pictures for its own.
     with pytest.raises(RequestError, match="whose images were kept when it was; choose another id"):
         stage.accepted(7)
     _asked(stage)
     purge(stage.worker, "b")
-    assert not list(stage.artifacts.list(""))
+    assert not list(stage.artifacts.list("batches/"))
     stage.accepted(7)
 
 
@@ -115,7 +117,7 @@ def test_whoever_is_killed_at_whatever_request_the_next_one_ends_it(
 ) -> None:
     monkeypatch.setattr(module, "_A_REQUEST", 4)
     _finished(stage)
-    shown = {key for key in stage.artifacts.list("") if key.startswith(OBJECTS.user_files)}
+    shown = {key for key in stage.artifacts.list("batches/") if key.startswith(OBJECTS.user_files)}
     _asked(stage, wanted)
     kills = 0
     while stage.ledger.batches.known("b"):
@@ -143,7 +145,7 @@ def test_whoever_is_killed_at_whatever_request_the_next_one_ends_it(
                 stage.accepted(7)
     assert kills > 1
     kept = set() if wanted is Purge.EVERYTHING else {OBJECTS.manifest, *shown}
-    assert set(stage.artifacts.list("")) == kept
+    assert set(stage.artifacts.list("batches/")) == kept
 
 
 def test_a_large_batch_goes_a_part_at_a_time(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,20 +157,20 @@ def test_a_large_batch_goes_a_part_at_a_time(stage: Stage, monkeypatch: pytest.M
         purge(stage.worker, "b")
         rounds += 1
     assert rounds > 3
-    assert not list(stage.artifacts.list(""))
+    assert not list(stage.artifacts.list("batches/"))
 
 
 def test_another_batch_that_got_the_id_in_between_stays(stage: Stage) -> None:
     _finished(stage)
     _asked(stage)
     stale = stage.ledger.batches.get("b")
-    for key in list(stage.artifacts.list("")):  # its purge died before it told the ledger
+    for key in list(stage.artifacts.list("batches/")):  # its purge died before it told the ledger
         stage.artifacts.delete(key)
     stage.accepted(2)
     assert stage.ledger.batches.get("b") == stale
-    before = sorted(stage.artifacts.list(""))
+    before = sorted(stage.artifacts.list("batches/"))
     purge(stage.worker, "b")
-    assert sorted(stage.artifacts.list("")) == before
+    assert sorted(stage.artifacts.list("batches/")) == before
     assert [manifest.rows for manifest in unknown_batches(stage.ledger, stage.artifacts, ended=False)] == [2]
 
 
@@ -186,9 +188,9 @@ def test_what_has_not_ended_or_is_not_there_is_refused(stage: Stage) -> None:
 
 def test_what_nobody_asked_for_is_not_removed(stage: Stage) -> None:
     _finished(stage)
-    before = sorted(stage.artifacts.list(""))
+    before = sorted(stage.artifacts.list("batches/"))
     purge(stage.worker, "b")
-    assert sorted(stage.artifacts.list("")) == before
+    assert sorted(stage.artifacts.list("batches/")) == before
     assert stage.ledger.batches.known("b")
 
 
@@ -264,3 +266,70 @@ def test_one_running_batch_among_those_named_keeps_all(stage: Stage, monkeypatch
     said = _run(stage, monkeypatch, "b", "runs", "--yes")
     assert "runs is in_progress" in said
     assert stage.ledger.batches.get("b").manifest.purge is None
+
+
+def test_a_batch_that_is_being_cancelled_is_purged_when_its_jobs_have_ended(stage: Stage) -> None:
+    stage.batch(7)
+    request_cancel(stage.ledger, "b")
+    lease = stage.ledger.leases.claim("busy", 60.0)
+    assert lease is not None
+    _asked(stage)
+    purge(stage.worker, "b")
+    assert stage.artifacts.head(OBJECTS.manifest) is not None
+    assert CANCEL in stage.hints()
+    cancel(stage.worker, "b")
+    purge(stage.worker, "b")
+    assert stage.ledger.batches.known("b")  # one job is still in somebody's hands
+    stage.ledger.leases.release(lease.job.ref, lease.fence)
+    cancel(stage.worker, "b")
+    purge(stage.worker, "b")
+    assert not list(stage.artifacts.list("batches/"))
+    assert _keys_in_redis(stage) == []
+
+
+def test_a_batch_that_can_never_be_cut_is_cancelled_and_purged(stage: Stage) -> None:
+    stage.accepted(3)
+    request_cancel(stage.ledger, "b")
+    _asked(stage)
+    purge(stage.worker, "b")
+    assert not list(stage.artifacts.list("batches/"))
+    assert not stage.ledger.batches.known("b")
+
+
+@pytest.mark.parametrize(
+    "key", [OBJECTS.manifest, OBJECTS.shard(0), OBJECTS.fragment(1), OBJECTS.sidecar(0, 0), OBJECTS.failure(0, 0)]
+)
+def test_what_cannot_be_read_is_purged_with_the_rest(stage: Stage, key: str) -> None:
+    _finished(stage, rows=4)
+    stage.artifacts.put(key, b'{"schema_version": 9}', content_type="application/json")
+    _asked(stage)
+    purge(stage.worker, "b")
+    assert not list(stage.artifacts.list("batches/"))
+    assert not stage.ledger.batches.known("b")
+
+
+def test_what_is_left_of_a_batch_whose_manifest_is_gone_is_purged_and_what_others_stage_is_not(stage: Stage) -> None:
+    _finished(stage)
+    others = OBJECTS.input("another-token")
+    stage.artifacts.put(others, b"{}", content_type="application/json")
+    _asked(stage)
+    stage.artifacts.delete(OBJECTS.manifest)
+    purge(stage.worker, "b")
+    assert list(stage.artifacts.list("batches/")) == [others]
+    assert not stage.ledger.batches.known("b")
+
+
+@pytest.mark.parametrize("wanted", list(Purge))
+def test_what_a_late_list_hides_is_removed_by_its_name(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, wanted: Purge
+) -> None:
+    _finished(stage)
+    shown = {key for key in stage.artifacts.list("batches/") if key.startswith(OBJECTS.user_files)}
+    rest = {OBJECTS.input(stage.ledger.batches.get("b").manifest.staged), OBJECTS.plan}
+    _asked(stage, wanted)
+    with monkeypatch.context() as late:
+        late.setattr(stage.artifacts, "list", lambda _: iter(()))
+        purge(stage.worker, "b")
+    left = {key for key in stage.artifacts.list("batches/") if "/gallery/" not in key and "/staged/" not in key} - rest
+    kept = {key for key in shown if "/gallery/" not in key} | {OBJECTS.manifest}
+    assert left == (kept if wanted is Purge.KEEP_IMAGES else set())
