@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated
 
 from pydantic import StringConstraints
@@ -47,8 +48,6 @@ _KEY = rf"{_PART}(/{_PART}){{0,9}}"
 
 # A key in a record: parts that are none of "", ".", ".." and nothing hidden, of characters that mean nothing anywhere.
 ObjectKey = Annotated[str, StringConstraints(pattern=f"^{_KEY}$")]
-
-_OF_BATCH = re.compile(rf"{BATCHES}({ID.pattern})/.")
 
 
 @dataclass(frozen=True)
@@ -156,6 +155,14 @@ def check_rows_key(key: str, schedule: str) -> None:
 
 def batch_of_key(key: str) -> BatchObjects:
     """The batch that an object belongs to. Raises ValueError if the key is of none."""
-    if not (found := _OF_BATCH.match(key)):
+    folder, _, name = key.removeprefix(BATCHES).partition("/")
+    if not (name and key.startswith(BATCHES)):
         raise ValueError("no key of a batch")
-    return BatchObjects(found[1])
+    return _batch_of_id(folder)
+
+
+@lru_cache  # a million images of one batch are read
+def _batch_of_id(batch_id: str) -> BatchObjects:
+    if not ID.fullmatch(batch_id):
+        raise ValueError("no key of a batch")
+    return BatchObjects(batch_id)

@@ -261,7 +261,7 @@ def parsed_outcomes(
     """
     for number, line in read_each(OutcomeLine, lines, what=what, on_unreadable=on_unreadable):
         outcome = line.root
-        if isinstance(outcome, ImageResult) and outcome.batch_id != objects.batch_id:
+        if isinstance(outcome, ImageResult) and not outcome.key.startswith(objects.root):
             foreign = RecordForeign(f"{what}, line {number}", "an image of another batch", f"one of {objects.batch_id}")
             if on_unreadable is None:
                 raise foreign
