@@ -22,6 +22,7 @@ TRACK = "kernels"
 # A result may differ from the plain layers' by this part of its largest value: two roundings of a half type, since the
 # plain layers round between two operations where a kernel does not.
 APART = {torch.float16: 2.0**-9, torch.bfloat16: 2.0**-6, torch.float32: 1e-5}
+MOMENTS_APART = 1e-4  # of a deviation or a variance: less than a half type's rounding of what is normalised by them
 COMPARED_AT_ONCE = 1 << 24  # elements, so that comparing takes no memory to speak of
 
 
@@ -70,7 +71,7 @@ class FusedKernels:
 
             return group_moments(x_BCS, groups, added_BC)
 
-        return self._run("moments", x_BCS, fused, plain, moments_apart)
+        return self._run("moments", x_BCS, fused, plain, moments_apart, MOMENTS_APART)
 
     def image_moments(
         self,
@@ -89,7 +90,8 @@ class FusedKernels:
             return image_moments(moments_R2BG, pixels_R, index, own_stale_2BG)
 
         kernel = "merged moments" if own_stale_2BG is None else "corrected moments"
-        return self._run(f"{kernel} of {len(pixels_R)}", moments_R2BG[index], fused, plain, moments_apart)
+        own_2BG = moments_R2BG[index]
+        return self._run(f"{kernel} of {len(pixels_R)}", own_2BG, fused, plain, moments_apart, MOMENTS_APART)
 
     def scaled(
         self,
@@ -137,6 +139,7 @@ class FusedKernels:
         fused: Callable[[], Tensor],
         plain: Callable[[], Tensor],
         judge: Callable[[Tensor, Tensor], float],
+        within: float | None = None,
     ) -> Tensor:
         channels_last = x.ndim > 2 and x.stride(1) == 1
         kind = (kernel, x.dtype, channels_last, x.shape[1], x.numel().bit_length())
@@ -144,7 +147,7 @@ class FusedKernels:
         if use is None:
             if x.is_cuda and torch.cuda.is_current_stream_capturing():
                 return plain()
-            return self._compare(kind, x, fused, plain, judge)
+            return self._compare(kind, x, fused, plain, judge, APART[x.dtype] if within is None else within)
         return fused() if use else plain()
 
     def _compare(
@@ -154,6 +157,7 @@ class FusedKernels:
         fused: Callable[[], Tensor],
         plain: Callable[[], Tensor],
         judge: Callable[[Tensor, Tensor], float],
+        within: float,
     ) -> Tensor:
         """The plain result, after it has been decided whether the kernel is used from now on."""
         began_ns, wanted = time.monotonic_ns(), plain()
@@ -168,7 +172,7 @@ class FusedKernels:
             return wanted  # another time, with more room
         except Exception as error:  # noqa: BLE001 - Triton and the compiler beneath it raise whatever they like
             reason = f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else ''}"
-        if not reason and not difference <= APART[x.dtype]:
+        if not reason and not difference <= within:
             if not bool(torch.isfinite(wanted).all()):
                 return wanted  # nothing to compare with
             reason = f"differs from the plain layers by {difference:.1e} of the largest value"
