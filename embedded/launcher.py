@@ -72,7 +72,10 @@ class LocalLauncher:
         self._attempts.request_deletion(name)
 
     def _observe_one(self, name: str) -> Observation | None:
-        status = self._attempts.status(name)
+        try:
+            status, damage = self._attempts.status(name), None
+        except RecordUnreadable as error:  # the node writes it anew when the attempt ends, or when it starts itself
+            status, damage = None, str(error)
         try:
             spec = self._attempts.spec(name)
         except RecordUnreadable:
@@ -81,6 +84,8 @@ class LocalLauncher:
             if spec is None:
                 return None  # deleted since the listing
             batch_id, job_index = spec.batch_id, spec.job_index
+        if damage is not None:
+            return Observation(name, AttemptPhase.RUNNING, damage, None, batch_id, job_index, spec)
         if status is None:
             return Observation(name, AttemptPhase.PENDING, "waits for the local node", None, batch_id, job_index, spec)
         if status.phase is AttemptPhase.RUNNING:

@@ -109,7 +109,13 @@ class Node:
 
     def _record_lost_attempts(self) -> None:
         for name in self._attempts.listing().specs:
-            status = self._attempts.status(name)
+            try:
+                status = self._attempts.status(name)
+            except RecordUnreadable as error:
+                log.error("status of an attempt cannot be read", attempt=name, reason=str(error))
+                status = AttemptStatus(
+                    uid=secrets.token_hex(8), phase=AttemptPhase.RUNNING, started_at=datetime.now(UTC)
+                )
             if status is not None and status.phase is AttemptPhase.RUNNING:
                 self._record_lost(name, status)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from embedded.attempts import AttemptStatus
-from embedded.launcher import outcome
+from embedded.launcher import LocalLauncher, outcome
 from pipeline.records.attempt import AttemptPhase, Code, PodReport
+from tests.factories import attempt_spec, job_record
 
 _OK = PodReport(code=Code.SUCCEEDED, committed=5).to_message()
 _BAD = PodReport(code=Code.ENGINE_ERROR, message="shape", rank=1).to_message()
@@ -69,3 +71,13 @@ def test_an_unknown_end_says_how_it_was_and_what_was_said_without_credentials() 
     assert "exit code 1" in reason
     assert "half a wo" in reason
     assert "redis://***@host/0" in reason
+
+
+def test_an_attempt_whose_status_is_damaged_hides_no_other(tmp_path: Path) -> None:
+    launcher = LocalLauncher(tmp_path)
+    specs = [attempt_spec(job_record(index=index)) for index in (0, 1)]
+    for spec in specs:
+        launcher.launch(spec)
+    (tmp_path / "node" / "attempts" / f"{specs[0].name}.status.json").write_bytes(b"{")
+    seen = launcher.observe()
+    assert [seen[spec.name].phase for spec in specs] == [AttemptPhase.RUNNING, AttemptPhase.PENDING]
