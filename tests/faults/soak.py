@@ -30,6 +30,7 @@ from pipeline import Batch
 from pipeline.deployment.broker import EXPAND, FINALIZE, RENDER, TICK, celery_app, send_hint
 from pipeline.deployment.broker_keys import CONTROL_QUEUE, RENDER_QUEUE, queue_key
 from pipeline.errors import BatchLost, ServiceError, TesseraError
+from pipeline.operations.discrepancies import DiscrepancyKind
 from pipeline.records.object_keys import MARKERS, BatchObjects
 from pipeline.records.results import FailureCode
 from pipeline.states import BatchState
@@ -44,6 +45,7 @@ AT_A_TIME = 3  # batches
 COPY_EVERY_S, COPIES = 5.0, 12  # of Redis' file: what it may be rolled back to, up to a minute
 HIDDEN_S = 15.0
 REPAIR_S = 300.0
+ROWS_GONE = {DiscrepancyKind.INPUT_GONE, DiscrepancyKind.SHARD_GONE}
 LATEST = 4  # batches that harm is done to the objects of
 
 
@@ -119,8 +121,10 @@ class Soak:
     def _is_whole(self, batch: Batch) -> bool:
         if not batch.status().finished:
             return False
-        found = batch.verify(repair=True, deep=True)
-        return found.ok or (batch.status().state is BatchState.FAILED and batch.id in self.objects.lost_rows)
+        kinds = {one.kind for one in batch.verify(repair=True, deep=True).discrepancies}
+        if batch.id in self.objects.lost_rows:  # nobody can write its rows again; its images are there, or it failed
+            return batch.status().state is BatchState.FAILED or kinds <= ROWS_GONE
+        return not kinds
 
     def _tend(self) -> None:
         """Start again who ended, as a supervisor does, and end what was to last only so long."""
