@@ -214,10 +214,11 @@ def test_a_repair_leads_to_the_truth_whatever_redis_was_rolled_back_to(deploymen
 
 
 def _repaired(batch: Batch) -> None:
-    """Ask for a repair until nothing is wrong and nothing moves, as somebody would who watches."""
+    """Ask for a repair, and look until nothing is wrong and nothing moves."""
+    batch.verify(repair=True)
 
     def is_well() -> bool:
-        found = batch.verify(repair=True)
+        found = batch.verify()
         return found.ok and not found.moving
 
     until("nothing is wrong with the batch", is_well)
