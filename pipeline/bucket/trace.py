@@ -19,6 +19,7 @@ from pipeline.schema import Versioned, read_record
 SCHEMA_VERSION = 1
 
 RANK_TRACK = "rank"
+REPLAY_TRACK = "replay"  # a span for each evaluation that was recorded, or could not be
 
 
 class TracePhase(StrEnum):
@@ -93,6 +94,9 @@ class RankSummary(_Plain):
     Attributes:
         busy: share of the time between the first and the last span that was spent on rendering without waiting for
             messages.
+        recorded: kinds of evaluations that are replayed, each of a shape and a phase.
+        refused: kinds that were to be and are not; the spans say why.
+        record_s: spent on recording them.
     """
 
     rank: int
@@ -102,6 +106,9 @@ class RankSummary(_Plain):
     stalled_s: float
     sent_bytes: int
     peak_memory_bytes: int
+    recorded: int = 0
+    refused: int = 0
+    record_s: float = 0.0
 
 
 def summarised(trace: Trace) -> list[RankSummary]:
@@ -151,6 +158,8 @@ def _summary(rank: RankTrace) -> RankSummary:
     seconds: dict[str, float] = {}
     for name in in_order({span.name for span in own}):
         seconds[name] = round(sum(span.seconds for span in own if span.name == name), 3)
+    recordings = [span for span in rank.spans if span.track == REPLAY_TRACK]
+    refused = sum(span.detail.get("refused") is not None for span in recordings)
     working_s = max(0.0, sum(seconds.get(name, 0.0) for name in WORK) - rank.stalled_s)
     return RankSummary(
         rank=rank.rank,
@@ -160,6 +169,9 @@ def _summary(rank: RankTrace) -> RankSummary:
         stalled_s=round(rank.stalled_s, 3),
         sent_bytes=rank.sent_bytes,
         peak_memory_bytes=rank.peak_memory_bytes,
+        recorded=len(recordings) - refused,
+        refused=refused,
+        record_s=round(sum(span.seconds for span in recordings), 3),
     )
 
 

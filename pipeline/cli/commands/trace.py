@@ -66,4 +66,8 @@ def _table(found: Trace) -> Table:
     table.add_row("busy", *(f"{summary.busy:.0%}" for summary in sums))
     table.add_row("sent, MB", *(f"{summary.sent_bytes / 1e6:.1f}" for summary in sums))
     table.add_row("peak, MB", *(f"{summary.peak_memory_bytes / 1e6:.0f}" for summary in sums))
+    if any(summary.recorded or summary.refused for summary in sums):
+        table.add_row("replayed kinds", *(str(summary.recorded) for summary in sums))
+        table.add_row("not replayed", *(str(summary.refused) for summary in sums))
+        table.add_row("recording", *(f"{summary.record_s:.2f}" for summary in sums))
     return table

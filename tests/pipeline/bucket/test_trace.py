@@ -100,3 +100,15 @@ def test_the_last_attempt_that_left_a_trace_is_found(settings: Settings) -> None
         find_trace(artifacts, "traced/4", None)
     with pytest.raises(RequestError, match="BATCH/JOB wanted"):
         find_trace(artifacts, "traced", None)
+
+
+def test_what_is_replayed_is_counted_and_is_no_phase_of_the_rank() -> None:
+    kept, refused = ({"refused": None}, {"refused": "a module synchronises"})
+    spans = [
+        SpanRecord(name="record", track="replay", start_ns=0, end_ns=int(seconds * 1e9), detail=detail)
+        for seconds, detail in ((0.25, kept), (0.5, refused), (0.25, kept))
+    ]
+    [summary] = summarised(
+        Trace(batch_id="b", job_index=0, attempt=1, ranks=(RankTrace(rank=0, device="cpu", spans=tuple(spans)),))
+    )
+    assert (summary.recorded, summary.refused, summary.record_s, summary.seconds) == (2, 1, 1.0, {})
