@@ -214,8 +214,7 @@ def _environment(pod: PodSettings, settings: Settings, spec: AttemptSpec) -> lis
     variables = settings.environment()
     names = [variable_name(name) for name in FOR_PODS]
     deployment = {name: variables[name] for name in names if name in variables}
-    # Otherwise a Secret may have it, which `env` would override.
-    if not settings.redis_has_secret and not pod.env_from_secrets:
+    if not settings.redis_has_secret and not pod.env_from_secrets:  # `env` would override that of a Secret
         deployment["TESSERA_REDIS_URL"] = settings.redis_url.get_secret_value()
     plain = {
         "HOME": SCRATCH_PATH,
