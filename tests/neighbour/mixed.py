@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from embedded.services.services import Services
+from pipeline.deployment.settings import default_of, variable_name
 from tests.faults.deployment import Deployment
 
 _COMMAND = "import sys; from pipeline.cli import main; sys.exit(main())"
@@ -37,14 +38,22 @@ class Mixed(Deployment):
             return
         for name in names:
             # Only from here on: what starts it, and sees that it ends with the test, is ours.
-            older = ["env", f"PYTHONPATH={self._older}", sys.executable, "-P", "-m"]
+            unset = [part for variable in self._defaults() for part in ("-u", variable)]
+            older = ["env", *unset, f"PYTHONPATH={self._older}", sys.executable, "-P", "-m"]
             node = ["tasks.embedded.node", "--data-dir", str(self.folder)]
             self.start_one(name, [*older, *(node if name == "node" else self.module(name))])
+
+    def _defaults(self) -> list[str]:
+        """Variables of settings that nobody chose: the version before has defaults of its own, or none."""
+        fields = type(self.settings).model_fields
+        return [variable_name(name) for name in fields if getattr(self.settings, name) == default_of(name)]
 
     def tessera(self, version: Version, *arguments: str | Path) -> str:
         """What the command of that version writes; it must succeed, or end with 3: some images failed."""
         environment = self.settings.environment() | self.services.credentials | {"PATH": os.environ["PATH"]}
         if version is Version.OLDER:
+            for variable in self._defaults():
+                environment.pop(variable, None)
             environment["PYTHONPATH"] = str(self._older)
         done = subprocess.run(
             [sys.executable, "-P", "-c", _COMMAND, *map(str, arguments)],
