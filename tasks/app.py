@@ -23,6 +23,7 @@ from pipeline.deployment.broker import (
     VERIFY_LEDGER,
 )
 from pipeline.errors import ConflictError, RecordUnreadable, ServiceError, UnknownBatch
+from tasks.control.batch_wait import note_wait
 from tasks.control.cancel import cancel
 from tasks.control.expand import expand
 from tasks.control.finalize import finalize
@@ -37,6 +38,9 @@ from tasks.jobs.run_job import run_job
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
+
+# Steps of a batch as a whole: what puts one off is shown in the batch's status.
+_STEPS = frozenset({EXPAND, REOPEN, CANCEL, FINALIZE, PURGE})
 
 
 # How long workers wait for a ledger in doubt. What they claim then may be under way elsewhere, which costs an attempt.
@@ -119,13 +123,20 @@ def _bind(context: Context, name: str, action: Callable[..., object]) -> Callabl
 
     def run(*args: str, **_newer: object) -> None:
         # A newer version may send more arguments with a hint; what they say is in the ledger too.
+        of_a_batch = name in _STEPS and len(args) > 0
         try:
             action(context, *args[:wanted])
+            if of_a_batch:
+                note_wait(context, args[0], None)
         except (ConflictError, UnknownBatch) as error:
             log.info("already done by another worker", task=name, reason=str(error))
         except RecordUnreadable as error:
             log.error("a stored record cannot be read", task=name, reason=str(error))
+            if of_a_batch:
+                note_wait(context, args[0], str(error))
         except ServiceError as error:
             log.warning("task put off until an outage ends", task=name, reason=str(error))
+            if of_a_batch:
+                note_wait(context, args[0], str(error))
 
     return run

@@ -18,7 +18,7 @@ class BatchStatus:
 
     id: str
     state: BatchState
-    reason: str | None
+    reason: str | None  # why it failed, or what its next step waits for
     created_at: datetime
     updated_at: datetime
     seen_at: datetime
@@ -152,7 +152,7 @@ def batch_status(ledger: Ledger, batch_id: str) -> BatchStatus:
     return BatchStatus(
         id=batch_id,
         state=record.state,
-        reason=record.reason,
+        reason=record.reason or (record.wait.reason if record.wait is not None else None),
         created_at=record.manifest.created_at,
         updated_at=record.updated_at,
         seen_at=ledger.now(),
