@@ -8,6 +8,7 @@ import structlog
 
 from pipeline.deployment.announcement import Deployment
 from pipeline.deployment.cost import SDXL_NATIVE_PX, UNKNOWN_IMAGES, paces
+from pipeline.errors import RecordTooNew, RecordUnreadable
 from pipeline.process.parallel import in_order
 from pipeline.records.batch import BatchRecord, JobRecord, Pace, Plan, advance, changed
 from pipeline.records.end_marker import EndMarker
@@ -110,5 +111,17 @@ def _plan(context: Context, batch_id: str) -> Plan:
     key = BatchObjects(batch_id).plan
     if context.artifacts.put_new(key, ours.model_dump_json().encode(), content_type="application/json"):
         return ours
-    body = context.artifacts.get(key)
-    return read_record(Plan, body, what=key) if body is not None else ours
+    there = context.artifacts.get_tagged(key)
+    if there is None:
+        return ours
+    try:
+        return read_record(Plan, there.body, what=key)
+    except RecordTooNew:
+        raise
+    except RecordUnreadable as error:
+        # Another cut gives other jobs, and the same images under the same keys.
+        log.error("a damaged plan is made anew", batch=batch_id, reason=str(error))
+        body = ours.model_dump_json().encode()
+        if context.artifacts.put_new(key, body, content_type="application/json", over=there.etag):
+            return ours
+        raise

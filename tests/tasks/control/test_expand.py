@@ -284,3 +284,15 @@ def test_rows_that_are_late_are_waited_for_and_rows_that_are_gone_end_the_batch(
 
     stage.soon(failed, "the end of the wait")
     assert stage.batch_state("gone") is BatchState.FAILED
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"\x00" * 64])
+def test_a_damaged_plan_is_made_anew(stage: Stage, body: bytes) -> None:
+    """A ledger that was emptied has only the bucket's."""
+    stage.accepted(4)
+    stage.artifacts.put(BatchObjects("b").plan, body, content_type="application/json")
+    expand(stage.worker, "b")
+    assert stage.batch_state() is BatchState.IN_PROGRESS
+    stage.work()
+    stage.finalized()
+    assert stage.images() == ["succeeded"] * 4
