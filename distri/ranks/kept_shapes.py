@@ -76,6 +76,11 @@ class KeptShapes:
         """Held on this rank by the exchanges."""
         return sum(kept.exchange.buffer_bytes for kept in self._by_shape.values())
 
+    @property
+    def recordings(self) -> int:
+        """How many kinds of evaluations are replayed on this rank."""
+        return sum(kept.replays.count for kept in self._by_shape.values())
+
 
 def kept_bytes_of(device: torch.device) -> int:
     """How much the kept shapes may weigh on a device."""

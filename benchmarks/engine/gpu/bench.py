@@ -13,11 +13,13 @@ from distri.layers.unet import Conditions
 from distri.ranks.mesh import Axis, AxisName, TrafficCounter
 from distri.ranks.patches import Patches
 from distri.ranks.phase import Evaluation, Phase
+from distri.ranks.recorder import Recorder, Replay
+from distri.ranks.replay import recorder_of
 
 Row = dict[str, Any]
 DISPLACED = Evaluation(Phase.DISPLACED, publish=True)
 PUBLISHING = Evaluation(Phase.SYNCHRONOUS, publish=True)
-WARM_UP = 2
+WARM_UP = 3  # the first evaluates, the second records, and from the third on it is replayed
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Bench:
 
     Attributes:
         small: small networks on the CPU, to see that a part works.
-        repeats: of what is timed, after two rounds that are not.
+        repeats: of what is timed, after some rounds that are not.
         link_gb_s: what a GPU receives from others, in GB a second.
     """
 
@@ -47,6 +49,14 @@ class Bench:
     def pixels(self) -> tuple[int, ...]:
         """Sides of the pictures."""
         return (256,) if self.small else (1024, 2048, 3840)
+
+    @property
+    def replay(self) -> Replay:
+        """How evaluations are replayed on the device."""
+        return Replay.OPERATORS if self.small else Replay.AUTO
+
+    def recorder(self) -> Recorder | None:
+        return recorder_of(self.replay, self.device)
 
     def unet(self) -> Any:
         if self.small:

@@ -4,7 +4,8 @@ Buffers are written and read as with peers. A step on N GPUs is projected as the
 since a displaced exchange has a whole evaluation to arrive.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -12,10 +13,11 @@ from unittest import mock
 import torch
 
 from benchmarks.engine.figures import no_messages
-from benchmarks.engine.gpu.bench import DISPLACED, PUBLISHING, Bench, Row, busiest
+from benchmarks.engine.gpu.bench import DISPLACED, PUBLISHING, WARM_UP, Bench, Row, busiest
 from distri.layers import traffic
 from distri.layers.unet import SplitUNet, patches_of
 from distri.ranks import p2p
+from distri.ranks.mesh import Axis
 from distri.ranks.phase import EXACT, Evaluation
 
 # cfg x patch; the first is what eight GPUs do by default.
@@ -31,30 +33,54 @@ def measure(bench: Bench) -> Iterator[Row]:
             for phase, evaluation in (("displaced", DISPLACED), ("synchronous", EXACT)):
                 if phase == "displaced" and patch == 1:
                     continue
-                row = {"pixels": pixels, "cfg": cfg, "patch": patch, "phase": phase}
-                yield from bench.guarded(row, partial(_evaluated, bench, unet, pixels, (cfg, patch), evaluation))
+                for how in ("eager", "replayed"):
+                    row = {"pixels": pixels, "cfg": cfg, "patch": patch, "phase": phase, "how": how}
+                    case = _Case(pixels, cfg, patch, evaluation, replayed=how == "replayed")
+                    yield from bench.guarded(row, partial(_evaluated, bench, unet, case))
 
 
-def _evaluated(bench: Bench, unet: Any, pixels: int, layout: tuple[int, int], evaluation: Evaluation) -> Row:
-    cfg, patch = layout
+@dataclass(frozen=True)
+class _Case:
+    """What is evaluated, and how."""
+
+    pixels: int
+    cfg: int
+    patch: int
+    evaluation: Evaluation
+    replayed: bool
+
+
+def _evaluated(bench: Bench, unet: Any, case: _Case) -> Row:
+    pixels, cfg, patch = case.pixels, case.cfg, case.patch
     batch = 2 // cfg
     patches = patches_of(unet, pixels // 8, pixels // 8, patch)
     axis, index = busiest(patches)
     latent, now = bench.latent(batch, pixels, unet.dtype), torch.tensor(501.0, device=bench.device)
-    owner = SplitUNet(unet)
+    owner = SplitUNet(unet, recorder=bench.recorder() if case.replayed else None)
     try:
+        owner.begin(bench.conditions(unet, batch, pixels), axis, patches.height, patches.width)
+        with mock.patch.object(p2p, "post", _zeros):  # what is recorded is compared, so it has to be numbers
+            owner(latent, now, PUBLISHING)
+            for _ in range(WARM_UP):
+                owner(latent, now, case.evaluation)
         with mock.patch.object(p2p, "post", no_messages):
-            owner.begin(bench.conditions(unet, batch, pixels), axis, patches.height, patches.width)
-            if evaluation is DISPLACED:
-                owner(latent, now, PUBLISHING)
-            found = bench.timed(partial(owner, latent, now, evaluation))
-        kept_bytes = owner.shapes.buffer_bytes
+            found = bench.timed(partial(owner, latent, now, case.evaluation))
+        kept_bytes, recordings = owner.shapes.buffer_bytes, owner.shapes.recordings
     finally:
         owner.remove()
     own = traffic.of_unet(unet, patches, index, batch=batch, element_bytes=unet.dtype.itemsize)
     received_ms = own.received / (bench.link_gb_s * 1e6)
+    if case.replayed and not recordings:
+        found["failed"] = "it was not replayed; the log says why"
     return found | {
         "kept_gb": round(kept_bytes / 1e9, 3),
         "received_ms": round(received_ms, 2),
         "projected_ms": round(max(found["ms"], received_ms), 2),
     }
+
+
+def _zeros(axis: Axis, sends: Sequence[p2p.Message], receives: Sequence[p2p.Message]) -> list[Any]:
+    """In the place of `p2p.post`: peers that send nothing but zeros."""
+    for message in receives:
+        message.tensor.zero_()
+    return []

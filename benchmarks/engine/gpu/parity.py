@@ -12,25 +12,28 @@ import torch
 from torch import Tensor
 
 from benchmarks.engine import networks
-from benchmarks.engine.gpu.bench import PUBLISHING, Bench, Row
+from benchmarks.engine.gpu.bench import DISPLACED, PUBLISHING, Bench, Row
 from distri.layers.unet import Conditions, SplitUNet
 from distri.layers.vae import SplitVAE
 from distri.ranks import p2p
 from distri.ranks.mesh import Axis
 from distri.ranks.phase import EXACT, Evaluation, Phase
+from distri.ranks.recorder import Recorder
 from tests.distri import on_ranks
 from tests.distri.networks import relative
 from tests.distri.pool import Ranks
 
 DTYPES = (torch.float16, torch.bfloat16)
 PIXELS, SMALL_PIXELS = (1024, 544), (128, 160)  # the second ones do not divide: tokens are handed on
+EVALUATIONS = 5  # the third is the first that is replayed
 
 
 def measure(bench: Bench) -> Iterator[Row]:
     """Largest differences relative to the largest value, the worse of both ranks, by dtype and size.
 
     `half` is the plain network in half precision against itself in float32, to compare the others with: `exact` and
-    `displaced` are two ranks against the plain network in half precision, `decode` the same of the VAE.
+    `displaced` are two ranks against the plain network in half precision, `decode` the same of the VAE. `replayed` is
+    recordings of a displaced evaluation against eager ones, over some latents: 0 is equal bit for bit.
     """
     pool = Ranks(2, spawned=True)
     try:
@@ -63,6 +66,10 @@ def _on_rank(bench: Bench, pixels: int, dtype: torch.dtype) -> dict[str, float]:
         displaced = Evaluation(Phase.DISPLACED, publish=False)
         found["displaced"] = relative(split(latent, now, displaced).float(), wanted)
         split.remove()
+        eager, replayed = (_walk(bench, unet, latent, conditions, how) for how in (None, bench.recorder()))
+        found["replayed"] = max(
+            relative(one.float(), other.float()) for one, other in zip(replayed, eager, strict=True)
+        )
         del unet, split
         vae = bench.vae(dtype)
         picture = vae.decode(latent / vae.config.scaling_factor, return_dict=False)[0]
@@ -71,6 +78,20 @@ def _on_rank(bench: Bench, pixels: int, dtype: torch.dtype) -> dict[str, float]:
         found["decode"] = relative(rows.float(), pixel_patches.cut(picture, axis.index).float())
         split_vae.remove()
     return found
+
+
+def _walk(bench: Bench, unet: Any, latent: Tensor, conditions: Conditions, recorder: Recorder | None) -> list[Tensor]:
+    """A few displaced evaluations of latents that change."""
+    owner = SplitUNet(unet, recorder=recorder)
+    axis, side = on_ranks.mesh().patch, latent.shape[2]
+    owner.begin(conditions, axis, side, side)
+    owner(latent, torch.tensor(501.0, device=bench.device), PUBLISHING)
+    noises = [
+        owner(latent * (1 + number / 8), torch.tensor(480.0 - 20 * number, device=bench.device), DISPLACED).clone()
+        for number in range(EVALUATIONS)
+    ]
+    owner.remove()
+    return noises
 
 
 def _plainly(unet: Any, latent: Tensor, now: Tensor, conditions: Conditions) -> Tensor:

@@ -22,6 +22,7 @@ from distri.model.image import ImageSpec
 from distri.model.model import Model, load
 from distri.model.schedulers import SchedulerRecipe
 from distri.ranks.mesh import Mesh
+from distri.ranks.recorder import Replay
 from distri.sampling.control import Control
 
 BATCHES = (1, 2, 4, 8)
@@ -39,10 +40,12 @@ SCHEDULER = {
 
 
 def measure(bench: Bench) -> Iterator[Row]:
-    """Each batch, one after the other."""
-    engine = Engine(_model(bench), Mesh.single(bench.device), EngineSettings())
-    for batch in BATCHES:
-        yield from bench.guarded({"batch": batch}, partial(_rendered, bench, engine, batch))
+    """Each batch replayed, and one image at a time eager."""
+    for how, replay, batches in (("replayed", bench.replay, BATCHES), ("eager", Replay.NEVER, BATCHES[:1])):
+        engine = Engine(_model(bench), Mesh.single(bench.device), EngineSettings(replay=replay))
+        for batch in batches:
+            yield from bench.guarded({"how": how, "batch": batch}, partial(_rendered, bench, engine, batch))
+        del engine
 
 
 def _rendered(bench: Bench, engine: Engine, batch: int) -> Row:
