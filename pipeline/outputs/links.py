@@ -19,8 +19,8 @@ from pipeline.records.results import ImageResult
 DEFAULT_LIFE = timedelta(hours=1)
 LONGEST_LIFE = timedelta(days=7)  # S3's own limit for signatures of version 4
 
-# What makes a spreadsheet read a cell as a formula, also after blanks, which it strips.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# What makes a spreadsheet read a cell as a formula, also after blanks, which it strips; full-width forms count in some.
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def csv_lines(found: Iterable[Link]) -> Iterator[str]:
 
 
 def _not_a_formula(cell: str) -> str:
-    return f"'{cell}" if cell.lstrip(" ").startswith(_FORMULA) else cell
+    return f"'{cell}" if cell.lstrip().startswith(_FORMULA) or cell[:1] in ("\t", "\r", "\n") else cell
 
 
 def _row(cells: list[str]) -> str:

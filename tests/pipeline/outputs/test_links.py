@@ -66,7 +66,7 @@ def test_a_link_stands_in_no_log_and_no_repr(artifacts: Artifacts, caplog: pytes
     assert signature not in redacted(f"GET {link.url} failed")
 
 
-@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", "  =1"])
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", "  =1", "\n=1", "\u00a0=1", "\uff1d1"])
 def test_no_cell_of_a_csv_starts_a_formula_and_every_other_one_reads_back(name: str) -> None:
     made = [Link(one, "0000000-000", 7, at(), "https://s3/x?a=1") for one in (name, 'a,"b"\nc')]
     header, first, second = csv.reader(io.StringIO("".join(csv_lines(made)), newline=""))
