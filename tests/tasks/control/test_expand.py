@@ -263,7 +263,7 @@ def test_rows_that_are_late_are_waited_for_and_rows_that_are_gone_end_the_batch(
     stage.artifacts.delete(key)
     monkeypatch.setattr(shards, "LATE_S", 600.0)
     for _ in range(2):
-        with pytest.raises(StoreUnavailable, match="or not yet; it is looked for again"):
+        with pytest.raises(StoreUnavailable, match="or not yet"):
             expand(stage.worker, "b")
     assert stage.batch_state() is BatchState.VALIDATING
     stage.artifacts.put(key, body, content_type="application/x-ndjson")
