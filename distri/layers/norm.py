@@ -3,7 +3,7 @@
 # B batch, C channels, G groups, R ranks, S whatever dimensions follow the channels in this rank's patch
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -50,9 +50,12 @@ def merged_moments(moments_R2BG: Sequence[Tensor], pixels_R: Sequence[int]) -> T
     return torch.stack([mean_RBG[0] + shift_BG, variance_BG])
 
 
-@lru_cache(maxsize=256)
+@cache
 def _shares(pixels_R: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Each rank's share of the image; kept, since making a tensor from numbers takes as long as the merging."""
+    """Each rank's share of the image; kept, since making a tensor from numbers takes as long as the merging.
+
+    Kept for good, a few hundred bytes a shape: recordings read it where it is.
+    """
     with torch.inference_mode(False):
         shares = [pixels / sum(pixels_R) for pixels in pixels_R]
         on_host = torch.tensor(shares, dtype=dtype)
