@@ -29,7 +29,8 @@ def rows() -> list[str]:
 
 
 def test_the_page_has_exactly_the_rows_of_the_settings() -> None:
-    found = [line for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+    settings = PAGE.read_text().partition("**NCCL**")[0]  # variables that are no settings come after it
+    found = [line for line in settings.splitlines() if line.startswith("| `")]
     assert found == rows(), "replace the table by:\n" + "\n".join(rows())
 
 
