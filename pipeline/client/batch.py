@@ -12,10 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
+
 from pipeline.bucket import outcomes
 from pipeline.client.connect import Connection
 from pipeline.client.progress import Counter, Progress
-from pipeline.errors import RequestError, UnknownBatch, WaitTimeout
+from pipeline.errors import RecordUnreadable, RequestError, UnknownBatch, WaitTimeout
 from pipeline.operations.cancel import request_cancel
 from pipeline.operations.discrepancies import Verification
 from pipeline.operations.pause import request_pause, request_unpause
@@ -36,6 +38,8 @@ from pipeline.states import BatchState
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+log = structlog.get_logger(__name__)
 
 _LOOK_S = 1.0
 
@@ -99,13 +103,18 @@ class Batch:
         return status
 
     def images(self) -> Iterator[RenderedImage]:
-        """Its images in the order of the rows; while it runs, those that are there so far."""
-        artifacts = self._connection.artifacts
-        return (RenderedImage(r, self._connection) for r in outcomes.results(artifacts, BatchObjects(self.id)))
+        """Its images in the order of the rows; while it runs, those that are there so far.
+
+        A record that cannot be read is left out, with a line in the log.
+        """
+        return (RenderedImage(result, self._connection) for result in self._results())
 
     def errors(self) -> Iterator[ImageFailure]:
-        """The images that failed, and why."""
-        return outcomes.failures(self._connection.artifacts, BatchObjects(self.id))
+        """The images that failed, and why. A record that cannot be read is left out, with a line in the log."""
+        return outcomes.failures(self._connection.artifacts, BatchObjects(self.id), _leave_out)
+
+    def _results(self) -> Iterator[ImageResult]:
+        return outcomes.results(self._connection.artifacts, BatchObjects(self.id), _leave_out)
 
     def download(self, folder: str | Path, *, progress: bool = False, overwrite: bool = False) -> Path:
         """Download images, thumbnails, results.jsonl, errors.jsonl and gallery; returns the gallery's path.
@@ -130,8 +139,7 @@ class Batch:
         Whoever has a link may fetch its image: keep links out of logs. Raises RequestError.
         """
         self.status()
-        artifacts = self._connection.artifacts
-        return links(artifacts, outcomes.results(artifacts, BatchObjects(self.id)), life)
+        return links(self._connection.artifacts, self._results(), life)
 
     def contact_sheets(self, output: str | Path, *, columns: int = 6, rows: int = 8) -> list[Path]:
         """Write its thumbnails on pages of `columns` x `rows`: `output`, output-002 and so on; returns the paths.
@@ -139,10 +147,8 @@ class Batch:
         Raises RequestError if the suffix names no format that is known, or if no image is there yet.
         """
         self.status()
-        artifacts = self._connection.artifacts
-        images = outcomes.results(artifacts, BatchObjects(self.id))
-        fetch = partial(outcomes.thumbnail_bytes, artifacts)
-        return list(contact_sheets(images, fetch, Path(output), columns=columns, rows=rows))
+        fetch = partial(outcomes.thumbnail_bytes, self._connection.artifacts)
+        return list(contact_sheets(self._results(), fetch, Path(output), columns=columns, rows=rows))
 
     def retry(self, *codes: str) -> Retried:
         """Render again the failures that a retry may mend, or those with these codes (such as "E_OOM").
@@ -201,6 +207,10 @@ class Batch:
             state = request_cancel(self._connection.ledger, self.id)
         self._connection.ledger.wakes.ask(self.id)
         return state
+
+
+def _leave_out(error: RecordUnreadable) -> None:
+    log.warning("a record is left out: it cannot be read", reason=str(error))
 
 
 class RenderedImage:

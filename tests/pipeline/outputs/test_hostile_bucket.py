@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from pipeline.bucket import outcomes
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.commit import commit_image
+from pipeline.client.batch import Batch
+from pipeline.client.connect import Connection
+from pipeline.deployment.settings import Settings
 from pipeline.errors import DownloadIncomplete, RecordUnreadable, RequestError
+from pipeline.ledger import Ledger
 from pipeline.outputs.download import OWNER, download
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import ImageResult, outcome_lines
@@ -120,6 +125,20 @@ def test_a_sidecar_that_is_of_another_image_or_no_sidecar_at_all_costs_itself(
     refused: list[RecordUnreadable] = []
     assert list(outcomes.results(artifacts, OBJECTS, refused.append)) == [three[1]]
     assert [error.what for error in refused] == [OBJECTS.sidecar(0, 0), OBJECTS.sidecar(2, 0)]
+
+
+def test_a_client_leaves_such_records_out_and_says_so(
+    settings: Settings, ledger: Ledger, artifacts: Artifacts, three: list[ImageResult]
+) -> None:
+    good, bad, also_good = outcome_lines(three).splitlines()
+    _finalized(artifacts, [good, bad[:-9], also_good])
+    artifacts.put(OBJECTS.errors, b"{\n", content_type="application/x-ndjson")
+    batch = Batch(Connection(settings, ledger, artifacts), "b")
+    with capture_logs() as logs:
+        assert [image.result for image in batch.images()] == [three[0], three[2]]
+        assert list(batch.errors()) == []
+    assert [entry["log_level"] for entry in logs] == ["warning"] * 2
+    assert [OBJECTS.results in logs[0]["reason"], OBJECTS.errors in logs[1]["reason"]] == [True, True]
 
 
 def _link_to(target: Path) -> Callable[[Path], None]:
