@@ -259,7 +259,7 @@ def test_prompts_that_are_code_elsewhere_come_back_as_texts_in_results_and_galle
     assert [line["prompt"] for line in results] == EVIL
     assert [line["custom_id"] for line in results] == [row["custom_id"] for row in rows]
     objects = BatchObjects("b")
-    for key in stage.artifacts.list(""):
+    for key in stage.artifacts.list("batches/"):
         assert key.startswith(objects.root)
         assert all(character.isalnum() or character in "._-/" for character in key)
         assert ".." not in key

@@ -23,6 +23,7 @@ from tasks.control import tick
 from tasks.control.expand import expand
 from tasks.control.fire import fire
 from tasks.control.schedules import recover_schedules
+from tasks.control.verify_ledger import verify_ledger
 from tests.tasks.stage import Stage
 
 ROWS = [{"custom_id": name, "prompt": f"a {name}", "width": 64, "height": 64} for name in ("tower", "hill", "sea")]
@@ -471,6 +472,8 @@ def test_an_emptied_redis_gets_its_schedules_back_and_fires_nothing_twice(stage:
     accepted = batches(stage)
     for key in stage.ledger.store.redis.scan_iter(f"{stage.settings.redis_prefix}:*"):
         stage.ledger.store.redis.delete(key)
+    tick.tick(stage.worker)  # finds the ledger in doubt
+    verify_ledger(stage.worker)
     tick.tick(stage.worker)
     found = stage.ledger.schedules.get("nightly")
     assert found is not None
