@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from benchmarks.throughput.control import deployment
@@ -22,7 +23,7 @@ def listing(count: int) -> dict[str, Any]:
         found: dict[str, Any] = {"schedules": count}
         for name, options in {"table": [], "json": ["--json"]}.items():
             cpu_s, began = _cpu_s(), time.monotonic()
-            command = [sys.executable, "-m", "pipeline.cli", "schedule", "list", *options]
+            command = [str(Path(sys.executable).with_name("tessera")), "schedule", "list", *options]
             listed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
             found[f"{name}_s"] = round(time.monotonic() - began, 2)
             found[f"{name}_cpu_s"] = round(_cpu_s() - cpu_s, 2)
