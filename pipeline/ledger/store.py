@@ -96,7 +96,7 @@ class Store:
                 f"Redis at {self.where} refuses our credentials ({error}); check user and password in TESSERA_REDIS_URL"
             ) from error
         except redis.ResponseError as error:
-            if "WRONGTYPE" in _words(error):
+            if "WRONGTYPE" in _tokens(error):
                 raise RecordUnreadable("a key in Redis", "a value of another type", "the ledger's own") from error
             if (meaning := self._meaning(error)) is None:
                 raise
@@ -120,7 +120,7 @@ class Store:
     @staticmethod
     def _meaning(error: redis.ResponseError) -> str | None:
         """What is wrong with Redis; None if our request was wrong."""
-        words = _words(error)
+        words = _tokens(error)
         for word, meaning in _NOT_NOW.items():
             if word in words:
                 return f"{meaning} ({error})"
@@ -139,5 +139,5 @@ class Store:
         return without_credentials(self._url)
 
 
-def _words(error: redis.ResponseError) -> list[str]:
+def _tokens(error: redis.ResponseError) -> list[str]:
     return f"{getattr(error, 'status_code', None) or ''} {error}".split()
