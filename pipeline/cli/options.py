@@ -20,7 +20,9 @@ File = Annotated[
     ),
 ]
 
-BatchSeed = Annotated[int | None, typer.Option(help="Batch seed, from which rows without a seed get theirs.")]
+BatchSeed = Annotated[
+    int | None, typer.Option(help="Rows without a seed get theirs from it; by default it follows from the batch id.")
+]
 InFormat = Annotated[InputFormat | None, typer.Option(help="Format of the prompt set, if its name does not show it.")]
 Priority = Annotated[int, typer.Option(help="0 is served first, 9 last.")]
 SkipInvalid = Annotated[bool, typer.Option(help="Leave out invalid rows instead of refusing the whole prompt set.")]

@@ -81,7 +81,7 @@ class Client:
             timeout_s: how long Redis and S3 may take in all; validating the rows is not counted.
             input_format: format of the prompt set, if its name does not show it.
             picture: values for rows that leave them open: steps=20, size="832x1216", scheduler="Euler a", and all other
-                fields of a row but prompt, custom_id, seed and metadata.
+                fields of a row but prompt, custom_id and metadata.
 
         Raises PromptSetError with everything that is wrong with the rows, RequestError, or ServiceError when Redis or
         S3 cannot be used; nothing was accepted then, unless it is AcceptanceUnknown.

@@ -18,6 +18,7 @@ class PictureFields(TypedDict, total=False):
     negative_prompt: str | None
     negative_prompt_2: str | None
     long_prompt: Literal["error", "chunk", "truncate"]
+    seed: int | None
     num_images: int
     width: int | None
     height: int | None

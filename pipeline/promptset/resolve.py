@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.deployment.announcement import Deployment
 from pipeline.picture import MAX_SIDE_PX, Conditioning, File, Format, Highres, HighresMode
 from pipeline.promptset import samplers
-from pipeline.promptset.row import MIN_SIDE_PX, HighresChoice, Options, ResolvedRow, Row, derived_seed
+from pipeline.promptset.row import ANY_SEED, MIN_SIDE_PX, HighresChoice, Options, ResolvedRow, Row, derived_seed
 from pipeline.promptset.sizes import GivenSize, size
 
 # Above so many native areas large shapes repeat in a picture that is rendered directly: 1.5 megapixels for 1024 px.
@@ -52,13 +52,14 @@ def resolve(
     if strange:
         made_for = ", ".join(deployment.loras[strange[0]].models)
         raise ValueError("loras", f"{strange[0][:80]!r} is for {made_for}; the row's model is {model!r}")
+    seed = values["seed"]
     custom_id = row.custom_id if row.custom_id is not None else f"row-{line}"
     decided: dict[str, Any] = {
         "row": index,
         "first_image": first_image,
         "custom_id": custom_id,
         "prompt": row.prompt,
-        "seed": row.seed if row.seed is not None else derived_seed(batch_seed, custom_id),
+        "seed": derived_seed(batch_seed, custom_id) if seed in (None, ANY_SEED) else seed,
         "width": width,
         "height": height,
         "model": model,

@@ -31,6 +31,8 @@ MAX_METADATA_CHARACTERS = 20_000
 MIN_SIDE_PX = 64
 # Image i of a row has seed + i, and the sum must stay inside what torch takes as a seed.
 MAX_SEED = 2**63 - 1 - MAX_IMAGES_PER_ROW
+# As web UIs write it: another one for each row.
+ANY_SEED = -1
 
 _CONTROL = re.compile(r"[^\t\n\r -~\u00a0-\U0010ffff]")
 
@@ -121,6 +123,7 @@ class HighresOptions(BaseModel):
         return given
 
 
+Seed = Annotated[int, Field(strict=True, ge=ANY_SEED, le=MAX_SEED)]
 Side = Annotated[int, Field(strict=True), AfterValidator(_side)]
 Text = Annotated[str, Field(strict=True, max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_text)]
 Prompt = Annotated[str, Field(strict=True, max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_prompt)]
@@ -147,6 +150,9 @@ class Options(BaseModel):
     )
     long_prompt: Annotated[LongPrompt, BeforeValidator(_lower)] = Field(
         LongPrompt.ERROR, description="Texts over 77 tokens: encode them in pieces, cut them off, or fail the image."
+    )
+    seed: Seed | None = Field(
+        None, description="Of the first image. -1 or none: it follows from batch seed and custom_id."
     )
     num_images: int = Field(
         1, strict=True, ge=1, le=MAX_IMAGES_PER_ROW, description="Images of a row; image i has seed + i."
@@ -253,9 +259,6 @@ class Row(Options):
 
     prompt: Prompt = Field(description="What to paint.")
     custom_id: CustomId | None = Field(None, description="Yours, unique in the batch; by default `row-<line>`.")
-    seed: int | None = Field(
-        None, strict=True, ge=0, le=MAX_SEED, description="By default it follows from batch seed and custom_id."
-    )
     metadata: Metadata = Field(default_factory=dict, max_length=64, description="Flat; comes back with the result.")
 
     if TYPE_CHECKING:
@@ -265,7 +268,6 @@ class Row(Options):
             *,
             prompt: str,
             custom_id: str | None = None,
-            seed: int | None = None,
             metadata: Mapping[str, str | int | float | bool | None] = ...,
             **fields: Unpack[PictureFields],
         ) -> None: ...

@@ -40,7 +40,7 @@ def submit(
     batch_id: Annotated[
         str | None, typer.Option(help="Your own id; submitting under it again changes nothing.")
     ] = None,
-    seed: BatchSeed = None,
+    batch_seed: BatchSeed = None,
     tenant: Tenant = "default",
     priority: Priority = 5,
     skip_invalid: SkipInvalid = False,
@@ -61,7 +61,7 @@ def submit(
             batch_id=batch_id,
             tenant=tenant,
             priority=priority,
-            seed=seed,
+            seed=batch_seed,
             skip_invalid=skip_invalid,
             timeout_s=submit_timeout,
             input_format=input_format,

@@ -59,7 +59,7 @@ def add(
         bool, typer.Option("--only-new", help="Render only rows that are new or changed since the last firing.")
     ] = False,
     vary_seed: Annotated[bool, typer.Option("--vary-seed", help="Use different seeds at each firing.")] = False,
-    seed: BatchSeed = None,
+    batch_seed: BatchSeed = None,
     tenant: Tenant = "default",
     priority: Priority = 5,
     skip_invalid: Annotated[
@@ -82,7 +82,7 @@ def add(
         catch_up=catch_up,
         only_new=only_new,
         vary_seed=vary_seed,
-        seed=seed,
+        seed=batch_seed,
         tenant=tenant,
         priority=priority,
         skip_invalid=skip_invalid,

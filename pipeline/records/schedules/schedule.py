@@ -25,7 +25,7 @@ from pydantic import (
 from pipeline.deployment.tenants import Tenant
 from pipeline.errors import RequestError
 from pipeline.names import Id
-from pipeline.promptset.row import MAX_SEED, Options
+from pipeline.promptset.row import ANY_SEED, MAX_SEED, Options
 from pipeline.promptset.validate import fields_errors
 from pipeline.records.batch import PRIORITIES
 from pipeline.records.object_keys import ObjectKey, check_rows_key
@@ -106,8 +106,12 @@ class ScheduleSpec(BaseModel):
 
     @model_validator(mode="after")
     def _check_seeds(self) -> Self:
-        if self.vary_seed and (self.only_new or self.seed is not None):
-            other = "only_new" if self.only_new else "seed"
+        fixed = {
+            "only_new": self.only_new,
+            "seed": self.seed is not None,
+            "options.seed": self.options.seed not in (None, ANY_SEED),
+        }
+        if self.vary_seed and (other := next((name for name, given in fixed.items() if given), None)):
             raise ValueError(f"vary_seed and {other} found; each firing has other seeds, or not: one of them wanted")
         return self
 

@@ -23,6 +23,7 @@ SAID: dict[str, tuple[list[str], object]] = {
     "negative_prompt": (["--negative-prompt", ""], ""),
     "negative_prompt_2": (["--negative-prompt-2", "blur"], "blur"),
     "long_prompt": (["--long-prompt", "chunk"], "chunk"),
+    "seed": (["--seed", "42"], 42),
     "num_images": (["--num-images", "2"], 2),
     "width": (["--width", "333"], 333),
     "height": (["--height", "777"], 777),

@@ -98,6 +98,7 @@ def test_every_schedule_that_cannot_be_used_is_named(settings: Settings) -> None
         ({"tenant": "a/b"}, "tenant: "),
         ({"priority": 10}, "priority: "),
         ({"vary_seed": True, "only_new": True}, "vary_seed and only_new found"),
+        ({"vary_seed": True, "options": {"seed": 4}}, "vary_seed and options.seed found"),
         ({"catchup": True}, "catchup: no such field; known are cron"),
     ],
 )

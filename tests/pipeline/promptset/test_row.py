@@ -86,6 +86,10 @@ def test_seeds_follow_from_batch_and_row_id_unless_the_row_says_one() -> None:
     assert _resolved({}).custom_id == "row-3"
     assert _resolved({}).seed == derived_seed(11, "row-3")
     assert _resolved({"seed": 0}).seed == 0
+    assert _resolved({}, {"seed": 42}).seed == 42
+    assert _resolved({"seed": 7}, {"seed": 42}).seed == 7
+    assert _resolved({"seed": -1}, {"seed": 42}).seed == derived_seed(11, "row-3")
+    assert _resolved({"seed": -1, "custom_id": "a"}).seed == derived_seed(11, "a")
     assert _resolved({"seed": MAX_SEED}).seed + MAX_IMAGES_PER_ROW < 2**63
 
 
@@ -120,7 +124,7 @@ def test_seeds_follow_from_batch_and_row_id_unless_the_row_says_one() -> None:
         ({"guidance_scale": -1}, "guidance_scale"),
         ({"guidance_scale": True}, "guidance_scale"),
         ({"guidance_rescale": 1.5}, "guidance_rescale"),
-        ({"seed": -1}, "seed"),
+        ({"seed": -2}, "seed"),
         ({"seed": MAX_SEED + 1}, "seed"),
         ({"seed": 1.5}, "seed"),
         ({"custom_id": ""}, "custom_id"),
