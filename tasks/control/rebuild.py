@@ -21,7 +21,7 @@ from pipeline.ledger.jobs import QueuePlace
 from pipeline.records.attempt import AttemptPhase, Observation
 from pipeline.records.batch import BatchRecord, JobRecord, changed
 from pipeline.records.coverage import Coverage
-from pipeline.records.end_marker import EndMarker, read_marker
+from pipeline.records.end_marker import EndMarker, Vouched, read_marker
 from pipeline.records.object_keys import MARKERS, BatchObjects
 from pipeline.records.results import ImageOutcome, ImageResult, lost_failure, outcome_lines, parsed_outcomes
 from pipeline.records.shards import ImageTask
@@ -89,11 +89,13 @@ def end_of(artifacts: Artifacts, objects: BatchObjects) -> EndMarker | None:
 def restore_ended_batch(context: Context, record: BatchRecord, end: EndMarker, now: datetime) -> bool:
     """Put a batch that has ended into the ledger: its marker says how it ended, its fragments hold every outcome.
 
-    False if they do not: nothing of it can be believed then but the objects of its images. Some of its jobs may be in
-    the ledger then.
+    False if they do not, or if its results are gone: nothing of it can be believed then but the objects of its images.
+    Some of its jobs may be in the ledger then.
     """
     jobs = 0
     if end.state is not BatchState.FAILED:
+        if end.vouched is not None and not _has_results(context.artifacts, BatchObjects(record.id), end.vouched):
+            return False
         restored = restore_from_fragments(context, record, now, jobs=end.vouched.jobs if end.vouched else None)
         if restored is None:
             return False
@@ -104,6 +106,16 @@ def restore_ended_batch(context: Context, record: BatchRecord, end: EndMarker, n
         context.ledger.batches.write(ended)
     except StaleWrite as error:
         log.info("already done by another worker", batch=record.id, reason=str(error))
+    return True
+
+
+def _has_results(artifacts: Artifacts, objects: BatchObjects, vouched: Vouched) -> bool:
+    """Whether the files of results are there, as large as they were written."""
+    for key, wanted in ((objects.results, vouched.results), (objects.errors, vouched.errors)):
+        there = artifacts.head(key)
+        if there is None or there.size_bytes != wanted.size_bytes:
+            log.error("results are gone, or not as they were written", batch=objects.batch_id, key=key)
+            return False
     return True
 
 

@@ -121,28 +121,41 @@ def _mend(context: Context, batch_id: str, record: BatchRecord | None, found: Fo
     if _REBUILD.isdisjoint(found):
         _mend_shards(context, record, manifest, found.get(_K.SHARD_GONE, ()))
         return _answered(context, record, Reconciled.AGREES)
-    if not _LEDGER_ONLY.issuperset(_REBUILD.intersection(found)):
-        if _has_rows(context, manifest):  # without them fragments are all that is known of their images
-            for kind in (_K.FRAGMENT_DIFFERS, _K.IMAGE_DAMAGED):
-                for key in found.get(kind, ()):
-                    artifacts.delete(key)
-        withdraw_results(artifacts, objects)
+    is_wrong = not _LEDGER_ONLY.issuperset(_REBUILD.intersection(found))
     if record is None:
+        if is_wrong:
+            _withdraw(context, manifest, found)
         recover_batch(context.ledger, manifest)
         send_hint(context.app, EXPAND, batch_id)
-    else:
-        restart(context, record, manifest if _K.ANOTHER_BATCH in found else None)
+        return Reconciled.REBUILT
+    # The ledger first, so that what reads as ended has its results. The mark says that they are still to be withdrawn.
+    repair = (record.repair or Repair.OBJECTS) if is_wrong else None
+    restart(context, record, manifest if _K.ANOTHER_BATCH in found else None, repair=repair)
+    if is_wrong:
+        _withdraw(context, manifest, found)
+        _answered(context, _record(context, batch_id), Reconciled.REBUILT)
+        send_hint(context.app, EXPAND, batch_id)
     return Reconciled.REBUILT
 
 
-def _answered(context: Context, record: BatchRecord | None, done: Reconciled) -> Reconciled:
-    """The batch needs no rebuilding: nobody has to look at it again. Returns `done`."""
-    if record is not None and record.repair is not None:
+def _withdraw(context: Context, manifest: BatchManifest, found: Found) -> None:
+    """Remove the results of a batch, and what is wrong below them and can be had again."""
+    if _has_rows(context, manifest):  # without them fragments are all that is known of their images
+        for kind in (_K.FRAGMENT_DIFFERS, _K.IMAGE_DAMAGED):
+            for key in found.get(kind, ()):
+                context.artifacts.delete(key)
+    withdraw_results(context.artifacts, BatchObjects(manifest.id))
+
+
+def _answered(context: Context, looked: BatchRecord | None, done: Reconciled) -> Reconciled:
+    """Nobody has to look again at the batch as it was `looked` at. Returns `done`."""
+    if looked is not None and looked.repair is not None:
 
         def answered(record: BatchRecord) -> BatchRecord | None:
-            return None if record.repair is None else changed(record, at=context.ledger.now(), repair=None)
+            is_same = record.repair is looked.repair  # else somebody asked for more meanwhile
+            return changed(record, at=context.ledger.now(), repair=None) if is_same else None
 
-        context.ledger.batches.update(record.id, answered)
+        context.ledger.batches.update(looked.id, answered)
     return done
 
 

@@ -30,10 +30,10 @@ from pipeline import Batch
 from pipeline.deployment.broker import EXPAND, FINALIZE, RENDER, TICK, celery_app, send_hint
 from pipeline.deployment.broker_keys import CONTROL_QUEUE, RENDER_QUEUE, queue_key
 from pipeline.errors import BatchLost, ServiceError, TesseraError
-from pipeline.operations.discrepancies import DiscrepancyKind
+from pipeline.operations.discrepancies import DiscrepancyKind, Verification
 from pipeline.records.object_keys import MARKERS, BatchObjects
 from pipeline.records.results import FailureCode
-from pipeline.states import BatchState
+from pipeline.states import BatchState, is_final
 from tests.faults.deployment import Deployment, until
 from tests.faults.invariants import END_S, ends_well
 from tests.faults.object_harm import ObjectHarm
@@ -62,7 +62,7 @@ class Soak:
         self.failed: set[str] = set()  # their rows were deleted
         self.done: Counter[str] = Counter()
         self._later: list[tuple[float, Callable[[], object]]] = []
-        self.objects = ObjectHarm(deployment)
+        self.objects = ObjectHarm(deployment, lambda done: print(f"          {done}", flush=True))
         self._files = RedisFiles(deployment.services, deployment.folder / "redis-copies")
         self._copies: deque[Copy] = deque()
         self.forgotten_s = 0.0  # the most that Redis has forgotten at a time
@@ -99,7 +99,8 @@ class Soak:
 
     def _ends_well(self, batch: Batch) -> None:
         batch.wait(timeout_s=END_S)
-        if not (found := batch.verify(repair=True, deep=True)).ok:
+        found = until(f"{batch.id} is at rest", lambda: self._look_at_rest(batch), END_S)
+        if not found.ok:
             # What harm did to the objects of a batch after its end nobody notices before they are asked for.
             kinds = [one.kind.value for one in found.discrepancies]
             print(f"          {batch.id} is repaired: {', '.join(kinds)}", flush=True)
@@ -118,10 +119,20 @@ class Soak:
         codes = {failure.code for failure in batch.errors()}
         assert codes <= {FailureCode.POISON, FailureCode.CANCELLED}, f"{batch.id}: {codes}"
 
-    def _is_whole(self, batch: Batch) -> bool:
+    def _look_at_rest(self, batch: Batch) -> Verification | None:
+        """What is found, and asked to be repaired, of a batch that nobody works on; None if somebody does.
+
+        A batch that the controller rebuilds under our eyes is not compared as a whole.
+        """
         if not batch.status().finished:
+            return None
+        found = batch.verify(repair=True, deep=True)
+        return found if found.redis is not None and is_final(found.redis) else None
+
+    def _is_whole(self, batch: Batch) -> bool:
+        if (found := self._look_at_rest(batch)) is None:
             return False
-        kinds = {one.kind for one in batch.verify(repair=True, deep=True).discrepancies}
+        kinds = {one.kind for one in found.discrepancies}
         if batch.id in self.objects.lost_rows:  # nobody can write its rows again; its images are there, or it failed
             return batch.status().state is BatchState.FAILED or kinds <= ROWS_GONE
         return not kinds

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import redis
 
-from pipeline.errors import UnknownBatch
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.deployment.settings import Settings
+from pipeline.errors import StoreUnavailable, UnknownBatch
 from pipeline.operations.cancel import request_cancel
 from pipeline.operations.discrepancies import DiscrepancyKind, Verification
 from pipeline.operations.purge import request_purge
 from pipeline.operations.repair import request_repair
+from pipeline.operations.resume import recover_batch, unknown_batches
 from pipeline.operations.retry import request_retry
 from pipeline.operations.verify import verify
 from pipeline.picture import Format
@@ -216,6 +220,62 @@ def test_an_image_that_is_gone_with_its_rows_has_failed_with_a_code_of_its_own(s
     assert stage.batch_state() is BatchState.COMPLETED
     assert stage.images() == ["succeeded", "failed", *["succeeded"] * 3]
     assert [(line["code"], line["index"]) for line in stage.lines("errors.jsonl")] == [(FailureCode.LOST, 1)]
+
+
+class _Watched(Artifacts):
+    """The bucket, with a look at the ledger before each object is removed, and an outage if that raises."""
+
+    def __init__(self, settings: Settings, before_delete: Callable[[str], object]) -> None:
+        super().__init__(settings)
+        self._before_delete = before_delete
+
+    def delete(self, key: str) -> None:
+        self._before_delete(key)
+        super().delete(key)
+
+
+def test_results_are_there_as_long_as_the_batch_reads_as_ended(stage: Stage) -> None:
+    _ended(stage)
+    stage.artifacts.delete(OBJECTS.fragment(1))
+    seen: list[tuple[str, BatchState]] = []
+    artifacts = _Watched(stage.settings, lambda key: seen.append((key, stage.batch_state())))
+    reconcile(replace(stage.worker, artifacts=artifacts), "b")
+    assert OBJECTS.results in {key for key, _ in seen}
+    assert {state for _, state in seen} == {BatchState.VALIDATING}
+    assert _settled(stage) is BatchState.COMPLETED
+
+
+def test_a_controller_that_dies_before_results_are_withdrawn(stage: Stage) -> None:
+    _ended(stage)
+    stage.artifacts.delete(OBJECTS.image(1, 0, Format.PNG))
+    request_repair(stage.ledger, stage.artifacts, "b", Repair.OBJECTS)
+
+    def die(_key: str) -> None:
+        raise StoreUnavailable("the controller is killed here")
+
+    with pytest.raises(StoreUnavailable):
+        reconcile(replace(stage.worker, artifacts=_Watched(stage.settings, die)), "b")
+    expand(stage.worker, "b")  # as its marker says: it has ended
+    tick.request_next_step(stage.worker, "b")
+    assert "tessera.reconcile" in stage.hints()
+    assert reconcile(stage.worker, "b") is Reconciled.REBUILT
+    assert _settled(stage) is BatchState.COMPLETED
+    assert stage.images() == ["succeeded"] * 5
+
+
+def test_a_batch_that_redis_does_not_know_and_whose_results_are_gone(stage: Stage) -> None:
+    with _rolled_back(stage):
+        _ended(stage)
+    launched = len(stage.node.launched)
+    stage.artifacts.delete(OBJECTS.results)
+    for manifest in unknown_batches(stage.ledger, stage.artifacts, ended=True):
+        recover_batch(stage.ledger, manifest)
+    for _ in range(2):
+        expand(stage.worker, "b")
+    stage.finalized()
+    assert (stage.batch_state(), _verified(stage).ok) == (BatchState.COMPLETED, True)
+    assert len(stage.lines("results.jsonl")) == 5
+    assert len(stage.node.launched) == launched
 
 
 def test_redis_rolled_back_to_before_the_expansion(stage: Stage) -> None:
