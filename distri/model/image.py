@@ -9,6 +9,7 @@ import numpy.typing as npt
 from distri.model.lora import Lora
 from distri.model.prompts import LongPrompt
 from distri.model.stages import Highres, Stage
+from distri.model.weighted_prompt import Prompt
 
 SMALLEST_SIDE_PX = 64
 
@@ -20,7 +21,7 @@ class ImageSpec:
     """One image to render.
 
     Attributes:
-        prompt: text.
+        prompt: a literal text, or one with weights.
         negative_prompt: None is no negative prompt (zeroed embeddings), "" is the encoded empty text.
         seed: of the image's own generator; later passes have seeds that follow from it.
         width, height: pixels, any number from 64. What is no multiple of 8 is rendered on the next larger canvas.
@@ -29,6 +30,7 @@ class ImageSpec:
         guidance_rescale: 0 to 1.
         prompt_2, negative_prompt_2: for the second encoder; None is the same as for the first.
         long_prompt: what becomes of texts of more tokens than the encoders read at once.
+        clip_skip: which layer of both encoders is read, counted from the last, which is 1; SDXL was trained with 2.
         scheduler: a diffusers class name; None is the model's own.
         scheduler_settings: what differs from the model's own settings, by the class's parameters.
         loras: fused into the model for this image.
@@ -40,17 +42,18 @@ class ImageSpec:
             is set, it gets those of the other half; a size of None is that of the other half.
     """
 
-    prompt: str
-    negative_prompt: str | None
+    prompt: Prompt
+    negative_prompt: Prompt | None
     seed: int
     width: int
     height: int
     steps: int
     guidance_scale: float
     guidance_rescale: float = 0.0
-    prompt_2: str | None = None
-    negative_prompt_2: str | None = None
+    prompt_2: Prompt | None = None
+    negative_prompt_2: Prompt | None = None
     long_prompt: LongPrompt = LongPrompt.ERROR
+    clip_skip: int = 2
     scheduler: str | None = None
     scheduler_settings: Mapping[str, SettingValue] = field(default_factory=dict)
     loras: tuple[Lora, ...] = ()

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from distri.model.model import Model
 from distri.model.prompts import Embedding, Prompts
 from distri.model.schedulers import BatchSteps, Steps
 from distri.model.stages import RenderPlan, plan_stages
+from distri.model.weighted_prompt import Prompt, WeightedPrompt
 from distri.ranks.errors import BadImage, BadSize
 from distri.ranks.mesh import Mesh
 from distri.ranks.spans import Spans
@@ -134,10 +136,12 @@ class Preparation:
         )
 
     def _read(self, image: ImageSpec, guidance: Guidance) -> Prompts:
+        if image.clip_skip != 2:
+            raise BadImage(f"clip_skip {image.clip_skip}: only 2 is known so far")
         return prompts.read(
             self._model.tokenizers,
-            (image.prompt, image.prompt_2),
-            (image.negative_prompt, image.negative_prompt_2) if guidance.on else None,
+            (_literal(image.prompt), _literal(image.prompt_2)),
+            (_literal(image.negative_prompt), _literal(image.negative_prompt_2)) if guidance.on else None,
             long=image.long_prompt,
             zeros_for_none=self._model.zeros_for_none,
         )
@@ -156,6 +160,18 @@ class Preparation:
                 unit=self._unet.unit,
                 idle_ranks=self._idle_ranks,
             )
+
+
+@overload
+def _literal(prompt: Prompt) -> str: ...
+@overload
+def _literal(prompt: None) -> None: ...
+@overload
+def _literal(prompt: Prompt | None) -> str | None: ...
+def _literal(prompt: Prompt | None) -> str | None:
+    if isinstance(prompt, WeightedPrompt):
+        raise BadImage("a prompt with weights: only literal ones are known so far")
+    return prompt
 
 
 def require_alike(images: Sequence[ImageSpec]) -> ImageSpec:
