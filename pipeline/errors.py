@@ -95,6 +95,20 @@ class RowError:
         return f"line {self.line}: {self.field}: {self.message}" if self.field else f"line {self.line}: {self.message}"
 
 
+@dataclass(frozen=True)
+class RowWarning:
+    """Something a user would want to know of rows that are valid all the same: the first such row, and how many."""
+
+    line: int
+    field: str | None
+    message: str
+    rows: int = 1
+
+    def __str__(self) -> str:
+        more = f" (and {self.rows - 1:,} more)" if self.rows > 1 else ""
+        return f"line {self.line}{more}: " + (f"{self.field}: {self.message}" if self.field else self.message)
+
+
 class PromptSetError(TesseraError):
     """Rows that cannot be rendered as written: all of them, up to a cap, so that one pass mends the file."""
 

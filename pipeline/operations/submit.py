@@ -23,6 +23,7 @@ from pipeline.errors import (
     LimitReached,
     NothingNew,
     RequestError,
+    RowWarning,
     ServiceError,
     StoreRefused,
 )
@@ -81,12 +82,14 @@ class Acceptance:
 
     `created` is False if it had been accepted before. `recorded` is False if Redis could not be reached at the last
     moment; the controller then finds the batch in the bucket. `left_out` rows were left out by the row filter.
+    `warnings` say what a user would want to know of the rows.
     """
 
     manifest: BatchManifest
     created: bool
     recorded: bool
     left_out: int = 0
+    warnings: tuple[RowWarning, ...] = ()
 
 
 def checked_options(values: Mapping[str, Any]) -> Options:
@@ -164,7 +167,8 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
     standing = manifest if before is None else before.model_copy(update={"incarnation": manifest.incarnation})
     record = BatchRecord(manifest=standing, updated_at=now, recovered=before is not None)
     recorded = _record(ledger, record, deadline)
-    return Acceptance(before or manifest, before is None, recorded, validation.unwanted)
+    warnings = tuple(validation.warnings)
+    return Acceptance(before or manifest, before is None, recorded, validation.unwanted, warnings)
 
 
 def _check_room(ledger: Ledger, deployment: Deployment, manifest: BatchManifest) -> None:

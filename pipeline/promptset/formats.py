@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any, get_args
 
-from pipeline.errors import RequestError, RowError
+from pipeline.errors import RequestError, RowError, RowWarning
 from pipeline.promptset.aliases import ALIASES, nearest
 from pipeline.promptset.kinds import plain_type
 from pipeline.promptset.row import Row, Text
@@ -21,7 +21,7 @@ MAX_FIELDS = 1_000  # of an object, or columns of a table
 MAX_EMPTY_LINES = 1 << 20  # as many as a spreadsheet has lines
 _LONE_RETURNS = "carriage returns without line feeds found; lines that end in LF or CRLF wanted"
 
-Item = Mapping[str, Any] | Row | RowError
+Item = Mapping[str, Any] | Row | RowError | RowWarning
 
 
 class InputFormat(StrEnum):

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from pipeline.deployment.announcement import Deployment
-from pipeline.errors import PromptSetError, RequestError, RowError
+from pipeline.errors import PromptSetError, RequestError, RowError, RowWarning
 from pipeline.promptset.aliases import BadFields, nearest, resolve_aliases
 from pipeline.promptset.resolve import resolve
 from pipeline.promptset.row import Options, ResolvedRow, Row
@@ -44,6 +44,20 @@ class Validation:
     errors: list[RowError] = field(default_factory=list)
     sink: Callable[[RowError], object] | None = None
     most_invalid: int = MAX_INVALID_ROWS
+    _warnings: dict[tuple[str | None, str], RowWarning] = field(default_factory=dict)
+
+    @property
+    def warnings(self) -> list[RowWarning]:
+        """What a user would want to know of valid rows; what is the same of several is one warning."""
+        return list(self._warnings.values())
+
+    def warn(self, warning: RowWarning) -> None:
+        """Note something about a row; of different warnings the first few are kept."""
+        key = warning.field, warning.message
+        if (before := self._warnings.get(key)) is not None:
+            self._warnings[key] = replace(before, rows=before.rows + warning.rows)
+        elif len(self._warnings) < SHOWN_ERRORS:
+            self._warnings[key] = warning
 
     def refuse(self, *errors: RowError) -> None:
         """Note what is wrong with one row; the first few errors are kept, all are counted and given to the sink."""
@@ -78,6 +92,9 @@ def resolved_rows(
     for line, item in source.rows:
         errors: list[RowError] = []
         resolved: ResolvedRow | None = None
+        if isinstance(item, RowWarning):
+            validation.warn(item)
+            continue
         if isinstance(item, RowError):
             errors = [item]
         else:
@@ -97,23 +114,25 @@ def resolved_rows(
                 errors, resolved = [RowError(line, "custom_id", message)], None
         if errors:
             validation.refuse(*errors)
-            # Each is a line of invalid.jsonl.
-            if validation.invalid_rows > min(validation.most_invalid, deployment.max_rows):
-                raise PromptSetError(source.name, validation.errors, validation.invalid)
         if resolved is not None and wanted is not None and not wanted(resolved):
             validation.unwanted += 1
         elif resolved is not None:
             validation.rows += 1
             validation.images += resolved.num_images
             yield resolved
-        if validation.rows > deployment.max_rows:
-            raise RequestError(f"{source.name}: more than {deployment.max_rows:,} rows; split it into several batches")
-        if validation.images > deployment.max_images:
-            raise RequestError(
-                f"{source.name}: more than {deployment.max_images:,} images; split it into several batches"
-            )
+        _check_bounds(validation, deployment)
     if not (validation.rows or validation.unwanted or validation.invalid):
         validation.refuse(RowError(1, None, "no rows found; at least one wanted"))
+
+
+def _check_bounds(found: Validation, deployment: Deployment) -> None:
+    """Raise PromptSetError or RequestError if there is more than a batch may have."""
+    if found.invalid_rows > min(found.most_invalid, deployment.max_rows):  # each is a line of invalid.jsonl
+        raise PromptSetError(found.source, found.errors, found.invalid)
+    if found.rows > deployment.max_rows:
+        raise RequestError(f"{found.source}: more than {deployment.max_rows:,} rows; split it into several batches")
+    if found.images > deployment.max_images:
+        raise RequestError(f"{found.source}: more than {deployment.max_images:,} images; split it into several batches")
 
 
 def _resolved(

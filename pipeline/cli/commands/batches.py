@@ -42,7 +42,7 @@ def status(batch_id: BatchId, as_json: AsJson = False) -> int:
         if seen.images[state]:
             typer.echo(f"  {seen.images[state]:>8,} {state.value}")
     if seen.invalid_rows:
-        typer.echo(f"  {seen.invalid_rows:>8,} errors in rows left out")
+        typer.echo(f"  {seen.invalid_rows:>8,} invalid rows left out")
     if seen.reason:
         typer.echo(f"  {seen.reason}")
     for job in jobs[:_JOBS_SHOWN]:

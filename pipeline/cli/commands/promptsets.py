@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ from pipeline.client.client import Client
 from pipeline.client.connect import Connection, connect
 from pipeline.client.progress import duration
 from pipeline.deployment.announcement import Deployment
-from pipeline.errors import SettingsError
+from pipeline.errors import RowWarning, SettingsError
 from pipeline.operations.estimate import Estimate
 from pipeline.operations.submit import TIMEOUT_S, Submission
 from pipeline.promptset.row import Options
@@ -68,6 +69,7 @@ def submit(
         )
     )
     manifest = accepted.manifest
+    _show_warnings(accepted.warnings)
     batch = client.batch(manifest.id)
     if as_json:
         write_json(
@@ -80,7 +82,7 @@ def submit(
         typer.echo(f"{manifest.id}  {what}: {manifest.rows} rows, {manifest.images} images")
         typer.echo(f"follow it with: tessera watch {manifest.id}", err=True)
     if manifest.invalid_rows:
-        typer.echo(f"{manifest.invalid_rows} errors in rows left out; errors.jsonl will list them", err=True)
+        typer.echo(f"{_left_out(manifest.invalid_rows)}; errors.jsonl will list them", err=True)
     if not (watch or output):
         return OK
     status = follow(batch, timeout)
@@ -94,9 +96,12 @@ def validate(
     file: File,
     picture: Options,
     input_format: InFormat = None,
+    skip_invalid: SkipInvalid = False,
     as_json: AsJson = False,
 ) -> int:
     """Check a prompt set without submitting it; exit code 2 if a row is invalid.
+
+    With --skip-invalid it says which rows `submit --skip-invalid` would leave out, and exits with 2 if none is left.
 
     Limits and models are those of the deployment that the settings name. Without settings, rows are checked only
     for what every deployment requires.
@@ -109,14 +114,32 @@ def validate(
         deployment, where = Deployment.any(), "any deployment (none is configured, so models are not checked)"
     source = open_source(file, input_format=input_format, bucket=connection.artifacts if connection else None)
     found = Validation(source.name)
+    if skip_invalid:
+        found.most_invalid = deployment.max_rows
     for _row in resolved_rows(source, picture, deployment, found, batch_seed=0):
         pass
-    found.raise_if_refused()
+    found.raise_if_refused(skip_invalid=skip_invalid)
+    _show_warnings(found.warnings)
+    for error in found.errors:
+        typer.echo(f"left out: {error}", err=True)
+    if found.invalid > len(found.errors):
+        typer.echo(f"and {found.invalid - len(found.errors):,} more errors", err=True)
     if as_json:
-        write_json({"rows": found.rows, "images": found.images, "checked_against": where})
+        counts = {"rows": found.rows, "images": found.images, "invalid_rows": found.invalid_rows}
+        write_json(counts | {"warnings": [str(one) for one in found.warnings], "checked_against": where})
     else:
-        typer.echo(f"{file}: {found.rows} rows, {found.images} images, valid for {where}")
+        left_out = f"{_left_out(found.invalid_rows)}, " if found.invalid_rows else ""
+        typer.echo(f"{file}: {found.rows} rows, {found.images} images, {left_out}valid for {where}")
     return OK
+
+
+def _show_warnings(warnings: Iterable[RowWarning]) -> None:
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
+
+
+def _left_out(rows: int) -> str:
+    return f"{rows:,} invalid {'row' if rows == 1 else 'rows'} left out"
 
 
 @with_picture
@@ -144,9 +167,8 @@ def estimate(
 
 def _lines(found: Estimate) -> list[str]:
     pods = f"{found.pods} {'pod' if found.pods == 1 else 'pods'} of {found.gpus} GPUs at a time"
-    rows = "row" if found.left_out == 1 else "rows"
     return [
-        *([f"{found.left_out:,} invalid {rows} left out"] if found.left_out else []),
+        *([_left_out(found.left_out)] if found.left_out else []),
         f"{found.images:,} images in {found.jobs:,} jobs, about {_bytes(found.bytes)}",
         f"{found.gpu_hours:,.2f} GPU hours; {duration(found.wall_s)} with {pods}",
         f"of that, {found.idle_s / max(1e-9, found.idle_s + found.render_s):.0%} is pods that start, load and end",

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import PromptSetError, RequestError, RowError
+from pipeline.errors import PromptSetError, RequestError, RowError, RowWarning
 from pipeline.promptset.formats import MAX_LINE_BYTES
 from pipeline.promptset.row import Options, ResolvedRow, Row
-from pipeline.promptset.source import Prompts, open_source
+from pipeline.promptset.source import Prompts, Source, open_source
 from pipeline.promptset.validate import SHOWN_ERRORS, Validation, resolved_rows
 from pipeline.records.results import RefusedLine
 from tests.factories import deployment, prompts_file
@@ -204,3 +204,14 @@ def test_html_in_prompts_and_ids_is_taken_as_it_stands(tmp_path: Path) -> None:
     rows, validation = _read(prompts_file(tmp_path / "p.jsonl", [json.dumps({"prompt": text, "custom_id": text})]))
     assert not validation.errors
     assert (rows[0].prompt, rows[0].custom_id) == (text, text)
+
+
+def test_warnings_of_valid_rows_are_kept_once_each_and_counted() -> None:
+    source = Source("p", iter([(1, RowWarning(1, None, "odd")), (1, {"prompt": "a"}), (2, RowWarning(2, None, "odd"))]))
+    validation = Validation(source.name)
+    rows = list(resolved_rows(source, Options(), deployment(), validation, batch_seed=1))
+    assert (len(rows), validation.invalid_rows) == (1, 0)
+    assert [str(warning) for warning in validation.warnings] == ["line 1 (and 1 more): odd"]
+    for number in range(SHOWN_ERRORS + 9):
+        validation.warn(RowWarning(number, "seed", f"odd {number}"))
+    assert len(validation.warnings) == SHOWN_ERRORS

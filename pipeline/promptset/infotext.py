@@ -1,0 +1,216 @@
+"""Generation parameters as the Stable Diffusion web UIs write them (an infotext), read as the fields of a row.
+
+    a lighthouse, <lora:film:0.8>
+    Negative prompt: blurry
+    Steps: 30, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 7, Size: 832x1216, Model: sd_xl_base_1.0
+
+Everything up to `Negative prompt:` is the prompt, everything up to the line of settings the negative prompt. Some
+settings say how a picture came about and change nothing, some have no field; the latter are named.
+The form is that of AUTOMATIC1111's `create_infotext`, which Forge, SD.Next, Fooocus and Civitai write too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.picture import MAX_STEPS
+
+NEGATIVE = "Negative prompt:"
+MAX_SETTINGS = 1_000
+
+_IS_SETTINGS = re.compile(r"\s*Steps: *\d{1,6} *(?:[,|]|$)")
+_BESIDE_STEPS = re.compile(r"[,|] *(?:Sampler|CFG scale|Seed|Size|Model|Model hash|Version): *\S")
+_NAME = re.compile(r"[A-Za-z][^:,\n]{0,60}")
+_SIZE = re.compile(r"(\d{1,6}) *x *(\d{1,6})")
+_INTEGER, _NUMBER = re.compile(r"-?\d{1,20}"), re.compile(r"-?\d{1,20}(?:\.\d{1,20})?")
+_BEHIND = re.compile(r"\s*(?:Negative )?Template: ")  # what the extension Dynamic Prompts writes behind the settings
+_RULE = re.compile(r"\s*[-=_*#]{3,}\s*")  # a line between two infotexts of a file
+
+# Field of a row, by the setting that is the same thing.
+_SAME: Mapping[str, tuple[str, type]] = {
+    "steps": ("steps", int),
+    "cfg scale": ("guidance_scale", float),
+    "seed": ("seed", int),
+    "clip skip": ("clip_skip", int),
+    "cfg rescale": ("guidance_rescale", float),
+    "cfg rescale phi": ("guidance_rescale", float),
+    "cfg rescale φ": ("guidance_rescale", float),
+}
+# What says how a picture came about, and would change nothing about another.
+_PROVENANCE = frozenset(
+    {
+        "version",
+        "model hash",
+        "vae hash",
+        "lora hashes",
+        "ti hashes",
+        "hashes",
+        "user",
+        "created date",
+        "civitai resources",
+        "civitai metadata",
+        "batch size",
+        "batch pos",
+        "time taken",
+        "app",
+        "pipeline",
+        "parser",
+        "backend",
+        "operations",
+    }
+)
+# Several settings that belong together.
+_HIRES = frozenset({"hires upscale", "hires resize", "hires steps", "denoising strength"})
+_KNOWN = frozenset({"sampler", "schedule type", "size", "model", *_SAME, *_PROVENANCE, *_HIRES})
+
+
+@dataclass(frozen=True)
+class Infotext:
+    """What an infotext asks for.
+
+    Attributes:
+        fields: of a row, under our own names; a value that is none of its kind stays a text, for the row to refuse it.
+        left_out: settings that no field holds, as they stood there.
+        model, model_hash: of the checkpoint that made the picture, by its file's name and AutoV2; the deployment's
+            names are others, so neither is part of the row.
+    """
+
+    fields: Mapping[str, Any]
+    left_out: tuple[str, ...] = ()
+    model: str | None = None
+    model_hash: str | None = None
+
+
+def is_settings_line(line: str) -> bool:
+    """Whether a line is the last one of an infotext: `Steps: 30, Sampler: ...`."""
+    return bool(_IS_SETTINGS.match(line) and _BESIDE_STEPS.search(line))
+
+
+def parse_infotext(text: str) -> Infotext | None:
+    """What an infotext says; None if the text is none."""
+    lines = text.splitlines()
+    last = next((number for number in reversed(range(len(lines))) if is_settings_line(lines[number])), None)
+    if last is None:
+        return None
+    before = [line.strip() for line in lines[:last]]
+    end = next((number for number, line in enumerate(before) if line.startswith(NEGATIVE)), last)
+    negative = "\n".join(before[end:]).removeprefix(NEGATIVE).strip()
+    written = _settings(lines[last])
+    settings = {name.lower(): value for name, value in written.items()}
+    # No negative prompt zeroes the embeddings of SDXL there, as null does here.
+    fields: dict[str, Any] = {"prompt": "\n".join(before[:end]).strip(), "negative_prompt": negative or None}
+    fields |= _fields(settings)
+    left_out = [f"{name}: {value}" for name, value in written.items() if name.lower() not in _KNOWN]
+    if "denoising strength" in settings and "highres" not in fields:
+        left_out.append(f"Denoising strength: {settings['denoising strength']} (made from another picture)")
+    return Infotext(fields, tuple(left_out), settings.get("model"), settings.get("model hash"))
+
+
+def infotexts_in(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Infotexts one behind the other, each with the number of its first line; what is left at the end is one, too.
+
+    Each ends with its line of settings. Blank lines and lines of dashes between two belong to neither.
+    """
+    first, gathered = 0, list[str]()
+    for number, line in lines:
+        if not gathered and (not line.strip() or _RULE.fullmatch(line) or _BEHIND.match(line)):
+            continue
+        first = first if gathered else number
+        gathered.append(line.rstrip("\r\n"))
+        if is_settings_line(line):
+            yield first, "\n".join(gathered)
+            gathered = []
+    if gathered:
+        yield first, "\n".join(gathered)
+
+
+def _settings(line: str) -> dict[str, str]:
+    """`Name: value` parted by commas; a value may be quoted, or JSON, and then holds commas itself."""
+    found: dict[str, str] = {}
+    line = line.replace("|", ",") if "," not in line else line
+    at = _after_blanks(line, 0)
+    while at < len(line) and len(found) < MAX_SETTINGS:
+        named = _NAME.match(line, at)
+        if named is not None and line.startswith(":", named.end()):
+            found[named[0].strip()], at = _value(line, _after_blanks(line, named.end() + 1))
+        else:
+            at = _after_comma(line, at)
+    return found
+
+
+def _value(line: str, at: int) -> tuple[str, int]:
+    """The value that begins here, and where the next setting begins."""
+    if line[at : at + 1] in ('"', "{", "["):
+        try:
+            value, end = json.JSONDecoder().raw_decode(line, at)
+        except (ValueError, RecursionError):
+            pass
+        else:
+            if line[end : end + 1] in ("", ",", " "):
+                return value if isinstance(value, str) else line[at:end], _after_comma(line, end)
+    end = _after_comma(line, at)
+    return line[at:end].strip(", "), end
+
+
+def _after_comma(line: str, at: int) -> int:
+    comma = line.find(",", at)
+    return len(line) if comma < 0 else _after_blanks(line, comma + 1)
+
+
+def _after_blanks(line: str, at: int) -> int:
+    while line[at : at + 1].isspace():
+        at += 1
+    return at
+
+
+def _fields(settings: Mapping[str, str]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for key, (name, kind) in _SAME.items():
+        if key in settings:
+            fields[name] = _number(settings[key], kind)
+    if sampler := settings.get("sampler"):
+        schedule = settings.get("schedule type")
+        fields["scheduler"] = f"{sampler} {schedule}" if schedule else sampler
+    if found := _SIZE.fullmatch(settings.get("size", "")):
+        width, height = int(found[1]), int(found[2])
+        fields |= {"width": width, "height": height} | _highres(settings, width, height)
+    elif "size" in settings:
+        fields["size"] = settings["size"]
+    return fields
+
+
+def _highres(settings: Mapping[str, str], width: int, height: int) -> dict[str, Any]:
+    """Hires. fix: the first pass has the size that is named, the second enlarges it.
+
+    There, `Hires steps` (or as many as the first pass's) are all walked; here, steps are a whole schedule of which the
+    last share is walked.
+    """
+    scale = _number(settings.get("hires upscale", ""), float)
+    resized = _SIZE.fullmatch(settings.get("hires resize", ""))
+    if resized:
+        sides = int(resized[1]), int(resized[2])
+    elif isinstance(scale, float) and scale > 1:
+        sides = int(width * scale), int(height * scale)
+    else:
+        return {}
+    if not all(sides):  # only one was given: the other follows
+        one = sides[0] / width or sides[1] / height
+        sides = round(width * one), round(height * one)
+    strength = _number(settings.get("denoising strength", ""), float)
+    steps = _number(settings.get("hires steps", ""), int) or _number(settings.get("steps", ""), int)
+    highres: dict[str, Any] = {"mode": "refine", "base_px": round(math.sqrt(width * height))}
+    if isinstance(strength, float) and 0 < strength <= 1:
+        highres["strength"] = strength
+        if isinstance(steps, int):
+            highres["steps"] = max(1, min(MAX_STEPS, math.ceil(steps / strength)))
+    return {"width": sides[0], "height": sides[1], "highres": highres}
+
+
+def _number(text: str, kind: type) -> Any:
+    form = _INTEGER if kind is int else _NUMBER
+    return kind(text) if form.fullmatch(text) else text
