@@ -25,6 +25,15 @@ class LongPrompt(StrEnum):
     ERROR = "error"  # fail the image as E_PROMPT_TOO_LONG
 
 
+class Syntax(StrEnum):
+    """How the brackets of a prompt are read: as the program does that it was written for."""
+
+    NONE = "none"  # they are letters
+    A1111 = "a1111"  # A1111's web UI, Forge, SD.Next
+    COMFY = "comfy"  # ComfyUI
+    COMPEL = "compel"  # the library for diffusers, and InvokeAI
+
+
 class Scheduler(_Plain):
     """A diffusers scheduler: its class and what differs from the model's own settings."""
 

@@ -1,0 +1,89 @@
+"""A prompt as it was read, whatever its syntax: prompts with weights, each with a schedule over the steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+# What A1111, ComfyUI and compel leave open. Beyond, pictures are noise, or an image takes the time of hundreds.
+MAX_WEIGHT = 100.0  # of a text, either sign
+MAX_DEPTH = 100  # brackets in brackets
+MAX_CHANGING = 100  # brackets of one prompt that change with the step
+MAX_CONDITIONS = 256  # different texts that one prompt has in the course of its steps
+MAX_COMPOSED = 16  # prompts between AND: each is an evaluation of its own in every step
+
+
+class BadSyntax(ValueError):
+    """What is wrong with a prompt, without repeating any of it: prompts are client material."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A text and its weight; 1 is as it stands."""
+
+    text: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Inversion:
+    """A textual inversion in the place of words: its id on the deployment's allow-list, and its weight."""
+
+    name: str
+    weight: float = 1.0
+
+
+Part = tuple[Span | Inversion, ...]
+"""What is encoded together: a whole text, or what stands between two BREAKs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What holds up to and with a step.
+
+    Attributes:
+        until: the last step, counted from 1; in the first step 1 holds what has `until` >= 1.
+        parts: encoded one by one, their embeddings one behind the other.
+        part_weights: of each part as a whole, where a syntax has them (compel's `.and()`); else 1.
+    """
+
+    until: int
+    parts: tuple[Part, ...]
+    part_weights: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """One of the prompts between AND: its weight in the sum, and what holds in which steps, in their order."""
+
+    schedule: tuple[Condition, ...]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoraTag:
+    """`<lora:...>` as it was written: name, scale of the UNet and of the text encoders."""
+
+    name: str
+    scale: float
+    text_scale: float
+
+
+def merged(spans: Iterable[Span | Inversion]) -> Part:
+    """Spans of one weight that follow each other are one; empty ones are gone."""
+    out: list[Span | Inversion] = []
+    for one in spans:
+        last = out[-1] if out else None
+        if isinstance(one, Span) and isinstance(last, Span) and last.weight == one.weight:
+            out[-1] = Span(last.text + one.text, one.weight)
+        elif isinstance(one, Inversion) or one.text:
+            out.append(one)
+    return tuple(out)
+
+
+def checked_weight(weight: float, what: str = "a weight") -> float:
+    """The weight, or BadSyntax if it is not finite, or larger than MAX_WEIGHT."""
+    if not math.isfinite(weight) or abs(weight) > MAX_WEIGHT:
+        raise BadSyntax(f"{what} of {weight:.4g} found; -{MAX_WEIGHT:g} to {MAX_WEIGHT:g} wanted")
+    return weight

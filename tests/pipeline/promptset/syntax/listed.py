@@ -1,0 +1,12 @@
+"""Entries of an allow-list for these tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One with other names."""
+
+    aliases: tuple[str, ...] = ()

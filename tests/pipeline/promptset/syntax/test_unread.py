@@ -1,0 +1,51 @@
+"""Syntax that is not read is noticed, plain English is not taken for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.picture import Syntax
+from pipeline.promptset.syntax.unread import unread
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a (red:1.3) fox", "a (red fox: 0.8)", "(fox:2)", "((masterpiece)), fox", "[[blurry]]", "<lora:film:0.8> fox",
+        "<hypernet:x:1>", "a fox BREAK a hill", "fox, BREAK, hill", "a fox\nBREAK\na hill", "a cat AND a dog",
+        "a [dog:cat:0.5]", "[cat:.3]", "a [red|blue] fox", "embedding:easy, fox", "a++ fox", "red++, fox", "(a fox)++",
+        '(a fox)1.3', '("a fox", "a hill").and()',
+    ],
+)  # fmt: skip
+def test_syntax_is_noticed(text: str) -> None:
+    assert unread(text) is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a fox (see below)", "ratio (16:9)", "a poster (aspect 16:9)", "(John 3:16)", "(at 5:30)", "[12:30:45]",
+        "[sic] and [1]",
+        "ROCK AND ROLL", "COFFEE BREAK", 'a sign that says "BREAK"', "a C++ book", "a c++ book", "notepad++",
+        "Disney+ logo",
+        "smile :) and :(", "a list: [one, two]", "f(x) = (x+1)", "(a: b)", "(circa 1900: 3 men)", "x < y > z", "a+b",
+        "(a very (small) fox)", "an embedding of words", "a fox, 50% off (until 12:00)",
+    ],
+)  # fmt: skip
+def test_plain_english_is_not_taken_for_it(text: str) -> None:
+    assert unread(text) is None
+
+
+def test_what_the_row_s_own_syntax_reads_is_read() -> None:
+    assert unread("a (red:1.3) fox, ((b)) embedding:x", Syntax.COMFY) is None
+    assert unread("a (red:1.3) <lora:film:1>", Syntax.COMFY) == "<lora:name:0.8>"
+    assert unread("(red:1.3) [a:b:0.5] BREAK <lora:film:1>", Syntax.A1111) is None
+    assert unread("red++ fox", Syntax.A1111) == "word++"
+    assert unread("a (red:1.3) fox", Syntax.COMPEL) == "(word:1.3)"
+
+
+@pytest.mark.parametrize(
+    "text", ["(" * 20_000, "[a:" * 6_666, "(a" * 10_000, "AND " * 5_000, "+" * 20_000, "<lora:" * 3_000]
+)
+def test_a_long_prompt_is_looked_through_in_time(text: str) -> None:
+    unread(text)
