@@ -80,6 +80,7 @@ class Engine:
             torch.backends.cudnn.allow_tf32 = False
         pipeline_model.check(model)
         self.mesh = mesh
+        self.scheduler = model.scheduler  # the recipe of the model's own
         self.spans = Spans() if spans is None else spans
         self.settings = settings
         kernels = FusedKernels(self.spans, wanted=settings.fused)

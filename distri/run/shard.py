@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from distri.ranks.recorder import Replay
 from distri.ranks.spans import Spans
 from distri.run.kernels_pay import kernels_pay
 from distri.run.leader import Leader, LeaderSignal, LoadedShard
+from distri.run.provenance import Provenances, provenance_of_job
 from distri.run.tracing import memory_bytes
 from distri.run.translate import image_of
 from distri.sampling.control import Control
@@ -36,9 +36,8 @@ from pipeline.bucket.trace import TracePhase
 from pipeline.deployment.settings import LoraSource, ModelSource, Settings
 from pipeline.errors import TesseraError
 from pipeline.records.attempt import AttemptSpec
-from pipeline.records.results import FailureCode, Provenance
+from pipeline.records.results import FailureCode
 from pipeline.records.shards import ImageTask, images_of, parsed_shard
-from pipeline.version import installed_version
 
 log = structlog.get_logger(__name__)
 
@@ -68,7 +67,7 @@ class _Replica:
     leader: Leader | None
     spec: AttemptSpec
     loras: Mapping[str, LoraSource]
-    provenance: Provenance
+    provenances: Provenances
 
     def upcoming(self, following: ImageTask | None) -> ImageSpec | None:
         """The image whose prompts may be embedded already; what is wrong with it is reported when it is its turn."""
@@ -76,11 +75,6 @@ class _Replica:
             return image_of(following, self.loras) if following is not None else None
         except BadLora:
             return None
-
-    def provenance_of(self, task: ImageTask) -> Provenance:
-        """Provenance of one rendered image."""
-        loras = {one.name: self.loras[one.name].sha256 for one in task.row.loras}
-        return self.provenance.model_copy(update={"lean": task.index in self.spec.lean, "loras": loras})
 
 
 def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings: Settings, spans: Spans) -> None:
@@ -101,9 +95,11 @@ def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings:
             engine = _load_engine(mesh, spec, source, spans, fused=fused, replay=Replay(settings.replay))
     except (ModelError, LayoutError) as error:
         raise PodMisconfigured(f"model {model_id!r}: {error}") from error
-    provenance = _provenance(mesh, spec, source, _dtype(spec.dtype, mesh.device))
+    dtype, vae_dtype = _dtype(spec.dtype, mesh.device), vae_dtype_of(spec, mesh.device)
+    of_job = provenance_of_job(mesh, spec, source.revision, dtype=dtype, vae_dtype=vae_dtype)
+    provenances = Provenances(of_job, engine.scheduler, settings.loras, spec.lean)
     log.info("model loaded", model=model_id, revision=source.revision, images=len(tasks))
-    replica = _Replica(mesh, engine, leader, spec, settings.loras, provenance)
+    replica = _Replica(mesh, engine, leader, spec, settings.loras, provenances)
     ours = tasks[mesh.data_index :: mesh.layout.data]
     for task, following in itertools.zip_longest(ours, ours[1:]):
         with structlog.contextvars.bound_contextvars(image=task.id), spans.about(image=task.id):
@@ -198,7 +194,7 @@ def _render(replica: _Replica, task: ImageTask, following: ImageTask | None) -> 
     )
     with engine.spans.span(TracePhase.HAND_OVER, memory_bytes=memory_bytes(mesh.device)):
         if leader is not None:
-            leader.commit(task, rendered, replica.provenance_of(task))
+            leader.commit(task, rendered, replica.provenances.of(task))
     return True
 
 
@@ -222,18 +218,3 @@ def vae_dtype_of(spec: AttemptSpec, device: torch.device) -> torch.dtype:
     on_gpu = spec.vae_dtype_on_gpu if device.type == "cuda" else None
     dtype: torch.dtype = getattr(torch, on_gpu or spec.vae_dtype)
     return dtype
-
-
-def _provenance(mesh: Mesh, spec: AttemptSpec, source: ModelSource, dtype: torch.dtype) -> Provenance:
-    return Provenance(
-        model_revision=source.revision,
-        layout=str(mesh.layout),
-        ranks=mesh.layout.ranks,
-        exact=spec.exact,
-        warmup_steps=spec.warmup_steps,
-        device=torch.cuda.get_device_name(mesh.device) if mesh.device.type == "cuda" else platform.machine(),
-        dtype=str(dtype).removeprefix("torch."),
-        vae_dtype=str(vae_dtype_of(spec, mesh.device)).removeprefix("torch."),
-        attempt=spec.number,
-        versions={name: installed_version(name) for name in ("tessera-render", "torch", "diffusers", "transformers")},
-    )

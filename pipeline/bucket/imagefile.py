@@ -18,10 +18,11 @@ from typing import Any
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
+from pipeline.bucket.metadata.exif import exif
+from pipeline.bucket.metadata.parameters import parameters_text
 from pipeline.bucket.thumbnail import thumbnail
 from pipeline.errors import RecordTooNew, RecordUnreadable
-from pipeline.picture import Format, HighresMode
-from pipeline.promptset.samplers import shown_name
+from pipeline.picture import Format
 from pipeline.records.results import ImageResult
 from pipeline.schema import read_record
 
@@ -43,8 +44,6 @@ _PACKET = (
     '</x:xmpmeta><?xpacket end="r"?>'
 )
 _IN_PACKET = re.compile(r"<tessera:record>([^<]*)</tessera:record>")
-_EXIF_IFD, _USER_COMMENT, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT, _INCH = 0x8769, 0x9286, 0x11A, 0x11B, 0x128, 2
-_UNICODE = b"UNICODE\x00"
 
 
 @dataclass(frozen=True)
@@ -110,28 +109,6 @@ def is_whole(body: bytes, width: int, height: int) -> bool:
         return False
 
 
-def parameters_text(result: ImageResult) -> str:
-    """Prompt, negative prompt and settings as the Stable Diffusion web UIs write them."""
-    loras = "".join(f" <lora:{lora.name}:{lora.scale:g}>" for lora in result.loras)
-    lines = [result.prompt + loras]
-    if result.negative_prompt:
-        lines.append(f"Negative prompt: {result.negative_prompt}")
-    settings: dict[str, object] = {"Steps": result.steps}
-    if result.scheduler is not None:
-        settings["Sampler"] = shown_name(result.scheduler)
-    settings |= {
-        "CFG scale": f"{result.guidance_scale:g}",
-        "Seed": result.seed,
-        "Size": f"{result.width}x{result.height}",
-        "Model": result.model,
-    }
-    if result.highres.mode is HighresMode.REFINE:
-        settings["Denoising strength"] = f"{result.highres.strength:g}"
-    settings["Version"] = f"tessera {result.provenance.versions.get('tessera-render', '')}".strip()
-    lines.append(", ".join(f"{name}: {value}" for name, value in settings.items()))
-    return "\n".join(lines)
-
-
 @functools.cache
 def srgb_profile() -> bytes:
     """An sRGB profile. Without the moment it was made at, so that files of equal pictures are equal."""
@@ -143,14 +120,14 @@ def _png(image: Image.Image, result: ImageResult, file: io.BytesIO) -> bool:
     dpi = result.file.dpi
     info = PngInfo()
     if not result.file.strip_metadata:
-        info.add_itxt("parameters", parameters_text(result))
+        info.add_text("parameters", parameters_text(result))  # tEXt, or iTXt where Latin-1 does not hold it
         info.add_itxt(RECORD_CHUNK, result.model_dump_json(exclude=_OF_THE_FILE))
     image.save(file, "PNG", pnginfo=info, compress_level=COMPRESS_LEVEL, icc_profile=srgb_profile(), dpi=(dpi, dpi))
     return not result.file.strip_metadata
 
 
 def _jpeg(image: Image.Image, result: ImageResult, file: io.BytesIO) -> bool:
-    exif, packet = _exif(result), _packet(result)
+    packet = _packet(result)
     room = len(packet) <= _SEGMENT_BYTES
     image.save(
         file,
@@ -159,7 +136,7 @@ def _jpeg(image: Image.Image, result: ImageResult, file: io.BytesIO) -> bool:
         subsampling=0,  # colours at full size: red lettering on a print would show the difference
         icc_profile=srgb_profile(),
         dpi=(result.file.dpi, result.file.dpi),
-        exif=exif if len(exif) <= _SEGMENT_BYTES else b"",
+        exif=exif(result.file.dpi, _comment(result), most_bytes=_SEGMENT_BYTES),
         **({"xmp": packet} if packet and room else {}),
     )
     return bool(packet) and room
@@ -167,17 +144,13 @@ def _jpeg(image: Image.Image, result: ImageResult, file: io.BytesIO) -> bool:
 
 def _webp(image: Image.Image, result: ImageResult, file: io.BytesIO) -> bool:
     packet = _packet(result)
-    image.save(file, "WEBP", quality=result.file.quality, icc_profile=srgb_profile(), exif=_exif(result), xmp=packet)
+    block = exif(result.file.dpi, _comment(result))
+    image.save(file, "WEBP", quality=result.file.quality, icc_profile=srgb_profile(), exif=block, xmp=packet)
     return bool(packet)
 
 
-def _exif(result: ImageResult) -> bytes:
-    exif = Image.Exif()
-    exif[_X_RESOLUTION] = exif[_Y_RESOLUTION] = result.file.dpi
-    exif[_RESOLUTION_UNIT] = _INCH
-    if not result.file.strip_metadata:
-        exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = _UNICODE + parameters_text(result).encode("utf-16-be")
-    return exif.tobytes()
+def _comment(result: ImageResult) -> str | None:
+    return None if result.file.strip_metadata else parameters_text(result)
 
 
 def _packet(result: ImageResult) -> bytes:

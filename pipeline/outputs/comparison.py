@@ -12,6 +12,9 @@ from PIL import Image, ImageChops
 
 from pipeline.records.results import ImageResult
 
+# Fields of the provenance that came later.
+_NOT_ALWAYS = ("sampler", "scheduler", "lora_tensors", "model_sha256")
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -46,8 +49,13 @@ class Likeness:
 
 
 def differences(then: ImageResult, now: ImageResult) -> list[Difference]:
-    """What differs in how they were made: layout, ranks, device, model revision, versions; not the attempt."""
-    before, after = (_flat(result.provenance.model_dump(mode="json")) for result in (then, now))
+    """What differs in how they were made: layout, ranks, device, model revision, versions; not the attempt.
+
+    What an earlier version did not record is not compared.
+    """
+    records = [result.provenance.model_dump(mode="json") for result in (then, now)]
+    unknown = {name for name in _NOT_ALWAYS if not all(record.get(name) for record in records)}
+    before, after = (_flat({key: part for key, part in one.items() if key not in unknown}) for one in records)
     names = [name for name in before | after if name != "attempt"]
     return [Difference(n, before.get(n), after.get(n)) for n in names if before.get(n) != after.get(n)]
 

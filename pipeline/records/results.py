@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationInfo, fi
 from pipeline.deployment.layouts import Layout
 from pipeline.errors import RecordForeign, RecordUnreadable, RowError
 from pipeline.names import MAX_IMAGES_OF_BATCH, image_id
-from pipeline.picture import Picture, RenderDetails
+from pipeline.picture import Picture, RenderDetails, Scheduler
 from pipeline.promptset.row import MAX_IMAGES_PER_ROW, CustomId
 from pipeline.records.object_keys import BatchObjects, ObjectKey, batch_of_key
 from pipeline.records.object_sizes import largest_image
@@ -51,6 +51,24 @@ class Provenance(BaseModel):
     vae_dtype: str = "float32"
     lean: bool = False
     loras: dict[str, str] = Field(default_factory=dict, description="SHA-256 of each LoRA's file, by name.")
+    lora_tensors: dict[str, str] = Field(
+        default_factory=dict,
+        exclude_if=lambda value: not value,
+        description="SHA-256 of what follows the header of each LoRA's file, by name: AutoV3 are its first 12 digits.",
+    )
+    model_sha256: str | None = Field(
+        None, exclude_if=lambda value: value is None, description="Of the model's file, where it is a single one."
+    )
+    sampler: str | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="The sampler that was used, by the name users know, also where the row named none.",
+    )
+    scheduler: Scheduler | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="Its diffusers class, with every setting that a row could have given, the model's own among them.",
+    )
     attempt: int
     versions: dict[str, str]
 

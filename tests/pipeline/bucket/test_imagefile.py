@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from pipeline.bucket.imagefile import image_file, parameters_text, record_in, srgb_profile
-from pipeline.picture import File, Format, Highres, HighresMode, Lora
+from pipeline.bucket.imagefile import image_file, record_in, srgb_profile
+from pipeline.bucket.metadata.parameters import parameters_text
+from pipeline.picture import File, Format, Lora
 from pipeline.promptset.samplers import known_names, scheduler_of, shown_name
 from pipeline.records.results import ImageResult
 from pipeline.records.shards import ImageTask
@@ -111,8 +112,8 @@ def test_what_has_no_room_in_a_jpeg_stays_out_and_the_rest_stays_readable() -> N
 
 
 PARAMETERS = (
-    "a harbour <lora:film:0.5>\nNegative prompt: blur\nSteps: 2, Sampler: DPM++ 2M Karras, CFG scale: 5, Seed: 100, "
-    "Size: 64x72, Model: demo, Denoising strength: 0.4, Version: tessera 0"
+    "a harbour <lora:film:0.5>\nNegative prompt: blur\nSteps: 2, Sampler: DPM++ 2M, Schedule type: Karras, "
+    "CFG scale: 5, Seed: 100, Size: 64x72, Model hash: 70e9ef75f1, Model: demo, RNG: CPU, Version: tessera 0"
 )
 
 
@@ -123,7 +124,6 @@ def test_parameters_read_as_the_web_uis_write_them(kind: Format) -> None:
         negative_prompt="blur",
         scheduler=scheduler_of("DPM++ 2M Karras"),
         loras=(Lora(name="film", scale=0.5),),
-        highres=Highres(mode=HighresMode.REFINE, strength=0.4),
         file=File(format=kind),
     )
     image = _opened(file_of(result).body)

@@ -1,0 +1,94 @@
+"""How a picture was made, as its result records it: by what, on what, with which scheduler and files."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distri.model.schedulers import SchedulerRecipe
+from distri.ranks.mesh import Mesh
+from pipeline.deployment.settings import LoraSource
+from pipeline.picture import Scheduler
+from pipeline.promptset.samplers import READS, shown_name
+from pipeline.records.attempt import AttemptSpec
+from pipeline.records.results import Provenance
+from pipeline.records.shards import ImageTask
+from pipeline.version import installed_version
+
+_PACKAGES = ("tessera-render", "torch", "diffusers", "transformers")
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Provenances:
+    """The provenance of the images of one job.
+
+    Attributes:
+        of_job: what is the same for all of them.
+        recipe: of the model's own scheduler.
+        loras: the allow-list of this pod.
+        lean: images that are rendered in as little memory as can be, by index.
+    """
+
+    of_job: Provenance
+    recipe: SchedulerRecipe
+    loras: Mapping[str, LoraSource]
+    lean: tuple[int, ...]
+
+    def of(self, task: ImageTask) -> Provenance:
+        """That of one rendered image."""
+        used = scheduler_used(self.recipe, task.row.scheduler)
+        sources = {one.name: self.loras[one.name] for one in task.row.loras}
+        return self.of_job.model_copy(
+            update={
+                "lean": task.index in self.lean,
+                "loras": {name: source.sha256 for name, source in sources.items()},
+                "lora_tensors": {name: tensors_sha256(Path(source.path)) for name, source in sources.items()},
+                "sampler": shown_name(used),
+                "scheduler": used,
+            }
+        )
+
+
+def provenance_of_job(
+    mesh: Mesh, spec: AttemptSpec, revision: str, *, dtype: torch.dtype, vae_dtype: torch.dtype
+) -> Provenance:
+    """What is the same for all images of a job; `revision` is its model's."""
+    return Provenance(
+        model_revision=revision,
+        layout=mesh.layout,
+        ranks=mesh.layout.ranks,
+        exact=spec.exact,
+        warmup_steps=spec.warmup_steps,
+        device=torch.cuda.get_device_name(mesh.device) if mesh.device.type == "cuda" else platform.machine(),
+        dtype=str(dtype).removeprefix("torch."),
+        vae_dtype=str(vae_dtype).removeprefix("torch."),
+        attempt=spec.number,
+        versions={name: installed_version(name) for name in _PACKAGES},
+    )
+
+
+def scheduler_used(recipe: SchedulerRecipe, wanted: Scheduler | None) -> Scheduler:
+    """The scheduler that renders, with every setting that a row may give: a row's own over the model's."""
+    made = recipe.make(wanted.name if wanted else None, wanted.settings if wanted else {}, seed=0)
+    name = type(made).__name__
+    found: dict[str, Any] = {setting: made.config.get(setting) for setting in READS.get(name, {})}
+    return Scheduler(name=name, settings={key: value for key, value in found.items() if value is not None})
+
+
+@functools.lru_cache(maxsize=1024)
+def tensors_sha256(path: Path) -> str:
+    """SHA-256 of a safetensors file without its header, in hexadecimal: AutoV3 are its first 12 digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,129 @@
+"""The `parameters` of an image, as A1111's web UI writes them and its kin, galleries and Civitai read them.
+
+The form is that of `create_infotext` in `modules/processing.py` of AUTOMATIC1111/stable-diffusion-webui. A web UI that
+reads a text of ours back means the same by it: words that only look like syntax are escaped, a picture of two passes
+has the size of its first one and `Hires` settings, and hashes have the lengths that Civitai looks them up by.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+
+from pipeline.picture import HighresMode, Scheduler
+from pipeline.promptset.samplers import shown_name
+from pipeline.promptset.syntax.escape import escape
+from pipeline.records.results import ImageResult
+
+AUTOV2, AUTOV3 = 10, 12  # hexadecimal digits: of a file's SHA-256, and of that of its tensors without the header
+
+# Spacing of timesteps by the names of A1111 1.10, whose functions give the same timesteps.
+_SPACINGS = {"linspace": "Uniform", "leading": "DDIM", "trailing": "SGM Uniform"}
+_SIGMAS = {
+    "use_karras_sigmas": "Karras",
+    "use_exponential_sigmas": "Exponential",
+    "use_beta_sigmas": "Beta",
+}
+_NEGATIVE = "Negative prompt:"
+# Readers find the parts of the text by how its lines begin.
+_NEWLINE_BEFORE_MARK = re.compile(rf"\n(?=\s*(?:{_NEGATIVE}|Steps:))")
+_HEXADECIMAL = re.compile(rf"[0-9a-f]{{{AUTOV2},}}")
+
+
+def parameters_text(result: ImageResult) -> str:
+    """Prompt, negative prompt and settings. No negative prompt has no line, the empty one has an empty line."""
+    loras = "".join(f" <lora:{lora.name}:{lora.scale:g}>" for lora in result.loras)
+    lines = [_prompt(result.prompt) + loras]
+    if result.negative_prompt is not None:
+        lines.append(f"{_NEGATIVE} {_prompt(result.negative_prompt)}".rstrip())
+    lines.append(", ".join(f"{name}: {value}" for name, value in _settings(result).items()))
+    return "\n".join(lines)
+
+
+def schedule_type(used: Scheduler) -> str | None:
+    """The name that A1111 has for how a scheduler spaces its steps; None if its settings do not say."""
+    for setting, name in _SIGMAS.items():
+        if used.settings.get(setting):
+            return name
+    return _SPACINGS.get(str(used.settings.get("timestep_spacing")))
+
+
+def model_hash(model: str, revision: str, sha256: str | None) -> str:
+    """AutoV2 of a checkpoint's file; of a folder, which has no single file, the first digits of its revision.
+
+    A revision that is no digest is hashed together with the model's name.
+    """
+    if sha256 is not None:
+        return sha256[:AUTOV2]
+    if _HEXADECIMAL.fullmatch(revision):
+        return revision[:AUTOV2]
+    return hashlib.sha256(f"{model}@{revision}".encode()).hexdigest()[:AUTOV2]
+
+
+def _settings(result: ImageResult) -> dict[str, object]:
+    made = result.provenance
+    settings: dict[str, object] = {"Steps": result.steps}
+    used = made.scheduler or result.scheduler
+    if used is not None:
+        plain = {name: value for name, value in used.settings.items() if name not in _SIGMAS}
+        settings["Sampler"] = shown_name(Scheduler(name=used.name, settings=plain))
+        if schedule := schedule_type(used):
+            settings["Schedule type"] = schedule
+    width, height, hires = _passes(result)
+    settings |= {
+        "CFG scale": f"{result.guidance_scale:g}",
+        "Seed": result.seed,
+        "Size": f"{width}x{height}",
+        "Model hash": model_hash(result.model, made.model_revision, made.model_sha256),
+        "Model": _quoted(result.model),
+    }
+    settings |= hires
+    if result.guidance_rescale:
+        settings["CFG Rescale"] = f"{result.guidance_rescale:g}"
+    settings["RNG"] = "CPU"
+    settings |= _hashes(result, str(settings["Model hash"]))
+    settings["Version"] = f"tessera {made.versions.get('tessera-render', '')}".strip()
+    return settings
+
+
+def _passes(result: ImageResult) -> tuple[int, int, dict[str, object]]:
+    """Width and height of the first pass, and what is said of the later ones."""
+    stages = result.made.stages
+    if result.highres.mode is not HighresMode.REFINE or len(stages) < 2:
+        return result.width, result.height, {}
+    first, last = stages[0], stages[-1]
+    hires: dict[str, object] = {
+        "Denoising strength": f"{last.strength:g}",
+        "Hires resize": f"{result.width}x{result.height}",
+        # Those that are walked: A1111 walks all of them.
+        "Hires steps": max(1, int(last.steps * last.strength)),
+        "Hires upscaler": "Lanczos",  # of those that A1111 has, the nearest to our bicubic filter
+    }
+    if (first.width * result.height, first.height * result.width) == (result.width * first.height,) * 2:
+        scale = result.width / first.width
+        hires = {"Denoising strength": hires["Denoising strength"], "Hires upscale": f"{scale:g}", **hires}
+        del hires["Hires resize"]
+    return first.width, first.height, hires
+
+
+def _hashes(result: ImageResult, of_model: str) -> dict[str, object]:
+    """`Lora hashes` as A1111 writes them, AutoV3, and `Hashes` as Civitai's extension does, AutoV2."""
+    made, found = result.provenance, dict[str, object]()
+    if tensors := {name: sha256[:AUTOV3] for name, sha256 in made.lora_tensors.items()}:
+        found["Lora hashes"] = _quoted(", ".join(f"{name}: {digest}" for name, digest in tensors.items()))
+    if made.loras:
+        files = {"model": of_model} | {f"lora:{name}": sha256[:AUTOV2] for name, sha256 in made.loras.items()}
+        found["Hashes"] = json.dumps(files, ensure_ascii=False)
+    return found
+
+
+def _prompt(text: str) -> str:
+    """The text escaped, on lines of which none begins as a part of the whole does."""
+    lines = escape(text.strip()).splitlines()
+    return _NEWLINE_BEFORE_MARK.sub(" ", "\n".join(lines))
+
+
+def _quoted(value: str) -> str:
+    """As A1111's `quote`: JSON where a reader would take the value for several."""
+    return json.dumps(value, ensure_ascii=False) if any(mark in value for mark in ",:\n") else value

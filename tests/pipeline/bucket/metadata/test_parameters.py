@@ -1,0 +1,132 @@
+"""The text of the web UIs: what stands in it whatever was asked for, and how A1111's own expressions take it apart."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from pipeline.bucket.metadata.parameters import parameters_text
+from pipeline.picture import Highres, HighresMode, Lora, RenderDetails, Scheduler, Stage
+from pipeline.promptset.samplers import scheduler_of
+from pipeline.promptset.syntax.escape import unescape
+from pipeline.records.results import ImageResult
+from pipeline.records.shards import ImageTask
+from tests.factories import image_result, resolved_row
+
+# `re_param` of modules/infotext_utils.py of AUTOMATIC1111/stable-diffusion-webui.
+PARAMETER = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+SHA, TENSORS = "0123456789" + "a" * 54, "fedcba987654" + "b" * 52
+ALWAYS = ("Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model hash", "Model", "Version")
+OWN = Scheduler(name="EulerDiscreteScheduler", settings={"timestep_spacing": "leading", "use_karras_sigmas": False})
+
+
+def _result(changes: dict[str, Any] | None = None, made: RenderDetails | None = None, **provenance: Any) -> ImageResult:
+    result = image_result(ImageTask(resolved_row(**(changes or {})), 0))
+    known = {"scheduler": OWN} | provenance
+    return result.model_copy(
+        update={
+            "made": made or RenderDetails(),
+            "provenance": result.provenance.model_copy(update=known),
+        }
+    )
+
+
+def _read(text: str) -> tuple[str, str, dict[str, str]]:
+    """As `parse_generation_parameters` does: prompt, negative prompt, settings."""
+    *lines, last = text.strip().split("\n")
+    prompt, negative, done = "", "", False
+    for line in lines:
+        if line.startswith("Negative prompt:"):
+            done, line = True, line[16:].strip()  # noqa: PLW2901
+        if done:
+            negative += ("" if not negative else "\n") + line
+        else:
+            prompt += ("" if not prompt else "\n") + line
+    return prompt, negative, {name: json.loads(v) if v[:1] == '"' else v for name, v in PARAMETER.findall(last)}
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"scheduler": scheduler_of("DPM++ 2M Karras")}, {"model": "Juggernaut: XL, v9"}]
+)
+def test_the_settings_that_galleries_want_always_stand(changes: dict[str, Any]) -> None:
+    settings = _read(parameters_text(_result(changes)))[2]
+    assert [name for name in ALWAYS if not settings.get(name)] == []
+    assert settings["Model"] == changes.get("model", "demo")
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ({"use_karras_sigmas": True, "timestep_spacing": "leading"}, "Karras"),
+        ({"use_exponential_sigmas": True}, "Exponential"),
+        ({"timestep_spacing": "trailing"}, "SGM Uniform"),
+        ({"timestep_spacing": "linspace"}, "Uniform"),
+        ({"timestep_spacing": "leading"}, "DDIM"),
+        ({}, None),
+    ],
+)
+def test_the_schedule_has_the_name_that_a1111_has_for_it(settings: dict[str, Any], shown: str | None) -> None:
+    used = Scheduler(name="EulerDiscreteScheduler", settings=settings)
+    read = _read(parameters_text(_result(scheduler=used)))[2]
+    assert (read["Sampler"], read.get("Schedule type")) == ("Euler", shown)
+
+
+@pytest.mark.parametrize(
+    ("sha256", "revision", "shown"),
+    [(SHA, "r1", SHA[:10]), (None, SHA[:40], SHA[:10]), (None, "v1.0", "d37b50cc80"), (None, "main", "894d9ddbf3")],
+)
+def test_a_folder_has_a_hash_of_its_revision(sha256: str | None, revision: str, shown: str) -> None:
+    text = parameters_text(_result(model_sha256=sha256, model_revision=revision))
+    assert _read(text)[2]["Model hash"] == shown
+
+
+def test_loras_stand_with_the_hashes_of_a1111_and_of_civitai() -> None:
+    loras = (Lora(name="film", scale=0.5), Lora(name="grain"))
+    made: dict[str, Any] = {"loras": {"film": SHA, "grain": SHA}, "lora_tensors": {"film": TENSORS, "grain": TENSORS}}
+    text = parameters_text(_result({"loras": loras}, **made))
+    assert 'Lora hashes: "film: fedcba987654, grain: fedcba987654"' in text
+    hashes = re.search(r", Hashes:\s*({[^}]+})", text)  # as Civitai looks for them
+    assert hashes is not None
+    assert json.loads(hashes[1]) == {"model": "70e9ef75f1", "lora:film": SHA[:10], "lora:grain": SHA[:10]}
+    prompt, _, settings = _read(text)
+    assert prompt == "a harbour <lora:film:0.5> <lora:grain:1>"
+    assert (settings["Lora hashes"], settings["Version"]) == ("film: fedcba987654, grain: fedcba987654", "tessera 0")
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "hires"),
+    [
+        (2048, 2048, {"Hires upscale": "2"}),
+        (2050, 2048, {"Hires resize": "2050x2048"}),
+    ],
+)
+def test_a_picture_of_two_passes_reads_as_a_hires_fix(width: int, height: int, hires: dict[str, str]) -> None:
+    stages = (
+        Stage(width=1024, height=1024, steps=30, seed=1),
+        Stage(width=2048, height=2048, steps=20, strength=0.4, seed=2),
+    )
+    changes = {"width": width, "height": height, "highres": Highres(mode=HighresMode.REFINE, strength=0.4)}
+    settings = _read(parameters_text(_result(changes, RenderDetails(stages=stages))))[2]
+    found = {name: settings[name] for name in settings if name.startswith(("Hires", "Size", "Denoising"))}
+    wanted = {"Size": "1024x1024", "Denoising strength": "0.4", "Hires steps": "8", "Hires upscaler": "Lanczos"}
+    assert found == wanted | hires
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["a\nNegative prompt: b", "Steps: 3\nSteps: 5, Sampler: x, Seed: 1", "a (b:1.2) [c]\n\nd", "  a  "],
+)
+@pytest.mark.parametrize("negative", [None, "", "blur (x)\nNegative prompt: y"])
+def test_no_prompt_is_taken_for_another_part_of_the_text(prompt: str, negative: str | None) -> None:
+    text = parameters_text(_result({"prompt": prompt, "negative_prompt": negative}))
+    read = _read(text)
+
+    def words(value: str) -> list[str]:
+        return (unescape(value) or "").split()
+
+    assert (words(read[0]), words(read[1])) == (prompt.split(), (negative or "").split())
+    assert read[2]["Steps"] == "2"
+    assert ("\nNegative prompt:" in text) == (negative is not None)
