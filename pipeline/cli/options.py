@@ -24,6 +24,14 @@ BatchSeed = Annotated[
     int | None, typer.Option(help="Rows without a seed get theirs from it; by default it follows from the batch id.")
 ]
 InFormat = Annotated[InputFormat | None, typer.Option(help="Format of the prompt set, if its name does not show it.")]
+Override = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--override",
+        metavar="OPTION=VALUE[,...]",
+        help="Replace what rows say themselves, as in steps=12,size=832x1216; may be repeated.",
+    ),
+]
 Priority = Annotated[int, typer.Option(help="0 is served first, 9 last.")]
 SkipInvalid = Annotated[bool, typer.Option(help="Leave out invalid rows instead of refusing the whole prompt set.")]
 Tenant = Annotated[str, typer.Option(help="Whose batches these are; tenants share the GPUs fairly.")]

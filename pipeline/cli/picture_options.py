@@ -1,7 +1,7 @@
 """The options for pictures that every command which reads a prompt set has: one for each field of a row.
 
-Typer reads a command's signature. The command itself has one parameter, `picture: Options`; `with_picture` puts an
-option for each field of `Options` in its place in the signature that Typer sees.
+Typer reads a command's signature. The command itself has the parameters `picture` and `overrides`; `with_picture` puts
+`--override` and an option for each field of `Options` in their place in the signature that Typer sees.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.cli.assignments import assigned
+from pipeline.cli.options import Override
 from pipeline.errors import RequestError
 from pipeline.operations.submit import checked_options
 from pipeline.promptset.kinds import plain_type
+from pipeline.promptset.levels import beside
 from pipeline.promptset.row import Options
 
 PANEL = "Pictures (a row's own values come first)"
@@ -26,8 +29,6 @@ Defaults = Annotated[
     Path | None,
     typer.Option(help="JSON file with values for all rows; options given here come first.", rich_help_panel=PANEL),
 ]
-SIZE = frozenset({"width", "height", "size", "aspect", "megapixels"})
-
 # Fields whose values have a form of their own: what stands for it in the help.
 _METAVARS = {
     "long_prompt": "error|chunk|truncate",
@@ -46,7 +47,10 @@ _METAVARS = {
 
 
 def with_picture(command: Callable[..., int]) -> Callable[..., int]:
-    """The command with an option for each field of a picture; its argument `picture` gets their values, checked."""
+    """The command with an option for each field of a picture, and `--override`.
+
+    Its arguments `picture` and `overrides` get their values, checked.
+    """
 
     @functools.wraps(command)
     def run(**given: Any) -> int:
@@ -54,36 +58,22 @@ def with_picture(command: Callable[..., int]) -> Callable[..., int]:
         options = {name: given.pop(name) for name in Options.model_fields}
         options["loras"] = options["loras"] or None
         chosen = {name: value for name, value in options.items() if value is not None}
-        return command(**given, picture=checked_options({**_beside(chosen, of_file), **chosen}))
+        overrides = assigned("--override", given.pop("override") or [])
+        picture = checked_options({**beside(chosen, of_file), **chosen})
+        return command(**given, picture=picture, overrides=checked_options(overrides))
 
-    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "picture"]
+    made = {"picture", "overrides"}
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name not in made]
     of_picture = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(name))
         for name in Options.model_fields
     ]
     defaults = inspect.Parameter("defaults", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Defaults)
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + [defaults, *of_picture]
+    override = inspect.Parameter("override", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Override)
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + [defaults, override, *of_picture]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what inspect looks for first
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
-
-
-def _beside(chosen: Mapping[str, Any], of_file: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults of the file that still count beside the options: options replace a size, or complete a part of it.
-
-    A row and the defaults of its batch go together in the same way.
-    """
-    sizes = chosen.keys() & SIZE
-    dropped: set[str] | frozenset[str] = set()
-    if len(sizes) > 1 or "size" in sizes:
-        dropped = SIZE
-    elif "aspect" in sizes:
-        dropped = {"size", *(("width", "height") if {"width", "height"} <= of_file.keys() else ())}
-    elif "megapixels" in sizes:
-        dropped = {"size", "width", "height"}
-    elif sizes:
-        dropped = {"size", "megapixels"}
-    return {name: value for name, value in of_file.items() if name not in dropped}
 
 
 def _read(path: Path | None) -> Mapping[str, Any]:

@@ -35,6 +35,7 @@ from pipeline.outputs.extract import row_of
 from pipeline.process.deadline import Deadline, OutOfTime
 from pipeline.promptset.formats import InputFormat
 from pipeline.promptset.keywords import PictureFields
+from pipeline.promptset.levels import unreached_lines
 from pipeline.promptset.source import Prompts, open_source
 from pipeline.promptset.validate import Validation, resolved_rows
 from pipeline.records.batch import Repair
@@ -66,6 +67,7 @@ class Client:
         skip_invalid: bool = False,
         timeout_s: float = TIMEOUT_S,
         input_format: InputFormat | None = None,
+        override: PictureFields | None = None,
         **picture: Unpack[PictureFields],
     ) -> Batch:
         """Submit a prompt set and return its batch, which is then accepted as a whole.
@@ -80,6 +82,7 @@ class Client:
             skip_invalid: leave out invalid rows and list them in errors.jsonl, instead of refusing the prompt set.
             timeout_s: how long Redis and S3 may take in all; validating the rows is not counted.
             input_format: format of the prompt set, if its name does not show it.
+            override: values that replace what rows say themselves: override={"steps": 12}.
             picture: values for rows that leave them open: steps=20, size="832x1216", scheduler="Euler a", and all other
                 fields of a row but prompt, custom_id and metadata.
 
@@ -90,6 +93,7 @@ class Client:
             Submission(
                 prompts=prompts,
                 defaults=checked_options(picture),
+                overrides=checked_options(override or {}),
                 batch_id=batch_id,
                 tenant=tenant,
                 priority=priority,
@@ -99,6 +103,8 @@ class Client:
                 input_format=input_format,
             )
         )
+        for line in unreached_lines(accepted.manifest.unreached, accepted.manifest.rows):
+            log.warning(line, batch=accepted.manifest.id)
         return self.batch(accepted.manifest.id)
 
     def accept(self, submission: Submission) -> Acceptance:
@@ -120,12 +126,13 @@ class Client:
         pods: int | None = None,
         input_format: InputFormat | None = None,
         skip_invalid: bool = False,
+        override: PictureFields | None = None,
         **picture: Unpack[PictureFields],
     ) -> Estimate:
         """Estimate what the prompt set would cost, before anything runs.
 
         Args:
-            prompts, picture: as in `submit`.
+            prompts, override, picture: as in `submit`.
             pods: that would run at the same time; by default, as many as workers have room for.
             input_format: format of the prompt set, if its name does not show it.
             skip_invalid: leave out invalid rows instead of refusing the whole prompt set.
@@ -138,7 +145,8 @@ class Client:
         found, estimator = Validation(source.name), Estimator(deployment, ledger.speeds.all())
         if skip_invalid:
             found.most_invalid = deployment.max_rows
-        for row in resolved_rows(source, checked_options(picture), deployment, found, batch_seed=0):
+        defaults, overrides = checked_options(picture), checked_options(override or {})
+        for row in resolved_rows(source, defaults, deployment, found, batch_seed=0, overrides=overrides):
             estimator.add(row)
         found.raise_if_refused(skip_invalid=skip_invalid)
         at_once = pods or max(1, sum(ledger.workers.free_slots().values()))

@@ -84,6 +84,7 @@ class ScheduleFields(TypedDict, total=False):
     tz: str
     prompts: Required[str]
     options: PictureFields | Options
+    overrides: PictureFields | Options
     overlap: Overlap | Literal["forbid", "allow", "replace"]
     catch_up: bool
     only_new: bool

@@ -7,7 +7,7 @@ import itertools
 import secrets
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import IO, Any, Protocol
 
@@ -61,7 +61,7 @@ class RowFilter(Protocol):
 
 @dataclass(frozen=True)
 class Submission:
-    """A batch as it is requested: prompt set, defaults of its rows, tenant, and how long Redis and S3 may take."""
+    """A batch as it is requested: prompt set, what holds for all rows, tenant, and how long Redis and S3 may take."""
 
     prompts: Prompts
     defaults: Options
@@ -74,6 +74,7 @@ class Submission:
     input_format: InputFormat | None = None
     row_filter: RowFilter | None = None
     origin: Origin | None = None
+    overrides: Options = field(default_factory=Options)
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,15 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
     with spool() as rows, spool() as refused:
         validation.sink = lambda error: _append(refused, RefusedLine.of(error).model_dump_json().encode())
         wanted = row_filter.wants if row_filter is not None else None
-        for row in resolved_rows(source, submission.defaults, deployment, validation, batch_seed=seed, wanted=wanted):
+        for row in resolved_rows(
+            source,
+            submission.defaults,
+            deployment,
+            validation,
+            batch_seed=seed,
+            overrides=submission.overrides,
+            wanted=wanted,
+        ):
             digest.update(_append(rows, row.model_dump_json().encode()))
         validation.raise_if_refused(skip_invalid=submission.skip_invalid)
         if row_filter is not None:
@@ -148,6 +157,8 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
             input_sha256=digest.hexdigest(),
             image=deployment.image,
             defaults=submission.defaults.model_dump(mode="json", exclude_unset=True),
+            overrides=submission.overrides.model_dump(mode="json", exclude_unset=True),
+            unreached=validation.unreached,
             client_version=installed_version(),
             origin=submission.origin,
         )

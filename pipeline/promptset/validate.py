@@ -6,6 +6,7 @@ Rows stream: memory holds one row, and sixteen bytes a row to notice a custom_id
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from pipeline.deployment.announcement import Deployment
 from pipeline.errors import PromptSetError, RequestError, RowError, RowWarning
 from pipeline.promptset.aliases import BadFields, nearest, resolve_aliases
+from pipeline.promptset.levels import overridden, unreached
 from pipeline.promptset.resolve import resolve
 from pipeline.promptset.row import Options, ResolvedRow, Row
 from pipeline.promptset.shorthand import shortened
@@ -41,6 +43,7 @@ class Validation:
     invalid: int = 0
     invalid_rows: int = 0
     unwanted: int = 0
+    unreached: Counter[str] = field(default_factory=Counter)
     errors: list[RowError] = field(default_factory=list)
     sink: Callable[[RowError], object] | None = None
     most_invalid: int = MAX_INVALID_ROWS
@@ -82,11 +85,19 @@ def resolved_rows(
     validation: Validation,
     *,
     batch_seed: int,
+    overrides: Options | None = None,
     wanted: Callable[[ResolvedRow], bool] | None = None,
 ) -> Iterator[ResolvedRow]:
     """The valid rows, everything about them decided; what is wrong with the others is noted in `validation`.
 
-    `wanted` is asked about each valid row, and those that are not wanted are left out as if they were not there.
+    Args:
+        source: of the rows.
+        defaults: for what rows leave open.
+        deployment: whose limits, models and defaults hold.
+        validation: notes errors, counts, and rows that a default does not reach.
+        batch_seed: rows without a seed get theirs from it.
+        overrides: replace what rows say.
+        wanted: is asked about each valid row; those that are not wanted are left out as if they were not there.
     """
     seen: dict[bytes, int] = {}
     for line, item in source.rows:
@@ -102,6 +113,7 @@ def resolved_rows(
                 line,
                 item,
                 defaults=defaults,
+                overrides=overrides,
                 deployment=deployment,
                 validation=validation,
                 batch_seed=batch_seed,
@@ -140,6 +152,7 @@ def _resolved(
     item: Mapping[str, Any] | Row,
     *,
     defaults: Options,
+    overrides: Options | None,
     deployment: Deployment,
     validation: Validation,
     batch_seed: int,
@@ -148,8 +161,10 @@ def _resolved(
         row = item if isinstance(item, Row) else Row.model_validate(item)
     except ValidationError:
         return fields_errors(line, item, Row, hints=validation.invalid_rows < _HINTED_ROWS), None
+    if overrides is not None:
+        row = overridden(row, overrides)
     try:
-        return [], resolve(
+        resolved = resolve(
             row,
             defaults,
             deployment,
@@ -161,6 +176,10 @@ def _resolved(
     except ValueError as error:
         name, message = error.args
         return [RowError(line, name, message)], None
+    if defaults.model_fields_set:
+        replaced = overrides.model_fields_set if overrides is not None else frozenset()
+        validation.unreached.update(name for name in unreached(row, defaults) if name not in replaced)
+    return [], resolved
 
 
 def fields_errors(line: int, item: Any, kind: type[Options], *, hints: bool = True) -> list[RowError]:

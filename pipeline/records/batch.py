@@ -66,6 +66,10 @@ class Origin(_Record):
         return key
 
 
+def _empty(value: object) -> bool:
+    return not value
+
+
 class BatchManifest(_Record):
     """`batch.json`: the batch as it was accepted. It is written once, and changes only to say that it is purged."""
 
@@ -82,6 +86,14 @@ class BatchManifest(_Record):
     input_sha256: str = Field(description="Of input.jsonl: the same id with other rows is another batch.")
     defaults: dict[str, Any] = Field(
         description="The defaults for all rows, as submitted; the staged rows have them already."
+    )
+    overrides: dict[str, Any] = Field(
+        default_factory=dict, exclude_if=_empty, description="What replaced the rows' own values, likewise."
+    )
+    unreached: dict[str, int] = Field(
+        default_factory=dict,
+        exclude_if=_empty,
+        description="Rows where a default has no effect, by its name.",
     )
     image: str | None = Field(
         None,

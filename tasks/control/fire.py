@@ -114,6 +114,7 @@ def _fire_one(context: Context, record: ScheduleRecord, turn: Turn) -> bool:
         rows_key = manifest.origin.rows_key if manifest.origin else None
         kept = {"open": (*(one for one in running if one != turn.id), turn.id), "rows_key": rows_key}
         counts = {"rows": manifest.rows, "images": manifest.images, "unchanged": left_out, "replaced": replaced}
+        counts["unreached"] = manifest.unreached
         _record_firing(context, turn, FiringOutcome.SUBMITTED, changes=kept, counts=counts)
         send_hint(context.app, EXPAND, turn.id)
         log.info("schedule fired", schedule=record.name, batch=turn.id, rows=manifest.rows)
@@ -135,6 +136,7 @@ def _submit(
     submission = Submission(
         prompts=spec.prompts,
         defaults=spec.options,
+        overrides=spec.overrides,
         batch_id=turn.id,
         tenant=spec.tenant,
         priority=spec.priority,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -20,6 +20,8 @@ from pipeline.deployment.announcement import Deployment
 from pipeline.errors import RowWarning, SettingsError
 from pipeline.operations.estimate import Estimate
 from pipeline.operations.submit import TIMEOUT_S, Submission
+from pipeline.promptset.keywords import PictureFields
+from pipeline.promptset.levels import unreached_lines
 from pipeline.promptset.row import Options
 from pipeline.promptset.source import open_source
 from pipeline.promptset.validate import Validation, resolved_rows
@@ -37,6 +39,7 @@ def add_to(app: typer.Typer) -> None:
 def submit(
     file: File,
     picture: Options,
+    overrides: Options,
     input_format: InFormat = None,
     batch_id: Annotated[
         str | None, typer.Option(help="Your own id; submitting under it again changes nothing.")
@@ -59,6 +62,7 @@ def submit(
         Submission(
             prompts=file,
             defaults=picture,
+            overrides=overrides,
             batch_id=batch_id,
             tenant=tenant,
             priority=priority,
@@ -74,6 +78,7 @@ def submit(
     if as_json:
         write_json(
             {"batch": manifest.id, "rows": manifest.rows, "images": manifest.images, "created": accepted.created}
+            | _unreached(manifest.unreached)
         )
     elif watch or output:
         typer.echo(f"batch {manifest.id}: {manifest.rows} rows, {manifest.images} images", err=True)
@@ -81,6 +86,7 @@ def submit(
         what = "accepted" if accepted.created else "accepted before, nothing changed"
         typer.echo(f"{manifest.id}  {what}: {manifest.rows} rows, {manifest.images} images")
         typer.echo(f"follow it with: tessera watch {manifest.id}", err=True)
+    _print_unreached(manifest.unreached, manifest.rows)
     if manifest.invalid_rows:
         typer.echo(f"{_left_out(manifest.invalid_rows)}; errors.jsonl will list them", err=True)
     if not (watch or output):
@@ -95,6 +101,7 @@ def submit(
 def validate(
     file: File,
     picture: Options,
+    overrides: Options,
     input_format: InFormat = None,
     skip_invalid: SkipInvalid = False,
     as_json: AsJson = False,
@@ -116,7 +123,7 @@ def validate(
     found = Validation(source.name)
     if skip_invalid:
         found.most_invalid = deployment.max_rows
-    for _row in resolved_rows(source, picture, deployment, found, batch_seed=0):
+    for _row in resolved_rows(source, picture, deployment, found, batch_seed=0, overrides=overrides):
         pass
     found.raise_if_refused(skip_invalid=skip_invalid)
     _show_warnings(found.warnings)
@@ -126,10 +133,12 @@ def validate(
         typer.echo(f"and {found.invalid - len(found.errors):,} more errors", err=True)
     if as_json:
         counts = {"rows": found.rows, "images": found.images, "invalid_rows": found.invalid_rows}
-        write_json(counts | {"warnings": [str(one) for one in found.warnings], "checked_against": where})
+        warnings = [str(one) for one in found.warnings]
+        write_json(counts | {"warnings": warnings, "checked_against": where} | _unreached(found.unreached))
     else:
         left_out = f"{_left_out(found.invalid_rows)}, " if found.invalid_rows else ""
         typer.echo(f"{file}: {found.rows} rows, {found.images} images, {left_out}valid for {where}")
+    _print_unreached(found.unreached, found.rows)
     return OK
 
 
@@ -146,6 +155,7 @@ def _left_out(rows: int) -> str:
 def estimate(
     file: File,
     picture: Options,
+    overrides: Options,
     input_format: InFormat = None,
     pods: Annotated[
         int | None,
@@ -159,10 +169,25 @@ def estimate(
     The estimate is based on the jobs that this deployment has finished, by model, size, layout and GPU. Until the
     first one has finished it is based on published figures, and says so.
     """
-    options = picture.model_dump(exclude_unset=True)
-    found = Client().estimate(file, pods=pods, input_format=input_format, skip_invalid=skip_invalid, **options)
+    found = Client().estimate(
+        file,
+        pods=pods,
+        input_format=input_format,
+        skip_invalid=skip_invalid,
+        override=cast("PictureFields", overrides.explicit_values()),
+        **picture.explicit_values(),
+    )
     typer.echo(found.model_dump_json() if as_json else "\n".join(_lines(found)))
     return OK
+
+
+def _unreached(counts: Mapping[str, int]) -> dict[str, Any]:
+    return {"unreached": dict(counts)} if counts else {}
+
+
+def _print_unreached(counts: Mapping[str, int], rows: int) -> None:
+    for line in unreached_lines(counts, rows):
+        typer.echo(line, err=True)
 
 
 def _lines(found: Estimate) -> list[str]:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import typer
 
+from pipeline.cli.assignments import assigned
 from pipeline.cli.exits import OK
 from pipeline.cli.json_out import write_json
-from pipeline.cli.options import AsJson, BatchSeed, Priority, Tenant
+from pipeline.cli.options import AsJson, BatchSeed, Override, Priority, Tenant
 from pipeline.cli.table import print_table
 from pipeline.cli.unreadable import print_unreadable
 from pipeline.client.client import Client
 from pipeline.client.schedules import FiringStatus, ScheduleStatus
-from pipeline.errors import RequestError
 from pipeline.operations.status import Unreadable
 from pipeline.promptset.keywords import PictureFields
+from pipeline.promptset.levels import unreached_lines
 from pipeline.records.schedules.schedule import Overlap
 
 Name = Annotated[str, typer.Argument(help="Name of a schedule.", show_default=False)]
@@ -46,6 +47,7 @@ def add(
             "--set", metavar="OPTION=VALUE", help="A default for its rows, such as steps=20; may be repeated."
         ),
     ] = None,
+    overrides: Override = None,
     overlap: Annotated[
         Overlap,
         typer.Option(
@@ -77,7 +79,8 @@ def add(
         cron=cron,
         tz=tz,
         prompts=prompts,
-        options=cast("PictureFields", _options(options or [])),
+        options=cast("PictureFields", assigned("--set", options or [])),
+        overrides=cast("PictureFields", assigned("--override", overrides or [])),
         overlap=overlap,
         catch_up=catch_up,
         only_new=only_new,
@@ -188,26 +191,6 @@ def history(
     return OK
 
 
-# Their values are text even where they look like a number.
-_TEXTS = frozenset({"prompt_2", "negative_prompt", "negative_prompt_2", "model"})
-
-
-def _options(given: list[str]) -> dict[str, Any]:
-    options = {}
-    for item in given:
-        name, equals, text = item.partition("=")
-        if not equals or not name:
-            raise RequestError(f"--set {item[:100]!r} found; OPTION=VALUE wanted, as in --set steps=20")
-        if name in options:
-            raise RequestError(f"--set {name[:100]} is there twice")
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            value = text
-        options[name] = text if name in _TEXTS and not isinstance(value, str | None) else value
-    return options
-
-
 def _print_next(seen: ScheduleStatus, as_json: bool) -> int:
     record = seen.record
     if as_json:
@@ -227,6 +210,7 @@ def _line(seen: FiringStatus) -> str:
         parts.append(f"{firing.rows} rows, {firing.images} images")
     if firing.unchanged:
         parts.append(f"{firing.unchanged} rows unchanged")
+    parts += unreached_lines(firing.unreached, firing.rows)
     if firing.replaced:
         parts.append(f"replaces {', '.join(firing.replaced)}")
     if firing.reason:

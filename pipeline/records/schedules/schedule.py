@@ -72,6 +72,10 @@ def _s3_url(url: str) -> str:
     return url
 
 
+def _unset(options: Options) -> bool:
+    return not options.model_fields_set
+
+
 class ScheduleSpec(BaseModel):
     """What a schedule renders, and when."""
 
@@ -89,6 +93,9 @@ class ScheduleSpec(BaseModel):
     options: Annotated[Options, WithJsonSchema(_OPTIONS_SCHEMA)] = Field(
         default_factory=Options, description="Defaults for rows that do not set a field themselves."
     )
+    overrides: Annotated[Options, WithJsonSchema(_OPTIONS_SCHEMA)] = Field(
+        default_factory=Options, exclude_if=_unset, description="Replace what rows say themselves."
+    )
     overlap: Overlap = Field(
         Overlap.FORBID, description="If a batch of the schedule still runs: skip, run beside, replace."
     )
@@ -100,7 +107,7 @@ class ScheduleSpec(BaseModel):
     priority: int = Field(5, ge=PRIORITIES[0], le=PRIORITIES[-1], description="0 is served first, 9 last.")
     skip_invalid: bool = Field(False, description="Leave invalid rows out instead of refusing them all.")
 
-    @field_serializer("options")
+    @field_serializer("options", "overrides")
     def _dump_set_options(self, options: Options) -> dict[str, Any]:
         return options.model_dump(mode="json", exclude_unset=True)
 
@@ -110,6 +117,7 @@ class ScheduleSpec(BaseModel):
             "only_new": self.only_new,
             "seed": self.seed is not None,
             "options.seed": self.options.seed not in (None, ANY_SEED),
+            "overrides.seed": self.overrides.seed not in (None, ANY_SEED),
         }
         if self.vary_seed and (other := next((name for name, given in fixed.items() if given), None)):
             raise ValueError(f"vary_seed and {other} found; each firing has other seeds, or not: one of them wanted")
@@ -135,10 +143,11 @@ def checked_spec(values: Any) -> ScheduleSpec:
         return ScheduleSpec.model_validate(values)
     except ValidationError as error:
         problems = [_problem(problem) for problem in error.errors(include_url=False)]
-        options = values.get("options") if isinstance(values, Mapping) else None
-        if isinstance(options, Mapping):
-            problems = [problem for problem in problems if not problem.startswith("options")]
-            problems += [f"options.{wrong.field}: {wrong.message}" for wrong in fields_errors(0, options, Options)]
+        for level in ("options", "overrides"):
+            options = values.get(level) if isinstance(values, Mapping) else None
+            if isinstance(options, Mapping):
+                problems = [problem for problem in problems if not problem.startswith(level)]
+                problems += [f"{level}.{wrong.field}: {wrong.message}" for wrong in fields_errors(0, options, Options)]
         raise RequestError("; ".join(problems)) from error
 
 
@@ -186,6 +195,11 @@ class Firing(_Record):
     rows: int = 0
     images: int = 0
     unchanged: int = Field(0, description="Rows that were left out because they are not new.")
+    unreached: dict[str, int] = Field(
+        default_factory=dict,
+        exclude_if=lambda counts: not counts,
+        description="Rows where an option has no effect, by its name.",
+    )
     replaced: tuple[Id, ...] = Field((), description="Batches that were cancelled for it.")
     rows_key: ObjectKey | None = Field(None, description="Where the digests of its rows lie.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -51,14 +52,18 @@ SAID: dict[str, tuple[list[str], object]] = {
 
 
 def _run(*arguments: str) -> tuple[str, Options]:
-    seen: list[tuple[str, Options]] = []
+    return _levels(*arguments)[:2]
+
+
+def _levels(*arguments: str) -> tuple[str, Options, Options]:
+    seen: list[tuple[str, Options, Options]] = []
     own = typer.Typer()
 
     @own.command()
     @with_picture
-    def render(file: str, picture: Options, timeout: float | None = None) -> int:
+    def render(file: str, picture: Options, overrides: Options, timeout: float | None = None) -> int:
         """Render."""
-        seen.append((file, picture))
+        seen.append((file, picture, overrides))
         return 0
 
     done = CliRunner().invoke(own, list(arguments), catch_exceptions=False)
@@ -145,6 +150,40 @@ def test_an_option_that_cannot_be_is_refused_before_anything_is_asked() -> None:
         _run("p.jsonl", "--scheduler", "Eular")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--override", "steps=12,size=256x256"], {"steps": 12, "size": (256, 256)}),
+        (["--override", "steps=12", "--override", "negative_prompt=7"], {"steps": 12, "negative_prompt": "7"}),
+        (["--override", "negative_prompt=blur, rain,steps=3"], {"negative_prompt": "blur, rain", "steps": 3}),
+        (["--override", "crop=0,64"], {"crop": (0, 64)}),
+        ([], {}),
+    ],
+)
+def test_overrides_are_read_one_by_one(arguments: list[str], expected: dict[str, object]) -> None:
+    assert _levels("p.jsonl", *arguments)[2].explicit_values() == expected
+
+
+def test_a_scheduler_with_settings_is_one_override() -> None:
+    overrides = _levels("p.jsonl", "--override", "scheduler=DPM++ 2M, solver_order=3,steps=9")[2]
+    assert overrides.scheduler is not None
+    assert (overrides.scheduler.settings["solver_order"], overrides.steps) == (3, 9)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("steps", "--override 'steps' found; OPTION=VALUE wanted"),
+        ("stepz=3", "stepz: unknown field; did you mean steps?"),
+        ("steps=0", "steps: "),
+        ("prompt=x", "prompt: unknown field"),
+    ],
+)
+def test_an_override_that_cannot_be_is_refused(text: str, words: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(words)):
+        _levels("p.jsonl", "--override", text)
+
+
 def test_keyword_arguments_of_the_client_are_the_same_fields() -> None:
     assert list(get_type_hints(PictureFields)) == list(Options.model_fields)
 
@@ -165,3 +204,16 @@ def test_validate_without_a_deployment_takes_any_model_and_lora(
     done = CliRunner().invoke(app, ["validate", str(path), "--lora", "film:0.5", "--model", "sdxl"])
     assert done.exit_code == 0, done.output
     assert "1 rows, 1 images, valid for any deployment" in done.output
+
+
+def test_validate_says_where_an_option_has_no_effect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TESSERA_REDIS_URL", raising=False)
+    monkeypatch.setenv("TESSERA_DATA_DIR", str(tmp_path))
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a fox", "steps": 20}\n{"prompt": "a hare"}\n')
+    done = CliRunner().invoke(app, ["validate", str(path), "--steps", "12"])
+    assert "steps: 1 of 2 rows name their own" in done.stderr
+    done = CliRunner().invoke(app, ["validate", str(path), "--steps", "12", "--json"])
+    assert json.loads(done.stdout)["unreached"] == {"steps": 1}
+    done = CliRunner().invoke(app, ["validate", str(path), "--override", "steps=12", "--json"])
+    assert "unreached" not in json.loads(done.stdout)

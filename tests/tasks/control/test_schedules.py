@@ -171,6 +171,17 @@ def test_each_firing_reads_the_prompt_set_anew_and_gives_the_same_rows_the_same_
     assert len({*varied, seeds[0]["tower"]}) == 3
 
 
+def test_options_and_overrides_of_a_schedule_reach_its_rows_and_what_does_not_is_in_its_history(stage: Stage) -> None:
+    prompts = put_prompts(
+        stage, [{"prompt": "a", "steps": 20, "custom_id": "own"}, {"prompt": "b", "custom_id": "none"}]
+    )
+    schedule(stage, cron="0 0 1 1 *", prompts=prompts, options={"steps": 3}, overrides={"size": "64x64"})
+    fired = again(stage)
+    assert fired.unreached == {"steps": 1}
+    rows = rows_of(stage, fired.id)
+    assert {name: (row["steps"], row["width"]) for name, row in rows.items()} == {"own": (20, 64), "none": (3, 64)}
+
+
 def test_without_catch_up_only_the_latest_missed_firing_is_made_up_for(stage: Stage) -> None:
     schedule(stage, hours=30)
     fire(stage.worker, "nightly")
