@@ -5,19 +5,19 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
 from pipeline.bucket import outcomes
 from pipeline.client.connect import Connection
 from pipeline.client.progress import Counter, Progress
-from pipeline.errors import RecordUnreadable, RequestError, UnknownBatch, WaitTimeout
+from pipeline.errors import RecordTooNew, RecordUnreadable, RequestError, UnknownBatch, WaitTimeout
 from pipeline.operations.cancel import request_cancel
 from pipeline.operations.discrepancies import Verification
 from pipeline.operations.pause import request_pause, request_unpause
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _LOOK_S = 1.0
+_MEND_S, _MEND_LOOK_S = 20.0, 0.5
+
+T = TypeVar("T")
 
 
 class Batch:
@@ -66,6 +69,21 @@ class Batch:
         except UnknownBatch:
             check_lost(self._connection.artifacts, self.id)
             raise
+
+    def _once_readable(self, act: Callable[[], T]) -> T:
+        """What `act` returns. If the batch's record is damaged, the controller writes it again first."""
+        until = time.monotonic() + _MEND_S
+        while True:
+            try:
+                with self._known():
+                    return act()
+            except RecordTooNew:
+                raise
+            except RecordUnreadable:
+                if time.monotonic() > until:
+                    raise
+                self._connection.ledger.wakes.ask(self.id)
+                time.sleep(_MEND_LOOK_S)
 
     def jobs(self) -> list[JobStatus]:
         """Its jobs under way, at most 100, each with what it waits for and how its earlier attempts ended."""
@@ -163,13 +181,11 @@ class Batch:
 
     def pause(self) -> BatchState:
         """Pause it: images that are being rendered finish, then the GPUs are free. Returns its state now."""
-        with self._known():
-            return request_pause(self._connection.ledger, self.id)
+        return self._once_readable(lambda: request_pause(self._connection.ledger, self.id))
 
     def unpause(self) -> BatchState:
         """Continue it after `pause`. Returns its state now."""
-        with self._known():
-            state = request_unpause(self._connection.ledger, self.id)
+        state = self._once_readable(lambda: request_unpause(self._connection.ledger, self.id))
         self._connection.ledger.wakes.ask(self.id)
         return state
 
@@ -203,8 +219,7 @@ class Batch:
 
     def cancel(self) -> BatchState:
         """Cancel the images that are not rendered yet; committed images stay. Returns its state now."""
-        with self._known():
-            state = request_cancel(self._connection.ledger, self.id)
+        state = self._once_readable(lambda: request_cancel(self._connection.ledger, self.id))
         self._connection.ledger.wakes.ask(self.id)
         return state
 

@@ -23,7 +23,7 @@ from pipeline.client.batch import Batch
 from pipeline.client.connect import Connection, connect
 from pipeline.client.replay import Replay, compare, only_record
 from pipeline.client.schedules import Schedules
-from pipeline.errors import RequestError, UnknownBatch
+from pipeline.errors import RecordTooNew, RecordUnreadable, RequestError, UnknownBatch
 from pipeline.ledger.workers import ALL, Drain, Worker
 from pipeline.operations.estimate import Estimate, Estimator
 from pipeline.operations.purge import is_purged
@@ -221,9 +221,16 @@ class Client:
         return named
 
     def purgeable(self, batch_id: str) -> BatchStatus | None:
-        """The status of a batch; None if only remains of a purged one are there. Raises UnknownBatch, BatchLost."""
+        """The status of a batch; None if its record is damaged, or if only remains of a purged one are there.
+
+        Raises UnknownBatch, BatchLost.
+        """
         try:
             return self.batch(batch_id).status()
+        except RecordTooNew:
+            raise
+        except RecordUnreadable:
+            return None
         except UnknownBatch:
             if not is_purged(self._connection.artifacts, batch_id):
                 raise

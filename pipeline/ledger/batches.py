@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+import redis
 import structlog
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import LedgerBehind, RecordUnreadable, StaleWrite, UnknownBatch
 from pipeline.ledger.assumed import NOTHING, Assumed
+from pipeline.ledger.replace import Damaged, damaged, remove_batch, replace_batch, standing_of
 from pipeline.ledger.store import Store
 from pipeline.ledger.update import Updated, update
-from pipeline.names import job_ref
 from pipeline.records.batch import BatchRecord
 from pipeline.schema import read_record
 from pipeline.states import BatchState, ImageState, JobState, is_final
@@ -21,6 +22,7 @@ from pipeline.states import BatchState, ImageState, JobState, is_final
 log = structlog.get_logger(__name__)
 
 _PAGE = 500
+_STATES: Mapping[str, BatchState] = {state.value: state for state in BatchState}
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,34 @@ class _Tenant(BaseModel):
     manifest: _OfTenant
 
 
-def _tenant_of(batch_id: str, text: str) -> str:
-    return read_record(_Tenant, text, what=f"batch {batch_id}").manifest.tenant
+def _tenant_of(batch_id: str, text: str) -> str | None:
+    try:
+        return read_record(_Tenant, text, what=f"batch {batch_id}").manifest.tenant
+    except RecordUnreadable as error:
+        log.warning("a batch counts for no tenant", batch=batch_id, reason=str(error))
+        return None
 
 
-def _counts(found: Mapping[str, str]) -> Counts:
-    return Counts(
-        images={state: int(found.get(f"image.{state}", 0)) for state in ImageState},
-        jobs={state: int(found.get(f"job.{state}", 0)) for state in JobState},
-    )
+# What Redis answered: an exception, in a pipeline, where something else lies in the place of what is ours.
+
+
+def _state(batch_id: str, found: str | redis.ResponseError) -> BatchState:
+    state = None if isinstance(found, redis.ResponseError) else _STATES.get(found)
+    if state is None:
+        raise RecordUnreadable(f"state of batch {batch_id}", "something else", "a state")
+    return state
+
+
+def _counts(batch_id: str, found: Mapping[str, str] | redis.ResponseError) -> Counts:
+    try:
+        if isinstance(found, redis.ResponseError):
+            raise found
+        return Counts(
+            images={state: int(found.get(f"image.{state}", 0)) for state in ImageState},
+            jobs={state: int(found.get(f"job.{state}", 0)) for state in JobState},
+        )
+    except (ValueError, redis.ResponseError):
+        raise RecordUnreadable(f"counters of batch {batch_id}", "something else", "numbers") from None
 
 
 class Batches:
@@ -127,6 +148,8 @@ class Batches:
         with self._store.errors():
             text = self._store.redis.hget(self._store.keys.batch(batch_id), "record")
         if text is None:
+            if self.known(batch_id):
+                raise RecordUnreadable(f"batch {batch_id}", "nothing", BatchRecord.__name__)
             raise UnknownBatch(batch_id)
         return read_record(BatchRecord, str(text), what=f"batch {batch_id}")
 
@@ -137,27 +160,27 @@ class Batches:
         return int(found) == len(batch_ids)
 
     def state(self, batch_id: str) -> BatchState:
-        """The state of a batch; cheaper than its record. Raises UnknownBatch."""
+        """The state of a batch; cheaper than its record. Raises UnknownBatch, RecordUnreadable."""
         with self._store.errors():
             state = self._store.redis.hget(self._store.keys.batch(batch_id), "state")
         if state is None:
             raise UnknownBatch(batch_id)
-        return BatchState(str(state))
+        return _state(batch_id, state)
 
     def states(self, batch_ids: Sequence[str]) -> dict[str, BatchState]:
         """The states of those of these batches that are known here, page by page."""
-        known, states = {state.value: state for state in BatchState}, {}
+        states: dict[str, BatchState] = {}
         for first in range(0, len(batch_ids), _PAGE):
             page = batch_ids[first : first + _PAGE]
             found = self._store.run("list_states", *page[1:], first=page[0])
-            states.update({one: known[state] for one, state in zip(page, found, strict=True) if state in known})
+            states.update({one: _STATES[state] for one, state in zip(page, found, strict=True) if state in _STATES})
         return states
 
     def counts(self, batch_id: str) -> Counts:
         """How many of its images and jobs are in each state, read in one step."""
         with self._store.errors():
             found = self._store.redis.hgetall(self._store.keys.counts(batch_id))
-        return _counts(found)
+        return _counts(batch_id, found)
 
     def newest(self, limit: int) -> list[str]:
         """Ids of batches, newest first."""
@@ -186,8 +209,11 @@ class Batches:
                 return
             first += _PAGE
 
-    def ended(self) -> Iterator[tuple[str, BatchState, Counts]]:
-        """Every batch that has ended and is not being purged: its id, state and counts, read page by page."""
+    def ended(self) -> Iterator[tuple[str, BatchState, Counts] | str]:
+        """Every batch that has ended and is not being purged: its id, state and counts, read page by page.
+
+        Of one whose state or counts cannot be read, its id alone.
+        """
         open_ones, first = set(self.unfinished()), 0
         while True:
             with self._store.errors():
@@ -196,59 +222,40 @@ class Batches:
                 for batch_id in ids:
                     pipe.hget(self._store.keys.batch(batch_id), "state")
                     pipe.hgetall(self._store.keys.counts(batch_id))
-                found = pipe.execute()
+                found = pipe.execute(raise_on_error=False)
             for batch_id, state, counts in zip(ids, found[::2], found[1::2], strict=True):
-                if state is not None and batch_id not in open_ones and is_final(BatchState(state)):
-                    yield batch_id, BatchState(state), _counts(counts)
+                if state is None or batch_id in open_ones:
+                    continue
+                try:
+                    if is_final(ended := _state(batch_id, state)):
+                        yield batch_id, ended, _counts(batch_id, counts)
+                except RecordUnreadable:
+                    yield batch_id
             if len(ids) < _PAGE:
                 return
             first += _PAGE
 
-    def remove(self, record: BatchRecord) -> None:
-        """Remove a batch and its jobs for good; safe to repeat if it was interrupted. Raises StaleWrite."""
-        self._remove_jobs(record)
-        self._remove(record, (), ending=True)
+    def damaged(self, batch_id: str) -> Damaged | None:
+        """What stands beside the record of a batch that cannot be read; None if there is no such batch any more."""
+        return damaged(self._store, batch_id)
 
-    def restart(self, before: BatchRecord, after: BatchRecord) -> None:
+    def check(self, batch_id: str) -> None:
+        """Raise RecordUnreadable if the record or the counters of a batch are damaged; UnknownBatch."""
+        self.get(batch_id)
+        self.state(batch_id)
+        self.counts(batch_id)
+
+    def remove(self, found: BatchRecord | Damaged) -> None:
+        """Remove a batch and its jobs for good; safe to repeat if it was interrupted. Raises StaleWrite."""
+        remove_batch(self._store, standing_of(found))
+
+    def restart(self, before: BatchRecord | Damaged, after: BatchRecord) -> None:
         """Put a record of another incarnation in the place of `before`, as if nothing of the batch had been done.
 
         Its jobs are removed, leases included, so that whoever held one is refused; all images are queued. Safe to
         repeat if it was interrupted. Raises StaleWrite if `before` is not the one on record any more.
         """
-        self._remove_jobs(before)
-        done = self._store.run(
-            "restart_batch",
-            id=before.id,
-            revision=before.revision,
-            incarnation=before.manifest.incarnation,
-            record=after.model_dump_json(),
-            state=after.state.value,
-            new_incarnation=after.manifest.incarnation,
-            new_revision=after.revision,
-            images=after.manifest.images,
-        )
-        if not done:
-            raise StaleWrite(f"batch {before.id} has moved on from revision {before.revision}")
-
-    def _remove_jobs(self, record: BatchRecord) -> None:
-        """Remove every job that there may be, and look a page further: several are created at a time, in any order."""
-        with self._store.errors():
-            last = self._store.redis.zrange(self._store.keys.jobs(record.id), -1, -1, withscores=True)
-        jobs = max(record.jobs or 0, sum(self.counts(record.id).jobs.values()), *(int(index) + 1 for _, index in last))
-        for first in range(0, jobs + _PAGE, _PAGE):
-            self._remove(record, range(first, first + _PAGE), ending=False)
-
-    def _remove(self, record: BatchRecord, jobs: Iterable[int], *, ending: bool) -> None:
-        removed = self._store.run(
-            "remove_batch",
-            *(job_ref(record.id, index) for index in jobs),
-            id=record.id,
-            revision=record.revision,
-            incarnation=record.manifest.incarnation,
-            ending=int(ending),
-        )
-        if not removed:
-            raise StaleWrite(f"batch {record.id} has moved on from revision {record.revision}")
+        replace_batch(self._store, standing_of(before), after)
 
     def unfinished(self) -> list[str]:
         """Ids of the batches that still need work: not final, or being purged."""
@@ -264,9 +271,9 @@ class Batches:
             for batch_id in batch_ids:
                 pipe.hget(self._store.keys.batch(batch_id), "record")
                 pipe.hmget(self._store.keys.counts(batch_id), counters)
-            found = pipe.execute()
+            found = pipe.execute(raise_on_error=False)
         return {
-            batch_id: sum(int(count or 0) for count in counts)
+            batch_id: 0 if isinstance(counts, redis.ResponseError) else sum(int(count or 0) for count in counts)
             for batch_id, record, counts in zip(batch_ids, found[::2], found[1::2], strict=True)
             if record is not None and _tenant_of(batch_id, str(record)) == tenant
         }

@@ -17,6 +17,7 @@ class DiscrepancyKind(StrEnum):
     """What is wrong. The values are part of the product: scripts read them."""
 
     UNREADABLE = "unreadable"
+    RECORD_DAMAGED = "record_damaged"
     UNKNOWN_TO_REDIS = "unknown_to_redis"
     GONE_FROM_BUCKET = "gone_from_bucket"
     MANIFEST_GONE = "manifest_gone"
@@ -61,6 +62,7 @@ _AGAIN = "rendered again; with E_LOST if its row is gone too"
 
 MEANINGS: Mapping[DiscrepancyKind, Meaning] = {
     _K.UNREADABLE: Meaning("a record that this version cannot read", Harm.UNKNOWN, "nothing: it is left as it is"),
+    _K.RECORD_DAMAGED: Meaning("its record in Redis is damaged", _NONE, _ANEW),
     _K.UNKNOWN_TO_REDIS: Meaning("accepted in the bucket, unknown to Redis", _NONE, _ANEW),
     _K.GONE_FROM_BUCKET: Meaning(
         "nothing of it is in the bucket (was it purged?)", _PICTURES, "its record in Redis is removed"

@@ -8,19 +8,21 @@ submission under its id brings back half of it.
 from __future__ import annotations
 
 import secrets
+from datetime import datetime
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.errors import BatchLost, RecordUnreadable, RequestError, UnknownBatch
+from pipeline.errors import BatchLost, RecordTooNew, RecordUnreadable, RequestError, UnknownBatch
 from pipeline.ledger import Ledger
 from pipeline.ledger.update import update
 from pipeline.names import checked_batch_id
-from pipeline.records.batch import BatchManifest, BatchRecord, Purge, changed
+from pipeline.records.batch import PRIORITIES, BatchManifest, BatchRecord, Purge, changed
 from pipeline.records.object_keys import BatchObjects
 from pipeline.schema import read_record
 from pipeline.states import BatchState, is_final
+from pipeline.version import installed_version
 
 
 def may_be_purged(state: BatchState) -> bool:
@@ -48,7 +50,65 @@ def request_purge(ledger: Ledger, artifacts: Artifacts, batch_id: str, purge: Pu
             return None
         return changed(record, at=ledger.now(), manifest=record.manifest.model_copy(update={"purge": purge}))
 
-    mark_purged(artifacts, update(read, purged, ledger.batches.write).record.manifest)
+    try:
+        manifest = update(read, purged, ledger.batches.write).record.manifest
+    except RecordTooNew:
+        raise
+    except RecordUnreadable:
+        _purge_unread(ledger, artifacts, batch_id, purge)
+    else:
+        mark_purged(artifacts, manifest)
+
+
+def _purge_unread(ledger: Ledger, artifacts: Artifacts, batch_id: str, purge: Purge) -> None:
+    """Say in `batch.json` that a batch is purged whose record is damaged; the controller writes that again by it.
+
+    If `batch.json` is damaged or gone as well, all that it says afterwards is that what lies there goes.
+    """
+    key = BatchObjects(checked_batch_id(batch_id)).manifest
+    known = ledger.batches.known(batch_id)
+    state = _state(ledger, batch_id)
+    if state is not None and not may_be_purged(state):
+        raise RequestError(f"batch {batch_id} is {state.value}; a batch that has ended wanted: cancel it first")
+    there = artifacts.get_tagged(key)
+    manifest = _nobodys(batch_id, ledger.now())
+    if there is not None:
+        try:
+            manifest = read_record(BatchManifest, there.body, what=key)
+        except RecordTooNew:
+            raise
+        except RecordUnreadable:
+            pass
+    body = manifest.model_copy(update={"purge": purge}).model_dump_json().encode()
+    if not artifacts.put_new(key, body, content_type="application/json", over=there.etag if there else None):
+        raise RequestError(f"batch {batch_id} was accepted at this moment; ask again")
+    if not known:
+        _restore_record(ledger, artifacts, batch_id)
+
+
+def _state(ledger: Ledger, batch_id: str) -> BatchState | None:
+    try:
+        return ledger.batches.state(batch_id)
+    except (UnknownBatch, RecordUnreadable):
+        return None
+
+
+def _nobodys(batch_id: str, now: datetime) -> BatchManifest:
+    """In the place of a `batch.json` of which nothing is known."""
+    return BatchManifest(
+        id=batch_id,
+        incarnation=secrets.token_hex(4),
+        tenant="default",
+        priority=PRIORITIES[-1],
+        created_at=now,
+        rows=0,
+        images=0,
+        seed=0,
+        staged="unknown",
+        input_sha256="",
+        defaults={},
+        client_version=installed_version(),
+    )
 
 
 class Owner(StrEnum):

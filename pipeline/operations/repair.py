@@ -8,14 +8,18 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 
+import structlog
+
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.errors import RecordUnreadable, UnknownBatch
+from pipeline.errors import RecordTooNew, RecordUnreadable, UnknownBatch
 from pipeline.ledger import Ledger
 from pipeline.process.parallel import in_order
 from pipeline.records.batch import BatchManifest, BatchRecord, Repair, changed
 from pipeline.records.object_keys import MARKERS, BatchObjects
 from pipeline.schema import read_record
 from pipeline.states import BatchState, is_final
+
+log = structlog.get_logger(__name__)
 
 _BATCHES_AT_A_TIME = 16
 _ALL = 10_000_000
@@ -24,7 +28,8 @@ _ALL = 10_000_000
 def request_repair(ledger: Ledger, artifacts: Artifacts, batch_id: str, repair: Repair) -> None:
     """Have the controller bring a batch in line with the bucket, as far as `repair` looks into it.
 
-    One that Redis does not know is put there: as accepted, or as purged. Raises UnknownBatch, RecordUnreadable.
+    One that Redis does not know is put there: as accepted, or as purged. Raises UnknownBatch, RecordTooNew, and
+    RecordUnreadable of a batch.json.
     """
 
     def marked(record: BatchRecord) -> BatchRecord | None:
@@ -32,6 +37,11 @@ def request_repair(ledger: Ledger, artifacts: Artifacts, batch_id: str, repair: 
 
     try:
         ledger.batches.update(batch_id, marked)
+    except RecordTooNew:
+        raise
+    except RecordUnreadable as error:
+        # Whoever of the controller looks at it writes it again from the bucket.
+        log.warning("the record of the batch is damaged", batch=batch_id, reason=str(error))
     except UnknownBatch:
         key = BatchObjects(batch_id).manifest
         if (body := artifacts.get(key)) is None:

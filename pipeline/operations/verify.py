@@ -11,16 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.errors import RecordUnreadable, UnknownBatch
+from pipeline.errors import RecordTooNew, RecordUnreadable, UnknownBatch
 from pipeline.ledger import Ledger
 from pipeline.names import checked_batch_id
 from pipeline.operations.discrepancies import Discrepancies, DiscrepancyKind, Verification
 from pipeline.operations.verify_job import JobCheck
-from pipeline.process.files import spool
+from pipeline.operations.verify_results import wrong_results
 from pipeline.process.parallel import in_order
 from pipeline.records.batch import BatchManifest, BatchRecord
 from pipeline.records.coverage import Coverage
-from pipeline.records.end_marker import EndMarker, FileDigest, Vouched, read_marker
+from pipeline.records.end_marker import EndMarker, Vouched, read_marker
 from pipeline.records.object_keys import MARKERS, BatchObjects
 from pipeline.schema import read_record
 from pipeline.states import BatchState, ImageState, is_final
@@ -75,6 +75,7 @@ class _Look:
     sample: int
     record: BatchRecord | None = None
     marker: EndMarker | None = None
+    damaged: bool = False  # its record, or its counters
     moving: bool = False
     files: int = 0
     found: Discrepancies = field(default_factory=Discrepancies)
@@ -89,7 +90,7 @@ class _Look:
         """Look. Raises UnknownBatch, ServiceError."""
         images = 0
         try:
-            self.record = self._record()
+            self.record = self._record_or_damage()
             manifest = self._manifest()
             if manifest is not None:
                 images = manifest.images
@@ -113,8 +114,23 @@ class _Look:
 
     def has_moved(self) -> bool:
         """Whether the batch is not what it was when this look began."""
+        if self.damaged:
+            return False
         now = self._record()
         return (now and now.revision) != (self.record and self.record.revision)
+
+    def _record_or_damage(self) -> BatchRecord | None:
+        try:
+            record = self._record()
+            if record is not None:
+                self.ledger.batches.check(record.id)
+        except RecordTooNew:
+            raise
+        except RecordUnreadable as error:
+            self.damaged = True
+            self.add(DiscrepancyKind.RECORD_DAMAGED, error.what)
+            return None
+        return record
 
     def _record(self) -> BatchRecord | None:
         try:
@@ -127,14 +143,16 @@ class _Look:
         body = self.artifacts.get(self.objects.manifest)
         if body is not None:
             return read_record(BatchManifest, body, what=self.objects.manifest)
-        if self.record is None:
+        if self.record is None and not self.damaged:
             raise UnknownBatch(self.objects.batch_id)
-        if self.record.manifest.purge is not None:
+        if self.record is not None and self.record.manifest.purge is not None:
             self.moving = True
             return None
         if next(self.artifacts.list(self.objects.root), None) is None:
             self.add(DiscrepancyKind.GONE_FROM_BUCKET, self.objects.root)
             return None
+        if self.record is None:
+            raise RecordUnreadable(self.objects.manifest, "nothing", BatchManifest.__name__)
         self.add(DiscrepancyKind.MANIFEST_GONE, self.objects.manifest)
         return self.record.manifest
 
@@ -145,6 +163,8 @@ class _Look:
                 if self.marker is not None:
                     self.add(DiscrepancyKind.MARKER_DIFFERS, key)
                 self.marker = read_marker(body, state, what=key)
+                if self.marker.damaged:
+                    self.add(DiscrepancyKind.MARKER_DIFFERS, key)
 
     def _is_comparable(self, manifest: BatchManifest) -> bool:
         """Whether there are jobs to look at; what is wrong with the batch as a whole is added."""
@@ -156,7 +176,8 @@ class _Look:
                 self.add(DiscrepancyKind.PURGE_UNFINISHED, batch_id)
             return False
         if record is None:
-            self.add(DiscrepancyKind.UNKNOWN_TO_REDIS, batch_id)
+            if not self.damaged:
+                self.add(DiscrepancyKind.UNKNOWN_TO_REDIS, batch_id)
             return True
         if record.manifest.staged != manifest.staged:
             self.add(DiscrepancyKind.ANOTHER_BATCH, batch_id)
@@ -193,8 +214,11 @@ class _Look:
             coverage = self._look_at_jobs(manifest, known, ended=ended)
             if ended:
                 self._check_proof(manifest, coverage)
-        if marker is not None and marker.vouched is not None and not self.moving:
-            self._check_marker(marker, marker.vouched, manifest)
+        if marker is not None and not self.moving:
+            if marker.vouched is not None:
+                self._check_marker(marker, marker.vouched, manifest)
+            for key in wrong_results(self.artifacts, self.objects, marker, self.proved):
+                self.add(DiscrepancyKind.RESULTS_DIFFER, key)
 
     def _is_cut(self, record: BatchRecord) -> bool:
         """Whether a batch that has not ended has its jobs in Redis."""
@@ -258,18 +282,9 @@ class _Look:
             differs and not self.found.counts
         ):
             self.add(DiscrepancyKind.MARKER_DIFFERS, key)
-        for name, wanted in ((self.objects.results, vouched.results), (self.objects.errors, vouched.errors)):
-            if _digest(self.artifacts, name) != wanted:
-                self.add(DiscrepancyKind.RESULTS_DIFFER, name)
 
 
 def _vouched(marker: EndMarker | None) -> dict[ImageState, int]:
     if marker is None or marker.vouched is None:
         return {}
     return {state: getattr(marker.vouched, state.value) for state in _IMAGE_STATES}
-
-
-def _digest(artifacts: Artifacts, key: str) -> FileDigest | None:
-    with spool() as file:
-        digest = artifacts.copy_to(key, file)
-        return FileDigest(sha256=digest, size_bytes=file.tell()) if digest is not None else None

@@ -49,6 +49,7 @@ class EndMarker(Versioned):
     state: BatchState
     reason: str | None = Field(None, description="Why it failed.")
     vouched: Vouched | None = None
+    damaged: bool = Field(False, exclude=True, description="Nothing but its name could be read.")
 
     def to_bytes(self) -> bytes:
         """The marker as it is stored."""
@@ -58,16 +59,19 @@ class EndMarker(Versioned):
 def read_marker(body: bytes, state: BatchState, *, what: str) -> EndMarker:
     """The marker of a batch that ended in this state; `what` is its key.
 
-    Earlier versions wrote nothing, or the bare reason of a failure. Raises RecordTooNew, and RecordUnreadable if it is
-    the marker of another state.
+    Earlier versions wrote nothing, or the bare reason of a failure; anything else that is no marker is a damaged one.
+    So is the marker of another state. Raises RecordTooNew.
     """
     try:
         marker = read_record(EndMarker, body, what=what)
     except RecordTooNew:
         raise
     except RecordUnreadable:
-        text = body.decode(errors="replace").strip() if state is BatchState.FAILED else ""
-        return EndMarker(state=state, reason=text or None)
-    if marker.state is not state:
-        raise RecordUnreadable(what, f"the marker of a batch that is {marker.state.value}", state.value)
-    return marker
+        reason = _bare_reason(body) if state is BatchState.FAILED else None
+        return EndMarker(state=state, reason=reason, damaged=bool(body.strip()) and reason is None)
+    return marker if marker.state is state else EndMarker(state=state, damaged=True)
+
+
+def _bare_reason(body: bytes) -> str | None:
+    text = body.decode(errors="replace").strip()
+    return text if text.isprintable() and not text.startswith("{") and text else None

@@ -94,7 +94,7 @@ def restore_ended_batch(context: Context, record: BatchRecord, end: EndMarker, n
     """
     jobs = 0
     if end.state is not BatchState.FAILED:
-        if end.vouched is not None and not _has_results(context.artifacts, BatchObjects(record.id), end.vouched):
+        if end.damaged or not _has_results(context.artifacts, BatchObjects(record.id), end.vouched):
             return False
         restored = restore_from_fragments(context, record, now, jobs=end.vouched.jobs if end.vouched else None)
         if restored is None:
@@ -109,11 +109,12 @@ def restore_ended_batch(context: Context, record: BatchRecord, end: EndMarker, n
     return True
 
 
-def _has_results(artifacts: Artifacts, objects: BatchObjects, vouched: Vouched) -> bool:
-    """Whether the files of results are there, as large as they were written."""
-    for key, wanted in ((objects.results, vouched.results), (objects.errors, vouched.errors)):
+def _has_results(artifacts: Artifacts, objects: BatchObjects, vouched: Vouched | None) -> bool:
+    """Whether the files of results are there, as large as they were written where that is known."""
+    sizes = (vouched.results.size_bytes, vouched.errors.size_bytes) if vouched is not None else (None, None)
+    for key, size_bytes in zip((objects.results, objects.errors), sizes, strict=True):
         there = artifacts.head(key)
-        if there is None or there.size_bytes != wanted.size_bytes:
+        if there is None or size_bytes not in (None, there.size_bytes):
             log.error("results are gone, or not as they were written", batch=objects.batch_id, key=key)
             return False
     return True

@@ -7,6 +7,7 @@ from the bucket (tasks/control/restart.py), which renders again what is missing.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from enum import StrEnum
@@ -16,7 +17,7 @@ import structlog
 from pipeline.bucket.artifacts import Artifacts, sha256
 from pipeline.bucket.imagefile import record_in
 from pipeline.deployment.broker import EXPAND, PURGE, send_hint
-from pipeline.errors import UnknownBatch
+from pipeline.errors import RecordTooNew, RecordUnreadable, UnknownBatch
 from pipeline.operations.discrepancies import DiscrepancyKind
 from pipeline.operations.purge import request_purge
 from pipeline.operations.resume import recover_batch
@@ -25,7 +26,7 @@ from pipeline.records.batch import BatchManifest, BatchRecord, Repair, changed
 from pipeline.records.object_keys import SUFFIXES, BatchObjects
 from pipeline.schema import read_record
 from pipeline.states import BatchState, is_final
-from tasks.control.restart import restart, withdraw_results
+from tasks.control.restart import restart, state_after, withdraw_results
 from tasks.jobs.shards import InputChanged, ShardLost, check_input, rebuild_shard
 from tasks.process.context import Context
 
@@ -78,7 +79,14 @@ def reconcile(context: Context, batch_id: str) -> Reconciled:
 
 
 def _reconcile(context: Context, batch_id: str) -> Reconciled:
-    record = _record(context, batch_id)
+    try:
+        record = _record(context, batch_id)
+        if record is not None:
+            context.ledger.batches.check(batch_id)
+    except RecordTooNew:
+        raise
+    except RecordUnreadable as error:
+        return _write_record_again(context, batch_id, str(error))
     deep = record is not None and record.repair is Repair.FILES
     found: dict[DiscrepancyKind, list[str]] = {}
 
@@ -99,6 +107,37 @@ def _record(context: Context, batch_id: str) -> BatchRecord | None:
         return context.ledger.batches.get(batch_id)
     except UnknownBatch:
         return None
+
+
+def _write_record_again(context: Context, batch_id: str, reason: str) -> Reconciled:
+    """Put a batch whose record or counters are damaged into the ledger anew, as the bucket has it."""
+    objects, batches = BatchObjects(batch_id), context.ledger.batches
+    if (damaged := batches.damaged(batch_id)) is None:
+        return Reconciled.UNKNOWN
+    body = context.artifacts.get(objects.manifest)
+    if body is None and next(context.artifacts.list(objects.root), None) is None:
+        _delete_attempts(context, batch_id)
+        batches.remove(damaged)
+        return Reconciled.REMOVED
+    try:
+        manifest = read_record(BatchManifest, body or b"", what=objects.manifest)
+    except RecordUnreadable as error:
+        log.error("neither ledger nor bucket can be read: purge it", batch=batch_id, reason=reason, bucket=str(error))
+        return Reconciled.UNREADABLE
+    purged = manifest.purge is not None
+    record = BatchRecord(
+        manifest=manifest.model_copy(update={"incarnation": secrets.token_hex(4)}),
+        state=BatchState.CANCELLED if purged else state_after(damaged.state),
+        revision=damaged.revision + 1,
+        updated_at=context.ledger.now(),
+        recovered=not purged,
+    )
+    if purged:
+        _delete_attempts(context, batch_id)
+    batches.restart(damaged, record)
+    log.error("the record of a batch is written again", batch=batch_id, reason=reason, state=record.state.value)
+    send_hint(context.app, PURGE if purged else EXPAND, batch_id)
+    return Reconciled.PURGED if purged else Reconciled.REBUILT
 
 
 def _mend(context: Context, batch_id: str, record: BatchRecord | None, found: Found) -> Reconciled:

@@ -38,7 +38,7 @@ def restart(context: Context, record: BatchRecord, manifest: BatchManifest | Non
     after = record.model_copy(
         update={
             "manifest": (manifest or record.manifest).model_copy(update={"incarnation": incarnation}),
-            "state": _state_after(record),
+            "state": state_after(record.state, record.reason),
             "revision": record.revision + 1,
             "updated_at": context.ledger.now(),
             "recovered": True,
@@ -54,8 +54,9 @@ def restart(context: Context, record: BatchRecord, manifest: BatchManifest | Non
     send_hint(context.app, EXPAND, record.id)
 
 
-def _state_after(record: BatchRecord) -> BatchState:
-    if record.state is BatchState.PAUSED:
+def state_after(state: BatchState | None, reason: str | None = None) -> BatchState:
+    """The state of a batch that is rebuilt, by the state and the reason that it had, as far as they are known."""
+    if state is BatchState.PAUSED:
         return BatchState.PAUSED
-    cancelled = record.state in (BatchState.CANCELLING, BatchState.CANCELLED) and record.reason is None
+    cancelled = state in (BatchState.CANCELLING, BatchState.CANCELLED) and reason is None
     return BatchState.CANCELLING if cancelled else BatchState.VALIDATING

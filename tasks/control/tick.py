@@ -11,7 +11,7 @@ import structlog
 from pipeline.deployment.announcement import Deployment
 from pipeline.deployment.broker import CANCEL, EXPAND, FINALIZE, PURGE, RECONCILE, RENDER, REOPEN, send_hint
 from pipeline.deployment.broker_keys import RENDER_QUEUE, queue_key
-from pipeline.errors import LedgerUnavailable, RecordUnreadable, TesseraError, UnknownBatch
+from pipeline.errors import LedgerUnavailable, RecordTooNew, RecordUnreadable, TesseraError, UnknownBatch
 from pipeline.names import job_ref
 from pipeline.operations.resume import recover_batch, unknown_batches
 from pipeline.states import BatchState, is_final
@@ -95,7 +95,13 @@ def announce(context: Context) -> None:
 
 def request_next_step(context: Context, batch_id: str) -> None:
     """Send a hint for the next task that a batch as a whole needs."""
-    record = context.ledger.batches.get(batch_id)
+    try:
+        record = context.ledger.batches.get(batch_id)
+    except RecordTooNew:
+        raise
+    except RecordUnreadable:
+        send_hint(context.app, RECONCILE, batch_id)  # it is written again from the bucket
+        return
     if record.manifest.purge is not None:
         send_hint(context.app, PURGE, batch_id)
     if record.repair is not None:

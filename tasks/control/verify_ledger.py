@@ -79,7 +79,9 @@ def _suspects(context: Context, good_at: datetime | None) -> Iterator[str]:
             seen.add(batch_id)
             yield batch_id
 
-    def differs(one: tuple[str, BatchState, Counts]) -> str | None:
+    def differs(one: tuple[str, BatchState, Counts] | str) -> str | None:
+        if isinstance(one, str):  # damaged
+            return one
         return one[0] if _differs(context, *one) else None
 
     for found in in_order(differs, context.ledger.batches.ended(), at_a_time=AT_A_TIME):
@@ -123,15 +125,13 @@ def _differs(context: Context, batch_id: str, state: BatchState, counts: Counts)
     if body is None:
         return True
     try:
-        vouched = read_marker(body, state, what=key).vouched
+        marker = read_marker(body, state, what=key)
     except RecordUnreadable:
         return True
-    images = counts.images
-    return vouched is not None and (vouched.succeeded, vouched.failed, vouched.cancelled) != (
-        images[ImageState.SUCCEEDED],
-        images[ImageState.FAILED],
-        images[ImageState.CANCELLED],
-    )
+    images, vouched = counts.images, marker.vouched
+    counted = (images[ImageState.SUCCEEDED], images[ImageState.FAILED], images[ImageState.CANCELLED])
+    proved = counted if vouched is None else (vouched.succeeded, vouched.failed, vouched.cancelled)
+    return marker.damaged or counted != proved
 
 
 def _reconciled(context: Context, batch_id: str) -> str:

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from pipeline.errors import ServiceError
+from pipeline.errors import RecordUnreadable, ServiceError
 from pipeline.ledger import Ledger
 from pipeline.ledger.dead_letters import Malformed
 from pipeline.records.attempt import AttemptOutcome, Code, Usage
@@ -140,7 +140,11 @@ class LedgerMetrics(Collector):
         images = dict.fromkeys(ImageState, 0)
         jobs = dict.fromkeys(JobState, 0)
         for batch_id in unfinished:
-            counts = self._ledger.batches.counts(batch_id)
+            try:
+                counts = self._ledger.batches.counts(batch_id)
+            except RecordUnreadable as error:
+                log.warning("a batch is not counted", batch=batch_id, reason=str(error))
+                continue
             for image_state in ImageState:
                 images[image_state] += counts.images[image_state]
             for job_state in JobState:

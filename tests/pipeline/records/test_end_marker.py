@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.errors import RecordTooNew, RecordUnreadable
+from pipeline.errors import RecordTooNew
 from pipeline.records.end_marker import EndMarker, FileDigest, Vouched, read_marker
 from pipeline.states import BatchState
 
@@ -26,16 +26,29 @@ def test_it_is_read_as_it_was_written_and_says_what_is_not_known() -> None:
         (b"", BatchState.COMPLETED, None),
         (b"", BatchState.CANCELLED, None),
         (b"input.jsonl is not what was accepted", BatchState.FAILED, "input.jsonl is not what was accepted"),
-        (b"\xff", BatchState.COMPLETED, None),
+        (b"out of memory\n", BatchState.FAILED, "out of memory"),
     ],
 )
 def test_that_of_an_earlier_version_vouches_for_nothing(body: bytes, state: BatchState, reason: str | None) -> None:
     assert read_marker(body, state, what="k") == EndMarker(state=state, reason=reason)
 
 
-def test_that_of_another_state_or_of_a_later_version_is_refused() -> None:
-    marker = EndMarker(state=BatchState.CANCELLED)
-    with pytest.raises(RecordUnreadable, match="cancelled"):
-        read_marker(marker.to_bytes(), BatchState.COMPLETED, what="k")
+@pytest.mark.parametrize(
+    ("body", "state"),
+    [
+        (b"\xff", BatchState.COMPLETED),
+        (b'{"schema_version": 1}', BatchState.CANCELLED),
+        (b'{"schema_version": 1, "state": "fai', BatchState.FAILED),
+        (bytes(64), BatchState.FAILED),
+        (EndMarker(state=BatchState.CANCELLED).to_bytes(), BatchState.COMPLETED),
+    ],
+)
+def test_one_that_is_none_is_damaged_and_says_nothing(body: bytes, state: BatchState) -> None:
+    marker = read_marker(body, state, what="k")
+    assert marker == EndMarker(state=state, damaged=True)
+    assert b"damaged" not in marker.to_bytes()
+
+
+def test_that_of_a_later_version_is_refused() -> None:
     with pytest.raises(RecordTooNew):
         read_marker(b'{"schema_version": 9, "state": "completed"}', BatchState.COMPLETED, what="k")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import pytest
@@ -222,6 +222,28 @@ def test_an_image_that_is_gone_with_its_rows_has_failed_with_a_code_of_its_own(s
     assert [(line["code"], line["index"]) for line in stage.lines("errors.jsonl")] == [(FailureCode.LOST, 1)]
 
 
+@pytest.mark.parametrize("emptied", [False, True])
+@pytest.mark.parametrize("body", [b"", b"\0", b'{"schema_version": 1}\n'], ids=["empty", "bytes", "of another kind"])
+def test_results_that_are_gone_beside_a_damaged_marker(stage: Stage, body: bytes, emptied: bool) -> None:
+    with _rolled_back(stage) if emptied else nullcontext():
+        _ended(stage)
+    launched = len(stage.node.launched)
+    stage.artifacts.delete(OBJECTS.results)
+    stage.artifacts.put(OBJECTS.marker(BatchState.COMPLETED), body, content_type="application/json")
+    if emptied:
+        for manifest in unknown_batches(stage.ledger, stage.artifacts, ended=True):
+            recover_batch(stage.ledger, manifest)
+        expand(stage.worker, "b")
+        expand(stage.worker, "b")
+        stage.finalized()
+    else:
+        assert K.RESULTS_DIFFER in _kinds(stage)
+        _settled(stage)
+    assert (stage.batch_state(), _verified(stage).ok) == (BatchState.COMPLETED, True)
+    assert len(stage.lines("results.jsonl")) == 5
+    assert len(stage.node.launched) == launched
+
+
 class _Watched(Artifacts):
     """The bucket, with a look at the ledger before each object is removed, and an outage if that raises."""
 
@@ -261,21 +283,6 @@ def test_a_controller_that_dies_before_results_are_withdrawn(stage: Stage) -> No
     assert reconcile(stage.worker, "b") is Reconciled.REBUILT
     assert _settled(stage) is BatchState.COMPLETED
     assert stage.images() == ["succeeded"] * 5
-
-
-def test_a_batch_that_redis_does_not_know_and_whose_results_are_gone(stage: Stage) -> None:
-    with _rolled_back(stage):
-        _ended(stage)
-    launched = len(stage.node.launched)
-    stage.artifacts.delete(OBJECTS.results)
-    for manifest in unknown_batches(stage.ledger, stage.artifacts, ended=True):
-        recover_batch(stage.ledger, manifest)
-    for _ in range(2):
-        expand(stage.worker, "b")
-    stage.finalized()
-    assert (stage.batch_state(), _verified(stage).ok) == (BatchState.COMPLETED, True)
-    assert len(stage.lines("results.jsonl")) == 5
-    assert len(stage.node.launched) == launched
 
 
 def test_redis_rolled_back_to_before_the_expansion(stage: Stage) -> None:
