@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pipeline.ledger.workers import Drain, Worker
     from pipeline.operations.discrepancies import Discrepancy, DiscrepancyKind, Harm, Verification
     from pipeline.operations.estimate import Estimate
+    from pipeline.operations.failures import FailureGroup
     from pipeline.operations.retry import Retried
     from pipeline.operations.status import BatchStatus, JobStatus, Unreadable
     from pipeline.operations.submit import Acceptance, Submission
@@ -63,6 +64,7 @@ _MODULES = {
         "BatchExists",
         "BatchLost",
         "DownloadIncomplete",
+        "FailureGroup",
         "FileRefused",
         "LimitReached",
         "NoDeployment",
@@ -70,7 +72,6 @@ _MODULES = {
         "ReplayFailed",
         "RequestError",
         "RowError",
-        "RowWarning",
         "RowWarning",
         "ServiceError",
         "SettingsError",
@@ -82,6 +83,7 @@ _MODULES = {
     "pipeline.ledger.workers": ("Drain", "Worker"),
     "pipeline.operations.discrepancies": ("Discrepancy", "DiscrepancyKind", "Harm", "Verification"),
     "pipeline.operations.estimate": ("Estimate",),
+    "pipeline.operations.failures": ("FailureGroup",),
     "pipeline.operations.retry": ("Retried",),
     "pipeline.operations.status": ("BatchStatus", "JobStatus", "Unreadable"),
     "pipeline.operations.submit": ("Acceptance", "Submission"),
@@ -114,6 +116,7 @@ __all__ = [
     "Drain",
     "Estimate",
     "FailureCode",
+    "FailureGroup",
     "FileRefused",
     "Firing",
     "FiringOutcome",

@@ -6,7 +6,7 @@ import io
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,10 @@ import structlog
 from pipeline.bucket import outcomes
 from pipeline.client.connect import Connection
 from pipeline.client.progress import Counter, Progress
-from pipeline.errors import RecordTooNew, RecordUnreadable, RequestError, UnknownBatch, WaitTimeout
+from pipeline.errors import BatchLost, RecordTooNew, RecordUnreadable, RequestError, UnknownBatch, WaitTimeout
 from pipeline.operations.cancel import request_cancel
 from pipeline.operations.discrepancies import Verification
+from pipeline.operations.failures import FailureGroup, failure_groups
 from pipeline.operations.pause import request_pause, request_unpause
 from pipeline.operations.purge import request_purge
 from pipeline.operations.repair import request_repair
@@ -87,6 +88,7 @@ class Batch:
 
     def jobs(self) -> list[JobStatus]:
         """Its jobs under way, at most 100, each with what it waits for and how its earlier attempts ended."""
+        self._check_known()
         return jobs_status(self._connection.ledger, self.id)
 
     def updates(self, timeout_s: float | None = None) -> Iterator[BatchStatus]:
@@ -104,7 +106,7 @@ class Batch:
             left = _LOOK_S if deadline is None else min(_LOOK_S, deadline - time.monotonic())
             if left <= 0:
                 raise WaitTimeout(
-                    f"batch {self.id} is {status.state} with {status.done} of {status.total} images done after "
+                    f"batch {self.id} is {status.state} with {status.succeeded} of {status.total} images there after "
                     f"{timeout_s:g} s; it goes on: `tessera watch {self.id}`"
                 )
             events = self._connection.ledger.batches.events(self.id, after=after, wait_s=left)
@@ -123,13 +125,25 @@ class Batch:
     def images(self) -> Iterator[RenderedImage]:
         """Its images in the order of the rows; while it runs, those that are there so far.
 
-        A record that cannot be read is left out, with a line in the log.
+        A record that cannot be read is left out, with a line in the log. Raises UnknownBatch.
         """
+        self._check_known()
         return (RenderedImage(result, self._connection) for result in self._results())
 
     def errors(self) -> Iterator[ImageFailure]:
         """The images that failed, and why. A record that cannot be read is left out, with a line in the log."""
+        self._check_known()
         return outcomes.failures(self._connection.artifacts, BatchObjects(self.id), _leave_out)
+
+    def failure_groups(self) -> list[FailureGroup]:
+        """Why images failed: the failures so far by code, each with an example and what to do about it."""
+        self._check_known()
+        return failure_groups(self._connection.artifacts, self.id)
+
+    def _check_known(self) -> None:
+        """Raise UnknownBatch unless Redis or the bucket knows it."""
+        with suppress(BatchLost, RecordUnreadable):
+            self.status()
 
     def _results(self) -> Iterator[ImageResult]:
         return outcomes.results(self._connection.artifacts, BatchObjects(self.id), _leave_out)

@@ -36,12 +36,14 @@ Jobs = Callable[[], Sequence[JobStatus]]
 def summary(status: BatchStatus, throughput: Throughput | None = None) -> str:
     """One line about a batch."""
     jobs = ", ".join(f"{status.jobs[state]} {state.value}" for state in _LIVE_JOBS if status.jobs[state])
-    failed = f", {status.failed} failed" if status.failed else ""
+    not_there = "".join(
+        f", {count:,} {name}" for name, count in (("failed", status.failed), ("cancelled", status.cancelled)) if count
+    )
     pods = f"; jobs: {jobs}" if jobs and not status.finished else ""
     rate = f"; {text}" if (text := _rate(status, throughput)) else ""
     purged = ", being purged" if status.purge else ""
     return (
-        f"{status.id} {status.state.value}{purged} {status.done}/{status.total} images{failed}{rate}{pods} "
+        f"{status.id} {status.state.value}{purged} {status.succeeded}/{status.total} images{not_there}{rate}{pods} "
         f"{duration(status.elapsed_s)}"
     )
 
@@ -110,7 +112,7 @@ class Progress:
             self._cell.update({"text/html": _html(table), "text/plain": summary(status, self._throughput)}, raw=True)
 
     def _print_line(self, status: BatchStatus) -> None:
-        news = (status.state, status.done, status.failed, *(status.jobs[state] for state in _LIVE_JOBS))
+        news = (status.state, status.done, status.failed, status.reason, *(status.jobs[state] for state in _LIVE_JOBS))
         changed_state = self._printed[:1] != news[:1]
         waited = self._printed_at is None or status.seen_at - self._printed_at >= _LINE_EVERY
         if changed_state or (waited and news != self._printed):
@@ -162,12 +164,14 @@ def _rate(status: BatchStatus, throughput: Throughput | None) -> str:
 
 def _table(status: BatchStatus, jobs: Sequence[JobStatus], throughput: Throughput) -> RenderableType:
     line = Table.grid(padding=(0, 2))
-    failed = Text(f"{status.failed} failed", style="red") if status.failed else Text("")
+    not_there = Text(f"{status.failed} failed" if status.failed else "", style="red")
+    if status.cancelled:
+        not_there.append(f"{' ' if status.failed else ''}{status.cancelled} cancelled", style="yellow")
     line.add_row(
         Text(f"{status.id} {status.state.value}", style="bold"),
         ProgressBar(total=max(1, status.total), completed=status.done, width=24),
-        Text(f"{status.done}/{status.total}"),
-        failed,
+        Text(f"{status.succeeded}/{status.total}"),
+        not_there,
         Text(_rate(status, throughput)),
         Text(duration(status.elapsed_s), style="dim"),
     )

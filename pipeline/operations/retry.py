@@ -6,6 +6,7 @@ records the request; the controller reopens the jobs.
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pipeline.errors import RequestError
 from pipeline.ledger import Ledger
 from pipeline.records.batch import BatchRecord, changed
 from pipeline.records.object_keys import BatchObjects
-from pipeline.records.results import is_retried
+from pipeline.records.results import FailureCode, is_retried
 from pipeline.states import REOPENED_BATCHES, BatchState
 
 
@@ -31,8 +32,10 @@ class Retried:
 def request_retry(ledger: Ledger, artifacts: Artifacts, batch_id: str, codes: Sequence[str] = ()) -> Retried:
     """Reopen a batch that has ended, for its retryable failures or for those with these codes.
 
-    Nothing happens if there are none. Raises UnknownBatch, and RequestError if the batch has not ended.
+    Nothing happens if there are none. Raises UnknownBatch, and RequestError if the batch has not ended or a code is
+    none.
     """
+    _check_codes(codes)
     found = Retried(0, {})
 
     def reopened(record: BatchRecord) -> BatchRecord | None:
@@ -51,6 +54,14 @@ def request_retry(ledger: Ledger, artifacts: Artifacts, batch_id: str, codes: Se
 
     ledger.batches.update(batch_id, reopened)
     return found
+
+
+def _check_codes(codes: Sequence[str]) -> None:
+    known = [code.value for code in FailureCode]
+    if unknown := next((code for code in codes if code not in known), None):
+        near = difflib.get_close_matches(unknown.upper(), known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        raise RequestError(f"code {unknown[:60]!r} found, which no failure has; {hint}")
 
 
 def _check_has_ended(record: BatchRecord) -> None:

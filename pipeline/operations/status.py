@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 from pipeline.errors import RecordUnreadable, UnknownBatch
 from pipeline.ledger import Ledger
-from pipeline.records.batch import AttemptEnd, JobRecord, Purge
+from pipeline.operations.waits import queued_for
+from pipeline.records.batch import AttemptEnd, BatchRecord, JobRecord, Purge
 from pipeline.states import BatchState, ImageState, JobState, is_final
 
 
@@ -41,8 +43,12 @@ class BatchStatus:
         return self.images[ImageState.FAILED]
 
     @property
+    def cancelled(self) -> int:
+        return self.images[ImageState.CANCELLED]
+
+    @property
     def done(self) -> int:
-        """Images with an outcome."""
+        """Images with an outcome: succeeded, failed or cancelled."""
         return self.total - self.images[ImageState.QUEUED] - self.images[ImageState.RUNNING]
 
     @property
@@ -71,6 +77,9 @@ class BatchStatus:
             "state": self.state.value,
             "total": self.total,
             "done": self.done,
+            "succeeded": self.succeeded,
+            "failed": self.failed,
+            "cancelled": self.cancelled,
             "finished": self.finished,
             "elapsed_s": round(self.elapsed_s, 3),
         }
@@ -152,7 +161,7 @@ def batch_status(ledger: Ledger, batch_id: str) -> BatchStatus:
     return BatchStatus(
         id=batch_id,
         state=record.state,
-        reason=record.reason or (record.wait.reason if record.wait is not None else None),
+        reason=record.reason or _wait(ledger, record, counts.jobs),
         created_at=record.manifest.created_at,
         updated_at=record.updated_at,
         seen_at=ledger.now(),
@@ -161,6 +170,10 @@ def batch_status(ledger: Ledger, batch_id: str) -> BatchStatus:
         invalid_rows=record.manifest.invalid_rows,
         purge=record.manifest.purge,
     )
+
+
+def _wait(ledger: Ledger, record: BatchRecord, jobs: Mapping[JobState, int]) -> str | None:
+    return record.wait.reason if record.wait is not None else queued_for(ledger, record, jobs)
 
 
 def newest_batches(ledger: Ledger, limit: int) -> list[BatchStatus | Unreadable]:

@@ -28,7 +28,7 @@ from pipeline.errors import (
     StoreRefused,
 )
 from pipeline.ledger import Ledger
-from pipeline.names import checked_batch_id
+from pipeline.names import checked_batch_id, checked_id
 from pipeline.process.backoff import backoff_s
 from pipeline.process.deadline import Deadline, OutOfTime
 from pipeline.process.files import spool
@@ -266,7 +266,7 @@ def _append(file: IO[bytes], line: bytes) -> bytes:
 
 
 def _checked(submission: Submission) -> str | None:
-    checked_batch_id(submission.tenant)
+    checked_id(submission.tenant, "tenant")
     if submission.priority not in PRIORITIES:
         raise RequestError(f"priority {submission.priority} found; 0 (first) to 9 (last) wanted")
     if submission.seed is not None and not 0 <= submission.seed <= MAX_SEED:

@@ -161,6 +161,11 @@ class BatchRecord(_Record):
     restarts: int = Field(0, description="How often it was put into the ledger anew, from what the bucket has.")
     wait: Wait | None = Field(None, description="While its next step cannot be taken for no fault of its own.")
     round: int = Field(0, description="How often it was opened again after its end, by `tessera retry`.")
+    image: str | None = Field(
+        None,
+        exclude_if=lambda image: image is None,
+        description="Container image of its pods since it was opened again, where the manifest's had made no picture.",
+    )
     reopen: tuple[str, ...] | None = Field(
         None, description="While its jobs are being opened again: codes of the failures to retry, none meaning all."
     )
@@ -169,6 +174,11 @@ class BatchRecord(_Record):
     def id(self) -> str:
         """The batch's id."""
         return self.manifest.id
+
+    @property
+    def pod_image(self) -> str | None:
+        """Container image of its pods; None: the deployment's when a job starts."""
+        return self.image or self.manifest.image
 
 
 class AttemptEnd(_Record):

@@ -5,6 +5,8 @@ Doing it twice changes nothing: a job records the round in which it was reopened
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import structlog
 
 from pipeline.bucket.job_outcomes import reported_outcomes
@@ -14,7 +16,7 @@ from pipeline.names import job_ref
 from pipeline.records.batch import BatchRecord, changed
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import is_retried
-from pipeline.states import BatchState, JobState
+from pipeline.states import BatchState, ImageState, JobState
 from tasks.control.let_run import let_run
 from tasks.control.restart import withdraw_results
 from tasks.process.context import Context
@@ -35,8 +37,15 @@ def reopen(context: Context, batch_id: str) -> None:
         before, opened = context.ledger.batches.reopened(batch_id), 0
         if record.state is BatchState.VALIDATING:
             opened = sum(_reopen_job(context, record, index) for index in range(record.jobs or 0))
-        let_run(context, batch_id, reopened=before + opened, reopen=None)
+        let_run(context, batch_id, reopened=before + opened, reopen=None, **_mended_image(context, record))
         log.info("batch reopened", batch=batch_id, jobs=opened, codes=record.reopen)
+
+
+def _mended_image(context: Context, record: BatchRecord) -> Mapping[str, str]:
+    """The deployment's image of now, unless a picture was made with that of the batch: all of its pictures have one."""
+    there = context.ledger.batches.counts(record.id).images[ImageState.SUCCEEDED]
+    image = context.settings.image
+    return {} if there or image is None or image == record.pod_image else {"image": image}
 
 
 def _reopen_job(context: Context, record: BatchRecord, index: int) -> bool:

@@ -89,7 +89,7 @@ def record_attempt(context: Context, job: JobRecord, at: datetime, fence: str) -
         number=number,
         token=secrets.token_hex(16),
         # A batch keeps its image when the deployment is upgraded.
-        image=context.ledger.batches.get(job.batch_id).manifest.image or settings.image,
+        image=context.ledger.batches.get(job.batch_id).pod_image or settings.image,
         gpus=settings.gpus,
         layout=choice.layout,
         exact=settings.exact,

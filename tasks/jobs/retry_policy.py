@@ -104,7 +104,7 @@ def decide(
     end = f"{outcome.code.value}: {outcome.reason}"
     effect = POLICY.get(outcome.code, Effect.SPENDS)  # a newer pod's code, say
     if effect is Effect.HOPELESS:
-        return GiveUp(f"{end}; no retry mends this")
+        return GiveUp(f"{end}; another attempt would end the same: correct the deployment, then `tessera retry`")
     if effect is Effect.WAITS:
         return Retry(0.0, tally)
     if effect is Effect.DISRUPTS:

@@ -9,13 +9,14 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.exits import OK
+from pipeline.cli.failures import print_failures
 from pipeline.cli.follow import follow
 from pipeline.cli.json_out import write_json
 from pipeline.cli.options import AsJson, BatchId, Timeout, Watch
 from pipeline.cli.table import print_table
 from pipeline.cli.unreadable import print_unreadable
 from pipeline.client.client import Client
-from pipeline.client.progress import event, summary
+from pipeline.client.progress import duration, event, summary
 from pipeline.client.rate import Throughput
 from pipeline.operations.status import BatchStatus, Unreadable
 from pipeline.states import BatchState, ImageState
@@ -35,7 +36,9 @@ def status(batch_id: BatchId, as_json: AsJson = False) -> int:
     batch = Client().batch(batch_id)
     seen, jobs = batch.status(), batch.jobs()
     if as_json:
-        write_json(seen.as_dict() | {"under_way": [job.as_dict() for job in jobs]})
+        groups = batch.failure_groups() if seen.failed else []
+        failures = {"failures": [group.as_dict() for group in groups]}
+        write_json(seen.as_dict() | {"under_way": [job.as_dict() for job in jobs]} | failures)
         return OK
     typer.echo(summary(seen))
     for state in ImageState:
@@ -45,6 +48,7 @@ def status(batch_id: BatchId, as_json: AsJson = False) -> int:
         typer.echo(f"  {seen.invalid_rows:>8,} invalid rows left out")
     if seen.reason:
         typer.echo(f"  {seen.reason}")
+    print_failures(batch, seen)
     for job in jobs[:_JOBS_SHOWN]:
         typer.echo(f"  {job.ref} {job.state.value}, attempt {job.attempt}" + (f": {job.detail}" if job.detail else ""))
     if len(jobs) > _JOBS_SHOWN:
@@ -60,7 +64,10 @@ def watch(batch_id: BatchId, timeout: Timeout = None, as_json: AsJson = False) -
     seen, throughput = None, Throughput()
     for seen in batch.updates(timeout):
         throughput.record(seen.done, seen.seen_at)
-        write_json(event(seen, () if seen.finished else batch.jobs(), throughput))
+        said = event(seen, () if seen.finished else batch.jobs(), throughput)
+        if seen.finished and seen.failed:
+            said["failures"] = [group.as_dict() for group in batch.failure_groups()]
+        write_json(said)
     return seen.exit_code if seen else OK
 
 
@@ -73,7 +80,7 @@ def list_batches(
         for seen in found:
             write_json(seen.as_dict())
         return OK
-    columns = ("batch", "state", "images", "failed", "submitted (UTC)", "took")
+    columns = ("batch", "state", "images", "failed", "cancelled", "submitted (UTC)", "took", "waits for")
     print_table(*columns, rows=[_row(seen) for seen in found])
     print_unreadable(found)
     return OK
@@ -81,14 +88,16 @@ def list_batches(
 
 def _row(seen: BatchStatus | Unreadable) -> Sequence[str]:
     if isinstance(seen, Unreadable):
-        return (seen.id, "unreadable", "", "", "", "")
+        return (seen.id, "unreadable", *[""] * 6)
     return (
         seen.id,
         seen.state.value,
-        f"{seen.done}/{seen.total}",
+        f"{seen.succeeded}/{seen.total}",
         str(seen.failed or ""),
+        str(seen.cancelled or ""),
         f"{seen.created_at:%Y-%m-%d %H:%M:%S}",
-        f"{seen.elapsed_s:.0f} s",
+        duration(seen.elapsed_s),
+        "" if seen.finished or seen.reason is None else seen.reason.removeprefix("waits for "),
     )
 
 
@@ -169,9 +178,12 @@ def download(
     Exit code 3: some files could not be downloaded, and are listed; all others are there.
     """
     folder = output or Path("renders") / batch_id
-    page = Client().batch(batch_id).download(folder, progress=not as_json, overwrite=overwrite)
+    batch = Client().batch(batch_id)
+    page = batch.download(folder, progress=not as_json, overwrite=overwrite)
     if as_json:
         write_json({"batch": batch_id, "gallery": str(page)})
     else:
         typer.echo(str(page))
+    seen = batch.status()
+    print_failures(batch, seen, err=True)
     return OK

@@ -90,6 +90,26 @@ def test_what_fails_again_is_listed_again(stage: Stage) -> None:
     assert _retried(stage) == 1
 
 
+@pytest.mark.parametrize(("rows", "takes"), [(1, "new"), (3, "old")])
+def test_a_retry_takes_the_deployments_image_of_now_unless_pictures_were_made_with_the_old_one(
+    stage: Stage, rows: int, takes: str
+) -> None:
+    _ended(stage, rows, {0: BLACK})
+    rendered, images = _fails(stage, {}), list[str | None]()
+    play = stage.node.play
+
+    def noted(spec: AttemptSpec) -> Play:
+        images.append(spec.image)
+        return play(spec)
+
+    stage.node.play = noted
+    assert _retried(stage) == 1
+    reopen(stage.new_worker("repaired", image="new"), "b")
+    stage.work()
+    assert rendered == [0]
+    assert images == ["new" if takes == "new" else stage.settings.image]
+
+
 @pytest.mark.parametrize("damage", [True, False])
 def test_a_job_whose_fragment_is_gone_or_damaged_is_opened_all_the_same(stage: Stage, damage: bool) -> None:
     _ended(stage, 5, {1: BLACK})

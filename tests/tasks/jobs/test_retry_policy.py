@@ -63,7 +63,9 @@ def test_every_code_is_in_one_group() -> None:
 def test_a_decision_follows_from_the_code_and_the_attempts_spent(code: Code, spent: int) -> None:
     decision = _decided(code, Tally(spent=spent))
     if code in _HOPELESS:
-        assert decision == GiveUp(f"{code}: why; no retry mends this")
+        assert decision == GiveUp(
+            f"{code}: why; another attempt would end the same: correct the deployment, then `tessera retry`"
+        )
     elif code is Code.PAUSED:
         assert decision == Retry(0.0, Tally(spent=spent))
     elif code in _COSTS_NOTHING:
