@@ -28,6 +28,7 @@ from distri.sampling.pixels import DecodedImage, ReplicaVAE
 from distri.sampling.preparation import Preparation, PreparedImage, require_alike
 from distri.sampling.sampler import SamplingOptions, denoise
 from distri.sampling.schedule import Schedule
+from pipeline.checkpoints.checkpoint import ModelFiles
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Engine:
     @classmethod
     def load(
         cls,
-        model_dir: Path,
+        source: Path | ModelFiles,
         mesh: Mesh,
         *,
         dtype: torch.dtype,
@@ -118,13 +119,13 @@ class Engine:
         vae_dtype: torch.dtype = torch.float32,
         spans: Spans | None = None,
     ) -> "Engine":
-        """Load an SDXL pipeline directory onto the mesh's device; no communication.
+        """Load an SDXL model's folder or file onto the mesh's device; no communication.
 
         Raises:
             ModelError: it is not one.
             Unsplittable: a part of it is unknown to the engine.
         """
-        model = pipeline_model.load(model_dir, device=mesh.device, dtype=dtype, vae_dtype=vae_dtype)
+        model = pipeline_model.load(source, device=mesh.device, dtype=dtype, vae_dtype=vae_dtype)
         return cls(model, mesh, settings, spans)
 
     @property

@@ -27,6 +27,7 @@ TesseraError
 │   ├── LeaseLost          another worker holds the job now
 │   ├── ClaimRefused       another pod, or another attempt, holds the job now
 │   └── NameTaken          something else holds an attempt's name (see pipeline.records.attempt)
+├── BadCheckpoint          a model's file or folder that cannot be rendered with; the message says why and what to do
 ├── FileRefused            a file is not written: its name is none of ours, or something else is in its place
 ├── DownloadIncomplete     some files of a batch could not be downloaded; all others are there
 ├── WaitTimeout            a batch was not finished in time; it goes on
@@ -247,6 +248,10 @@ class LeaseLost(ConflictError):
 
 class ClaimRefused(ConflictError):
     """A pod may not report for this job: another pod or another attempt holds it."""
+
+
+class BadCheckpoint(TesseraError):
+    """A model's file or folder that cannot be rendered with."""
 
 
 class FileRefused(TesseraError):

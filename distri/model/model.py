@@ -1,25 +1,35 @@
-"""An SDXL pipeline directory, as diffusers writes it, loaded from local safetensors files."""
+"""An SDXL model loaded from local safetensors files: a diffusers folder, or a single file."""
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from safetensors import SafetensorError
 
 from distri.model.schedulers import SchedulerRecipe
 from distri.model.stages import FACTOR
+from distri.model.weights import load_network, load_tokenizer
 from distri.ranks.device_errors import raise_device_failures
-from distri.ranks.errors import ModelError
+from distri.ranks.errors import EngineError, ModelError, UnknownScheduler
+from pipeline.checkpoints import clip
+from pipeline.checkpoints.checkpoint import ModelFiles, open_checkpoint
+from pipeline.checkpoints.kinds import Kind
+from pipeline.checkpoints.matching import TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE
+from pipeline.errors import BadCheckpoint
 
 TIME_IDS = 6  # original size, crop and target size, two numbers each
 FEWEST_TOKENS = 100  # a tokenizer loaded from the wrong files has two; CLIP's has 49408
+TRIED_STEPS = 8  # of a model's own scheduler, when it is loaded
 
-TOKENIZERS = ("tokenizer", "tokenizer_2")
-NETWORKS: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
-ENCODERS = (("text_encoder", CLIPTextModel), ("text_encoder_2", CLIPTextModelWithProjection))
+ENCODER_OF = {"tokenizer": TEXT_ENCODER, "tokenizer_2": TEXT_ENCODER_2}
+
+# What diffusers, transformers and safetensors raise for files that are not what they claim to be.
+_REFUSALS = (
+    *(OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ArithmeticError),
+    SafetensorError,
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,7 @@ class Model:
         tokenizers, text_encoders: two each, in SDXL's order.
         scheduler: the recipe of the model's own.
         zeros_for_none: whether a missing negative prompt means zeroed embeddings (SDXL base) or the empty text.
+        notes: what a user may want to know of how its files were read.
     """
 
     unet: Any
@@ -40,52 +51,62 @@ class Model:
     text_encoders: tuple[Any, ...]
     scheduler: SchedulerRecipe
     zeros_for_none: bool
+    notes: tuple[str, ...] = ()
 
 
-def load(directory: Path, *, device: torch.device, dtype: torch.dtype, vae_dtype: torch.dtype = torch.float32) -> Model:
-    """Load a pipeline for inference. No network, no pickled weights, no code from the directory.
+def load(
+    source: Path | ModelFiles,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    vae_dtype: torch.dtype = torch.float32,
+    kind: Kind = Kind.BASE,
+) -> Model:
+    """Load a model for inference. No network, no pickled weights, no code of its files.
 
     Args:
-        directory: holds model_index.json and one folder per part.
+        source: a diffusers folder, a single file, or where the parts of a model lie.
         device: where all parts go.
         dtype: of the UNet and the text encoders.
         vae_dtype: of the VAE.
+        kind: which of SDXL's models it must be.
 
     Raises:
         ModelError: something is missing, is not safetensors, or is not SDXL.
         OutOfMemory: it does not fit into memory.
     """
-    index = _json(directory / "model_index.json")
-    found = index.get("_class_name")
-    if found != "StableDiffusionXLPipeline":
-        raise ModelError(f"{directory.name}: found a {found}, wanted a StableDiffusionXLPipeline")
+    files = ModelFiles(source) if isinstance(source, Path) else source
+    name = files.path.name
     try:
+        checkpoint = open_checkpoint(files, wanted=kind)
         with raise_device_failures():
-            unet = NETWORKS["unet"].from_pretrained(
-                directory, subfolder="unet", torch_dtype=dtype, use_safetensors=True, local_files_only=True
-            )
-            vae = NETWORKS["vae"].from_pretrained(
-                directory, subfolder="vae", torch_dtype=vae_dtype, use_safetensors=True, local_files_only=True
-            )
-            encoders = [
-                kind.from_pretrained(directory / name, dtype=dtype, use_safetensors=True, local_files_only=True)
-                for name, kind in ENCODERS
-            ]
-            tokenizers = [CLIPTokenizer.from_pretrained(directory / name, local_files_only=True) for name in TOKENIZERS]
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"{directory.name}: {error}") from error
-    for name, tokenizer in zip(TOKENIZERS, tokenizers, strict=True):
-        _check_tokenizer(name, tokenizer)
-    config = _json(directory / "scheduler" / "scheduler_config.json")
-    for part in (unet, vae, *encoders):
-        part.to(device).eval().requires_grad_(False)
+            tokenizers = {part: load_tokenizer(part, folder) for part, folder in checkpoint.tokenizers.items()}
+            for part, tokenizer in tokenizers.items():
+                _check_tokenizer(part, tokenizer, checkpoint.networks[ENCODER_OF[part]].config)
+            networks = {
+                part: load_network(network, device=device, dtype=vae_dtype if part == VAE else dtype)
+                for part, network in checkpoint.networks.items()
+            }
+    except BadCheckpoint as error:
+        raise ModelError(str(error)) from error
+    except EngineError:
+        raise
+    except _REFUSALS as error:
+        raise ModelError(f"{name}: {type(error).__name__}: {error}") from error
+    recipe = SchedulerRecipe(str(checkpoint.scheduler["_class_name"]), checkpoint.scheduler)
+    try:
+        recipe.try_out(None, {}, steps=TRIED_STEPS, strength=1.0)
+    except UnknownScheduler as error:
+        raise ModelError(f"{name}: its own {error}") from error
+    encoders = [networks[part] for part in (TEXT_ENCODER, TEXT_ENCODER_2) if part in networks]
     return Model(
-        unet,
-        vae,
-        tuple(tokenizers),
+        networks[UNET],
+        networks[VAE],
+        tuple(tokenizers.values()),
         tuple(encoders),
-        SchedulerRecipe(str(config["_class_name"]), config),
-        zeros_for_none=bool(index.get("force_zeros_for_empty_prompt", True)),
+        recipe,
+        zeros_for_none=checkpoint.zeros_for_none,
+        notes=checkpoint.notes,
     )
 
 
@@ -130,23 +151,23 @@ def check(model: Model) -> None:
             )
 
 
-def _check_tokenizer(name: str, tokenizer: Any) -> None:
+def _check_tokenizer(name: str, tokenizer: Any, encoder: Mapping[str, Any]) -> None:
     if len(tokenizer) < FEWEST_TOKENS:
         raise ModelError(
             f"{name}: found {len(tokenizer)} tokens, wanted at least {FEWEST_TOKENS}; its files do not fit"
         )
     if tokenizer.model_max_length > 10_000:
         raise ModelError(f"{name}: it names no model_max_length, wanted that of its text encoder (77 for CLIP)")
+    if len(tokenizer) > encoder["vocab_size"]:
+        raise ModelError(
+            f"{name}: found {len(tokenizer)} tokens, and its text encoder knows {encoder['vocab_size']}; they are not "
+            "of one model"
+        )
+    if tokenizer.model_max_length > encoder.get("max_position_embeddings", clip.CONTEXT_TOKENS):
+        raise ModelError(
+            f"{name}: it gives {tokenizer.model_max_length} tokens, and its text encoder reads "
+            f"{encoder.get('max_position_embeddings', clip.CONTEXT_TOKENS)}"
+        )
     ids = tokenizer("a").input_ids
     if ids[0] != tokenizer.bos_token_id or ids[-1] != tokenizer.eos_token_id or len(ids) < 3:
         raise ModelError(f"{name}: 'a' became {ids}, wanted it between a start and an end token")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path.name} in {path.parent.name}: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path.name} in {path.parent.name}: found no JSON object")
-    return content

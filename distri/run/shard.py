@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
 import torch
@@ -22,6 +21,7 @@ from distri.ranks.errors import (
     PromptTooLong,
     Stopped,
     TooManyRanks,
+    Unsplittable,
 )
 from distri.ranks.mesh import Mesh
 from distri.ranks.recorder import Replay
@@ -93,7 +93,7 @@ def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings:
             # The leader's word, since it says in which order halo rows cross.
             fused = settings.fused == "auto" and bool(mesh.broadcast_int(kernels_pay(tasks, mesh.layout)))
             engine = _load_engine(mesh, spec, source, spans, fused=fused, replay=Replay(settings.replay))
-    except (ModelError, LayoutError) as error:
+    except (ModelError, LayoutError, Unsplittable) as error:
         raise PodMisconfigured(f"model {model_id!r}: {error}") from error
     dtype, vae_dtype = _dtype(spec.dtype, mesh.device), vae_dtype_of(spec, mesh.device)
     of_job = provenance_of_job(mesh, spec, source.revision, dtype=dtype, vae_dtype=vae_dtype)
@@ -124,7 +124,7 @@ def _load_engine(
         replay=replay,
     )
     dtype, vae_dtype = _dtype(spec.dtype, mesh.device), vae_dtype_of(spec, mesh.device)
-    return Engine.load(Path(source.path), mesh, dtype=dtype, settings=settings, vae_dtype=vae_dtype, spans=spans)
+    return Engine.load(source.files, mesh, dtype=dtype, settings=settings, vae_dtype=vae_dtype, spans=spans)
 
 
 def _await_signal(mesh: Mesh, ask: Callable[[], LeaderSignal]) -> LeaderSignal:

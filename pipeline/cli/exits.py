@@ -6,14 +6,22 @@
 
 from __future__ import annotations
 
-from pipeline.errors import DownloadIncomplete, PromptSetError, RequestError, SettingsError, TesseraError, WaitTimeout
+from pipeline.errors import (
+    BadCheckpoint,
+    DownloadIncomplete,
+    PromptSetError,
+    RequestError,
+    SettingsError,
+    TesseraError,
+    WaitTimeout,
+)
 
 OK, OUR_FAULT, USAGE, PARTLY, NONE_SUCCEEDED, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
 
 def exit_code(error: TesseraError) -> int:
     """What a command that ends with this error returns."""
-    if isinstance(error, PromptSetError | RequestError | SettingsError):
+    if isinstance(error, BadCheckpoint | PromptSetError | RequestError | SettingsError):
         return USAGE
     if isinstance(error, DownloadIncomplete):
         return PARTLY

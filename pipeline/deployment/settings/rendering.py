@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pipeline.checkpoints.checkpoint import ModelFiles
 from pipeline.deployment.cost import SDXL_NATIVE_PX
 from pipeline.deployment.layouts import Layout
 from pipeline.deployment.settings.variables import SettingsPart
@@ -18,9 +20,29 @@ class ModelSource(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: str = Field(description="Folder of a diffusers SDXL pipeline, safetensors, as the pod sees it.")
+    path: str = Field(
+        description="As the pod sees it: a single SDXL `.safetensors` file, or a folder of a diffusers SDXL pipeline."
+    )
     revision: str = Field(description="Pinned revision; part of every image's provenance.", min_length=1)
     native_px: int = Field(SDXL_NATIVE_PX, ge=64, description="Side of the square that the model was trained on.")
+    variant: str | None = Field(None, description="Of a folder's weights: `fp16` reads `model.fp16.safetensors`.")
+    vae: str | None = Field(None, description="File or folder of another VAE.")
+    text_encoders: str | None = Field(None, description="File or folder that the text encoders are taken from.")
+    config: str | None = Field(
+        None, description="Folder of a diffusers pipeline that describes a single file of another size than SDXL's."
+    )
+    prediction: Literal["epsilon", "v_prediction", "sample"] | None = Field(
+        None, description="What its network predicts, where its files do not say."
+    )
+    zero_snr: bool | None = Field(None, description="Trained with zero terminal SNR, where its files do not say.")
+
+    @property
+    def files(self) -> ModelFiles:
+        """Where its parts lie."""
+        paths = {name: Path(value) for name in ("vae", "text_encoders", "config") if (value := getattr(self, name))}
+        return ModelFiles(
+            Path(self.path), variant=self.variant, prediction=self.prediction, zero_snr=self.zero_snr, **paths
+        )
 
 
 class LoraSource(BaseModel):
