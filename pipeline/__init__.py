@@ -64,7 +64,6 @@ _MODULES = {
         "BatchExists",
         "BatchLost",
         "DownloadIncomplete",
-        "FailureGroup",
         "FileRefused",
         "LimitReached",
         "NoDeployment",

@@ -15,7 +15,9 @@ REMEDIES: Mapping[FailureCode, str] = MappingProxyType(
         FailureCode.BLACK: "another seed, or another number format",
         FailureCode.ATTEMPTS_EXHAUSTED: "the message and the pod's log say why; then `tessera retry`",
         FailureCode.OOM: "a smaller size, more patch ranks, or `tessera retry` on other hardware",
-        FailureCode.POISON: "correct the row or the model, or `tessera retry` on other hardware",
+        FailureCode.POISON: (
+            "read both ends in the message; correct the row or the model, or `tessera retry` on other hardware"
+        ),
         FailureCode.INTERNAL: "the workers' logs say where; report it, then `tessera retry`",
         FailureCode.LOST: "find out what deletes objects there (a lifecycle rule?), then `tessera retry`",
         FailureCode.UNREADABLE: "upgrade what runs here, then `tessera retry`: it is counted, not rendered",
