@@ -29,6 +29,7 @@ from pipeline.operations.estimate import Estimate, Estimator
 from pipeline.operations.purge import is_purged
 from pipeline.operations.repair import apart, request_repair
 from pipeline.operations.resume import recover_batch, unknown_batches
+from pipeline.operations.standing import doubt_if_known
 from pipeline.operations.status import BatchStatus, Unreadable, batch_status, newest_batches
 from pipeline.operations.submit import TIMEOUT_S, Acceptance, Submission, accept, checked_options
 from pipeline.outputs.extract import row_of
@@ -219,6 +220,13 @@ class Client:
         if worker is not None and not named:
             raise RequestError(f"no worker {worker!r}; alive: {', '.join(living) or 'none'}")
         return named
+
+    def doubt(self) -> str | None:
+        """Why nothing is decided now: Redis was emptied, restored or restarted, and is compared with the bucket.
+
+        None if the ledger is in order, as far as this user may know.
+        """
+        return doubt_if_known(self._connection.ledger)
 
     def purgeable(self, batch_id: str) -> BatchStatus | None:
         """The status of a batch; None if its record is damaged, or if only remains of a purged one are there.

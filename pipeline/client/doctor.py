@@ -22,6 +22,8 @@ from pipeline.deployment.settings import MachineSettings, load_part
 from pipeline.errors import SettingsError, TesseraError
 from pipeline.ledger import Ledger
 from pipeline.ledger.server.durability import check_durability, durability
+from pipeline.operations.standing import doubt
+from pipeline.operations.status import under_repair
 
 PACKAGES = ("pipeline", "tasks", "embedded", "distri", "k8s")
 
@@ -216,6 +218,7 @@ def _redis(connection: Connection) -> Iterator[Finding]:
     yield announced
     if announced.verdict is Verdict.OK:
         yield _in_order(connection)
+        yield _repairs(connection)
         workers = ledger.workers.free_slots()
         if workers:
             yield Finding(Verdict.OK, "render workers", f"{len(workers)}, free slots: {sum(workers.values())}")
@@ -226,17 +229,29 @@ def _redis(connection: Connection) -> Iterator[Finding]:
 
 def _in_order(connection: Connection) -> Finding:
     """Whether the ledger is the one that it was, or is being compared with the bucket."""
-    what, generations = "ledger", connection.ledger.generations
+    what = "ledger"
     try:
-        standing, in_doubt = generations.read(), generations.is_in_doubt()
+        why = doubt(connection.ledger)
     except TesseraError as error:
         return Finding(Verdict.MISSING, what, "its generation cannot be read", f"{error}; `tessera acl` has the rights")
-    if not in_doubt:
+    if why is None:
         return Finding(Verdict.OK, what, "agrees with the bucket as far as is known")
-    why = (standing.doubt if standing is not None else "") or "Redis was emptied or restarted"
-    since = f" since {standing.since:%Y-%m-%d %H:%M:%S} UTC" if standing is not None and standing.since else ""
     advice = "pods go on, and the controller goes on when it is done; if it does not end, its log says why"
-    return Finding(Verdict.WARNING, what, f"is compared with the bucket{since}: {why}", advice)
+    return Finding(Verdict.WARNING, what, why, advice)
+
+
+def _repairs(connection: Connection) -> Finding:
+    """Batches that are being brought in line with the bucket, or whose record cannot be read."""
+    what = "batches"
+    try:
+        repaired = under_repair(connection.ledger)
+    except TesseraError as error:
+        return Finding(Verdict.MISSING, what, "cannot be read", str(error))
+    if not repaired:
+        return Finding(Verdict.OK, what, "none is being repaired")
+    first, why = next(iter(repaired.items()))
+    advice = "nothing to do; if it does not end, the controller's log says why"
+    return Finding(Verdict.WARNING, what, f"{len(repaired)} of them: {first}: {why}", advice)
 
 
 def _dead_letters(connection: Connection) -> Finding:

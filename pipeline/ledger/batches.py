@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import LedgerBehind, RecordUnreadable, StaleWrite, UnknownBatch
 from pipeline.ledger.assumed import NOTHING, Assumed
-from pipeline.ledger.replace import Damaged, damaged, remove_batch, replace_batch, standing_of
+from pipeline.ledger.replace import Damaged, damaged, remove_batch, replace_batch, seen_batch
 from pipeline.ledger.store import Store
 from pipeline.ledger.update import Updated, update
 from pipeline.records.batch import BatchRecord
@@ -247,7 +247,7 @@ class Batches:
 
     def remove(self, found: BatchRecord | Damaged) -> None:
         """Remove a batch and its jobs for good; safe to repeat if it was interrupted. Raises StaleWrite."""
-        remove_batch(self._store, standing_of(found))
+        remove_batch(self._store, seen_batch(found))
 
     def restart(self, before: BatchRecord | Damaged, after: BatchRecord) -> None:
         """Put a record of another incarnation in the place of `before`, as if nothing of the batch had been done.
@@ -255,7 +255,7 @@ class Batches:
         Its jobs are removed, leases included, so that whoever held one is refused; all images are queued. Safe to
         repeat if it was interrupted. Raises StaleWrite if `before` is not the one on record any more.
         """
-        replace_batch(self._store, standing_of(before), after)
+        replace_batch(self._store, seen_batch(before), after)
 
     def unfinished(self) -> list[str]:
         """Ids of the batches that still need work: not final, or being purged."""

@@ -26,7 +26,7 @@ class Damaged:
 
 
 @dataclass(frozen=True)
-class Standing:
+class SeenBatch:
     """By what a batch is known to be the one that was read. `jobs` as far as it is known."""
 
     id: str
@@ -35,11 +35,11 @@ class Standing:
     jobs: int = 0
 
 
-def standing_of(found: BatchRecord | Damaged) -> Standing:
+def seen_batch(found: BatchRecord | Damaged) -> SeenBatch:
     """The batch as it was read."""
     if isinstance(found, Damaged):
-        return Standing(found.id, found.revision, found.incarnation)
-    return Standing(found.id, found.revision, found.manifest.incarnation, found.jobs or 0)
+        return SeenBatch(found.id, found.revision, found.incarnation)
+    return SeenBatch(found.id, found.revision, found.manifest.incarnation, found.jobs or 0)
 
 
 def damaged(store: Store, batch_id: str) -> Damaged | None:
@@ -52,13 +52,13 @@ def damaged(store: Store, batch_id: str) -> Damaged | None:
     return Damaged(batch_id, int(revision), incarnation, known.get(state))
 
 
-def remove_batch(store: Store, batch: Standing) -> None:
+def remove_batch(store: Store, batch: SeenBatch) -> None:
     """Remove it and its jobs for good; safe to repeat. Raises StaleWrite."""
     _remove_jobs(store, batch)
     _remove(store, batch, (), ending=True)
 
 
-def replace_batch(store: Store, batch: Standing, after: BatchRecord) -> None:
+def replace_batch(store: Store, batch: SeenBatch, after: BatchRecord) -> None:
     """Put a record of another incarnation in its place, without any job; safe to repeat. Raises StaleWrite."""
     _remove_jobs(store, batch)
     done = store.run(
@@ -77,7 +77,7 @@ def replace_batch(store: Store, batch: Standing, after: BatchRecord) -> None:
         raise StaleWrite(f"batch {batch.id} has moved on from revision {batch.revision}")
 
 
-def _remove_jobs(store: Store, batch: Standing) -> None:
+def _remove_jobs(store: Store, batch: SeenBatch) -> None:
     """Remove every job that there may be, and look a page further: several are created at a time, in any order."""
     jobs = max(batch.jobs, _jobs_counted(store, batch.id))
     for first in range(0, jobs + _PAGE, _PAGE):
@@ -97,7 +97,7 @@ def _jobs_counted(store: Store, batch_id: str) -> int:
         return _UNCOUNTED_JOBS
 
 
-def _remove(store: Store, batch: Standing, jobs: Iterable[int], *, ending: bool) -> None:
+def _remove(store: Store, batch: SeenBatch, jobs: Iterable[int], *, ending: bool) -> None:
     removed = store.run(
         "remove_batch",
         *(job_ref(batch.id, index) for index in jobs),

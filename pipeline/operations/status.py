@@ -28,6 +28,7 @@ class BatchStatus:
     jobs: dict[JobState, int]
     invalid_rows: int
     purge: Purge | None = None  # it is being removed
+    repair: str | None = None  # what is being done to bring it in line with the bucket
 
     @property
     def total(self) -> int:
@@ -169,11 +170,35 @@ def batch_status(ledger: Ledger, batch_id: str) -> BatchStatus:
         jobs=dict(counts.jobs),
         invalid_rows=record.manifest.invalid_rows,
         purge=record.manifest.purge,
+        repair=_repair(record),
     )
 
 
 def _wait(ledger: Ledger, record: BatchRecord, jobs: Mapping[JobState, int]) -> str | None:
     return record.wait.reason if record.wait is not None else queued_for(ledger, record, jobs)
+
+
+def _repair(record: BatchRecord) -> str | None:
+    if record.repair is not None:
+        return "a repair is requested: the controller compares it with the bucket"
+    if record.recovered and record.jobs is None and not is_final(record.state):
+        return "it is being rebuilt from the bucket"
+    return None
+
+
+def under_repair(ledger: Ledger) -> dict[str, str]:
+    """What is being done to batches to bring them in line with the bucket, by their ids."""
+    found: dict[str, str] = {}
+    for batch_id in ledger.batches.unfinished():
+        try:
+            repair = _repair(ledger.batches.get(batch_id))
+        except UnknownBatch:
+            continue
+        except RecordUnreadable as error:
+            repair = str(error)
+        if repair is not None:
+            found[batch_id] = repair
+    return found
 
 
 def newest_batches(ledger: Ledger, limit: int) -> list[BatchStatus | Unreadable]:

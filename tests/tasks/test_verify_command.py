@@ -9,6 +9,10 @@ from typer.testing import CliRunner
 
 from pipeline import Client, DiscrepancyKind, UnknownBatch
 from pipeline.cli.main import app
+from pipeline.client.connect import Connection
+from pipeline.client.doctor import examine_connection
+from pipeline.operations.repair import request_repair
+from pipeline.records.batch import Repair
 from pipeline.records.object_keys import BatchObjects
 from pipeline.states import BatchState
 from tasks.control.reconcile import reconcile
@@ -77,3 +81,26 @@ def test_resume_finds_batches_about_whose_end_redis_and_bucket_differ(finished: 
     assert finished.ledger.batches.get("b").repair == "objects"
     reconcile(finished.worker, "b")
     assert finished.batch_state() is BatchState.VALIDATING
+
+
+def test_status_list_and_doctor_say_what_is_being_repaired_and_that_the_ledger_is_in_doubt(finished: Stage) -> None:
+    code, said = _run("status", "b")
+    assert (code, "repair" in said, "ledger" in said) == (0, False, False)
+    requested = "a repair is requested: the controller compares it with the bucket"
+    request_repair(finished.ledger, finished.artifacts, "b", Repair.OBJECTS)
+    assert f"  {requested}\n" in _run("status", "b")[1]
+    assert f"b: {requested}\n" in _run("list")[1]
+    connection = Connection(finished.settings, finished.ledger, finished.artifacts)
+    assert [one.found for one in examine_connection(connection) if one.what == "batches"] == [
+        f"1 of them: b: {requested}"
+    ]
+    finished.artifacts.delete(OBJECTS.fragment(0))
+    reconcile(finished.worker, "b")
+    assert "  it is being rebuilt from the bucket\n" in _run("status", "b")[1]
+    store = finished.ledger.store
+    store.redis.hset(store.keys.generation, mapping={"doubt": "Redis was put back", "since_ms": 0})
+    doubt = "is compared with the bucket since 1970-01-01 00:00:00 UTC: Redis was put back"
+    for command in ("status", "list"):
+        said = _run(*([command, "b"] if command == "status" else [command]))[1]
+        assert f"the ledger {doubt}; until that is done nothing is begun, ended, purged or fired\n" in said
+    assert json.loads(_run("status", "b", "--json")[1])["ledger_doubt"] == doubt

@@ -33,12 +33,13 @@ def add_to(app: typer.Typer) -> None:
 
 def status(batch_id: BatchId, as_json: AsJson = False) -> int:
     """Show the status of a batch, and its jobs under way."""
-    batch = Client().batch(batch_id)
+    client = Client()
+    batch, doubt = client.batch(batch_id), client.doubt()
     seen, jobs = batch.status(), batch.jobs()
     if as_json:
         groups = batch.failure_groups() if seen.failed else []
-        failures = {"failures": [group.as_dict() for group in groups]}
-        write_json(seen.as_dict() | {"under_way": [job.as_dict() for job in jobs]} | failures)
+        more = {"failures": [group.as_dict() for group in groups], "ledger_doubt": doubt}
+        write_json(seen.as_dict() | {"under_way": [job.as_dict() for job in jobs]} | more)
         return OK
     typer.echo(summary(seen))
     for state in ImageState:
@@ -46,8 +47,10 @@ def status(batch_id: BatchId, as_json: AsJson = False) -> int:
             typer.echo(f"  {seen.images[state]:>8,} {state.value}")
     if seen.invalid_rows:
         typer.echo(f"  {seen.invalid_rows:>8,} invalid rows left out")
-    if seen.reason:
-        typer.echo(f"  {seen.reason}")
+    for line in (seen.reason, seen.repair):
+        if line:
+            typer.echo(f"  {line}")
+    _print_doubt(doubt)
     print_failures(batch, seen)
     for job in jobs[:_JOBS_SHOWN]:
         typer.echo(f"  {job.ref} {job.state.value}, attempt {job.attempt}" + (f": {job.detail}" if job.detail else ""))
@@ -75,7 +78,9 @@ def list_batches(
     limit: Annotated[int, typer.Option(help="How many batches.", min=1)] = 20, as_json: AsJson = False
 ) -> int:
     """List batches, newest first."""
-    found = Client().batches(limit)
+    client = Client()
+    found, doubt = client.batches(limit), client.doubt()
+    _print_doubt(doubt)
     if as_json:
         for seen in found:
             write_json(seen.as_dict())
@@ -83,7 +88,15 @@ def list_batches(
     columns = ("batch", "state", "images", "failed", "cancelled", "submitted (UTC)", "took", "waits for")
     print_table(*columns, rows=[_row(seen) for seen in found])
     print_unreadable(found)
+    for seen in found:
+        if isinstance(seen, BatchStatus) and seen.repair:
+            typer.echo(f"{seen.id}: {seen.repair}", err=True)
     return OK
+
+
+def _print_doubt(doubt: str | None) -> None:
+    if doubt is not None:
+        typer.echo(f"the ledger {doubt}; until that is done nothing is begun, ended, purged or fired", err=True)
 
 
 def _row(seen: BatchStatus | Unreadable) -> Sequence[str]:
