@@ -108,6 +108,14 @@ class Picture(BaseModel):
     guidance_scale: float
     guidance_rescale: float
     scheduler: Scheduler | None = Field(None, description="None: the model's own.")
+    timesteps: tuple[float, ...] | None = Field(
+        None, exclude_if=lambda value: value is None, description="One per step, falling; None: the scheduler's own."
+    )
+    sigmas: tuple[float, ...] | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="The same in sigmas, without the last one, which is 0.",
+    )
     model: str
     loras: tuple[Lora, ...] = ()
     highres: Highres = Highres()

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from distri.model.lora import Lora
 from distri.model.prompts import LongPrompt
+from distri.model.schedulers import ETA, Schedule
 from distri.model.stages import Highres, Stage
 from distri.model.weighted_prompt import Prompt
 
@@ -32,7 +33,8 @@ class ImageSpec:
         long_prompt: what becomes of texts of more tokens than the encoders read at once.
         clip_skip: which layer of both encoders is read, counted from the last, which is 1; SDXL was trained with 2.
         scheduler: a diffusers class name; None is the model's own.
-        scheduler_settings: what differs from the model's own settings, by the class's parameters.
+        scheduler_settings: what differs from the model's own settings, by the class's parameters; `eta` beside them.
+        timesteps, sigmas: one per step, falling, instead of the scheduler's own; sigmas without the last one, 0.
         loras: fused into the model for this image.
         highres: how to render above the model's native size.
         original_size, target_size: height and width that the model is conditioned on; None is the requested size in
@@ -56,6 +58,8 @@ class ImageSpec:
     clip_skip: int = 2
     scheduler: str | None = None
     scheduler_settings: Mapping[str, SettingValue] = field(default_factory=dict)
+    timesteps: tuple[float, ...] | None = None
+    sigmas: tuple[float, ...] | None = None
     loras: tuple[Lora, ...] = ()
     highres: Highres = field(default_factory=Highres)
     original_size: tuple[int, int] | None = None
@@ -64,6 +68,11 @@ class ImageSpec:
     negative_original_size: tuple[int, int] | None = None
     negative_crop: tuple[int, int] = (0, 0)
     negative_target_size: tuple[int, int] | None = None
+
+    @property
+    def schedule(self) -> Schedule:
+        """What its walk takes beside the scheduler's own settings."""
+        return Schedule(float(self.scheduler_settings.get(ETA, 0.0)), self.timesteps, self.sigmas)
 
     def time_ids(self, size: tuple[int, int]) -> tuple[int, ...]:
         """The six numbers of micro-conditioning, in a pass of this height and width."""

@@ -17,8 +17,29 @@ from distri.ranks.errors import UnknownScheduler
 # say) that were made for them.
 _FIT_AS_WELL = ("LCMScheduler", "TCDScheduler", "SASolverScheduler", "DDIMParallelScheduler", "DDPMParallelScheduler")
 
+# The one setting of a row that a scheduler takes with each step and not when it is made: how much noise is added anew.
+ETA = "eta"
+
 # What diffusers raises for settings that do not fit together; it depends on the scheduler.
 _REFUSALS = (ValueError, TypeError, NotImplementedError, AttributeError, IndexError, KeyError, ArithmeticError)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What one image asks of its walk beside the scheduler's own settings.
+
+    Attributes:
+        eta: share of noise that each step adds anew, 0 to 1, for DDIM and TCD.
+        timesteps: falling, one per step, 0 to 999 for SDXL.
+        sigmas: falling, one per step, without the last one, which is 0.
+    """
+
+    eta: float = 0.0
+    timesteps: tuple[float, ...] | None = None
+    sigmas: tuple[float, ...] | None = None
+
+
+OWN_SCHEDULE = Schedule()
 
 
 @dataclass(frozen=True)
@@ -56,6 +77,8 @@ class SchedulerRecipe:
         if wanted not in fitting:
             raise UnknownScheduler(wanted, f"it does not fit a model made for {self.name}")
         parameters = inspect.signature(kind).parameters
+        if ETA in inspect.signature(kind.step).parameters:
+            settings = {key: value for key, value in settings.items() if key != ETA}
         if unknown := sorted(settings.keys() - parameters.keys()):
             raise UnknownScheduler(
                 wanted, f"it has no setting {', '.join(unknown)}; it has {', '.join(sorted(parameters))}"
@@ -67,7 +90,15 @@ class SchedulerRecipe:
         except (ImportError, *_REFUSALS) as error:
             raise UnknownScheduler(wanted, _first_line(error)) from error
 
-    def try_out(self, name: str | None, settings: Mapping[str, Any], *, steps: int, strength: float) -> None:
+    def try_out(
+        self,
+        name: str | None,
+        settings: Mapping[str, Any],
+        *,
+        steps: int,
+        strength: float,
+        schedule: Schedule = OWN_SCHEDULE,
+    ) -> None:
         """Walk through all timesteps with a latent of one element; refuses what would fail in the middle of an image.
 
         Raises:
@@ -75,7 +106,8 @@ class SchedulerRecipe:
         """
         scheduler = self.make(name, settings, seed=0)
         try:
-            walk = Steps(scheduler, steps, torch.Generator().manual_seed(0), torch.device("cpu"), strength=strength)
+            generator, cpu = torch.Generator().manual_seed(0), torch.device("cpu")
+            walk = Steps(scheduler, steps, generator, cpu, strength=strength, schedule=schedule)
             one = torch.ones(1, 1, 1, 1)
             latent = walk.begin(None if strength >= 1 else one, one)
             for timestep in walk.timesteps:
@@ -97,6 +129,7 @@ class Steps:
         generator: the image's; what a stochastic scheduler draws, it draws from here, for the whole latent.
         device: of the latent.
         strength: share of the steps that is walked, the last ones; at least one step is.
+        schedule: what differs from the scheduler's own; timesteps or sigmas count if there are `steps` of them.
     """
 
     def __init__(
@@ -107,9 +140,15 @@ class Steps:
         device: torch.device,
         *,
         strength: float = 1.0,
+        schedule: Schedule = OWN_SCHEDULE,
     ) -> None:
         self._scheduler, self._device = scheduler, device
-        scheduler.set_timesteps(steps, device="cpu")
+        if schedule.timesteps is not None and len(schedule.timesteps) == steps:
+            scheduler.set_timesteps(timesteps=list(schedule.timesteps), device="cpu")
+        elif schedule.sigmas is not None and len(schedule.sigmas) == steps:
+            scheduler.set_timesteps(sigmas=[*schedule.sigmas, 0.0], device="cpu")
+        else:
+            scheduler.set_timesteps(steps, device="cpu")
         # As diffusers' image-to-image pipelines count: whole steps, each of `order` timesteps.
         left_out = steps - min(max(1, int(steps * strength)), steps)
         first = left_out * scheduler.order
@@ -118,7 +157,7 @@ class Steps:
         self._timesteps = torch.as_tensor(scheduler.timesteps[first:])
         # What diffusers' pipelines hand over; without an eta of 0 TCD would have one of its own.
         taken = inspect.signature(scheduler.step).parameters
-        self._extra = {name: value for name, value in (("generator", generator), ("eta", 0.0)) if name in taken}
+        self._extra = {name: value for name, value in (("generator", generator), (ETA, schedule.eta)) if name in taken}
 
     @property
     def timesteps(self) -> Tensor:

@@ -108,7 +108,7 @@ class Preparation:
                 negative.append(self._conditions(prepared.negative, image.negative_time_ids(size)))
             scheduler = self._model.scheduler.make(image.scheduler, image.scheduler_settings, seed=stage.seed)
             generator = torch.Generator("cpu").manual_seed(stage.seed)
-            walk = Steps(scheduler, stage.steps, generator, device, strength=stage.strength)
+            walk = Steps(scheduler, stage.steps, generator, device, strength=stage.strength, schedule=image.schedule)
             unit = noise(generator, channels, stage.height // self._factor, stage.width // self._factor)
             walks.append(walk)
             starts.append(walk.begin(latents[place] if number else None, unit.to(device)))
@@ -150,7 +150,11 @@ class Preparation:
         """Refuse what a pass of the image could not render, equally on all ranks."""
         for stage in plan.stages:
             self._model.scheduler.try_out(
-                image.scheduler, image.scheduler_settings, steps=stage.steps, strength=stage.strength
+                image.scheduler,
+                image.scheduler_settings,
+                steps=stage.steps,
+                strength=stage.strength,
+                schedule=image.schedule,
             )
             sharing_of(
                 self._mesh,

@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from pipeline.promptset.sampler_names import schedule_of
+
 # Other name: field.
 ALIASES: Mapping[str, str] = MappingProxyType(
     {
@@ -19,6 +21,7 @@ ALIASES: Mapping[str, str] = MappingProxyType(
         "cfg_rescale": "guidance_rescale",
         "sampler": "scheduler",
         "sampler_name": "scheduler",
+        "sampler_index": "scheduler",
         "n": "num_images",
         "n_iter": "num_images",
         "num_outputs": "num_images",
@@ -31,6 +34,10 @@ ALIASES: Mapping[str, str] = MappingProxyType(
         "output_compression": "quality",
     }
 )
+
+# Other tools name a sampler and the spacing of its steps apart; ComfyUI and the web UIs call the latter `scheduler`.
+_SAMPLERS = ("sampler_name", "sampler", "sampler_index")
+SCHEDULES = frozenset({"schedule_type", "noise_schedule", "scheduler_type"})
 
 _ENVELOPE = frozenset({"custom_id", "method", "url", "body"})
 
@@ -59,6 +66,8 @@ def resolve_aliases(given: Mapping[str, Any], fields: Collection[str]) -> tuple[
         given, problems = _unwrap(given)
     if given.keys() <= set(fields):
         return given, problems
+    if "scheduler" in fields:
+        given = _with_schedule(given)
     named: dict[str, Any] = {}
     written: dict[str, str] = {}
     for key, value in given.items():
@@ -70,8 +79,30 @@ def resolve_aliases(given: Mapping[str, Any], fields: Collection[str]) -> tuple[
     return named, problems
 
 
+def _with_schedule(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A sampler and a schedule, given apart, as one; what is null is not given."""
+    schedule = next((name for name in SCHEDULES if given.get(name) is not None), None)
+    sampler = next((name for name in _SAMPLERS if given.get(name) is not None), None)
+    if schedule is None and sampler is not None and _is_schedule(given.get("scheduler")):
+        schedule = "scheduler"
+    elif schedule is not None and sampler is None and isinstance(given.get("scheduler"), str):
+        sampler = "scheduler"
+    unsaid = (*_SAMPLERS, *SCHEDULES, *(("scheduler",) if sampler is not None else ()))
+    nothing = {name for name in unsaid if name in given and given[name] is None}
+    if schedule is None or sampler is None:
+        return {name: value for name, value in given.items() if name not in nothing} if nothing else given
+    rest = {name: value for name, value in given.items() if name not in nothing | {schedule, sampler}}
+    return rest | {"scheduler": {"name": given[sampler], "schedule": given[schedule]}}
+
+
+def _is_schedule(value: Any) -> bool:
+    return isinstance(value, str) and schedule_of(value) is not None
+
+
 def nearest(name: str, fields: Collection[str]) -> str:
     """What a message says of an unknown field: the one that was meant, or all."""
+    if name in SCHEDULES:
+        return "a sampler wanted beside it, as sampler_name"
     known = [*fields, *(alias for alias, field in ALIASES.items() if field in fields)]
     near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.7)
     return f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(fields))}"

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, get_args
 
 from pipeline.errors import RequestError, RowError, RowWarning
-from pipeline.promptset.aliases import ALIASES, nearest
+from pipeline.promptset.aliases import ALIASES, SCHEDULES, nearest
 from pipeline.promptset.kinds import plain_type
 from pipeline.promptset.row import Row, Text
 
@@ -215,7 +215,7 @@ def _wrong_column(number: int, name: str, columns: list[str]) -> RowError | None
     known = Row.model_fields
     if columns.count(name) > 1:
         return RowError(number, name[:80], "there are two columns of this name")
-    if name in known or name in ALIASES or (name.startswith("metadata.") and name != "metadata."):
+    if name in known or name in ALIASES or name in SCHEDULES or (name.startswith("metadata.") and name != "metadata."):
         return None
     return RowError(number, name[:80], f"unknown column; {nearest(name, known)}")
 

@@ -29,6 +29,8 @@ class PictureFields(TypedDict, total=False):
     guidance_scale: float
     guidance_rescale: float
     scheduler: str | Mapping[str, Any] | None
+    timesteps: str | Sequence[float] | None
+    sigmas: str | Sequence[float] | None
     model: str | None
     loras: str | Sequence[str | Mapping[str, Any]]
     highres: Literal["auto", "direct", "refine"] | str | Mapping[str, Any]

@@ -20,7 +20,7 @@ MAX_WEBP_PX = 16_383
 _DEFAULTS = {name: field.get_default() for name, field in Options.model_fields.items()}
 # What a resolved row has under the same name; what is decided here comes over it.
 _AS_GIVEN = tuple(name for name in Options.model_fields if name in ResolvedRow.model_fields)
-_FOR_LCM = {"steps": samplers.LCM_STEPS, "guidance_scale": samplers.LCM_GUIDANCE}
+_FOR_DISTILLED = {"steps": samplers.LCM_STEPS, "guidance_scale": samplers.LCM_GUIDANCE}
 
 
 def resolve(
@@ -36,8 +36,9 @@ def resolve(
     given = of_batch | of_row
     model, native_px = _model(row, defaults, deployment)
     scheduler = given.get("scheduler")
-    lcm = scheduler is not None and scheduler.name == samplers.LCM
-    values: dict[str, Any] = _DEFAULTS | (_FOR_LCM if lcm else {}) | given
+    distilled = scheduler is not None and scheduler.name in samplers.DISTILLED
+    values: dict[str, Any] = _DEFAULTS | (_FOR_DISTILLED if distilled else {}) | given
+    values["steps"] = _steps(values, of_row, of_batch)
     width, height = _size(of_row, of_batch, deployment, native_px)
     highres = _highres(row, defaults, values["steps"], width * height, native_px)
     if scheduler is not None and (
@@ -69,6 +70,25 @@ def resolve(
         "metadata": row.metadata,
     }
     return ResolvedRow(**{name: values[name] for name in _AS_GIVEN} | decided)
+
+
+def _steps(values: Mapping[str, Any], of_row: Mapping[str, Any], of_batch: Mapping[str, Any]) -> int:
+    """As many as there are timesteps or sigmas of its own, if it has them."""
+    steps: int = values["steps"]
+    own = [name for name in samplers.TAKES if values[name] is not None]
+    if not own:
+        return steps
+    if len(own) > 1:
+        raise ValueError("timesteps", "given beside sigmas; one of both wanted")
+    [name] = own
+    if refused := samplers.schedule_refusal(values["scheduler"], name):
+        raise ValueError(name, refused)
+    said = "steps" in of_row or (name not in of_row and "steps" in of_batch)
+    if said and steps != len(values[name]):
+        raise ValueError(name, f"{len(values[name])} found for {steps} steps; one for each wanted, or no steps given")
+    if values["highres"] is not None and "steps" in values["highres"].model_fields_set:
+        raise ValueError(name, "given beside the steps of highres; each pass has these")
+    return len(values[name])
 
 
 def _model(row: Row, defaults: Options, deployment: Deployment) -> tuple[str, int]:

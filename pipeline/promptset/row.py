@@ -176,6 +176,12 @@ class Options(BaseModel):
     scheduler: Annotated[Scheduler, BeforeValidator(shorthand.scheduler)] | None = Field(
         None, description="Sampler, by the name users know or by its diffusers class; by default the model's own."
     )
+    timesteps: Annotated[tuple[float, ...], BeforeValidator(shorthand.timesteps)] | None = Field(
+        None, description="One per step, falling from at most 999 to at least 0, instead of the scheduler's own."
+    )
+    sigmas: Annotated[tuple[float, ...], BeforeValidator(shorthand.sigmas)] | None = Field(
+        None, description="The same in sigmas, falling; a last one of 0 may be left out."
+    )
     model: str | None = Field(
         None, strict=True, description="From the deployment's allow-list; by default the deployment's."
     )

@@ -13,12 +13,30 @@ from types import MappingProxyType
 from typing import Any
 
 from pipeline.picture import Scheduler, SettingValue
+from pipeline.promptset.sampler_names import (
+    ABSENT_SCHEDULES,
+    LINSPACE,
+    NAMES,
+    SCHEDULES,
+    Sampler,
+    key_of,
+    sampler_of,
+    schedule_of,
+)
 
 FLAG = (True, False)
 MAX_NUMBER = 1e6
 
-# What a setting may be: one of these values, or any value of this type.
-Wanted = tuple[SettingValue, ...] | type
+# What a walk takes beside the class: how much noise each step adds anew. An engine's setting, not one of the class.
+ETA = "eta"
+
+SHARE = range(2)  # any number from 0 to 1
+
+# What a setting may be: one of these values, or any value of this type, or a share.
+Wanted = tuple[SettingValue, ...] | type | range
+
+# Settings of which one at most holds, and how the name ends that says it.
+_EXCLUSIVE = {"use_karras_sigmas": "Karras", "use_exponential_sigmas": "Exponential", "use_lu_lambdas": "Lu"}
 
 _SPACING: dict[str, Wanted] = {"timestep_spacing": ("leading", "linspace", "trailing"), "steps_offset": (0, 1)}
 _SIGMAS: dict[str, Wanted] = {"use_karras_sigmas": FLAG, "use_exponential_sigmas": FLAG}
@@ -44,7 +62,7 @@ READS: Mapping[str, Mapping[str, Wanted]] = MappingProxyType(
             "final_sigmas_type": ("zero", "sigma_min"),
         },
         "EulerAncestralDiscreteScheduler": _SPACING,
-        "DDIMScheduler": {**_SPACING, **_CLIP, "set_alpha_to_one": FLAG},
+        "DDIMScheduler": {**_SPACING, **_CLIP, "set_alpha_to_one": FLAG, ETA: SHARE},
         "DDPMScheduler": {**_SPACING, **_CLIP, "variance_type": ("fixed_small", "fixed_large")},
         "PNDMScheduler": {**_SPACING, "skip_prk_steps": FLAG, "set_alpha_to_one": FLAG},
         "HeunDiscreteScheduler": {**_SPACING, **_SIGMAS, **_CLIP},
@@ -76,6 +94,40 @@ READS: Mapping[str, Mapping[str, Wanted]] = MappingProxyType(
             "set_alpha_to_one": FLAG,
             "timestep_scaling": float,
         },
+        "TCDScheduler": {
+            **_SPACING,
+            **_CLIP,
+            "original_inference_steps": int,
+            "set_alpha_to_one": FLAG,
+            "timestep_scaling": float,
+            ETA: SHARE,
+        },
+        "SASolverScheduler": {
+            **_SPACING,
+            **_SIGMAS,
+            "predictor_order": (1, 2, 3),
+            "corrector_order": (0, 1, 2, 3),
+            "algorithm_type": ("data_prediction", "noise_prediction"),
+            "lower_order_final": FLAG,
+        },
+    }
+)
+
+# Which classes take timesteps or sigmas from outside.
+TAKES: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "timesteps": frozenset(
+            {
+                "EulerDiscreteScheduler",
+                "HeunDiscreteScheduler",
+                "DDPMScheduler",
+                "DPMSolverMultistepScheduler",
+                "DPMSolverSinglestepScheduler",
+                "LCMScheduler",
+                "TCDScheduler",
+            }
+        ),
+        "sigmas": frozenset({"EulerDiscreteScheduler"}),
     }
 )
 
@@ -114,69 +166,43 @@ WITHHELD: Mapping[str, str] = MappingProxyType(
     )
 )
 
-_ABSENT = {
-    "LMS": "it needs scipy, which the pods lack",
-    "LMSDiscreteScheduler": "it needs scipy, which the pods lack",
-    "DPMSolverSDEScheduler": 'it needs torchsde, which the pods lack; "DPM++ SDE" is the same kind of solver',
-}
-
 # Clipping is for models that work on pixels; these classes clip unless told otherwise.
 _UNLESS_SAID: Mapping[str, Mapping[str, SettingValue]] = {
     "DDIMScheduler": {"clip_sample": False},
     "DDPMScheduler": {"clip_sample": False},
 }
 
-_SDE = {"algorithm_type": "sde-dpmsolver++"}
-_NAMES: Mapping[str, tuple[str, Mapping[str, SettingValue]]] = {
-    "Euler": ("EulerDiscreteScheduler", {}),
-    "Euler a": ("EulerAncestralDiscreteScheduler", {}),
-    "DDIM": ("DDIMScheduler", {}),
-    "DDPM": ("DDPMScheduler", {}),
-    "PLMS": ("PNDMScheduler", {"skip_prk_steps": True}),
-    "Heun": ("HeunDiscreteScheduler", {}),
-    "DPM2": ("KDPM2DiscreteScheduler", {}),
-    "DPM2 a": ("KDPM2AncestralDiscreteScheduler", {}),
-    "DPM++ 2M": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}),
-    "DPM++ 2M SDE": ("DPMSolverMultistepScheduler", _SDE | {"solver_order": 2}),
-    "DPM++ 3M SDE": ("DPMSolverMultistepScheduler", _SDE | {"solver_order": 3}),
-    "DPM++ SDE": ("DPMSolverSinglestepScheduler", _SDE | {"solver_order": 2}),
-    "DEIS": ("DEISMultistepScheduler", {}),
-    "UniPC": ("UniPCMultistepScheduler", {}),
-    "LCM": ("LCMScheduler", {}),
-}
-_OTHER_NAMES = {"euler ancestral": "Euler a", "dpm2 ancestral": "DPM2 a", "uni pc": "UniPC"}
-_SUFFIXES = {" karras": "use_karras_sigmas", " exponential": "use_exponential_sigmas"}
-
-# A model distilled for LCM has its guidance inside. Its schedule is a pick from this many steps.
-LCM = "LCMScheduler"
+# A model distilled for LCM or TCD has its guidance inside. Its schedule is a pick from this many steps.
+DISTILLED = frozenset({"LCMScheduler", "TCDScheduler"})
 LCM_MAX_GUIDANCE, LCM_STEPS, LCM_GUIDANCE, LCM_ORIGINAL_STEPS = 2.0, 8, 1.0, 50
 
 
 def known_names() -> list[str]:
     """The names that users know, Karras forms among them, as documentation shows them."""
     names = []
-    for name, (kind, _) in _NAMES.items():
+    for name, (kind, _) in NAMES.items():
         names.append(name)
         if "use_karras_sigmas" in READS[kind]:
             names.append(f"{name} Karras")
     return names
 
 
-def scheduler_of(name: str, settings: Mapping[str, Any] | None = None) -> Scheduler:
+def scheduler_of(name: str, settings: Mapping[str, Any] | None = None, schedule: str | None = None) -> Scheduler:
     """The scheduler that a user means.
 
     Args:
         name: as users know it ("DPM++ 2M Karras"), in any case, with blanks, '-' or '_'; or a diffusers class name.
         settings: what differs from the class's own, over what the name means.
+        schedule: how its steps are spaced, where the name does not say it ("karras", "SGM Uniform").
 
     Raises ValueError with what is wrong: no such name, a setting that the class does not read, a value it cannot be.
     """
-    kind, meant = _meant(name)
+    kind, meant = _meant(name, schedule)
     given = dict(settings or {})
     for setting, value in given.items():
         _check(kind, setting, value)
     values = dict(_UNLESS_SAID.get(kind, {})) | dict(meant) | given
-    spaced = [setting for setting in _SUFFIXES.values() if values.get(setting)]
+    spaced = [setting for setting in _EXCLUSIVE if values.get(setting)]
     if len(spaced) > 1:
         raise ValueError(f"{' and '.join(spaced)} exclude each other")
     return Scheduler(name=kind, settings=values)
@@ -186,50 +212,77 @@ def shown_name(scheduler: Scheduler) -> str:
     """The name that users know, as "DPM++ 2M Karras"; the class where there is none."""
     plain, suffix = scheduler.name, ""
     most = -1
-    for name, (kind, settings) in _NAMES.items():
-        if kind == scheduler.name and settings.items() <= scheduler.settings.items() and len(settings) > most:
+    for name, (kind, settings) in NAMES.items():
+        alike = {key: value for key, value in settings.items() if key != ETA}.items() <= scheduler.settings.items()
+        if kind == scheduler.name and alike and len(settings) > most:
             plain, most = name, len(settings)
     if most >= 0:
-        suffix = next((end for end, setting in _SUFFIXES.items() if scheduler.settings.get(setting)), "")
-    return plain + suffix.title()
+        suffix = next((end for setting, end in _EXCLUSIVE.items() if scheduler.settings.get(setting)), "")
+    return f"{plain} {suffix}".rstrip()
 
 
 def refusal(scheduler: Scheduler, *, steps: int, guidance_scale: float) -> tuple[str, str] | None:
     """The field that does not go with the scheduler, and why; None if all is well."""
-    if scheduler.name != LCM:
+    if scheduler.name not in DISTILLED:
         return None
+    shown = shown_name(scheduler)
     most = scheduler.settings.get("original_inference_steps", LCM_ORIGINAL_STEPS)
     if steps > int(most):
-        return "steps", f"{steps} found; LCM picks from {most}, so at most these (its original_inference_steps)"
+        return "steps", f"{steps} found; {shown} picks from {most}, so at most these (its original_inference_steps)"
     if guidance_scale > LCM_MAX_GUIDANCE:
         wanted = f"at most {LCM_MAX_GUIDANCE:g} wanted, or 1 for off"
-        return "guidance_scale", f"{guidance_scale:g} found; models for LCM have guidance inside: {wanted}"
+        return "guidance_scale", f"{guidance_scale:g} found; models for {shown} have guidance inside: {wanted}"
     return None
 
 
-@functools.lru_cache(maxsize=256)
-def _meant(name: str) -> tuple[str, Mapping[str, SettingValue]]:
-    for kind in READS:
-        if name.strip().lower() in (kind.lower(), kind.removesuffix("Scheduler").lower()):
-            return kind, {}
-    folded = _folded(name)
-    suffix = next((suffix for suffix in _SUFFIXES if folded.endswith(suffix)), "")
-    plain = folded.removesuffix(suffix)
-    plain = _folded(_OTHER_NAMES.get(plain, plain))
-    for known, (kind, settings) in _NAMES.items():
-        if _folded(known) != plain:
-            continue
-        if suffix and _SUFFIXES[suffix] not in READS[kind]:
-            raise ValueError(f"{known} has no{suffix.title()} form: {kind} does not read {_SUFFIXES[suffix]}")
-        return kind, dict(settings) | ({_SUFFIXES[suffix]: True} if suffix else {})
-    for kind, why in _ABSENT.items():
-        if plain == _folded(kind):
-            raise ValueError(f"{kind} cannot be used: {why}")
-    names = known_names()
-    near = difflib.get_close_matches(folded, [known.lower() for known in names], n=1)
-    meant = next((known for known in names if near and known.lower() == near[0]), None)
-    hint = f"did you mean {meant}? " if meant else ""
-    raise ValueError(f"{name[:60]!r} is no scheduler; {hint}known are {', '.join(names)}, and their diffusers classes")
+def schedule_refusal(scheduler: Scheduler | None, name: str) -> str | None:
+    """Why `timesteps` or `sigmas` (the name) cannot be given for this scheduler; None if they can."""
+    taken = TAKES[name]
+    plain = [known for known, (kind, settings) in NAMES.items() if kind in taken]
+    if scheduler is None:
+        return f"given without a scheduler; one that takes them wanted: {', '.join(plain)}"
+    if scheduler.name not in taken:
+        return f"{shown_name(scheduler)} takes none; {', '.join(plain)} do"
+    if spaced := next((setting for setting in _EXCLUSIVE if scheduler.settings.get(setting)), None):
+        return f"given beside {spaced}, which says them, too; one wanted"
+    return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _meant(name: str, schedule: str | None) -> tuple[str, Mapping[str, SettingValue]]:
+    sampler = sampler_of(name, schedule)
+    if sampler is None:
+        given = name.strip().lower()
+        kind = next((kind for kind in READS if given in (kind.lower(), kind.removesuffix("Scheduler").lower())), None)
+        if kind is None:
+            raise ValueError(_unknown(name))
+        plain = next(known for known, (of, _) in NAMES.items() if of == kind)
+        spaced = sampler_of(plain, schedule) or Sampler(plain, None, kind, {})
+        own = {key: value for key, value in spaced.settings.items() if key not in NAMES[plain][1]}
+        sampler = Sampler(plain, spaced.schedule, kind, own)
+    if near := ABSENT_SCHEDULES.get(sampler.schedule or ""):
+        read = SCHEDULES[near].keys() <= READS[sampler.kind].keys()
+        nearest = f"{sampler.name} {near}" if read else sampler.name
+        raise ValueError(f"there is no schedule {sampler.schedule} here; the nearest is {nearest}")
+    spacing = SCHEDULES.get(sampler.schedule or "", {})
+    if unread := [setting for setting in spacing if setting not in READS[sampler.kind]]:
+        if spacing == LINSPACE:  # the only one that such a class has
+            return sampler.kind, {key: value for key, value in sampler.settings.items() if key not in spacing}
+        raise ValueError(
+            f"{sampler.name} has no {sampler.schedule} form: {sampler.kind} does not read {unread[0]}; "
+            f"the nearest is {sampler.name}"
+        )
+    return sampler.kind, sampler.settings
+
+
+def _unknown(name: str) -> str:
+    names = [*known_names(), *READS]
+    if schedule_of(name) is not None:
+        return f"{name[:60]!r} is a schedule; a sampler wanted with it, as Euler {schedule_of(name)}"
+    near = difflib.get_close_matches(key_of(name), [key_of(known) for known in names], n=1, cutoff=0.0)
+    meant = next(one for one in names if key_of(one) == near[0]) if near else "Euler"
+    known = f"known are {', '.join(NAMES)}, and their diffusers classes"
+    return f"{name[:60]!r} is no scheduler; did you mean {meant}? {known}"
 
 
 def _check(kind: str, setting: str, value: object) -> None:
@@ -246,10 +299,9 @@ def _check(kind: str, setting: str, value: object) -> None:
         if not any(value == one and type(value) is type(one) for one in wanted):
             choices = ", ".join(str(one).lower() if isinstance(one, bool) else str(one) for one in wanted)
             raise ValueError(f"setting {setting}: {str(value)[:60]!r} found; {choices} wanted")
+    elif isinstance(wanted, range):
+        if type(value) not in (int, float) or not 0 <= value <= 1:  # type: ignore[operator]  # a number by then
+            raise ValueError(f"setting {setting}: {str(value)[:60]!r} found; a number from 0 to 1 wanted")
     elif not (type(value) in (int, wanted) and 0 < value < MAX_NUMBER):  # type: ignore[operator]  # a number by then
         kinds = {float: "a number above 0", int: "a whole number above 0"}
         raise ValueError(f"setting {setting}: {str(value)[:60]!r} found; {kinds[wanted]} wanted")
-
-
-def _folded(name: str) -> str:
-    return " ".join(name.lower().replace("_", " ").replace("-", " ").replace("dpmpp", "dpm++").split())

@@ -5,6 +5,7 @@
     DPM++ 2M Karras, solver_order=3 a scheduler with settings
     film:0.8, grain                 LoRAs with scales
     refine, strength=0.4            the way to a large picture
+    999, 845, 730, 587              timesteps, or sigmas
 
 A text that begins with { or [ is JSON. Errors are ValueErrors that say what was found and wanted.
 """
@@ -12,13 +13,14 @@ A text that begins with { or [ is JSON. Errors are ValueErrors that say what was
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.picture import Scheduler
+from pipeline.picture import MAX_STEPS, Scheduler
 from pipeline.promptset.samplers import scheduler_of
 
 _PAIR = re.compile(r"\s*(\d{1,6})\s*[x×,*]\s*(\d{1,6})\s*", re.IGNORECASE)  # noqa: RUF001  # users write the sign too
@@ -26,6 +28,8 @@ _ASPECT = re.compile(r"\s*(\d{1,5}(?:\.\d{1,4})?)\s*[:/x]\s*(\d{1,5}(?:\.\d{1,4}
 MOST_EXTREME_ASPECT = 64
 MAX_CHARACTERS = 10_000
 _MOST_LORAS = 100  # that are looked at
+LAST_TIMESTEP = 999  # SDXL's schedule of noise has 1,000
+MAX_SIGMA = 1e6
 
 
 def pair(value: object, form: str = "1024x1536, or [1024, 1536]") -> tuple[int, int]:
@@ -53,17 +57,21 @@ def aspect(value: object) -> float:
 
 
 def scheduler(value: object) -> Scheduler:
-    """A scheduler: its name, its name with settings, or {"name", "settings"}."""
+    """A scheduler: its name, its name with settings, or {"name", "settings", "schedule"}."""
     if isinstance(value, Scheduler):
         return scheduler_of(value.name, value.settings)
     if isinstance(value, str):
         return _scheduler_of_text(value)
     if isinstance(value, Mapping):
-        given_name, given = value.get("name"), value.get("settings")
+        name, given, schedule = value.get("name"), value.get("settings"), value.get("schedule")
         given = {} if given is None else given
-        if value.keys() <= {"name", "settings"} and isinstance(given_name, str) and isinstance(given, Mapping):
-            return scheduler_of(given_name, given)
-    raise ValueError(f'{shortened(value)} found; a name as "DPM++ 2M Karras", or {{"name", "settings"}} wanted')
+        known = value.keys() <= {"name", "settings", "schedule"}
+        if known and isinstance(name, str) and isinstance(given, Mapping) and isinstance(schedule, str | None):
+            plain, settings = _named(name)
+            return scheduler_of(plain, {**settings, **given}, schedule)
+    raise ValueError(
+        f'{shortened(value)} found; a name as "DPM++ 2M Karras", or {{"name", "settings", "schedule"}} wanted'
+    )
 
 
 @functools.lru_cache(maxsize=256)
@@ -72,6 +80,38 @@ def _scheduler_of_text(text: str) -> Scheduler:
     if isinstance(value, str):
         return scheduler_of(*_named(value))
     return scheduler(value)
+
+
+def timesteps(value: object) -> tuple[float, ...]:
+    """Timesteps: a list of numbers, or a text like 999, 845, 730. One per step, falling, of SDXL's 0 to 999."""
+    found = _falling(value, "999, 845, 730, 587")
+    if found[0] > LAST_TIMESTEP or found[-1] < 0:
+        raise ValueError(f"{found[0]:g} to {found[-1]:g} found; numbers from {LAST_TIMESTEP} to 0 wanted")
+    return found
+
+
+def sigmas(value: object) -> tuple[float, ...]:
+    """Sigmas, likewise: 14.6, 6.3, 3.8. A last one of 0 is left out, for it always follows."""
+    found = _falling(value, "14.615, 6.315, 3.771")
+    found = found[:-1] if found[-1] == 0 else found
+    if not found or found[-1] <= 0 or found[0] > MAX_SIGMA:
+        raise ValueError(f"sigmas above 0 and up to {MAX_SIGMA:g} wanted, and at most a 0 behind them")
+    return found
+
+
+def _falling(value: object, form: str) -> tuple[float, ...]:
+    value = _unpacked(value)
+    if isinstance(value, str):
+        value = [_value(part.strip()) for part in value.replace(";", ",").strip(" ,").split(",")]
+    if not isinstance(value, Sequence) or not 0 < len(value) <= MAX_STEPS:
+        raise ValueError(f"{shortened(value)} found; 1 to {MAX_STEPS} numbers wanted, as {form}")
+    wrong = next((one for one in value if type(one) not in (int, float) or not math.isfinite(one)), None)
+    if wrong is not None:
+        raise ValueError(f"{shortened(wrong)} found; numbers wanted, as {form}")
+    for place, (one, following) in enumerate(itertools.pairwise(value), 1):
+        if not one > following:
+            raise ValueError(f"{one:g}, {following:g} found at place {place}; each wanted smaller than the one before")
+    return tuple(float(one) for one in value)
 
 
 def loras(value: object) -> object:

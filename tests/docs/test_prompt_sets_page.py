@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -10,7 +11,9 @@ from pydantic.fields import FieldInfo
 
 from pipeline.promptset.aliases import ALIASES
 from pipeline.promptset.row import Row
-from pipeline.promptset.samplers import known_names
+from pipeline.promptset.sampler_names import ABSENT, ABSENT_SCHEDULES, NAMES, key_of
+from pipeline.promptset.samplers import READS, scheduler_of
+from tests.pipeline.promptset import names_of_tools
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "prompt-sets.md"
 
@@ -25,6 +28,8 @@ FORMS = {
     "negative_target_size": "as `size`, or null",
     "aspect": "`16:9`, number",
     "scheduler": "name, object",
+    "timesteps": "`999, 500, 1`, list of numbers",
+    "sigmas": "`14.6, 3`, list of numbers",
     "loras": "list of names and objects",
     "highres": "mode, object",
     "metadata": "object",
@@ -84,5 +89,32 @@ def test_the_page_has_every_other_name_of_a_field() -> None:
     assert found == wanted, "replace the table by:\n" + "\n".join(wanted)
 
 
+def sampler_row(name: str) -> str:
+    """The line of the table for one sampler: its class, its schedules, and names of other tools."""
+    kind, _ = NAMES[name]
+    spaced = "spacing, " if "timestep_spacing" in READS[kind] else ""
+    shapes = {"Karras": "use_karras_sigmas", "Exponential": "use_exponential_sigmas", "Lu": "use_lu_lambdas"}
+    schedules = spaced + ", ".join(shape for shape, setting in shapes.items() if setting in READS[kind])
+    plain = scheduler_of(name)
+    others: list[str] = []
+    for tool in ("ComfyUI", "InvokeAI", "Replicate", "Stability"):
+        for other in names_of_tools.TOOLS[tool]:
+            with suppress(ValueError):
+                if scheduler_of(other) == plain and key_of(other) not in map(key_of, [name, *others]):
+                    others.append(other)
+    return f"| `{name}` | `{kind}` | {schedules.strip(', ')} | {', '.join(f'`{other}`' for other in others)} |"
+
+
 def test_the_page_has_every_scheduler() -> None:
-    assert ", ".join(f"`{name}`" for name in known_names()) in PAGE.read_text().replace("\n", " ")
+    wanted = [sampler_row(name) for name in NAMES]
+    found = _table("| name | diffusers class | schedules | also |")
+    assert found == wanted, "replace the table by:\n" + "\n".join(wanted)
+
+
+def test_the_page_has_what_there_is_no_scheduler_for() -> None:
+    wanted = [f"| `{name}` | {why} | `{near}` |" for name, (why, near) in ABSENT.items()]
+    wanted += [
+        f"| schedule `{name}` | diffusers has none | schedule `{near}` |" for name, near in ABSENT_SCHEDULES.items()
+    ]
+    found = _table("| name | why not | nearest |")
+    assert found == wanted, "replace the table by:\n" + "\n".join(wanted)

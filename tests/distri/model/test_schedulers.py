@@ -11,7 +11,7 @@ import torch
 
 from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec
-from distri.model.schedulers import SchedulerRecipe, Steps
+from distri.model.schedulers import Schedule, SchedulerRecipe, Steps
 from distri.model.stages import Highres
 from distri.ranks.errors import UnknownScheduler
 from distri.ranks.mesh import Mesh
@@ -70,7 +70,7 @@ def test_every_scheduler_makes_a_second_pass(model_dir: Path) -> None:
 
 REFUSED = [
     (None, {"use_karras": True}, "EulerDiscreteScheduler.* no setting use_karras; it has .*use_karras_sigmas"),
-    ("DDIMScheduler", {"zeta": 1, "eta": 1}, "no setting eta, zeta"),
+    ("EulerDiscreteScheduler", {"zeta": 1, "eta": 1}, "no setting eta, zeta"),
     ("LCMScheduler", {"original_inference_steps": 3}, "is smaller than"),
     ("DPMSolverMultistepScheduler", {"algorithm_type": "nonsense"}, "nonsense"),
     ("EulerDiscreteScheduler", {"prediction_type": "nonsense"}, "nonsense"),
@@ -109,3 +109,53 @@ def test_strength_is_the_share_of_whole_steps_that_is_walked(model_dir: Path, st
         scheduler = recipe.make(name, {}, seed=0)
         walk = Steps(scheduler, 10, torch.Generator(), torch.device("cpu"), strength=strength)
         assert len(walk.timesteps) == evaluations
+
+
+SDXL = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "timestep_spacing": "leading"}
+AYS = (999.0, 845.0, 730.0, 587.0, 443.0, 310.0, 193.0, 116.0, 53.0, 13.0)  # of SDXL, from Align Your Steps
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule"),
+    [
+        *(
+            (name, Schedule(timesteps=AYS))
+            for name in (
+                "EulerDiscreteScheduler",
+                "HeunDiscreteScheduler",
+                "DDPMScheduler",
+                "DPMSolverMultistepScheduler",
+                "DPMSolverSinglestepScheduler",
+                "LCMScheduler",
+                "TCDScheduler",
+            )
+        ),
+        ("EulerDiscreteScheduler", Schedule(sigmas=(14.6, 6.3, 3.8, 2.2, 1.3, 0.9, 0.6, 0.4, 0.2, 0.03))),
+    ],
+)
+def test_a_walk_goes_through_the_timesteps_that_it_is_given(name: str, schedule: Schedule) -> None:
+    recipe = SchedulerRecipe("EulerDiscreteScheduler", SDXL)
+    recipe.try_out(name, {}, steps=10, strength=1.0, schedule=schedule)
+    recipe.try_out(name, {}, steps=10, strength=0.5, schedule=schedule)
+    walk = Steps(recipe.make(name, {}, seed=0), 10, torch.Generator(), torch.device("cpu"), schedule=schedule)
+    if schedule.timesteps is not None:
+        assert sorted(set(walk.timesteps.tolist()), reverse=True) == list(AYS)
+    else:
+        assert len(walk.timesteps) == 10
+        assert walk.timesteps[0] > walk.timesteps[-1] > 0
+
+
+def test_eta_is_what_a_row_says_and_none_unless_it_does() -> None:
+    recipe = SchedulerRecipe("EulerDiscreteScheduler", SDXL)
+    ends = []
+    for eta in (0.0, 0.0, 1.0):
+        scheduler = recipe.make("TCDScheduler", {"eta": eta}, seed=0)
+        generator, one = torch.Generator().manual_seed(1), torch.ones(1, 1, 2, 2)
+        walk = Steps(scheduler, 4, generator, torch.device("cpu"), schedule=Schedule(eta=eta))
+        latent = walk.begin(None, one)
+        for timestep in walk.timesteps:
+            latent = walk.step(latent * 0.1, timestep, latent)
+        ends.append(latent)
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[0], ends[2])
+    assert replace(PLAIN, scheduler_settings={"eta": 0.4}).schedule == Schedule(eta=0.4)

@@ -35,6 +35,8 @@ SAID: dict[str, tuple[list[str], object]] = {
     "guidance_scale": (["--guidance-scale", "3"], 3.0),
     "guidance_rescale": (["--guidance-rescale", "0.7"], 0.7),
     "scheduler": (["--scheduler", "DPM++ 2M Karras, solver_order=3"], "dpm++ 2m karras, solver_order=3"),
+    "timesteps": (["--timesteps", "999, 500, 1"], [999, 500, 1]),
+    "sigmas": (["--sigmas", "14.6, 3"], [14.6, 3, 0]),
     "model": (["--model", "demo"], "demo"),
     "loras": (["--lora", "film:0.5", "--lora", "grain"], [{"name": "film", "scale": 0.5}, "grain"]),
     "highres": (["--highres", "refine, strength=0.4"], {"mode": "refine", "strength": 0.4}),

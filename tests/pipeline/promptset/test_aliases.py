@@ -11,6 +11,7 @@ from pipeline.errors import RequestError
 from pipeline.operations.submit import checked_options
 from pipeline.promptset.aliases import ALIASES
 from pipeline.promptset.row import Options, ResolvedRow, Row
+from pipeline.promptset.samplers import shown_name
 from pipeline.promptset.source import open_source
 from pipeline.promptset.validate import Validation, resolved_rows
 from tests.factories import deployment
@@ -21,7 +22,7 @@ VALUES = {
     "steps": 7,
     "guidance_scale": 3.5,
     "guidance_rescale": 0.5,
-    "scheduler": "DDIM",
+    "scheduler": "DPM++ 2M",
     "num_images": 3,
     "aspect": "16:9",
     "loras": ["film"],
@@ -107,3 +108,35 @@ def test_an_envelope_that_is_none_is_refused(item: dict[str, Any], words: str) -
     assert not rows
     assert words in errors[0]
     assert "SECRET" not in "".join(errors)
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({"sampler_name": "dpmpp_2m_sde_gpu", "scheduler": "karras"}, "DPM++ 2M SDE Karras"),  # ComfyUI
+        ({"sampler_name": "DPM++ 2M", "scheduler": "Automatic"}, "DPM++ 2M Karras"),  # the web UIs' API
+        ({"sampler": "DPM++ 2M", "schedule_type": "Exponential"}, "DPM++ 2M Exponential"),
+        ({"scheduler": "DPM++ 2M", "schedule_type": "Karras"}, "DPM++ 2M Karras"),
+        ({"sampler": "k_dpmpp_2m", "noise_schedule": "karras"}, "DPM++ 2M Karras"),
+        ({"sampler_name": "DDIM", "scheduler": "DDIM"}, "DDIM"),
+        ({"sampler_name": "Euler a", "sampler_index": None, "scheduler": None, "schedule_type": None}, "Euler a"),
+    ],
+)
+def test_a_sampler_and_its_schedule_may_be_two_fields(fields: dict[str, Any], found: str) -> None:
+    [row], errors = _row({"prompt": "p", **fields})
+    assert not errors
+    assert row.scheduler is not None
+    assert shown_name(row.scheduler) == found
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"sampler_name": "DDIM", "scheduler": "Euler"}, "scheduler: given twice, as sampler_name and as scheduler"),
+        ({"schedule_type": "karras"}, "schedule_type: unknown field; a sampler wanted beside it, as sampler_name"),
+        ({"scheduler": "karras"}, "scheduler: 'karras' is a schedule; a sampler wanted with it, as Euler Karras"),
+        ({"sampler": "Euler", "schedule_type": 7}, "scheduler: {'name': 'Euler', 'schedule': 7} found; a name as"),
+    ],
+)
+def test_a_sampler_and_a_schedule_that_do_not_go_together_are_refused(fields: dict[str, Any], words: str) -> None:
+    assert words in _row({"prompt": "p", **fields})[1][0]

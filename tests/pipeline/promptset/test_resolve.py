@@ -152,3 +152,37 @@ def test_what_cannot_work_together_is_refused_by_field_with_the_reason(
     with pytest.raises(ValueError, match=words) as error:
         _resolved(row, defaults, loras=loras)
     assert error.value.args[0] == field
+
+
+@pytest.mark.parametrize(
+    ("row", "batch", "steps"),
+    [
+        ({"scheduler": "Euler", "timesteps": "999, 500, 1"}, {}, 3),
+        ({"scheduler": "Euler", "timesteps": "999, 500, 1", "steps": 3}, {}, 3),
+        ({"scheduler": "Euler", "timesteps": "999, 500, 1"}, {"steps": 30}, 3),
+        ({"scheduler": "Euler"}, {"sigmas": "14, 7, 0", "steps": 2}, 2),
+    ],
+)
+def test_steps_are_as_many_as_timesteps(row: dict[str, Any], batch: dict[str, Any], steps: int) -> None:
+    resolved = _resolved(row, batch)
+    assert resolved.steps == steps == len(resolved.timesteps or resolved.sigmas or ())
+
+
+@pytest.mark.parametrize(
+    ("row", "batch", "words"),
+    [
+        ({"scheduler": "Euler", "timesteps": "9, 1", "steps": 3}, {}, "2 found for 3 steps"),
+        ({"scheduler": "Euler", "steps": 3}, {"timesteps": "9, 1"}, "2 found for 3 steps"),
+        ({"scheduler": "Euler a", "timesteps": "9, 1"}, {}, "Euler a takes none"),
+        ({"timesteps": "9, 1"}, {}, "given without a scheduler"),
+        ({"scheduler": "Euler", "timesteps": "9, 1", "sigmas": "9, 1"}, {}, "given beside sigmas"),
+        ({"scheduler": "Euler", "timesteps": "9, 1", "highres": "refine, steps=5"}, {}, "beside the steps of highres"),
+    ],
+)
+def test_timesteps_that_do_not_fit_are_refused(row: dict[str, Any], batch: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        _resolved(row, batch)
+
+
+def test_a_row_without_timesteps_is_stored_as_before() -> None:
+    assert not {"timesteps", "sigmas"} & _resolved({}).model_dump().keys()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
 
 import diffusers
@@ -10,7 +11,16 @@ import pytest
 import torch
 
 from pipeline.picture import Scheduler
-from pipeline.promptset.samplers import READS, WITHHELD, known_names, refusal, scheduler_of
+from pipeline.promptset.samplers import (
+    ETA,
+    READS,
+    TAKES,
+    WITHHELD,
+    known_names,
+    refusal,
+    schedule_refusal,
+    scheduler_of,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array")  # of diffusers with NumPy 2
 
@@ -68,7 +78,8 @@ def test_every_name_makes_a_diffusers_scheduler_that_walks_a_latent(name: str) -
     scheduler = scheduler_of(name)
     kind = getattr(diffusers, scheduler.name)
     walk = kind.from_config(SDXL | scheduler.settings)
-    assert {key: walk.config[key] for key in scheduler.settings} == scheduler.settings
+    own = {key: value for key, value in scheduler.settings.items() if key != ETA}
+    assert {key: walk.config[key] for key in own} == own
     walk.set_timesteps(6)
     latent = torch.ones(1, 4, 8, 8)
     takes = inspect.signature(walk.step).parameters
@@ -83,7 +94,8 @@ def test_every_name_makes_a_diffusers_scheduler_that_walks_a_latent(name: str) -
 def test_the_table_names_every_setting_of_the_class_once(name: str) -> None:
     """A diffusers with other settings has to be looked at: which may a row set, and which not?"""
     own = set(inspect.signature(getattr(diffusers, name).__init__).parameters) - {"self"}
-    assert set(READS[name]) <= own
+    assert set(READS[name]) - {ETA} <= own
+    assert ETA not in READS[name] or ETA in inspect.signature(getattr(diffusers, name).step).parameters
     assert own - set(READS[name]) <= set(WITHHELD) | _NOT_FOR_ROWS.get(name, set())
 
 
@@ -92,6 +104,7 @@ _NOT_FOR_ROWS = {
     "DPMSolverMultistepScheduler": {"variance_type"},  # of models that learnt their variance
     "DPMSolverSinglestepScheduler": {"variance_type"},
     "DEISMultistepScheduler": {"algorithm_type", "solver_type"},  # each has one value only
+    "SASolverScheduler": {"variance_type", "tau_func"},  # the latter is a function
 }
 
 
@@ -99,7 +112,7 @@ _NOT_FOR_ROWS = {
 def test_every_choice_of_the_table_is_one_that_diffusers_takes(name: str) -> None:
     kind = getattr(diffusers, name)
     for setting, wanted in READS[name].items():
-        for value in wanted if isinstance(wanted, tuple) else (wanted(12),):
+        for value in wanted if isinstance(wanted, tuple) else (12,) if setting != ETA else ():
             walk = kind.from_config(SDXL | {setting: value})
             assert walk.config[setting] == value, "diffusers took another value instead"
             walk.set_timesteps(6)
@@ -108,12 +121,16 @@ def test_every_choice_of_the_table_is_one_that_diffusers_takes(name: str) -> Non
 @pytest.mark.parametrize(
     ("name", "settings", "words"),
     [
-        ("Eular", {}, "'Eular' is no scheduler; did you mean Euler\\? known are Euler, Euler Karras"),
-        ("", {}, "is no scheduler; known are"),
-        ("Euler a Karras", {}, "Euler a has no Karras form: EulerAncestralDiscreteScheduler does not read"),
+        ("Eular", {}, "'Eular' is no scheduler; did you mean Euler\\? known are Euler, Euler a"),
+        ("", {}, "'' is no scheduler; did you mean"),
+        (
+            "Euler a Karras",
+            {},
+            "Euler a has no Karras form: EulerAncestralDiscreteScheduler does not read.*the nearest is Euler a",
+        ),
         ("LMS", {}, "LMS cannot be used: it needs scipy"),
-        ("DPMSolverSDEScheduler", {}, 'it needs torchsde.*"DPM\\+\\+ SDE" is the same kind'),
-        ("FlowMatchEulerDiscreteScheduler", {}, "is no scheduler"),
+        ("DPMSolverSDEScheduler", {}, r"it needs torchsde.*the nearest is DPM\+\+ SDE$"),
+        ("FlowMatchEulerDiscreteScheduler", {}, "SDXL is none; the nearest is Euler"),
         ("Euler a", {"use_karras_sigmas": True}, "does not read 'use_karras_sigmas'; it reads steps_offset"),
         ("Euler", {"use_karas_sigmas": True}, "did you mean use_karras_sigmas\\?"),
         ("Euler", {"use_karras_sigmas": 1}, "use_karras_sigmas: '1' found; true, false wanted"),
@@ -127,6 +144,11 @@ def test_every_choice_of_the_table_is_one_that_diffusers_takes(name: str) -> Non
         ("LCM", {"original_inference_steps": 5.5}, "'5.5' found; a whole number above 0 wanted"),
         ("Euler", {"sigma_max": float("nan")}, "'nan' found; a number above 0 wanted"),
         ("Euler", {"sigma_max": "1"}, "'1' found; a number above 0 wanted"),
+        ("TCD", {"eta": 1.5}, "eta: '1.5' found; a number from 0 to 1 wanted"),
+        ("TCD", {"eta": True}, "eta: 'True' found; a number from 0 to 1 wanted"),
+        ("Euler", {"eta": 0.5}, "does not read 'eta'"),
+        ("karras", {}, "'karras' is a schedule; a sampler wanted with it, as Euler Karras"),
+        ("DPM++ 2M Beta", {}, r"no schedule Beta here; the nearest is DPM\+\+ 2M SGM Uniform"),
     ],
 )
 def test_what_diffusers_would_refuse_or_ignore_is_refused_with_a_reason(
@@ -155,3 +177,36 @@ def test_lcm_takes_no_guidance_and_no_more_steps_than_it_picks_from() -> None:
     walk = diffusers.LCMScheduler.from_config(SDXL)
     with pytest.raises(ValueError, match="smaller than `num_inference_steps`"):
         walk.set_timesteps(51)
+
+
+@pytest.mark.parametrize("name", TAKES)
+def test_the_classes_that_take_a_schedule_are_those_of_diffusers(name: str) -> None:
+    takes = {kind for kind in READS if name in inspect.signature(getattr(diffusers, kind).set_timesteps).parameters}
+    # UniPC takes sigmas of flow models only, says diffusers when it is asked.
+    assert takes - {"UniPCMultistepScheduler"} == TAKES[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "of", "words"),
+    [
+        ("Euler", "timesteps", None),
+        ("Euler", "sigmas", None),
+        ("DPM++ 2M", "timesteps", None),
+        ("DPM++ 2M", "sigmas", r"DPM\+\+ 2M takes none; Euler do"),
+        ("Euler a", "timesteps", "Euler a takes none; Euler, DDPM, Heun"),
+        ("Euler Karras", "timesteps", "given beside use_karras_sigmas"),
+        (None, "timesteps", "without a scheduler; one that takes them wanted: Euler"),
+    ],
+)
+def test_a_schedule_of_ones_own_is_for_those_that_take_it(name: str | None, of: str, words: str | None) -> None:
+    refused = schedule_refusal(scheduler_of(name) if name else None, of)
+    assert (words is None) is (refused is None)
+    assert words is None or re.search(words, refused or "")
+
+
+def test_tcd_is_used_as_lcm_is() -> None:
+    tcd = scheduler_of("TCD", {"eta": 0.5})
+    assert tcd == Scheduler(name="TCDScheduler", settings={"eta": 0.5})
+    assert scheduler_of("tcd").settings == {"eta": 0.3}
+    assert (refusal(tcd, steps=51, guidance_scale=1) or ("",))[0] == "steps"
+    assert refusal(tcd, steps=4, guidance_scale=0) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -105,3 +106,42 @@ def test_a_size_that_is_said_in_two_ways_is_refused(row: dict[str, Any], words: 
 
 def test_a_scheduler_object_is_checked_like_its_text() -> None:
     assert shorthand.scheduler(scheduler_of("Euler")) == scheduler_of("Euler")
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("999, 845,730", (999.0, 845.0, 730.0)),
+        ([999, 0.5], (999.0, 0.5)),
+        ("[999, 1]", (999.0, 1.0)),
+    ],
+)
+def test_timesteps_are_numbers_that_fall(given: Any, found: tuple[float, ...]) -> None:
+    assert shorthand.timesteps(given) == found
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("", "'' found; numbers wanted"),
+        ([], "1 to 1000 numbers wanted"),
+        ([1000, 0], "1000 to 0 found; numbers from 999 to 0 wanted"),
+        ([5, 5], "5, 5 found at place 1; each wanted smaller"),
+        ([5, 7], "5, 7 found"),
+        ([5, True], "True found; numbers wanted"),
+        ([float("nan")], "nan found"),
+        ("a, b", "'a' found"),
+        (7, "7 found; 1 to 1000 numbers"),
+        ([1] * 1001, "1 to 1000 numbers wanted"),
+    ],
+)
+def test_timesteps_that_are_none_are_refused(given: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        shorthand.timesteps(given)
+
+
+def test_sigmas_end_above_nothing() -> None:
+    assert shorthand.sigmas("14.6, 3, 0") == shorthand.sigmas([14.6, 3]) == (14.6, 3.0)
+    for given in ([0], [3, -1], [1e7, 1]):
+        with pytest.raises(ValueError, match="sigmas above 0"):
+            shorthand.sigmas(given)
