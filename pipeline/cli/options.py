@@ -15,7 +15,8 @@ JobRef = Annotated[str, typer.Argument(help="BATCH/JOB, such as summer-catalogue
 File = Annotated[
     str,
     typer.Argument(
-        help="Prompt set: .jsonl, .csv or .txt, also .gz or .zst; a path, s3://BUCKET/KEY, or - for standard input.",
+        help="Prompt set: .jsonl, .csv or .txt, also .gz or .zst; a path, s3://BUCKET/KEY, or - for standard input. Or "
+        "a PNG, JPEG or WebP with metadata, or a folder of them.",
         show_default=False,
     ),
 ]

@@ -21,7 +21,7 @@ import structlog
 
 from pipeline.client.batch import Batch
 from pipeline.client.connect import Connection, connect
-from pipeline.client.replay import Replay, compare, only_record
+from pipeline.client.replay import Replay, compare, only_row
 from pipeline.client.schedules import Schedules
 from pipeline.errors import RecordTooNew, RecordUnreadable, RequestError, UnknownBatch
 from pipeline.ledger.workers import ALL, Drain, Worker
@@ -32,12 +32,12 @@ from pipeline.operations.resume import recover_batch, unknown_batches
 from pipeline.operations.standing import doubt_if_known
 from pipeline.operations.status import BatchStatus, Unreadable, batch_status, newest_batches
 from pipeline.operations.submit import TIMEOUT_S, Acceptance, Submission, accept, checked_options
-from pipeline.outputs.extract import row_of
+from pipeline.outputs.pictures import open_prompts
 from pipeline.process.deadline import Deadline, OutOfTime
 from pipeline.promptset.formats import InputFormat
 from pipeline.promptset.keywords import PictureFields
 from pipeline.promptset.levels import unreached_lines
-from pipeline.promptset.source import Prompts, open_source
+from pipeline.promptset.source import Prompts
 from pipeline.promptset.validate import Validation, resolved_rows
 from pipeline.records.batch import Repair
 
@@ -142,7 +142,9 @@ class Client:
         """
         ledger = self._connection.ledger
         deployment = ledger.deployment()
-        source = open_source(prompts, input_format=input_format, bucket=self._connection.artifacts)
+        source = open_prompts(
+            prompts, input_format=input_format, bucket=self._connection.artifacts, models=deployment.models
+        )
         found, estimator = Validation(source.name), Estimator(deployment, ledger.speeds.all())
         if skip_invalid:
             found.most_invalid = deployment.max_rows
@@ -157,14 +159,15 @@ class Client:
         """Render an image again as its record says, and compare.
 
         Args:
-            file: the image, its sidecar, or a results.jsonl with only its line.
+            file: the image, its sidecar, or a results.jsonl with only its line; or an image of another program whose
+                metadata are known (docs/metadata.md), as far as they can be carried over.
             timeout_s: how long to wait for it.
             progress: show progress, as `Batch.wait` does.
 
         Raises RequestError if there is no record, or several; ReplayFailed, WaitTimeout, and as `submit` does.
         """
-        then = only_record(Path(file))
-        batch = self.batch(self.accept(Submission([row_of(then.result)], checked_options({}))).manifest.id)
+        then = only_row(Path(file), self._connection.ledger.deployment().models)
+        batch = self.batch(self.accept(Submission([then.row], checked_options({}))).manifest.id)
         batch.wait(timeout_s, progress=progress)
         return compare(then, batch, self._connection.artifacts)
 

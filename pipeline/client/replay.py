@@ -10,7 +10,7 @@ from pipeline.bucket.outcomes import image_if_there
 from pipeline.client.batch import Batch, RenderedImage
 from pipeline.errors import ReplayFailed, RequestError
 from pipeline.outputs.comparison import Difference, Likeness, differences, likeness
-from pipeline.outputs.extract import Recorded, records_in
+from pipeline.outputs.pictures import Models, PictureRow, picture_rows
 from pipeline.records.results import ImageResult
 
 
@@ -20,31 +20,38 @@ class Replay:
 
     Attributes:
         batch_id: of the batch that rendered it again.
-        then: its record of the first time.
+        then: its record of the first time; None if another program made it.
         image: the second one.
         differences: in how the two were made.
         compared: whether the first one's pixels were there to compare: in the file itself, or still in the bucket.
         likeness: of the pixels; None if they were not compared, or if the sizes differ.
+        program: that made the first one.
+        left_out: what of its description could not be carried over.
     """
 
     batch_id: str
-    then: ImageResult
+    then: ImageResult | None
     image: RenderedImage
     differences: list[Difference]
     compared: bool
     likeness: Likeness | None
+    program: str = "Tessera"
+    left_out: tuple[str, ...] = ()
 
 
-def only_record(file: Path) -> Recorded:
-    """The one record in a file. Raises RequestError if there is none, or several."""
-    found = list(records_in(file))
+def only_row(file: Path, models: Models) -> PictureRow:
+    """The row of the one picture in a file. Raises RequestError if there is none, or several."""
+    problems: list[str] = []
+    found = list(picture_rows([file], models, refused=lambda _path, why: problems.append(why)))
+    if problems:
+        raise RequestError(problems[0])
     if len(found) != 1:
         raise RequestError(f"{file} holds {len(found)} records; one wanted (`tessera extract` takes all)")
     return found[0]
 
 
-def compare(then: Recorded, batch: Batch, artifacts: Artifacts) -> Replay:
-    """The image of a record beside that of a batch which has ended and rendered it again.
+def compare(then: PictureRow, batch: Batch, artifacts: Artifacts) -> Replay:
+    """The picture of a row beside that of a batch which has ended and rendered it again.
 
     Raises ReplayFailed if the batch has no image.
     """
@@ -53,12 +60,15 @@ def compare(then: Recorded, batch: Batch, artifacts: Artifacts) -> Replay:
     image = next(batch.images(), None)
     if image is None:
         raise ReplayFailed(f"batch {batch.id} was {batch.status().state.value} before the image was rendered")
-    before = then.body or image_if_there(artifacts, then.result)
+    result = then.result
+    before = then.body or (image_if_there(artifacts, result) if result is not None else None)
     return Replay(
         batch_id=batch.id,
-        then=then.result,
+        then=result,
         image=image,
-        differences=differences(then.result, image.result),
+        differences=[] if result is None else differences(result, image.result),
         compared=before is not None,
         likeness=None if before is None else likeness(before, image.bytes()),
+        program=then.program,
+        left_out=then.notes,
     )

@@ -29,12 +29,13 @@ from pipeline.errors import (
 )
 from pipeline.ledger import Ledger
 from pipeline.names import checked_batch_id, checked_id
+from pipeline.outputs.pictures import open_prompts
 from pipeline.process.backoff import backoff_s
 from pipeline.process.deadline import Deadline, OutOfTime
 from pipeline.process.files import spool
 from pipeline.promptset.formats import InputFormat
 from pipeline.promptset.row import MAX_SEED, Options, ResolvedRow
-from pipeline.promptset.source import Prompts, open_source
+from pipeline.promptset.source import Prompts
 from pipeline.promptset.validate import Validation, fields_errors, resolved_rows
 from pipeline.records.batch import PRIORITIES, BatchManifest, BatchRecord, Origin
 from pipeline.records.object_keys import BatchObjects
@@ -119,7 +120,9 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
     objects = BatchObjects(batch_id)
     # Follows from the id, so that the same submission under the same id has the same seeds.
     seed = submission.seed if submission.seed is not None else _seed_of(batch_id)
-    source = open_source(submission.prompts, input_format=submission.input_format, bucket=artifacts)
+    source = open_prompts(
+        submission.prompts, input_format=submission.input_format, bucket=artifacts, models=deployment.models
+    )
     row_filter = submission.row_filter
     validation = Validation(source.name)
     if submission.skip_invalid:

@@ -16,7 +16,7 @@ from pipeline.picture import Format, HighresMode, Picture
 from pipeline.records.results import ImageResult
 from pipeline.schema import read_lines
 
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 _MAGIC, _MAGIC_BYTES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF"), 4
 # Parts of a result that are fields of their own in a row, or have another form there.
 _PARTS = frozenset({"file", "conditioning", "highres", "metadata"})
@@ -40,7 +40,7 @@ def records_in(path: Path) -> Iterator[Recorded]:
     """
     try:
         with path.open("rb") as file:
-            is_image = path.suffix.lower() in _SUFFIXES  # even if it is empty
+            is_image = path.suffix.lower() in IMAGE_SUFFIXES  # even if it is empty
             if not (file.read(_MAGIC_BYTES).startswith(_MAGIC) or is_image):
                 file.seek(0)
                 yield from (Recorded(result, None) for result in _lines(path, file))
@@ -54,8 +54,8 @@ def records_in(path: Path) -> Iterator[Recorded]:
         result = next(_lines(sidecar, sidecar.read_bytes().splitlines()), None)
     if result is None:
         raise RequestError(
-            f"{path} carries no record: it was stripped, or Tessera did not make it. Its sidecar or its line of "
-            "results.jsonl will do instead"
+            f"{path} carries no record: it was stripped, or Tessera did not make it, nor a program whose metadata are "
+            "known. Its sidecar or its line of results.jsonl will do instead"
         )
     yield Recorded(result, body)
 
@@ -80,16 +80,3 @@ def row_of(result: ImageResult) -> dict[str, Any]:
     fields["highres"] = {name: value for name, value in highres.items() if value is not None}
     fields = {name: value for name, value in fields.items() if name in _ALWAYS or value not in _EMPTY}
     return {"custom_id": result.custom_id, "seed": result.seed, **fields}
-
-
-def rows_of(results: Iterable[ImageResult]) -> Iterator[dict[str, Any]]:
-    """Rows that render these images, each with a custom_id of its own: later images of a row get their number."""
-    taken: set[str] = set()
-    for result in results:
-        wanted = result.custom_id[:200].rstrip() + (f"-{result.number}" if result.number else "")
-        custom_id, again = wanted, 1
-        while custom_id in taken:
-            again += 1
-            custom_id = f"{wanted}-{again}"
-        taken.add(custom_id)
-        yield row_of(result) | {"custom_id": custom_id}

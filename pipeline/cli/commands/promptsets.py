@@ -20,10 +20,10 @@ from pipeline.deployment.announcement import Deployment
 from pipeline.errors import RowWarning, SettingsError
 from pipeline.operations.estimate import Estimate
 from pipeline.operations.submit import TIMEOUT_S, Submission
+from pipeline.outputs.pictures import open_prompts
 from pipeline.promptset.keywords import PictureFields
 from pipeline.promptset.levels import unreached_lines
 from pipeline.promptset.row import Options
-from pipeline.promptset.source import open_source
 from pipeline.promptset.validate import Validation, resolved_rows
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
@@ -119,7 +119,8 @@ def validate(
         deployment, where = connection.ledger.deployment(), "the deployment"
     except SettingsError:
         deployment, where = Deployment.any(), "any deployment (none is configured, so models are not checked)"
-    source = open_source(file, input_format=input_format, bucket=connection.artifacts if connection else None)
+    bucket = connection.artifacts if connection else None
+    source = open_prompts(file, input_format=input_format, bucket=bucket, models=deployment.models)
     found = Validation(source.name)
     if skip_invalid:
         found.most_invalid = deployment.max_rows

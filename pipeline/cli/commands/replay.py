@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +13,8 @@ from pipeline.cli.json_out import write_json
 from pipeline.cli.options import AsJson, Timeout
 from pipeline.client.client import Client
 from pipeline.client.replay import Replay
-from pipeline.errors import RequestError
-from pipeline.outputs.extract import records_in, rows_of
-from pipeline.records.results import ImageResult
+from pipeline.outputs.pictures import picture_rows
+from pipeline.promptset.source import shown_path
 
 
 def add_to(app: typer.Typer) -> None:
@@ -28,7 +26,7 @@ def add_to(app: typer.Typer) -> None:
 def replay(
     file: Annotated[
         Path,
-        typer.Argument(help="A PNG, JPEG or WebP that Tessera made, its sidecar, or its line of results.jsonl."),
+        typer.Argument(help="A PNG, JPEG or WebP with metadata, or a sidecar or line of results.jsonl of ours."),
     ],
     output: Annotated[
         Path, typer.Option("--output", "--out", "-o", help="Folder for the image.", show_default=True)
@@ -43,9 +41,13 @@ def replay(
         write_json(_as_dict(again, path), ascii_only=not _is_utf8())
         return OK
     typer.echo(str(path))
+    for what in again.left_out:
+        typer.echo(f"  not carried over from {again.program}: {what}")
     for difference in again.differences:
         typer.echo(f"  {difference}")
-    if not again.differences:
+    if again.then is None:
+        typer.echo(f"  made by {again.program}: rendered as its metadata say, which is not the same computation")
+    elif not again.differences:
         typer.echo("  made in the same way: layout, model revision, device and versions are the same")
     if not again.compared:
         typer.echo("  pixels: not compared, the first picture is neither in this file nor in the bucket any more")
@@ -57,23 +59,25 @@ def replay(
 def extract(
     files: Annotated[
         list[Path],
-        typer.Argument(help="PNG, JPEG and WebP files that Tessera made, sidecars, results.jsonl.", show_default=False),
+        typer.Argument(
+            help="PNG, JPEG and WebP files of Tessera, A1111, Forge, ComfyUI, InvokeAI, Fooocus or NovelAI, folders of "
+            "them, and sidecars or results.jsonl of ours.",
+            show_default=False,
+        ),
     ],
 ) -> int:
     """Write a prompt set that renders these images again, as JSON Lines, to standard output."""
     refused: list[Path] = []
 
-    def results() -> Iterator[ImageResult]:
-        for path in files:
-            try:
-                yield from (found.result for found in records_in(path))
-            except RequestError as error:
-                refused.append(path)
-                typer.echo(f"left out: {error}", err=True)
+    def refuse(path: Path, why: str) -> None:
+        refused.append(path)
+        typer.echo(f"left out: {why}", err=True)
 
     written = 0
-    for row in rows_of(results()):
-        write_json(row, ascii_only=not _is_utf8())
+    for found in picture_rows(files, refused=refuse):
+        write_json(found.row, ascii_only=not _is_utf8())
+        for what in found.notes:
+            typer.echo(f"{shown_path(found.path)} ({found.program}): not carried over: {what}", err=True)
         written += 1
     if not refused:
         return OK
@@ -85,6 +89,8 @@ def _as_dict(again: Replay, path: Path) -> dict[str, Any]:
     return {
         "batch": again.batch_id,
         "file": str(path),
+        "program": again.program,
+        "not_carried_over": list(again.left_out),
         "differences": [vars(difference) for difference in again.differences],
         "pixels": None
         if likeness is None

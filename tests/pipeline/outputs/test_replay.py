@@ -17,7 +17,8 @@ from pipeline.cli.main import app
 from pipeline.deployment.announcement import AllowedLora, AllowedModel
 from pipeline.errors import RequestError
 from pipeline.outputs.comparison import Difference, differences, likeness
-from pipeline.outputs.extract import records_in, row_of, rows_of
+from pipeline.outputs.extract import records_in, row_of
+from pipeline.outputs.pictures import picture_rows
 from pipeline.picture import Conditioning, File, Format, Highres, HighresMode, LongPrompt, Lora, Picture
 from pipeline.promptset.resolve import resolve
 from pipeline.promptset.row import Options, Row
@@ -138,10 +139,12 @@ def test_an_empty_image_is_not_passed_over(tmp_path: Path, name: str) -> None:
         list(records_in(tmp_path / name))
 
 
-def test_extracted_rows_have_an_id_and_a_seed_each() -> None:
+def test_extracted_rows_have_an_id_and_a_seed_each(tmp_path: Path) -> None:
     results = [_result(0), _result(1), _result(2), _result(0)]
     results += [_result(0, custom_id="row-1-1"), _result(0, custom_id="x" * 256)]
-    rows = list(rows_of(results))
+    lines = tmp_path / "results.jsonl"
+    lines.write_text("\n".join(result.model_dump_json() for result in results))
+    rows = [found.row for found in picture_rows([lines], refused=lambda _path, why: pytest.fail(why))]
     assert [row["custom_id"] for row in rows[:5]] == ["row-1", "row-1-1", "row-1-2", "row-1-3", "row-1-1-2"]
     assert [row["seed"] for row in rows[:3]] == [100, 101, 102]
     assert all(Row.model_validate(row).num_images == 1 for row in rows)
