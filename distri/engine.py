@@ -215,7 +215,7 @@ class Engine:
             (self.mesh.traffic.sent_bytes - sent_before) // share,
         )
         return [
-            _rendered(prepared, picture, repaired, spent)
+            _rendered(prepared, picture, repaired, spent, self._preparation.loras.warnings)
             for prepared, picture, repaired in zip(batch, decoded, repairs, strict=True)
         ]
 
@@ -251,7 +251,13 @@ def _guidance_of(image: ImageSpec) -> Guidance:
     return Guidance(image.guidance_scale, image.guidance_rescale)
 
 
-def _rendered(prepared: PreparedImage, picture: DecodedImage, repairs: tuple[str, ...], spent: "_Spent") -> Rendered:
+def _rendered(
+    prepared: PreparedImage,
+    picture: DecodedImage,
+    repairs: tuple[str, ...],
+    spent: "_Spent",
+    of_loras: tuple[str, ...],
+) -> Rendered:
     image, plan = prepared.image, prepared.plan
     return Rendered(
         pixels=picture.pixels,
@@ -266,6 +272,6 @@ def _rendered(prepared: PreparedImage, picture: DecodedImage, repairs: tuple[str
         canvas=plan.canvas if plan.canvas != (image.width, image.height) else None,
         crop=plan.crop,
         left_out=prepared.left_out,
-        warnings=plan.warnings,
+        warnings=plan.warnings + of_loras,
         repairs=repairs + picture.repairs,
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 SettingValue = bool | int | float | str
 
@@ -41,11 +42,41 @@ class Scheduler(_Plain):
     settings: dict[str, SettingValue] = Field(default_factory=dict)
 
 
+LoraScale = Annotated[float, Field(ge=-4, le=4)]
+_BLOCK = re.compile(
+    r"BASE|M00|(IN|OUT)\d\d|text_encoder(_2)?"
+    r"|(down_blocks|mid_block|up_blocks|conv_in|conv_norm_out|conv_out|time_embedding|add_embedding)(\.\w{1,40}){0,12}"
+)
+
+
+def _block(name: str) -> str:
+    if not _BLOCK.fullmatch(name):
+        wanted = "BASE, IN04, M00, OUT03, or a part of the networks as up_blocks.0.attentions.1 or text_encoder_2"
+        raise ValueError(f"{name[:80]!r} found; a block wanted: {wanted}")
+    return name
+
+
+LoraBlock = Annotated[str, AfterValidator(_block)]
+
+
 class Lora(_Plain):
     """One LoRA of a row; several are added up."""
 
     name: str = Field(description="Id on the deployment's allow-list.")
-    scale: float = Field(1.0, ge=-4, le=4)
+    scale: LoraScale = 1.0
+    text_scale: LoraScale | None = Field(
+        None, exclude_if=lambda value: value is None, description="For the text encoders; None: `scale`, as the UNet."
+    )
+    blocks: dict[LoraBlock, LoraScale] = Field(
+        default_factory=dict,
+        max_length=200,
+        exclude_if=lambda value: not value,
+        description="By block, what the scale is multiplied with there; 1 where nothing is said.",
+    )
+
+    def __hash__(self) -> int:
+        """Rows of equal LoRAs are rendered together."""
+        return hash((self.name, self.scale, self.text_scale, *sorted(self.blocks.items())))
 
 
 class HighresMode(StrEnum):

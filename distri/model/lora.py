@@ -1,39 +1,25 @@
 """LoRA weights fused into the model's own, and taken out again bit for bit.
 
-The split layers read the weights of diffusers' modules at every call, so fusing in place holds for them too. Files are
-safetensors as diffusers and peft write them, or as kohya's scripts do; diffusers' own converter reads the latter.
+The split layers read the weights of diffusers' modules at every call, so fusing in place holds for them too.
 """
 
-import hashlib
-import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers.loaders.lora_pipeline import StableDiffusionXLLoraLoaderMixin
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from distri.model.adapters.changes import Change
+from distri.model.adapters.file import LoraFile, check_base, read_file
+from distri.model.adapters.matching import BadNumber, Matches, Strength, Targets, matches
+from distri.model.adapters.scalings import BadPattern
 from distri.model.model import Model
 from distri.model.originals import Originals
 from distri.ranks import p2p
 from distri.ranks.errors import BadLora
 from distri.ranks.mesh import Mesh
-
-METADATA_KEY = "lora_adapter_metadata"  # where diffusers keeps peft's settings in a file's header
-
-# How diffusers' formats end the name of a weight, after that of its module.
-_DOWN = (".lora_A.weight", ".lora.down.weight", "_lora.down.weight", ".lora_linear_layer.down.weight")
-_UP = (".lora_B.weight", ".lora.up.weight", "_lora.up.weight", ".lora_linear_layer.up.weight")
-
-# Names that are not those of the modules: of older diffusers files, and of text encoders in transformers before 5.
-_RENAMED = (
-    (".processor.", "."),
-    *((f".self_attn.to_{short}", f".self_attn.{short}_proj") for short in ("q", "k", "v", "out")),
-)
+from pipeline.loras.names import ldm_names
 
 
 @dataclass(frozen=True)
@@ -44,20 +30,24 @@ class Lora:
         path: a safetensors file.
         scale: of its weights.
         sha256: of the file, in hexadecimal, if that is to be checked.
+        text_scale: of those for the text encoders; None is `scale`.
+        blocks: by block of the UNet or part of the pipeline, what the scale is multiplied with there.
     """
 
     path: Path
     scale: float = 1.0
     sha256: str | None = None
+    text_scale: float | None = None
+    blocks: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
-class _Delta:
-    """What a LoRA adds to one weight: `scale` x up x down."""
+class _Fused:
+    """A file's changes of a weight or bias, with the file's name."""
 
-    up: Tensor
-    down: Tensor
-    scale: float
+    file: str
+    weight: Tensor
+    change: Change
 
 
 class FusedLoras:
@@ -66,6 +56,9 @@ class FusedLoras:
     Args:
         model: its UNet and text encoders are changed in place; nobody else may change them.
         mesh: whose ranks must agree that all of them can read a file.
+
+    Attributes:
+        warnings: what of the files that are fused now is not used, and why.
     """
 
     def __init__(self, model: Model, mesh: Mesh) -> None:
@@ -74,9 +67,12 @@ class FusedLoras:
             "text_encoder": model.text_encoders[0],
             "text_encoder_2": model.text_encoders[1],
         }
+        self._text_width = model.unet.config.cross_attention_dim
         self._mesh = mesh
-        self._loras: tuple[Lora, ...] = ()
+        self._loras: tuple[Lora, ...] | None = ()  # None: what is fused was not finished
         self._originals = Originals(mesh.replica)
+        self._targets: Targets | None = None
+        self.warnings: tuple[str, ...] = ()
 
     def holds(self, loras: Sequence[Lora]) -> bool:
         """Whether the model holds exactly these."""
@@ -93,134 +89,84 @@ class FusedLoras:
         """
         if self.holds(loras):
             return
+        self._loras = None
         self._originals.restore()
-        self._loras = ()
+        self._loras, self.warnings = (), ()
         problem: BadLora | None = None
-        deltas: list[tuple[Tensor, _Delta]] = []
+        found: list[_Fused] = []
+        warnings: list[str] = []
         try:
             for lora in loras:
-                deltas += self._read(lora)
+                found += self._read(lora, warnings)
         except BadLora as error:
             problem = error
+        self._agree(problem)
+        by_weight: dict[Tensor, list[_Fused]] = {}
+        for one in found:
+            by_weight.setdefault(one.weight, []).append(one)
+        self._originals.keep(list(by_weight))
+        self._loras = None
+        problem = _fuse(by_weight)
+        try:
+            self._agree(problem)
+        except BadLora:
+            self._originals.restore()
+            self._loras = ()
+            raise
+        self._loras, self.warnings = tuple(loras), tuple(warnings)
+
+    def _agree(self, problem: BadLora | None) -> None:
         if not p2p.all_agree(self._mesh, self._mesh.replica, problem is None):
             raise problem or BadLora("a LoRA", "another rank cannot use it")
-        self._originals.keep(list(dict.fromkeys(weight for weight, _ in deltas)))
-        for weight, summed in _summed(deltas):
-            weight.copy_(weight.float() + summed.view(weight.shape))
-        self._loras = tuple(loras)
 
-    def _read(self, lora: Lora) -> list[tuple[Tensor, _Delta]]:
-        state, metadata = _read_file(lora)
-        weights = {name: _weights_of(part) for name, part in self._parts.items()}
-        found: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in _converted(state, self._parts["unet"], lora.path.name).items():
-            module, side = _parsed(key)
-            found.setdefault(module, {})[side] = tensor
-        deltas, unknown = [], []
-        for module, sides in found.items():
-            part, _, name = module.partition(".")
-            weight = weights.get(part, {}).get(name)
-            if weight is None or sides.keys() != {"up", "down"}:
-                unknown.append(module)
-                continue
-            up, down = sides["up"], sides["down"]
-            if not _fits(up, down, weight):
-                raise BadLora(
-                    lora.path.name,
-                    f"{module} has weights of {tuple(up.shape)} and {tuple(down.shape)}, which do not fit the model's "
-                    f"{tuple(weight.shape)}: it was made for another kind of model",
-                )
-            deltas.append((weight, _Delta(up, down, lora.scale * _scaling(metadata, part, name, down.shape[0]))))
-        if unknown or not deltas:
-            some = ", ".join(sorted(unknown)[:3]) or "no LoRA weights at all"
-            more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
-            raise BadLora(lora.path.name, f"found {some}{more}, which this model has no weights for")
-        return deltas
+    def _read(self, lora: Lora, warnings: list[str]) -> Iterator[_Fused]:
+        file = read_file(lora.path, lora.sha256)
+        check_base(file, self._text_width if isinstance(self._text_width, int) else None)
+        if self._targets is None:
+            self._targets = Targets(self._parts)
+        text_scale = lora.scale if lora.text_scale is None else lora.text_scale
+        strength = Strength(lora.scale, text_scale, lora.blocks, ldm_names(self._targets.in_unet()))
+        try:
+            found = matches(file.tensors, file.peft, self._targets, strength)
+        except (BadNumber, BadPattern) as error:
+            raise BadLora(file.name, str(error)) from error
+        _require_use(file, found)
+        warnings += [f"LoRA {file.name}: {sentence}" for sentence in found.leftovers()]
+        return (_Fused(file.name, weight, change) for weight, change in found.changes)
 
 
-def _read_file(lora: Lora) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and peft's settings of a file; the header is read, not the file's name."""
-    try:
-        if lora.sha256 is not None:
-            with lora.path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != lora.sha256.lower():
-                raise BadLora(lora.path.name, f"its SHA-256 is {found}, {lora.sha256} was wanted")
-        with safe_open(lora.path, framework="pt") as content:
-            state = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118 - it is no mapping
-            metadata = json.loads((content.metadata() or {}).get(METADATA_KEY, "{}"))
-    except (OSError, SafetensorError, ValueError) as error:
-        raise BadLora(lora.path.name, f"it cannot be read as safetensors: {error}") from error
-    if any("dora_scale" in key or "lora_magnitude_vector" in key for key in state):
-        raise BadLora(lora.path.name, "it is a DoRA; only LoRA is known")
-    return state, metadata
+def _require_use(file: LoraFile, found: Matches) -> None:
+    """Refuse a file of which nothing fits, or more does not than does."""
+    unfit = sum(found.misfits.values())
+    if found.used and unfit <= found.used:
+        return
+    if unfit:
+        made_for = "it was made for another kind of model"
+        raise BadLora(file.name, f"{'; '.join(found.leftovers())}; {made_for}")
+    if found.whole:
+        raise BadLora(file.name, "it holds whole weights and no changes of them: a checkpoint, not a LoRA")
+    raise BadLora(file.name, "; ".join(found.leftovers()) or "it has no LoRA weights at all")
 
 
-def _converted(state: dict[str, Tensor], unet: Any, name: str) -> dict[str, Tensor]:
-    """Tensors by diffusers' names: the part, a dot and the rest. Kohya's alphas are multiplied in."""
-    for key in [key for key in state if key.endswith(".alpha")]:
-        alpha, module = state.pop(key), key.removesuffix(".alpha")
-        down = next((state[one] for end in (".lora_down.weight", *_DOWN) if (one := module + end) in state), None)
-        up = next((one for end in (".lora_up.weight", *_UP) if (one := module + end) in state), None)
-        if down is None or up is None:
-            raise BadLora(name, f"{key} has no weights beside it")
-        state[up] = state[up].float() * (float(alpha) / down.shape[0])
-    try:
-        converted, _ = StableDiffusionXLLoraLoaderMixin.lora_state_dict(state, unet_config=unet.config)
-    except (ValueError, KeyError, IndexError) as error:
-        raise BadLora(name, f"diffusers cannot convert it: {str(error).strip()[:300]}") from error
-    return dict(converted)
-
-
-def _parsed(key: str) -> tuple[str, str]:
-    """The module that a tensor belongs to, with its part before it, and which side it is."""
-    for side, ends in (("down", _DOWN), ("up", _UP)):
-        for end in ends:
-            if key.endswith(end):
-                return _module(key.removesuffix(end)), side
-    return key, "neither"
-
-
-def _module(name: str) -> str:
-    for old, new in _RENAMED:
-        name = name.replace(old, new)
-    if name.startswith("unet.") and name.endswith(".to_out"):
-        name += ".0"
-    part, _, rest = name.partition(".")
-    return f"{part}.{rest.removeprefix('text_model.')}"
-
-
-def _weights_of(part: nn.Module) -> dict[str, Tensor]:
-    return {
-        name.removeprefix("text_model."): module.weight
-        for name, module in part.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d)
-    }
-
-
-def _fits(up: Tensor, down: Tensor, weight: Tensor) -> bool:
-    if up.ndim < 2 or down.ndim < 2 or up.flatten(1).shape[1] != down.shape[0]:
-        return False
-    return up.shape[0] == weight.shape[0] and down.flatten(1).shape[1] == weight.flatten(1).shape[1]
-
-
-def _scaling(metadata: Mapping[str, Any], part: str, name: str, rank: int) -> float:
-    """Alpha over rank by peft's settings; 1 where a file has none."""
-    if f"{part}.lora_alpha" not in metadata:
-        return 1.0
-    patterns = metadata.get(f"{part}.alpha_pattern") or {}
-    alpha = next((value for key, value in patterns.items() if name.endswith(key)), metadata[f"{part}.lora_alpha"])
-    return float(alpha) / (math.sqrt(rank) if metadata.get(f"{part}.use_rslora") else rank)
-
-
-def _summed(deltas: Sequence[tuple[Tensor, _Delta]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """What each weight gains in all, in float32 on its device; one at a time, since together they are a model."""
-    by_weight: dict[Tensor, list[_Delta]] = {}
-    for weight, delta in deltas:
-        by_weight.setdefault(weight, []).append(delta)
-    for weight, own in by_weight.items():
-        total = torch.zeros(weight.shape[0], weight.flatten(1).shape[1], device=weight.device)
-        for delta in own:
-            up, down = (side.to(weight.device, torch.float32).flatten(1) for side in (delta.up, delta.down))
-            total += delta.scale * (up @ down)
-        yield weight, total
+def _fuse(by_weight: dict[Tensor, list[_Fused]]) -> BadLora | None:
+    """Change the weights in place, each in float32 on its device; what is no number afterwards is a problem."""
+    peaks = []
+    for weight, fused in by_weight.items():
+        changed = weight.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+        for one in fused:
+            changed = one.change.onto(changed)
+        peaks.append(torch.linalg.vector_norm(changed, float("inf")))
+        weight.copy_(changed)
+    if not peaks:
+        return None
+    limits = torch.tensor([torch.finfo(weight.dtype).max for weight in by_weight], device=peaks[0].device)
+    bad = ~(torch.stack(peaks) <= limits)
+    if not bool(bad.any()):
+        return None
+    fused = list(by_weight.values())[int(bad.nonzero()[0])]
+    guilty = [
+        one for one in fused if not all(bool(side.float().isfinite().all()) for side in one.change.sides.values())
+    ]
+    if guilty:
+        return BadLora(guilty[0].file, "it holds numbers that are not finite (NaN or infinity): a damaged file")
+    return BadLora(fused[0].file, f"weights would exceed what {fused[0].weight.dtype} holds: lower its scale")

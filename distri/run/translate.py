@@ -70,7 +70,7 @@ def _lora(wanted: RowLora, loras: Mapping[str, LoraSource]) -> Lora:
     source = loras.get(wanted.name)
     if source is None:
         raise BadLora(wanted.name, "it is not in TESSERA_LORAS of this pod")
-    return Lora(Path(source.path), wanted.scale, source.sha256)
+    return Lora(Path(source.path), wanted.scale, source.sha256, wanted.text_scale, tuple(wanted.blocks.items()))
 
 
 def _height_first(size: tuple[int, int] | None) -> tuple[int, int] | None:

@@ -31,6 +31,14 @@ _MOST_LORAS = 100  # that are looked at
 LAST_TIMESTEP = 999  # SDXL's schedule of noise has 1,000
 MAX_SIGMA = 1e6
 
+# The blocks of SDXL's UNet as web UIs name them; BASE is the text encoders.
+_SDXL_BLOCKS = ("BASE", *(f"IN{n:02}" for n in range(9)), "M00", *(f"OUT{n:02}" for n in range(9)))
+_BLOCK_FORMS = {
+    12: ("BASE", "IN04", "IN05", "IN07", "IN08", "M00", *(f"OUT{n:02}" for n in range(6))),
+    20: _SDXL_BLOCKS,
+    26: ("BASE", *(f"IN{n:02}" for n in range(12)), "M00", *(f"OUT{n:02}" for n in range(12))),
+}
+
 
 def pair(value: object, form: str = "1024x1536, or [1024, 1536]") -> tuple[int, int]:
     """Two whole numbers: a text like 1024x1536, or a list of two."""
@@ -121,7 +129,42 @@ def loras(value: object) -> object:
         value = [part for part in value.split(",") if part.strip()]
     if not isinstance(value, Sequence) or len(value) > _MOST_LORAS:
         return value  # the field refuses it
-    return [_lora(one) if isinstance(one, str) else one for one in value]
+    return [_lora(one) if isinstance(one, str) else _with_blocks(one) for one in value]
+
+
+def lora_blocks(value: object) -> object:
+    """Block weights of a LoRA as an object: from the 12, 20 or 26 numbers of sd-webui-lora-block-weight, list or text.
+
+    As there, a block that a shorter form leaves out gets 0. The 26 have blocks that SDXL does not; they are left out.
+    """
+    if isinstance(value, str) and not value.lstrip().startswith("{"):
+        value = [part.strip() for part in value[:MAX_CHARACTERS].strip("[] ").split(",")]
+    value = _unpacked(value)
+    if isinstance(value, Mapping):
+        return {_block(name): factor for name, factor in value.items()}
+    if not isinstance(value, Sequence) or (names := _BLOCK_FORMS.get(len(value))) is None:
+        raise ValueError(
+            f"{shortened(value)} found; block weights wanted: 12, 20 or 26 numbers in the order of "
+            'sd-webui-lora-block-weight, or an object as {"IN04": 0.5} or {"up_blocks.0": 0}'
+        )
+    try:
+        numbers = dict(zip(names, map(float, value), strict=True))
+    except (TypeError, ValueError):
+        raise ValueError(f"{shortened(value)} found; numbers wanted as block weights") from None
+    return {name: numbers.get(name, 0.0) for name in _SDXL_BLOCKS}
+
+
+def _with_blocks(lora: object) -> object:
+    if isinstance(lora, Mapping) and lora.get("blocks"):
+        return {**lora, "blocks": lora_blocks(lora["blocks"])}
+    return lora
+
+
+def _block(name: object) -> object:
+    upper = name.upper() if isinstance(name, str) else ""
+    if upper == "MID":
+        return "M00"
+    return upper if upper in _SDXL_BLOCKS else name
 
 
 def highres(value: object) -> object:

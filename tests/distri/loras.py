@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from distri.model.lora import METADATA_KEY
+from distri.model.adapters.file import METADATA_KEY
 
 RANK, ALPHA = 3, 6.0
 
@@ -61,6 +61,24 @@ def peft(path: Path, parts: dict[str, Any], *, seed: int = 1, alpha: float | Non
         header |= {f"{part}.r": RANK, f"{part}.lora_alpha": alpha}
         header |= {f"{part}.target_modules": [n if part == "unet" else n.split(".")[-1] for n in names]}
     save_file(state, path, {METADATA_KEY: json.dumps(header)} if alpha else None)
+    return path
+
+
+def of_unet(path: Path, parts: dict[str, Any], settings: dict[str, Any], *, dora: bool = False, seed: int = 5) -> Path:
+    """As peft writes a LoRA of the UNet, with more of its settings in the header; with magnitudes, a DoRA."""
+    state: dict[str, torch.Tensor] = {}
+    for number, name in enumerate(UNET):
+        module = _module(parts["unet"], name)
+        down, up = _pair(module, 100 * seed + number)
+        state |= {f"unet.{name}.lora_A.weight": down, f"unet.{name}.lora_B.weight": up}
+        if dora:
+            norm = module.weight.detach().flatten(1).norm(dim=1)
+            magnitude = norm * torch.linspace(0.8, 1.2, norm.numel())
+            across = magnitude.view(1, -1, 1, 1) if module.weight.ndim == 4 else magnitude
+            state[f"unet.{name}.lora_magnitude_vector"] = across.contiguous()
+    header = {"unet.r": RANK, "unet.lora_alpha": ALPHA, "unet.target_modules": UNET, "unet.use_dora": dora}
+    header |= {f"unet.{name}": value for name, value in settings.items()}
+    save_file(state, path, {METADATA_KEY: json.dumps(header)})
     return path
 
 

@@ -10,11 +10,12 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from distri.engine import Engine, EngineSettings
+from distri.model.adapters.changes import Change
 from distri.model.image import ImageSpec, Rendered
-from distri.model.lora import Lora
+from distri.model.lora import FusedLoras, Lora
 from distri.ranks.errors import BadImage, BadLora
 from distri.ranks.mesh import Mesh
 from distri.sampling.control import Control
@@ -89,6 +90,144 @@ def test_the_weights_are_what_they_were_bit_for_bit(
         assert all(torch.equal(value, old[name]) for name, value in part.state_dict().items())
 
 
+OF_PEFT: dict[str, dict[str, Any]] = {
+    "regular expressions": {"alpha_pattern": {r"down_blocks.*attn1\.to_(q|k)": 9, "proj": 1.0, r"mid_block\..*": 0.5}},
+    "the root of the rank": {"use_rslora": True, "alpha_pattern": {"conv1": 2}},
+    "a DoRA": {"use_dora": True},
+}
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.6])
+@pytest.mark.parametrize("kind", list(OF_PEFT))
+def test_settings_of_peft_give_the_weights_of_peft(model_dir: Path, tmp_path: Path, kind: str, scale: float) -> None:
+    pipe: Any = diffusers.StableDiffusionXLPipeline.from_pretrained(model_dir, add_watermarker=False)
+    file = loras.of_unet(tmp_path / "unet.safetensors", pipe.components, OF_PEFT[kind], dora=kind == "a DoRA")
+    engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=EXACT)
+    plain = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
+    pipe.load_lora_weights(file, adapter_name="a")
+    pipe.set_adapters(["a"], [scale])
+    pipe.fuse_lora(components=["unet"])
+    pipe.unload_lora_weights()
+    engine._preparation.loras.set([Lora(file, scale)])
+    ours = engine._preparation._model.unet.state_dict()
+    changed = [name for name, value in pipe.unet.state_dict().items() if not torch.equal(value, plain[name])]
+    assert len(changed) == len(loras.UNET)
+    for name, value in pipe.unet.state_dict().items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-6)
+
+
+def _fused(model_dir: Path, lora: Lora) -> tuple[FusedLoras, dict[str, torch.Tensor]]:
+    """The model's LoRAs, and by the name of the weight, what it has gained."""
+    engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=EXACT)
+    fused, model = engine._preparation.loras, engine._preparation._model
+    parts = {"unet": model.unet, "text_encoder": model.text_encoders[0], "text_encoder_2": model.text_encoders[1]}
+    plain = {f"{part}.{name}": value for part, root in parts.items() for name, value in root.state_dict().items()}
+    before = {name: value.clone() for name, value in plain.items()}
+    fused.set([lora])
+    return fused, {name: value - before[name] for name, value in plain.items() if not torch.equal(value, before[name])}
+
+
+def test_text_encoders_and_blocks_have_scales_of_their_own(model_dir: Path, files: dict[str, Path]) -> None:
+    _, plain = _fused(model_dir, Lora(files["kohya"]))
+    blocks = (
+        ("IN04", 0.5),
+        ("M00", 0.0),
+        ("up_blocks.0.attentions.2", 3.0),
+        ("up_blocks.0", 7.0),
+        ("text_encoder_2", 2.0),
+    )
+    fused, scaled = _fused(model_dir, Lora(files["kohya"], 2.0, text_scale=0.25, blocks=blocks))
+    assert not fused.warnings
+    for name, gain in plain.items():
+        wanted = 2.0
+        if name.startswith("text_encoder"):
+            wanted = 0.25 * (2.0 if name.startswith("text_encoder_2") else 1.0)
+        elif name.startswith("unet.down_blocks.1.attentions.0"):
+            wanted = 2.0 * 0.5
+        elif name.startswith("unet.up_blocks.0.attentions.2"):
+            wanted = 2.0 * 3.0
+        if name.startswith("unet.mid_block"):
+            assert name not in scaled
+        else:
+            torch.testing.assert_close(scaled[name], wanted * gain, rtol=1e-3, atol=1e-5)
+
+
+def test_what_a_file_holds_beside_what_fits_is_a_warning(
+    model_dir: Path, files: dict[str, Path], tmp_path: Path
+) -> None:
+    state = load_file(files["kohya"])
+    state["lora_unet_input_blocks_1_0_in_layers_2.alpha"] = torch.tensor(0.0)
+    state |= {f"lora_te3_block_{n}.lora_{side}.weight": torch.zeros(2, 2) for n in range(5) for side in ("up", "down")}
+    state["lora_unet_out_2.lora_up.weight"] = torch.zeros(2, 2)
+    state["lora_unet_input_blocks_0_0.diff"] = torch.zeros(3, 3)
+    save_file(state, tmp_path / "more.safetensors")
+    fused, _ = _fused(model_dir, Lora(tmp_path / "more.safetensors"))
+    unknown, incomplete, misfit, silent = fused.warnings
+    assert "10 tensors of lora_te3_block_0, lora_te3_block_1, lora_te3_block_2 and 2 more" in unknown
+    assert "1 tensor of lora_unet_out_2, whose tensors make no known kind" in incomplete
+    assert "found (3, 3), wanted what makes (" in misfit
+    assert "lora_unet_input_blocks_1_0_in_layers_2, whose alpha is 0" in silent
+    fused.set([])
+    assert not fused.warnings
+
+
+@pytest.mark.parametrize(("number", "match"), [(float("nan"), "not finite"), (1e30, "lower its scale")])
+def test_a_file_that_makes_weights_no_numbers_is_refused_after_fusing_and_taken_out(
+    model_dir: Path, files: dict[str, Path], tmp_path: Path, number: float, match: str
+) -> None:
+    state = load_file(files["kohya"])
+    name = "lora_te2_text_model_encoder_layers_1_mlp_fc1"
+    state[f"{name}.lora_up.weight"][0, 0] = number
+    state[f"{name}.lora_down.weight"][0, 0] = 1e20
+    save_file(state, tmp_path / "bad.safetensors")
+    engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=EXACT)
+    fused, unet = engine._preparation.loras, engine._preparation._model.unet
+    before = {name: (value.data_ptr(), value.clone()) for name, value in unet.state_dict().items()}
+    with pytest.raises(BadLora, match=match):
+        fused.set([Lora(tmp_path / "bad.safetensors")])
+    assert fused.holds([])
+    for name, value in unet.state_dict().items():
+        assert value.data_ptr() == before[name][0]
+        assert torch.equal(value, before[name][1])
+
+
+def test_an_error_in_the_middle_of_fusing_leaves_nothing_behind(
+    model_dir: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=EXACT)
+    fused, model = engine._preparation.loras, engine._preparation._model
+    weights = [value for part in (model.unet, *model.text_encoders) for value in part.state_dict().values()]
+    before = [value.clone() for value in weights]
+    whole, left = Change.onto, [3]
+
+    def onto(change: Change, weight: torch.Tensor) -> torch.Tensor:
+        left[0] -= not weight.is_meta
+        if left[0] < 0:
+            raise MemoryError
+        return whole(change, weight)
+
+    monkeypatch.setattr(Change, "onto", onto)
+    with pytest.raises(MemoryError):
+        fused.set([Lora(files["peft"])])
+    assert sum(not torch.equal(*pair) for pair in zip(weights, before, strict=True)) == 3
+    assert not fused.holds([])
+    fused.set([])
+    assert all(torch.equal(*pair) for pair in zip(weights, before, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+def test_files_of_every_dtype_are_read(
+    model_dir: Path, files: dict[str, Path], tmp_path: Path, dtype: torch.dtype
+) -> None:
+    save_file(
+        {name: value.to(dtype) for name, value in load_file(files["kohya"]).items()}, tmp_path / "small.safetensors"
+    )
+    _, plain = _fused(model_dir, Lora(files["kohya"]))
+    _, small = _fused(model_dir, Lora(tmp_path / "small.safetensors"))
+    for name, gain in plain.items():
+        assert (small[name] - gain).norm() < 0.1 * gain.norm()
+
+
 def _bad(folder: Path, kind: str, parts: dict[str, Any]) -> Lora:
     path = folder / "bad.safetensors"
     if kind == "missing":
@@ -104,6 +243,22 @@ def _bad(folder: Path, kind: str, parts: dict[str, Any]) -> Lora:
         "a DoRA": {"lora_unet_conv_in.dora_scale": weight},
         "a LoHa": {"lora_unet_conv_in.hada_w1_a": weight},
         "empty": {},
+        "a checkpoint": {
+            "model.diffusion_model.out.2.weight": weight,
+            "model.diffusion_model.out.2.bias": torch.zeros(2),
+        },
+        "for SD 1.5": {
+            "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight": torch.zeros(
+                2, 768
+            ),
+            "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lora_up.weight": torch.zeros(320, 2),
+        },
+        "for Flux": {"lora_unet_double_blocks_0_img_attn_proj.lora_down.weight": weight},
+        "an alpha that is no number": {
+            "unet.conv_in.lora_A.weight": torch.zeros(2, 4, 3, 3),
+            "unet.conv_in.lora_B.weight": torch.zeros(64, 2, 1, 1),
+            "unet.conv_in.alpha": torch.tensor(float("nan")),
+        },
     }
     if kind in states:
         save_file(states[kind], path)
@@ -114,12 +269,16 @@ def _bad(folder: Path, kind: str, parts: dict[str, Any]) -> Lora:
 BAD = {
     "missing": "cannot be read",
     "no safetensors": "cannot be read as safetensors",
-    "of another model": "do not fit",
-    "of other modules": r"unet\.there, which this model has no weights for",
+    "of another model": r"unet\.conv_in, whose shapes do not fit .*another kind of model",
+    "of other modules": r"2 tensors of unet\.there, which this model has no weights for",
     "half of one": r"unet\.conv_in",
-    "a DoRA": "DoRA",
+    "a DoRA": "no known kind of LoRA",
     "a LoHa": "LoRA bad.safetensors",
     "empty": "no LoRA weights at all",
+    "a checkpoint": "a checkpoint, not a LoRA",
+    "for SD 1.5": "made for SD 1.x: its cross-attention reads text of 768",
+    "for Flux": "made for Flux",
+    "an alpha that is no number": "alpha is no number",
     "another file": "SHA-256",
 }
 

@@ -1,0 +1,52 @@
+"""The kinds of change that a LoRA file can hold for a module, by the tensors that it has there."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """A way to write a change of a weight; the values are the names that users know."""
+
+    LORA = "LoRA"  # two factors; of a convolution also LoCon
+    CP = "CP-LoCon"  # with a third factor in the middle
+    LOHA = "LoHa"
+    LOKR = "LoKr"
+    GLORA = "GLoRA"
+    IA3 = "IA3"
+    OFT = "OFT"  # also BOFT, whose blocks have one dimension more
+    DIFF = "difference"  # the whole difference, of weight and bias
+    NORM = "norm difference"
+    BIAS = "bias difference"
+
+
+# What a kind needs, in alternatives, and what it may have beside that.
+_NEEDS: tuple[tuple[Kind, frozenset[str], frozenset[str]], ...] = (
+    (Kind.CP, frozenset({"down", "up", "mid"}), frozenset({"alpha", "dora_scale", "magnitude", "diff_b"})),
+    (Kind.LORA, frozenset({"down", "up"}), frozenset({"alpha", "dora_scale", "magnitude", "up_bias", "diff_b"})),
+    (
+        Kind.LOHA,
+        frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}),
+        frozenset({"hada_t1", "hada_t2", "alpha", "dora_scale", "diff_b"}),
+    ),
+    *(
+        (Kind.LOKR, first | second, frozenset({"alpha", "dora_scale", "diff_b", *tucker}))
+        for first in (frozenset({"lokr_w1"}), frozenset({"lokr_w1_a", "lokr_w1_b"}))
+        for second, tucker in (
+            (frozenset({"lokr_w2"}), ()),
+            (frozenset({"lokr_w2_a", "lokr_w2_b"}), ("lokr_t2",)),
+        )
+    ),
+    (Kind.GLORA, frozenset({"glora_a1", "glora_a2", "glora_b1", "glora_b2"}), frozenset({"alpha", "diff_b"})),
+    (Kind.IA3, frozenset({"weight", "on_input"}), frozenset()),
+    (Kind.OFT, frozenset({"oft_blocks"}), frozenset({"rescale", "alpha"})),
+    (Kind.DIFF, frozenset({"diff"}), frozenset({"diff_b", "alpha"})),
+    (Kind.NORM, frozenset({"w_norm"}), frozenset({"b_norm"})),
+    (Kind.BIAS, frozenset({"diff_b"}), frozenset()),
+)
+
+
+def kind_of(sides: Set[str]) -> Kind | None:
+    """The kind that tensors of these names make for one module; None if they are no known kind, or not all of it."""
+    return next((kind for kind, needs, may in _NEEDS if needs <= sides <= needs | may), None)
