@@ -23,9 +23,8 @@ from distri.ranks.recorder import Replay
 from distri.ranks.replay import recorder_of
 from distri.ranks.spans import RenderSpan, Spans, Stopwatch
 from distri.sampling.control import Control
-from distri.sampling.guidance import Guidance
 from distri.sampling.pixels import DecodedImage, ReplicaVAE
-from distri.sampling.preparation import Preparation, PreparedImage, require_alike
+from distri.sampling.preparation import Preparation, PreparedImage, guidance_of, require_alike
 from distri.sampling.sampler import SamplingOptions, denoise
 from distri.sampling.schedule import Schedule
 from pipeline.checkpoints.checkpoint import ModelFiles
@@ -183,10 +182,10 @@ class Engine:
             self._free_buffers()
         sent_before, watch = self.mesh.traffic.sent_bytes, Stopwatch(self.spans, self._now_ns)
         first = require_alike(images)
-        guidance = _guidance_of(first)
+        guidance = guidance_of(images)
         batch = self._preparation.prepare(images, guidance, low_memory=low_memory)
         if upcoming is not None and not low_memory:
-            self._preparation.embed_ahead(upcoming, _guidance_of(upcoming))
+            self._preparation.embed_ahead(upcoming, guidance_of([upcoming]))
         watch.lap(RenderSpan.ENCODE)
         options = SamplingOptions(self.settings.schedule, self.settings.idle_ranks, low_memory)
         repairs: list[tuple[str, ...]] = [()] * len(images)
@@ -247,10 +246,6 @@ class _Spent:
     sent_bytes: int
 
 
-def _guidance_of(image: ImageSpec) -> Guidance:
-    return Guidance(image.guidance_scale, image.guidance_rescale)
-
-
 def _rendered(
     prepared: PreparedImage,
     picture: DecodedImage,
@@ -272,6 +267,6 @@ def _rendered(
         canvas=plan.canvas if plan.canvas != (image.width, image.height) else None,
         crop=plan.crop,
         left_out=prepared.left_out,
-        warnings=plan.warnings + of_loras,
+        warnings=plan.warnings + prepared.warnings + of_loras,
         repairs=repairs + picture.repairs,
     )

@@ -1,6 +1,6 @@
 """SDXL's UNet on one rank's patch of the latent."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from distri.layers.plan import SplitLayers
 from distri.layers.resolution import halvings_of
 from distri.ranks.errors import Unsplittable
 from distri.ranks.exchange import Exchange
-from distri.ranks.kept_shapes import KeptShape, KeptShapes, kept_bytes_of
+from distri.ranks.kept_shapes import KeptShape, KeptShapes, Text, kept_bytes_of
 from distri.ranks.mesh import Axis, axis_of_one
 from distri.ranks.patches import MOST_WORK, Patches, TokenBalance, split
 from distri.ranks.phase import Evaluation, NormMode
@@ -90,6 +90,7 @@ class SplitUNet:
         self._layers = SplitLayers(unet, self._context, partial(halvings_of, unet))
         self._conditions: Conditions | None = None
         self._replays: Replays | None = None
+        self._texts: dict[Hashable, Text] = {}
 
     @property
     def unit(self) -> int:
@@ -119,14 +120,25 @@ class SplitUNet:
         shape = (axis.name, axis.ranks, batch, height, width, self.unet.dtype, context.norm_mode)
         kept = self.shapes.get(shape, lambda: self._keep(axis, batch, height, width))
         context.exchange = kept.exchange
-        if replay and self._recorder is not None:
-            self._replays = kept.replays
-            context.text = kept.texts.setdefault(tuple(conditions.text.shape), {})
-            self._layers.read_text(conditions.text)
-        else:
-            self._replays, context.text = None, {}
-        self._conditions = conditions
+        recorded = replay and self._recorder is not None
+        self._replays, self._texts = (kept.replays, kept.texts) if recorded else (None, {})
+        self.change(conditions)
         return patches
+
+    def change(self, conditions: Conditions) -> None:
+        """Go on with other conditions in the middle of an image; no communication, and nothing of the image is lost.
+
+        Args:
+            conditions: of as many rows as those of `begin`. Keys and values of the text are computed from them: where
+                evaluations are replayed into the place of those before, from which recordings read them.
+        """
+        context = self._context
+        if self._replays is None:
+            context.text = {}
+        else:
+            context.text = self._texts.setdefault(tuple(conditions.text.shape), {})
+            self._layers.read_text(conditions.text)
+        self._conditions = conditions
 
     def _keep(self, axis: Axis, batch: int, height: int, width: int) -> KeptShape:
         exchange = Exchange(axis)
@@ -170,7 +182,7 @@ class SplitUNet:
     def end(self) -> None:
         """Wait for messages in flight and forget the image; its buffers stay for the next of that shape."""
         self._context.exchange.drain()
-        self._context.text, self._conditions, self._replays = {}, None, None
+        self._context.text, self._conditions, self._replays, self._texts = {}, None, None, {}
 
     def free(self) -> None:
         """Forget the image, and drop all that is kept from one to the next."""

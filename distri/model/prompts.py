@@ -1,14 +1,27 @@
-"""Prompts to the embeddings that SDXL is conditioned on; what does not fit is read in pieces, left out, or refused."""
+"""Prompts to what each encoder of SDXL reads; what does not fit is read in pieces, left out, or refused."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from distri.ranks.errors import PromptTooLong
+from distri.model import chunks
+from distri.model.chunks import Chunk, Token, Vector
+from distri.model.encoding import ReadBlend, Reading, ReadPart
+from distri.model.timeline import Timeline
+from distri.model.weighted_prompt import (
+    Composable,
+    Inversion,
+    Part,
+    Period,
+    Prompt,
+    Span,
+    WeightedPrompt,
+    Weighting,
+    weighted,
+)
+from distri.ranks.errors import BadImage, PromptTooLong
 
 MARKS = 2  # the start and the end token around every piece
 
@@ -23,7 +36,7 @@ class LongPrompt(Enum):
 
 @dataclass(frozen=True)
 class Text:
-    """A text as one encoder reads it.
+    """A literal text as one encoder reads it.
 
     Attributes:
         pieces: token ids without start and end; at least one piece, which may be empty.
@@ -35,46 +48,98 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Wording:
+    """What both encoders read at once. None within stands for zeroed embeddings."""
+
+    texts: tuple[Text | Reading | None, ...]
+
+    @property
+    def pieces(self) -> int:
+        """How many pieces the longest text has; all are filled up to it."""
+        own = (
+            text.pieces if isinstance(text, Reading) else len(text.pieces) for text in self.texts if text is not None
+        )
+        return max(own, default=1)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How texts of different lengths, in pieces, come to one, since all conditions of an image need one.
+
+    Attributes:
+        filled: up to this, empty pieces are embedded with the text.
+        extended: up to this, its last vector is repeated: what A1111 does among prompts joined by AND.
+        total: up to this, it is repeated as a whole, which changes nothing for attention: A1111 evaluates halves of
+            different lengths one by one, ComfyUI repeats them too.
+    """
+
+    filled: int
+    extended: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Side:
+    """The prompt, one of several joined by AND, or the negative prompt.
+
+    Attributes:
+        first: its wording by step in the first pass.
+        later: likewise in those that refine.
+        weight: of its guidance.
+        fit: of all its wordings.
+    """
+
+    first: Timeline[Wording]
+    later: Timeline[Wording]
+    weight: float
+    fit: Fit
+
+    @property
+    def wordings(self) -> tuple[Wording, ...]:
+        """All of them, each once."""
+        return tuple(dict.fromkeys((*self.first.values, *self.later.values)))
+
+
+@dataclass(frozen=True)
 class Prompts:
     """What both encoders read for one image.
 
     Attributes:
-        positive: one text an encoder.
-        negative: likewise; None within stands for zeroed embeddings, None for the whole means without guidance.
+        positives: at least one.
+        negative: None means without guidance.
         left_out: by field, what was left out of it.
     """
 
-    positive: tuple[Text | None, ...]
-    negative: tuple[Text | None, ...] | None
+    positives: tuple[Side, ...]
+    negative: Side | None
     left_out: dict[str, str]
 
     @property
+    def sides(self) -> tuple[Side, ...]:
+        """All of them."""
+        return self.positives if self.negative is None else (*self.positives, self.negative)
+
+    @property
     def pieces(self) -> int:
-        """How many pieces the longest text has; all are filled up to it, since both halves need one length."""
-        texts = (*self.positive, *(self.negative or ()))
-        return max((len(text.pieces) for text in texts if text is not None), default=1)
+        """Length of all embeddings."""
+        return self.positives[0].fit.total
 
 
-@dataclass(frozen=True)
-class Embedding:
-    """One prompt as the UNet reads it.
+VectorsOf = Callable[[Inversion, int], Sequence[Vector]]  # those for the first or the second encoder
 
-    Attributes:
-        text: 1LC, the last but one layer of both encoders side by side; L is 77 for each piece.
-        pooled: 1C, the projection of the second encoder, of the first piece.
-    """
 
-    text: Tensor
-    pooled: Tensor
+def _none_read(inversion: Inversion, _encoder: int) -> Sequence[Vector]:
+    raise BadImage(f"embedding {inversion.name!r} has not been read")
 
 
 def read(
     tokenizers: Sequence[Any],
-    positive: tuple[str, str | None],
-    negative: tuple[str | None, str | None] | None,
+    positive: tuple[Prompt, Prompt | None],
+    negative: tuple[Prompt | None, Prompt | None] | None,
     *,
     long: LongPrompt,
     zeros_for_none: bool,
+    vectors_of: VectorsOf = _none_read,
 ) -> Prompts:
     """Read an image's texts; the same on every rank, before any collective.
 
@@ -85,59 +150,187 @@ def read(
             gives another image. None for the whole: it is not needed.
         long: what becomes of texts that do not fit.
         zeros_for_none: whether no negative prompt means zeroed embeddings (SDXL base) or the empty text.
+        vectors_of: the textual inversions that have been read.
 
     Raises:
         PromptTooLong: a text does not fit and is to be refused.
+        BadImage: the prompts do not go together.
     """
-    left_out: dict[str, str] = {}
+    reader = _Reader(tokenizers, long, zeros_for_none, vectors_of)
+    positives = reader.sides(*positive, "prompt")
+    negatives = [] if negative is None else reader.sides(*negative, "negative_prompt")
+    if len(negatives) > 1:
+        raise BadImage(f"a negative prompt is one, found {len(negatives)} joined by AND")
+    fits = _fits(positives, negatives)
+    sides = [Side(*one, fit) for one, fit in zip((*positives, *negatives), fits, strict=True)]
+    count = len(positives)
+    return Prompts(tuple(sides[:count]), sides[count] if negatives else None, reader.left_out)
 
-    def both(first: str | None, second: str | None, field: str) -> tuple[Text | None, ...]:
+
+_Unfitted = tuple[Timeline[Wording], Timeline[Wording], float]
+
+
+def _fits(positives: Sequence[_Unfitted], negatives: Sequence[_Unfitted]) -> list[Fit]:
+    own = [[word for line in side[:2] for word in line.values] for side in (*positives, *negatives)]
+    pieces = [max(wording.pieces for wording in side) for side in own]
+    texts = [text for side in own for wording in side for text in wording.texts]
+    rules = {text.weighting for text in texts if isinstance(text, Reading)}
+    if not rules or Weighting.COMPEL in rules:
+        longest = max(pieces)
+        return [Fit(longest, longest, longest)] * len(pieces)
+    extended = max(pieces[: len(positives)])
+    total = math.lcm(extended, *pieces[len(positives) :])
+    return [Fit(filled, extended if place < len(positives) else filled, total) for place, filled in enumerate(pieces)]
+
+
+@dataclass
+class _Reader:
+    """Reads an image's texts one after the other, and notes what is left out of them."""
+
+    tokenizers: Sequence[Any]
+    long: LongPrompt
+    zeros_for_none: bool
+    vectors_of: VectorsOf
+
+    def __post_init__(self) -> None:
+        self.left_out: dict[str, str] = {}
+
+    def sides(self, first: Prompt | None, second: Prompt | None, field: str) -> list[_Unfitted]:
+        """What both encoders read of a prompt; one for each that is joined by AND."""
         fields = (field, field if second is None else f"{field}_2")
+        if not any(isinstance(prompt, WeightedPrompt) for prompt in (first, second)):
+            literal = self._literal(first, first if second is None else second, fields)  # type: ignore[arg-type]
+            return [(Timeline.always(literal), Timeline.always(literal), 1.0)]
+        both = self._alike(first, first if second is None else second, fields)
+        count = max(len(prompt.composables) for prompt in both if prompt is not None)
+        composables = []
+        for prompt, name in zip(both, fields, strict=True):
+            own: Sequence[Composable | None] = (None,) if prompt is None else prompt.composables
+            if len(own) not in (1, count):
+                raise BadImage(f"{name} has {len(own)} prompts joined by AND, the other encoder's has {count}")
+            composables.append([*own] * (count if len(own) == 1 else 1))
+        return [self._composable(pair, both, fields) for pair in zip(*composables, strict=True)]
+
+    def _literal(self, first: str | None, second: str | None, fields: tuple[str, str]) -> Wording:
         texts: list[Text | None] = []
-        for tokenizer, text, name in zip(tokenizers, (first, first if second is None else second), fields, strict=True):
-            if text is None and zeros_for_none:
+        for tokenizer, text, name in zip(self.tokenizers, (first, second), fields, strict=True):
+            if text is None and self.zeros_for_none:
                 texts.append(None)
                 continue
-            texts.append(found := _pieces(tokenizer, text or "", field=name, long=long))
-            if len(found.left_out) > len(left_out.get(name, "")):
-                left_out[name] = found.left_out
-        return tuple(texts)
+            texts.append(found := _pieces(tokenizer, text or "", field=name, long=self.long))
+            self._leave_out(name, found.left_out)
+        return Wording(tuple(texts))
 
-    return Prompts(
-        both(*positive, "prompt"), None if negative is None else both(*negative, "negative_prompt"), left_out
-    )
+    def _leave_out(self, field: str, text: str) -> None:
+        if len(text) > len(self.left_out.get(field, "")):
+            self.left_out[field] = text
+
+    def _alike(
+        self, first: Prompt | None, second: Prompt | None, fields: tuple[str, str]
+    ) -> tuple[WeightedPrompt | None, WeightedPrompt | None]:
+        """Both with weights, of which a literal one has none; None where there is to be none."""
+        rules = {prompt.weighting for prompt in (first, second) if isinstance(prompt, WeightedPrompt)}
+        if len(rules) > 1:
+            raise BadImage(f"{fields[0]} and {fields[1]} are weighted by different rules; one wanted")
+        (rule,) = rules
+
+        def alike(prompt: Prompt | None) -> WeightedPrompt | None:
+            if prompt is None and self.zeros_for_none:
+                return None
+            return prompt if isinstance(prompt, WeightedPrompt) else weighted(rule, prompt or "")
+
+        return alike(first), alike(second)
+
+    def _composable(
+        self, pair: Sequence[Composable | None], both: Sequence[WeightedPrompt | None], fields: Sequence[str]
+    ) -> _Unfitted:
+        weights = {one.weight for one in pair if one is not None}
+        if len(weights) > 1:
+            raise BadImage(f"{fields[0]} and {fields[1]} have different weights, {sorted(weights)}; one wanted")
+        (weight,) = weights
+
+        def line(later: bool) -> Timeline[Wording]:
+            own = []
+            for place, (composable, prompt) in enumerate(zip(pair, both, strict=True)):
+                if composable is None or prompt is None:
+                    own.append(Timeline[Reading | None].always(None))
+                    continue
+                periods = composable.periods if not later or composable.later is None else composable.later
+                readings = (self._reading(place, prompt, period, fields[place]) for period in periods)
+                own.append(_timeline(periods, list(readings), fields[place]))
+            return _side_by_side(own)
+
+        if not math.isfinite(weight):
+            raise BadImage(f"{fields[0]}: weight {weight}; a number wanted")
+        return line(False), line(True), weight
+
+    def _reading(self, encoder: int, prompt: WeightedPrompt, period: Period, field: str) -> Reading:
+        rule = prompt.weighting
+        parts: list[ReadPart | ReadBlend] = []
+        for part in period.parts:
+            if isinstance(part, Part):
+                parts.append(self._part(encoder, part, rule, field))
+            elif rule is not Weighting.COMPEL or not part.parts:
+                raise BadImage(f"{field}: a blend of {len(part.parts)} parts; compel alone has blends, of one or more")
+            else:
+                own = tuple(self._part(encoder, one, rule, field) for one in part.parts)
+                if part.normalize and sum(one.weight for one in own) == 0:
+                    raise BadImage(f"{field}: the weights of a blend add up to 0, by which they are divided")
+                parts.append(ReadBlend(own, part.normalize, part.weight))
+        if rule is not Weighting.COMPEL and len(parts) > 1 and parts[-1] == ReadPart(((),)):
+            parts.pop()  # nothing comes after the last BREAK
+        if not parts:
+            raise BadImage(f"{field}: a prompt of no parts")
+        pooled = self._pooled(encoder, prompt) if rule is Weighting.COMPEL else None
+        return Reading(rule, tuple(parts), pooled)
+
+    def _part(self, encoder: int, part: Part, rule: Weighting, field: str) -> ReadPart:
+        if not all(math.isfinite(number) for number in (part.weight, *(span.weight for span in part.spans))):
+            raise BadImage(f"{field}: a weight that is not a number")
+        tokenizer = self.tokenizers[encoder]
+        spans = chunks.merged(part.spans) if rule is Weighting.A1111 else list(part.spans)
+        found = chunks.chunks_of(tokenizer, spans, rule, lambda inversion: self.vectors_of(inversion, encoder))
+        if len(found) > 1 and self.long is LongPrompt.ERROR:
+            tokens = sum(len(chunk) for chunk in found) + MARKS
+            raise PromptTooLong(field=field, tokens=tokens, limit=tokenizer.model_max_length)
+        if len(found) > 1 and self.long is LongPrompt.TRUNCATE:
+            self._leave_out(field, _rest_of(spans, found[1][0]))
+            found = found[:1]
+        return ReadPart(tuple(found), part.weight)
+
+    def _pooled(self, encoder: int, prompt: WeightedPrompt) -> Chunk | None:
+        """The text as it was written, syntax and all; None where vectors take the place of names in it."""
+        if any(prompt.inversions()):
+            return None
+        tokenizer = self.tokenizers[encoder]
+        ids = tokenizer(prompt.written, add_special_tokens=False, truncation=False, verbose=False).input_ids
+        return tuple(Token(one) for one in ids[: tokenizer.model_max_length - MARKS])
 
 
-def encode(
-    tokenizers: Sequence[Any], encoders: Sequence[Any], texts: Sequence[Text | None], *, pieces: int
-) -> Embedding:
-    """Embed one side of an image. Every rank encodes for itself: cheaper than a broadcast is worth.
+def _timeline(periods: Sequence[Period], readings: Sequence[Reading], field: str) -> Timeline["Reading | None"]:
+    untils = [period.until for period in periods]
+    numbers = [until for until in untils[:-1] if until is not None]
+    if not untils or untils[-1] is not None or len(numbers) < len(untils) - 1 or sorted(set(numbers)) != numbers:
+        raise BadImage(f"{field}: its periods end at {untils}; rising steps wanted, and None for the last")
+    return Timeline(tuple(zip(untils, readings, strict=True)))
 
-    Args:
-        tokenizers, encoders: two each; the second encoder has a projection.
-        texts: one an encoder; None gives zeros.
-        pieces: length in pieces; texts with fewer are filled up with empty ones.
-    """
-    hidden = []
-    pooled = torch.empty(0)
-    for tokenizer, encoder, text in zip(tokenizers, encoders, texts, strict=True):
-        limit = tokenizer.model_max_length
-        if text is None:
-            config = encoder.config
-            hidden.append(
-                torch.zeros(1, pieces * limit, config.hidden_size, dtype=encoder.dtype, device=encoder.device)
-            )
-            pooled = torch.zeros(1, config.projection_dim, dtype=encoder.dtype, device=encoder.device)
-            continue
-        filled = [*text.pieces, *[()] * (pieces - len(text.pieces))]
-        ids_PL = torch.full((pieces, limit), tokenizer.pad_token_id)
-        for row_L, piece in zip(ids_PL, filled, strict=True):
-            marked = (tokenizer.bos_token_id, *piece, tokenizer.eos_token_id)
-            row_L[: len(marked)] = torch.tensor(marked)
-        output = encoder(ids_PL.to(encoder.device), output_hidden_states=True)
-        hidden.append(output.hidden_states[-2].flatten(0, 1)[None])
-        pooled = output[0][:1]
-    return Embedding(torch.cat(hidden, dim=-1), pooled)
+
+def _side_by_side(lines: Sequence[Timeline[Reading | None]]) -> Timeline[Wording]:
+    """One timeline of what both encoders read: it changes where either does."""
+
+    def periods() -> Iterator[tuple[int | None, Wording]]:
+        begin = 0
+        for until in (*sorted({step for line in lines for step in line.changes if step > 0}), None):
+            yield until, Wording(tuple(line.at(begin) for line in lines))
+            begin = until or 0
+
+    return Timeline(tuple(periods()))
+
+
+def _rest_of(spans: Sequence[Span | Inversion], token: Token) -> str:
+    """The text from a token on, without its weights."""
+    texts = [span.text if isinstance(span, Span) else span.name for span in spans[token.span :]]
+    return texts[0][token.start :] + "".join(texts[1:])
 
 
 def _pieces(tokenizer: Any, text: str, *, field: str, long: LongPrompt) -> Text:

@@ -164,6 +164,11 @@ class Steps:
         """One per evaluation, on the CPU."""
         return self._timesteps
 
+    @property
+    def order(self) -> int:
+        """How many evaluations a step has; the last one may have fewer."""
+        return int(self._scheduler.order)
+
     def timesteps_on_device(self) -> Tensor:
         """The same where the latent is, for the network."""
         return self._timesteps if self._device.type == "cpu" else upload(self._timesteps, self._device)
@@ -209,6 +214,11 @@ class BatchSteps:
     def timesteps(self) -> Tensor:
         """One per evaluation, the same for all images, on the CPU."""
         return self._walks[0].timesteps
+
+    @property
+    def order(self) -> int:
+        """How many evaluations a step has; the last one may have fewer."""
+        return self._walks[0].order
 
     def timesteps_on_device(self) -> Tensor:
         """The same where the latents are, for the network."""

@@ -9,7 +9,8 @@
     |  |- BadSize             a width or height that cannot be rendered
     |  |- PromptTooLong       more tokens than the text encoder reads
     |  |- UnknownScheduler    not a diffusers scheduler, or settings of one, that fit the model
-    |  `- BadLora             a LoRA file that cannot be used with the model
+    |  |- BadLora             a LoRA file that cannot be used with the model
+    |  `- BadInversion        a file of a textual inversion that cannot be used with the model
     |- PeerLost               a message failed or never came; on each rank that noticed, naming those that are missing
     |- OutOfMemory            an allocation failed on this rank; the others may wait for it, so the process should end
     |- GpuFailed              this rank's GPU, link or driver failed; likewise, and its node is better left alone
@@ -96,6 +97,15 @@ class BadLora(BadImage):
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"LoRA {name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+
+class BadInversion(BadImage):
+    """A file of a textual inversion that cannot be read, is not what it claims to be, or does not fit the model."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"embedding {name}: {reason}")
         self.name = name
         self.reason = reason
 

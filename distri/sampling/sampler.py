@@ -12,8 +12,9 @@ from distri.ranks.errors import LeaderFailed, Stopped
 from distri.ranks.mesh import Mesh
 from distri.ranks.patches import split
 from distri.ranks.phase import Evaluation, Phase
+from distri.sampling.conditions import PassConditions
 from distri.sampling.control import Control, follow_leader
-from distri.sampling.guidance import Guidance
+from distri.sampling.guidance import Guidance, compose
 from distri.sampling.schedule import Phases, Schedule
 from distri.sampling.sharing import gather_prediction, sharing_of
 
@@ -24,14 +25,12 @@ class Denoising:
 
     Attributes:
         steps: the images' walk through their timesteps, with equal state on all ranks.
-        positive: conditions of the prompts, one row an image.
-        negative: conditions of the negative half, likewise; needed when guidance is on.
+        conditions: of the prompts and, when guidance is on, of the negative half, step by step.
         guidance: how the halves are combined.
     """
 
     steps: BatchSteps
-    positive: Conditions
-    negative: Conditions | None
+    conditions: PassConditions
     guidance: Guidance
 
 
@@ -106,7 +105,8 @@ def denoise(
     predictor = _Predictor(unet, mesh, latent_BCHW.shape, denoising, options)
     steps, timesteps, on_device = denoising.steps, denoising.steps.timesteps, denoising.steps.timesteps_on_device()
     split = predictor.ranks > 1 and not options.low_memory
-    phases = Phases(options.schedule, len(timesteps), split=split, lag=int(mesh.device.type == "cuda"))
+    waits = {step * steps.order for step in denoising.conditions.changes}
+    phases = Phases(options.schedule, len(timesteps), split=split, lag=int(mesh.device.type == "cuda"), waits=waits)
     count = {Phase.SYNCHRONOUS: 0, Phase.DISPLACED: 0}
     try:
         for index, timestep in enumerate(timesteps):
@@ -116,6 +116,7 @@ def denoise(
             count[evaluation.phase] += 1
             with mesh.progress.evaluation(f"evaluation {index + 1} of {len(timesteps)}"):
                 scaled_BCHW = steps.scaled(latent_BCHW, timestep)  # by idle ranks too: schedulers count
+                predictor.go_to(index // steps.order)
                 prediction_BCHW = predictor.predict(scaled_BCHW.to(unet.unet.dtype), on_device[index], evaluation)
                 phases.note(prediction_BCHW)
                 latent_BCHW = steps.step(prediction_BCHW, timestep, latent_BCHW).float()
@@ -158,13 +159,26 @@ class _Predictor:
         self._axis = self._sharing.axis
         self._patches = split(self._height, self._width, self._sharing.count, unit=unet.unit)
         self._replay = not options.low_memory  # recordings keep their memory
-        self._turns = self._turns_of(denoising, low_memory=options.low_memory)
+        self._one_by_one = options.low_memory
+        self._conditions, self._step = denoising.conditions, 0
+        if self._guidance.on != (self._conditions.negative is not None):
+            raise AssertionError("guidance needs the negative half, and nothing else does")
+        self._turns = self._turns_of(0)
         self._begin(self._turns[0])
 
     @property
     def ranks(self) -> int:
         """How many ranks share one latent."""
         return self._sharing.count
+
+    def go_to(self, step: int) -> None:
+        """Take the conditions of a step, which is this one or a later one; no communication."""
+        changed = self._conditions.changes.intersection(range(self._step + 1, step + 1))
+        self._step = step
+        if changed:
+            self._turns = self._turns_of(step)
+            if len(self._turns) == 1 and self._axis is not None:
+                self._unet.change(self._turns[0])
 
     def predict(self, scaled_BCHW: Tensor, timestep: Tensor, evaluation: Evaluation) -> Tensor:
         """The guided noise prediction, float32, of whole latents in the network's dtype; blocks.
@@ -174,15 +188,26 @@ class _Predictor:
         own_BCHW = scaled_BCHW.new_empty(0, dtype=torch.float32)
         if self._axis is not None:
             own_BCHW = torch.cat([self._evaluate(turn, scaled_BCHW, timestep, evaluation) for turn in self._turns])
-        rows = self._batch * (2 if self._guidance.on and not self._apart else 1)
         whole_BCHW = gather_prediction(
             self._mesh.replica if self._apart else self._sharing.whole,
             self._sharing.whole.size,
             self._patches,
             own_BCHW,
-            (rows, self._channels),
+            [self._batch * count for count in self._shares],
+            channels=self._channels,
         )
-        return self._guidance.combined(*whole_BCHW.chunk(2)) if self._guidance.on else whole_BCHW
+        if not self._guidance.on:
+            return whole_BCHW
+        negative, *positives = whole_BCHW.chunk(sum(self._shares))
+        weights_KB = self._conditions.weights
+        positive = positives[0] if weights_KB is None else compose(negative, positives, weights_KB)
+        return self._guidance.combined(negative, positive)
+
+    @property
+    def _shares(self) -> tuple[int, ...]:
+        """How many conditions the ranks of each half evaluate; all ranks evaluate all where halves are not apart."""
+        count = self._conditions.count + int(self._guidance.on)
+        return (count - count // 2, count // 2) if self._apart else (count,)
 
     def _evaluate(self, turn: Conditions, scaled_BCHW: Tensor, timestep: Tensor, evaluation: Evaluation) -> Tensor:
         if len(self._turns) > 1:
@@ -194,16 +219,14 @@ class _Predictor:
         if self._axis is not None:
             self._unet.begin(turn, self._axis, self._height, self._width, replay=self._replay)
 
-    def _turns_of(self, denoising: Denoising, *, low_memory: bool) -> list[Conditions]:
-        """What this rank evaluates, one batch after the other.
+    def _turns_of(self, step: int) -> list[Conditions]:
+        """What this rank evaluates at a step, one batch after the other.
 
-        Without guidance the prompts; with it this rank's half, or both halves as one batch, or one after the other.
+        Without guidance the prompt; with it the negative half and the prompts as one batch, or those that fall to this
+        rank's half, or one after the other.
         """
-        if not self._guidance.on:
-            return [denoising.positive]
-        if denoising.negative is None:
-            raise AssertionError("guidance needs the negative half")
-        halves = [denoising.negative, denoising.positive]
+        found = self._conditions.at(step)
         if self._apart:
-            return [halves[self._mesh.cfg_index]]
-        return halves if low_memory else [together(halves)]
+            first = self._shares[0]
+            found = found[first:] if self._mesh.cfg_index else found[:first]
+        return found if self._one_by_one else [together(found)]

@@ -1,7 +1,7 @@
 """Which evaluations of an image wait for the other ranks."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,12 +39,16 @@ class Phases:
         total: how many evaluations the pass has.
         split: whether ranks share the latent and keep each other's activations; else all evaluations are synchronous.
         lag: how many evaluations later the drift after one is read: 0 where it is known at once.
+        waits: evaluations that wait besides, since what is asked for changes and stale activations are of another text.
     """
 
-    def __init__(self, schedule: Schedule, total: int, *, split: bool, lag: int = 0) -> None:
+    def __init__(
+        self, schedule: Schedule, total: int, *, split: bool, lag: int = 0, waits: Set[int] = frozenset()
+    ) -> None:
         self._schedule = schedule
         self._total = total
         self._warmup = schedule.warmup if split else None
+        self._waits = waits
         self._resync_at = -1
         self._lag = lag
         self._drifts: deque[Callable[[], float]] = deque()
@@ -53,7 +57,7 @@ class Phases:
 
     def evaluation(self, index: int) -> Evaluation:
         """What evaluation `index` does, unless the leader asks for a resync after it."""
-        return phase_of(index, self._total, self._warmup, self._resync_at)
+        return phase_of(index, self._total, self._warmup, {*self._waits, self._resync_at})
 
     def wants_resync(self, evaluation: Evaluation) -> bool:
         """Whether the drift so far calls for a synchronous evaluation after this one, which would not be one."""
@@ -92,14 +96,14 @@ def _read_later(number: Tensor) -> Callable[[], float]:
     return read
 
 
-def phase_of(index: int, total: int, warmup: int | None, resync_at: int = -1) -> Evaluation:
-    """Phase of evaluation `index` of `total` when the first `warmup` ones wait (None: all of them), and `resync_at`.
+def phase_of(index: int, total: int, warmup: int | None, waits: Set[int] = frozenset()) -> Evaluation:
+    """Phase of evaluation `index` of `total` when the first `warmup` ones wait (None: all of them), and `waits`.
 
     The first evaluation always waits, since nothing stale exists before it.
     """
 
     def displaced(at: int) -> bool:
-        return warmup is not None and at >= max(1, warmup) and at != resync_at
+        return warmup is not None and at >= max(1, warmup) and at not in waits
 
     phase = Phase.DISPLACED if displaced(index) else Phase.SYNCHRONOUS
     return Evaluation(phase, publish=index + 1 < total and displaced(index + 1))

@@ -56,7 +56,9 @@ def sharing_of(mesh: Mesh, *, apart: bool, height: int, width: int, unit: int, i
     return Sharing(whole, min(whole.size, units))
 
 
-def gather_prediction(axis: Axis, half: int, patches: Patches, own_BCHW: Tensor, shape: Sequence[int]) -> Tensor:
+def gather_prediction(
+    axis: Axis, half: int, patches: Patches, own_BCHW: Tensor, rows: Sequence[int], *, channels: int
+) -> Tensor:
     """Whole noise predictions on every rank of the axis, the negative half before the positive one; blocks.
 
     Args:
@@ -64,12 +66,15 @@ def gather_prediction(axis: Axis, half: int, patches: Patches, own_BCHW: Tensor,
         half: how many ranks one latent has; the first `patches.count` of them hold a patch.
         patches: how the latent is split.
         own_BCHW: this rank's patch; empty if it has none.
-        shape: batch that a rank evaluates, and channels.
+        rows: how many predictions the ranks of each half have; of one number where all have the same ones.
+        channels: of a latent.
     """
     parts = [own_BCHW]
     if axis.size > 1:
-        places = [place % half for place in range(axis.size)]
-        shapes = [(*shape, *patches.size(place)) if place < patches.count else (0,) for place in places]
+        shapes = [
+            (rows[place // half], channels, *patches.size(place % half)) if place % half < patches.count else (0,)
+            for place in range(axis.size)
+        ]
         parts = p2p.gather(axis, own_BCHW, shapes)
     return torch.cat(
         [

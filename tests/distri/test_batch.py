@@ -73,7 +73,7 @@ def test_drift_above_the_threshold_makes_an_evaluation_wait(
 
 
 def test_a_resync_is_known_before_the_evaluation_that_need_not_send() -> None:
-    phases = [phase_of(index, 6, 2, resync_at=4) for index in range(6)]
+    phases = [phase_of(index, 6, 2, {4}) for index in range(6)]
     assert [phase.phase.value[0] for phase in phases] == ["s", "s", "d", "d", "s", "d"]
     assert [phase.publish for phase in phases] == [False, True, True, False, True, False]
 

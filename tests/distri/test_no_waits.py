@@ -21,6 +21,7 @@ from distri.model.host_numbers import HostNumbers
 from distri.model.schedulers import BatchSteps, SchedulerRecipe, Steps
 from distri.ranks.mesh import Layout, Mesh
 from distri.ranks.progress import Progress
+from distri.sampling.conditions import PassConditions
 from distri.sampling.control import Control
 from distri.sampling.guidance import Guidance
 from distri.sampling.sampler import Denoising, SamplingOptions, denoise
@@ -106,7 +107,7 @@ def test_a_pass_of_two_images_waits_for_nothing(no_copies: _NoCopies) -> None:
     shapes = ((2, networks.TEXT_TOKENS, networks.TEXT_WIDTH), (2, networks.POOLED_WIDTH), (2, 6))
     positive, negative = (Conditions(*(torch.empty(shape, device=META) for shape in shapes)) for _ in range(2))
     walks = [_steps("EulerAncestralDiscreteScheduler", {}, 1.0) for _ in range(2)]
-    denoising = Denoising(BatchSteps(walks), positive, negative, Guidance(5.0, rescale=0.5))
+    denoising = Denoising(BatchSteps(walks), PassConditions.always(positive, negative), Guidance(5.0, rescale=0.5))
     latent = torch.zeros(2, 4, 16, 8, device=META)
     seen: list[torch.device] = []
     unet.unet.register_forward_pre_hook(lambda _, args: seen.append(args[1].device))
@@ -127,7 +128,7 @@ def test_no_scheduler_waits_for_a_gpu(name: str | None, settings: dict[str, Any]
     positive = Conditions(*(torch.zeros(shape, device=device) for shape in shapes))
     for warm in (False, True):
         walk = Steps(MODEL.make(name, settings, seed=0), 6, torch.Generator().manual_seed(0), device)
-        denoising = Denoising(BatchSteps([walk]), positive, None, Guidance(1.0))
+        denoising = Denoising(BatchSteps([walk]), PassConditions.always(positive, None), Guidance(1.0))
         latent, options = torch.ones(1, 4, 16, 8, device=device), SamplingOptions(Schedule(None))
         torch.cuda.set_sync_debug_mode("error" if warm else "default")
         try:

@@ -11,7 +11,7 @@ import pytest
 from distri.engine import EngineSettings
 from distri.model import prompts
 from distri.model.image import ImageSpec
-from distri.model.prompts import LongPrompt
+from distri.model.prompts import LongPrompt, Text
 from distri.ranks.errors import PromptTooLong
 from tests.distri import on_ranks, reference
 from tests.distri.pool import Ranks
@@ -81,8 +81,8 @@ def _read(model_dir: Path, text: str, long: LongPrompt, **changes: Any) -> promp
 def test_a_piece_holds_75_tokens(model_dir: Path, tokens: int, pieces: int) -> None:
     read = _read(model_dir, "a " * tokens, LongPrompt.CHUNK)
     assert read.pieces == pieces
-    first = read.positive[0]
-    assert first is not None
+    first = read.positives[0].first.at(0).texts[0]
+    assert isinstance(first, Text)
     assert sum(len(piece) for piece in first.pieces) == tokens
 
 
@@ -99,6 +99,7 @@ def test_a_text_of_77_tokens_with_its_marks_is_whole_and_one_more_is_too_long(
 
 
 def test_no_negative_prompt_is_zeros_or_the_empty_text_as_the_model_has_it(model_dir: Path) -> None:
-    zeros, empty = (_read(model_dir, "a", LongPrompt.ERROR, zeros_for_none=zeros).negative for zeros in (True, False))
+    sides = [_read(model_dir, "a", LongPrompt.ERROR, zeros_for_none=zeros).negative for zeros in (True, False)]
+    zeros, empty = (side.first.at(0).texts for side in sides if side is not None)
     assert zeros == (None, None)
-    assert [text.pieces for text in empty or () if text] == [((),), ((),)]
+    assert [text.pieces for text in empty if isinstance(text, Text)] == [((),), ((),)]

@@ -62,7 +62,7 @@ def _groups_of(unet: Any, height: int, width: int, count: int, index: int) -> li
         patches = split.begin(conditions, axis, height, width)
         for evaluation in EVALUATIONS:
             own = split(latent, torch.tensor(1.0, device="meta"), evaluation)
-            gather_prediction(axis, count, patches, own, (1, 4))
+            gather_prediction(axis, count, patches, own, (1,), channels=4)
     split.remove()
     return groups
 
