@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from distri.layers.unet import Conditions, SplitUNet
-from distri.model import prompts
+from distri.model import prompt_reader
 from distri.model.embeddings import EmbeddedPrompts, EmbeddedSide, Embeddings
 from distri.model.image import SMALLEST_SIDE_PX, ImageSpec
 from distri.model.inversions import Inversions, Source, naming, source_of
@@ -164,7 +164,7 @@ class Preparation:
         def named(prompt: Prompt | None) -> Prompt | None:
             return naming(prompt, bundled) if isinstance(prompt, WeightedPrompt) else prompt
 
-        return prompts.read(
+        return prompt_reader.read(
             self._model.tokenizers,
             (named(image.prompt) or "", named(image.prompt_2)),
             (named(image.negative_prompt), named(image.negative_prompt_2)) if guidance.on else None,

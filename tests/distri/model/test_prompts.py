@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from distri.engine import EngineSettings
-from distri.model import prompts
+from distri.model import prompt_reader
 from distri.model.image import ImageSpec
-from distri.model.prompts import LongPrompt, Text
+from distri.model.prompts import LongPrompt, Prompts, Text
 from distri.ranks.errors import PromptTooLong
 from tests.distri import on_ranks, reference
 from tests.distri.pool import Ranks
@@ -71,10 +71,10 @@ def test_a_truncated_text_is_that_of_its_beginning_and_the_result_says_what_was_
     assert np.abs(found.pixels - wanted * 255).max() < 1
 
 
-def _read(model_dir: Path, text: str, long: LongPrompt, **changes: Any) -> prompts.Prompts:
+def _read(model_dir: Path, text: str, long: LongPrompt, **changes: Any) -> Prompts:
     parts = reference.pipeline(model_dir).components
     arguments: dict[str, Any] = {"long": long, "zeros_for_none": True} | changes
-    return prompts.read([parts["tokenizer"], parts["tokenizer_2"]], (text, None), (None, None), **arguments)
+    return prompt_reader.read([parts["tokenizer"], parts["tokenizer_2"]], (text, None), (None, None), **arguments)
 
 
 @pytest.mark.parametrize(("tokens", "pieces"), [(0, 1), (1, 1), (75, 1), (76, 2), (150, 2), (151, 3)])
