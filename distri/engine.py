@@ -3,7 +3,9 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +30,8 @@ from distri.sampling.preparation import Preparation, PreparedImage, guidance_of,
 from distri.sampling.sampler import SamplingOptions, denoise
 from distri.sampling.schedule import Schedule
 from pipeline.checkpoints.checkpoint import ModelFiles
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -193,7 +197,8 @@ class Engine:
         latents: list[Tensor] = []
         for number, stage in enumerate(batch[0].plan.stages):
             if number:
-                enlarged = [self._vae.enlarge(latent_1CHW, stage.height, stage.width) for latent_1CHW in latents]
+                size = stage.height, stage.width
+                enlarged = [self._with_room(partial(self._vae.enlarge, latent_1CHW, *size)) for latent_1CHW in latents]
                 latents = [latent_1CHW for latent_1CHW, _ in enlarged]
                 repairs = [before + again for before, (_, again) in zip(repairs, enlarged, strict=True)]
                 watch.lap(RenderSpan.ENLARGE)
@@ -205,7 +210,7 @@ class Engine:
         if on_final_latent is not None:
             on_final_latent(torch.cat(latents))
         crop, size = batch[0].plan.crop, (first.width, first.height)
-        decoded = [self._vae.decode(latent_1CHW, crop, size) for latent_1CHW in latents]
+        decoded = [self._with_room(partial(self._vae.decode, latent_1CHW, crop, size)) for latent_1CHW in latents]
         watch.lap(RenderSpan.DECODE)
         share = len(images)
         spent = _Spent(
@@ -225,6 +230,16 @@ class Engine:
         What `render` decodes and rounds, for those who measure it. All ranks of the replica call it together; blocks.
         """
         return self._vae.decode_patch(latent_1CHW)
+
+    def _with_room(self, work: Callable[[], T]) -> T:
+        """Work of the VAE, which needs much memory for a moment, done again without recordings if it lacked some."""
+        try:
+            return work()
+        except torch.OutOfMemoryError:
+            # With peers it cannot be done again: some of its messages have been sent.
+            if self.mesh.replica.size > 1 or not self._unet.shapes.drop_recordings():
+                raise
+        return work()
 
     def _free_buffers(self) -> None:
         self._unet.free()

@@ -83,7 +83,7 @@ class SplitUNet:
             found = f"downsample_padding is {unet.config.downsample_padding}; only 1, SDXL's, is known"
             raise Unsplittable("down_blocks", "Downsample2D", found)
         self.unet = unet
-        self.shapes = KeptShapes(kept_bytes_of(unet.device) if kept_bytes is None else kept_bytes)
+        self.shapes = KeptShapes(kept_bytes_of(unet.device) if kept_bytes is None else kept_bytes, recorder)
         self._recorder, self._spans = recorder, Spans() if spans is None else spans
         self._most_work = most_work
         self._context = Context.alone(norm_mode, kernels or FusedKernels(), like=unet.conv_in.weight)
@@ -118,7 +118,7 @@ class SplitUNet:
         context.axis, context.patches = axis, patches
         batch = conditions.text.shape[0]
         shape = (axis.name, axis.ranks, batch, height, width, self.unet.dtype, context.norm_mode)
-        kept = self.shapes.get(shape, lambda: self._keep(axis, batch, height, width))
+        kept = self.shapes.get(shape, lambda: self._keep(shape, axis, batch, height, width))
         context.exchange = kept.exchange
         recorded = replay and self._recorder is not None
         self._replays, self._texts = (kept.replays, kept.texts) if recorded else (None, {})
@@ -140,10 +140,11 @@ class SplitUNet:
             self._layers.read_text(conditions.text)
         self._conditions = conditions
 
-    def _keep(self, axis: Axis, batch: int, height: int, width: int) -> KeptShape:
+    def _keep(self, shape: Hashable, axis: Axis, batch: int, height: int, width: int) -> KeptShape:
         exchange = Exchange(axis)
         what = f"{batch} latents of {height}x{width}" if batch > 1 else f"a latent of {height}x{width}"
-        return KeptShape(exchange, Replays(what, exchange, self._recorder, self._spans))
+        make_room = partial(self.shapes.drop_recordings, but=shape)
+        return KeptShape(exchange, Replays(what, exchange, self._recorder, self._spans, make_room))
 
     def __call__(self, latent_BCHW: Tensor, timestep: Tensor, evaluation: Evaluation) -> Tensor:
         """This rank's patch of the noise prediction.

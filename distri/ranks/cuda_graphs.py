@@ -4,9 +4,9 @@ import gc
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import torch
+from torch.nn import functional
 
 from distri.ranks.recorder import Tape
 
@@ -17,50 +17,101 @@ class CudaGraphRecorder:
     In order, and one recording at a time: then what one graph has freed within its capture another may use.
 
     Attributes:
-        held_bytes: device memory that recordings have taken, graphs included, since the pool was empty.
+        held_bytes: device memory of all recordings that are left: the pool, and the graphs themselves.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._living: weakref.WeakSet[_Graph] = weakref.WeakSet()
-        self._pool: Any = None
-        self._taken_bytes = 0
+        self._pools: list[_Pool] = []  # usually one; another if a capture broke in it
 
     @property
     def held_bytes(self) -> int:
-        return self._taken_bytes if len(self._living) else 0
+        return sum(pool.held_bytes for pool in self._pools)
 
     @contextmanager
     def record(self) -> Iterator[Tape]:
-        """Record what the block computes on the current device."""
-        if not len(self._living):
-            # A pool that all its graphs have left cannot be captured into again.
-            self._pool, self._taken_bytes = torch.cuda.graph_pool_handle(), 0
+        """Record what the block computes on the current device.
+
+        Raises:
+            torch.OutOfMemoryError: also if an evaluation as it is would no longer fit beside the recordings.
+        """
+        pool = self._pool()
+        with torch.cuda.stream(self._stream):
+            _make_workspaces(self._device)
         gc.collect()  # what it frees during a capture would break the capture
         torch.cuda.synchronize(self._device)
         torch.cuda.empty_cache()  # the pool takes memory of its own; what eager evaluations have left may be it
-        free_before, _ = torch.cuda.mem_get_info(self._device)
-        tape = _GraphTape(self._pool, self._device)
+        free_bytes, reserved_bytes = self._memory()
+        tape = _GraphTape(pool, self._device)
         with torch.cuda.stream(self._stream):
             try:
                 tape.begin()
                 yield tape
                 tape.end()
+                self._weigh(pool, tape, free_bytes, reserved_bytes)
             except BaseException:
                 tape.abandon()
                 raise
+
+    def _pool(self) -> "_Pool":
+        """Where to record. A pool that all its graphs have left cannot be captured into again."""
+        self._pools = [pool for pool in self._pools if pool.graphs]
+        if not self._pools or self._pools[-1].broken:
+            self._pools.append(_Pool())
+        return self._pools[-1]
+
+    def _memory(self) -> tuple[int, int]:
+        """What the device has left, and what torch's allocator has taken of it."""
+        free_bytes, _ = torch.cuda.mem_get_info(self._device)
+        return free_bytes, torch.cuda.memory_reserved(self._device)
+
+    def _weigh(self, pool: "_Pool", tape: "_GraphTape", free_bytes: int, reserved_bytes: int) -> None:
+        """Note what was taken since then; see that as much again is left for an evaluation as it is."""
         torch.cuda.synchronize(self._device)
-        self._living.update(tape.pieces)
-        free_after, _ = torch.cuda.mem_get_info(self._device)
-        self._taken_bytes += max(0, free_before - free_after)
+        left_bytes, now_reserved_bytes = self._memory()
+        grown_bytes = max(0, now_reserved_bytes - reserved_bytes)
+        pool.grown_bytes += grown_bytes
+        pool.graphs.update(tape.pieces)
+        tape.pieces[-1].size_bytes = max(0, free_bytes - left_bytes - grown_bytes)
+        if left_bytes < pool.grown_bytes:
+            left, needed = left_bytes >> 20, pool.grown_bytes >> 20
+            raise torch.OutOfMemoryError(f"{left} MiB are left beside recordings, an evaluation takes about {needed}")
+
+
+class _Pool:
+    """Memory that graphs share; it is given back when the last of them is released.
+
+    Attributes:
+        handle: as torch knows it.
+        graphs: that live in it.
+        grown_bytes: what it has taken.
+        broken: whether a capture in it broke. torch's allocator of pinned memory then takes it for being captured into
+            for ever, and refuses another capture.
+    """
+
+    def __init__(self) -> None:
+        self.handle = torch.cuda.graph_pool_handle()
+        self.graphs: weakref.WeakSet[_Graph] = weakref.WeakSet()
+        self.grown_bytes = 0
+        self.broken = False
+
+    @property
+    def held_bytes(self) -> int:
+        return self.grown_bytes + sum(graph.size_bytes for graph in self.graphs) if self.graphs else 0
 
 
 class _Graph:
-    """A piece as a CUDA graph."""
+    """A piece as a CUDA graph.
 
-    def __init__(self, graph: torch.cuda.CUDAGraph, device: torch.device) -> None:
-        self._graph, self._device = graph, device
+    Attributes:
+        size_bytes: of device memory that it takes beside its pool; the last of a recording has it for all of them.
+    """
+
+    size_bytes = 0
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, pool: _Pool, device: torch.device) -> None:
+        self._graph, self._pool, self._device = graph, pool, device
 
     def replay(self) -> None:
         self._graph.replay()
@@ -68,10 +119,11 @@ class _Graph:
     def release(self) -> None:
         torch.cuda.synchronize(self._device)  # it may still be running
         self._graph.reset()
+        self._pool.graphs.discard(self)
 
 
 class _GraphTape:
-    def __init__(self, pool: Any, device: torch.device) -> None:
+    def __init__(self, pool: _Pool, device: torch.device) -> None:
         self.pieces: list[_Graph] = []
         self._pool, self._device = pool, device
         self._open: torch.cuda.CUDAGraph | None = None
@@ -83,13 +135,13 @@ class _GraphTape:
     def begin(self) -> None:
         self._open = torch.cuda.CUDAGraph()
         # Other threads (NCCL's watchdog, prompts that are embedded ahead) may go on with what a capture forbids.
-        self._open.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        self._open.capture_begin(pool=self._pool.handle, capture_error_mode="thread_local")
 
     def end(self) -> None:
         if self._open is None:
             raise AssertionError("no piece has begun")
         self._open.capture_end()
-        self.pieces.append(_Graph(self._open, self._device))
+        self.pieces.append(_Graph(self._open, self._pool, self._device))
         self._open = None
 
     def abandon(self) -> None:
@@ -97,9 +149,8 @@ class _GraphTape:
         if self._open is not None:
             with suppress(RuntimeError):  # it says once more what broke the capture
                 self._open.capture_end()
-            # In some versions of torch a capture that broke leaves the allocator in it, without a public way out.
-            with suppress(RuntimeError, AttributeError):
-                torch._C._cuda_endAllocateToPool(self._device.index or 0, self._pool)
+            if not _has_ended(self._open):
+                _give_up(self._open, self._pool, self._device)
             self._open.reset()
             self._open = None
         for piece in self.pieces:
@@ -108,3 +159,31 @@ class _GraphTape:
         with suppress(RuntimeError):
             torch.cuda.synchronize(self._device)
             torch.cuda.empty_cache()
+
+
+_given_up: list[torch.cuda.CUDAGraph] = []  # torch goes on asking them whether they are being captured
+
+
+def _give_up(graph: torch.cuda.CUDAGraph, pool: _Pool, device: torch.device) -> None:
+    """Do what `capture_end` has not come to, for which torch has no public way: nobody is to record into the pool."""
+    pool.broken = True
+    _given_up.append(graph)
+    place = torch.cuda.current_device() if device.index is None else device.index
+    for undo in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+        with suppress(RuntimeError, AttributeError):  # it had been done
+            getattr(torch._C, undo)(place, pool.handle)
+
+
+def _has_ended(graph: torch.cuda.CUDAGraph) -> bool:
+    """Whether a capture has come to its end, so that `reset` leaves the pool for it."""
+    try:
+        graph.pool()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _make_workspaces(device: torch.device) -> None:
+    """Let cuBLAS allocate what it keeps for this stream. Within a capture it would be of the pool, and outlive it."""
+    x = torch.zeros((16, 16), dtype=torch.float16, device=device)
+    functional.linear(x @ x, x, x[0])

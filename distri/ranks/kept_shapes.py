@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from distri.ranks.exchange import Exchange
+from distri.ranks.recorder import Recorder
 from distri.ranks.replay import Replays
 
 # Of a GPU's memory; SDXL at 3840 pixels on eight patch ranks takes 10 GB of buffers, at 1024 pixels 0.7.
 SHARE_OF_DEVICE = 0.25
 BYTES_WITHOUT_DEVICE = 1 << 30
-# Counted for a shape that is recorded: graphs of a few thousand kernels, and keys and values of its text.
-RECORDED_BYTES = 128 << 20
 
 Text = dict[str, tuple[Tensor, Tensor]]  # keys and values by layer
 
@@ -35,20 +34,22 @@ class KeptShape:
 
     @property
     def weight_bytes(self) -> int:
-        """What it counts for; equal on all ranks."""
-        return self.exchange.weight_bytes + (RECORDED_BYTES if self.replays.recorder is not None else 0)
+        """What it counts for, without its recordings; equal on all ranks."""
+        return self.exchange.weight_bytes + sum(
+            tensor.nbytes for text in self.texts.values() for both in text.values() for tensor in both
+        )
 
 
 class KeptShapes:
     """The recently used shapes. When they weigh too much, those that were not used for longest are dropped.
 
     Args:
-        most_bytes: that all together may weigh; the one in use is kept whatever it weighs. Equal on all ranks, so that
-            all drop the same ones.
+        most_bytes: that all together may weigh; the one in use is kept whatever it weighs.
+        recorder: of their recordings, which share memory and weigh what it has taken.
     """
 
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
+    def __init__(self, most_bytes: int, recorder: Recorder | None = None) -> None:
+        self._most_bytes, self._recorder = most_bytes, recorder
         self._by_shape: OrderedDict[Hashable, KeptShape] = OrderedDict()
 
     def get(self, shape: Hashable, make: Callable[[], KeptShape]) -> KeptShape:
@@ -61,15 +62,28 @@ class KeptShapes:
 
     def drop_surplus(self) -> None:
         """Drop shapes until the others weigh as much as they may. Messages may be in flight for the last one alone."""
-        while len(self._by_shape) > 1 and sum(kept.weight_bytes for kept in self._by_shape.values()) > self._most_bytes:
+        while len(self._by_shape) > 1 and self.weight_bytes > self._most_bytes:
             _, dropped = self._by_shape.popitem(last=False)
             dropped.replays.release()
+
+    def drop_recordings(self, *, but: Hashable = None) -> bool:
+        """Drop the recordings of all shapes, or of all but one; whether there were any. Buffers are kept."""
+        dropped = [kept.replays for shape, kept in self._by_shape.items() if shape != but and kept.replays.count]
+        for replays in dropped:
+            replays.release()
+        return bool(dropped)
 
     def clear(self) -> None:
         """Drop all of them; no message may be in flight."""
         for kept in self._by_shape.values():
             kept.replays.release()
         self._by_shape.clear()
+
+    @property
+    def weight_bytes(self) -> int:
+        """What all of them count for on this rank."""
+        held_bytes = 0 if self._recorder is None else self._recorder.held_bytes
+        return held_bytes + sum(kept.weight_bytes for kept in self._by_shape.values())
 
     @property
     def buffer_bytes(self) -> int:

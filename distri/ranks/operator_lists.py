@@ -21,7 +21,12 @@ from distri.ranks.recorder import Tape
 class OperatorRecorder:
     """Pieces are lists of PyTorch's operators with the very tensors that they had; results go where they went."""
 
-    held_bytes = 0
+    def __init__(self) -> None:
+        self._living: weakref.WeakSet[_Operators] = weakref.WeakSet()
+
+    @property
+    def held_bytes(self) -> int:
+        return sum(piece.size_bytes for piece in self._living)
 
     @contextmanager
     def record(self) -> Iterator[Tape]:
@@ -33,6 +38,7 @@ class OperatorRecorder:
             tape.end()
         finally:
             tape.restore()
+        self._living.update(tape.pieces)
 
 
 _ATEN = torch.ops.aten
@@ -115,6 +121,7 @@ class _Call:
     def __init__(self, func: Any, args: Any, kwargs: Any, results: list[Tensor], fresh: list[bool]) -> None:
         self._func, self._args, self._kwargs = func, args, kwargs
         self._results, self._fresh = results, fresh
+        self.size_bytes = sum(tensor.nbytes for tensor, new in zip(results, fresh, strict=True) if new)
 
     def again(self) -> None:
         args, kwargs = tree_map_only(_Outside, _Outside.get, (self._args, self._kwargs))
@@ -125,17 +132,22 @@ class _Call:
 
 
 class _Operators:
-    """A piece as a list of operators."""
+    """A piece as a list of operators.
+
+    Attributes:
+        size_bytes: of their results.
+    """
 
     def __init__(self, calls: list[_Call]) -> None:
         self._calls = calls
+        self.size_bytes = sum(call.size_bytes for call in calls)
 
     def replay(self) -> None:
         for call in self._calls:
             call.again()
 
     def release(self) -> None:
-        self._calls = []
+        self._calls, self.size_bytes = [], 0
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -29,6 +29,7 @@ from distri.ranks.exchange import Exchange
 from distri.ranks.operator_lists import OperatorRecorder
 from distri.ranks.phase import Evaluation
 from distri.ranks.recorder import Recorder, Replay
+from distri.ranks.recording import Comparison, Recording, first_line
 from distri.ranks.spans import Spans
 
 REPLAY = "replay"  # the track of a trace that says what was recorded
@@ -44,41 +45,6 @@ def recorder_of(replay: Replay, device: torch.device) -> Recorder | None:
     if replay is Replay.OPERATORS:
         return OperatorRecorder()
     return CudaGraphRecorder(device) if replay is Replay.AUTO and device.type == "cuda" else None
-
-
-@dataclass(frozen=True)
-class Recording:
-    """An evaluation as pieces, with a cut between any two.
-
-    Attributes:
-        inputs: what it reads at its own place; filled anew for every replay.
-        pieces: one more than cuts.
-        output: what it leaves.
-    """
-
-    inputs: tuple[Tensor, ...]
-    pieces: Sequence[Any]
-    cuts: Sequence[Cut]
-    output: Tensor
-
-    def fill(self, inputs: Sequence[Tensor]) -> None:
-        """Put other inputs of the same shapes where it reads them."""
-        for place, value in zip(self.inputs, inputs, strict=True):
-            place.copy_(value)
-
-    def replay(self, inputs: Sequence[Tensor]) -> Tensor:
-        """What the evaluation gives for these inputs; blocks where the messages do."""
-        self.fill(inputs)
-        for piece, cut in zip(self.pieces, self.cuts, strict=False):
-            piece.replay()
-            cut.act()
-        self.pieces[-1].replay()
-        return self.output.clone()
-
-    def release(self) -> None:
-        """Give back what the pieces hold."""
-        for piece in self.pieces:
-            piece.release()
 
 
 @dataclass
@@ -98,12 +64,14 @@ class Replays:
         exchange: the shape's.
         recorder: of this device; None evaluates everything as it is.
         spans: where the trace is noted.
+        make_room: drops recordings of other shapes, and says whether there were any.
     """
 
     shape: str
     exchange: Exchange
     recorder: Recorder | None
     spans: Spans
+    make_room: Callable[[], bool] = lambda: False
     _kinds: dict[Hashable, _Kind] = field(default_factory=dict)
     _scratch: Scratch = field(default_factory=Scratch)
     _refused: bool = False
@@ -130,7 +98,7 @@ class Replays:
             self._kinds[key] = _Kind()
         elif not (kind.refused or self._refused):
             return self._record_and_compare(self.recorder, evaluation, kind, inputs, compute)
-        return compute(*inputs)
+        return self._as_it_is(inputs, compute)
 
     @property
     def count(self) -> int:
@@ -145,15 +113,24 @@ class Replays:
         self._kinds.clear()
         self._scratch = Scratch()
 
+    def _as_it_is(self, inputs: Sequence[Tensor], compute: Compute) -> Tensor:
+        try:
+            return compute(*inputs)
+        except torch.OutOfMemoryError:
+            # With peers it cannot be done again: some of its messages have been sent.
+            if self.exchange.axis.size > 1 or not self.make_room():
+                raise
+        return compute(*inputs)
+
     def _record_and_compare(
         self, recorder: Recorder, evaluation: Evaluation, kind: _Kind, inputs: Sequence[Tensor], compute: Compute
     ) -> Tensor:
         began_ns = time.monotonic_ns()
         recording = self._record(recorder, evaluation, inputs, compute)
         if recording is None:
-            return compute(*inputs)
+            return self._as_it_is(inputs, compute)
         recorded_ns = time.monotonic_ns()
-        comparison = _Comparison(recording)
+        comparison = Comparison(recording)
         with self.exchange.cut_by(comparison.at_cut):
             comparison.begin(inputs)
             wanted = compute(*inputs)
@@ -174,24 +151,35 @@ class Replays:
     ) -> Recording | None:
         """The evaluation as pieces; None if it cannot be recorded. Sends nothing and changes nothing."""
         began_ns = time.monotonic_ns()
-        cuts: list[Cut] = []
         self.exchange.drain()  # nothing that is in flight lies in memory that a recorder may have to put back
-        try:
-            own = tuple(value.clone() for value in inputs)
-            with recorder.record() as tape:
+        while True:
+            try:
+                return self._as_pieces(recorder, inputs, compute)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the evaluation as it is raises it again or not
+                no_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+                reason = first_line(error)
+            if not (no_memory and self.make_room()):
+                break
+            log.info("recordings of other shapes are dropped to record %s: %s", self.shape, reason)
+        self._refused = True
+        if no_memory:
+            self.release()
+        self._note(evaluation, began_ns, time.monotonic_ns(), reason)
+        return None
 
-                def at_cut(cut: Cut) -> None:
-                    cuts.append(cut)
-                    tape.cut()
+    def _as_pieces(self, recorder: Recorder, inputs: Sequence[Tensor], compute: Compute) -> Recording:
+        if not self.count:
+            self._scratch = Scratch()  # in the memory of the recordings that use it
+        cuts: list[Cut] = []
+        own = tuple(value.clone() for value in inputs)
+        with recorder.record() as tape:
 
-                with self.exchange.cut_by(at_cut, self._scratch):
-                    output = compute(*own)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the evaluation as it is raises it again or not
-            self._refused = True
-            if isinstance(error, torch.OutOfMemoryError | MemoryError):
-                self.release()
-            self._note(evaluation, began_ns, time.monotonic_ns(), _first_line(error))
-            return None
+            def at_cut(cut: Cut) -> None:
+                cuts.append(cut)
+                tape.cut()
+
+            with self.exchange.cut_by(at_cut, self._scratch):
+                output = compute(*own)
         return Recording(own, tape.pieces, cuts, output)
 
     def _note(self, evaluation: Evaluation, began_ns: int, recorded_ns: int, reason: str | None, **detail: Any) -> None:
@@ -214,73 +202,3 @@ class Replays:
             held_bytes=held_bytes,
             **detail,
         )
-
-
-class _Comparison:
-    """Plays a recording beside the evaluation as it is, a piece ahead of it, and compares what both send.
-
-    Both read and write the same buffers of the exchange. So what a piece has put there to be sent is noted and taken
-    back, and the evaluation as it is writes last.
-
-    Attributes:
-        failure: why the recording could not be played to its end.
-    """
-
-    def __init__(self, recording: Recording) -> None:
-        self._recording = recording
-        self._differences: list[Tensor] = []
-        self._sent: list[Tensor] = []
-        self._place = 0
-        self.failure: str | None = None
-
-    def begin(self, inputs: Sequence[Tensor]) -> None:
-        """Play the first piece."""
-        self._recording.fill(inputs)
-        self._play()
-
-    def at_cut(self, cut: Cut) -> None:
-        """Pass a cut of the evaluation as it is, then play the next piece with what has arrived."""
-        if self.failure is None and self._place >= len(self._recording.cuts):
-            self.failure = f"it has {len(self._recording.cuts)} cuts, the evaluation as it is has more"
-        if self.failure is None:
-            self._differences += [_difference(*pair) for pair in zip(self._sent, cut.sent, strict=True)]
-        cut.act()
-        if self.failure is None:
-            for place, value in zip(self._recording.cuts[self._place].received, cut.received, strict=True):
-                if not cut.kept:
-                    place.copy_(value)
-            self._place += 1
-            self._play()
-
-    def difference(self, wanted: Tensor) -> float:
-        """The largest difference, relative to the largest value of its tensor; not a number where one has none."""
-        if self.failure is None and self._place < len(self._recording.cuts):
-            self.failure = f"it has {len(self._recording.cuts)} cuts, the evaluation as it is has {self._place}"
-        if self.failure is not None:
-            return float("nan")
-        return float(torch.stack([*self._differences, _difference(self._recording.output, wanted)]).max())
-
-    def _play(self) -> None:
-        cuts = self._recording.cuts
-        ahead = cuts[self._place] if self._place < len(cuts) else None
-        sent = () if ahead is None else ahead.sent
-        before = [tensor.clone() for tensor in sent]
-        try:
-            self._recording.pieces[self._place].replay()
-        except RuntimeError as error:
-            self.failure = _first_line(error)
-        self._sent = [tensor.clone() for tensor in sent]
-        if ahead is not None and ahead.kept:
-            for tensor, value in zip(sent, before, strict=True):
-                tensor.copy_(value)
-
-
-def _difference(found: Tensor, wanted: Tensor) -> Tensor:
-    """Largest difference, relative to the largest value, where both are not the same, be it infinite or no number."""
-    same = (found == wanted) | (found.isnan() & wanted.isnan())
-    apart = torch.where(same, 0.0, (found.float() - wanted.float()).abs())
-    return apart.max() / wanted.float().abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]

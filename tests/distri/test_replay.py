@@ -3,16 +3,20 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from distri.engine import EngineSettings
+from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec, Rendered
 from distri.model.lora import Lora
-from distri.ranks.mesh import Layout
+from distri.ranks.errors import OutOfMemory
+from distri.ranks.mesh import Layout, Mesh
 from distri.ranks.recorder import Replay
 from distri.sampling.control import Control
+from distri.sampling.pixels import DecodedImage
 from tests.distri import loras, on_ranks, reference
 from tests.distri.pool import Ranks
 
@@ -57,3 +61,29 @@ def test_pictures_are_the_same_whether_evaluations_are_replayed_or_not(
             assert one.bytes_sent == other.bytes_sent
             if other.pixels is not None:
                 assert np.array_equal(one.pixels, other.pixels)
+
+
+def test_a_decode_that_finds_no_memory_beside_recordings_is_done_again_without_them(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(FAST, replay=Replay.OPERATORS, exact=True)
+    engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=settings)
+    shapes, decode = engine._unet.shapes, engine._vae.decode
+    wanted = engine.render(PLAIN, control=lambda: Control.GO)
+
+    def greedy(*args: Any) -> DecodedImage:
+        if shapes.recordings or short:
+            raise torch.OutOfMemoryError("no room")
+        return decode(*args)
+
+    short = False
+    monkeypatch.setattr(engine._vae, "decode", greedy)
+    assert shapes.recordings == 1
+    found = engine.render(PLAIN, control=lambda: Control.GO)
+    assert found.pixels is not None
+    assert wanted.pixels is not None
+    assert np.array_equal(found.pixels, wanted.pixels)
+    assert shapes.recordings == 0
+    short = True
+    with pytest.raises(OutOfMemory, match="no room"):
+        engine.render(PLAIN, control=lambda: Control.GO)

@@ -156,7 +156,7 @@ def _order(log: Log) -> tuple[Log, int]:
 @contextmanager
 def _counted() -> Iterator[list[int]]:
     """How many evaluations were replays."""
-    from distri.ranks.replay import Recording
+    from distri.ranks.recording import Recording
 
     whole: list[int] = []
     replay = Recording.replay
@@ -234,12 +234,15 @@ def _kept_one(images: Sequence[Pass]) -> Answer:
     return _compare(images, kept_bytes=1)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Breaking(OperatorRecorder):
     """Raises while the piece of this number is recorded; counted from the end if it is negative."""
 
     piece: int
     error: type[Exception]
+
+    def __post_init__(self) -> None:
+        super().__init__()
 
     @contextmanager
     def record(self) -> Iterator[Tape]:
