@@ -6,7 +6,7 @@ from collections.abc import Set
 from enum import StrEnum
 
 
-class Kind(StrEnum):
+class AdapterKind(StrEnum):
     """A way to write a change of a weight; the values are the names that users know."""
 
     LORA = "LoRA"  # two factors; of a convolution also LoCon
@@ -22,31 +22,31 @@ class Kind(StrEnum):
 
 
 # What a kind needs, in alternatives, and what it may have beside that.
-_NEEDS: tuple[tuple[Kind, frozenset[str], frozenset[str]], ...] = (
-    (Kind.CP, frozenset({"down", "up", "mid"}), frozenset({"alpha", "dora_scale", "magnitude", "diff_b"})),
-    (Kind.LORA, frozenset({"down", "up"}), frozenset({"alpha", "dora_scale", "magnitude", "up_bias", "diff_b"})),
+_NEEDS: tuple[tuple[AdapterKind, frozenset[str], frozenset[str]], ...] = (
+    (AdapterKind.CP, frozenset({"down", "up", "mid"}), frozenset({"alpha", "dora_scale", "magnitude", "diff_b"})),
+    (AdapterKind.LORA, frozenset({"down", "up"}), frozenset({"alpha", "dora_scale", "magnitude", "up_bias", "diff_b"})),
     (
-        Kind.LOHA,
+        AdapterKind.LOHA,
         frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}),
         frozenset({"hada_t1", "hada_t2", "alpha", "dora_scale", "diff_b"}),
     ),
     *(
-        (Kind.LOKR, first | second, frozenset({"alpha", "dora_scale", "diff_b", *tucker}))
+        (AdapterKind.LOKR, first | second, frozenset({"alpha", "dora_scale", "diff_b", *tucker}))
         for first in (frozenset({"lokr_w1"}), frozenset({"lokr_w1_a", "lokr_w1_b"}))
         for second, tucker in (
             (frozenset({"lokr_w2"}), ()),
             (frozenset({"lokr_w2_a", "lokr_w2_b"}), ("lokr_t2",)),
         )
     ),
-    (Kind.GLORA, frozenset({"glora_a1", "glora_a2", "glora_b1", "glora_b2"}), frozenset({"alpha", "diff_b"})),
-    (Kind.IA3, frozenset({"weight", "on_input"}), frozenset()),
-    (Kind.OFT, frozenset({"oft_blocks"}), frozenset({"rescale", "alpha"})),
-    (Kind.DIFF, frozenset({"diff"}), frozenset({"diff_b", "alpha"})),
-    (Kind.NORM, frozenset({"w_norm"}), frozenset({"b_norm"})),
-    (Kind.BIAS, frozenset({"diff_b"}), frozenset()),
+    (AdapterKind.GLORA, frozenset({"glora_a1", "glora_a2", "glora_b1", "glora_b2"}), frozenset({"alpha", "diff_b"})),
+    (AdapterKind.IA3, frozenset({"weight", "on_input"}), frozenset()),
+    (AdapterKind.OFT, frozenset({"oft_blocks"}), frozenset({"rescale", "alpha"})),
+    (AdapterKind.DIFF, frozenset({"diff"}), frozenset({"diff_b", "alpha"})),
+    (AdapterKind.NORM, frozenset({"w_norm"}), frozenset({"b_norm"})),
+    (AdapterKind.BIAS, frozenset({"diff_b"}), frozenset()),
 )
 
 
-def kind_of(sides: Set[str]) -> Kind | None:
+def kind_of(sides: Set[str]) -> AdapterKind | None:
     """The kind that tensors of these names make for one module; None if they are no known kind, or not all of it."""
     return next((kind for kind, needs, may in _NEEDS if needs <= sides <= needs | may), None)

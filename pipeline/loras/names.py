@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 UNET, TEXT_ENCODER, TEXT_ENCODER_2 = PARTS = ("unet", "text_encoder", "text_encoder_2")
 
+BUNDLE = "bundle_emb."  # before the names of textual inversions that OneTrainer puts into a LoRA file
+
 # What stands before a module's name; a part without any prefix comes last.
 _PREFIXES = (
     (
@@ -92,7 +94,7 @@ _IN_MIDDLE = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
 
 
 @dataclass(frozen=True)
-class Place:
+class ModuleName:
     """A module that a name may mean: the part of the pipeline, and its name in there with underscores for dots."""
 
     part: str
@@ -108,16 +110,16 @@ def split_key(key: str) -> tuple[str, str]:
     return key, ""
 
 
-def places(module: str) -> Iterator[Place]:
+def places(module: str) -> Iterator[ModuleName]:
     """The modules that a name in a file may mean, whether or not a model has them."""
     name = module.replace(".", "_").replace("_processor_to_", "_to_")
     for part, prefix in _PLACES:
         if match := prefix.match(name):
             rest = name[match.end() :]
-            yield Place(part, rest if part == UNET else rest.removeprefix("text_model_"))
+            yield ModuleName(part, rest if part == UNET else rest.removeprefix("text_model_"))
 
 
-def module_names(part: str, modules: Iterable[str]) -> dict[Place, str]:
+def module_names(part: str, modules: Iterable[str]) -> dict[ModuleName, str]:
     """All names of a part's modules, to the name by which the part has them.
 
     Args:
@@ -130,7 +132,7 @@ def module_names(part: str, modules: Iterable[str]) -> dict[Place, str]:
     for module in modules:
         names = _own_names(module) if part == UNET else _text_names(module)
         for name in [*names, *([original[module]] if module in original else [])]:
-            found[Place(part, name.replace(".", "_"))] = module
+            found[ModuleName(part, name.replace(".", "_"))] = module
     return found
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.loras.kinds import Kind
+from pipeline.loras.kinds import AdapterKind
 
 Sides = Mapping[str, Tensor]
 
@@ -36,7 +36,7 @@ class Change:
         strength: what the user asks for.
     """
 
-    kind: Kind
+    kind: AdapterKind
     sides: Sides
     factor: float
     strength: float
@@ -51,13 +51,13 @@ class Change:
             RuntimeError, ValueError, IndexError: the shapes do not fit.
         """
         sides = {name: side.to(weight.device, torch.float32) for name, side in self.sides.items()}
-        if self.kind is Kind.LORA and not sides.keys() & {"dora_scale", "magnitude"}:
+        if self.kind is AdapterKind.LORA and not sides.keys() & {"dora_scale", "magnitude"}:
             flat = weight.view(weight.shape[0], -1)
             flat.addmm_(sides["up"].flatten(1), sides["down"].flatten(1), alpha=self.strength * self.factor)
             return weight
-        if self.kind is Kind.IA3:
+        if self.kind is AdapterKind.IA3:
             return _scaled(weight, sides, self.strength)
-        if self.kind is Kind.OFT:
+        if self.kind is AdapterKind.OFT:
             return _rotated(weight, sides, self.strength)
         delta = _DELTAS[self.kind](weight, sides)
         if delta.shape[0] != weight.shape[0]:
@@ -80,7 +80,7 @@ class Change:
 
     def _is_of_peft(self, weight: Tensor) -> bool:
         """Whether a DoRA is one that diffusers gives to peft: a LoRA with a magnitude for each output."""
-        return self.kind is Kind.LORA and _per_output(self.sides["dora_scale"], weight)
+        return self.kind is AdapterKind.LORA and _per_output(self.sides["dora_scale"], weight)
 
 
 def _per_output(magnitude: Tensor, weight: Tensor) -> bool:
@@ -146,13 +146,13 @@ def _diff(_: Tensor, sides: Sides) -> Tensor:
     return sides["diff"]
 
 
-_DELTAS: dict[Kind, Callable[[Tensor, Sides], Tensor]] = {
-    Kind.LORA: _lora,
-    Kind.CP: _cp,
-    Kind.LOHA: _loha,
-    Kind.LOKR: _lokr,
-    Kind.GLORA: _glora,
-    Kind.DIFF: _diff,
+_DELTAS: dict[AdapterKind, Callable[[Tensor, Sides], Tensor]] = {
+    AdapterKind.LORA: _lora,
+    AdapterKind.CP: _cp,
+    AdapterKind.LOHA: _loha,
+    AdapterKind.LOKR: _lokr,
+    AdapterKind.GLORA: _glora,
+    AdapterKind.DIFF: _diff,
 }
 
 

@@ -11,6 +11,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from distri.ranks.errors import BadLora
+from pipeline.checkpoints.header import read_header
+from pipeline.errors import BadCheckpoint
 from pipeline.loras.bases import BY_TEXT_WIDTH, SDXL, base_by_metadata, base_by_names, text_width
 
 METADATA_KEY = "lora_adapter_metadata"  # where diffusers keeps peft's settings in a file's header
@@ -37,23 +39,24 @@ class LoraFile:
 def read_file(path: Path, sha256: str | None) -> LoraFile:
     """Read a file; its header is believed, not its name. Raises BadLora."""
     try:
+        header = read_header(path)
+        if len(header.tensors) > MOST_TENSORS:
+            raise BadLora(path.name, f"it has {len(header.tensors):,} tensors, at most {MOST_TENSORS:,} wanted")
         if sha256 is not None:
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != sha256.lower():
                 raise BadLora(path.name, f"its SHA-256 is {found}, {sha256} was wanted")
         with safe_open(path, framework="pt") as content:
-            keys = list(content.keys())
-            if len(keys) > MOST_TENSORS:
-                raise BadLora(path.name, f"it has {len(keys):,} tensors, at most {MOST_TENSORS:,} wanted")
-            metadata = content.metadata() or {}
-            tensors = {key: content.get_tensor(key) for key in keys}
-            peft = json.loads(metadata.get(METADATA_KEY, "{}"))
+            tensors = {key: content.get_tensor(key) for key in header.tensors}
+        peft = json.loads(header.metadata.get(METADATA_KEY, "{}"))
+    except BadCheckpoint as error:
+        raise BadLora(path.name, str(error)) from error
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise BadLora(path.name, f"it cannot be read as safetensors: {error}") from error
     if not isinstance(peft, dict):
         raise BadLora(path.name, f"its {METADATA_KEY} is no JSON object")
-    return LoraFile(path.name, tensors, metadata, peft)
+    return LoraFile(path.name, tensors, header.metadata, peft)
 
 
 def check_base(file: LoraFile, unet_text_width: int | None) -> None:

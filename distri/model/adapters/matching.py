@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from distri.model.adapters.changes import Change
 from distri.model.adapters.scalings import PeftSettings, rank_of
-from pipeline.loras.kinds import Kind, kind_of
-from pipeline.loras.names import PARTS, UNET, Place, module_names, places, split_key
+from pipeline.loras.kinds import AdapterKind, kind_of
+from pipeline.loras.names import BUNDLE, PARTS, UNET, ModuleName, module_names, places, split_key
 
 _SHOWN = 3  # names in a message
 
@@ -42,6 +42,7 @@ class Matches:
         misfit: the shapes of the first that do not fit.
         whole: how many tensors are whole weights and biases, as a checkpoint has them.
         silent: modules whose alpha is 0.
+        embeddings: names of textual inversions that the file brings along.
     """
 
     changes: list[tuple[Tensor, Change]] = field(default_factory=list)
@@ -52,6 +53,7 @@ class Matches:
     misfit: str = ""
     whole: int = 0
     silent: list[str] = field(default_factory=list)
+    embeddings: set[str] = field(default_factory=set)
 
     def leftovers(self) -> Iterator[str]:
         """What is not used and why, a sentence each."""
@@ -64,13 +66,15 @@ class Matches:
                 yield f"not used: {_count(sum(modules.values()), 'tensor')} of {_some(modules)}, {why}"
         if self.silent:
             yield f"nothing changes by {_some(self.silent)}, whose alpha is 0"
+        if self.embeddings:
+            yield f"it brings along the embeddings {_some(self.embeddings)}, for prompts that name them"
 
 
 class Targets:
     """The modules of a model under all names that files give them."""
 
     def __init__(self, parts: Mapping[str, nn.Module]) -> None:
-        self._by_place: dict[Place, Target] = {}
+        self._by_place: dict[ModuleName, Target] = {}
         for part in PARTS:
             modules = dict(_changeable(parts[part]))
             self._by_place |= {
@@ -108,10 +112,13 @@ def matches(
     found = Matches()
     modules: dict[str, dict[str, Tensor]] = {}
     for key, tensor in state.items():
+        if key.startswith(BUNDLE):
+            found.embeddings.add(key.removeprefix(BUNDLE).split(".")[0])
+            continue
         module, side = split_key(key)
         modules.setdefault(module, {})[side] = tensor
     of_peft = {part: PeftSettings(settings, part) for part in PARTS}
-    taken: set[tuple[str, str, Kind]] = set()
+    taken: set[tuple[str, str, AdapterKind]] = set()
     for module, sides in modules.items():
         target, kind = targets.find(module), kind_of(sides.keys())
         if target is None:
@@ -179,23 +186,25 @@ def _changeable(part: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _changes(
-    kind: Kind, sides: Mapping[str, Tensor], factor: float, strength: float, module: Any
+    kind: AdapterKind, sides: Mapping[str, Tensor], factor: float, strength: float, module: Any
 ) -> Iterator[tuple[Any, Change]]:
     """The changes of a module's weight and bias; the weight is None if the module has none."""
     weight, bias = module.weight, getattr(module, "bias", None)
-    if kind is Kind.NORM:
-        yield weight, Change(Kind.DIFF, {"diff": sides["w_norm"]}, factor, strength)
-    elif kind is not Kind.BIAS:
+    if kind is AdapterKind.NORM:
+        yield weight, Change(AdapterKind.DIFF, {"diff": sides["w_norm"]}, factor, strength)
+    elif kind is not AdapterKind.BIAS:
         own = {name: side for name, side in sides.items() if name not in ("diff_b", "up_bias")}
-        if kind is not Kind.OFT:
+        if kind is not AdapterKind.OFT:
             own.pop("alpha", None)
         yield weight, Change(kind, own, factor, strength)
     for name, by in (("up_bias", factor), ("diff_b", 1.0), ("b_norm", 1.0)):
         if name in sides:
-            yield bias, Change(Kind.DIFF, {"diff": sides[name]}, by, strength)
+            yield bias, Change(AdapterKind.DIFF, {"diff": sides[name]}, by, strength)
 
 
-def _factor(kind: Kind, module: str, sides: Mapping[str, Tensor], of_peft: PeftSettings, target: Target) -> float:
+def _factor(
+    kind: AdapterKind, module: str, sides: Mapping[str, Tensor], of_peft: PeftSettings, target: Target
+) -> float:
     rank = rank_of(kind, sides)
     if not rank:
         return 1.0
@@ -209,13 +218,18 @@ def _factor(kind: Kind, module: str, sides: Mapping[str, Tensor], of_peft: PeftS
 
 def _misfit(module: str, sides: Mapping[str, Tensor], target: Target) -> str:
     shapes = ", ".join(str(tuple(side.shape)) for side in sides.values())
-    return f"{module}: found {shapes[:200]}, wanted what makes {tuple(target.module.weight.shape)}"
+    return f"{_printable(module[:100])}: found {shapes[:200]}, wanted what makes {tuple(target.module.weight.shape)}"
 
 
 def _some(modules: Any) -> str:
     names = sorted(modules)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(name[:100] for name in names[:_SHOWN]) + more
+    return ", ".join(_printable(name[:100]) for name in names[:_SHOWN]) + more
+
+
+def _printable(name: str) -> str:
+    """Names come from the file, and the message goes to logs and terminals."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 def _count(number: int, noun: str) -> str:

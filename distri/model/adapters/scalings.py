@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.loras.kinds import Kind
+from pipeline.loras.kinds import AdapterKind
 
 MOST_PATTERNS = 10_000
 MOST_REPEATS = 4
@@ -67,15 +67,15 @@ class PeftSettings:
         return float(alpha) / (math.sqrt(rank) if self._by_root else rank)
 
 
-def rank_of(kind: Kind, sides: Mapping[str, Tensor]) -> int | None:
+def rank_of(kind: AdapterKind, sides: Mapping[str, Tensor]) -> int | None:
     """What alpha is divided by; None where alpha says nothing."""
-    if kind in (Kind.LORA, Kind.CP):
+    if kind in (AdapterKind.LORA, AdapterKind.CP):
         return sides["down"].shape[0]
-    if kind is Kind.LOHA:
+    if kind is AdapterKind.LOHA:
         return sides["hada_w1_b"].shape[0]
-    if kind is Kind.LOKR:
+    if kind is AdapterKind.LOKR:
         return next((sides[name].shape[0] for name in ("lokr_w2_b", "lokr_w1_b") if name in sides), None)
-    return sides["glora_a2"].shape[0] if kind is Kind.GLORA else None
+    return sides["glora_a2"].shape[0] if kind is AdapterKind.GLORA else None
 
 
 def _ends(name: str) -> list[str]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 
-from pipeline.picture import HighresMode, Scheduler
+from pipeline.picture import HighresMode, Lora, Scheduler
 from pipeline.promptset.samplers import shown_name
 from pipeline.promptset.syntax.escape import escape
 from pipeline.records.results import ImageResult
@@ -33,7 +33,7 @@ _HEXADECIMAL = re.compile(rf"[0-9a-f]{{{AUTOV2},}}")
 
 def parameters_text(result: ImageResult) -> str:
     """Prompt, negative prompt and settings. No negative prompt has no line, the empty one has an empty line."""
-    loras = "".join(f" <lora:{lora.name}:{lora.scale:g}>" for lora in result.loras)
+    loras = "".join(f" <lora:{lora.name}:{_scales(lora)}>" for lora in result.loras)
     lines = [_prompt(result.prompt) + loras]
     if result.negative_prompt is not None:
         lines.append(f"{_NEGATIVE} {_prompt(result.negative_prompt)}".rstrip())
@@ -127,3 +127,8 @@ def _prompt(text: str) -> str:
 def _quoted(value: str) -> str:
     """As A1111's `quote`: JSON where a reader would take the value for several."""
     return json.dumps(value, ensure_ascii=False) if any(mark in value for mark in ",:\n") else value
+
+
+def _scales(lora: Lora) -> str:
+    """A web UI's: one for all, or that of the text encoders before that of the UNet."""
+    return f"{lora.scale:g}" if lora.text_scale is None else f"{lora.text_scale:g}:{lora.scale:g}"

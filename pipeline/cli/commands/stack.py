@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.checkpoints.header import read_header
 from pipeline.cli.exits import OK
 from pipeline.cli.json_out import write_json
 from pipeline.cli.options import AsJson
@@ -67,12 +68,13 @@ def up(
 
 
 def _files(loras: list[str]) -> dict[str, str]:
-    """File by name. Raises RequestError."""
+    """File by name. Raises RequestError, BadCheckpoint."""
     files = {}
     for text in loras:
         name, _, path = text.partition("=")
         if not name or not Path(path).is_file():
             raise RequestError(f"--lora {text[:200]!r}: NAME=FILE wanted, and the file must be there")
+        read_header(Path(path))  # a web page or half a download is refused before anything starts
         files[name] = str(Path(path).absolute())
     return files
 

@@ -235,6 +235,12 @@ def _bad(folder: Path, kind: str, parts: dict[str, Any]) -> Lora:
     if kind == "no safetensors":
         path.write_bytes(b"PK\x03\x04 a pickle by any other name")
         return Lora(path)
+    if kind == "a web page":
+        path.write_text("<!DOCTYPE html><title>Sign in</title>")
+        return Lora(path)
+    if kind == "half a download":
+        path.write_bytes(loras.peft(path, parts).read_bytes()[:20_000])
+        return Lora(path)
     weight = torch.zeros(2, 5)
     states = {
         "of another model": {"unet.conv_in.lora_A.weight": weight, "unet.conv_in.lora_B.weight": weight.clone()},
@@ -268,7 +274,9 @@ def _bad(folder: Path, kind: str, parts: dict[str, Any]) -> Lora:
 
 BAD = {
     "missing": "cannot be read",
-    "no safetensors": "cannot be read as safetensors",
+    "no safetensors": "zip archive",
+    "a web page": "it is a web page",
+    "half a download": "is cut off",
     "of another model": r"unet\.conv_in, whose shapes do not fit .*another kind of model",
     "of other modules": r"2 tensors of unet\.there, which this model has no weights for",
     "half of one": r"unet\.conv_in",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.loras.names import Place, ldm_names, module_names, places, split_key
+from pipeline.loras.names import ModuleName, ldm_names, module_names, places, split_key
 
 ATTENTIONS = {"down_blocks": {1: 2, 2: 2}, "up_blocks": {0: 3, 1: 3}}
 MODULES = [
@@ -111,4 +111,4 @@ def test_a_key_of_every_trainer_is_a_module_and_what_it_is(key: str, part: str, 
 
 def test_what_is_no_name_of_a_module_is_none() -> None:
     assert split_key("bundle_emb.style.clip_l") == ("bundle_emb.style.clip_l", "")
-    assert Place("unet", "double_blocks_0") in list(places("lora_unet_double_blocks_0"))
+    assert ModuleName("unet", "double_blocks_0") in list(places("lora_unet_double_blocks_0"))

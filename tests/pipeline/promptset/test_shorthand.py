@@ -145,3 +145,39 @@ def test_sigmas_end_above_nothing() -> None:
     for given in ([0], [3, -1], [1e7, 1]):
         with pytest.raises(ValueError, match="sigmas above 0"):
             shorthand.sigmas(given)
+
+
+TWENTY = ["BASE", *(f"IN{n:02}" for n in range(9)), "M00", *(f"OUT{n:02}" for n in range(9))]
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (
+            [1, 0.5] * 6,
+            dict.fromkeys(TWENTY, 0.0)
+            | dict(zip(["BASE", "IN04", "IN05", "IN07", "IN08", "M00", *TWENTY[11:17]], [1.0, 0.5] * 6, strict=True)),
+        ),
+        (",".join(map(str, range(20))), dict(zip(TWENTY, map(float, range(20)), strict=True))),
+        (list(range(26)), dict(zip(TWENTY, [*range(10), 13, *range(14, 23)], strict=True))),
+        ({"mid": 0.5, "in04": 1, "up_blocks.0": 0}, {"M00": 0.5, "IN04": 1, "up_blocks.0": 0}),
+        ('{"BASE": 0}', {"BASE": 0}),
+    ],
+)
+def test_block_weights_of_web_uis_are_an_object_by_block(given: object, found: dict[str, float]) -> None:
+    assert shorthand.lora_blocks(given) == found
+
+
+@pytest.mark.parametrize("given", [[1] * 17, "1,2", "a," * 11 + "b", 3, [None] * 12])
+def test_other_numbers_of_block_weights_are_refused(given: object) -> None:
+    with pytest.raises(ValueError, match=r"block weights"):
+        shorthand.lora_blocks(given)
+
+
+def test_a_lora_of_a_row_has_blocks_and_says_which_it_does_not_know() -> None:
+    row = Row.model_validate({"prompt": "x", "loras": [{"name": "film", "text_scale": 0, "blocks": [1] * 12}]})
+    assert row.loras[0].blocks["OUT05"] == 1
+    assert row.loras[0].blocks["OUT06"] == 0
+    assert "blocks" not in Row(prompt="x", loras="film").model_dump_json(include={"loras"})
+    with pytest.raises(ValueError, match="'XX9' found; a block wanted: BASE, IN04"):
+        Row.model_validate({"prompt": "x", "loras": [{"name": "film", "blocks": {"XX9": 1}}]})

@@ -18,7 +18,7 @@ from lycoris.modules.norms import NormModule
 from torch import nn
 
 from distri.model.adapters.matching import Strength, Targets, matches
-from pipeline.loras.kinds import Kind, kind_of
+from pipeline.loras.kinds import AdapterKind, kind_of
 from pipeline.loras.names import split_key
 
 MODULES: dict[str, Callable[[], Any]] = {
@@ -32,7 +32,7 @@ MODULES: dict[str, Callable[[], Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    kind: Kind
+    kind: AdapterKind
     of: Any
     options: dict[str, Any]
     modules: tuple[str, ...] = ("linear", "conv")
@@ -41,36 +41,42 @@ class Case:
 
 ALL = ("linear", "square", "conv", "square conv")
 CASES = {
-    "LoRA": Case(Kind.LORA, LoConModule, {"lora_dim": 4, "alpha": 2}),
-    "CP-LoCon": Case(Kind.CP, LoConModule, {"lora_dim": 4, "alpha": 2, "use_tucker": True}, ("conv",)),
+    "LoRA": Case(AdapterKind.LORA, LoConModule, {"lora_dim": 4, "alpha": 2}),
+    "CP-LoCon": Case(AdapterKind.CP, LoConModule, {"lora_dim": 4, "alpha": 2, "use_tucker": True}, ("conv",)),
     # With another strength, diffusers and peft are followed: see tests/distri/model/test_lora.py.
-    "DoRA of outputs": Case(Kind.LORA, LoConModule, {"lora_dim": 4, "alpha": 3, "weight_decompose": True}, ALL, (1.0,)),
+    "DoRA of outputs": Case(
+        AdapterKind.LORA, LoConModule, {"lora_dim": 4, "alpha": 3, "weight_decompose": True}, ALL, (1.0,)
+    ),
     "DoRA of inputs": Case(
-        Kind.LORA, LoConModule, {"lora_dim": 4, "alpha": 3, "weight_decompose": True, "wd_on_out": False}, ALL
+        AdapterKind.LORA, LoConModule, {"lora_dim": 4, "alpha": 3, "weight_decompose": True, "wd_on_out": False}, ALL
     ),
-    "LoHa": Case(Kind.LOHA, LohaModule, {"lora_dim": 4, "alpha": 2}),
-    "LoHa, Tucker": Case(Kind.LOHA, LohaModule, {"lora_dim": 4, "alpha": 2, "use_tucker": True}, ("conv",)),
-    "LoHa, decomposed": Case(Kind.LOHA, LohaModule, {"lora_dim": 4, "alpha": 4, "weight_decompose": True}, ALL),
-    "LoKr": Case(Kind.LOKR, LokrModule, {"lora_dim": 2, "alpha": 1, "factor": 4}),
+    "LoHa": Case(AdapterKind.LOHA, LohaModule, {"lora_dim": 4, "alpha": 2}),
+    "LoHa, Tucker": Case(AdapterKind.LOHA, LohaModule, {"lora_dim": 4, "alpha": 2, "use_tucker": True}, ("conv",)),
+    "LoHa, decomposed": Case(AdapterKind.LOHA, LohaModule, {"lora_dim": 4, "alpha": 4, "weight_decompose": True}, ALL),
+    "LoKr": Case(AdapterKind.LOKR, LokrModule, {"lora_dim": 2, "alpha": 1, "factor": 4}),
     "LoKr, both in factors": Case(
-        Kind.LOKR, LokrModule, {"lora_dim": 2, "alpha": 1, "factor": 8, "decompose_both": True}
+        AdapterKind.LOKR, LokrModule, {"lora_dim": 2, "alpha": 1, "factor": 8, "decompose_both": True}
     ),
-    "LoKr, both whole": Case(Kind.LOKR, LokrModule, {"lora_dim": 10_000, "alpha": 7, "factor": 4, "full_matrix": True}),
+    "LoKr, both whole": Case(
+        AdapterKind.LOKR, LokrModule, {"lora_dim": 10_000, "alpha": 7, "factor": 4, "full_matrix": True}
+    ),
     "LoKr, Tucker": Case(
-        Kind.LOKR, LokrModule, {"lora_dim": 2, "alpha": 1, "factor": 4, "use_tucker": True}, ("conv",)
+        AdapterKind.LOKR, LokrModule, {"lora_dim": 2, "alpha": 1, "factor": 4, "use_tucker": True}, ("conv",)
     ),
     "LoKr, decomposed": Case(
-        Kind.LOKR, LokrModule, {"lora_dim": 2, "alpha": 2, "factor": 4, "weight_decompose": True, "wd_on_out": False}
+        AdapterKind.LOKR,
+        LokrModule,
+        {"lora_dim": 2, "alpha": 2, "factor": 4, "weight_decompose": True, "wd_on_out": False},
     ),
-    "GLoRA": Case(Kind.GLORA, GLoRAModule, {"lora_dim": 4, "alpha": 2}),
-    "IA3 of outputs": Case(Kind.IA3, IA3Module, {}, ALL),
-    "IA3 of inputs": Case(Kind.IA3, IA3Module, {"train_on_input": True}, ALL),
-    "OFT": Case(Kind.OFT, DiagOFTModule, {"lora_dim": 8}),
-    "OFT, limited": Case(Kind.OFT, DiagOFTModule, {"lora_dim": 8, "constraint": 0.001, "rescaled": True}),
-    "BOFT": Case(Kind.OFT, ButterflyOFTModule, {"lora_dim": 8}),
-    "BOFT, limited": Case(Kind.OFT, ButterflyOFTModule, {"lora_dim": 8, "constraint": 0.001, "rescaled": True}),
-    "difference": Case(Kind.DIFF, FullModule, {}),
-    "norms": Case(Kind.NORM, NormModule, {}, ("norm",)),
+    "GLoRA": Case(AdapterKind.GLORA, GLoRAModule, {"lora_dim": 4, "alpha": 2}),
+    "IA3 of outputs": Case(AdapterKind.IA3, IA3Module, {}, ALL),
+    "IA3 of inputs": Case(AdapterKind.IA3, IA3Module, {"train_on_input": True}, ALL),
+    "OFT": Case(AdapterKind.OFT, DiagOFTModule, {"lora_dim": 8}),
+    "OFT, limited": Case(AdapterKind.OFT, DiagOFTModule, {"lora_dim": 8, "constraint": 0.001, "rescaled": True}),
+    "BOFT": Case(AdapterKind.OFT, ButterflyOFTModule, {"lora_dim": 8}),
+    "BOFT, limited": Case(AdapterKind.OFT, ButterflyOFTModule, {"lora_dim": 8, "constraint": 0.001, "rescaled": True}),
+    "difference": Case(AdapterKind.DIFF, FullModule, {}),
+    "norms": Case(AdapterKind.NORM, NormModule, {}, ("norm",)),
 }
 
 
@@ -88,7 +94,7 @@ def _trained(case: Case, original: Any) -> Any:
 
 def _saved(module: Any, case: Case) -> dict[str, torch.Tensor]:
     """As LyCORIS saves it; of a whole difference, what the parameters hold now."""
-    if case.kind is Kind.DIFF:
+    if case.kind is AdapterKind.DIFF:
         return {"diff": module.weight.detach(), "diff_b": module.bias.detach()}
     saved = module.custom_state_dict() or module.state_dict()
     return {name: value.detach().clone() for name, value in saved.items()}

@@ -84,7 +84,7 @@ def test_a_folder_has_a_hash_of_its_revision(sha256: str | None, revision: str, 
 
 
 def test_loras_stand_with_the_hashes_of_a1111_and_of_civitai() -> None:
-    loras = (Lora(name="film", scale=0.5), Lora(name="grain"))
+    loras = (Lora(name="film", scale=0.5), Lora(name="grain", text_scale=0.25))
     made: dict[str, Any] = {"loras": {"film": SHA, "grain": SHA}, "lora_tensors": {"film": TENSORS, "grain": TENSORS}}
     text = parameters_text(_result({"loras": loras}, **made))
     assert 'Lora hashes: "film: fedcba987654, grain: fedcba987654"' in text
@@ -92,7 +92,7 @@ def test_loras_stand_with_the_hashes_of_a1111_and_of_civitai() -> None:
     assert hashes is not None
     assert json.loads(hashes[1]) == {"model": "70e9ef75f1", "lora:film": SHA[:10], "lora:grain": SHA[:10]}
     prompt, _, settings = _read(text)
-    assert prompt == "a harbour <lora:film:0.5> <lora:grain:1>"
+    assert prompt == "a harbour <lora:film:0.5> <lora:grain:0.25:1>"
     assert (settings["Lora hashes"], settings["Version"]) == ("film: fedcba987654, grain: fedcba987654", "tessera 0")
 
 
