@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pipeline.operations.discrepancies import Discrepancy, DiscrepancyKind, Harm, Verification
     from pipeline.operations.estimate import Estimate
     from pipeline.operations.failures import FailureGroup
+    from pipeline.operations.listing import BatchFilter
     from pipeline.operations.retry import Retried
     from pipeline.operations.status import BatchStatus, JobStatus, Unreadable
     from pipeline.operations.submit import Acceptance, Submission
@@ -83,6 +84,7 @@ _MODULES = {
     "pipeline.operations.discrepancies": ("Discrepancy", "DiscrepancyKind", "Harm", "Verification"),
     "pipeline.operations.estimate": ("Estimate",),
     "pipeline.operations.failures": ("FailureGroup",),
+    "pipeline.operations.listing": ("BatchFilter",),
     "pipeline.operations.retry": ("Retried",),
     "pipeline.operations.status": ("BatchStatus", "JobStatus", "Unreadable"),
     "pipeline.operations.submit": ("Acceptance", "Submission"),
@@ -102,6 +104,7 @@ __all__ = [
     "AcceptanceUnknown",
     "Batch",
     "BatchExists",
+    "BatchFilter",
     "BatchLost",
     "BatchManifest",
     "BatchState",

@@ -6,11 +6,31 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli import complete
+from pipeline.client.connect import connect
+from pipeline.operations.batch_ids import full_id
 from pipeline.promptset.formats import InputFormat
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
 
-BatchId = Annotated[str, typer.Argument(help="Id of a batch.", show_default=False)]
+
+def _full_id(context: typer.Context, named: str) -> str:
+    return named if context.resilient_parsing else full_id(connect().ledger, named)
+
+
+BatchId = Annotated[
+    str,
+    typer.Argument(
+        help="Id of a batch, the beginning of one, or last.",
+        show_default=False,
+        callback=_full_id,
+        autocompletion=complete.batch_ids,
+    ),
+]
+Label = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="NAME=VALUE", help="A label of the batch, to find it by; may be repeated."),
+]
 JobRef = Annotated[str, typer.Argument(help="BATCH/JOB, such as summer-catalogue/3.", show_default=False)]
 File = Annotated[
     str,

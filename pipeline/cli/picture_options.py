@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.cli import complete
 from pipeline.cli.assignments import assigned
 from pipeline.cli.options import Override
 from pipeline.errors import RequestError
@@ -44,6 +45,9 @@ _METAVARS = {
     "negative_target_size": "WIDTHxHEIGHT",
     "format": "png|jpeg|webp",
 }
+
+
+_COMPLETED = {"scheduler": complete.schedulers, "model": complete.models}
 
 
 def with_picture(command: Callable[..., int]) -> Callable[..., int]:
@@ -92,11 +96,20 @@ def _read(path: Path | None) -> Mapping[str, Any]:
         raise RequestError(f"--defaults {path}: {error}") from error
 
 
+def _completion(name: str) -> Callable[[str], list[str]] | None:
+    if name in _COMPLETED:
+        return _COMPLETED[name]
+    names = _METAVARS.get(name, "").partition("[")[0].split("|")
+    return complete.one_of(names) if len(names) > 1 else None
+
+
 def _option(name: str) -> Any:
     field = Options.model_fields[name]
     text = (field.description or "").replace("`", "")
     if name == "loras":
-        loras = typer.Option("--lora", help=text, metavar="NAME[:SCALE]", rich_help_panel=PANEL)
+        loras = typer.Option(
+            "--lora", help=text, metavar="NAME[:SCALE]", rich_help_panel=PANEL, autocompletion=complete.loras
+        )
         return Annotated[list[str] | None, loras]
     kind: Any = plain_type(field) or str
     flag = f"--{name.replace('_', '-')}"
@@ -105,6 +118,7 @@ def _option(name: str) -> Any:
         f"{flag}/--no{flag[1:]}" if kind is bool else flag,
         help=text,
         metavar=_METAVARS.get(name),
+        autocompletion=_completion(name),
         rich_help_panel=PANEL,
         show_default=str(default) if isinstance(default, str | int | float) and default is not False else False,
     )

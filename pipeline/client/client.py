@@ -10,7 +10,7 @@ for image in batch.images():
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
@@ -26,11 +26,12 @@ from pipeline.client.schedules import Schedules
 from pipeline.errors import RecordTooNew, RecordUnreadable, RequestError, UnknownBatch
 from pipeline.ledger.workers import ALL, Drain, Worker
 from pipeline.operations.estimate import Estimate, Estimator
+from pipeline.operations.listing import EVERY, BatchFilter, newest_batches
 from pipeline.operations.purge import is_purged
 from pipeline.operations.repair import apart, request_repair
 from pipeline.operations.resume import recover_batch, unknown_batches
 from pipeline.operations.standing import doubt_if_known
-from pipeline.operations.status import BatchStatus, Unreadable, batch_status, newest_batches
+from pipeline.operations.status import BatchStatus, Unreadable, batch_status
 from pipeline.operations.submit import TIMEOUT_S, Acceptance, Submission, accept, checked_options
 from pipeline.outputs.pictures import open_prompts
 from pipeline.process.deadline import Deadline, OutOfTime
@@ -69,6 +70,7 @@ class Client:
         timeout_s: float = TIMEOUT_S,
         input_format: InputFormat | None = None,
         override: PictureFields | None = None,
+        labels: Mapping[str, str] | None = None,
         **picture: Unpack[PictureFields],
     ) -> Batch:
         """Submit a prompt set and return its batch, which is then accepted as a whole.
@@ -84,6 +86,7 @@ class Client:
             timeout_s: how long Redis and S3 may take in all; validating the rows is not counted.
             input_format: format of the prompt set, if its name does not show it.
             override: values that replace what rows say themselves: override={"steps": 12}.
+            labels: names and values to find it by: labels={"project": "atlas"}.
             picture: values for rows that leave them open: steps=20, size="832x1216", scheduler="Euler a", and all other
                 fields of a row but prompt, custom_id and metadata.
 
@@ -95,6 +98,7 @@ class Client:
                 prompts=prompts,
                 defaults=checked_options(picture),
                 overrides=checked_options(override or {}),
+                labels=labels or {},
                 batch_id=batch_id,
                 tenant=tenant,
                 priority=priority,
@@ -254,6 +258,9 @@ class Client:
             with suppress(UnknownBatch):  # removed since
                 yield batch_status(ledger, record.id)
 
-    def batches(self, limit: int = 20) -> list[BatchStatus | Unreadable]:
-        """The newest batches; one whose record cannot be read is an entry that says why."""
-        return newest_batches(self._connection.ledger, limit)
+    def batches(self, limit: int = 20, wanted: BatchFilter = EVERY) -> list[BatchStatus | Unreadable]:
+        """The newest batches, or the newest of those that are `wanted`.
+
+        One whose record cannot be read is an entry that says why, where all are wanted.
+        """
+        return newest_batches(self._connection.ledger, limit, wanted)

@@ -182,10 +182,10 @@ class Batches:
             found = self._store.redis.hgetall(self._store.keys.counts(batch_id))
         return _counts(batch_id, found)
 
-    def newest(self, limit: int) -> list[str]:
-        """Ids of batches, newest first."""
+    def newest(self, limit: int, *, first: int = 0) -> list[str]:
+        """Ids of batches, newest first, from the `first` on."""
         with self._store.errors():
-            return list(self._store.redis.zrevrange(self._store.keys.batches, 0, limit - 1))
+            return list(self._store.redis.zrevrange(self._store.keys.batches, first, first + limit - 1))
 
     def ended_before(self, moment: datetime) -> Iterator[BatchRecord]:
         """Batches that ended before this moment, oldest submission first, read page by page."""

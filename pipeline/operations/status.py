@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -29,6 +29,9 @@ class BatchStatus:
     invalid_rows: int
     purge: Purge | None = None  # it is being removed
     repair: str | None = None  # what is being done to bring it in line with the bucket
+    tenant: str = "default"
+    schedule: str | None = None  # that submitted it
+    labels: dict[str, str] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -171,6 +174,9 @@ def batch_status(ledger: Ledger, batch_id: str) -> BatchStatus:
         invalid_rows=record.manifest.invalid_rows,
         purge=record.manifest.purge,
         repair=_repair(record),
+        tenant=record.manifest.tenant,
+        schedule=record.manifest.origin.schedule if record.manifest.origin is not None else None,
+        labels=record.manifest.labels,
     )
 
 
@@ -198,17 +204,4 @@ def under_repair(ledger: Ledger) -> dict[str, str]:
             repair = str(error)
         if repair is not None:
             found[batch_id] = repair
-    return found
-
-
-def newest_batches(ledger: Ledger, limit: int) -> list[BatchStatus | Unreadable]:
-    """The newest batches; those that are removed meanwhile are left out."""
-    found: list[BatchStatus | Unreadable] = []
-    for batch_id in ledger.batches.newest(limit):
-        try:
-            found.append(batch_status(ledger, batch_id))
-        except UnknownBatch:
-            continue
-        except RecordUnreadable as error:
-            found.append(Unreadable.of(batch_id, error))
     return found

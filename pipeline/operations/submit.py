@@ -38,6 +38,7 @@ from pipeline.promptset.row import MAX_SEED, Options, ResolvedRow
 from pipeline.promptset.source import Prompts
 from pipeline.promptset.validate import Validation, fields_errors, resolved_rows
 from pipeline.records.batch import PRIORITIES, BatchManifest, BatchRecord, Origin
+from pipeline.records.labels import checked_labels
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import RefusedLine
 from pipeline.schema import read_record
@@ -76,6 +77,7 @@ class Submission:
     row_filter: RowFilter | None = None
     origin: Origin | None = None
     overrides: Options = field(default_factory=Options)
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
             defaults=submission.defaults.model_dump(mode="json", exclude_unset=True),
             overrides=submission.overrides.model_dump(mode="json", exclude_unset=True),
             unreached=validation.unreached,
+            labels=checked_labels(submission.labels),
             client_version=installed_version(),
             origin=submission.origin,
         )

@@ -18,6 +18,7 @@ from pipeline.errors import IllegalMove
 from pipeline.names import MAX_IMAGES_OF_BATCH, Id, job_ref
 from pipeline.promptset.row import ResolvedRow
 from pipeline.records.attempt import AttemptSpec, Code
+from pipeline.records.labels import Labels
 from pipeline.records.object_keys import ObjectKey, check_rows_key
 from pipeline.schema import Versioned
 from pipeline.states import BATCH_MOVES, JOB_MOVES, BatchState, JobState
@@ -87,6 +88,7 @@ class BatchManifest(_Record):
     defaults: dict[str, Any] = Field(
         description="The defaults for all rows, as submitted; the staged rows have them already."
     )
+    labels: Labels = Field(default_factory=dict, exclude_if=_empty, description="The user's, to find it by.")
     overrides: dict[str, Any] = Field(
         default_factory=dict, exclude_if=_empty, description="What replaced the rows' own values, likewise."
     )

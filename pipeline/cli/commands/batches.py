@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -18,10 +19,15 @@ from pipeline.cli.unreadable import print_unreadable
 from pipeline.client.client import Client
 from pipeline.client.progress import duration, event, summary
 from pipeline.client.rate import Throughput
+from pipeline.errors import RequestError
+from pipeline.operations.listing import BatchFilter
 from pipeline.operations.status import BatchStatus, Unreadable
+from pipeline.process.durations import parsed_duration
+from pipeline.records.labels import parsed_labels
 from pipeline.states import BatchState, ImageState
 
 _JOBS_SHOWN = 20
+_MOMENT = "a date (2026-11-27), a date and time (2026-11-27T14:00, UTC unless it says otherwise), or an age (2d, 12h)"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -75,11 +81,28 @@ def watch(batch_id: BatchId, timeout: Timeout = None, as_json: AsJson = False) -
 
 
 def list_batches(
-    limit: Annotated[int, typer.Option(help="How many batches.", min=1)] = 20, as_json: AsJson = False
+    limit: Annotated[int, typer.Option(help="How many batches.", min=1)] = 20,
+    state: Annotated[list[BatchState] | None, typer.Option(help="Only batches in this state; may be repeated.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only batches of this tenant.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="Only batches of this schedule.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Only batches with this label; may be repeated.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(help=f"Only batches submitted since {_MOMENT}.")] = None,
+    until: Annotated[str | None, typer.Option(help=f"Only batches submitted before {_MOMENT}.")] = None,
+    as_json: AsJson = False,
 ) -> int:
-    """List batches, newest first."""
+    """List batches, newest first: all, or those that the options name."""
+    wanted = BatchFilter(
+        states=frozenset(state or ()),
+        tenant=tenant,
+        schedule=schedule,
+        labels=parsed_labels(label or []),
+        since=None if since is None else _moment(since, "--since"),
+        until=None if until is None else _moment(until, "--until"),
+    )
     client = Client()
-    found, doubt = client.batches(limit), client.doubt()
+    found, doubt = client.batches(limit, wanted), client.doubt()
     _print_doubt(doubt)
     if as_json:
         for seen in found:
@@ -97,6 +120,18 @@ def list_batches(
 def _print_doubt(doubt: str | None) -> None:
     if doubt is not None:
         typer.echo(f"the ledger {doubt}; until that is done nothing is begun, ended, purged or fired", err=True)
+
+
+def _moment(text: str, flag: str) -> datetime:
+    """The moment of a date, a date and time, or an age."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        try:
+            return datetime.now(UTC) - parsed_duration(text)
+        except RequestError as error:
+            raise RequestError(f"{flag} {text[:60]!r} found; {_MOMENT} wanted") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _row(seen: BatchStatus | Unreadable) -> Sequence[str]:

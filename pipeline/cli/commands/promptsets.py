@@ -11,7 +11,7 @@ import typer
 from pipeline.cli.exits import OK
 from pipeline.cli.follow import follow
 from pipeline.cli.json_out import write_json
-from pipeline.cli.options import AsJson, BatchSeed, File, InFormat, Priority, SkipInvalid, Tenant, Timeout, Watch
+from pipeline.cli.options import AsJson, BatchSeed, File, InFormat, Label, Priority, SkipInvalid, Tenant, Timeout, Watch
 from pipeline.cli.picture_options import with_picture
 from pipeline.client.client import Client
 from pipeline.client.connect import Connection, connect
@@ -25,6 +25,7 @@ from pipeline.promptset.keywords import PictureFields
 from pipeline.promptset.levels import unreached_lines
 from pipeline.promptset.row import Options
 from pipeline.promptset.validate import Validation, resolved_rows
+from pipeline.records.labels import parsed_labels
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
@@ -45,6 +46,7 @@ def submit(
         str | None, typer.Option(help="Your own id; submitting under it again changes nothing.")
     ] = None,
     batch_seed: BatchSeed = None,
+    label: Label = None,
     tenant: Tenant = "default",
     priority: Priority = 5,
     skip_invalid: SkipInvalid = False,
@@ -63,6 +65,7 @@ def submit(
             prompts=file,
             defaults=picture,
             overrides=overrides,
+            labels=parsed_labels(label or []),
             batch_id=batch_id,
             tenant=tenant,
             priority=priority,
