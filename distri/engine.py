@@ -1,11 +1,11 @@
 """What an entry point calls: a model loaded once on a mesh, then one image after the other."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from distri.model import model as pipeline_model
 from distri.model.image import Evaluations, ImageSpec, Rendered
 from distri.model.model import Model
 from distri.ranks.device_errors import raise_device_failures
-from distri.ranks.errors import ModelError
+from distri.ranks.errors import BadImage, ModelError
 from distri.ranks.mesh import Mesh
 from distri.ranks.patches import MOST_WORK, Patches
 from distri.ranks.phase import NormMode
@@ -25,11 +25,14 @@ from distri.ranks.recorder import Replay
 from distri.ranks.replay import recorder_of
 from distri.ranks.spans import RenderSpan, Spans, Stopwatch
 from distri.sampling.control import Control
-from distri.sampling.pixels import DecodedImage, ReplicaVAE
-from distri.sampling.preparation import Preparation, PreparedImage, guidance_of, require_alike
+from distri.sampling.pixels import ReplicaVAE
+from distri.sampling.preparation import Preparation, guidance_of, require_alike
+from distri.sampling.refiner import Refiner
+from distri.sampling.rendered import Spent, rendered
 from distri.sampling.sampler import SamplingOptions, denoise
 from distri.sampling.schedule import Schedule
 from pipeline.checkpoints.checkpoint import ModelFiles
+from pipeline.checkpoints.kinds import Kind
 
 T = TypeVar("T")
 
@@ -77,25 +80,51 @@ class EngineSettings:
 class Engine:
     """A model on a mesh. Made and used by all ranks of a replica together, in the same order."""
 
-    def __init__(self, model: Model, mesh: Mesh, settings: EngineSettings, spans: Spans | None = None) -> None:
-        """`spans` is where the engine notes what it does and when. Raises ModelError, Unsplittable."""
+    def __init__(
+        self,
+        model: Model,
+        mesh: Mesh,
+        settings: EngineSettings,
+        spans: Spans | None = None,
+        *,
+        refiner: Model | None = None,
+    ) -> None:
+        """Split a model over the ranks.
+
+        Args:
+            model: SDXL's base model, or one made from it.
+            mesh: whose replica renders.
+            settings: how it renders.
+            spans: where the engine notes what it does and when.
+            refiner: takes over for images that say where.
+
+        Raises:
+            ModelError, Unsplittable: the parts of a model do not go together, or one is unknown to the engine.
+        """
         if settings.exact:
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.allow_tf32 = False
         pipeline_model.check(model)
+        if refiner is not None:
+            pipeline_model.check_refiner(refiner, model)
         self.mesh = mesh
         self.scheduler = model.scheduler  # the recipe of the model's own
         self.spans = Spans() if spans is None else spans
         self.settings = settings
         kernels = FusedKernels(self.spans, wanted=settings.fused)
-        self._unet = SplitUNet(
-            model.unet,
-            norm_mode=settings.norm_mode,
-            most_work=settings.most_work,
-            kernels=kernels,
-            recorder=recorder_of(settings.replay, mesh.device),
-            spans=self.spans,
-        )
+
+        def split(unet: Any) -> SplitUNet:
+            return SplitUNet(
+                unet,
+                norm_mode=settings.norm_mode,
+                most_work=settings.most_work,
+                kernels=kernels,
+                recorder=recorder_of(settings.replay, mesh.device),
+                spans=self.spans,
+            )
+
+        self._unet = split(model.unet)
+        self._refiner = None if refiner is None else Refiner(refiner, split(refiner.unet), mesh, self.spans)
         split_vae = SplitVAE(model.vae, kernels=kernels)
         self._vae = ReplicaVAE(split_vae, mesh)
         sample_size = model.unet.config.sample_size
@@ -121,6 +150,7 @@ class Engine:
         settings: EngineSettings,
         vae_dtype: torch.dtype = torch.float32,
         spans: Spans | None = None,
+        refiner: ModelFiles | None = None,
     ) -> "Engine":
         """Load an SDXL model's folder or file onto the mesh's device; no communication.
 
@@ -129,7 +159,12 @@ class Engine:
             Unsplittable: a part of it is unknown to the engine.
         """
         model = pipeline_model.load(source, device=mesh.device, dtype=dtype, vae_dtype=vae_dtype)
-        return cls(model, mesh, settings, spans)
+        second = (
+            pipeline_model.load(refiner, device=mesh.device, dtype=dtype, kind=Kind.REFINER)
+            if refiner is not None
+            else None
+        )
+        return cls(model, mesh, settings, spans, refiner=second)
 
     @property
     def buffer_bytes(self) -> int:
@@ -146,10 +181,10 @@ class Engine:
         on_final_latent: Callable[[Tensor], None] | None = None,
     ) -> Rendered:
         """Render one image: `render_batch` of one."""
-        (rendered,) = self.render_batch(
+        (image_rendered,) = self.render_batch(
             [image], control=control, low_memory=low_memory, upcoming=upcoming, on_final_latent=on_final_latent
         )
-        return rendered
+        return image_rendered
 
     @raise_device_failures()
     @torch.inference_mode()
@@ -186,6 +221,8 @@ class Engine:
             self._free_buffers()
         sent_before, watch = self.mesh.traffic.sent_bytes, Stopwatch(self.spans, self._now_ns)
         first = require_alike(images)
+        if first.refiner_switch_at is not None and self._refiner is None:
+            raise BadImage(f"refiner_switch_at {first.refiner_switch_at:g}: the model has no refiner")
         guidance = guidance_of(images)
         batch = self._preparation.prepare(images, guidance, low_memory=low_memory)
         if upcoming is not None and not low_memory:
@@ -204,22 +241,28 @@ class Engine:
                 watch.lap(RenderSpan.ENLARGE)
             latent_BCHW, denoising = self._preparation.start_pass(number, batch, latents, guidance)
             sampled = denoise(self._unet, self.mesh, latent_BCHW, denoising, options, control=control)
+            done = Evaluations(sampled.synchronous, sampled.displaced)
+            if self._refiner is not None and first.refiner_switch_at is not None:
+                rest = self._refiner.denoising(number, batch, guidance)
+                if rest is not None:
+                    sampled = denoise(self._refiner.unet, self.mesh, sampled.latent, rest, options, control=control)
+                    done += Evaluations(sampled.synchronous, sampled.displaced)
             latents = list(sampled.latent.chunk(len(images)))
-            evaluations += Evaluations(sampled.synchronous, sampled.displaced)
-            watch.lap(RenderSpan.DENOISE, synchronous=sampled.synchronous, displaced=sampled.displaced)
+            evaluations += done
+            watch.lap(RenderSpan.DENOISE, synchronous=done.synchronous, displaced=done.displaced)
         if on_final_latent is not None:
             on_final_latent(torch.cat(latents))
         crop, size = batch[0].plan.crop, (first.width, first.height)
         decoded = [self._with_room(partial(self._vae.decode, latent_1CHW, crop, size)) for latent_1CHW in latents]
         watch.lap(RenderSpan.DECODE)
         share = len(images)
-        spent = _Spent(
+        spent = Spent(
             evaluations,
             {name: seconds / share for name, seconds in watch.seconds.items()},
             (self.mesh.traffic.sent_bytes - sent_before) // share,
         )
         return [
-            _rendered(prepared, picture, repaired, spent, self._preparation.loras.warnings)
+            rendered(prepared, picture, repaired, spent, self._preparation.loras.warnings)
             for prepared, picture, repaired in zip(batch, decoded, repairs, strict=True)
         ]
 
@@ -243,6 +286,8 @@ class Engine:
 
     def _free_buffers(self) -> None:
         self._unet.free()
+        if self._refiner is not None:
+            self._refiner.unet.free()
         if self.mesh.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -250,38 +295,3 @@ class Engine:
         if self.mesh.device.type == "cuda":
             torch.cuda.synchronize(self.mesh.device)
         return time.monotonic_ns()
-
-
-@dataclass(frozen=True)
-class _Spent:
-    """What one image of a batch took: its equal share of seconds by span and of bytes sent by this rank."""
-
-    evaluations: Evaluations
-    seconds: Mapping[str, float]
-    sent_bytes: int
-
-
-def _rendered(
-    prepared: PreparedImage,
-    picture: DecodedImage,
-    repairs: tuple[str, ...],
-    spent: "_Spent",
-    of_loras: tuple[str, ...],
-) -> Rendered:
-    image, plan = prepared.image, prepared.plan
-    return Rendered(
-        pixels=picture.pixels,
-        encode_s=spent.seconds[RenderSpan.ENCODE],
-        denoise_s=spent.seconds[RenderSpan.DENOISE],
-        decode_s=spent.seconds[RenderSpan.DECODE] + spent.seconds.get(RenderSpan.ENLARGE, 0.0),
-        evaluations=spent.evaluations,
-        bytes_sent=spent.sent_bytes,
-        finite=picture.finite,
-        blank=picture.blank,
-        stages=plan.stages,
-        canvas=plan.canvas if plan.canvas != (image.width, image.height) else None,
-        crop=plan.crop,
-        left_out=prepared.left_out,
-        warnings=plan.warnings + prepared.warnings + of_loras,
-        repairs=repairs + picture.repairs,
-    )

@@ -5,7 +5,6 @@ A wheel does not include that: there a model with random weights is made, once a
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import sys
 import time
@@ -72,13 +71,3 @@ def await_demo_model(child: Child, data_dir: Path, timeout_s: float, give_up: Ca
     if code != 0 or not unfinished.is_dir():
         raise ServiceError(f"the demo model could not be made (exit code {code}); {child.log_excerpt()}")
     unfinished.rename(demo_model(data_dir))
-
-
-def revision(model: Path) -> str:
-    """A short hash of every file of the model, names included."""
-    whole = hashlib.sha256()
-    for path in sorted(path for path in model.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        whole.update(f"{path.relative_to(model).as_posix()} {content}\n".encode())
-    return whole.hexdigest()[:16]

@@ -21,13 +21,15 @@ from typing import Any
 
 import structlog
 
-from embedded.model import NATIVE_PX, await_demo_model, demo_model, revision, start_demo_model
+from embedded.model import NATIVE_PX, await_demo_model, demo_model, start_demo_model
 from embedded.processes.child import Child, Program, stop_all
 from embedded.processes.supervisor import supervise
 from embedded.services.readiness import StopRequested
 from embedded.services.services import Services, await_services, no_proxy, start_services, stop_services
+from pipeline.checkpoints.hashes import folder_revision
 from pipeline.client.local_stack import LOCK_FILE, MARKER_FILE, STATE_FILE, StackState, without_deployment
 from pipeline.deployment.layouts import Layout
+from pipeline.deployment.model_file import added_models
 from pipeline.deployment.settings import LoraSource, ModelSource, Settings, load_settings
 from pipeline.errors import TesseraError
 from pipeline.process import flock
@@ -130,7 +132,8 @@ class Stack:
         models = {}
         if not options.no_model:
             model = demo_model(self._data_dir)
-            models["demo"] = ModelSource(path=str(model), revision=revision(model), native_px=NATIVE_PX)
+            models["demo"] = ModelSource(path=str(model), revision=folder_revision(model), native_px=NATIVE_PX)
+        added = added_models(self._data_dir)
         loras = {
             name: LoraSource(path=path, sha256=hashlib.sha256(Path(path).read_bytes()).hexdigest())
             for name, path in options.loras.items()
@@ -139,7 +142,8 @@ class Stack:
         return load_settings(
             {},
             **values,
-            models=models,
+            models={**added, **models},
+            default_model="demo" if "demo" in models and added else None,
             loras=loras,
             launcher="local",
             image="local",

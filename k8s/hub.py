@@ -15,7 +15,8 @@ from pathlib import Path, PurePosixPath
 
 import structlog
 
-from k8s.weights import BadWeights, fill_once
+from k8s.weights import BadWeights, check_models, fill_once
+from pipeline.deployment.settings import load_settings
 from pipeline.errors import ServiceError, TesseraError
 from pipeline.process.logs import configure_logging
 
@@ -92,10 +93,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--repository", required=True, help="such as stabilityai/stable-diffusion-xl-base-1.0")
     parser.add_argument("--revision", required=True, help="commit of the repository to download")
     parser.add_argument("--target", required=True, type=Path, help="folder to download it to")
+    parser.add_argument("--check", action="store_true", help="also open every model of TESSERA_MODELS that lies there")
     options = parser.parse_args(arguments)
     configure_logging("auto", "info")
     try:
         loaded = fetch(options.repository, options.revision, options.target)
+        if options.check:
+            check_models(load_settings().models, options.target)
     except TesseraError as error:
         print(f"hub: {error}", file=sys.stderr)  # noqa: T201 - becomes the termination message
         return 1

@@ -1,7 +1,8 @@
 """Copy model weights from the bucket to a volume near the GPUs, once a node; an init container runs it.
 
 `python -P -m k8s.weights --source models/sdxl/ --target /models`. The source holds files and a SHA256SUMS that lists
-them. Every file is checked against it; a mark with the checksum of the list says that the copy is complete.
+them. Every file is checked against it; a mark with the checksum of the list says that the copy is complete. With
+`--check`, which the chart's Job asks for, the models themselves are opened: a wrong one is known before a pod starts.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
 import structlog
 
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.deployment.settings import load_settings
-from pipeline.errors import StoreUnavailable, TesseraError
+from pipeline.deployment.model_check import check_model
+from pipeline.deployment.settings import ModelSource, load_settings
+from pipeline.errors import BadCheckpoint, StoreUnavailable, TesseraError
 from pipeline.process import flock
 from pipeline.process.files import whole_file, write_whole
 from pipeline.process.logs import configure_logging
@@ -75,6 +77,27 @@ def fill_once(target: Path, name: str, fill: Callable[[], None]) -> bool:
         os.close(lock)
 
 
+def check_models(models: Mapping[str, ModelSource], target: Path) -> int:
+    """Open every model of the allow-list that lies below `target`, as a pod would; returns how many there are.
+
+    Raises BadWeights with the reasons of all that cannot be rendered with, or are not the file that their setting pins.
+    """
+    problems, checked = [], 0
+    for name, source in models.items():
+        if not Path(source.path).is_relative_to(target):
+            continue
+        checked += 1
+        try:
+            found = check_model(source, whole=True)
+        except BadCheckpoint as error:
+            problems.append(f"model {name!r}: {error}")
+            continue
+        log.info("model checked", model=name, found=found.lines())
+    if problems:
+        raise BadWeights("; ".join(problems))
+    return checked
+
+
 def _copy(artifacts: Artifacts, key: str, path: Path, wanted: str) -> None:
     with whole_file(path) as file:
         found = artifacts.copy_to(key, file)
@@ -105,11 +128,14 @@ def main(arguments: list[str] | None = None) -> int:
         "--source", required=True, help="folder in the bucket with the weights, relative to the deployment's prefix"
     )
     parser.add_argument("--target", required=True, type=Path, help="folder to copy them to")
+    parser.add_argument("--check", action="store_true", help="also open every model of TESSERA_MODELS that lies there")
     options = parser.parse_args(arguments)
     try:
         settings = load_settings()
         configure_logging(settings.log_format, settings.log_level)
         copied = fetch(Artifacts(settings), options.source, options.target)
+        if options.check:
+            check_models(settings.models, options.target)
     except TesseraError as error:
         print(f"weights: {error}", file=sys.stderr)  # noqa: T201 - becomes the termination message
         return 1

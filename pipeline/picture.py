@@ -150,6 +150,13 @@ class Picture(BaseModel):
     model: str
     loras: tuple[Lora, ...] = ()
     highres: Highres = Highres()
+    refiner_switch_at: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        exclude_if=lambda value: value is None,
+        description="Share of the schedule after which the model's refiner takes over; None: it has none.",
+    )
     conditioning: Conditioning = Conditioning()
     file: File = File()
     metadata: dict[str, str | int | float | bool | None]

@@ -37,6 +37,8 @@ class ImageSpec:
         timesteps, sigmas: one per step, falling, instead of the scheduler's own; sigmas without the last one, 0.
         loras: fused into the model for this image.
         highres: how to render above the model's native size.
+        refiner_switch_at: share of the schedule after which the refiner takes over, above 0 and below 1; None is
+            without it.
         original_size, target_size: height and width that the model is conditioned on; None is the requested size in
             the last pass, and the pass's own size in those before.
         crop: top and left that the model is conditioned on.
@@ -62,6 +64,7 @@ class ImageSpec:
     sigmas: tuple[float, ...] | None = None
     loras: tuple[Lora, ...] = ()
     highres: Highres = field(default_factory=Highres)
+    refiner_switch_at: float | None = None
     original_size: tuple[int, int] | None = None
     crop: tuple[int, int] = (0, 0)
     target_size: tuple[int, int] | None = None

@@ -38,8 +38,9 @@ class Model:
 
     Attributes:
         unet: in the dtype asked for.
-        vae: best in float32: SDXL's own overflows in float16, and is then computed again in float32.
-        tokenizers, text_encoders: two each, in SDXL's order.
+        vae: best in float32: SDXL's own overflows in float16, and is then computed again in float32. A refiner, which
+            gives latents to its base model's, has None.
+        tokenizers, text_encoders: two each, in SDXL's order; of a refiner only the second.
         scheduler: the recipe of the model's own.
         zeros_for_none: whether a missing negative prompt means zeroed embeddings (SDXL base) or the empty text.
         notes: what a user may want to know of how its files were read.
@@ -101,7 +102,7 @@ def load(
     encoders = [networks[part] for part in (TEXT_ENCODER, TEXT_ENCODER_2) if part in networks]
     return Model(
         networks[UNET],
-        networks[VAE],
+        networks.get(VAE),
         tuple(tokenizers.values()),
         tuple(encoders),
         recipe,
@@ -149,6 +150,16 @@ def check(model: Model) -> None:
                 f"the UNet takes {taken} numbers of pooled text and sizes, and {given} come ({pooled} and {TIME_IDS} "
                 "sizes); SDXL's base model wanted, not its refiner"
             )
+
+
+def check_refiner(refiner: Model, base: Model) -> None:
+    """Whether a refiner goes on from where a base model ends. Raises ModelError."""
+    channels = (refiner.unet.config.in_channels, refiner.unet.config.out_channels, base.vae.config.latent_channels)
+    if len(set(channels)) > 1:
+        raise ModelError(
+            f"the refiner takes {channels[0]} channels and gives {channels[1]}, the model's latents have "
+            f"{channels[2]}; equal numbers wanted"
+        )
 
 
 def _check_tokenizer(name: str, tokenizer: Any, encoder: Mapping[str, Any]) -> None:

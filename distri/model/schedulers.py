@@ -129,6 +129,8 @@ class Steps:
         generator: the image's; what a stochastic scheduler draws, it draws from here, for the whole latent.
         device: of the latent.
         strength: share of the steps that is walked, the last ones; at least one step is.
+        switch_at: share of the noise schedule after which a refiner takes over; None is without one.
+        refines: whether this walk is the refiner's, which has what the other leaves; maybe nothing.
         schedule: what differs from the scheduler's own; timesteps or sigmas count if there are `steps` of them.
     """
 
@@ -140,6 +142,8 @@ class Steps:
         device: torch.device,
         *,
         strength: float = 1.0,
+        switch_at: float | None = None,
+        refines: bool = False,
         schedule: Schedule = OWN_SCHEDULE,
     ) -> None:
         self._scheduler, self._device = scheduler, device
@@ -151,10 +155,13 @@ class Steps:
             scheduler.set_timesteps(steps, device="cpu")
         # As diffusers' image-to-image pipelines count: whole steps, each of `order` timesteps.
         left_out = steps - min(max(1, int(steps * strength)), steps)
-        first = left_out * scheduler.order
+        first, end = left_out * scheduler.order, len(scheduler.timesteps)
+        switch = end if switch_at is None else max(_before(scheduler, switch_at), first + scheduler.order)
+        self.steps_before = (switch - first) // scheduler.order if refines else 0  # that the base model walks
+        first, end = (min(switch, end), end) if refines else (first, switch)
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(first)
-        self._timesteps = torch.as_tensor(scheduler.timesteps[first:])
+        self._timesteps = torch.as_tensor(scheduler.timesteps[first:end])
         # What diffusers' pipelines hand over; without an eta of 0 TCD would have one of its own.
         taken = inspect.signature(scheduler.step).parameters
         self._extra = {name: value for name, value in (("generator", generator), (ETA, schedule.eta)) if name in taken}
@@ -195,6 +202,17 @@ class Steps:
 
     def _host_numbers(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._device.type == "cpu" else HostNumbers()
+
+
+def _before(scheduler: Any, share: float) -> int:
+    """How many timesteps come before this share of the noise schedule, as diffusers' `denoising_end` counts them.
+
+    In whole steps: where a step has two evaluations, the second is at the noise level that the next step begins with.
+    """
+    trained = scheduler.config.num_train_timesteps
+    cutoff = round(trained - share * trained)
+    before = int((torch.as_tensor(scheduler.timesteps) >= cutoff).sum())
+    return before - before % int(scheduler.order)
 
 
 class BatchSteps:

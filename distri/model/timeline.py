@@ -27,6 +27,11 @@ class Timeline(Generic[T]):
         """What holds at a step, counted from 0."""
         return next(value for until, value in self.periods if until is None or step < until)
 
+    def after(self, steps: int) -> "Timeline[T]":
+        """What holds once so many steps are behind, counted from there."""
+        later = (pair for pair in self.periods if pair[0] is None or pair[0] > steps)
+        return Timeline(tuple((None if until is None else until - steps, value) for until, value in later))
+
     def map(self, change: Callable[[T], U]) -> "Timeline[U]":
         """The same periods of something else."""
         return Timeline(tuple((until, change(value)) for until, value in self.periods))

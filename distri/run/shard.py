@@ -124,7 +124,15 @@ def _load_engine(
         replay=replay,
     )
     dtype, vae_dtype = _dtype(spec.dtype, mesh.device), vae_dtype_of(spec, mesh.device)
-    return Engine.load(source.files, mesh, dtype=dtype, settings=settings, vae_dtype=vae_dtype, spans=spans)
+    return Engine.load(
+        source.files,
+        mesh,
+        dtype=dtype,
+        settings=settings,
+        vae_dtype=vae_dtype,
+        spans=spans,
+        refiner=source.refiner.files if source.refiner is not None else None,
+    )
 
 
 def _await_signal(mesh: Mesh, ask: Callable[[], LeaderSignal]) -> LeaderSignal:

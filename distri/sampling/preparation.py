@@ -37,11 +37,11 @@ _OWN = (
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """One image, its passes, and its prompts embedded."""
+    """One image, its passes, and its prompts read and embedded."""
 
     image: ImageSpec
     plan: RenderPlan
-    left_out: dict[str, str]
+    texts: Prompts
     prompts: EmbeddedPrompts
     warnings: tuple[str, ...]
 
@@ -89,9 +89,7 @@ class Preparation:
             self.embeddings.forget()
             self.loras.set(images[0].loras)
         return [
-            PreparedImage(
-                image, plan, text.left_out, self.embeddings.of(text, image.clip_skip), self._warnings_of(image)
-            )
+            PreparedImage(image, plan, text, self.embeddings.of(text, image.clip_skip), self._warnings_of(image))
             for image, plan, text in zip(images, plans, texts, strict=True)
         ]
 
@@ -125,7 +123,15 @@ class Preparation:
                 negative.append(self._conditions(own.negative, number, image.negative_time_ids(size)))
             scheduler = self._model.scheduler.make(image.scheduler, image.scheduler_settings, seed=stage.seed)
             generator = torch.Generator("cpu").manual_seed(stage.seed)
-            walk = Steps(scheduler, stage.steps, generator, device, strength=stage.strength, schedule=image.schedule)
+            walk = Steps(
+                scheduler,
+                stage.steps,
+                generator,
+                device,
+                strength=stage.strength,
+                switch_at=image.refiner_switch_at,
+                schedule=image.schedule,
+            )
             unit = noise(generator, channels, stage.height // self._factor, stage.width // self._factor)
             walks.append(walk)
             starts.append(walk.begin(latents[place] if number else None, unit.to(device)))

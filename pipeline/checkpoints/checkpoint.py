@@ -22,7 +22,7 @@ from pipeline.checkpoints.schedulers import Prediction, own_scheduler, trained_a
 from pipeline.checkpoints.tokenizers import find_tokenizers
 from pipeline.errors import BadCheckpoint
 
-NETWORKS = {Kind.BASE: (UNET, VAE, TEXT_ENCODER, TEXT_ENCODER_2), Kind.REFINER: (UNET, VAE, TEXT_ENCODER_2)}
+NETWORKS = {Kind.BASE: (UNET, VAE, TEXT_ENCODER, TEXT_ENCODER_2), Kind.REFINER: (UNET, TEXT_ENCODER_2)}
 _NAMED = 5
 
 
@@ -57,7 +57,8 @@ class Checkpoint:
     Attributes:
         name: of its file or folder.
         kind: base or refiner.
-        networks: by name: unet, vae, text_encoder (of the base model), text_encoder_2.
+        networks: by name: unet, vae, text_encoder, text_encoder_2; of a refiner, which renders with its base model's
+            VAE and first encoder, unet and text_encoder_2.
         scheduler: configuration of the model's own scheduler.
         tokenizers: by name, the folder; None is CLIP's own, which this package has.
         zeros_for_none: whether a missing negative prompt means zeroed embeddings.
@@ -104,7 +105,7 @@ def open_checkpoint(model: ModelFiles, *, wanted: Kind | None = None) -> Checkpo
     scheduler = own_scheduler(described.scheduler, model.path.name)
     found, reasons = trained_as(headers)
     scheduler |= found | _as_set(model)
-    if extra := surplus(headers, networks.values()):
+    if described.kind is Kind.BASE and (extra := surplus(headers, networks.values())):
         shown = ", ".join(extra[:_NAMED])
         notes.append(f"{len(extra)} tensors are not used: {shown}" + (" and more" if len(extra) > _NAMED else ""))
     checkpoint = Checkpoint(

@@ -16,18 +16,9 @@ FACTOR = 8  # pixels along one side of a latent element
 
 def check_together(name: str, configs: Mapping[str, Mapping[str, Any]], kind: Kind) -> None:
     """Raises BadCheckpoint: the UNet, the VAE and the text encoders are not of one model."""
-    unet, vae = configs[UNET], configs[VAE]
-    channels = (unet.get("in_channels"), unet.get("out_channels"), vae.get("latent_channels"))
-    if len(set(channels)) > 1:
-        raise BadCheckpoint(
-            f"{name}: the UNet takes {channels[0]} channels and gives {channels[1]}, the VAE's latents have "
-            f"{channels[2]}; equal numbers wanted (no inpainting)"
-        )
-    smaller = 1 << (len(vae["block_out_channels"]) - 1)
-    if FACTOR % smaller:
-        raise BadCheckpoint(
-            f"{name}: the VAE's latents are {smaller} times smaller than its pixels; at most {FACTOR} wanted"
-        )
+    unet, vae = configs[UNET], configs.get(VAE)
+    if vae is not None:
+        _check_vae(name, unet, vae)
     encoders = [configs[part] for part in (TEXT_ENCODER, TEXT_ENCODER_2) if part in configs]
     width = sum(int(encoder["hidden_size"]) for encoder in encoders)
     if width != unet["cross_attention_dim"]:
@@ -44,7 +35,22 @@ def check_together(name: str, configs: Mapping[str, Mapping[str, Any]], kind: Ki
                 f"{name}: the UNet takes {taken} numbers of pooled text and sizes, and {given} come ({pooled} and "
                 f"{TIME_IDS[kind]} sizes); SDXL's {kind} model wanted"
             )
-    for part, config in ((UNET, unet), (VAE, vae)):
+    for part in (UNET, VAE):
+        config = configs.get(part, unet)
         groups = int(config.get("norm_num_groups") or 32)
         if odd := [one for one in config["block_out_channels"] if one % groups]:
             raise BadCheckpoint(f"{name}: the {part}'s width {odd[0]} is no multiple of its {groups} norm groups")
+
+
+def _check_vae(name: str, unet: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
+    channels = (unet.get("in_channels"), unet.get("out_channels"), vae.get("latent_channels"))
+    if len(set(channels)) > 1:
+        raise BadCheckpoint(
+            f"{name}: the UNet takes {channels[0]} channels and gives {channels[1]}, the VAE's latents have "
+            f"{channels[2]}; equal numbers wanted (no inpainting)"
+        )
+    smaller = 1 << (len(vae["block_out_channels"]) - 1)
+    if FACTOR % smaller:
+        raise BadCheckpoint(
+            f"{name}: the VAE's latents are {smaller} times smaller than its pixels; at most {FACTOR} wanted"
+        )

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.deployment.cost import SDXL_NATIVE_PX
 from pipeline.deployment.layout_choice import Load, fastest_layout
 from pipeline.deployment.layouts import Layout, planned_layout
+from pipeline.deployment.recipes import ModelDefaults, with_recipe
 from pipeline.deployment.settings import Settings, default_of
 from pipeline.deployment.tenants import TenantLimits
 from pipeline.schema import Versioned
@@ -23,6 +24,8 @@ class AllowedModel(BaseModel):
 
     revision: str
     native_px: int
+    defaults: ModelDefaults = Field(ModelDefaults(), description="What rows get with it where they say nothing.")
+    refiner_switch_at: float | None = Field(None, description="Where its refiner takes over; none: it has none.")
 
 
 class AllowedLora(BaseModel):
@@ -31,6 +34,7 @@ class AllowedLora(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     models: tuple[str, ...] = Field((), description="Model ids that it fits; none means all.")
+    defaults: ModelDefaults = Field(ModelDefaults(), description="What rows get with it where they say nothing.")
 
     def fits(self, model: str) -> bool:
         """Whether it was made for this model."""
@@ -81,11 +85,19 @@ class Deployment(Versioned):
         return cls(
             version=version,
             models={
-                name: AllowedModel(revision=model.revision, native_px=model.native_px)
+                name: AllowedModel(
+                    revision=model.revision,
+                    native_px=model.native_px,
+                    defaults=with_recipe(model.recipe, model.defaults),
+                    refiner_switch_at=model.refiner.switch_at if model.refiner is not None else None,
+                )
                 for name, model in settings.models.items()
             },
             default_model=settings.model_by_default,
-            loras={name: AllowedLora(models=lora.models) for name, lora in settings.loras.items()},
+            loras={
+                name: AllowedLora(models=lora.models, defaults=with_recipe(lora.recipe, lora.defaults))
+                for name, lora in settings.loras.items()
+            },
             max_megapixels=settings.max_megapixels,
             max_rows=settings.max_rows,
             max_images=settings.max_images,
@@ -107,7 +119,7 @@ class Deployment(Versioned):
         """One that renders whatever is asked for: rows are checked against it where there is no deployment."""
         return cls.model_construct(
             version="none",
-            models=_Everything(AllowedModel(revision="any", native_px=SDXL_NATIVE_PX)),
+            models=_Everything(AllowedModel(revision="any", native_px=SDXL_NATIVE_PX, refiner_switch_at=1.0)),
             default_model="any",
             loras=_Everything(AllowedLora()),
             max_megapixels=float("inf"),

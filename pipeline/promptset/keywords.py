@@ -34,6 +34,7 @@ class PictureFields(TypedDict, total=False):
     model: str | None
     loras: str | Sequence[str | Mapping[str, Any]]
     highres: Literal["auto", "direct", "refine"] | str | Mapping[str, Any]
+    refiner_switch_at: float | None
     original_size: Pair | None
     crop: Pair
     target_size: Pair | None

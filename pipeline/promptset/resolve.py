@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.deployment.announcement import Deployment
+from pipeline.deployment.announcement import AllowedModel, Deployment
 from pipeline.picture import MAX_SIDE_PX, Conditioning, File, Format, Highres, HighresMode
 from pipeline.promptset import samplers
 from pipeline.promptset.row import ANY_SEED, MIN_SIDE_PX, HighresChoice, Options, ResolvedRow, Row, derived_seed
@@ -35,9 +35,10 @@ def resolve(
     of_row, of_batch = row.explicit_values(), defaults.explicit_values()
     given = of_batch | of_row
     model, native_px = _model(row, defaults, deployment)
-    scheduler = given.get("scheduler")
+    of_model = _of_model(model, given, deployment)
+    scheduler = (of_model | given).get("scheduler")
     distilled = scheduler is not None and scheduler.name in samplers.DISTILLED
-    values: dict[str, Any] = _DEFAULTS | (_FOR_DISTILLED if distilled else {}) | given
+    values: dict[str, Any] = _DEFAULTS | (_FOR_DISTILLED if distilled else {}) | of_model | given
     values["steps"] = _steps(values, of_row, of_batch)
     width, height = _size(of_row, of_batch, deployment, native_px)
     highres = _highres(row, defaults, values["steps"], width * height, native_px)
@@ -68,6 +69,7 @@ def resolve(
         "conditioning": _conditioning(*(values[name] for name in Conditioning.model_fields)),
         "file": _file(row, defaults, values, max(width, height)),
         "metadata": row.metadata,
+        "refiner_switch_at": _refiner_switch_at(values["refiner_switch_at"], deployment.models[model]),
     }
     return ResolvedRow(**{name: values[name] for name in _AS_GIVEN} | decided)
 
@@ -101,6 +103,26 @@ def _model(row: Row, defaults: Options, deployment: Deployment) -> tuple[str, in
     if model not in deployment.models:
         raise ValueError("model", f"{model[:80]!r} is not on the allow-list; allowed are {deployment.model_names()}")
     return model, deployment.models[model].native_px
+
+
+def _of_model(model: str, given: Mapping[str, Any], deployment: Deployment) -> dict[str, Any]:
+    """What the model says of how it is sampled, and over it what the LoRAs say that make another of it."""
+    values = deployment.models[model].defaults.values()
+    for lora in given.get("loras", ()):
+        if lora.name in deployment.loras:
+            values |= deployment.loras[lora.name].defaults.values()
+    if given.keys() & {"steps", "scheduler", *samplers.TAKES}:
+        values.pop("timesteps", None)  # they are for the steps and the scheduler beside them
+    return values
+
+
+def _refiner_switch_at(wanted: float | None, model: AllowedModel) -> float | None:
+    """Where the refiner takes over, if it does."""
+    own = model.refiner_switch_at
+    if own is None and wanted is not None and wanted < 1:
+        raise ValueError("refiner_switch_at", f"{wanted:g} found, and the row's model has no refiner")
+    share = own if wanted is None else wanted
+    return None if share is None or share >= 1 else share
 
 
 def _size(

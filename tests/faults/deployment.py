@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from embedded.model import NATIVE_PX, revision
+from embedded.model import NATIVE_PX
 from embedded.processes.child import Child, Program, stop_all
 from embedded.processes.marked import marked
 from embedded.services.services import Services, no_proxy
 from pipeline import Batch, Client
+from pipeline.checkpoints.hashes import folder_revision
 from pipeline.client.connect import Connection, connect_to_stack
 from pipeline.client.local_stack import without_deployment
 from pipeline.deployment.settings import ModelSource, Settings, load_settings
@@ -49,7 +50,7 @@ class Deployment:
             **services.settings,
             "redis_prefix": name,
             "s3_prefix": name,
-            "models": {"demo": ModelSource(path=str(model), revision=revision(model), native_px=NATIVE_PX)},
+            "models": {"demo": ModelSource(path=str(model), revision=folder_revision(model), native_px=NATIVE_PX)},
             "launcher": "local",
             "device": "cpu",
             "dtype": "float32",

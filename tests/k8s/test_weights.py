@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from k8s.weights import BadWeights, fetch
+from k8s.weights import BadWeights, check_models, fetch
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.deployment.settings import Settings
+from pipeline.deployment.settings import ModelSource, Settings
 from pipeline.errors import StoreUnavailable
 
 FILES = {"model_index.json": b"{}", "unet/weights.safetensors": b"\0" * 1000}
@@ -72,3 +73,17 @@ def test_a_list_that_leads_elsewhere_is_refused(artifacts: Artifacts, tmp_path: 
 def test_weights_that_are_not_there_are_an_outage_of_the_store(artifacts: Artifacts, tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="SHA256SUMS is not in"):
         fetch(artifacts, "models/absent", tmp_path)
+
+
+def test_a_wrong_model_is_known_before_a_pod_is(tmp_path: Path) -> None:
+    demo = Path(__file__).parents[2] / "models" / "demo"
+    shutil.copytree(demo, tmp_path / "demo")
+    (tmp_path / "page.safetensors").write_text("<html>")
+    models = {
+        "demo": ModelSource(path=str(tmp_path / "demo"), revision="1"),
+        "elsewhere": ModelSource(path="/nowhere/model", revision="1"),
+    }
+    assert check_models(models, tmp_path) == 1
+    models["page"] = ModelSource(path=str(tmp_path / "page.safetensors"), revision="1")
+    with pytest.raises(BadWeights, match=r"model 'page': page.safetensors is no safetensors file: it is a web page"):
+        check_models(models, tmp_path)

@@ -11,8 +11,26 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pipeline.checkpoints.checkpoint import ModelFiles
 from pipeline.deployment.cost import SDXL_NATIVE_PX
 from pipeline.deployment.layouts import Layout
+from pipeline.deployment.recipes import ModelDefaults, Recipe
 from pipeline.deployment.settings.variables import SettingsPart
 from pipeline.deployment.tenants import Tenants
+
+
+class RefinerSource(BaseModel):
+    """The refiner of a model: a second network that takes over for the last share of the schedule."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str = Field(description="As the pod sees it: a single file, or a folder of its diffusers pipeline.")
+    switch_at: float = Field(0.8, gt=0, le=1, description="Share of the schedule after which it takes over.")
+    variant: str | None = Field(None, description="Of a folder's weights.")
+    config: str | None = Field(None, description="Folder that describes a single file of another size than SDXL's.")
+
+    @property
+    def files(self) -> ModelFiles:
+        """Where its parts lie."""
+        config = Path(self.config) if self.config is not None else None
+        return ModelFiles(Path(self.path), variant=self.variant, config=config)
 
 
 class ModelSource(BaseModel):
@@ -35,6 +53,10 @@ class ModelSource(BaseModel):
         None, description="What its network predicts, where its files do not say."
     )
     zero_snr: bool | None = Field(None, description="Trained with zero terminal SNR, where its files do not say.")
+    recipe: Recipe | None = Field(None, description="Steps, guidance and scheduler of a distilled model.")
+    defaults: ModelDefaults | None = Field(None, description="Likewise, one by one, over those of the recipe.")
+    refiner: RefinerSource | None = Field(None, description="SDXL's refiner, which finishes this model's pictures.")
+    sha256: str | None = Field(None, description="Of a single file; the warm-up checks it.", pattern=r"^[0-9a-f]{64}$")
 
     @property
     def files(self) -> ModelFiles:
@@ -53,6 +75,10 @@ class LoraSource(BaseModel):
     path: str = Field(description="Safetensors file, as the pod sees it: beside the models, on the same volume.")
     sha256: str = Field(description="Of the file, checked before use.", pattern=r"^[0-9a-f]{64}$")
     models: tuple[str, ...] = Field((), description="Model ids that it fits; none means all.")
+    recipe: Recipe | None = Field(
+        None, description="Steps, guidance and scheduler of rows with it: Lightning, Hyper, LCM as a LoRA."
+    )
+    defaults: ModelDefaults | None = Field(None, description="Likewise, one by one, over those of the recipe.")
 
 
 class RenderingSettings(SettingsPart):

@@ -40,6 +40,7 @@ SAID: dict[str, tuple[list[str], object]] = {
     "model": (["--model", "demo"], "demo"),
     "loras": (["--lora", "film:0.5", "--lora", "grain"], [{"name": "film", "scale": 0.5}, "grain"]),
     "highres": (["--highres", "refine, strength=0.4"], {"mode": "refine", "strength": 0.4}),
+    "refiner_switch_at": (["--refiner-switch-at", "0.7"], 0.7),
     "original_size": (["--original-size", "512x512"], [512, 512]),
     "crop": (["--crop", "0,64"], [0, 64]),
     "target_size": (["--target-size", "512x512"], [512, 512]),

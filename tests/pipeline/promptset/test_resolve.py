@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.deployment.announcement import AllowedLora, AllowedModel
+from pipeline.deployment.recipes import RECIPES, ModelDefaults, Recipe, with_recipe
 from pipeline.picture import Conditioning, File, Format, Highres, HighresMode, LongPrompt, Lora
 from pipeline.promptset.resolve import resolve
 from pipeline.promptset.row import Options, ResolvedRow, Row
@@ -186,3 +187,49 @@ def test_timesteps_that_do_not_fit_are_refused(row: dict[str, Any], batch: dict[
 
 def test_a_row_without_timesteps_is_stored_as_before() -> None:
     assert not {"timesteps", "sigmas"} & _resolved({}).model_dump().keys()
+
+
+def _distilled(recipe: Recipe, **own: Any) -> dict[str, Any]:
+    defaults = with_recipe(recipe, ModelDefaults(**own))
+    return {"models": {"demo": AllowedModel(revision="r", native_px=256, defaults=defaults)}}
+
+
+def test_a_models_recipe_stands_where_rows_say_nothing() -> None:
+    model = _distilled(Recipe.LIGHTNING, steps=8)
+    found = _resolved({}, **model)
+    assert (found.steps, found.guidance_scale) == (8, 1.0)
+    assert found.scheduler is not None
+    assert (found.scheduler.name, found.scheduler.settings) == (
+        "EulerDiscreteScheduler",
+        {"timestep_spacing": "trailing"},
+    )
+    said = _resolved({"steps": 3}, {"guidance_scale": 2.0, "scheduler": "DDIM"}, **model)
+    assert (said.steps, said.guidance_scale, said.scheduler) == (3, 2.0, scheduler_of("DDIM"))
+
+
+def test_a_loras_recipe_stands_over_its_models() -> None:
+    loras = {"fast": AllowedLora(defaults=RECIPES[Recipe.LCM]), "film": AllowedLora()}
+    model = _distilled(Recipe.TURBO, guidance_rescale=0.5)
+    assert _resolved({"loras": ["film"]}, loras=loras, **model).steps == 4
+    found = _resolved({"loras": ["film", "fast"]}, loras=loras, **model)
+    assert (found.steps, found.guidance_rescale) == (8, 0.5)
+    assert found.scheduler is not None
+    assert found.scheduler.name == "LCMScheduler"
+
+
+def test_a_models_timesteps_yield_to_steps_or_a_scheduler_of_a_row() -> None:
+    model = _distilled(Recipe.LCM, timesteps=[800], steps=1)
+    found = _resolved({}, **model)
+    assert (found.timesteps, found.steps) == ((800,), 1)
+    assert _resolved({"steps": 4}, **model).timesteps is None
+
+
+def test_where_the_refiner_takes_over_follows_from_row_and_model() -> None:
+    models = {"demo": AllowedModel(revision="r", native_px=256, refiner_switch_at=0.8)}
+    assert _resolved({}).refiner_switch_at is None
+    assert _resolved({}, models=models).refiner_switch_at == 0.8
+    assert _resolved({"refiner_switch_at": 0.6}, models=models).refiner_switch_at == 0.6
+    assert _resolved({"refiner_switch_at": 1.0}, models=models).refiner_switch_at is None
+    with pytest.raises(ValueError, match="the row's model has no refiner"):
+        _resolved({"refiner_switch_at": 0.6})
+    assert "refiner_switch_at" not in _resolved({}).model_dump()

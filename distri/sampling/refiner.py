@@ -1,0 +1,102 @@
+"""SDXL's refiner: a second network that denoises the last share of the schedule, from the latent where the base ends.
+
+As diffusers' `denoising_end` and `denoising_start` divide it: by the noise level, which is a share of the timesteps
+that the model was trained with. The refiner has one text encoder, reads what the second of the base model reads, and is
+conditioned on an aesthetic score instead of a target size. LoRAs are the base model's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from distri.layers.unet import Conditions, SplitUNet
+from distri.model.embeddings import EmbeddedSide, Embedding, Embeddings
+from distri.model.model import Model
+from distri.model.prompts import Prompts, Side, Text, Wording
+from distri.model.schedulers import BatchSteps, Steps
+from distri.model.stages import sub_seed
+from distri.model.timeline import Timeline
+from distri.ranks.mesh import Mesh
+from distri.ranks.spans import Spans
+from distri.sampling.conditions import PassConditions, weights_of
+from distri.sampling.guidance import Guidance
+from distri.sampling.preparation import PreparedImage
+from distri.sampling.sampler import Denoising
+
+# What diffusers conditions the two halves on by default.
+AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
+_NUMBER = -1  # of the refiner's noise among the passes' seeds
+
+
+class Refiner:
+    """A refiner on a mesh. All ranks of a replica call it together, with equal arguments.
+
+    Args:
+        model: the refiner's; its one text encoder is SDXL's second.
+        unet: the model's, split.
+        mesh: whose replica renders.
+        spans: where embedding is noted.
+    """
+
+    def __init__(self, model: Model, unet: SplitUNet, mesh: Mesh, spans: Spans) -> None:
+        self.unet = unet
+        self._model, self._mesh = model, mesh
+        self._embeddings = Embeddings(model, spans)
+
+    def denoising(self, number: int, batch: Sequence[PreparedImage], guidance: Guidance) -> Denoising | None:
+        """What is left of pass `number` for the refiner; None if its share holds no timestep."""
+        walks = []
+        positives: list[list[Timeline[Conditions]]] = [[] for _ in batch[0].prompts.positives]
+        negative: list[Timeline[Conditions]] = []
+        for prepared in batch:
+            image, stage = prepared.image, prepared.plan.stages[number]
+            last = stage is prepared.plan.stages[-1]
+            size = (image.height, image.width) if last else (stage.height, stage.width)
+            walk = Steps(
+                self._model.scheduler.make(image.scheduler, image.scheduler_settings, seed=stage.seed),
+                stage.steps,
+                torch.Generator("cpu").manual_seed(sub_seed(stage.seed, _NUMBER)),
+                self._mesh.device,
+                strength=stage.strength,
+                schedule=image.schedule,
+                switch_at=image.refiner_switch_at,
+                refines=True,
+            )
+            walks.append(walk)
+            own = self._embeddings.of(_of_second_encoder(prepared.texts), image.clip_skip)
+
+            def conditions(side: EmbeddedSide, sizes: tuple[float, ...], walk: Steps = walk) -> Timeline[Conditions]:
+                return self._conditions((side.later if number else side.first).after(walk.steps_before), sizes)
+
+            original = image.original_size or size
+            for side, found in zip(own.positives, positives, strict=True):
+                found.append(conditions(side, (*original, *image.crop, AESTHETIC_SCORE)))
+            if own.negative is not None:
+                # Diffusers' refiner takes the negative half's own crop, and its size if there is one.
+                sizes = (*(image.negative_original_size or original), *image.negative_crop)
+                negative.append(conditions(own.negative, (*sizes, NEGATIVE_AESTHETIC_SCORE)))
+        if not len(walks[0].timesteps):
+            return None
+        weights = weights_of([[side.weight for side in one.prompts.positives] for one in batch], self._mesh.device)
+        all_conditions = PassConditions(tuple(negative) or None, tuple(map(tuple, positives)), weights)
+        return Denoising(BatchSteps(walks), all_conditions, guidance)
+
+    def _conditions(self, embeddings: Timeline[Embedding], sizes: tuple[float, ...]) -> Timeline[Conditions]:
+        dtype = self.unet.unet.dtype
+        sizes_15 = torch.tensor([sizes], dtype=torch.float32, device=self._mesh.device)
+        return embeddings.map(lambda one: Conditions(one.text.to(dtype), one.pooled.to(dtype), sizes_15))
+
+
+def _of_second_encoder(prompts: Prompts) -> Prompts:
+    """What the second encoder reads of an image's prompts; what it does not read is the empty text, never zeros."""
+
+    def second(wording: Wording) -> Wording:
+        text = wording.texts[-1]
+        return Wording((Text(((),)) if text is None else text,))
+
+    def of(side: Side) -> Side:
+        return replace(side, first=side.first.map(second), later=side.later.map(second))
+
+    negative = None if prompts.negative is None else of(prompts.negative)
+    return replace(prompts, positives=tuple(map(of, prompts.positives)), negative=negative)
