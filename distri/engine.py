@@ -109,6 +109,7 @@ class Engine:
             pipeline_model.check_refiner(refiner, model)
         self.mesh = mesh
         self.scheduler = model.scheduler  # the recipe of the model's own
+        self.notes = model.notes
         self.spans = Spans() if spans is None else spans
         self.settings = settings
         kernels = FusedKernels(self.spans, wanted=settings.fused)

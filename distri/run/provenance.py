@@ -14,7 +14,7 @@ import torch
 
 from distri.model.schedulers import SchedulerRecipe
 from distri.ranks.mesh import Mesh
-from pipeline.deployment.settings import LoraSource
+from pipeline.deployment.settings import LoraSource, ModelSource
 from pipeline.picture import Scheduler
 from pipeline.promptset.samplers import READS, shown_name
 from pipeline.records.attempt import AttemptSpec
@@ -58,11 +58,13 @@ class Provenances:
 
 
 def provenance_of_job(
-    mesh: Mesh, spec: AttemptSpec, revision: str, *, dtype: torch.dtype, vae_dtype: torch.dtype
+    mesh: Mesh, spec: AttemptSpec, source: ModelSource, *, dtype: torch.dtype, vae_dtype: torch.dtype
 ) -> Provenance:
-    """What is the same for all images of a job; `revision` is its model's."""
+    """What is the same for all images of a job; `source` is its model."""
     return Provenance(
-        model_revision=revision,
+        model_revision=source.revision,
+        model_sha256=source.sha256,
+        refiner_revision=source.refiner.revision if source.refiner is not None else None,
         layout=mesh.layout,
         ranks=mesh.layout.ranks,
         exact=spec.exact,

@@ -96,9 +96,9 @@ def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings:
     except (ModelError, LayoutError, Unsplittable) as error:
         raise PodMisconfigured(f"model {model_id!r}: {error}") from error
     dtype, vae_dtype = _dtype(spec.dtype, mesh.device), vae_dtype_of(spec, mesh.device)
-    of_job = provenance_of_job(mesh, spec, source.revision, dtype=dtype, vae_dtype=vae_dtype)
+    of_job = provenance_of_job(mesh, spec, source, dtype=dtype, vae_dtype=vae_dtype)
     provenances = Provenances(of_job, engine.scheduler, settings.loras, spec.lean)
-    log.info("model loaded", model=model_id, revision=source.revision, images=len(tasks))
+    log.info("model loaded", model=model_id, revision=source.revision, images=len(tasks), notes=engine.notes)
     replica = _Replica(mesh, engine, leader, spec, settings.loras, provenances)
     ours = tasks[mesh.data_index :: mesh.layout.data]
     for task, following in itertools.zip_longest(ours, ours[1:]):

@@ -59,6 +59,9 @@ class Provenance(BaseModel):
     model_sha256: str | None = Field(
         None, exclude_if=lambda value: value is None, description="Of the model's file, where it is a single one."
     )
+    refiner_revision: str | None = Field(
+        None, exclude_if=lambda value: value is None, description="Of the model's refiner, where it has one."
+    )
     sampler: str | None = Field(
         None,
         exclude_if=lambda value: value is None,

@@ -80,14 +80,21 @@ def add(
         "native_px": native_px,
     }
     if refiner is not None:
-        fields["refiner"] = {"path": str(refiner.expanduser().absolute()), "switch_at": refiner_switch_at}
-        fields["refiner"]["variant"] = only_variant(ModelFiles(Path(fields["refiner"]["path"])))
+        second = refiner.expanduser().absolute()
+        fields["refiner"] = {
+            "path": str(second),
+            "revision": "unknown",
+            "switch_at": refiner_switch_at,
+            "variant": only_variant(ModelFiles(second)),
+        }
     if steps is not None or guidance_scale is not None:
         fields["defaults"] = {"steps": steps, "guidance_scale": guidance_scale}
     given = {field: value for field, value in fields.items() if value is not None}
     try:
         found = check_model(ModelSource(revision="unknown", **given))
-        revision, hashes = revision_of(whole)
+        revision, hashes = revision_of(whole)  # reads it whole, so what is wrong with it is said before
+        if "refiner" in given:
+            given["refiner"]["revision"], _ = revision_of(Path(given["refiner"]["path"]))
         source = ModelSource(revision=revision, sha256=hashes.sha256 if hashes is not None else None, **given)
     except ValidationError as error:
         raise RequestError("; ".join(str(item["msg"]) for item in error.errors())) from error

@@ -22,6 +22,7 @@ class RefinerSource(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str = Field(description="As the pod sees it: a single file, or a folder of its diffusers pipeline.")
+    revision: str = Field(description="Pinned revision; part of every image's provenance.", min_length=1)
     switch_at: float = Field(0.8, gt=0, le=1, description="Share of the schedule after which it takes over.")
     variant: str | None = Field(None, description="Of a folder's weights.")
     config: str | None = Field(None, description="Folder that describes a single file of another size than SDXL's.")

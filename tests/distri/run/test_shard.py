@@ -1,13 +1,18 @@
 """How the ranks of a replica come to the job's images."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from distri.ranks.errors import Unsplittable
+from distri.ranks.mesh import Mesh
+from distri.ranks.spans import Spans
 from distri.run import shard
 from distri.run.leader import LoadedShard
-from distri.run.shard import LeaderRefused
+from distri.run.shard import LeaderRefused, PodMisconfigured
+from pipeline.deployment.settings import load_settings
 from pipeline.errors import RecordTooNew
 from pipeline.records.shards import ShardLine, images_of, parsed_shard, shard_bytes
 from tests.distri import on_ranks
@@ -65,3 +70,26 @@ def test_the_shard_is_parsed_once_by_every_rank(ranks: Callable[[int], Ranks]) -
 
 def test_a_shard_that_is_too_new_is_refused_by_all_with_the_leaders_own_error(ranks: Callable[[int], Ranks]) -> None:
     assert ranks(2).run(_refused) == ["RecordTooNew", "LeaderRefused"]
+
+
+def test_a_model_that_cannot_be_loaded_or_split_is_the_deployments_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "model.safetensors"
+    page.write_text("<html>")
+    row = resolved_row(0).model_copy(update={"model": "own"})
+    tasks = images_of([ShardLine(row=row, start=0, stop=1)])
+    monkeypatch.setattr(shard, "_share_tasks", lambda *_: tasks)
+    settings = load_settings(
+        {}, redis_url="redis://redis", s3_bucket="b", models={"own": {"path": str(page), "revision": "1"}}
+    )
+    spec = attempt_spec(job_record())
+    with pytest.raises(PodMisconfigured, match=r"model 'own': model.safetensors is no safetensors file: it is a web"):
+        shard.render_shard(Mesh.single(), None, spec, settings, Spans())
+
+    def unsplittable(*_: object, **__: object) -> None:
+        raise Unsplittable("down_blocks.0", "AttnDownBlock2D", "it is in no table of the plan")
+
+    monkeypatch.setattr(shard, "_load_engine", unsplittable)
+    with pytest.raises(PodMisconfigured, match=r"AttnDownBlock2D. cannot be split"):
+        shard.render_shard(Mesh.single(), None, spec, settings, Spans())
