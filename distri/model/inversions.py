@@ -20,8 +20,8 @@ from distri.model.weighted_prompt import Blend, Inversion, Part, Period, Span, W
 from distri.ranks import p2p
 from distri.ranks.errors import BadInversion
 from distri.ranks.mesh import Mesh
+from pipeline.loras.names import BUNDLE
 
-BUNDLE = "bundle_emb."
 MOST_FILES = 64  # of which vectors are kept; one takes some KB
 # By encoder, what trainers call its vectors.
 NAMES = (
@@ -196,7 +196,10 @@ def naming(prompt: WeightedPrompt, bundled: Mapping[str, Source]) -> WeightedPro
 
 
 def _read_file(source: Source, *, bundle: bool) -> dict[str, Tensor]:
-    """The embeddings' tensors; the header is read, not the file's name. Who fuses a LoRA compares its digest."""
+    """The embeddings' tensors; the header is read, not the file's name.
+
+    Who fuses a LoRA compares its digest, and refuses what cannot be read: here such a file brings none along.
+    """
     try:
         if source.sha256 is not None and not bundle:
             with source.path.open("rb") as file:
@@ -209,4 +212,6 @@ def _read_file(source: Source, *, bundle: bool) -> dict[str, Tensor]:
             wanted = bundled if bundle or bundled else keys
             return {key: torch.as_tensor(content.get_tensor(key)) for key in wanted}
     except (OSError, SafetensorError, ValueError) as error:
+        if bundle:
+            return {}
         raise BadInversion(source.path.name, f"it cannot be read as safetensors: {error}") from error

@@ -29,7 +29,7 @@ from distri.sampling.sharing import sharing_of
 
 # What may differ among the images of a batch.
 _OWN = (
-    *("prompt", "prompt_2", "negative_prompt", "negative_prompt_2", "seed"),
+    *("prompt", "prompt_2", "negative_prompt", "negative_prompt_2", "clip_skip", "seed"),
     *("original_size", "crop", "target_size"),
     *("negative_original_size", "negative_crop", "negative_target_size"),
 )
