@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import secrets
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import IO, Any, Protocol
 
 import structlog
@@ -17,20 +14,17 @@ from pipeline.bucket.artifacts import Artifacts
 from pipeline.deployment.announcement import Deployment
 from pipeline.deployment.tenants import limits_of
 from pipeline.errors import (
-    AcceptanceUnknown,
     BatchExists,
     LedgerUnavailable,
     LimitReached,
     NothingNew,
     RequestError,
     RowWarning,
-    ServiceError,
-    StoreRefused,
 )
 from pipeline.ledger import Ledger
 from pipeline.names import checked_batch_id, checked_id
+from pipeline.operations.put_manifest import put_manifest
 from pipeline.outputs.pictures import open_prompts
-from pipeline.process.backoff import backoff_s
 from pipeline.process.deadline import Deadline, OutOfTime
 from pipeline.process.files import spool
 from pipeline.promptset.formats import InputFormat
@@ -47,8 +41,6 @@ from pipeline.version import installed_version
 log = structlog.get_logger(__name__)
 
 TIMEOUT_S = 300.0
-# How long a lost answer to the PUT of batch.json is asked for, after that time.
-ASK_AGAIN_S = 20.0
 
 
 class RowFilter(Protocol):
@@ -175,7 +167,7 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
             deadline.call(f"asking {redis} for open batches", lambda: _check_room(ledger, deployment, manifest))
             staged = {objects.input(manifest.staged): rows, objects.invalid(manifest.staged): refused}
             deadline.call(f"writing the rows to {s3}; nothing was accepted", lambda: _stage(artifacts, staged))
-            if not _put_manifest(artifacts, manifest, deadline):
+            if not put_manifest(artifacts, manifest, deadline):
                 # Another client was first, so nothing refers to what we staged.
                 deadline.call(f"removing our rows from {s3}", lambda: _unstage(artifacts, staged))
                 before = deadline.call(f"looking into {s3}", lambda: _accepted_before(artifacts, manifest))
@@ -220,40 +212,6 @@ def _stage(artifacts: Artifacts, staged: Mapping[str, IO[bytes]]) -> None:
 def _unstage(artifacts: Artifacts, staged: Iterable[str]) -> None:
     for key in staged:
         artifacts.delete(key)
-
-
-def _put_manifest(artifacts: Artifacts, manifest: BatchManifest, deadline: Deadline) -> bool:
-    """The PUT that accepts the batch; False if there is a batch of that id. Raises AcceptanceUnknown, StoreRefused."""
-    key, body = BatchObjects(manifest.id).manifest, manifest.model_dump_json().encode()
-    try:
-        return deadline.call(f"writing {key}", lambda: artifacts.put_new(key, body, content_type="application/json"))
-    except StoreRefused:
-        raise
-    except ServiceError as error:
-        log.warning("no answer to the request that accepts the batch; asking again", batch=manifest.id)
-        return _put_again(artifacts, manifest.id, key, body, error)
-
-
-def _put_again(artifacts: Artifacts, batch_id: str, key: str, body: bytes, lost: ServiceError) -> bool:
-    """What became of a PUT whose answer was lost, by asking for the very same again for a while.
-
-    If the first one arrived, the condition refuses this one, and the digest says that what is there is ours.
-    Raises AcceptanceUnknown if the store stays away.
-    """
-    deadline = Deadline(ASK_AGAIN_S)
-    for failures in itertools.count(1):
-        try:
-            return deadline.call(
-                f"asking whether {key} is there", lambda: artifacts.put_new(key, body, content_type="application/json")
-            )
-        except (OutOfTime, StoreRefused):
-            break
-        except ServiceError:
-            try:
-                deadline.call("waiting for S3", partial(time.sleep, backoff_s(failures, first_s=0.5)))
-            except OutOfTime:
-                break
-    raise AcceptanceUnknown(batch_id, str(lost)) from lost
 
 
 def _record(ledger: Ledger, record: BatchRecord, deadline: Deadline) -> bool:

@@ -104,7 +104,7 @@ def test_a_store_that_goes_while_rows_are_written_leaves_no_batch_and_the_next_t
 def test_without_an_answer_to_the_accepting_request_the_error_says_how_to_find_out(
     lines: Lines, monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:
-    monkeypatch.setattr("pipeline.operations.submit.ASK_AGAIN_S", 1.0)
+    monkeypatch.setattr("pipeline.operations.put_manifest.ASK_AGAIN_S", 1.0)
     lines.s3.turn_at(rb"PUT \S*/batch\.json", "hang", after=after)
     with pytest.raises(
         AcceptanceUnknown, match=r"whether batch b was accepted is not known.*gave up after 12 s"
