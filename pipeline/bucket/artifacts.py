@@ -242,6 +242,19 @@ class Artifacts:
                 raise
             yield from body.iter_chunks(1 << 16)
 
+    @property
+    def root(self) -> str:
+        """URL of the folder that all keys are below, with a slash at its end."""
+        return f"s3://{self.bucket}/{self._prefix}"
+
+    def put_url(self, url: str, file: IO[bytes]) -> None:
+        """Write an object of any bucket with our own credentials, over what may be there. Raises RequestError."""
+        bucket, _, key = url.removeprefix("s3://").partition("/")
+        if not url.startswith("s3://") or not bucket or not key:
+            raise RequestError(f"{url[:200]!r} found; s3://BUCKET/KEY wanted")
+        with self._errors():
+            self._client.upload_fileobj(file, bucket, key, Config=TransferConfig(use_threads=False))
+
     def _body(self, key: str, client: S3Client | None = None) -> StreamingBody | None:
         try:
             return (client or self._client).get_object(Bucket=self.bucket, Key=self._prefix + key)["Body"]

@@ -11,6 +11,7 @@ from pipeline.client.connect import Connection
 from pipeline.errors import RecordUnreadable, UnknownSchedule
 from pipeline.ledger.wakes import SCHEDULES
 from pipeline.operations import schedules
+from pipeline.operations.prompt_files import check_there
 from pipeline.operations.status import Unreadable
 from pipeline.promptset.keywords import PictureFields
 from pipeline.promptset.row import Options
@@ -102,17 +103,28 @@ class Schedules:
         self._connection, self._ledger, self._artifacts = connection, connection.ledger, connection.artifacts
 
     def add(
-        self, name: str, *, update: bool = False, paused: bool = False, **fields: Unpack[ScheduleFields]
+        self,
+        name: str,
+        *,
+        update: bool = False,
+        paused: bool = False,
+        missing_ok: bool = False,
+        **fields: Unpack[ScheduleFields],
     ) -> ScheduleStatus:
-        """Add a schedule, which fires from now on; `update` allows to change one that is there.
+        """Add a schedule, which fires from now on.
 
         Args:
             name: 1 to 50 letters, digits, '.', '_' and '-'; batch ids begin with it.
+            update: change one that is there.
+            paused: it does not fire before `resume`.
+            missing_ok: its prompts need not be there yet.
             fields: those of `ScheduleSpec`: when and what to render; `cron` and `prompts` must be there.
 
         Adding the same again changes nothing. Raises RequestError naming what cannot be used.
         """
         spec = checked_spec(fields)
+        if not missing_ok:
+            check_there(self._artifacts, spec.prompts)
         record, _news = schedules.add(self._ledger, self._artifacts, name, spec, update=update, paused=paused)
         return self._status(record)
 

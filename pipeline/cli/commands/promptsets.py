@@ -19,6 +19,7 @@ from pipeline.client.progress import duration
 from pipeline.deployment.announcement import Deployment
 from pipeline.errors import RowWarning, SettingsError
 from pipeline.operations.estimate import Estimate
+from pipeline.operations.prompt_files import put_prompt_file
 from pipeline.operations.submit import TIMEOUT_S, Submission
 from pipeline.outputs.pictures import open_prompts
 from pipeline.promptset.keywords import PictureFields
@@ -32,7 +33,7 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the program."""
-    for command in (submit, validate, estimate):
+    for command in (submit, validate, estimate, put):
         app.command()(command)
 
 
@@ -182,6 +183,22 @@ def estimate(
         **picture.explicit_values(),
     )
     typer.echo(found.model_dump_json() if as_json else "\n".join(_lines(found)))
+    return OK
+
+
+def put(
+    file: Annotated[Path, typer.Argument(help="Prompt set.", show_default=False)],
+    url: Annotated[
+        str | None, typer.Argument(help="s3://BUCKET/KEY; by default prompts/NAME in the deployment's bucket.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Copy a prompt set into a bucket, for a schedule to read at each firing; over what may be there."""
+    target = put_prompt_file(connect().artifacts, file, url)
+    if as_json:
+        write_json({"url": target})
+    else:
+        typer.echo(target)
     return OK
 
 

@@ -67,6 +67,9 @@ def add(
     skip_invalid: Annotated[
         bool, typer.Option("--skip-invalid", help="Leave out invalid rows instead of refusing the whole prompt set.")
     ] = False,
+    missing_ok: Annotated[
+        bool, typer.Option("--missing-ok", help="Add it although its prompts are not there yet.")
+    ] = False,
     paused: Annotated[bool, typer.Option("--paused", help="Add it paused.")] = False,
     update: Annotated[bool, typer.Option("--update", help="Change the schedule if one of this name exists.")] = False,
     as_json: AsJson = False,
@@ -76,6 +79,7 @@ def add(
         name,
         update=update,
         paused=paused,
+        missing_ok=missing_ok,
         cron=cron,
         tz=tz,
         prompts=prompts,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from pipeline.records.schedules.schedule_keys import ScheduleObjects
 from pipeline.schema import read_record
 
 CRON = ("--cron", "0 2 * * *", "--tz", "Europe/Berlin")
-NIGHTLY = ("nightly", *CRON, "--prompts", "s3://prompts/nightly.jsonl")
+NIGHTLY = ("nightly", *CRON, "--prompts", "s3://prompts/nightly.jsonl", "--missing-ok")
 
 Tessera = Callable[..., tuple[int, str, str]]
 
@@ -94,8 +95,11 @@ def test_a_text_is_a_text_also_if_it_looks_like_a_number(tessera: Tessera) -> No
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["add", "nightly", "--cron", "0 25 * * *", "--prompts", "s3://b/k.jsonl"], "cron: '0 25 * * *': bad hour"),
-        (["add", *NIGHTLY[:-1], "k.jsonl"], "s3://bucket/key wanted: the controller reads it"),
+        (
+            ["add", "nightly", "--cron", "0 25 * * *", "--prompts", "s3://b/k.jsonl", "--missing-ok"],
+            "cron: '0 25 * * *': bad hour",
+        ),
+        (["add", *NIGHTLY[:-2], "k.jsonl"], "s3://bucket/key wanted: the controller reads it"),
         (["add", *NIGHTLY, "--tz", "Berlin"], "did you mean Europe/Berlin"),
         (["add", *NIGHTLY, "--set", "steps"], "OPTION=VALUE wanted, as in --set steps=20"),
         (["add", *NIGHTLY, "--set", "steps=20", "--set", "steps=30"], "--set steps is there twice"),
@@ -122,6 +126,29 @@ def test_what_cannot_be_used_is_refused_by_name(tessera: Tessera, arguments: lis
     assert tessera("list", "--json") == (0, "", "")
 
 
+def test_prompts_are_put_where_a_schedule_reads_them_and_must_be_there(
+    tessera: Tessera, artifacts: Artifacts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"{artifacts.root}prompts/nightly.jsonl"
+    code, _, complaint = tessera("add", "nightly", *CRON, "--prompts", url)
+    assert code == 2
+    assert f"{url}: no such object" in complaint
+    assert f"put it there with `tessera put FILE {url}`" in complaint
+    path = tmp_path / "nightly.jsonl"
+    path.write_text('{"prompt": "a fox"}\n')
+    assert _run(["put", str(path)]) == 0
+    assert capsys.readouterr().out.strip() == url
+    assert artifacts.get("prompts/nightly.jsonl") == path.read_bytes()
+    assert tessera("add", "nightly", *CRON, "--prompts", url)[0] == 0
+    for wrong, words in {
+        f"{artifacts.root}batches/b/batch.jsonl": "Tessera keeps its own records there",
+        "prompts/nightly.jsonl": "s3://BUCKET/KEY wanted",
+        f"{artifacts.root}prompts/nightly.pdf": "nightly.pdf",
+    }.items():
+        assert _run(["put", str(path), wrong]) == 2
+        assert words in capsys.readouterr().err
+
+
 def test_a_schedule_of_the_settings_is_marked(tessera: Tessera, ledger: Ledger, artifacts: Artifacts) -> None:
     spec = checked_spec({"cron": "0 2 * * *", "prompts": "s3://prompts/nightly.jsonl"})
     add(ledger, artifacts, "nightly", spec, declared=True)
@@ -134,7 +161,9 @@ def test_a_schedule_of_the_settings_is_marked(tessera: Tessera, ledger: Ledger, 
 
 def test_the_python_client_has_the_same(tessera: Tessera) -> None:
     schedules = Client().schedules
-    seen = schedules.add("nightly", cron="0 2 * * *", tz="Europe/Berlin", prompts="s3://prompts/n.jsonl", options={})
+    seen = schedules.add(
+        "nightly", cron="0 2 * * *", tz="Europe/Berlin", prompts="s3://prompts/n.jsonl", options={}, missing_ok=True
+    )
     assert seen.next_local is not None
     assert (seen.next_local.hour, seen.last) == (2, None)
     assert [one.as_dict()["name"] for one in schedules.list()] == ["nightly"]
