@@ -38,6 +38,7 @@ FOR_PODS = (
     "connect_timeout_s",
     "models",
     "loras",
+    "embeddings",
     "fused",
     "replay",
     "collective_timeout_s",

@@ -12,6 +12,7 @@ SettingValue = bool | int | float | str
 
 MAX_SIDE_PX = 16_384
 MAX_STEPS = 1_000
+CLIP_SKIP, MAX_CLIP_SKIP = 2, 12  # SDXL's own layer, and the layers of its smaller text encoder
 
 
 class _Plain(BaseModel):
@@ -149,6 +150,19 @@ class Picture(BaseModel):
     )
     model: str
     loras: tuple[Lora, ...] = ()
+    syntax: Syntax | None = Field(
+        None, exclude_if=lambda value: value is None, description="How its prompts are read; None: as literal text."
+    )
+    embeddings: tuple[str, ...] = Field(
+        (), exclude_if=lambda value: not value, description="Ids of those that its prompts name."
+    )
+    clip_skip: int = Field(
+        CLIP_SKIP,
+        ge=1,
+        le=MAX_CLIP_SKIP,
+        exclude_if=lambda value: value == CLIP_SKIP,
+        description="Which layer of the text encoders is read, counted from the last, which is 1.",
+    )
     highres: Highres = Highres()
     refiner_switch_at: float | None = Field(
         None,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.bucket.imagefile import ImageFile, image_file
-from pipeline.deployment.announcement import AllowedModel, Deployment
+from pipeline.deployment.announcement import SYNTAXES, AllowedModel, Deployment
 from pipeline.promptset.row import ResolvedRow
 from pipeline.records.attempt import AttemptSpec
 from pipeline.records.batch import BatchManifest, BatchRecord, JobRecord
@@ -35,6 +35,7 @@ def deployment(**changes: Any) -> Deployment:
         "default_model": "demo",
         "max_megapixels": 4.0,
         "max_rows": 1000,
+        "syntaxes": SYNTAXES,
         "layout": "1x1x2",
     }
     return Deployment(**(values | changes))

@@ -157,9 +157,8 @@ class Leader:
             self.committer.commit_failed(task, failure)
             return
         seconds = rendered.encode_s + rendered.denoise_s + rendered.decode_s
-        result = result_of(
-            task, self._objects, provenance, round(seconds, 3), render_details_of(rendered, low_memory=provenance.lean)
-        )
+        details = render_details_of(task.row, rendered, low_memory=provenance.lean)
+        result = result_of(task, self._objects, provenance, round(seconds, 3), details)
         self.committer.commit_rendered(task, result, rendered.pixels)
 
     def fail(self, task: ImageTask, code: FailureCode, message: str) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from distri.model.schedulers import SchedulerRecipe
 from distri.ranks.mesh import Mesh
-from pipeline.deployment.settings import LoraSource, ModelSource
+from pipeline.deployment.settings import EmbeddingSource, LoraSource, ModelSource
 from pipeline.picture import Scheduler
 from pipeline.promptset.samplers import READS, shown_name
 from pipeline.records.attempt import AttemptSpec
@@ -33,13 +33,14 @@ class Provenances:
     Attributes:
         of_job: what is the same for all of them.
         recipe: of the model's own scheduler.
-        loras: the allow-list of this pod.
+        loras, embeddings: the allow-lists of this pod.
         lean: images that are rendered in as little memory as can be, by index.
     """
 
     of_job: Provenance
     recipe: SchedulerRecipe
     loras: Mapping[str, LoraSource]
+    embeddings: Mapping[str, EmbeddingSource]
     lean: tuple[int, ...]
 
     def of(self, task: ImageTask) -> Provenance:
@@ -51,6 +52,7 @@ class Provenances:
                 "lean": task.index in self.lean,
                 "loras": {name: source.sha256 for name, source in sources.items()},
                 "lora_tensors": {name: tensors_sha256(Path(source.path)) for name, source in sources.items()},
+                "embeddings": {name: self.embeddings[name].sha256 for name in task.row.embeddings},
                 "sampler": shown_name(used),
                 "scheduler": used,
             }

@@ -13,7 +13,6 @@ from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec
 from distri.ranks.errors import (
     BadImage,
-    BadLora,
     EngineError,
     LayoutError,
     ModelError,
@@ -33,7 +32,7 @@ from distri.run.tracing import memory_bytes
 from distri.run.translate import image_of
 from distri.sampling.control import Control
 from pipeline.bucket.trace import TracePhase
-from pipeline.deployment.settings import LoraSource, ModelSource, Settings
+from pipeline.deployment.settings import EmbeddingSource, LoraSource, ModelSource, Settings
 from pipeline.errors import TesseraError
 from pipeline.records.attempt import AttemptSpec
 from pipeline.records.results import FailureCode
@@ -67,13 +66,18 @@ class _Replica:
     leader: Leader | None
     spec: AttemptSpec
     loras: Mapping[str, LoraSource]
+    embeddings: Mapping[str, EmbeddingSource]
     provenances: Provenances
+
+    def image_of(self, task: ImageTask) -> ImageSpec:
+        """The image as the engine is asked for it. Raises BadImage."""
+        return image_of(task, self.loras, self.embeddings)
 
     def upcoming(self, following: ImageTask | None) -> ImageSpec | None:
         """The image whose prompts may be embedded already; what is wrong with it is reported when it is its turn."""
         try:
-            return image_of(following, self.loras) if following is not None else None
-        except BadLora:
+            return self.image_of(following) if following is not None else None
+        except BadImage:
             return None
 
 
@@ -97,9 +101,9 @@ def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings:
         raise PodMisconfigured(f"model {model_id!r}: {error}") from error
     dtype, vae_dtype = _dtype(spec.dtype, mesh.device), vae_dtype_of(spec, mesh.device)
     of_job = provenance_of_job(mesh, spec, source, dtype=dtype, vae_dtype=vae_dtype)
-    provenances = Provenances(of_job, engine.scheduler, settings.loras, spec.lean)
+    provenances = Provenances(of_job, engine.scheduler, settings.loras, settings.embeddings, spec.lean)
     log.info("model loaded", model=model_id, revision=source.revision, images=len(tasks), notes=engine.notes)
-    replica = _Replica(mesh, engine, leader, spec, settings.loras, provenances)
+    replica = _Replica(mesh, engine, leader, spec, settings.loras, settings.embeddings, provenances)
     ours = tasks[mesh.data_index :: mesh.layout.data]
     for task, following in itertools.zip_longest(ours, ours[1:]):
         with structlog.contextvars.bound_contextvars(image=task.id), spans.about(image=task.id):
@@ -177,7 +181,7 @@ def _render(replica: _Replica, task: ImageTask, following: ImageTask | None) -> 
         return signal is LeaderSignal.SKIP
     try:
         rendered = engine.render(
-            image_of(task, replica.loras),
+            replica.image_of(task),
             control=leader.control if leader is not None else _never_asked,
             low_memory=task.index in replica.spec.lean,
             upcoming=replica.upcoming(following),

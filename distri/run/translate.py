@@ -12,9 +12,11 @@ from distri.model.lora import Lora
 from distri.model.prompts import LongPrompt
 from distri.model.stages import Highres
 from distri.ranks.errors import BadLora
-from pipeline.deployment.settings import LoraSource
+from distri.run.prompts import prompts_of
+from pipeline.deployment.settings import EmbeddingSource, LoraSource
 from pipeline.picture import Conditioning, HighresMode, Picture, RenderDetails, Stage
 from pipeline.picture import Lora as RowLora
+from pipeline.promptset.prompts import unread_syntax, unread_warning
 from pipeline.records.shards import ImageTask
 
 LOW_MEMORY_REPAIR = "rendered again in the leaner layout: out of memory before"
@@ -23,18 +25,20 @@ LOW_MEMORY_REPAIR = "rendered again in the leaner layout: out of memory before"
 _OF_ONE_NAME = tuple(field.name for field in fields(ImageSpec) if field.name in Picture.model_fields)
 
 
-def image_of(task: ImageTask, loras: Mapping[str, LoraSource]) -> ImageSpec:
+def image_of(task: ImageTask, loras: Mapping[str, LoraSource], embeddings: Mapping[str, EmbeddingSource]) -> ImageSpec:
     """The image as the engine is asked for it. Sizes are width and height in a row, height and width in the engine.
 
     Args:
         task: the image.
-        loras: the allow-list of this pod.
+        loras, embeddings: the allow-lists of this pod.
 
     Raises:
-        BadLora: the row names one that is not on it; the same on all ranks.
+        BadLora, BadInversion: the row names one that is not on them; the same on all ranks.
+        BadImage: a prompt cannot be read in the row's syntax.
     """
     row, conditioning = task.row, task.row.conditioning
     translated: dict[str, Any] = {
+        **prompts_of(row, embeddings),
         "long_prompt": LongPrompt(row.long_prompt.value),
         "seed": task.seed,
         "scheduler": row.scheduler.name if row.scheduler is not None else None,
@@ -51,8 +55,12 @@ def image_of(task: ImageTask, loras: Mapping[str, LoraSource]) -> ImageSpec:
     return ImageSpec(**{name: getattr(row, name) for name in _OF_ONE_NAME} | sizes | translated)
 
 
-def render_details_of(rendered: Rendered, *, low_memory: bool) -> RenderDetails:
-    """What only rendering shows; `low_memory`: it was rendered so, since an earlier attempt ran out of memory."""
+def render_details_of(row: Picture, rendered: Rendered, *, low_memory: bool) -> RenderDetails:
+    """What only rendering shows, and what of the row was not read.
+
+    `low_memory`: it was rendered so, since an earlier attempt ran out of memory.
+    """
+    unread = tuple(f"{name} {unread_warning(example, row.syntax)}" for name, example in unread_syntax(row))
     return RenderDetails(
         canvas=rendered.canvas,
         crop=rendered.crop,
@@ -61,7 +69,7 @@ def render_details_of(rendered: Rendered, *, low_memory: bool) -> RenderDetails:
             for one in rendered.stages
         ),
         truncated=dict(rendered.left_out),
-        warnings=rendered.warnings,
+        warnings=rendered.warnings + unread,
         repairs=((LOW_MEMORY_REPAIR,) if low_memory else ()) + rendered.repairs,
     )
 

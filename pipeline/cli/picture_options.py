@@ -32,6 +32,7 @@ Defaults = Annotated[
 ]
 # Fields whose values have a form of their own: what stands for it in the help.
 _METAVARS = {
+    "syntax": "a1111|comfy|compel|none",
     "long_prompt": "error|chunk|truncate",
     "size": "WIDTHxHEIGHT",
     "aspect": "WIDTH:HEIGHT",

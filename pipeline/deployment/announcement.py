@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.deployment.allow_lists import AnyName, Names
 from pipeline.deployment.cost import SDXL_NATIVE_PX
 from pipeline.deployment.layout_choice import Load, fastest_layout
 from pipeline.deployment.layouts import Layout, planned_layout
 from pipeline.deployment.recipes import ModelDefaults, with_recipe
 from pipeline.deployment.settings import Settings, default_of
 from pipeline.deployment.tenants import TenantLimits
+from pipeline.picture import Syntax
 from pipeline.schema import Versioned
 
 SCHEMA_VERSION = 1
+SYNTAXES = tuple(one.value for one in Syntax)
 
 
 class AllowedModel(BaseModel):
@@ -28,17 +32,25 @@ class AllowedModel(BaseModel):
     refiner_switch_at: float | None = Field(None, description="Where its refiner takes over; none: it has none.")
 
 
-class AllowedLora(BaseModel):
-    """What a client needs to know of a LoRA that rows may name."""
-
+class _AllowedFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     models: tuple[str, ...] = Field((), description="Model ids that it fits; none means all.")
-    defaults: ModelDefaults = Field(ModelDefaults(), description="What rows get with it where they say nothing.")
+    names: tuple[str, ...] = Field((), description="Those beside its id: aliases and its file's name.")
 
     def fits(self, model: str) -> bool:
         """Whether it was made for this model."""
         return not self.models or model in self.models
+
+
+class AllowedLora(_AllowedFile):
+    """What a client needs to know of a LoRA that rows may name."""
+
+    defaults: ModelDefaults = Field(ModelDefaults(), description="What rows get with it where they say nothing.")
+
+
+class AllowedEmbedding(_AllowedFile):
+    """What a client needs to know of an embedding (textual inversion) that prompts may name."""
 
 
 class AnnouncedLimits(TenantLimits):
@@ -60,6 +72,11 @@ class Deployment(Versioned):
     models: dict[str, AllowedModel]
     default_model: str | None
     loras: dict[str, AllowedLora] = Field(default_factory=dict, description="LoRAs that rows may name.")
+    embeddings: dict[str, AllowedEmbedding] = Field(
+        default_factory=dict, description="Embeddings that prompts may name."
+    )
+    syntaxes: tuple[str, ...] = Field((), description="Prompt syntaxes that its pods read; earlier versions read none.")
+    prompt_syntax: str = Field(default_of("prompt_syntax").value, description="Of rows that do not say theirs.")
     max_megapixels: float
     max_rows: int
     max_images: int = default_of("max_images")
@@ -95,9 +112,16 @@ class Deployment(Versioned):
             },
             default_model=settings.model_by_default,
             loras={
-                name: AllowedLora(models=lora.models, defaults=with_recipe(lora.recipe, lora.defaults))
+                name: AllowedLora(
+                    models=lora.models, names=lora.names, defaults=with_recipe(lora.recipe, lora.defaults)
+                )
                 for name, lora in settings.loras.items()
             },
+            embeddings={
+                name: AllowedEmbedding(models=one.models, names=one.names) for name, one in settings.embeddings.items()
+            },
+            syntaxes=SYNTAXES,
+            prompt_syntax=settings.prompt_syntax.value,
             max_megapixels=settings.max_megapixels,
             max_rows=settings.max_rows,
             max_images=settings.max_images,
@@ -122,11 +146,23 @@ class Deployment(Versioned):
             models=_Everything(AllowedModel(revision="any", native_px=SDXL_NATIVE_PX, refiner_switch_at=1.0)),
             default_model="any",
             loras=_Everything(AllowedLora()),
+            embeddings=_Everything(AllowedEmbedding()),
+            syntaxes=SYNTAXES,
             max_megapixels=float("inf"),
             max_rows=10**9,
             max_images=10**12,
             layout=Layout(1, 1, 1),
         )
+
+    @cached_property
+    def lora_names(self) -> Names:
+        """The names that prompts know its LoRAs by."""
+        return AnyName() if isinstance(self.loras, _Everything) else Names(self.loras)
+
+    @cached_property
+    def embedding_names(self) -> Names:
+        """The names that prompts know its embeddings by."""
+        return AnyName() if isinstance(self.embeddings, _Everything) else Names(self.embeddings)
 
     def usual_layout(self, width: int, height: int) -> Layout:
         """The layout of a pod that has many images of this size to render."""

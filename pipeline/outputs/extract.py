@@ -12,14 +12,14 @@ from typing import Any
 
 from pipeline.bucket.imagefile import record_in
 from pipeline.errors import RecordTooNew, RecordUnreadable, RequestError
-from pipeline.picture import Format, HighresMode, Picture
+from pipeline.picture import Format, HighresMode, Picture, Syntax
 from pipeline.records.results import ImageResult
 from pipeline.schema import read_lines
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 _MAGIC, _MAGIC_BYTES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF"), 4
-# Parts of a result that are fields of their own in a row, or have another form there.
-_PARTS = frozenset({"file", "conditioning", "highres", "metadata"})
+# Parts of a result that are fields of their own in a row, have another form there, or follow from its prompts.
+_PARTS = frozenset({"file", "conditioning", "highres", "metadata", "embeddings"})
 _EMPTY: tuple[object, ...] = (None, [], (0, 0), [0, 0], {})
 # Fields that count even if they are empty: a row without them would get the defaults.
 _ALWAYS = frozenset({"prompt_2", "negative_prompt", "negative_prompt_2", "scheduler", "loras"})
@@ -72,7 +72,8 @@ def _lines(path: Path, lines: Iterable[bytes]) -> Iterator[ImageResult]:
 def row_of(result: ImageResult) -> dict[str, Any]:
     """The row that renders this image again, with the names of `pipeline.promptset.row.Row`."""
     values = result.model_dump(mode="json")
-    fields = {name: values[name] for name in Picture.model_fields if name not in _PARTS}
+    fields = {name: values[name] for name in Picture.model_fields if name in values and name not in _PARTS}
+    fields |= {"syntax": (result.syntax or Syntax.NONE).value, "clip_skip": result.clip_skip}
     fields |= values["conditioning"] | values["file"] | {"metadata": values["metadata"]}
     if result.file.format is Format.PNG:
         del fields["quality"]

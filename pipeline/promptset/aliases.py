@@ -19,6 +19,8 @@ ALIASES: Mapping[str, str] = MappingProxyType(
         "cfg": "guidance_scale",
         "guidance": "guidance_scale",
         "cfg_rescale": "guidance_rescale",
+        "prompt_syntax": "syntax",
+        "CLIP_stop_at_last_layers": "clip_skip",
         "sampler": "scheduler",
         "sampler_name": "scheduler",
         "sampler_index": "scheduler",

@@ -17,6 +17,8 @@ class PictureFields(TypedDict, total=False):
     prompt_2: str | None
     negative_prompt: str | None
     negative_prompt_2: str | None
+    syntax: Literal["a1111", "comfy", "compel", "none"] | None
+    clip_skip: int
     long_prompt: Literal["error", "chunk", "truncate"]
     seed: int | None
     num_images: int

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.deployment.announcement import AllowedModel, Deployment
-from pipeline.picture import MAX_SIDE_PX, Conditioning, File, Format, Highres, HighresMode
+from pipeline.picture import CLIP_SKIP, MAX_SIDE_PX, Conditioning, File, Format, Highres, HighresMode, Lora, Syntax
 from pipeline.promptset import samplers
-from pipeline.promptset.row import ANY_SEED, MIN_SIDE_PX, HighresChoice, Options, ResolvedRow, Row, derived_seed
+from pipeline.promptset.prompts import loras_named, read_prompts
+from pipeline.promptset.row import (
+    ANY_SEED,
+    MAX_LORAS,
+    MIN_SIDE_PX,
+    HighresChoice,
+    Options,
+    ResolvedRow,
+    Row,
+    derived_seed,
+)
 from pipeline.promptset.sizes import GivenSize, size
 
 # Above so many native areas large shapes repeat in a picture that is rendered directly: 1.5 megapixels for 1024 px.
@@ -35,6 +45,8 @@ def resolve(
     of_row, of_batch = row.explicit_values(), defaults.explicit_values()
     given = of_batch | of_row
     model, native_px = _model(row, defaults, deployment)
+    syntax: Syntax | None = given.get("syntax") or _syntax_of(deployment)
+    given["loras"] = _loras(given, syntax, deployment, model)
     of_model = _of_model(model, given, deployment)
     scheduler = (of_model | given).get("scheduler")
     distilled = scheduler is not None and scheduler.name in samplers.DISTILLED
@@ -46,14 +58,11 @@ def resolve(
         refused := samplers.refusal(scheduler, steps=values["steps"], guidance_scale=values["guidance_scale"])
     ):
         raise ValueError(*refused)
-    unknown = [lora.name for lora in values["loras"] if lora.name not in deployment.loras]
-    if unknown:
-        listed = ", ".join(sorted(deployment.loras)) or "none"
-        raise ValueError("loras", f"{unknown[0][:80]!r} is not on the allow-list; allowed are {listed}")
-    strange = [lora.name for lora in values["loras"] if not deployment.loras[lora.name].fits(model)]
-    if strange:
-        made_for = ", ".join(deployment.loras[strange[0]].models)
-        raise ValueError("loras", f"{strange[0][:80]!r} is for {made_for}; the row's model is {model!r}")
+    if values["clip_skip"] != CLIP_SKIP and not deployment.syntaxes:
+        raise ValueError("clip_skip", f"found, which the deployment's version {deployment.version} does not read")
+    embeddings: tuple[str, ...] = ()
+    if syntax is not None and syntax is not Syntax.NONE:
+        embeddings = read_prompts(values, syntax, deployment, model)
     seed = values["seed"]
     custom_id = row.custom_id if row.custom_id is not None else f"row-{line}"
     decided: dict[str, Any] = {
@@ -65,6 +74,8 @@ def resolve(
         "width": width,
         "height": height,
         "model": model,
+        "syntax": syntax,
+        "embeddings": embeddings,
         "highres": highres,
         "conditioning": _conditioning(*(values[name] for name in Conditioning.model_fields)),
         "file": _file(row, defaults, values, max(width, height)),
@@ -91,6 +102,47 @@ def _steps(values: Mapping[str, Any], of_row: Mapping[str, Any], of_batch: Mappi
     if values["highres"] is not None and "steps" in values["highres"].model_fields_set:
         raise ValueError(name, "given beside the steps of highres; each pass has these")
     return len(values[name])
+
+
+def _loras(given: Mapping[str, Any], syntax: Syntax | None, deployment: Deployment, model: str) -> tuple[Lora, ...]:
+    """Those of the row and those that its prompts name, by their ids."""
+    loras: tuple[Lora, ...] = given.get("loras", ())
+    if loras:
+        loras = _listed(loras, deployment)
+    if syntax is not None and syntax is not Syntax.NONE:
+        own = {lora.name for lora in loras}
+        loras = (*loras, *(lora for lora in loras_named(given, syntax, deployment) if lora.name not in own))
+    if loras:
+        _check_loras(loras, deployment, model)
+    return loras
+
+
+def _listed(loras: Iterable[Lora], deployment: Deployment) -> tuple[Lora, ...]:
+    """LoRAs under their ids on the deployment's allow-list."""
+    found: dict[str, Lora] = {}
+    for lora in loras:
+        name = lora.name if lora.name in deployment.loras else deployment.lora_names.find(lora.name)
+        if name is None:
+            message = f"{lora.name[:80]!r} is not on the allow-list; {deployment.lora_names.nearest(lora.name)}"
+            raise ValueError("loras", message)
+        if name in found:
+            raise ValueError("loras", f"{name[:80]!r} is there twice; add up its scales")
+        found[name] = lora if name == lora.name else lora.model_copy(update={"name": name})
+    return tuple(found.values())
+
+
+def _check_loras(loras: Sequence[Lora], deployment: Deployment, model: str) -> None:
+    if len(loras) > MAX_LORAS:
+        raise ValueError("loras", f"{len(loras)} found, with those of the prompts; at most {MAX_LORAS} wanted")
+    for lora in loras:
+        if not (allowed := deployment.loras[lora.name]).fits(model):
+            made_for = ", ".join(allowed.models)
+            raise ValueError("loras", f"{lora.name[:80]!r} is for {made_for}; the row's model is {model!r}")
+
+
+def _syntax_of(deployment: Deployment) -> Syntax | None:
+    """That of rows which do not say theirs; None for literal text, which is not meant as such for sure."""
+    return None if deployment.prompt_syntax == Syntax.NONE else Syntax(deployment.prompt_syntax)
 
 
 def _model(row: Row, defaults: Options, deployment: Deployment) -> tuple[str, int]:

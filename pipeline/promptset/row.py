@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, Unpack
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from pipeline.names import MAX_IMAGES_OF_BATCH
-from pipeline.picture import MAX_SIDE_PX, MAX_STEPS, Format, LongPrompt, Lora, Picture, Scheduler
+from pipeline.picture import (
+    CLIP_SKIP,
+    MAX_CLIP_SKIP,
+    MAX_SIDE_PX,
+    MAX_STEPS,
+    Format,
+    LongPrompt,
+    Lora,
+    Picture,
+    Scheduler,
+    Syntax,
+)
 from pipeline.promptset import shorthand
 from pipeline.promptset.aliases import BadFields, resolve_aliases
 from pipeline.promptset.keywords import PictureFields
@@ -147,6 +158,16 @@ class Options(BaseModel):
     )
     negative_prompt_2: Text | None = Field(
         None, description="Negative prompt of the second text encoder; null: the negative prompt itself."
+    )
+    syntax: Annotated[Syntax, BeforeValidator(_lower)] | None = Field(
+        None, description="Whose brackets, weights, `BREAK` and so on prompts have (docs/prompts.md); none: letters."
+    )
+    clip_skip: int = Field(
+        CLIP_SKIP,
+        strict=True,
+        ge=1,
+        le=MAX_CLIP_SKIP,
+        description="Layer of the text encoders that is read, counted from the last; 2 is SDXL's own.",
     )
     long_prompt: Annotated[LongPrompt, BeforeValidator(_lower)] = Field(
         LongPrompt.ERROR, description="Texts over 77 tokens: encode them in pieces, cut them off, or fail the image."

@@ -17,6 +17,7 @@ from pipeline.deployment.announcement import Deployment
 from pipeline.errors import PromptSetError, RequestError, RowError, RowWarning
 from pipeline.promptset.aliases import BadFields, nearest, resolve_aliases
 from pipeline.promptset.levels import overridden, unreached
+from pipeline.promptset.prompts import unread_syntax, unread_warning
 from pipeline.promptset.resolve import resolve
 from pipeline.promptset.row import Options, ResolvedRow, Row
 from pipeline.promptset.shorthand import shortened
@@ -131,6 +132,8 @@ def resolved_rows(
         elif resolved is not None:
             validation.rows += 1
             validation.images += resolved.num_images
+            for name, example in unread_syntax(resolved):
+                validation.warn(RowWarning(line, name, unread_warning(example, resolved.syntax)))
             yield resolved
         _check_bounds(validation, deployment)
     if not (validation.rows or validation.unwanted or validation.invalid):

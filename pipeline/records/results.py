@@ -72,6 +72,9 @@ class Provenance(BaseModel):
         exclude_if=lambda value: value is None,
         description="Its diffusers class, with every setting that a row could have given, the model's own among them.",
     )
+    embeddings: dict[str, str] = Field(
+        default_factory=dict, exclude_if=lambda value: not value, description="SHA-256 of each embedding's file, by id."
+    )
     attempt: int
     versions: dict[str, str]
 

@@ -10,12 +10,13 @@ from pipeline.deployment.settings.connection import ConnectionSettings, without_
 from pipeline.deployment.settings.environment import load_part, load_settings
 from pipeline.deployment.settings.jobs import JobSettings
 from pipeline.deployment.settings.machine import MachineSettings
-from pipeline.deployment.settings.rendering import LoraSource, ModelSource, RenderingSettings
+from pipeline.deployment.settings.rendering import EmbeddingSource, LoraSource, ModelSource, RenderingSettings
 from pipeline.deployment.settings.variables import PREFIX, SettingsPart, variable_name
 
 __all__ = [
     "PREFIX",
     "ConnectionSettings",
+    "EmbeddingSource",
     "JobSettings",
     "LoraSource",
     "MachineSettings",

@@ -9,11 +9,13 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.checkpoints.checkpoint import ModelFiles
+from pipeline.deployment.allow_lists import stem
 from pipeline.deployment.cost import SDXL_NATIVE_PX
 from pipeline.deployment.layouts import Layout
 from pipeline.deployment.recipes import ModelDefaults, Recipe
 from pipeline.deployment.settings.variables import SettingsPart
 from pipeline.deployment.tenants import Tenants
+from pipeline.picture import Syntax
 
 
 class RefinerSource(BaseModel):
@@ -68,18 +70,33 @@ class ModelSource(BaseModel):
         )
 
 
-class LoraSource(BaseModel):
-    """A LoRA of the allow-list: its file in the pod, which file it must be, and the models it was made for."""
-
+class _AddedFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str = Field(description="Safetensors file, as the pod sees it: beside the models, on the same volume.")
     sha256: str = Field(description="Of the file, checked before use.", pattern=r"^[0-9a-f]{64}$")
     models: tuple[str, ...] = Field((), description="Model ids that it fits; none means all.")
+    aliases: tuple[str, ...] = Field(
+        (), exclude_if=lambda value: not value, description="Other names that prompts know it by, beside its file's."
+    )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those beside its id: aliases and its file's name."""
+        return (*self.aliases, stem(self.path))
+
+
+class LoraSource(_AddedFile):
+    """A LoRA of the allow-list: its file in the pod, which file it must be, and the models it was made for."""
+
     recipe: Recipe | None = Field(
         None, description="Steps, guidance and scheduler of rows with it: Lightning, Hyper, LCM as a LoRA."
     )
     defaults: ModelDefaults | None = Field(None, description="Likewise, one by one, over those of the recipe.")
+
+
+class EmbeddingSource(_AddedFile):
+    """An embedding (textual inversion) of the allow-list: its file, which it must be, the models it was made for."""
 
 
 class RenderingSettings(SettingsPart):
@@ -91,6 +108,12 @@ class RenderingSettings(SettingsPart):
     )
     default_model: str | None = Field(None, description="Model of rows that name none; the only one if there is one.")
     loras: dict[str, LoraSource] = Field(default_factory=dict, description="Allow-list: LoRA id to its source (JSON).")
+    embeddings: dict[str, EmbeddingSource] = Field(
+        default_factory=dict, description="Allow-list: embedding (textual inversion) id to its source (JSON)."
+    )
+    prompt_syntax: Syntax = Field(
+        Syntax.NONE, description="How prompts of rows that do not say `syntax` are read; `none` as literal text."
+    )
     max_megapixels: float = Field(64.0, gt=0, description="Largest image that a row may ask for.")
     max_rows: int = Field(1_000_000, gt=0, description="Most rows of one batch.")
     max_images: int = Field(1_000_000, gt=0, description="Most images of one batch.")
@@ -139,11 +162,13 @@ class RenderingSettings(SettingsPart):
         return self
 
     @model_validator(mode="after")
-    def _check_models_of_loras(self) -> Self:
-        for name, lora in self.loras.items():
-            if unknown := sorted(set(lora.models) - self.models.keys()):
-                found = ", ".join(map(repr, unknown))
-                raise ValueError(f"lora {name!r} is for {found}, not among models ({_names(self.models)})")
+    def _check_models_of_files(self) -> Self:
+        files: dict[str, Mapping[str, _AddedFile]] = {"lora": self.loras, "embedding": self.embeddings}
+        for kind, listed in files.items():
+            for name, file in listed.items():
+                if unknown := sorted(set(file.models) - self.models.keys()):
+                    found = ", ".join(map(repr, unknown))
+                    raise ValueError(f"{kind} {name!r} is for {found}, not among models ({_names(self.models)})")
         return self
 
     @property

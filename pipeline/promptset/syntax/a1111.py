@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from pipeline.promptset.syntax import changes, emphasis
-from pipeline.promptset.syntax.names import Inversions
+from pipeline.promptset.syntax.inversions import Inversions
 from pipeline.promptset.syntax.parsed import (
     MAX_COMPOSED,
     MAX_DEPTH,
@@ -21,6 +21,7 @@ from pipeline.promptset.syntax.parsed import (
     LoraTag,
     Part,
     Span,
+    Spans,
     checked_weight,
 )
 
@@ -43,7 +44,7 @@ def read(text: str, steps: int, *, negative: bool = False, inversions: Inversion
     composed = []
     for one, weight in [(text, 1.0)] if negative else _composed(text):
         schedule = tuple(
-            Condition(until, tuple(_with_inversions(part, inversions) for part in emphasis.parts_of(now)))
+            Condition(until, tuple(Part(_with_inversions(part, inversions)) for part in emphasis.parts_of(now)))
             for until, now in changes.texts_by_step(one, steps, later_pass=later_pass)
         )
         composed.append(Composed(schedule, weight))
@@ -132,5 +133,5 @@ def _scale(text: str) -> float:
         raise BadSyntax("a LoRA's scale that is no number found; one as in <lora:NAME:0.8> wanted") from None
 
 
-def _with_inversions(part: Part, inversions: Inversions) -> Part:
+def _with_inversions(part: Spans, inversions: Inversions) -> Spans:
     return tuple(piece for one in part for piece in (inversions.in_words(one) if isinstance(one, Span) else (one,)))

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 
-from pipeline.promptset.syntax.names import Inversions
+from pipeline.promptset.syntax.inversions import Inversions
 from pipeline.promptset.syntax.parsed import (
     MAX_DEPTH,
     MAX_WEIGHT,
@@ -19,6 +19,7 @@ from pipeline.promptset.syntax.parsed import (
     Composed,
     Condition,
     Inversion,
+    Part,
     Span,
     checked_weight,
     merged,
@@ -40,9 +41,9 @@ def read(text: str, steps: int, *, inversions: Inversions) -> tuple[Composed, ..
     for escape, hidden in _HIDDEN.items():
         text = text.replace(escape, hidden)
     _check_depth(text)
-    spans = [Span(_shown(one.text), one.weight) for one in _weighted(text, 1.0)]
-    part = merged(piece for span in spans for piece in _with_inversions(span, inversions))
-    return (Composed((Condition(steps, (part,)),)),)
+    weighted = [Span(_shown(one.text), one.weight) for one in _weighted(text, 1.0)]
+    spans = merged(piece for span in weighted for piece in _with_inversions(span, inversions))
+    return (Composed((Condition(steps, (Part(spans),)),)),)
 
 
 def needs_no_look(text: str) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from pipeline.promptset.syntax.parsed import MAX_DEPTH, BadSyntax, Part, Span, checked_weight, merged
+from pipeline.promptset.syntax.parsed import MAX_DEPTH, BadSyntax, Span, Spans, checked_weight, merged
 
 ROUND, SQUARE = 1.1, 1 / 1.1
 
@@ -27,7 +27,7 @@ class _Piece:
         self.text, self.weight = text, 1.0  # a text of None is BREAK
 
 
-def parts_of(text: str) -> tuple[Part, ...]:
+def parts_of(text: str) -> tuple[Spans, ...]:
     """The parts between BREAKs, each with its spans; at least one. Raises BadSyntax."""
     pieces: list[_Piece] = []
     opened: dict[str, list[int]] = {"(": [], "[": []}
@@ -63,7 +63,7 @@ def parts_of(text: str) -> tuple[Part, ...]:
     return _split(pieces)
 
 
-def _split(pieces: list[_Piece]) -> tuple[Part, ...]:
+def _split(pieces: list[_Piece]) -> tuple[Spans, ...]:
     parts: list[list[Span]] = [[]]
     for piece in pieces:
         if piece.text is None:

@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 
 from pipeline.promptset.syntax import a1111
-from pipeline.promptset.syntax.names import NO_INVERSIONS
-from pipeline.promptset.syntax.parsed import BadSyntax, Composed, Inversion, Part, Span
+from pipeline.promptset.syntax.inversions import NO_INVERSIONS
+from pipeline.promptset.syntax.parsed import BadSyntax, Blend, Composed, Inversion, Part, Span, Spans
 
 _SPECIAL = re.compile(r"[()\[\]\\]")
 _KEYWORD = re.compile(r"\b(?:AND|BREAK)\b")
@@ -41,29 +41,32 @@ def unescape(prompt: str) -> str | None:
     if len(composed) != 1 or composed[0].weight != 1.0:
         return None
     part, *others = composed[0].schedule[0].parts
-    if others or any(isinstance(one, Inversion) or one.weight != 1.0 for one in part):
+    if others or isinstance(part, Blend):
         return None
-    return "".join(one.text for one in part if isinstance(one, Span))
+    if any(isinstance(one, Inversion) or one.weight != 1.0 for one in part.spans):
+        return None
+    return "".join(one.text for one in part.spans if isinstance(one, Span))
 
 
 def as_a1111(composed: Sequence[Composed]) -> str | None:
-    """A prompt of another syntax in A1111's; None if it has no form there: one that changes with the step.
+    """A prompt of another syntax in A1111's; None if it has no form there, as compel's blends.
 
     Weights stay as they are, embeddings go by their id, parts have BREAK between them.
     """
     texts = []
     for one in composed:
-        if len(one.schedule) != 1 or any(weight != 1.0 for weight in one.schedule[0].part_weights):
+        parts = [part for part in one.schedule[0].parts if isinstance(part, Part) and part.weight == 1.0]
+        if len(one.schedule) != 1 or len(parts) != len(one.schedule[0].parts):
             return None
-        text = " BREAK ".join(_of_part(part) for part in one.schedule[0].parts)
+        text = " BREAK ".join(_of_spans(part.spans) for part in parts)
         texts.append(f"{text} :{_number(one.weight)}" if one.weight != 1.0 else text)
     return " AND ".join(texts)
 
 
-def _of_part(part: Part) -> str:
+def _of_spans(spans: Spans) -> str:
     return "".join(
         text if one.weight == 1.0 else f"({text}:{_number(one.weight)})"
-        for one in part
+        for one in spans
         for text in [one.name if isinstance(one, Inversion) else escape(one.text)]
     )
 

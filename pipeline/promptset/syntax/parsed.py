@@ -34,8 +34,23 @@ class Inversion:
     weight: float = 1.0
 
 
-Part = tuple[Span | Inversion, ...]
-"""What is encoded together: a whole text, or what stands between two BREAKs."""
+Spans = tuple[Span | Inversion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is encoded together: a whole text, or what stands between two BREAKs; its weight among compel's others."""
+
+    spans: Spans
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """The sum of parts' embeddings by their weights, divided by the weights' sum or not: compel's `.blend()`."""
+
+    parts: tuple[Part, ...]
+    normalize: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +58,12 @@ class Condition:
     """What holds up to and with a step.
 
     Attributes:
-        until: the last step, counted from 1; in the first step 1 holds what has `until` >= 1.
+        until: the last step, as the prompt counts them, from 1.
         parts: encoded one by one, their embeddings one behind the other.
-        part_weights: of each part as a whole, where a syntax has them (compel's `.and()`); else 1.
     """
 
     until: int
-    parts: tuple[Part, ...]
-    part_weights: tuple[float, ...] = ()
+    parts: tuple[Part | Blend, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +76,14 @@ class Composed:
 
 @dataclass(frozen=True, slots=True)
 class LoraTag:
-    """`<lora:...>` as it was written: name, scale of the UNet and of the text encoders."""
+    """A LoRA in a prompt, `<lora:...>` say, as it was written: name, scale of the UNet and of the text encoders."""
 
     name: str
     scale: float
     text_scale: float
 
 
-def merged(spans: Iterable[Span | Inversion]) -> Part:
+def merged(spans: Iterable[Span | Inversion]) -> Spans:
     """Spans of one weight that follow each other are one; empty ones are gone."""
     out: list[Span | Inversion] = []
     for one in spans:

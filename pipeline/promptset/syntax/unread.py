@@ -36,7 +36,11 @@ _look("embedding:", "embedding:name", (_A1111, _COMFY, _COMPEL), r"(?:\A|[\s,(])
 _look("++", "word++", (_COMPEL,), r"(?<![\w+-])(?!c\+\+|(?i:notepad)\+\+)(?:[A-Za-z]{2,}|[a-z])\+{2,4}(?=[\s,.)]|\Z)")
 
 
-def unread(text: str, syntax: Syntax = Syntax.NONE) -> str | None:
+# What A1111 does not read in a negative prompt.
+_NOT_IN_NEGATIVE = ("<", "AND")
+
+
+def unread(text: str, syntax: Syntax = Syntax.NONE, *, negative: bool = False) -> str | None:
     """What a prompt holds that looks like prompt syntax and is not read as such, by an example; None if nothing does.
 
     Plain English is not taken for it: `(16:9)`, `(see below)`, `[sic]`, `C++`, "ROCK AND ROLL".
@@ -44,6 +48,7 @@ def unread(text: str, syntax: Syntax = Syntax.NONE) -> str | None:
     for mark, looks in _LOOKS.items():
         if mark in text:
             for example, read_by, pattern in looks:
-                if syntax not in read_by and pattern.search(text):
+                is_read = syntax in read_by and not (negative and mark in _NOT_IN_NEGATIVE)
+                if not is_read and pattern.search(text):
                     return example
     return None

@@ -51,7 +51,7 @@ def test_the_provenance_of_an_image_names_its_sampler_and_both_hashes_of_its_lor
     source = LoraSource(path=str(path), sha256=hashlib.sha256(body).hexdigest())
     task = ImageTask(resolved_row(loras=(Lora(name="film"),)), 0)
     of_job = image_result(task).provenance
-    made = Provenances(of_job, _recipe(EulerDiscreteScheduler), {"film": source}, lean=(0,)).of(task)
+    made = Provenances(of_job, _recipe(EulerDiscreteScheduler), {"film": source}, {}, lean=(0,)).of(task)
     tensors = hashlib.sha256(torch.ones(3).numpy().tobytes()).hexdigest()
     assert (made.loras, made.lora_tensors) == ({"film": source.sha256}, {"film": tensors})
     assert (made.sampler, made.lean, made.scheduler and made.scheduler.name) == (

@@ -11,7 +11,7 @@ from distri.model.prompts import LongPrompt
 from distri.model.stages import Highres, Stage
 from distri.ranks.errors import BadLora
 from distri.run.translate import LOW_MEMORY_REPAIR, image_of, render_details_of
-from pipeline.deployment.settings import LoraSource
+from pipeline.deployment.settings import EmbeddingSource, LoraSource
 from pipeline.picture import Conditioning, HighresMode, RenderDetails, Scheduler
 from pipeline.picture import Highres as RowHighres
 from pipeline.picture import LongPrompt as RowLongPrompt
@@ -20,11 +20,12 @@ from pipeline.picture import Stage as MadeStage
 from pipeline.records.shards import ImageTask
 from tests.factories import resolved_row
 
+EMBEDDINGS = {"dark": EmbeddingSource(path="/models/dark.safetensors", sha256="1" * 64, aliases=("Gloom",))}
 LORAS = {"film": LoraSource(path="/models/film.safetensors", sha256="0" * 64)}
 
 
 def _image(**changes: Any) -> Any:
-    return image_of(ImageTask(resolved_row(**changes), 2), LORAS)
+    return image_of(ImageTask(resolved_row(**changes), 2), LORAS, EMBEDDINGS)
 
 
 def test_every_field_of_a_row_reaches_the_engine() -> None:
@@ -88,11 +89,16 @@ def test_what_the_engine_made_is_in_the_result(low_memory: bool) -> None:
         warnings=("w",),
         repairs=("r",),
     )
-    assert render_details_of(rendered, low_memory=low_memory) == RenderDetails(
+    row = resolved_row(negative_prompt="a (bad:1.3) hand")
+    assert render_details_of(row, rendered, low_memory=low_memory) == RenderDetails(
         canvas=(64, 72),
         crop=(0, 2),
         stages=(MadeStage(width=64, height=72, steps=3, strength=1.0, seed=7),),
         truncated={"prompt": "the end"},
-        warnings=("w",),
+        warnings=(
+            "w",
+            "negative_prompt looks like prompt syntax, as in (word:1.3), and is read as literal text; syntax: a1111 "
+            "reads it, syntax: none says that it is meant literally",
+        ),
         repairs=(LOW_MEMORY_REPAIR, "r") if low_memory else ("r",),
     )

@@ -23,6 +23,8 @@ SAID: dict[str, tuple[list[str], object]] = {
     "prompt_2": (["--prompt-2", "oil"], "oil"),
     "negative_prompt": (["--negative-prompt", ""], ""),
     "negative_prompt_2": (["--negative-prompt-2", "blur"], "blur"),
+    "syntax": (["--syntax", "a1111"], "a1111"),
+    "clip_skip": (["--clip-skip", "1"], 1),
     "long_prompt": (["--long-prompt", "chunk"], "chunk"),
     "seed": (["--seed", "42"], 42),
     "num_images": (["--num-images", "2"], 2),

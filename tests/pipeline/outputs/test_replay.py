@@ -19,7 +19,7 @@ from pipeline.errors import RequestError
 from pipeline.outputs.comparison import Difference, differences, likeness
 from pipeline.outputs.extract import records_in, row_of
 from pipeline.outputs.pictures import picture_rows
-from pipeline.picture import Conditioning, File, Format, Highres, HighresMode, LongPrompt, Lora, Picture
+from pipeline.picture import Conditioning, File, Format, Highres, HighresMode, LongPrompt, Lora, Picture, Syntax
 from pipeline.promptset.resolve import resolve
 from pipeline.promptset.row import Options, Row
 from pipeline.promptset.samplers import scheduler_of
@@ -86,9 +86,10 @@ def test_a_row_from_a_result_renders_the_same_picture_whatever_holds_for_all(
         first_image=0,
         batch_seed=99,
     )
+    literal = {"syntax": Syntax.NONE}  # also where another syntax holds for all
     assert {name: getattr(again, name) for name in Picture.model_fields} == {
         name: getattr(result, name) for name in Picture.model_fields
-    }
+    } | literal
     assert (again.seed, again.num_images, again.custom_id) == (102, 1, result.custom_id)
 
 

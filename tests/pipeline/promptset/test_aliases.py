@@ -22,6 +22,8 @@ VALUES = {
     "steps": 7,
     "guidance_scale": 3.5,
     "guidance_rescale": 0.5,
+    "syntax": "a1111",
+    "clip_skip": 1,
     "scheduler": "DPM++ 2M",
     "num_images": 3,
     "aspect": "16:9",
@@ -66,7 +68,7 @@ def test_everything_wrong_with_a_row_comes_at_once_also_beside_a_double_name() -
         ("hieght", "did you mean height?"),
         ("num_inference_step", "did you mean num_inference_steps?"),
         ("Width", "did you mean width?"),
-        ("zzz", "known are aspect, crop, custom_id"),
+        ("zzz", "known are aspect, clip_skip, crop, custom_id"),
     ],
 )
 def test_an_unknown_field_is_an_error_that_names_the_one_meant(field: str, words: str) -> None:

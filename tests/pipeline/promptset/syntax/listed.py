@@ -9,4 +9,4 @@ from dataclasses import dataclass
 class Entry:
     """One with other names."""
 
-    aliases: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()

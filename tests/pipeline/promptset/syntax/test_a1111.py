@@ -9,8 +9,8 @@ import pytest
 from pipeline.promptset.syntax import a1111
 from pipeline.promptset.syntax.changes import texts_by_step
 from pipeline.promptset.syntax.emphasis import parts_of
-from pipeline.promptset.syntax.names import NO_INVERSIONS
-from pipeline.promptset.syntax.parsed import BadSyntax, Composed, LoraTag, Span
+from pipeline.promptset.syntax.inversions import NO_INVERSIONS
+from pipeline.promptset.syntax.parsed import BadSyntax, Composed, LoraTag, Part, Span
 
 WEIGHTS = {
     "plain text": [("plain text", 1.0)],
@@ -93,8 +93,10 @@ def _read(text: str, *, negative: bool = False) -> tuple[Composed, ...]:
 
 def _texts(text: str, *, negative: bool = False) -> list[tuple[str, float]]:
     return [
-        ("".join(span.text for span in one.schedule[0].parts[0] if isinstance(span, Span)), one.weight)
+        ("".join(span.text for span in part.spans if isinstance(span, Span)), one.weight)
         for one in _read(text, negative=negative)
+        for part in one.schedule[0].parts[:1]
+        if isinstance(part, Part)
     ]
 
 

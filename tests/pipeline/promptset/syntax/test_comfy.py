@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.deployment.allow_lists import Names
 from pipeline.promptset.syntax import comfy
-from pipeline.promptset.syntax.names import NO_INVERSIONS, Inversions, Names
-from pipeline.promptset.syntax.parsed import BadSyntax, Inversion, Part, Span
+from pipeline.promptset.syntax.inversions import NO_INVERSIONS, Inversions
+from pipeline.promptset.syntax.parsed import BadSyntax, Inversion, Part, Span, Spans
 from tests.pipeline.promptset.syntax.listed import Entry
 
-LISTED = Inversions(Names.of({"easy": Entry(("EasyNegative",)), "dark": Entry()}))
+LISTED = Inversions(Names({"easy": Entry(("EasyNegative",)), "dark": Entry()}))
 
 
-def _read(text: str, inversions: Inversions = NO_INVERSIONS) -> Part:
+def _read(text: str, inversions: Inversions = NO_INVERSIONS) -> Spans:
     (composed,) = comfy.read(text, 10, inversions=inversions)
     (condition,) = composed.schedule
     (part,) = condition.parts
     assert (composed.weight, condition.until) == (1.0, 10)
-    return part
+    assert isinstance(part, Part)
+    return part.spans
 
 
 WEIGHTS = {

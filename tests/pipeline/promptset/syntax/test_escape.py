@@ -6,8 +6,8 @@ import pytest
 
 from pipeline.promptset.syntax import a1111, comfy
 from pipeline.promptset.syntax.escape import as_a1111, escape, unescape
-from pipeline.promptset.syntax.names import NO_INVERSIONS
-from pipeline.promptset.syntax.parsed import Span
+from pipeline.promptset.syntax.inversions import NO_INVERSIONS
+from pipeline.promptset.syntax.parsed import Part, Span
 
 TEXTS = {
     "a fox": "a fox",
@@ -33,7 +33,7 @@ def test_a_literal_text_is_escaped_and_comes_back(text: str) -> None:
 @pytest.mark.parametrize("text", TEXTS)
 def test_an_escaped_text_is_read_as_that_text(text: str) -> None:
     (composed,) = a1111.read(escape(text), 20, inversions=NO_INVERSIONS)
-    assert (composed.weight, [one.parts for one in composed.schedule]) == (1.0, [((Span(text),),)])
+    assert (composed.weight, [one.parts for one in composed.schedule]) == (1.0, [(Part((Span(text),)),)])
     assert a1111.lora_tags(escape(text)) == ()
 
 

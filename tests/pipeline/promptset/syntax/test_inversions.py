@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.promptset.syntax.names import Inversions, Names
+from pipeline.deployment.allow_lists import Names
+from pipeline.promptset.syntax.inversions import Inversions
 from pipeline.promptset.syntax.parsed import Inversion, Span
 from tests.pipeline.promptset.syntax.listed import Entry
 
-NAMES = Names.of({"film": Entry(("FilmGrain_v2", "grain")), "ink": Entry(("grain",)), "bad-hands-5": Entry()})
+NAMES = Names({"film": Entry(("FilmGrain_v2", "grain")), "ink": Entry(("grain",)), "bad-hands-5": Entry()})
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,7 @@ def test_a_name_is_an_id_a_file_or_an_alias(name: str, wanted: str | None) -> No
 def test_the_nearest_names_are_named() -> None:
     assert NAMES.nearest("filmgrian") == "nearest film"
     assert NAMES.nearest("zzzzzz") == "allowed are bad-hands-5, film, ink"
-    assert Names.of({}).nearest("x") == "none is"
+    assert Names({}).nearest("x") == "allowed are none"
 
 
 def test_an_embedding_is_found_by_its_bare_name_between_words() -> None:
