@@ -79,7 +79,7 @@ def with_live_pod(job: Object | None, pod: Object, events: Sequence[Object]) -> 
         # Without a limit it would never end: a dead node reports nothing.
         return Reading(phase, f"the pod is ending: {why}", Code.NODE_LOST, Clock.NODE_LOST, deleted_at(pod), node=node)
     if started:
-        silent = reported == "Unknown" or (condition(pod, "Ready") is None and _unready(pod))
+        silent = reported == "Unknown" or _marked_by_node_controller(pod)
         return Reading(AttemptPhase.RUNNING, f"node {node} does not answer" if silent else f"runs on {node}", node=node)
     if node is None:
         return _unscheduled(pod)
@@ -93,8 +93,15 @@ def _why_it_ends(job: Object, pod: Object) -> str:
     return "its Job was suspended" if spec(job).get("suspend") else "it was deleted"
 
 
-def _unready(pod: Object) -> bool:
-    return any(one.get("type") == "Ready" for one in conditions(pod))
+def _marked_by_node_controller(pod: Object) -> bool:
+    """Whether its node has been silent for so long that the cluster has taken the pod's readiness back.
+
+    The node controller changes the status of `Ready` alone. A kubelet that finds a pod unready, since a container has
+    ended, say, gives a reason with it, and takes `ContainersReady` back as well.
+    """
+    told = {str(one.get("type")): one for one in conditions(pod)}
+    ready, of_kubelet = told.get("Ready", {}), told.get("ContainersReady", {})
+    return ready.get("status") == "False" and not ready.get("reason") and of_kubelet.get("status") == "True"
 
 
 def _unscheduled(pod: Object) -> Reading:

@@ -14,11 +14,14 @@ import secrets
 import socket
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
+import redis
 import structlog
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
+from kombu.exceptions import OperationalError
 
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.deployment.broker import HINT_LASTS_S, TICK, beat_options, celery_app
@@ -29,8 +32,9 @@ from pipeline.ledger import Ledger
 from pipeline.ledger.server.durability import check_durability
 from pipeline.ledger.workers import Drain
 from pipeline.operations.declared import declared_schedules
-from pipeline.process.backoff import CAP_S
+from pipeline.process.backoff import CAP_S, backoff_s
 from pipeline.process.logs import configure_logging
+from pipeline.process.redact import redacted
 from pipeline.records.attempt import Launcher
 from pipeline.records.schedules.schedule import ScheduleSpec
 from pipeline.version import installed_version
@@ -50,6 +54,8 @@ CONTROL_THREADS = 4
 REPORT_S = 2.0
 # A controller ticks by itself once in as many of beat's ticks.
 SELDOM_TICKS = 5
+# After an outage of Redis beat begins anew, soon at first; one that has run for so long starts afresh.
+BEAT_PAUSE_S, BEAT_RECOVERED_S = 0.5, 60.0
 # How many loop intervals pass after a beat was killed, before another takes its lock.
 BEAT_LOCK_INTERVALS = 5
 
@@ -94,6 +100,7 @@ def work(context: Context, role: str) -> None:
     connected = _connect_signals(context, role, declared_schedules(context.settings))
     context.app.worker_main(
         [
+            "--quiet",  # no banner between lines of JSON
             "worker",
             "--pool=threads",
             f"--concurrency={threads}",
@@ -119,7 +126,18 @@ def beat(settings: Settings) -> None:
         beat_max_loop_interval=interval_s,
         beat_schedule={"tick": {"task": TICK, "schedule": settings.tick_s, "options": {"expires": HINT_LASTS_S}}},
     )
-    app.Beat(quiet=True).run()
+    failures, began = 0, time.monotonic()
+    while True:
+        try:
+            app.Beat(quiet=True).run()
+        except (redis.RedisError, OperationalError) as error:
+            failures = 0 if time.monotonic() - began > BEAT_RECOVERED_S else failures + 1
+            pause_s = backoff_s(failures + 1, first_s=BEAT_PAUSE_S, longest_s=interval_s)
+            log.warning("waiting for Redis", reason=redacted(str(error)), pause_s=round(pause_s, 1))
+            time.sleep(pause_s)
+            began = time.monotonic()
+        else:
+            return
 
 
 def _keep_our_logging(**_: Any) -> None:

@@ -581,3 +581,35 @@ def test_whatever_a_field_lacks_a_look_is_a_look_and_never_a_success(moment: str
                 reading = read(changed["job"], changed["pods"], changed["events"])
                 if reading is not None and reading.outcome is not None:
                     assert reading.outcome.code not in {Code.SUCCEEDED} - good, (kind, path)
+
+
+def _conditions(pod: Any, **changes: dict[str, Any]) -> Any:
+    """The pod with these conditions in place of its own of that type."""
+    told = [one for one in pod["status"]["conditions"] if one["type"] not in changes]
+    pod["status"]["conditions"] = told + [{"type": kind, **values} for kind, values in changes.items()]
+    return pod
+
+
+@pytest.mark.parametrize(
+    ("conditions", "silent"),
+    [
+        # as the node controller leaves it
+        ({"Ready": {"status": "False"}, "ContainersReady": {"status": "True"}}, True),
+        # as a kubelet does, when a container has ended, is not ready yet, or a gate is not met
+        *(
+            ({"Ready": {"status": "False", "reason": reason}, "ContainersReady": {"status": of_containers}}, False)
+            for reason, of_containers in (
+                ("ContainersNotReady", "False"),
+                ("PodCompleted", "False"),
+                ("PodFailed", "False"),
+                ("ReadinessGatesNotReady", "True"),
+            )
+        ),
+        ({"Ready": {"status": "True"}, "ContainersReady": {"status": "True"}}, False),
+    ],
+)
+def test_a_node_is_silent_if_the_cluster_says_so_and_not_when_a_container_has_ended(
+    conditions: dict[str, dict[str, Any]], silent: bool
+) -> None:
+    reading = with_live_pod(_job("succeeded/2-running"), _conditions(_pod("succeeded/2-running"), **conditions), [])
+    assert reading.reason == (f"node {reading.node} does not answer" if silent else f"runs on {reading.node}")
