@@ -19,7 +19,6 @@ from distri.model.originals import Originals
 from distri.ranks import p2p
 from distri.ranks.errors import BadLora
 from distri.ranks.mesh import Mesh
-from pipeline.loras.names import ldm_names
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ class FusedLoras:
         if self._targets is None:
             self._targets = Targets(self._parts)
         text_scale = lora.scale if lora.text_scale is None else lora.text_scale
-        strength = Strength(lora.scale, text_scale, lora.blocks, ldm_names(self._targets.in_unet()))
+        strength = Strength(lora.scale, text_scale, lora.blocks, self._targets.original)
         try:
             found = matches(file.tensors, file.peft, self._targets, strength)
         except (BadNumber, BadPattern) as error:
@@ -150,17 +149,19 @@ def _require_use(file: LoraFile, found: Matches) -> None:
 
 def _fuse(by_weight: dict[Tensor, list[_Fused]]) -> BadLora | None:
     """Change the weights in place, each in float32 on its device; what is no number afterwards is a problem."""
-    peaks = []
+    lowest, highest = [], []
     for weight, fused in by_weight.items():
         changed = weight.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         for one in fused:
             changed = one.change.onto(changed)
-        peaks.append(torch.linalg.vector_norm(changed, float("inf")))
+        least, most = torch.aminmax(changed)  # NaN if any is; an eighth of the time of a norm on a CPU
+        lowest.append(least)
+        highest.append(most)
         weight.copy_(changed)
-    if not peaks:
+    if not by_weight:
         return None
-    limits = torch.tensor([torch.finfo(weight.dtype).max for weight in by_weight], device=peaks[0].device)
-    bad = ~(torch.stack(peaks) <= limits)
+    limits = torch.tensor([torch.finfo(weight.dtype).max for weight in by_weight], device=lowest[0].device)
+    bad = ~((torch.stack(highest) <= limits) & (torch.stack(lowest) >= -limits))
     if not bool(bad.any()):
         return None
     fused = list(by_weight.values())[int(bad.nonzero()[0])]

@@ -71,6 +71,10 @@ class Change:
 
     def fits(self, weight: Tensor) -> bool:
         """Whether the shapes fit; nothing is computed."""
+        if self.kind is AdapterKind.LORA and self.sides.keys() == {"up", "down"}:  # by far the most, and quick to see
+            up, down = (self.sides[name] for name in ("up", "down"))
+            outer, inner = (up.shape[0], down.shape[1:].numel()), (up.shape[1:].numel(), down.shape[0])
+            return outer == (weight.shape[0], weight.shape[1:].numel()) and inner[0] == inner[1] and up.ndim > 1
         try:
             shape = torch.empty(weight.shape, device="meta")
             sides = {name: torch.empty(side.shape, device="meta") for name, side in self.sides.items()}

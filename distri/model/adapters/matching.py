@@ -1,5 +1,6 @@
 """Which of a file's tensors change which weight of the model, and which are not used."""
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from distri.model.adapters.changes import Change
 from distri.model.adapters.scalings import PeftSettings, rank_of
 from pipeline.loras.kinds import AdapterKind, kind_of
-from pipeline.loras.names import BUNDLE, PARTS, UNET, ModuleName, module_names, places, split_key
+from pipeline.loras.names import BUNDLE, PARTS, UNET, ModuleName, ldm_names, module_names, places, split_key
 
 _SHOWN = 3  # names in a message
 
@@ -86,9 +87,10 @@ class Targets:
         """The module that a file calls so."""
         return next((found for place in places(name) if (found := self._by_place.get(place)) is not None), None)
 
-    def in_unet(self) -> list[str]:
-        """The names of the UNet's modules."""
-        return sorted({target.name for target in self._by_place.values() if target.part == UNET})
+    @functools.cached_property
+    def original(self) -> dict[str, str]:
+        """The names of the UNet's modules in the original network."""
+        return ldm_names(sorted({target.name for target in self._by_place.values() if target.part == UNET}))
 
 
 class BadNumber(ValueError):
