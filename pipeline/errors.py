@@ -24,6 +24,7 @@ TesseraError
 ├── ConflictError          somebody else moved first; the caller reads again
 │   ├── StaleWrite         the record's revision moved on
 │   ├── LedgerBehind       the ledger lacks what was written before: Redis was restored from an older state
+│   ├── LedgerInDoubt      Redis may be an older ledger than it was; it is compared with the bucket first
 │   ├── LeaseLost          another worker holds the job now
 │   ├── ClaimRefused       another pod, or another attempt, holds the job now
 │   └── NameTaken          something else holds an attempt's name (see pipeline.records.attempt)
@@ -240,6 +241,10 @@ class LedgerBehind(ConflictError):
             f"batch {batch_id} stays as it is in the ledger: {found} found, {wanted} wanted; was Redis restored from "
             "an older state?"
         )
+
+
+class LedgerInDoubt(ConflictError):
+    """The ledger may have been rolled back, and has to be compared with the bucket before it is acted upon."""
 
 
 class LeaseLost(ConflictError):

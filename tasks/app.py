@@ -22,7 +22,7 @@ from pipeline.deployment.broker import (
     TICK,
     VERIFY_LEDGER,
 )
-from pipeline.errors import ConflictError, RecordUnreadable, ServiceError, UnknownBatch
+from pipeline.errors import ConflictError, LedgerInDoubt, RecordUnreadable, ServiceError, UnknownBatch
 from tasks.control.batch_wait import note_wait
 from tasks.control.cancel import cancel
 from tasks.control.expand import expand
@@ -47,28 +47,29 @@ _STEPS = frozenset({EXPAND, REOPEN, CANCEL, FINALIZE, PURGE})
 DOUBT_S, DOUBT_LOOK_S = 120.0, 0.5
 
 
-def _wait_for_verification(context: Context) -> bool:
-    """Wait while the ledger is compared with the bucket, for jobs in it may have attempts that it has forgotten.
-
-    Returns True if the worker stops meanwhile.
-    """
+def _wait_for_verification(context: Context) -> None:
+    """Wait while the ledger is compared with the bucket, for jobs in it may have attempts that it has forgotten."""
     until = time.monotonic() + DOUBT_S
     while context.ledger.generations.is_in_doubt(new=False) and time.monotonic() < until:
         if context.stopping.wait(DOUBT_LOOK_S):
-            return True
-    return False
+            return
 
 
 def render(context: Context) -> None:
     """Claim the best job there is and run it, then the next, until there is none."""
-    worked = False
-    while not context.stopping.is_set() and not _wait_for_verification(context):
-        lease = context.ledger.leases.claim(
-            context.worker, context.settings.lease_s, mend=partial(mend_claimed_job, context)
-        )
+    worked, waited = False, False
+    while not context.stopping.is_set():
+        try:
+            lease = context.ledger.leases.claim(
+                context.worker, context.settings.lease_s, mend=partial(mend_claimed_job, context), sure=not waited
+            )
+        except LedgerInDoubt:
+            _wait_for_verification(context)
+            waited = True
+            continue
         if lease is None:
             break
-        worked = True
+        worked, waited = True, False
         with context.slots.take():
             run_job(context, lease)
     if worked:

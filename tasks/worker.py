@@ -39,6 +39,7 @@ from pipeline.records.attempt import Launcher
 from pipeline.records.schedules.schedule import ScheduleSpec
 from pipeline.version import installed_version
 from tasks.app import register
+from tasks.control.generation import check_ledger
 from tasks.control.schedules import declare_schedules
 from tasks.control.tick import announce, tick_if_due
 from tasks.control.wake import follow_wakes
@@ -151,6 +152,7 @@ def _connect_signals(context: Context, role: str, specs: Mapping[str, ScheduleSp
     def ready(**_: Any) -> None:
         log.info("worker ready", role=role, worker=context.worker)
         if role == "control":
+            _begin_ledger(context)
             announce(context)
             threading.Thread(target=declare_schedules, args=(context, specs), name="declare", daemon=True).start()
         for beside in (_tick_without_beat, follow_wakes) if role == "control" else (_report,):
@@ -165,6 +167,15 @@ def _connect_signals(context: Context, role: str, specs: Mapping[str, ScheduleSp
     worker_ready.connect(ready)
     worker_shutting_down.connect(shutting_down)
     return [ready, shutting_down]
+
+
+def _begin_ledger(context: Context) -> None:
+    """Give a ledger that has none its generation, so that batches of the first second need not wait for a tick."""
+    try:
+        if context.ledger.generations.read() is None:
+            check_ledger(context)
+    except ServiceError as error:
+        log.warning("the ledger begins with the next tick", reason=str(error))
 
 
 def _report(context: Context) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -12,6 +13,7 @@ from pipeline.records.generation import Generation
 
 # Of a Redis that does not say which one it is: then only the sequence shows that it was rolled back.
 UNNAMED = "unnamed"
+SERVER_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,21 @@ class Standing:
     since: datetime | None = None
 
 
+@dataclass(frozen=True)
+class _Known:
+    """The server that answered when there had been so many connections, at a monotonic time."""
+
+    server: str
+    connected: int
+    at: float
+
+
 class Generations:
     """Read and write the generation; a write fails if it has moved on since it was read."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._known: _Known | None = None
 
     def read(self) -> Standing | None:
         """The generation of this ledger; None if it has none: it is new, or was emptied."""
@@ -60,6 +72,17 @@ class Generations:
             return UNNAMED  # a managed service that hides INFO
         return f"{run}/{history}" if run else UNNAMED
 
+    def known_server(self) -> str:
+        """As `server`, asked for again only over new connections and every SERVER_S.
+
+        A Redis that was restarted has closed all connections; one that was switched behind a proxy may not have.
+        """
+        connected, now = self._store.connected, time.monotonic()
+        known = self._known
+        if known is None or known.connected != connected or now - known.at > SERVER_S:
+            self._known = known = _Known(self.server(), connected, now)
+        return known.server
+
     def is_in_doubt(self, *, new: bool = True) -> bool:
         """Whether nothing that cannot be undone should be done by this ledger now.
 
@@ -69,7 +92,8 @@ class Generations:
         standing = self.read()
         if standing is None:
             return new
-        return bool(standing.doubt) or standing.server != self.server()
+        # It was read just now: over a new connection if Redis was restarted.
+        return bool(standing.doubt) or standing.server != self.known_server()
 
     def write(self, before: Standing | None, after: Standing) -> bool:
         """Put a generation into the place of the one that was read; False if that one has moved on."""

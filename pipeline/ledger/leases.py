@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import structlog
 
 from pipeline.deployment.tenants import TenantLimits, limits_of
-from pipeline.errors import LeaseLost, RecordTooNew, RecordUnreadable, UnknownBatch
+from pipeline.errors import LeaseLost, LedgerInDoubt, RecordTooNew, RecordUnreadable, UnknownBatch
+from pipeline.ledger.generations import Generations
 from pipeline.ledger.scripts import Argument
 from pipeline.ledger.store import Store
 from pipeline.names import batch_of
@@ -57,11 +58,13 @@ class Held:
 class Leases:
     """Claim, renew, release. A lease that is not renewed expires by Redis' clock; then the next claim gets the job."""
 
-    def __init__(self, store: Store, tenants: Mapping[str, TenantLimits]) -> None:
-        self._store, self._tenants = store, tenants
+    def __init__(self, store: Store, tenants: Mapping[str, TenantLimits], generations: Generations) -> None:
+        self._store, self._tenants, self._generations = store, tenants, generations
 
-    def claim(self, worker: str, lease_s: float, mend: Mend | None = None) -> Lease | None:
+    def claim(self, worker: str, lease_s: float, mend: Mend | None = None, *, sure: bool = False) -> Lease | None:
         """The best job that may be claimed: priority, then fair share between tenants, then age.
+
+        With `sure`, raises LedgerInDoubt instead while the ledger is to be compared with the bucket.
 
         No job of a tenant that is at its limit of running jobs. A job whose record cannot be read is put back for a
         while, and the next one is claimed; one that is gone, or was found damaged UNREADABLE_TIMES, is given to `mend`.
@@ -69,7 +72,7 @@ class Leases:
         limits: list[Argument] = []
         for name in self._tenants:
             limits += [name, self._most_jobs(name)]
-        while answer := self._store.run("claim", *limits, worker=worker, lease_ms=int(lease_s * 1000)):
+        while answer := self._claim(worker, lease_s, limits, sure=sure):
             ref, fence, *found = answer
             record, times = found[0] if found else None, 1
             try:
@@ -86,6 +89,16 @@ class Leases:
                 log.error("a job with an unreadable record is put back", job=ref, reason=reason)
             self.release(ref, fence, delay_s=UNREADABLE_DELAY_S)  # nothing happens if it was mended
         return None
+
+    def _claim(self, worker: str, lease_s: float, limits: list[Argument], *, sure: bool) -> list[str] | None:
+        server, connected = self._generations.known_server() if sure else "", self._store.connected
+        answer = self._store.run("claim", *limits, worker=worker, lease_ms=int(lease_s * 1000), server=server)
+        if answer == "in doubt":
+            raise LedgerInDoubt
+        if answer and sure and self._store.connected != connected and self._generations.is_in_doubt(new=False):
+            self.release(*answer[:2])  # another server has answered than was asked for
+            raise LedgerInDoubt
+        return list(answer) if answer else None
 
     def renew(self, ref: str, fence: str, lease_s: float) -> Held:
         """Keep the job for another `lease_s`. Raises LeaseLost, UnknownBatch, RecordUnreadable."""

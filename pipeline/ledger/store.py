@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -52,8 +53,15 @@ class Store:
             # What is no text is an unreadable record, found where it is read, and no error of the connection.
             encoding_errors="surrogateescape",
             health_check_interval=15,
+            redis_connect_func=self._connect,
         )
         self._scripts: dict[str, Any] = {}
+        self._connections = itertools.count(1)
+        self.connected = 0  # how many connections there were: another Redis answers only over another connection
+
+    def _connect(self, connection: Any) -> None:
+        self.connected = next(self._connections)
+        connection.on_connect()
 
     def run(self, name: str, /, *more: Argument, **named: Argument) -> Any:
         """Run one atomic step, with the arguments that its file names, and `more` after them if it takes others.

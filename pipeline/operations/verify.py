@@ -16,7 +16,7 @@ from pipeline.ledger import Ledger
 from pipeline.names import checked_batch_id
 from pipeline.operations.discrepancies import Discrepancies, DiscrepancyKind, Verification
 from pipeline.operations.verify_job import JobCheck
-from pipeline.operations.verify_results import wrong_results
+from pipeline.operations.verify_results import has_input, wrong_results
 from pipeline.process.parallel import in_order
 from pipeline.records.batch import BatchManifest, BatchRecord
 from pipeline.records.coverage import Coverage
@@ -204,7 +204,7 @@ class _Look:
                 )
         elif marker is None and final and record is not None:
             self.add(DiscrepancyKind.MARKER_GONE, self.objects.marker(record.state))
-        if self.artifacts.head(self.objects.input(manifest.staged)) is None:
+        if not has_input(self.artifacts, self.objects, manifest, deep=self.deep):
             self.add(DiscrepancyKind.INPUT_GONE, self.objects.input(manifest.staged))
         ended = final or marker is not None
         if (marker.state if marker else record and record.state) is BatchState.FAILED:

@@ -1,4 +1,4 @@
-"""Compare a batch's files of results with what its marker vouches for, or with what its jobs prove."""
+"""Compare files of a batch with what is known of them: its rows with the manifest, its results with the marker."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.process.files import spool
+from pipeline.records.batch import BatchManifest
 from pipeline.records.end_marker import EndMarker, FileDigest
 from pipeline.records.object_keys import BatchObjects
 from pipeline.states import BatchState, ImageState
@@ -29,6 +30,15 @@ def wrong_results(
         # Rows that were left out have lines there, too.
         if _lines(artifacts, errors) < proved[ImageState.FAILED] + proved[ImageState.CANCELLED]:
             yield errors
+
+
+def has_input(artifacts: Artifacts, objects: BatchObjects, manifest: BatchManifest, *, deep: bool) -> bool:
+    """Whether the accepted rows are there; `deep` reads whether they are the accepted ones."""
+    key = objects.input(manifest.staged)
+    if not deep:
+        return artifacts.head(key) is not None
+    found = _digest(artifacts, key)
+    return found is not None and found.sha256 == manifest.input_sha256
 
 
 def _lines(artifacts: Artifacts, key: str) -> int:

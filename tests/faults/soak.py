@@ -45,7 +45,8 @@ AT_A_TIME = 3  # batches
 COPY_EVERY_S, COPIES = 5.0, 12  # of Redis' file: what it may be rolled back to, up to a minute
 HIDDEN_S = 15.0
 REPAIR_S = 300.0
-ROWS_GONE = {DiscrepancyKind.INPUT_GONE, DiscrepancyKind.SHARD_GONE}
+# Nobody can write a batch's rows again; shards only from those.
+ROWS_GONE = ({DiscrepancyKind.INPUT_GONE}, {DiscrepancyKind.INPUT_GONE, DiscrepancyKind.SHARD_GONE})
 LATEST = 4  # batches that harm is done to the objects of
 
 
@@ -112,6 +113,9 @@ class Soak:
             self.failed.add(batch.id)
             self.deployment.batches[batch.id] = True
             return
+        if batch.id in self.objects.lost_rows and self._has_lost_shards(batch):
+            self.deployment.batches[batch.id] = True
+            return
         # A cancellation that Redis has forgotten was never asked for.
         state = BatchState.CANCELLED if batch.id in self.cancelled else BatchState.COMPLETED
         state = BatchState.COMPLETED if self.forgotten_s and status.state is BatchState.COMPLETED else state
@@ -129,12 +133,21 @@ class Soak:
         found = batch.verify(repair=True, deep=True)
         return found if found.redis is not None and is_final(found.redis) else None
 
+    def _has_lost_shards(self, batch: Batch) -> bool:
+        """Whether shards and rows are gone, so that the wire cannot be asked of each image; all else is well."""
+        found = batch.verify(deep=True)
+        if DiscrepancyKind.SHARD_GONE not in {one.kind for one in found.discrepancies}:
+            return False
+        proved = (found.succeeded, found.failed, found.cancelled)
+        assert sum(proved) == found.images, f"{batch.id}: of {found.images} images {proved} are proved"
+        return True
+
     def _is_whole(self, batch: Batch) -> bool:
         if (found := self._look_at_rest(batch)) is None:
             return False
         kinds = {one.kind for one in found.discrepancies}
-        if batch.id in self.objects.lost_rows:  # nobody can write its rows again; its images are there, or it failed
-            return batch.status().state is BatchState.FAILED or kinds <= ROWS_GONE
+        if batch.id in self.objects.lost_rows and (batch.status().state is BatchState.FAILED or kinds in ROWS_GONE):
+            return True  # its images are there, or it failed
         return not kinds
 
     def _tend(self) -> None:

@@ -1,9 +1,16 @@
 -- Claims the best job: lowest priority number, then the tenant with the fewest leases, then the oldest.
 -- Tenants at their limit of leases are left out, whatever the priority. A job of a paused batch is set aside until the
 -- batch goes on, unless it still has an attempt to look after. A drained worker gets none.
--- Returns false, or {ref, fence, record}.
-local worker, lease_ms = unpack(ARGV, 1, 2)
-local limits = arguments_after(2) -- tenants ('*': all others), each followed by how many leases it may hold
+-- server: which answers, by its own word, or ''
+-- Returns false, {ref, fence, record}, or 'in doubt' if the ledger was last in order on another server, or is in doubt.
+local worker, lease_ms, server = unpack(ARGV, 1, 3)
+local limits = arguments_after(3) -- tenants ('*': all others), each followed by how many leases it may hold
+if server ~= '' then
+  local good = redis.call('HMGET', keys.generation, 'server', 'doubt')
+  if good[1] and (good[1] ~= server or good[2] ~= '') then
+    return 'in doubt'
+  end
+end
 promote(100)
 if redis.call('HEXISTS', keys.draining, worker) == 1 or redis.call('HEXISTS', keys.draining, '*') == 1 then
   return false

@@ -7,9 +7,12 @@ from dataclasses import replace
 import pytest
 import redis
 
-from pipeline.ledger import Ledger
+from pipeline.errors import LedgerInDoubt
+from pipeline.ledger import Ledger, generations
 from pipeline.ledger.generations import UNNAMED, Standing
+from pipeline.ledger.scripts import Argument
 from pipeline.records.generation import Generation
+from tests.factories import batch_record, job_record
 
 
 def _standing(ledger: Ledger, sequence: int = 1, doubt: str = "") -> Standing:
@@ -79,3 +82,73 @@ def test_a_server_that_does_not_say_which_it_is_is_the_same_every_time(
     assert ledger.generations.server() == UNNAMED
     ledger.generations.write(None, _standing(ledger))
     assert not ledger.generations.is_in_doubt()
+
+
+def _restart(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, *, connections: bool = True) -> None:
+    """What a client sees of a restart: another run id, and broken connections."""
+    monkeypatch.setattr(ledger.store.redis, "info", lambda _section: {"run_id": "another"})
+    if connections:
+        ledger.store.redis.connection_pool.disconnect()
+
+
+def test_a_restart_is_noticed_at_once_and_which_server_answers_is_seldom_asked(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.generations.write(None, _standing(ledger))
+    assert not ledger.generations.is_in_doubt()
+    _restart(ledger, monkeypatch, connections=False)
+    assert not ledger.generations.is_in_doubt()  # nothing was asked
+    ledger.store.redis.connection_pool.disconnect()
+    assert ledger.generations.is_in_doubt()
+
+
+def test_a_server_that_was_switched_under_open_connections_is_noticed_after_a_while(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.generations.write(None, _standing(ledger))
+    assert not ledger.generations.is_in_doubt()
+    _restart(ledger, monkeypatch, connections=False)
+    monkeypatch.setattr(generations, "SERVER_S", 0.0)
+    assert ledger.generations.is_in_doubt()
+
+
+def _waiting_job(ledger: Ledger) -> str:
+    ledger.batches.create(batch_record())
+    job = job_record()
+    ledger.jobs.create(job)
+    return job.ref
+
+
+def test_nothing_is_claimed_of_a_ledger_in_doubt_unless_that_is_wanted(ledger: Ledger) -> None:
+    ref = _waiting_job(ledger)
+    first = _standing(ledger)
+    ledger.generations.write(None, first)
+    ledger.generations.write(first, _standing(ledger, 2, doubt="why"))
+    with pytest.raises(LedgerInDoubt):
+        ledger.leases.claim("w", 30, sure=True)
+    assert not ledger.jobs.held(ref)
+    lease = ledger.leases.claim("w", 30)
+    assert lease is not None
+    assert lease.job.ref == ref
+
+
+def test_what_a_restarted_redis_gave_is_given_back(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It restarts after it was asked which it is, and before it is asked for a job."""
+    ref = _waiting_job(ledger)
+    ledger.generations.write(None, _standing(ledger))
+    run = ledger.store.run
+
+    def restarting(name: str, /, *more: Argument, **named: Argument) -> object:
+        if name == "claim":
+            _restart(ledger, monkeypatch)
+        return run(name, *more, **named)
+
+    monkeypatch.setattr(ledger.store, "run", restarting)
+    with pytest.raises(LedgerInDoubt):
+        ledger.leases.claim("w", 30, sure=True)
+    assert not ledger.jobs.held(ref)
+
+
+def test_a_ledger_without_a_generation_is_claimed_from(ledger: Ledger) -> None:
+    _waiting_job(ledger)
+    assert ledger.leases.claim("w", 30, sure=True) is not None

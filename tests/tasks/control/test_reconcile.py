@@ -204,6 +204,13 @@ def test_a_file_that_changed_is_found_by_reading_it_and_rendered_again(stage: St
     assert stage.artifacts.get(key) == whole
 
 
+def test_rows_that_are_not_the_accepted_ones_are_found_by_reading_them(stage: Stage) -> None:
+    _ended(stage)
+    stage.artifacts.put(_input(stage), b"{}\n", content_type="application/x-ndjson")
+    assert _kinds(stage) == set()
+    assert _kinds(stage, deep=True) == {K.INPUT_GONE}
+
+
 def test_a_sample_reads_some_files_only(stage: Stage) -> None:
     _ended(stage, 9)
     assert verify(stage.ledger, stage.artifacts, "b", sample=3).files == 3
