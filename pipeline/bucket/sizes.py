@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from pipeline.bucket.artifacts import Artifacts
+from pipeline.records.results import ImageOutcome, ImageResult
 
 # Listing what lies between two images that are further apart costs more than another request does.
 NEAR_IMAGES = 16
@@ -38,6 +39,13 @@ def sizes_there(artifacts: Artifacts, keys: Mapping[int, str]) -> dict[str, int]
         if key not in sizes and (found := artifacts.head(key)) is not None:
             sizes[key] = found.size_bytes
     return sizes
+
+
+def pictures_gone(artifacts: Artifacts, outcomes: Iterable[ImageOutcome]) -> list[str]:
+    """Keys of pictures that are not there, or not as large as they were committed; a list alone is not believed."""
+    results = {one.index: one for one in outcomes if isinstance(one, ImageResult)}
+    sizes = sizes_there(artifacts, {index: one.key for index, one in results.items()})
+    return [one.key for one in results.values() if sizes.get(one.key) != one.size_bytes]
 
 
 def _runs(keys: Mapping[int, str]) -> Iterator[list[str]]:

@@ -61,7 +61,8 @@ class Store:
 
     def _connect(self, connection: Any) -> None:
         self.connected = next(self._connections)
-        connection.on_connect()
+        # `on_connect` would check its health before the handshake, which connects again where credentials are refused.
+        connection.on_connect_check_health(check_health=False)
 
     def run(self, name: str, /, *more: Argument, **named: Argument) -> Any:
         """Run one atomic step, with the arguments that its file names, and `more` after them if it takes others.

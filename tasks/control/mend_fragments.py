@@ -8,6 +8,7 @@ import structlog
 
 from pipeline.bucket.commit import commit_failure
 from pipeline.bucket.job_outcomes import confirmed_outcomes, reported_outcomes
+from pipeline.bucket.sizes import pictures_gone
 from pipeline.names import job_ref
 from pipeline.records.batch import BatchRecord, JobRecord
 from pipeline.records.object_keys import BatchObjects
@@ -24,9 +25,9 @@ log = structlog.get_logger(__name__)
 def mend_fragments(context: Context, record: BatchRecord, jobs: int, *, losing: bool) -> int:
     """Have every job's fragment hold one outcome for each of its images; returns of how many there is none.
 
-    A fragment that is right is left as it is. Every other image is asked for by its key, never by a list. Images of a
-    batch that is being cancelled are cancelled if nothing else is known of them. With `losing`, the missing ones fail
-    with E_LOST, which is written down. Raises ShardLost, ServiceError.
+    A fragment that is right, and whose pictures are there, is left as it is. Every other image is asked for by its key,
+    never by a list. Images of a batch that is being cancelled are cancelled if nothing else is known of them. With
+    `losing`, the missing ones fail with E_LOST, which is written down. Raises ShardLost, ServiceError.
     """
     objects, artifacts = BatchObjects(record.id), context.artifacts
     missing = 0
@@ -36,7 +37,11 @@ def mend_fragments(context: Context, record: BatchRecord, jobs: int, *, losing: 
         )
         tasks = job_images(context, job)
         reported = reported_outcomes(artifacts, objects, index)
-        if reported.whole and reported.outcomes.keys() == {task.index for task in tasks}:
+        if (
+            reported.whole
+            and reported.outcomes.keys() == {task.index for task in tasks}
+            and not pictures_gone(artifacts, reported.outcomes.values())
+        ):
             continue
         known = confirmed_outcomes(artifacts, objects, tasks, reported.outcomes, by_key=True)
         left = [task for task in tasks if task.index not in known]

@@ -9,6 +9,7 @@ from typing import IO
 
 import structlog
 
+from pipeline.bucket.sizes import pictures_gone
 from pipeline.errors import RecordTooNew, RecordUnreadable, TesseraError
 from pipeline.outputs.gallery.pages import gallery_pages
 from pipeline.process.files import spool
@@ -57,19 +58,25 @@ class _Lines:
 def write_results(context: Context, manifest: BatchManifest, jobs: int, *, proving: bool = True) -> Vouched:
     """Write results, errors and gallery, in the order of the rows; returns what they say.
 
-    One pass over the fragments. Memory holds a few of them, a bit for each image, and outcomes that must wait for those
-    of earlier rows. Raises Unproved if a fragment is gone, damaged, or of other images, or if an image has none or two
-    outcomes; without `proving`, such fragments and lines are left out.
+    One pass over the fragments, and over lists of their pictures. Memory holds a few of them, a bit for each image, and
+    outcomes that must wait for those of earlier rows. Raises Unproved if a fragment is gone, damaged, or of
+    other images, if an image has none or two outcomes, or if a picture is gone or of another size; without `proving`,
+    such fragments and lines are left out, and nobody looks for pictures.
     """
     objects, coverage, counts = BatchObjects(manifest.id), Coverage(manifest.images), Counter[ImageState]()
 
-    def fragment(job: int) -> bytes | None:
-        return context.artifacts.get(objects.fragment(job))
+    def fragment(job: int) -> list[ImageOutcome] | Unproved:
+        try:
+            outcomes = _outcomes(context, objects, job)
+        except Unproved as error:
+            return error
+        gone = pictures_gone(context.artifacts, outcomes) if proving else []
+        return Unproved(f"{gone[0]} is gone, or not as it was committed") if gone else outcomes
 
     def each() -> Iterator[ImageOutcome]:
-        for job, body in enumerate(in_order(fragment, range(jobs), at_a_time=AT_A_TIME)):
+        for job, outcomes in enumerate(in_order(fragment, range(jobs), at_a_time=AT_A_TIME)):
             try:
-                yield from _outcomes(objects, job, body, coverage)
+                yield from _counted(objects.fragment(job), outcomes, coverage)
             except Unproved:
                 if proving:
                     raise
@@ -104,20 +111,27 @@ def write_results(context: Context, manifest: BatchManifest, jobs: int, *, provi
         )
 
 
-def _outcomes(objects: BatchObjects, job: int, body: bytes | None, coverage: Coverage) -> Iterator[ImageOutcome]:
-    """The outcomes of a fragment, each recorded. Raises Unproved, RecordTooNew."""
+def _outcomes(context: Context, objects: BatchObjects, job: int) -> list[ImageOutcome]:
+    """The outcomes of a fragment. Raises Unproved, RecordTooNew."""
     key = objects.fragment(job)
-    if body is None:
+    if (body := context.artifacts.get(key)) is None:
         raise Unproved(f"{key} is not there")
     try:
-        for outcome in parsed_outcomes(body.splitlines(), key, objects):
-            if not coverage.add(outcome.index):
-                raise Unproved(f"{key} has a second outcome of image {outcome.index}, or there is no such image")
-            yield outcome
+        return list(parsed_outcomes(body.splitlines(), key, objects))
     except RecordTooNew:
         raise
     except RecordUnreadable as error:
         raise Unproved(str(error)) from error
+
+
+def _counted(key: str, outcomes: list[ImageOutcome] | Unproved, coverage: Coverage) -> Iterator[ImageOutcome]:
+    """The outcomes of a fragment, each recorded in the coverage. Raises Unproved."""
+    if isinstance(outcomes, Unproved):
+        raise outcomes
+    for outcome in outcomes:
+        if not coverage.add(outcome.index):
+            raise Unproved(f"{key} has a second outcome of image {outcome.index}, or there is no such image")
+        yield outcome
 
 
 def _invalid_rows(context: Context, manifest: BatchManifest) -> Iterator[bytes]:

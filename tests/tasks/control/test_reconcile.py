@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import redis
 
-from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.artifacts import Artifacts, StoredObject
 from pipeline.deployment.settings import Settings
 from pipeline.errors import StoreUnavailable, UnknownBatch
 from pipeline.operations.cancel import request_cancel
@@ -439,6 +439,51 @@ def test_nothing_is_done_while_the_controller_works_on_the_batch(stage: Stage) -
     with stage.ledger.locks.only_one("finalize-b"):
         assert reconcile(stage.worker, "b") is Reconciled.BUSY
     assert reconcile(stage.worker, "b") is Reconciled.REBUILT
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_picture_that_goes_between_the_end_of_its_job_and_that_of_its_batch_is_rendered_again(
+    stage: Stage, cut: bool
+) -> None:
+    stage.batch(5)
+    stage.work()
+    key = OBJECTS.image(1, 0, Format.PNG)
+    if cut:
+        stage.artifacts.put(key, b"half", content_type="image/png")
+    else:
+        stage.artifacts.delete(key)
+    stage.finalized()
+    assert stage.artifacts.head(OBJECTS.marker(BatchState.COMPLETED)) is None
+    assert stage.batch_state() is BatchState.VALIDATING
+    expand(stage.worker, "b")
+    stage.work()
+    stage.finalized()
+    assert stage.images() == ["succeeded"] * 5
+    assert _verified(stage, deep=True).ok
+    assert len(stage.node.launched) == 3
+
+
+def test_pictures_that_a_late_list_hides_are_asked_for_by_their_keys(stage: Stage) -> None:
+    stage.batch(5)
+    stage.work()
+    artifacts = _Late(stage.settings)
+    finalize(replace(stage.worker, artifacts=artifacts), "b")
+    assert (stage.batch_state(), len(stage.lines("results.jsonl"))) == (BatchState.COMPLETED, 5)
+    assert artifacts.asked >= 5
+
+
+class _Late(Artifacts):
+    """A bucket whose lists show nothing yet."""
+
+    asked = 0
+
+    def sizes_between(self, first: str, last: str, page: int) -> Iterator[tuple[str, int]]:
+        del first, last, page
+        return iter(())
+
+    def head(self, key: str) -> StoredObject | None:
+        self.asked += 1
+        return super().head(key)
 
 
 @pytest.mark.parametrize(
