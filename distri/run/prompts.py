@@ -61,7 +61,9 @@ class _Reader:
             first = self._read(text, row.steps, negative=negative)
             later = None
             if row.highres.mode is HighresMode.REFINE and self._syntax is Syntax.A1111:
-                later = self._read(text, row.highres.steps or row.steps, negative=negative, later_pass=True)
+                # The engine walks this share of the steps (`Composable.later`); A1111 walks all that it is told of.
+                walked = max(1, int((row.highres.steps or row.steps) * row.highres.strength))
+                later = self._read(text, walked, negative=negative, later_pass=True)
         except BadSyntax as error:
             raise BadImage(f"{name}: {error}") from error
         composables = tuple(

@@ -8,11 +8,12 @@ A100 (arXiv 2402.19481, table of latencies), which every estimate then says.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.deployment.layouts import Layout
-from pipeline.picture import HighresMode, Picture
+from pipeline.picture import HighresMode, Picture, Syntax
 
 MEGA = 2**20
 
@@ -30,6 +31,8 @@ TWO_EVALUATIONS = frozenset({"HeunDiscreteScheduler", "KDPM2DiscreteScheduler", 
 # same number and counts passes by the same formula; a test holds them together.
 LARGEST_STEP = 2.15
 
+_AND = re.compile(r"\bAND\b")  # joins prompts in A1111's syntax
+
 ASSUMED_TERA_A_SECOND = 134.0  # one A100, fp16, 1024 px: 50 guided steps in 5.02 s
 # Patches lose time to messages: n ranks give n / (1 + (n - 1) a / megapixels^b) times the speed of one; a and b:
 _LOSS, _LOSS_EXPONENT = 0.27, 0.68
@@ -43,7 +46,7 @@ UNKNOWN_IMAGES = 64
 
 def tera_operations(picture: Picture, native_px: int) -> float:
     """Work of one image: every pass, both halves of guidance, decode, and what a refining pass adds."""
-    halves = 2 if picture.guidance_scale > 1 else 1
+    halves = _conditions(picture)
     twice = 2 if picture.scheduler is not None and picture.scheduler.name in TWO_EVALUATIONS else 1
     highres = picture.highres
     whole = picture.width * picture.height / MEGA
@@ -59,6 +62,12 @@ def tera_operations(picture: Picture, native_px: int) -> float:
         evaluations = max(1, round((highres.steps or picture.steps) * highres.strength)) * twice * halves
         total += _at(DECODE, before) + _at(ENCODE, pixels) + evaluations * _at(UNET, pixels)
     return total + _at(DECODE, whole)
+
+
+def _conditions(picture: Picture) -> int:
+    """How many conditions an evaluation has: each prompt joined by AND, and the negative one, which AND needs."""
+    prompts = 1 + len(_AND.findall(picture.prompt)) if picture.syntax is Syntax.A1111 else 1
+    return prompts + int(picture.guidance_scale > 1 or prompts > 1)
 
 
 def _at(coefficients: tuple[float, float], megapixels: float) -> float:

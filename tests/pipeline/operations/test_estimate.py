@@ -22,7 +22,7 @@ from pipeline.deployment.layouts import Layout
 from pipeline.deployment.settings import Settings
 from pipeline.ledger import Ledger
 from pipeline.operations.estimate import ASSUMED_IDLE_S, Estimator
-from pipeline.picture import File, Format, Highres, HighresMode, Scheduler
+from pipeline.picture import File, Format, Highres, HighresMode, Scheduler, Syntax
 from pipeline.promptset.row import ResolvedRow
 from tests.factories import deployment, resolved_row
 
@@ -37,6 +37,8 @@ def test_work_is_that_of_the_network_and_the_decoder() -> None:
     assert tera_operations(_row(), NATIVE_PX) == pytest.approx(100 * 6.709 + 10.47, rel=0.01)
     assert tera_operations(_row(3840), NATIVE_PX) == pytest.approx(100 * 232.4 + 248.2, rel=0.01)
     assert tera_operations(_row(guidance_scale=1.0), NATIVE_PX) == pytest.approx(50 * 6.709 + 10.47, rel=0.01)
+    both = _row(guidance_scale=1.0, prompt="a cat AND a hill", syntax=Syntax.A1111)  # each, and the negative one
+    assert tera_operations(both, NATIVE_PX) == pytest.approx(150 * 6.709 + 10.47, rel=0.01)
     heun = Scheduler(name="HeunDiscreteScheduler")
     assert tera_operations(_row(scheduler=heun), NATIVE_PX) == pytest.approx(200 * 6.709 + 10.47, rel=0.01)
 
