@@ -112,19 +112,21 @@ def load(
 
 
 def of_pipeline(pipeline: Any) -> Model:
-    """The parts of a live diffusers `StableDiffusionXLPipeline`, shared with it and not copied.
+    """The parts of a live diffusers `StableDiffusionXLPipeline`, or of its refiner's, shared with it and not copied.
 
     LoRA weights that peft holds must have been fused; those that an image names are the engine's. While an engine has
     the networks split, the pipeline itself cannot be called. The UNet and the VAE may be of any width; the VAE is best
     in float32.
     """
-    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
+    tokenizers = [one for one in (pipeline.tokenizer, pipeline.tokenizer_2) if one is not None]
+    encoders = [one for one in (pipeline.text_encoder, pipeline.text_encoder_2) if one is not None]
+    for part in (pipeline.unet, pipeline.vae, *encoders):
         part.eval().requires_grad_(False)
     return Model(
         pipeline.unet,
         pipeline.vae,
-        (pipeline.tokenizer, pipeline.tokenizer_2),
-        (pipeline.text_encoder, pipeline.text_encoder_2),
+        tuple(tokenizers),
+        tuple(encoders),
         SchedulerRecipe(type(pipeline.scheduler).__name__, dict(pipeline.scheduler.config)),
         zeros_for_none=bool(pipeline.config.force_zeros_for_empty_prompt),
     )

@@ -129,6 +129,8 @@ def match(name: str, config: Config, headers: Sequence[Header], *, alone: bool, 
         there = sum(place.key in entries for place in places.values())
         if there > found:
             best, found = places, there
+        if found == len(wanted):
+            break
     if not found:
         return None
     missing = sorted(place.key for place in best.values() if place.key not in entries)

@@ -45,7 +45,7 @@ def test_a_refiner_is_known_and_no_model_of_its_own(tmp_path: Path) -> None:
     path = full_size(tmp_path / "refiner.safetensors", Kind.REFINER)
     found = open_checkpoint(ModelFiles(path), wanted=Kind.REFINER)
     assert (found.kind, list(found.networks), found.zeros_for_none) == (
-        *(Kind.REFINER, ["unet", "vae", "text_encoder_2"]),
+        *(Kind.REFINER, ["unet", "text_encoder_2"]),
         False,
     )
     with pytest.raises(BadCheckpoint, match="SDXL's refiner model: name it as the `refiner` of a base model"):
