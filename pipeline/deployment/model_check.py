@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.checkpoints.checkpoint import Checkpoint, ModelFiles, open_checkpoint
-from pipeline.checkpoints.folders import variants
+from pipeline.checkpoints.folders import read_json, variants
 from pipeline.checkpoints.hashes import Hashes, folder_revision, hashes_of
 from pipeline.checkpoints.kinds import Kind
 from pipeline.deployment.settings import ModelSource
 from pipeline.errors import BadCheckpoint
+
+# Pixels of one side of a latent pixel, with SDXL's VAE.
+PX_OF_LATENT = 8
 
 _UNFIT = re.compile(r"[^a-z0-9._-]+")
 
@@ -73,6 +77,24 @@ def revision_of(path: Path) -> tuple[str, Hashes | None]:
         return folder_revision(path), None
     hashes = hashes_of(path)
     return hashes.sha256[:16], hashes
+
+
+def source_of(path: Path) -> ModelSource:
+    """The setting of a model of which only its place is said, checked; its native size is that of its UNet's samples.
+
+    Args:
+        path: absolute, of a `.safetensors` file or of a folder of a diffusers pipeline.
+
+    Raises:
+        BadCheckpoint: it cannot be rendered with, and why.
+    """
+    source = ModelSource(path=str(path), revision="unknown", variant=only_variant(ModelFiles(path)))
+    check_model(source)
+    revision, hashes = revision_of(path)
+    found: dict[str, Any] = {"revision": revision, "sha256": hashes.sha256 if hashes is not None else None}
+    if path.is_dir() and isinstance(side := read_json(path / "unet" / "config.json").get("sample_size"), int):
+        found["native_px"] = side * PX_OF_LATENT
+    return source.model_copy(update=found)
 
 
 def only_variant(files: ModelFiles) -> str | None:

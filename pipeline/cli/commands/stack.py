@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,19 +17,35 @@ from pipeline.cli.json_out import write_json
 from pipeline.cli.options import AsJson
 from pipeline.client.client import Client
 from pipeline.client.connect import connect_to_stack
-from pipeline.client.local_stack import StackState, running_stack, start_stack, stop_stack, wipe
-from pipeline.deployment.settings import MachineSettings, load_part
+from pipeline.client.local_stack import StackState, running_stack, start_stack, stop_stack, unheeded, wipe
+from pipeline.deployment.model_check import model_id, source_of
+from pipeline.deployment.model_file import add_model
+from pipeline.deployment.settings import MachineSettings, default_of, load_part, variable_name
 from pipeline.errors import NoDeployment, RequestError, ServiceError
 from pipeline.operations.submit import Submission, checked_options
 from pipeline.process.lifeline import die_with_parent
+from pipeline.process.private import private_folder
 
 _WORKERS_S, _POLL_S = 60.0, 0.1
 
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder for all its data; by default TESSERA_DATA_DIR, or ~/.tessera.")
 ]
-Slots = Annotated[int, typer.Option(help="Jobs that run at the same time.", min=1)]
-Ranks = Annotated[int, typer.Option(help="Ranks of one job.", min=1)]
+Slots = Annotated[int | None, typer.Option(help="Jobs that run at the same time.", min=1, show_default="1")]
+Ranks = Annotated[int | None, typer.Option(help="Ranks of one job.", min=1, show_default="as many as GPUs, 2 on a CPU")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"] | None,
+    typer.Option(help="What ranks compute on.", show_default="auto: GPUs if there are any"),
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        metavar="[ID=]PATH",
+        help="A .safetensors file or a diffusers folder, checked and added (`tessera model add` has more options); "
+        "the first is the model of rows that name none. May be repeated.",
+    ),
+]
 Loras = Annotated[
     list[str] | None,
     typer.Option(
@@ -45,16 +62,39 @@ def add_to(app: typer.Typer) -> None:
 
 
 def up(
-    data_dir: DataDir = None, slots: Slots = 1, ranks: Ranks = 2, lora: Loras = None, as_json: AsJson = False
+    data_dir: DataDir = None,
+    model: Models = None,
+    device: Device = None,
+    slots: Slots = None,
+    ranks: Ranks = None,
+    lora: Loras = None,
+    as_json: AsJson = False,
 ) -> int:
-    """Start Redis, S3, workers and a node on this machine, and leave them running; `tessera down` stops them."""
+    """Start Redis, S3, workers and a node on this machine, and leave them running; `tessera down` stops them.
+
+    It finds the GPUs of the machine. Settings of the environment (TESSERA_*, docs/settings.md) hold where no option is
+    given, but for those of its own Redis, bucket and node.
+    """
     folder = _folder(data_dir)
     before = running_stack(folder)
-    if before is not None and lora:
-        raise RequestError("the local stack runs already, and takes LoRAs when it starts; `tessera down` stops it")
+    if before is not None and (lora or model):
+        what = "LoRAs" if lora else "models"
+        raise RequestError(f"the local stack runs already, and takes {what} when it starts; `tessera down` stops it")
+    for name in unheeded(os.environ):
+        typer.echo(f"{name} changes nothing here: the local stack has its own", err=True)
+    if before is not None:
+        _say_what_changes_nothing(before, {"slots": slots, "ranks": ranks, "device": device})
+    added = [_add_model(folder, text) for text in model or ()]
     loras = json.dumps(_files(lora or []))
     state = before or start_stack(
-        folder, detached=True, on_progress=_print_progress, slots=slots, gpus=ranks, loras=loras
+        folder,
+        detached=True,
+        on_progress=_print_progress,
+        slots=slots,
+        gpus=ranks,
+        device=device,
+        default_model=added[0] if added else None,
+        loras=loras,
     )
     _wait_for_workers(state)
     if as_json:
@@ -65,6 +105,33 @@ def up(
     named = "" if data_dir is None else f"TESSERA_DATA_DIR={folder} "
     typer.echo(f"try: {named}tessera submit PROMPTS.jsonl --watch", err=True)
     return OK
+
+
+_SETTINGS = {"slots": "worker_slots", "ranks": "gpus", "device": "device"}
+
+
+def _say_what_changes_nothing(running: StackState, given: Mapping[str, str | int | None]) -> None:
+    for option, value in given.items():
+        has = running.environment.get(variable_name(_SETTINGS[option])) or default_of(_SETTINGS[option])
+        if value is not None and str(value) != str(has):
+            typer.echo(
+                f"--{option} {value} changes nothing: the stack runs already, with {has}; `tessera down` stops it",
+                err=True,
+            )
+
+
+def _add_model(folder: Path, text: str) -> str:
+    """Check a model and add it to the data folder; returns its id. Raises RequestError, BadCheckpoint."""
+    named, equals, path = text.partition("=")
+    whole = Path(path if equals else text).expanduser().absolute()
+    if not whole.exists():
+        raise RequestError(f"--model {text[:200]!r}: [ID=]PATH wanted, of a file or folder that is there")
+    source = source_of(whole)
+    name = named if equals else model_id(whole)
+    private_folder(folder)
+    add_model(folder, name, source)
+    _print_progress(f"model {name}: {whole}")
+    return name
 
 
 def _files(loras: list[str]) -> dict[str, str]:
@@ -101,8 +168,8 @@ def demo(
     prompts: Annotated[Path | None, typer.Argument(help="A prompt set; by default the eight example rows.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the images.")] = Path("renders"),
     data_dir: DataDir = None,
-    slots: Slots = 1,
-    ranks: Ranks = 2,
+    slots: Slots = None,
+    ranks: Ranks = None,
     timeout: Annotated[float, typer.Option(help="Give up after this many seconds (exit code 5).")] = 600,
     with_parent: Annotated[
         bool, typer.Option(help="Stop when the process that started this one ends, however it ends.")
