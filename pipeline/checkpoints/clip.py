@@ -8,10 +8,12 @@ that of Sennrich, Haddow and Birch 2016.
 from __future__ import annotations
 
 import functools
+import json
 import re
 import unicodedata
 from importlib.resources import files
 from itertools import pairwise
+from pathlib import Path
 
 import zstandard
 
@@ -19,6 +21,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 CONTEXT_TOKENS = 77  # start and end included
 MARKS = 2  # the start and the end token
 MERGES = 49152 - 2 * 256 - 2
+MAX_COUNTED_WORDS = 65_536
 
 _WORD_END = "</w>"
 _SPECIAL = re.compile(f"({re.escape(START)}|{re.escape(END)})")
@@ -61,7 +64,32 @@ def token_ids(text: str) -> list[int]:
 
 def count_tokens(text: str) -> int:
     """How many tokens an encoder reads for a text, start and end included; at most `CONTEXT_TOKENS` at once."""
-    return len(token_ids(text)) + MARKS
+    return sum(map(_COUNTS.__getitem__, text.split())) + MARKS
+
+
+def has_clip_vocabulary(folder: Path) -> bool | None:
+    """Whether the tokenizers of a diffusers folder have CLIP's vocabulary; None if none of them can be read here."""
+    for name in ("tokenizer/tokenizer.json", "tokenizer/vocab.json"):
+        try:
+            read = json.loads((folder / name).read_bytes())
+        except (OSError, ValueError, RecursionError):
+            continue
+        found = read.get("model", {}).get("vocab") if name.endswith("tokenizer.json") else read
+        return bool(found == vocabulary())
+    return None
+
+
+class _Counts(dict[str, int]):
+    """Tokens by what stands between two blanks, which no token spans: a million prompts have few such words."""
+
+    def __missing__(self, word: str) -> int:
+        if len(self) >= MAX_COUNTED_WORDS:
+            self.clear()
+        count = self[word] = len(token_ids(word))
+        return count
+
+
+_COUNTS = _Counts()
 
 
 @functools.cache

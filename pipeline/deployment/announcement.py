@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.checkpoints.clip import has_clip_vocabulary
 from pipeline.deployment.allow_lists import AnyName, Names
 from pipeline.deployment.cost import SDXL_NATIVE_PX
 from pipeline.deployment.layout_choice import Load, fastest_layout
 from pipeline.deployment.layouts import Layout, planned_layout
 from pipeline.deployment.recipes import ModelDefaults, with_recipe
-from pipeline.deployment.settings import Settings, default_of
+from pipeline.deployment.settings import ModelSource, Settings, default_of
 from pipeline.deployment.tenants import TenantLimits
 from pipeline.picture import Syntax
 from pipeline.schema import Versioned
@@ -30,6 +33,9 @@ class AllowedModel(BaseModel):
     native_px: int
     defaults: ModelDefaults = Field(ModelDefaults(), description="What rows get with it where they say nothing.")
     refiner_switch_at: float | None = Field(None, description="Where its refiner takes over; none: it has none.")
+    clip_vocabulary: bool | None = Field(
+        None, description="Whether its tokenizers have CLIP's, so that tokens can be counted; None: it is not known."
+    )
 
 
 class _AllowedFile(BaseModel):
@@ -95,6 +101,9 @@ class Deployment(Versioned):
         default_of("idle_ranks"), description="Images too small for the layout are rendered on fewer ranks."
     )
     image: str | None = Field(None, description="Container image that batches accepted now are rendered with.")
+    megapixels_in_memory: float | None = Field(
+        None, description="Largest image that a replica's GPUs hold, where the settings say what one GPU does."
+    )
 
     @classmethod
     def of(cls, settings: Settings, version: str) -> Deployment:
@@ -107,6 +116,7 @@ class Deployment(Versioned):
                     native_px=model.native_px,
                     defaults=with_recipe(model.recipe, model.defaults),
                     refiner_switch_at=model.refiner.switch_at if model.refiner is not None else None,
+                    clip_vocabulary=_has_clips_vocabulary(model),
                 )
                 for name, model in settings.models.items()
             },
@@ -136,6 +146,7 @@ class Deployment(Versioned):
             job_seconds=settings.job_seconds,
             idle_ranks=settings.idle_ranks,
             image=settings.image,
+            megapixels_in_memory=_megapixels_in_memory(settings),
         )
 
     @classmethod
@@ -179,6 +190,29 @@ class Deployment(Versioned):
     def model_names(self) -> str:
         """The allowed models, for a message."""
         return ", ".join(sorted(self.models)) or "none"
+
+
+def _megapixels_in_memory(settings: Settings) -> float | None:
+    """What all GPUs of one replica hold, as patches; None where one GPU's share is a default, which is no promise."""
+    if "one_gpu_megapixels" not in settings.model_fields_set:
+        return None
+    replicas = settings.layout.data if settings.layout is not None else 1
+    return settings.one_gpu_megapixels * settings.gpus / replicas
+
+
+def _has_clips_vocabulary(model: ModelSource) -> bool:
+    """As the settings say, or the model's folder where it can be seen from here; every SDXL model's is CLIP's."""
+    if model.clip_vocabulary is not None:
+        return model.clip_vocabulary
+    tokenizer = Path(model.path) / "tokenizer"
+    changed = tokenizer.stat().st_mtime if tokenizer.is_dir() else None
+    return _looked_up(model.path, changed)
+
+
+@functools.lru_cache(maxsize=256)
+def _looked_up(path: str, _changed: float | None) -> bool:
+    found = has_clip_vocabulary(Path(path))
+    return True if found is None else found
 
 
 class _Everything(dict[str, Any]):

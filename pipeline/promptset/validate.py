@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from pipeline.deployment.announcement import Deployment
 from pipeline.errors import PromptSetError, RequestError, RowError, RowWarning
 from pipeline.promptset.aliases import BadFields, nearest, resolve_aliases
+from pipeline.promptset.feasible import check_feasible
 from pipeline.promptset.levels import overridden, unreached
 from pipeline.promptset.prompts import unread_syntax, unread_warning
 from pipeline.promptset.resolve import resolve
@@ -176,9 +177,12 @@ def _resolved(
             first_image=validation.images,
             batch_seed=batch_seed,
         )
+        warning = check_feasible(resolved, deployment, line)
     except ValueError as error:
         name, message = error.args
         return [RowError(line, name, message)], None
+    if warning is not None:
+        validation.warn(warning)
     if defaults.model_fields_set:
         replaced = overrides.model_fields_set if overrides is not None else frozenset()
         validation.unreached.update(name for name in unreached(row, defaults) if name not in replaced)

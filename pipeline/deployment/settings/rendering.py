@@ -60,6 +60,9 @@ class ModelSource(BaseModel):
     defaults: ModelDefaults | None = Field(None, description="Likewise, one by one, over those of the recipe.")
     refiner: RefinerSource | None = Field(None, description="SDXL's refiner, which finishes this model's pictures.")
     sha256: str | None = Field(None, description="Of a single file; the warm-up checks it.", pattern=r"^[0-9a-f]{64}$")
+    clip_vocabulary: bool | None = Field(
+        None, description="Whether its tokenizers have CLIP's vocabulary, by which long prompts are found."
+    )
 
     @property
     def files(self) -> ModelFiles:
@@ -128,7 +131,12 @@ class RenderingSettings(SettingsPart):
     goal: Literal["latency", "throughput"] = Field(
         "latency", description="Without a layout: all GPUs on one image, or whatever is through with a job first."
     )
-    one_gpu_megapixels: float = Field(4.2, gt=0, description="Largest image that fits one GPU, for `throughput`.")
+    one_gpu_megapixels: float = Field(
+        4.2,
+        gt=0,
+        description="Largest image that fits one GPU, for `throughput`. Where it is set, rows larger than a replica's "
+        "GPUs hold together are refused.",
+    )
     exact: bool = Field(False, description="Exchange synchronously at every step: the one-rank image, but slower.")
     warmup_steps: int = Field(4, ge=1, description="Synchronous evaluations before displaced ones begin.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="What a pod's ranks compute on.")
