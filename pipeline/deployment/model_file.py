@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import Field
 
 from pipeline.deployment.settings import ModelSource
-from pipeline.process.files import write_whole
+from pipeline.process.files import write_private
 from pipeline.schema import Versioned, read_record
 
 MODELS_FILE = "models.json"
@@ -34,5 +34,5 @@ def add_model(data_dir: Path, name: str, source: ModelSource) -> Path:
     """Add a model to a data folder's file, or replace the one of that id; returns the file."""
     path = data_dir / MODELS_FILE
     added = AddedModels(models={**added_models(data_dir), name: source})
-    write_whole(path, added.model_dump_json(indent=2, exclude_none=True).encode() + b"\n")
+    write_private(path, added.model_dump_json(indent=2, exclude_none=True) + "\n")
     return path

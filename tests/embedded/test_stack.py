@@ -17,7 +17,8 @@ import pytest
 import redis
 
 from pipeline.client.local_stack import StackState, running_stack, start_stack, stop_stack, wipe
-from pipeline.deployment.settings import load_settings
+from pipeline.deployment.model_file import add_model
+from pipeline.deployment.settings import ModelSource, load_settings
 from pipeline.errors import RequestError, ServiceError
 
 _WORKERS = json.dumps({"control": ["sh", "-c", 'echo "$TESSERA_LAUNCHER $AWS_PROFILE" > worker; exec sleep 300']})
@@ -62,6 +63,7 @@ def test_the_life_of_a_stack(data_dir: Path, monkeypatch: pytest.MonkeyPatch, pa
     told: list[str] = []
     (data_dir / "models").mkdir(parents=True)
     (data_dir / "models" / "left by an earlier version").touch(mode=0o644)
+    add_model(data_dir, "own", ModelSource(path="/models/own.safetensors", revision="1"))
     before = os.umask(0o000)
     state = start_stack(data_dir, detached=True, timeout_s=30, on_progress=told.append, no_model=True, workers=_WORKERS)
     assert [line.split()[0] for line in told] == ["redis", "s3", "node"]
@@ -74,6 +76,7 @@ def test_the_life_of_a_stack(data_dir: Path, monkeypatch: pytest.MonkeyPatch, pa
     assert "AWS_PROFILE" not in environ
     settings = load_settings(environ)
     assert (settings.launcher, str(settings.layout), settings.data_dir) == ("local", "1x1x2", data_dir)
+    assert settings.models["own"].path == "/models/own.safetensors"
     patience.until((data_dir / "worker").exists, what="the worker")
     assert (data_dir / "worker").read_text() == "local \n"
 
@@ -103,7 +106,7 @@ def test_the_life_of_a_stack(data_dir: Path, monkeypatch: pytest.MonkeyPatch, pa
     assert stop_stack(data_dir)
     (data_dir / "mine.png").touch()
     wipe(data_dir)
-    assert {path.name for path in data_dir.iterdir()} == {"worker", "mine.png"}  # what is not ours stays
+    assert {path.name for path in data_dir.iterdir()} == {"worker", "mine.png", "models.json"}  # what is not ours stays
 
 
 def test_killing_the_supervisor_leaves_data_and_no_process(data_dir: Path, patience: Any) -> None:
