@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pipeline.outputs.links import Link
     from pipeline.promptset.formats import InputFormat
     from pipeline.promptset.keywords import PictureFields
+    from pipeline.promptset.lines import ReadOptions
     from pipeline.promptset.row import Options, Row
     from pipeline.records.batch import BatchManifest, Purge
     from pipeline.records.results import FailureCode, ImageFailure, ImageResult
@@ -92,6 +93,7 @@ _MODULES = {
     "pipeline.outputs.comparison": ("Difference", "Likeness"),
     "pipeline.promptset.formats": ("InputFormat",),
     "pipeline.promptset.keywords": ("PictureFields",),
+    "pipeline.promptset.lines": ("ReadOptions",),
     "pipeline.promptset.row": ("Options", "Row"),
     "pipeline.records.batch": ("BatchManifest", "Purge"),
     "pipeline.records.results": ("FailureCode", "ImageFailure", "ImageResult"),
@@ -139,6 +141,7 @@ __all__ = [
     "PictureFields",
     "PromptSetError",
     "Purge",
+    "ReadOptions",
     "RenderedImage",
     "Replay",
     "ReplayFailed",

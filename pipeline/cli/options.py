@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -35,8 +35,8 @@ JobRef = Annotated[str, typer.Argument(help="BATCH/JOB, such as summer-catalogue
 File = Annotated[
     str,
     typer.Argument(
-        help="Prompt set: .jsonl, .csv or .txt, also .gz or .zst; a path, s3://BUCKET/KEY, or - for standard input. Or "
-        "a PNG, JPEG or WebP with metadata, or a folder of them.",
+        help="Prompt set: .jsonl, .json, .csv, .txt, .xlsx or .parquet, also .gz or .zst; a path, s3://BUCKET/KEY, "
+        "or - for standard input. Or a PNG, JPEG or WebP with metadata, or a folder of them.",
         show_default=False,
     ),
 ]
@@ -45,6 +45,11 @@ BatchSeed = Annotated[
     int | None, typer.Option(help="Rows without a seed get theirs from it; by default it follows from the batch id.")
 ]
 InFormat = Annotated[InputFormat | None, typer.Option(help="Format of the prompt set, if its name does not show it.")]
+Comments = Annotated[bool, typer.Option("--comments", help="Lines of a text that begin with # are no prompts.")]
+ExtraColumns = Annotated[
+    Literal["metadata"] | None,
+    typer.Option(help="Where columns of a table go that are no fields; by default they are errors."),
+]
 Override = Annotated[
     list[str] | None,
     typer.Option(

@@ -35,9 +35,10 @@ from pipeline.operations.status import BatchStatus, Unreadable, batch_status
 from pipeline.operations.submit import TIMEOUT_S, Acceptance, Submission, accept, checked_options
 from pipeline.outputs.pictures import open_prompts
 from pipeline.process.deadline import Deadline, OutOfTime
-from pipeline.promptset.formats import InputFormat
+from pipeline.promptset.formats import DEFAULT_OPTIONS, InputFormat
 from pipeline.promptset.keywords import PictureFields
 from pipeline.promptset.levels import unreached_lines
+from pipeline.promptset.lines import ReadOptions
 from pipeline.promptset.source import Prompts
 from pipeline.promptset.validate import Validation, resolved_rows
 from pipeline.records.batch import Repair
@@ -69,6 +70,7 @@ class Client:
         skip_invalid: bool = False,
         timeout_s: float = TIMEOUT_S,
         input_format: InputFormat | None = None,
+        reading: ReadOptions = DEFAULT_OPTIONS,
         override: PictureFields | None = None,
         labels: Mapping[str, str] | None = None,
         **picture: Unpack[PictureFields],
@@ -85,6 +87,7 @@ class Client:
             skip_invalid: leave out invalid rows and list them in errors.jsonl, instead of refusing the prompt set.
             timeout_s: how long Redis and S3 may take in all; validating the rows is not counted.
             input_format: format of the prompt set, if its name does not show it.
+            reading: how it is read where that leaves it open: ReadOptions(comments=True, extra_columns="metadata").
             override: values that replace what rows say themselves: override={"steps": 12}.
             labels: names and values to find it by: labels={"project": "atlas"}.
             picture: values for rows that leave them open: steps=20, size="832x1216", scheduler="Euler a", and all other
@@ -106,8 +109,11 @@ class Client:
                 skip_invalid=skip_invalid,
                 timeout_s=timeout_s,
                 input_format=input_format,
+                reading=reading,
             )
         )
+        for warning in accepted.warnings:
+            log.warning(str(warning), batch=accepted.manifest.id)
         for line in unreached_lines(accepted.manifest.unreached, accepted.manifest.rows):
             log.warning(line, batch=accepted.manifest.id)
         return self.batch(accepted.manifest.id)
@@ -130,6 +136,7 @@ class Client:
         *,
         pods: int | None = None,
         input_format: InputFormat | None = None,
+        reading: ReadOptions = DEFAULT_OPTIONS,
         skip_invalid: bool = False,
         override: PictureFields | None = None,
         **picture: Unpack[PictureFields],
@@ -140,6 +147,7 @@ class Client:
             prompts, override, picture: as in `submit`.
             pods: that would run at the same time; by default, as many as workers have room for.
             input_format: format of the prompt set, if its name does not show it.
+            reading: how it is read where that leaves it open: ReadOptions(comments=True, extra_columns="metadata").
             skip_invalid: leave out invalid rows instead of refusing the whole prompt set.
 
         Raises PromptSetError if a row is invalid, RequestError or ServiceError.
@@ -147,7 +155,11 @@ class Client:
         ledger = self._connection.ledger
         deployment = ledger.deployment()
         source = open_prompts(
-            prompts, input_format=input_format, bucket=self._connection.artifacts, models=deployment.models
+            prompts,
+            input_format=input_format,
+            bucket=self._connection.artifacts,
+            models=deployment.models,
+            options=reading,
         )
         found, estimator = Validation(source.name), Estimator(deployment, ledger.speeds.all())
         if skip_invalid:

@@ -27,7 +27,8 @@ from pipeline.operations.put_manifest import put_manifest
 from pipeline.outputs.pictures import open_prompts
 from pipeline.process.deadline import Deadline, OutOfTime
 from pipeline.process.files import spool
-from pipeline.promptset.formats import InputFormat
+from pipeline.promptset.formats import DEFAULT_OPTIONS, InputFormat
+from pipeline.promptset.lines import ReadOptions
 from pipeline.promptset.row import MAX_SEED, Options, ResolvedRow
 from pipeline.promptset.source import Prompts
 from pipeline.promptset.validate import Validation, fields_errors, resolved_rows
@@ -66,6 +67,7 @@ class Submission:
     skip_invalid: bool = False
     timeout_s: float = TIMEOUT_S
     input_format: InputFormat | None = None
+    reading: ReadOptions = DEFAULT_OPTIONS
     row_filter: RowFilter | None = None
     origin: Origin | None = None
     overrides: Options = field(default_factory=Options)
@@ -115,7 +117,11 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
     # Follows from the id, so that the same submission under the same id has the same seeds.
     seed = submission.seed if submission.seed is not None else _seed_of(batch_id)
     source = open_prompts(
-        submission.prompts, input_format=submission.input_format, bucket=artifacts, models=deployment.models
+        submission.prompts,
+        input_format=submission.input_format,
+        bucket=artifacts,
+        models=deployment.models,
+        options=submission.reading,
     )
     row_filter = submission.row_filter
     validation = Validation(source.name)

@@ -17,7 +17,8 @@ from pipeline.outputs.extract import IMAGE_SUFFIXES, records_in, row_of
 from pipeline.outputs.foreign.found import ForeignPicture, NotCarriedOver, known_fields, shown
 from pipeline.outputs.foreign.read import foreign_picture
 from pipeline.outputs.foreign.texts import MAX_FILE_BYTES
-from pipeline.promptset.formats import InputFormat
+from pipeline.promptset.formats import DEFAULT_OPTIONS, InputFormat
+from pipeline.promptset.lines import ReadOptions
 from pipeline.promptset.source import Bucket, Prompts, Source, open_source, shown_path
 from pipeline.records.results import ImageResult
 
@@ -67,12 +68,17 @@ def picture_rows(
 
 
 def open_prompts(
-    prompts: Prompts, *, input_format: InputFormat | None, bucket: Bucket | None, models: Models = ()
+    prompts: Prompts,
+    *,
+    input_format: InputFormat | None,
+    bucket: Bucket | None,
+    models: Models = (),
+    options: ReadOptions = DEFAULT_OPTIONS,
 ) -> Source:
     """A prompt set: what `open_source` opens, or a picture, or a folder of pictures. Raises RequestError."""
     if isinstance(prompts, str | Path) and input_format is None and is_pictures(path := Path(prompts)):
         return Source(shown_path(path), _items(path, models))
-    return open_source(prompts, input_format=input_format, bucket=bucket)
+    return open_source(prompts, input_format=input_format, bucket=bucket, options=options)
 
 
 def is_pictures(path: Path) -> bool:

@@ -89,6 +89,10 @@ def _with_schedule(given: Mapping[str, Any]) -> Mapping[str, Any]:
         schedule = "scheduler"
     elif schedule is not None and sampler is None and isinstance(given.get("scheduler"), str):
         sampler = "scheduler"
+    if (
+        given.get("sampler_name") is not None and "sampler_index" in given
+    ):  # the older name, of which the API has a default
+        given = {name: value for name, value in given.items() if name != "sampler_index"}
     unsaid = (*_SAMPLERS, *SCHEDULES, *(("scheduler",) if sampler is not None else ()))
     nothing = {name for name in unsaid if name in given and given[name] is None}
     if schedule is None or sampler is None:

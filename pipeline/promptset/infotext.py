@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.picture import MAX_STEPS
+from pipeline.picture import MAX_SIDE_PX, MAX_STEPS
 
 NEGATIVE = "Negative prompt:"
 MAX_SETTINGS = 1_000
@@ -185,29 +185,38 @@ def _fields(settings: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _highres(settings: Mapping[str, str], width: int, height: int) -> dict[str, Any]:
-    """Hires. fix: the first pass has the size that is named, the second enlarges it.
-
-    There, `Hires steps` (or as many as the first pass's) are all walked; here, steps are a whole schedule of which the
-    last share is walked.
-    """
-    scale = _number(settings.get("hires upscale", ""), float)
     resized = _SIZE.fullmatch(settings.get("hires resize", ""))
-    if resized:
-        sides = int(resized[1]), int(resized[2])
-    elif isinstance(scale, float) and scale > 1:
-        sides = int(width * scale), int(height * scale)
+    return hires_fields(
+        width,
+        height,
+        scale=_number(settings.get("hires upscale", ""), float),
+        resized=(int(resized[1]), int(resized[2])) if resized else (0, 0),
+        strength=_number(settings.get("denoising strength", ""), float),
+        steps=_number(settings.get("hires steps", ""), int) or _number(settings.get("steps", ""), int),
+    )
+
+
+def hires_fields(
+    width: int, height: int, *, scale: object, resized: tuple[object, object], strength: object, steps: object
+) -> dict[str, Any]:
+    """Hires. fix as fields of a row: the first pass has the size that is named, the second enlarges it.
+
+    There, `steps` of the second pass are all walked; here, steps are a whole schedule of which the last share, the
+    strength, is walked. Of what it is resized to, one side may be 0 and follows. Empty if nothing is enlarged.
+    """
+    across, down = (side if type(side) is int else 0 for side in resized)
+    if across or down:
+        share = across / width if across else down / height
+        sides = across or round(width * share), down or round(height * share)
+    elif type(scale) in (int, float) and 1 < scale <= MAX_SIDE_PX:  # type: ignore[operator]  # a number by then
+        sides = int(width * scale), int(height * scale)  # type: ignore[operator]
     else:
         return {}
-    if not all(sides):  # only one was given: the other follows
-        one = sides[0] / width or sides[1] / height
-        sides = round(width * one), round(height * one)
-    strength = _number(settings.get("denoising strength", ""), float)
-    steps = _number(settings.get("hires steps", ""), int) or _number(settings.get("steps", ""), int)
     highres: dict[str, Any] = {"mode": "refine", "base_px": round(math.sqrt(width * height))}
-    if isinstance(strength, float) and 0 < strength <= 1:
+    if type(strength) in (int, float) and 0 < strength <= 1:  # type: ignore[operator]
         highres["strength"] = strength
-        if isinstance(steps, int):
-            highres["steps"] = max(1, min(MAX_STEPS, math.ceil(steps / strength)))
+        if type(steps) is int:
+            highres["steps"] = max(1, min(MAX_STEPS, math.ceil(steps / strength)))  # type: ignore[operator]
     return {"width": sides[0], "height": sides[1], "highres": highres}
 
 

@@ -18,7 +18,8 @@ from typing import IO, Any, Protocol, cast
 import zstandard
 
 from pipeline.errors import RequestError, RowError
-from pipeline.promptset.formats import InputFormat, Item, rows_in
+from pipeline.promptset.formats import DEFAULT_OPTIONS, InputFormat, rows_in
+from pipeline.promptset.lines import Item, ReadOptions
 from pipeline.promptset.row import Row
 
 Prompts = str | Path | Iterable[str | Mapping[str, Any] | Row]
@@ -35,9 +36,12 @@ MAX_CONTENT_BYTES = 64 << 30
 _SUFFIXES = {
     ".jsonl": InputFormat.JSONL,
     ".ndjson": InputFormat.JSONL,
+    ".json": InputFormat.JSON,
     ".csv": InputFormat.CSV,
     ".tsv": InputFormat.CSV,
     ".txt": InputFormat.TXT,
+    ".xlsx": InputFormat.XLSX,
+    ".parquet": InputFormat.PARQUET,
 }
 
 
@@ -56,13 +60,20 @@ class Source:
     rows: Iterator[tuple[int, Item]]
 
 
-def open_source(prompts: Prompts, *, input_format: InputFormat | None = None, bucket: Bucket | None = None) -> Source:
+def open_source(
+    prompts: Prompts,
+    *,
+    input_format: InputFormat | None = None,
+    bucket: Bucket | None = None,
+    options: ReadOptions = DEFAULT_OPTIONS,
+) -> Source:
     """A prompt set, to be read once.
 
     Args:
         prompts: path, s3:// URL or "-" for standard input; or prompts, objects and rows in memory.
         input_format: what it is, where its name does not show it. Standard input is JSON Lines by default.
         bucket: opens s3:// URLs.
+        options: how it is read where its form leaves that open.
 
     Raises RequestError if there is no such file or its kind is unknown; the rows raise it when the file breaks off.
     """
@@ -74,16 +85,17 @@ def open_source(prompts: Prompts, *, input_format: InputFormat | None = None, bu
     if text == STDIN:
         if sys.stdin is None:
             raise RequestError("standard input is closed")
-        return Source("standard input", _read(sys.stdin.buffer, input_format or InputFormat.JSONL, "standard input"))
+        kind = input_format or InputFormat.JSONL
+        return Source("standard input", _read(sys.stdin.buffer, kind, "standard input", options))
     kind = input_format or kind_of(text, is_text=isinstance(prompts, str))
     if text.startswith("s3://"):
         if bucket is None:
             raise RequestError(f"{text}: no deployment is configured whose S3 could be asked")
-        return Source(text, _read(_Chunks(bucket.chunks_of(text)), kind, text))
+        return Source(text, _read(_Chunks(bucket.chunks_of(text)), kind, text, options))
     path = Path(prompts)
     if path.is_dir() or not path.exists():
         raise RequestError(f"{shown_path(path)}: no such file")
-    return Source(shown_path(path), _of_file(path, kind))
+    return Source(shown_path(path), _of_file(path, kind, options))
 
 
 def shown_path(path: Path) -> str:
@@ -99,7 +111,7 @@ def kind_of(name: str, *, is_text: bool = False) -> InputFormat:
             return kind
     hint = "; a list holds prompts themselves: submit([...])" if is_text else ""
     raise RequestError(
-        f"{name[:200]!r} is no path that ends in .jsonl, .ndjson, .csv, .tsv or .txt, with .gz or .zst or without; say "
+        f"{name[:200]!r} is no path that ends in {', '.join(_SUFFIXES)}, with .gz or .zst or without; say "
         f"--input-format (input_format) if it is one all the same{hint}"
     )
 
@@ -116,19 +128,21 @@ def _in_memory(prompts: Iterable[str | Mapping[str, Any] | Row]) -> Iterator[tup
             yield number, RowError(number, None, f"{type(item).__name__} found; a prompt or an object wanted")
 
 
-def _of_file(path: Path, kind: InputFormat) -> Iterator[tuple[int, Item]]:
+def _of_file(path: Path, kind: InputFormat, options: ReadOptions) -> Iterator[tuple[int, Item]]:
     try:
         with path.open("rb") as file:
-            yield from _read(file, kind, str(path))
+            yield from _read(file, kind, shown_path(path), options)
     except OSError as error:
         raise RequestError(f"{shown_path(path)} cannot be read: {error.strerror or error}") from error
 
 
-def _read(file: IO[bytes] | io.RawIOBase, kind: InputFormat, name: str) -> Iterator[tuple[int, Item]]:
+def _read(
+    file: IO[bytes] | io.RawIOBase, kind: InputFormat, name: str, options: ReadOptions
+) -> Iterator[tuple[int, Item]]:
     # Wrapped again, a file that can already be peeked into would be closed without a word by whoever frees the wrapper.
     peekable = file if isinstance(file, io.BufferedReader) else io.BufferedReader(cast(io.RawIOBase, file))
     with _as_request_errors(name):
-        yield from rows_in(io.BufferedReader(_Bounded(peekable, name), _BUFFER_BYTES), kind, name)
+        yield from rows_in(io.BufferedReader(_Bounded(peekable, name), _BUFFER_BYTES), kind, name, options)
 
 
 class _Bounded(io.RawIOBase):

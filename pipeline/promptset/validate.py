@@ -17,6 +17,7 @@ from pipeline.deployment.announcement import Deployment
 from pipeline.errors import PromptSetError, RequestError, RowError, RowWarning
 from pipeline.promptset.aliases import BadFields, nearest, resolve_aliases
 from pipeline.promptset.feasible import check_feasible
+from pipeline.promptset.foreign import is_foreign, translated
 from pipeline.promptset.levels import overridden, unreached
 from pipeline.promptset.prompts import unread_syntax, unread_warning
 from pipeline.promptset.resolve import resolve
@@ -161,10 +162,9 @@ def _resolved(
     validation: Validation,
     batch_seed: int,
 ) -> tuple[list[RowError], ResolvedRow | None]:
-    try:
-        row = item if isinstance(item, Row) else Row.model_validate(item)
-    except ValidationError:
-        return fields_errors(line, item, Row, hints=validation.invalid_rows < _HINTED_ROWS), None
+    row = item if isinstance(item, Row) else _row_of(line, item, validation)
+    if isinstance(row, list):
+        return row, None
     if overrides is not None:
         row = overridden(row, overrides)
     try:
@@ -187,6 +187,26 @@ def _resolved(
         replaced = overrides.model_fields_set if overrides is not None else frozenset()
         validation.unreached.update(name for name in unreached(row, defaults) if name not in replaced)
     return [], resolved
+
+
+def _row_of(line: int, item: Mapping[str, Any], validation: Validation) -> Row | list[RowError]:
+    """The row, or what is wrong with it. Most are our own fields, and only the others are looked at twice."""
+    if not is_foreign(item):
+        try:
+            return Row.model_validate(item)
+        except ValidationError:
+            pass
+    found = translated(item)
+    problems = [RowError(line, name, message) for name, message in found.problems]
+    try:
+        row = Row.model_validate(found.fields)
+    except ValidationError:
+        return problems + fields_errors(line, found.fields, Row, hints=validation.invalid_rows < _HINTED_ROWS)
+    if problems:
+        return problems
+    for name, message in found.warnings:
+        validation.warn(RowWarning(line, name, message))
+    return row
 
 
 def fields_errors(line: int, item: Any, kind: type[Options], *, hints: bool = True) -> list[RowError]:

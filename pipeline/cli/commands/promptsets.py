@@ -11,7 +11,20 @@ import typer
 from pipeline.cli.exits import OK
 from pipeline.cli.follow import follow
 from pipeline.cli.json_out import write_json
-from pipeline.cli.options import AsJson, BatchSeed, File, InFormat, Label, Priority, SkipInvalid, Tenant, Timeout, Watch
+from pipeline.cli.options import (
+    AsJson,
+    BatchSeed,
+    Comments,
+    ExtraColumns,
+    File,
+    InFormat,
+    Label,
+    Priority,
+    SkipInvalid,
+    Tenant,
+    Timeout,
+    Watch,
+)
 from pipeline.cli.picture_options import with_picture
 from pipeline.client.client import Client
 from pipeline.client.connect import Connection, connect
@@ -24,6 +37,7 @@ from pipeline.operations.submit import TIMEOUT_S, Submission
 from pipeline.outputs.pictures import open_prompts
 from pipeline.promptset.keywords import PictureFields
 from pipeline.promptset.levels import unreached_lines
+from pipeline.promptset.lines import ReadOptions
 from pipeline.promptset.row import Options
 from pipeline.promptset.validate import Validation, resolved_rows
 from pipeline.records.labels import parsed_labels
@@ -43,6 +57,8 @@ def submit(
     picture: Options,
     overrides: Options,
     input_format: InFormat = None,
+    comments: Comments = False,
+    extra_columns: ExtraColumns = None,
     batch_id: Annotated[
         str | None, typer.Option(help="Your own id; submitting under it again changes nothing.")
     ] = None,
@@ -74,6 +90,7 @@ def submit(
             skip_invalid=skip_invalid,
             timeout_s=submit_timeout,
             input_format=input_format,
+            reading=ReadOptions(comments=comments, extra_columns=extra_columns),
         )
     )
     manifest = accepted.manifest
@@ -107,6 +124,8 @@ def validate(
     picture: Options,
     overrides: Options,
     input_format: InFormat = None,
+    comments: Comments = False,
+    extra_columns: ExtraColumns = None,
     skip_invalid: SkipInvalid = False,
     as_json: AsJson = False,
 ) -> int:
@@ -123,8 +142,9 @@ def validate(
         deployment, where = connection.ledger.deployment(), "the deployment"
     except SettingsError:
         deployment, where = Deployment.any(), "any deployment (none is configured, so models are not checked)"
+    reading = ReadOptions(comments=comments, extra_columns=extra_columns)
     bucket = connection.artifacts if connection else None
-    source = open_prompts(file, input_format=input_format, bucket=bucket, models=deployment.models)
+    source = open_prompts(file, input_format=input_format, bucket=bucket, models=deployment.models, options=reading)
     found = Validation(source.name)
     if skip_invalid:
         found.most_invalid = deployment.max_rows
@@ -162,6 +182,8 @@ def estimate(
     picture: Options,
     overrides: Options,
     input_format: InFormat = None,
+    comments: Comments = False,
+    extra_columns: ExtraColumns = None,
     pods: Annotated[
         int | None,
         typer.Option(min=1, help="Pods that run at the same time; by default, as many as workers have room for."),
@@ -178,6 +200,7 @@ def estimate(
         file,
         pods=pods,
         input_format=input_format,
+        reading=ReadOptions(comments=comments, extra_columns=extra_columns),
         skip_invalid=skip_invalid,
         override=cast("PictureFields", overrides.explicit_values()),
         **picture.explicit_values(),

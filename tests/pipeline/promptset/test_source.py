@@ -105,12 +105,12 @@ def test_every_form_gives_the_same_rows(tmp_path: Path, suffix: str, body: bytes
 @pytest.mark.parametrize("packed", PACKED)
 def test_a_text_has_a_prompt_a_line(tmp_path: Path, packed: str) -> None:
     path = tmp_path / f"p.txt{packed}"
-    path.write_bytes(PACKED[packed]("a fox, {red}\n\n  # two \r\nü".encode()))
+    path.write_bytes(PACKED[packed]("a fox, {red}\n\n  two # \r\nü".encode()))
     rows, errors = _resolved(path)
     assert not errors
     assert [(row.custom_id, row.prompt) for row in rows] == [
         ("row-1", "a fox, {red}"),
-        ("row-3", "# two"),
+        ("row-3", "two #"),
         ("row-4", "ü"),
     ]
 
@@ -198,15 +198,17 @@ def test_several_compressed_members_are_one_file(tmp_path: Path) -> None:
         (b"prompt,steps\nSECRET,many\n", ["line 2: steps: Input should be a valid integer ('many' found)"]),
         (b"prompt,steps\na,7.5\n", ["line 2: steps: Input should be a valid integer"]),
         (b"prompt,steps\na," + b"9" * 5000 + b"\n", ["line 2: steps: Input should be a valid integer"]),
-        (b"prompt,guidance_scale\na,nan\n", ["line 2: guidance_scale: Input should be a finite number"]),
+        (b"prompt,guidance_scale\na,inf\n", ["line 2: guidance_scale: Input should be a finite number"]),
+        (b"prompt,seed\nNaN,1\n", ["line 2: prompt: NaN found, which pandas writes where nothing is"]),
+        (b"prompt,seed\na,#REF!\n", ["line 2: seed: #REF! found, an error of the spreadsheet"]),
         (b"prompt,strip_metadata\na,maybe\n", ["line 2: strip_metadata: Input should be a valid boolean"]),
         (b"prompt,metadata\nSECRET,SECRET\n", ["line 2: metadata: Input should be a valid dictionary"]),
         (b"prompt,seed\nSECRET,1,2\n", ["line 2: 3 cells found; the header has 2 columns"]),
         (b"prompt,seed\n,1\n", ["line 2: prompt: missing"]),
-        (b'prompt\na\n"b\nSECRET\n', ["line 3: broken CSV: unexpected end of data; nothing after it was read"]),
-        (b'prompt\n"a" SECRET\n', ["line 2: broken CSV: ',' expected after '\"'; nothing after it was read"]),
+        (b'prompt\na\n"b\nSECRET\n', ["line 3: broken CSV: a quote is opened and not closed in this line"]),
+        (b'prompt\n"a" SECRET\n', ["line 2: broken CSV: ',' expected after '\"'"]),
         (b"prompt\nSECRET \xff\nb\n", ["line 2: not UTF-8 at byte 8"]),
-        (b"\xff\xfe\n", ["line 1: not UTF-8 at byte 1"]),
+        (b"\xff\xff\n", ["line 1: not UTF-8 at byte 1; in Excel, save as CSV UTF-8"]),
         (b"prompt\n" + b"x" * 1_000_001 + b"\nb\n", ["line 2: longer than 1,000,000 bytes"]),
         (b"prompt\n", ["line 1: no rows found"]),
         (b"", ["line 1: no rows found"]),

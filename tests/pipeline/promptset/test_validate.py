@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import PromptSetError, RequestError, RowError, RowWarning
-from pipeline.promptset.formats import MAX_LINE_BYTES
+from pipeline.promptset.lines import MAX_LINE_BYTES
 from pipeline.promptset.row import Options, ResolvedRow, Row
 from pipeline.promptset.source import Prompts, Source, open_source
 from pipeline.promptset.validate import SHOWN_ERRORS, Validation, resolved_rows

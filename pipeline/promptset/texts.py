@@ -1,0 +1,140 @@
+"""Rows out of plain text: a prompt a line, unless the text is clearly something else.
+
+Infotexts and lines of options are read as what they are. What would be painted as letters is refused: JSON, a table,
+code, comments unless they are asked for, wildcards that another program fills in.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterator
+
+from pipeline.errors import RequestError, RowError, RowWarning
+from pipeline.promptset.aliases import ALIASES
+from pipeline.promptset.infotext import infotexts_in, is_settings_line, parse_infotext
+from pipeline.promptset.lines import LONE_RETURNS, EmptyLines, Item, Line, ReadOptions
+from pipeline.promptset.optionlines import as_a1111, option_line
+from pipeline.promptset.row import Row
+
+_LOOKED_AT = 1_000  # lines that say what the text is
+_LOOKED_AT_CHARACTERS = 1 << 20
+_WILDCARD = re.compile(r"__[\w/*.\-]{1,80}__|\{[^{}|]{0,200}\|[^{}]{0,2000}\}|\{\d+(?:-\d+)?\$\$|\$\{[A-Za-z]\w*[=}]")
+_LISTED = re.compile(r"\s*(?:\d{1,6}[.)]|[-*\u2022])\s+\S")  # 1. or - or *, or a bullet
+_COMMENT = re.compile(r"\s*(?:#|//)")
+_CODE = re.compile(r"\s*```")
+
+
+def text_rows(lines: Iterator[Line], empty: EmptyLines, options: ReadOptions) -> Iterator[tuple[int, Item]]:
+    """The rows of a text. Raises RequestError if the whole is something else."""
+    begin, size = list[Line](), 0
+    for one in lines:
+        begin.append(one)
+        size += len(one[1]) if isinstance(one[1], str) else 0
+        if len(begin) >= _LOOKED_AT or size > _LOOKED_AT_CHARACTERS:
+            break
+    texts = [line for _, line in begin if isinstance(line, str) and line.strip()]
+    if options.comments:
+        texts = [line for line in texts if not line.lstrip().startswith("#")]
+    refuse_other_forms(texts, empty.name)
+    all_lines = itertools.chain(begin, lines)
+    if any(is_settings_line(line) for line in texts):
+        yield from _infotexts(all_lines)
+        return
+    if len(texts) > 1 and all(_LISTED.match(line) for line in texts):
+        yield (
+            begin[0][0],
+            RowWarning(begin[0][0], None, "every line begins as of a list, and that is part of its prompt"),
+        )
+    for number, line in all_lines:
+        if isinstance(line, RowError):
+            yield number, line
+        elif not line.strip() or (options.comments and line.lstrip().startswith("#")):
+            empty.add()
+        else:
+            yield number, _row(number, line)
+
+
+def _row(number: int, line: str) -> Item:
+    prompt = line.strip()
+    if "\r" in prompt:
+        return RowError(number, None, LONE_RETURNS)
+    row = option_line(number, prompt)
+    if row is None:
+        row = {"prompt": prompt}
+        if _COMMENT.match(prompt):
+            how = "--comments leaves lines with # out" if prompt[0] == "#" else "leave it out"
+            return RowError(
+                number, None, f"it begins as a comment: {how}; a prompt that begins so goes into CSV or JSON"
+            )
+    if isinstance(row, dict) and (found := _WILDCARD.search(str(row.get("prompt", "")))):
+        form = "__NAME__" if found[0].startswith("__") else "{A|B}"
+        return RowError(
+            number,
+            "prompt",
+            f"a wildcard found, as {form}, which another program fills in: fill it in first, and submit what comes of "
+            "it. If it is part of the prompt, give it as CSV or JSON Lines",
+        )
+    return row
+
+
+def _infotexts(lines: Iterator[Line]) -> Iterator[tuple[int, Item]]:
+    broken: list[RowError] = []
+
+    def texts() -> Iterator[tuple[int, str]]:
+        for number, line in lines:
+            if isinstance(line, RowError):
+                broken.append(line)
+            else:
+                yield number, line
+
+    for number, text in infotexts_in(texts()):
+        yield from ((error.line, error) for error in broken)
+        broken.clear()
+        found = parse_infotext(text)
+        if found is None:
+            yield number, RowError(number, None, "no line of settings (Steps: 30, Sampler: ...) found at its end")
+            continue
+        for one in found.left_out:
+            yield number, RowWarning(number, None, f"not carried over: {one.partition(':')[0]}")
+        if found.model is not None:
+            message = "not carried over: the checkpoint's name; say a model of the deployment, or its own renders this"
+            yield number, RowWarning(number, "model", message)
+        yield number, as_a1111(dict(found.fields))
+    yield from ((error.line, error) for error in broken)
+
+
+def refuse_other_forms(lines: list[str], name: str) -> None:
+    """Raise RequestError if lines are clearly no prompts: of JSON, of a table, of code."""
+    if not lines:
+        return
+    first = lines[0].strip()
+    if first[:1] in ("{", "[") and _is_json(lines):
+        form, how = ("json", "an array") if first[0] == "[" else ("jsonl", "JSON Lines")
+        raise RequestError(f"{name}: {how} found; say --input-format {form}, or name it .{form}")
+    for delimiter, form in (("\t", ".tsv"), (",", ".csv"), (";", ".csv")):
+        cells = [cell.strip().strip('"').lower().replace(" ", "_") for cell in first.split(delimiter)]
+        known = [cell for cell in cells if cell in Row.model_fields or cell in ALIASES]
+        if "prompt" in cells and (len(known) == len(cells) or (delimiter == "\t" and len(cells) > 1)):
+            raise RequestError(f"{name}: a table with a header found; say --input-format csv, or name it {form}")
+    tabs = {line.rstrip("\r\n").count("\t") for line in lines}
+    if len(lines) > 2 and len(tabs) == 1 and tabs != {0}:
+        raise RequestError(
+            f"{name}: columns parted by tabs found; a header with the names of fields before them wanted, and a name "
+            "that ends in .tsv"
+        )
+    if any(_CODE.match(line) for line in lines):
+        raise RequestError(f"{name}: code fences (```) found, as of Markdown; only the prompts wanted, one a line")
+
+
+def _is_json(lines: list[str]) -> bool:
+    """Whether the text begins with JSON: a line that is, or an object or array over several."""
+    first = lines[0].strip()
+    try:
+        return isinstance(json.loads(first), dict | list)
+    except RecursionError:
+        return True
+    except ValueError:
+        following = lines[1].strip() if len(lines) > 1 else ""
+        return first in ("{", "[") or first.startswith(('{"', '["', "[{")) or following.startswith('"')
