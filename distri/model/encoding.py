@@ -148,23 +148,21 @@ def encode(layer: Layer, reading: Reading, *, pieces: int) -> tuple[Tensor, Tens
 def _a1111(layer: Layer, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
     """Each chunk times its tokens' weights, and brought back to the mean that it had."""
     states_PLC, first = layer.run(chunks)
-    before_PLC = states_PLC.float()
-    weights_PL1 = _weights(layer, chunks)
-    if bool((weights_PL1 == 1).all()):
+    if not _weighs(chunks):
         return states_PLC, first[:1]
-    weighted_PLC = before_PLC * weights_PL1
+    before_PLC = states_PLC.float()
+    weighted_PLC = before_PLC * _weights(layer, chunks)
     ratio_P = before_PLC.mean(dim=(1, 2)) / weighted_PLC.mean(dim=(1, 2))
     return weighted_PLC * ratio_P[:, None, None], first[:1]
 
 
 def _comfy(layer: Layer, chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
     """Each token as far from that of the empty prompt as its weight says."""
-    weights_PL1 = _weights(layer, chunks)
-    if bool((weights_PL1 == 1).all()):
+    if not _weighs(chunks):
         states_PLC, first = layer.run(chunks)
         return states_PLC, first[:1]
     states_PLC, first = layer.run([*chunks, ()])
-    return _from_empty(states_PLC[:-1], states_PLC[-1:], weights_PL1), first[:1]
+    return _from_empty(states_PLC[:-1], states_PLC[-1:], _weights(layer, chunks)), first[:1]
 
 
 def _compel(layer: Layer, reading: Reading, missing: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
@@ -227,6 +225,11 @@ def _first_chunk(reading: Reading) -> Chunk:
 def _from_empty(states_PLC: Tensor, empty_1LC: Tensor, weights_PL1: Tensor) -> Tensor:
     states_PLC, empty_1LC = states_PLC.float(), empty_1LC.float()
     return torch.where(weights_PL1 == 1, states_PLC, empty_1LC + (states_PLC - empty_1LC) * weights_PL1)
+
+
+def _weighs(chunks: Sequence[Chunk]) -> bool:
+    """Whether any token has a weight; asked of the host, so that no device is waited for."""
+    return any(token.weight != 1 for chunk in chunks for token in chunk)
 
 
 def _weights(layer: Layer, chunks: Sequence[Chunk]) -> Tensor:
