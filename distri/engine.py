@@ -112,21 +112,21 @@ class Engine:
         self.notes = model.notes
         self.spans = Spans() if spans is None else spans
         self.settings = settings
-        kernels = FusedKernels(self.spans, wanted=settings.fused)
+        self.kernels = FusedKernels(self.spans, wanted=settings.fused)
 
         def split(unet: Any) -> SplitUNet:
             return SplitUNet(
                 unet,
                 norm_mode=settings.norm_mode,
                 most_work=settings.most_work,
-                kernels=kernels,
+                kernels=self.kernels,
                 recorder=recorder_of(settings.replay, mesh.device),
                 spans=self.spans,
             )
 
         self._unet = split(model.unet)
         self._refiner = None if refiner is None else Refiner(refiner, split(refiner.unet), mesh, self.spans)
-        split_vae = SplitVAE(model.vae, kernels=kernels)
+        split_vae = SplitVAE(model.vae, kernels=self.kernels)
         self._vae = ReplicaVAE(split_vae, mesh)
         sample_size = model.unet.config.sample_size
         if not (settings.native_px or isinstance(sample_size, int)):
@@ -281,7 +281,8 @@ class Engine:
             return work()
         except torch.OutOfMemoryError:
             # With peers it cannot be done again: some of its messages have been sent.
-            if self.mesh.replica.size > 1 or not self._unet.shapes.drop_recordings():
+            unets = [self._unet, *([self._refiner.unet] if self._refiner is not None else [])]
+            if self.mesh.replica.size > 1 or not sum(one.shapes.drop_recordings() for one in unets):
                 raise
         return work()
 

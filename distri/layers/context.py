@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from distri.layers.kernels.fused import FusedKernels
 from distri.ranks.exchange import Exchange
@@ -37,6 +38,7 @@ class Context:
     kernels: FusedKernels = field(default_factory=FusedKernels)
     channels_last: bool = False
     side_by_side: bool = False
+    _activated: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def alone(cls, norm_mode: NormMode, kernels: FusedKernels, *, like: Tensor) -> "Context":
@@ -59,6 +61,12 @@ class Context:
             # A copy saved; a message more a bucket, which costs gloo more than the copy.
             side_by_side=like.is_cuda,
         )
+
+    def silu_of(self, embedding: Tensor) -> Tensor:
+        """SiLU of the embedding of the time, which all residual blocks of an evaluation are given: computed once."""
+        if self._activated is None or self._activated[0] is not embedding:
+            self._activated = embedding, functional.silu(embedding)
+        return self._activated[1]
 
     @property
     def memory_format(self) -> torch.memory_format:

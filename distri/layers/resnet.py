@@ -15,6 +15,7 @@ class FusedResnetBlock2d:
 
     SiLU comes with the norm before it. What is added to whole channels between the first convolution and the second
     norm, the convolution's bias and the embedding of the time, is added by the norm: it reads the activation anyway.
+    The biases of the second convolution and of the shortcut come with the sum of both.
 
     Args:
         module: owner of norms, convolutions and the projection of the embedding.
@@ -25,7 +26,8 @@ class FusedResnetBlock2d:
         self.module = module
         self.context = context
         plain = type(module.nonlinearity) is nn.SiLU and module.time_embedding_norm == "default"
-        self._known = plain and not module.skip_time_act and module.dropout.p == 0 and module.conv1.bias is not None
+        biases = module.conv1.bias is not None and module.conv2.bias is not None
+        self._known = plain and not module.skip_time_act and module.dropout.p == 0 and biases
 
     def __call__(self, x_BCHW: Tensor, temb: Tensor | None = None, *args: Any, **options: Any) -> Tensor:
         """This rank's patch of the output. `temb` is the embedding of the time, B by its width."""
@@ -35,8 +37,15 @@ class FusedResnetBlock2d:
         hidden = module.conv1(module.norm1(x_BCHW, silu=True), with_bias=False)
         added_BC = module.conv1.bias.expand(x_BCHW.shape[0], -1)
         if module.time_emb_proj is not None and temb is not None:
-            added_BC = added_BC + module.time_emb_proj(module.nonlinearity(temb))
-        hidden = module.conv2(module.norm2(hidden, added_BC=added_BC, silu=True))
-        shortcut = x_BCHW if module.conv_shortcut is None else module.conv_shortcut(x_BCHW)
-        out = shortcut + hidden
+            added_BC = added_BC + module.time_emb_proj(self.context.silu_of(temb))
+        hidden = module.conv2(module.norm2(hidden, added_BC=added_BC, silu=True), with_bias=False)
+        shortcut, shortcut_bias = x_BCHW, None
+        if module.conv_shortcut is not None:
+            shortcut, shortcut_bias = module.conv_shortcut(x_BCHW, with_bias=False), module.conv_shortcut.bias
+
+        def plain() -> Tensor:
+            biases = [one for one in (module.conv2.bias, shortcut_bias) if one is not None]
+            return torch.as_tensor(shortcut + (hidden + sum(biases).view(-1, 1, 1)))
+
+        out = self.context.kernels.summed(hidden, shortcut, module.conv2.bias, shortcut_bias, plain=plain)
         return torch.as_tensor(out if module.output_scale_factor == 1 else out / module.output_scale_factor)

@@ -25,7 +25,7 @@ from distri.ranks.errors import (
 from distri.ranks.mesh import Mesh
 from distri.ranks.recorder import Replay
 from distri.ranks.spans import Spans
-from distri.run.kernels_pay import kernels_pay
+from distri.run.kernels_pay import gpu_of, keep_start, kernels_pay
 from distri.run.leader import Leader, LeaderSignal, LoadedShard
 from distri.run.provenance import Provenances, provenance_of_job
 from distri.run.tracing import memory_bytes
@@ -95,7 +95,8 @@ def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings:
     try:
         with spans.span(TracePhase.LOAD):
             # The leader's word, since it says in which order halo rows cross.
-            fused = settings.fused == "auto" and bool(mesh.broadcast_int(kernels_pay(tasks, mesh.layout)))
+            worth_it = kernels_pay(tasks, mesh.layout, gpu_of(mesh.device))
+            fused = settings.fused == "auto" and bool(mesh.broadcast_int(worth_it))
             engine = _load_engine(mesh, spec, source, spans, fused=fused, replay=Replay(settings.replay))
     except (ModelError, LayoutError, Unsplittable) as error:
         raise PodMisconfigured(f"model {model_id!r}: {error}") from error
@@ -109,6 +110,8 @@ def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings:
         with structlog.contextvars.bound_contextvars(image=task.id), spans.about(image=task.id):
             if not _render(replica, task, following):
                 break
+    if mesh.rank == 0:
+        keep_start(engine, gpu_of(mesh.device))
     with spans.span(TracePhase.FINISH):
         if leader is not None:
             whole = mesh.layout.data == 1 and leader.stopped_because is None

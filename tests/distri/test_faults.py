@@ -4,18 +4,22 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from queue import Queue
+from unittest import mock
 
 import pytest
 import torch
+from torch import Tensor
 
 from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec
 from distri.ranks.errors import PeerLost
 from distri.ranks.mesh import Layout, Mesh
+from distri.ranks.recorder import Replay
+from distri.ranks.recording import Recording
 from distri.sampling.control import Control
 from tests.distri.pool import Ranks
 from tests.distri.ranks.test_progress import Device
@@ -68,6 +72,54 @@ def test_the_others_end_in_time_and_name_the_missing_rank(
         assert rank not in missing
         assert re.search(rf"no sign from .*\b{victim}\b", message)
         assert took_s < TIMEOUT_S + GRACE_S + 3
+
+
+def _replay(model_dir: Path, victim: int, how: str, warmup: int) -> tuple[object, str, float, int]:
+    """Render by replays until the victim is harmed between two pieces of one; as `_render`, and how many had begun."""
+    mesh = Mesh.join(Layout.parse("1x1x2"), device="cpu", timeout=timedelta(seconds=TIMEOUT_S))
+    settings = EngineSettings(warmup=warmup, replay=Replay.OPERATORS)
+    engine = Engine.load(model_dir, mesh, dtype=torch.float32, settings=settings)
+    replays, began, replay = 0, time.monotonic(), Recording.replay
+
+    def harmed(self: Recording, inputs: Sequence[Tensor]) -> Tensor:
+        nonlocal replays, began
+        replays += 1
+        began = time.monotonic()
+        if mesh.rank != victim or replays < 2:
+            return replay(self, inputs)
+        self.fill(inputs)
+        for piece, cut in zip(self.pieces[: len(self.pieces) // 2], self.cuts, strict=False):
+            piece.replay()
+            cut.act()
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ValueError("out of luck")
+
+    with mock.patch.object(Recording, "replay", harmed), pytest.raises(PeerLost) as caught:
+        engine.render(IMAGE, control=lambda: Control.GO)
+    return caught.value.missing, str(caught.value), time.monotonic() - began, replays
+
+
+@pytest.mark.parametrize(("how", "warmup"), [("killed", 1), ("raises", 6)], ids=["displaced", "synchronous"])
+def test_a_rank_that_fails_between_two_pieces_of_a_replay_ends_the_other_in_time(
+    model_dir: Path, how: str, warmup: int
+) -> None:
+    pool = Ranks(2)
+    try:
+        pool.ask(_replay, model_dir, 1, how, warmup)
+        good, answer = pool.answer(0, timeout_s=60)
+        assert good, answer
+        missing, message, took_s, replays = answer
+        assert missing == (1,)
+        assert re.search(r"\b1\b", message)
+        assert replays == 2  # it was in one itself, and gave no picture
+        assert took_s < TIMEOUT_S + GRACE_S + 3
+        if how == "raises":
+            good, traceback = pool.answer(1, timeout_s=5)
+            assert not good
+            assert "ValueError: out of luck" in traceback
+    finally:
+        pool.stop()
 
 
 def _fail(model_dir: Path) -> tuple[object, ...] | None:

@@ -27,6 +27,7 @@ from distri.layers.kernels.merging import image_moments
 from distri.layers.kernels.moments import group_moments
 from distri.layers.kernels.scaling import scaled
 from distri.layers.kernels.softmax import softmax
+from distri.layers.kernels.summing import summed
 
 ARCHITECTURES = (80, 89, 90, 100, 120)  # A100; L4, L40S, 4090; H100, H200; B200; 5090
 MOST_RANKS = 8
@@ -83,6 +84,8 @@ def _launch_all(dtype: torch.dtype, most_ranks: int) -> None:
     scaled(x, moments, weight, weight, 1e-5)
     scaled(x, moments, weight, weight, 1e-5, silu=True)
     scaled(x, moments, weight, weight, 1e-5, silu=True, added_BC=added)
+    summed(x, x, weight)
+    summed(x, x, weight, weight)
     gated(torch.empty((1, 64, 5120), dtype=dtype))
     softmax(torch.empty((1, 64, 1024)), dtype)
     for ranks in range(2, most_ranks + 1):

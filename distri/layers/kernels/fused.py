@@ -35,6 +35,10 @@ class FusedKernels:
         device_types: of tensors that they are used for; Triton's interpreter takes those of a CPU.
         channels_last: whether networks are laid channels last; None where that pays, which is in half precision on a
             GPU, and only with these norms. Equal on all ranks: it says in which order halo rows cross.
+
+    Attributes:
+        start_s: what compiling or loading, and comparing, have taken until now.
+        began_cold: whether nothing was compiled when the first of them began.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class FusedKernels:
         if wanted and not usable and torch.version.cuda is not None:
             log.warning("no fused kernel is used", reason="triton is not installed; torch for CUDA brings it")
         self._channels_last = channels_last
+        self.start_s, self.began_cold = 0.0, False
         self._use: dict[Hashable, bool] = {}
 
     def takes(self, x: Tensor) -> bool:
@@ -122,6 +127,24 @@ class FusedKernels:
 
         return self._run("gate", x_N2C, fused, plain, apart)
 
+    def summed(
+        self,
+        x_BCS: Tensor,
+        other_BCS: Tensor,
+        bias_C: Tensor,
+        other_bias_C: Tensor | None,
+        *,
+        plain: Callable[[], Tensor],
+    ) -> Tensor:
+        """See `kernels.summing.summed`; `plain` gives the same."""
+
+        def fused() -> Tensor:
+            from distri.layers.kernels.summing import summed
+
+            return summed(x_BCS, other_BCS, bias_C, other_bias_C)
+
+        return self._run("sum" if other_bias_C is None else "sum with two biases", x_BCS, fused, plain, apart)
+
     def softmax(self, scores_NRK: Tensor, values_NKD: Tensor, *, plain: Callable[[], Tensor]) -> Tensor:
         """See `kernels.softmax.softmax`, in the dtype of the values; `plain` gives the same."""
 
@@ -164,9 +187,11 @@ class FusedKernels:
         reason = ""
         difference = float("nan")
         try:
-            from distri.layers.kernels.cache import use_cache
+            from distri.layers.kernels.cache import any_compiled, use_cache
 
-            use_cache()
+            if not self._use:
+                use_cache()
+                self.began_cold = not any_compiled()
             difference = judge(fused(), wanted)
         except torch.OutOfMemoryError:
             return wanted  # another time, with more room
@@ -189,17 +214,10 @@ class FusedKernels:
         else:
             log.warning("fused kernel is not used", kernel=kernel, reason=reason, **about)
         detail = about | ({"difference": difference} if use else {"not_used": reason})
-        self._spans.add(f"compare {kernel}", began_ns, time.monotonic_ns(), track=TRACK, **detail)
+        ended_ns = time.monotonic_ns()
+        self.start_s += (ended_ns - began_ns) / 1e9
+        self._spans.add(f"compare {kernel}", began_ns, ended_ns, track=TRACK, **detail)
         return wanted
-
-
-def are_compiled() -> bool:
-    """Whether kernels have been compiled for this installation, or by it before."""
-    if importlib.util.find_spec("triton") is None:
-        return False
-    from distri.layers.kernels.cache import any_compiled
-
-    return any_compiled()
 
 
 def apart(found: Tensor, wanted: Tensor) -> float:

@@ -32,12 +32,12 @@ def test_all_kernels_compile_for_an_h100_without_one_and_spill_nothing(folder: P
     )
     assert done.returncode == 0, done.stderr
     assert any(folder.rglob("cuda_utils*.so"))  # Triton's binding to the driver
-    kernels = {"_channel_moments", "_group_moments", "_scale", "_gate", "_image_moments", "_softmax"}
+    kernels = {"_channel_moments", "_group_moments", "_scale", "_gate", "_image_moments", "_softmax", "_sum"}
     assert {path.stem for path in folder.rglob("*.ptx")} == kernels
     for path in folder.rglob("*.ptx"):
         program = path.read_text()
         assert ".local" not in program
-        if path.stem in ("_channel_moments", "_scale", "_gate"):
+        if path.stem in ("_channel_moments", "_scale", "_gate", "_sum"):
             assert "ld.global.v4.b32" in program
             assert "ld.global.b16" not in program
     assert any_compiled()

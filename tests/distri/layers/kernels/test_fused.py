@@ -48,6 +48,7 @@ def test_a_kernel_that_agrees_is_used_from_the_second_call_on() -> None:
     assert gate.plainly == 1
     assert relative(second, first) < 1e-6
     [span] = gate.spans
+    assert gate.kernels.start_s == span.seconds
     assert (span.name, span.track) == ("compare gate", "kernels")
     assert span.detail["difference"] < 1e-6
 
@@ -173,7 +174,7 @@ def test_networks_with_kernels_are_the_plain_ones_in_every_phase(
     ranks: Callable[[int], Ranks], count: int, channels_last: bool
 ) -> None:
     for wanted, found, agreed in ranks(count).run(_evaluations, channels_last):
-        names = {"moments", "norm", "norm and SiLU", "gate"}
+        names = {"moments", "norm", "norm and SiLU", "gate", "sum", "sum with two biases"}
         names |= {f"merged moments of {count}", f"corrected moments of {count}"} if count > 1 else set()
         assert {name.removeprefix("compare ") for name in agreed} == names
         for mine, plain in zip(found, wanted, strict=True):

@@ -12,6 +12,7 @@ from distri.layers.kernels.gating import gated
 from distri.layers.kernels.merging import image_moments
 from distri.layers.kernels.moments import group_moments
 from distri.layers.kernels.scaling import scaled
+from distri.layers.kernels.summing import summed
 from tests.distri.networks import relative, seeded
 
 # The interpreter cuts a bfloat16 off where a GPU rounds it.
@@ -176,3 +177,19 @@ def group_norm(groups: int, channels: int, dtype: torch.dtype) -> nn.GroupNorm:
         module.weight.copy_(seeded(1, channels) + 1)
         module.bias.copy_(seeded(2, channels))
     return module.to(dtype).requires_grad_(False)
+
+
+@pytest.mark.parametrize("other_layout", ["contiguous", "channels last"])
+@pytest.mark.parametrize("layout", FORMATS)
+def test_sums_are_those_of_the_plain_layer(layout: str, other_layout: str) -> None:
+    for number, (shape, _) in enumerate(SHAPES):
+        for dtype, rounding in ROUNDING.items():
+            x, other = FORMATS[layout](activation(shape, dtype)), FORMATS[other_layout](activation(shape, dtype, -2.0))
+            biases = [activation((shape[1],), dtype, mean) for mean in (1.0, 7.0)[: 1 + number % 2]]
+            added = torch.stack(biases).double().sum(0)
+            wanted = x.double() + other.double() + added.view(-1, *(1,) * (len(shape) - 2))
+            found = summed(x, other, *biases)
+            assert found.dtype == dtype
+            assert relative(found.double(), wanted) < 2 * rounding
+            if layout == "channels last" and shape[1] > 1:
+                assert found.stride(1) == 1
