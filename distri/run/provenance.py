@@ -67,6 +67,7 @@ def provenance_of_job(
         model_revision=source.revision,
         model_sha256=source.sha256,
         refiner_revision=source.refiner.revision if source.refiner is not None else None,
+        vae=Path(source.vae).name if source.vae is not None else None,
         layout=mesh.layout,
         ranks=mesh.layout.ranks,
         exact=spec.exact,

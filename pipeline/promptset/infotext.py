@@ -21,6 +21,7 @@ from typing import Any
 from pipeline.picture import MAX_SIDE_PX, MAX_STEPS
 
 NEGATIVE = "Negative prompt:"
+OWN_VERSION = "tessera"  # of what Tessera itself has written
 MAX_SETTINGS = 1_000
 
 _IS_SETTINGS = re.compile(r"\s*Steps: *\d{1,6} *(?:[,|]|$)")
@@ -45,6 +46,7 @@ _SAME: Mapping[str, tuple[str, type]] = {
 _PROVENANCE = frozenset(
     {
         "version",
+        "rng",
         "model hash",
         "vae hash",
         "lora hashes",
@@ -104,6 +106,8 @@ def parse_infotext(text: str) -> Infotext | None:
     settings = {name.lower(): value for name, value in written.items()}
     # No negative prompt zeroes the embeddings of SDXL there, as null does here.
     fields: dict[str, Any] = {"prompt": "\n".join(before[:end]).strip(), "negative_prompt": negative or None}
+    if not negative and end < last and settings.get("version", "").startswith(OWN_VERSION):
+        fields["negative_prompt"] = ""  # we write no line for null, and an empty one for the empty text
     fields |= _fields(settings)
     left_out = [f"{name}: {value}" for name, value in written.items() if name.lower() not in _KNOWN]
     if "denoising strength" in settings and "highres" not in fields:

@@ -62,6 +62,9 @@ class Provenance(BaseModel):
     refiner_revision: str | None = Field(
         None, exclude_if=lambda value: value is None, description="Of the model's refiner, where it has one."
     )
+    vae: str | None = Field(
+        None, exclude_if=lambda value: value is None, description="Name of another VAE's file than the model's own."
+    )
     sampler: str | None = Field(
         None,
         exclude_if=lambda value: value is None,

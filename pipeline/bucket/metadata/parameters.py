@@ -11,9 +11,13 @@ import hashlib
 import json
 import re
 
-from pipeline.picture import HighresMode, Lora, Scheduler
+from pipeline.deployment.allow_lists import Names
+from pipeline.picture import HighresMode, Lora, Scheduler, Syntax
 from pipeline.promptset.samplers import shown_name
-from pipeline.promptset.syntax.escape import escape
+from pipeline.promptset.syntax import reading
+from pipeline.promptset.syntax.escape import as_a1111, escape
+from pipeline.promptset.syntax.inversions import Inversions
+from pipeline.promptset.syntax.parsed import BadSyntax
 from pipeline.records.results import ImageResult
 
 AUTOV2, AUTOV3 = 10, 12  # hexadecimal digits: of a file's SHA-256, and of that of its tensors without the header
@@ -28,17 +32,44 @@ _SIGMAS = {
 _NEGATIVE = "Negative prompt:"
 # Readers find the parts of the text by how its lines begin.
 _NEWLINE_BEFORE_MARK = re.compile(rf"\n(?=\s*(?:{_NEGATIVE}|Steps:))")
+_LORA_TAG = re.compile(r"\s*<(?:lora|lyco):[^>]{1,1000}>")
 _HEXADECIMAL = re.compile(rf"[0-9a-f]{{{AUTOV2},}}")
 
 
 def parameters_text(result: ImageResult) -> str:
     """Prompt, negative prompt and settings. No negative prompt has no line, the empty one has an empty line."""
     loras = "".join(f" <lora:{lora.name}:{_scales(lora)}>" for lora in result.loras)
-    lines = [_prompt(result.prompt) + loras]
+    lines = [_lines_of(a1111_prompt(result, result.prompt, negative=False)) + loras]
     if result.negative_prompt is not None:
-        lines.append(f"{_NEGATIVE} {_prompt(result.negative_prompt)}".rstrip())
+        negative = _lines_of(a1111_prompt(result, result.negative_prompt, negative=True))
+        lines.append(f"{_NEGATIVE} {negative}".rstrip())
     lines.append(", ".join(f"{name}: {value}" for name, value in _settings(result).items()))
     return "\n".join(lines)
+
+
+def a1111_prompt(result: ImageResult, text: str, *, negative: bool) -> str:
+    """A prompt of the result in A1111's syntax, whatever its own is; without the LoRAs that it names.
+
+    What has no form there, as compel's blends, stands as it was written.
+    """
+    syntax = result.syntax
+    if syntax is None or syntax is Syntax.NONE:
+        return escape(text)
+    if syntax is Syntax.A1111:
+        return text if negative else _LORA_TAG.sub("", text)
+    inversions = Inversions(Names({name: _ById() for name in result.embeddings}))
+    try:
+        read = reading.read(text, syntax, result.steps, negative=negative, inversions=inversions)
+    except BadSyntax:  # an embedding by another name
+        return text
+    found = as_a1111(read)
+    return text if found is None else found
+
+
+class _ById:
+    """An embedding that is known by its id alone."""
+
+    names: tuple[str, ...] = ()
 
 
 def schedule_type(used: Scheduler) -> str | None:
@@ -78,7 +109,10 @@ def _settings(result: ImageResult) -> dict[str, object]:
         "Model hash": model_hash(result.model, made.model_revision, made.model_sha256),
         "Model": _quoted(result.model),
     }
+    if made.vae is not None:
+        settings["VAE"] = _quoted(made.vae)
     settings |= hires
+    settings["Clip skip"] = result.clip_skip
     if result.guidance_rescale:
         settings["CFG Rescale"] = f"{result.guidance_rescale:g}"
     settings["RNG"] = "CPU"
@@ -108,20 +142,23 @@ def _passes(result: ImageResult) -> tuple[int, int, dict[str, object]]:
 
 
 def _hashes(result: ImageResult, of_model: str) -> dict[str, object]:
-    """`Lora hashes` as A1111 writes them, AutoV3, and `Hashes` as Civitai's extension does, AutoV2."""
+    """`Lora hashes` and `TI hashes` as A1111 writes them, and `Hashes` as Civitai's extension does, AutoV2."""
     made, found = result.provenance, dict[str, object]()
     if tensors := {name: sha256[:AUTOV3] for name, sha256 in made.lora_tensors.items()}:
         found["Lora hashes"] = _quoted(", ".join(f"{name}: {digest}" for name, digest in tensors.items()))
-    if made.loras:
+    if made.embeddings:
+        shown = ", ".join(f"{name}: {sha256[:AUTOV3]}" for name, sha256 in made.embeddings.items())
+        found["TI hashes"] = _quoted(shown)
+    if made.loras or made.embeddings:
         files = {"model": of_model} | {f"lora:{name}": sha256[:AUTOV2] for name, sha256 in made.loras.items()}
+        files |= {f"embed:{name}": sha256[:AUTOV2] for name, sha256 in made.embeddings.items()}
         found["Hashes"] = json.dumps(files, ensure_ascii=False)
     return found
 
 
-def _prompt(text: str) -> str:
-    """The text escaped, on lines of which none begins as a part of the whole does."""
-    lines = escape(text.strip()).splitlines()
-    return _NEWLINE_BEFORE_MARK.sub(" ", "\n".join(lines))
+def _lines_of(prompt: str) -> str:
+    """The prompt on lines of which none begins as a part of the whole does."""
+    return _NEWLINE_BEFORE_MARK.sub(" ", "\n".join(prompt.strip().splitlines()))
 
 
 def _quoted(value: str) -> str:

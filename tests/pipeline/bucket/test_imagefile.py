@@ -113,7 +113,8 @@ def test_what_has_no_room_in_a_jpeg_stays_out_and_the_rest_stays_readable() -> N
 
 PARAMETERS = (
     "a harbour <lora:film:0.5>\nNegative prompt: blur\nSteps: 2, Sampler: DPM++ 2M, Schedule type: Karras, "
-    "CFG scale: 5, Seed: 100, Size: 64x72, Model hash: 70e9ef75f1, Model: demo, RNG: CPU, Version: tessera 0"
+    "CFG scale: 5, Seed: 100, Size: 64x72, Model hash: 70e9ef75f1, Model: demo, Clip skip: 2, RNG: CPU, "
+    "Version: tessera 0"
 )
 
 

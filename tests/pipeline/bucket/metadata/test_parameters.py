@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from pipeline.bucket.metadata.parameters import parameters_text
-from pipeline.picture import Highres, HighresMode, Lora, RenderDetails, Scheduler, Stage
+from pipeline.picture import Highres, HighresMode, Lora, RenderDetails, Scheduler, Stage, Syntax
+from pipeline.promptset.infotext import parse_infotext
+from pipeline.promptset.row import Row
 from pipeline.promptset.samplers import scheduler_of
 from pipeline.promptset.syntax.escape import unescape
 from pipeline.records.results import ImageResult
@@ -94,6 +96,44 @@ def test_loras_stand_with_the_hashes_of_a1111_and_of_civitai() -> None:
     prompt, _, settings = _read(text)
     assert prompt == "a harbour <lora:film:0.5> <lora:grain:0.25:1>"
     assert (settings["Lora hashes"], settings["Version"]) == ("film: fedcba987654, grain: fedcba987654", "tessera 0")
+
+
+@pytest.mark.parametrize(
+    ("syntax", "prompt", "shown"),
+    [
+        (None, "a (tall:1.2) [tower]", r"a \(tall:1.2\) \[tower\]"),
+        (Syntax.NONE, "a (tall:1.2)", r"a \(tall:1.2\)"),
+        (Syntax.A1111, "a (tall:1.2) [x|y] <lora:film_v2:0.8>, fog BREAK sea", "a (tall:1.2) [x|y], fog BREAK sea"),
+        (Syntax.COMFY, "a (tall:1.2) [tower], embedding:easy", r"a (tall:1.2) \[tower\], easy"),
+        (Syntax.COMPEL, "a tall++ tower", "a(tall:1.21)tower"),
+        (Syntax.COMPEL, '("a", "b").blend(1, 1)', '("a", "b").blend(1, 1)'),
+    ],
+)
+def test_a_prompt_of_any_syntax_is_written_in_that_of_the_web_uis(
+    syntax: Syntax | None, prompt: str, shown: str
+) -> None:
+    result = _result({"prompt": prompt, "syntax": syntax, "embeddings": ("easy",)})
+    assert parameters_text(result).split("\nSteps:")[0] == shown
+
+
+def test_embeddings_vae_and_clip_skip_stand_where_they_apply() -> None:
+    text = parameters_text(_result({"clip_skip": 3}, embeddings={"easy": SHA}, vae="fix.safetensors"))
+    settings = _read(text)[2]
+    found = [settings[name] for name in ("TI hashes", "VAE", "Clip skip")]
+    assert found == [f"easy: {SHA[:12]}", "fix.safetensors", "3"]
+    assert f'"embed:easy": "{SHA[:10]}"' in text
+
+
+@pytest.mark.parametrize("negative", [None, "", "blur"])
+def test_we_read_back_what_we_wrote(negative: str | None) -> None:
+    result = _result({"prompt": "a (tower)", "negative_prompt": negative, "scheduler": scheduler_of("DPM++ 2M Karras")})
+    read = parse_infotext(parameters_text(result))
+    assert read is not None
+    assert (read.left_out, read.model) == ((), "demo")
+    fields = dict(read.fields)
+    assert unescape(fields.pop("prompt")) == "a (tower)"
+    assert fields["negative_prompt"] == negative
+    Row.model_validate({"prompt": "x", "syntax": "a1111", **fields})
 
 
 @pytest.mark.parametrize(
