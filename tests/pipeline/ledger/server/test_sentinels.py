@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trustme
 
 from pipeline.deployment.broker import RENDER, celery_app, send_hint
 from pipeline.deployment.broker_keys import RENDER_QUEUE, queue_key
@@ -16,6 +18,7 @@ from pipeline.process.redact import conceal_environment, redacted
 from tests.factories import batch_record
 from tests.faults.deployment import until
 from tests.sentinels import PASSWORD, SENTINEL_PASSWORD, watched
+from tests.tls import Terminator
 
 
 def test_a_failover_is_an_outage_of_seconds(settings: Settings, tmp_path: Path) -> None:
@@ -53,6 +56,27 @@ def test_no_sentinel_or_no_such_service_is_named(settings: Settings, tmp_path: P
             Ledger(stranger).now()
     for secret in (PASSWORD, SENTINEL_PASSWORD, "watch%2Ber"):
         assert secret not in str(error.value)
+
+
+def test_sentinels_are_asked_over_tls_and_with_our_certificate(settings: Settings, tmp_path: Path) -> None:
+    """Which Redis they name is what is asked for: that one speaks no TLS here."""
+    ca = trustme.CA()
+    ours = ca.issue_cert("client@tessera.example")
+    files: dict[str, Any] = {name: tmp_path / f"{name}.pem" for name in ("redis_ca", "redis_cert", "redis_key")}
+    ca.cert_pem.write_to_path(files["redis_ca"])
+    ours.cert_chain_pems[0].write_to_path(files["redis_cert"])
+    ours.private_key_pem.write_to_path(files["redis_key"])
+    with watched(tmp_path) as redis, Terminator(redis.sentinel_port, ca, ca.issue_cert("localhost")) as tls:
+        nodes = redis.url.partition("@")[2].replace(
+            f"127.0.0.1:1,127.0.0.1:{redis.sentinel_port}", f"localhost:{tls.port}"
+        )
+        url = f"rediss+{redis.url.partition('@')[0]}@{nodes}"
+        own = load_settings(settings.environment(), redis_url=url, **files)
+        assert Ledger(own).store.redis.connection_pool.get_master_address() == ("127.0.0.1", redis.ports[0])
+        stranger = load_settings(settings.environment(), redis_url=url, redis_ca=files["redis_ca"])
+        for refused in (stranger, load_settings(settings.environment(), redis_url=url)):
+            with pytest.raises(LedgerUnavailable):
+                Ledger(refused).now()
 
 
 def test_the_password_of_the_sentinels_is_a_secret_too() -> None:
