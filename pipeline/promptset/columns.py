@@ -87,10 +87,10 @@ class Columns:
                     continue
                 yield RowError(number, None, f"column {place} has a cell and no name in the header")
                 return
-            if bare in _ERRORS and not column.startswith("metadata."):
+            if bare[0] == "#" and bare in _ERRORS and not column.startswith("metadata."):
                 yield RowError(number, column, f"{bare} found, an error of the spreadsheet; a value wanted")
                 return
-            if bare.lower() in _MISSING:
+            if bare[0] in "nN<" and bare.lower() in _MISSING:
                 if column == "prompt":
                     yield RowError(number, column, "NaN found, which pandas writes where nothing is; a text wanted")
                     return
