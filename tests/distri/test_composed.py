@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from distri.engine import Engine, EngineSettings
@@ -159,6 +160,25 @@ def test_images_of_a_batch_have_schedules_and_weights_of_their_own(
         (alone,) = _render(engine, image)
         for found in (together[place], low[place]):
             assert np.abs(found.pixels.astype(int) - alone.pixels.astype(int)).max() <= 1  # type: ignore[union-attr]
+
+
+def test_images_of_a_batch_have_embeddings_of_their_own_and_say_what_an_encoder_lacks(
+    model_dir: Path, tmp_path: Path
+) -> None:
+    engine, files = _engine(model_dir), [tmp_path / f"{name}.safetensors" for name in ("both", "half")]
+    vectors = torch.randn(2, 64, generator=torch.Generator().manual_seed(1))
+    save_file({"clip_l": vectors[:, :32].contiguous(), "clip_g": vectors}, files[0])
+    save_file({"emb_params": vectors.flip(0)}, files[1])
+    prompts = [weighted_by(A1111, "a ", Inversion(file), " hill") for file in files]
+    images = [replace(PLAIN, prompt=prompt, steps=2) for prompt in prompts]
+    together = _render(engine, *images)
+    for image, found in zip(images, together, strict=True):
+        (alone,) = _render(engine, image)
+        assert np.abs(found.pixels.astype(int) - alone.pixels.astype(int)).max() <= 1  # type: ignore[union-attr]
+    assert together[0].warnings == ()
+    assert [one.split(";")[0] for one in together[1].warnings] == [
+        "embedding half.safetensors has vectors for clip_g alone"
+    ]
 
 
 def test_a_batch_of_different_numbers_of_prompts_is_refused(model_dir: Path) -> None:
