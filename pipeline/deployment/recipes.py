@@ -34,7 +34,7 @@ class ModelDefaults(BaseModel):
 
     def values(self) -> dict[str, Any]:
         """What is set, by name."""
-        return {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+        return {name: value for name, value in self.__dict__.items() if value is not None}
 
 
 def _trailing(name: str) -> Scheduler:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from pipeline.deployment.announcement import AllowedModel, Deployment
@@ -30,6 +31,8 @@ MAX_WEBP_PX = 16_383
 _DEFAULTS = {name: field.get_default() for name, field in Options.model_fields.items()}
 # What a resolved row has under the same name; what is decided here comes over it.
 _AS_GIVEN = tuple(name for name in Options.model_fields if name in ResolvedRow.model_fields)
+_CONDITIONING, _FILE = itemgetter(*Conditioning.model_fields), itemgetter(*File.model_fields)
+_OF_SAMPLING = frozenset({"steps", "scheduler", *samplers.TAKES})
 _FOR_DISTILLED = {"steps": samplers.LCM_STEPS, "guidance_scale": samplers.LCM_GUIDANCE}
 
 
@@ -77,7 +80,7 @@ def resolve(
         "syntax": syntax,
         "embeddings": embeddings,
         "highres": highres,
-        "conditioning": _conditioning(*(values[name] for name in Conditioning.model_fields)),
+        "conditioning": _conditioning(*_CONDITIONING(values)),
         "file": _file(row, defaults, values, max(width, height)),
         "metadata": row.metadata,
         "refiner_switch_at": _refiner_switch_at(values["refiner_switch_at"], deployment.models[model]),
@@ -163,7 +166,7 @@ def _of_model(model: str, given: Mapping[str, Any], deployment: Deployment) -> d
     for lora in given.get("loras", ()):
         if lora.name in deployment.loras:
             values |= deployment.loras[lora.name].defaults.values()
-    if given.keys() & {"steps", "scheduler", *samplers.TAKES}:
+    if values and given.keys() & _OF_SAMPLING:
         values.pop("timesteps", None)  # they are for the steps and the scheduler beside them
     return values
 
@@ -224,7 +227,7 @@ def _highres(row: Row, defaults: Options, steps: int, pixels: int, native_px: in
 
 
 def _file(row: Row, defaults: Options, values: dict[str, Any], longest_px: int) -> File:
-    file = _same_file(*(values[name] for name in File.model_fields))
+    file = _same_file(*_FILE(values))
     if file.format is Format.WEBP and longest_px > MAX_WEBP_PX:
         raise ValueError("format", f"webp found for a side of {longest_px} pixels; it holds up to {MAX_WEBP_PX}")
     if file.format is not Format.PNG:
