@@ -19,6 +19,7 @@ from pipeline.outputs.foreign.read import foreign_picture
 from pipeline.outputs.foreign.texts import MAX_FILE_BYTES
 from pipeline.promptset.formats import DEFAULT_OPTIONS, InputFormat
 from pipeline.promptset.lines import ReadOptions
+from pipeline.promptset.shorthand import scheduler
 from pipeline.promptset.source import Bucket, Prompts, Source, open_source, shown_path
 from pipeline.records.results import ImageResult
 
@@ -140,6 +141,12 @@ def _foreign(path: Path, found: ForeignPicture, models: tuple[str, ...], body: b
     if unknown := row.keys() - known_fields(row).keys():
         notes += [f"{name} {row[name]!r}" for name in sorted(unknown)]
     row = known_fields(row)
+    if "scheduler" in row:
+        try:
+            scheduler(row["scheduler"])
+        except ValueError as error:  # there is none here: the model's own renders
+            notes.append(shown(f"sampler: {error}"))
+            del row["scheduler"]
     if "loras" in row:
         row["loras"] = [{**lora, "name": _stem(lora["name"])} for lora in row["loras"]]
     metadata = {"file": shown(path.name), "program": found.program}

@@ -73,7 +73,7 @@ class _Walk:
         found.put("guidance_scale", self._value(sampler, "cfg"), float)
         name, schedule = self._value(sampler, "sampler_name"), self._value(sampler, "scheduler")
         if isinstance(name, str):
-            row["scheduler"] = f"{name} {schedule}" if isinstance(schedule, str) and schedule else name
+            row["scheduler"] = {"name": name, "schedule": schedule} if isinstance(schedule, str) and schedule else name
         self._whole_schedule(sampler, advanced=advanced)
         self._text(self._input(sampler, "positive"), "prompt")
         self._text(self._input(sampler, "negative"), "negative_prompt")

@@ -67,7 +67,7 @@ def _picture(given: Mapping[str, Any]) -> ForeignPicture:
         found.row |= {"width": int(size[1]), "height": int(size[2])}
     sampler, schedule = given.get("sampler"), given.get("scheduler")
     if isinstance(sampler, str):
-        found.row["scheduler"] = f"{sampler} {schedule}" if isinstance(schedule, str) else sampler
+        found.row["scheduler"] = {"name": sampler, "schedule": schedule} if isinstance(schedule, str) else sampler
     found.row["loras"] = loras = []
     for one in _list(given.get("loras")):
         scale = number(one[1], float) if isinstance(one, list) and len(one) > 1 else None

@@ -13,7 +13,7 @@ from pipeline.cli.main import app
 from pipeline.errors import RowError, RowWarning
 from pipeline.outputs.foreign.found import ForeignPicture, NotCarriedOver
 from pipeline.outputs.foreign.read import foreign_picture
-from pipeline.outputs.pictures import open_prompts
+from pipeline.outputs.pictures import open_prompts, picture_rows
 from pipeline.promptset.row import Row
 from tests.pipeline.outputs.foreign.files import commented, png_with
 
@@ -100,7 +100,7 @@ def test_a_plain_graph_of_comfyui_becomes_a_row() -> None:
         "steps": 20,
         "guidance_scale": 8.0,
         "seed": 5,
-        "scheduler": "dpmpp_2m karras",
+        "scheduler": {"name": "dpmpp_2m", "schedule": "karras"},
         "loras": [{"name": "grain.safetensors", "scale": 0.5}, {"name": "sub\\film.safetensors", "scale": 0.8}],
     }
 
@@ -231,7 +231,7 @@ def test_both_schemes_of_fooocus_become_rows() -> None:
         "width": 1152,
         "height": 896,
         "seed": 123,
-        "scheduler": "dpmpp_2m_sde_gpu karras",
+        "scheduler": {"name": "dpmpp_2m_sde_gpu", "schedule": "karras"},
         "loras": [{"name": "offset.safetensors", "scale": 0.1}],
     }
     assert wanted.items() <= found.row.items()
@@ -276,6 +276,16 @@ def test_a_folder_is_a_prompt_set_whose_rows_render_what_its_pictures_say(tmp_pa
     assert sum("Face restoration: CodeFormer" in message for message in warned) == 2
     [refused] = [item.message for item in items if isinstance(item, RowError)]
     assert "none.png carries no record" in refused
+
+
+def test_a_sampler_that_there_is_none_of_is_left_out_and_the_nearest_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    for given, kept in (("dpmpp_2m_sde_gpu", True), ("lms", False)):
+        path.write_bytes(png_with(prompt=json.dumps(GRAPH).replace("dpmpp_2m", given)))
+        [found] = picture_rows([path], refused=lambda _path, why: pytest.fail(why))
+        assert ("scheduler" in found.row) == kept
+        assert any("LMS cannot be used" in note for note in found.notes) != kept
+        Row.model_validate(found.row)
 
 
 def test_extract_says_file_by_file_what_it_leaves_out(tmp_path: Path) -> None:
