@@ -29,6 +29,7 @@ _NETWORK = re.compile(r"<(\w{1,100}):([^>]{1,1000})>")  # bounded, so that many 
 _LORA_KINDS = ("lora", "lyco")
 _AND = re.compile(r"\bAND\b")
 _NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?|\d*\.\d+))\s*")
+_NO_NUMBER = frozenset("abcdefghijklmnopqrstuvwxyz)],")  # what most prompts end with
 _WEIGHT = re.compile(r":\s*([+-]?[.\d]+)\s*\)")
 _CHANGE = re.compile(r":\s*[-+\d.][-+\d.eE]*\s*\]")
 
@@ -73,7 +74,9 @@ def needs_no_look(text: str, *, negative: bool) -> bool:
         return False
     deep = text.count("(") + text.count("[")
     if ":" in text:
-        if _NUMBER.fullmatch(text, text.rfind(":") + 1) or ("[" in text and _CHANGE.search(text)):
+        if (text[-1] not in _NO_NUMBER and _NUMBER.fullmatch(text, text.rfind(":") + 1)) or (
+            "[" in text and _CHANGE.search(text)
+        ):
             return False
         product = 1.1**deep
         for number in _WEIGHT.findall(text):

@@ -13,6 +13,7 @@ from pipeline.promptset.syntax.inversions import Inversions
 from pipeline.promptset.syntax.parsed import (
     MAX_COMPOSED,
     MAX_DEPTH,
+    MAX_WEIGHT,
     BadSyntax,
     Blend,
     Composed,
@@ -36,6 +37,8 @@ _WEIGHT = re.compile(r"\++|-+|\d+\.\d*|\.?\d+")
 _ATTEND = re.compile(r"\s*\.attend\s*\(\s*(\++|-+|\d+\.\d*|\.?\d+)\s*\)")
 _SWAP = re.compile(r"\s*\.swap\s*\(")
 _LORA = re.compile(r"(?:useLora|withLora)\s*\(\s*([\w-]+)\s*(?:,\s*([+-]?(?:\d+\.\d*|\.?\d+))\s*)?\)", re.ASCII)
+_CALL = re.compile(r'"|\.(?:swap|and|add|blend|attend)\s*\(|\.attend|Lora\b')
+_FACTOR = re.compile(r"\)(\d+\.\d*|\.?\d+)")
 _JOINED = re.compile(r"\s*\)\s*\.(and|add|blend)\s*\(([^()]{0,1000})\)")
 _ESCAPED = re.compile(r'\\([()"])')
 _ANGLED = re.compile(r"<([^<>\s]{1,200})>")
@@ -62,7 +65,14 @@ def lora_tags(text: str) -> tuple[LoraTag, ...]:
 
 def needs_no_look(text: str) -> bool:
     """Whether a prompt is certainly fine and names nothing; what it cannot be sure of it leaves to `read`."""
-    return not ("(" in text or '"' in text or "++++" in text)
+    if "(" not in text and '"' not in text and "++++" not in text:
+        return True
+    if _CALL.search(text) or text.count("(") > MAX_DEPTH:
+        return False
+    product = _PLUS ** text.count("+")
+    for number in _FACTOR.findall(text):
+        product *= max(1.0, float(number))
+    return product <= MAX_WEIGHT
 
 
 class _Reader:

@@ -17,18 +17,19 @@ def _look(mark: str, example: str, read_by: tuple[Syntax, ...], pattern: str) ->
 
 
 # A number behind a digit is a time, a verse or a ratio.
-_look("(", "(word:1.3)", (_A1111, _COMFY), r"\([^()]{0,200}[^\W\d][^()]{0,200}(?<![\d\s]):(?:\s*\d?\.\d+|[1-9])\s*\)")
-_look("(", "((word))", (_A1111, _COMFY), r"\(\(\s*\w[^()]{0,200}\)\)")
-_look("(", "(words)++", (_COMPEL,), r"(?<=[^\s(])\)(?:\+{1,4}|\d\.\d+)(?=[\s,.)]|\Z)|\)\.(?:and|blend|swap)\(")
-_look("[", "[[word]]", (_A1111,), r"\[\[\s*\w[^\[\]]{0,200}\]\]")
+_look("(", "(word:1.3)", (_A1111, _COMFY), r"\([^()]{0,400}[^()\d\s]:(?:\s*\d?\.\d+|[1-9])\s*\)")
+_look("((", "((word))", (_A1111, _COMFY), r"\(\(\s*\w[^()]{0,200}\)\)")
+_look("[[", "[[word]]", (_A1111,), r"\[\[\s*\w[^\[\]]{0,200}\]\]")
 _look(
     "[",
     "[a:b:0.5]",
     (_A1111,),
     r"\[(?=[^\[\]]{0,200}[^\W\d])[^\[\]:]{0,200}:(?:[^\[\]:]{0,200}:\s*[\d.]+|\s*0?\.\d+)\s*\]",
 )
-_look("[", "[a|b]", (_A1111,), r"\[[^\[\]|]{1,200}\|[^\[\]]{0,200}\]")
+_look("|", "[a|b]", (_A1111,), r"\[[^\[\]|]{1,200}\|[^\[\]]{0,200}\]")
 _look("<", "<lora:name:0.8>", (_A1111,), r"<(?:lora|lyco|hypernet):[^<>\s][^<>]*>")
+_look(")+", "(words)++", (_COMPEL,), r"\)\+{1,4}(?=[\s,.)]|\Z)")
+_look(").", '("a", "b").and()', (_COMPEL,), r"\)\.(?:and|blend|swap)\(")
 # In a headline all is in capitals; a sign stands in quotation marks.
 _look("BREAK", "BREAK", (_A1111,), r"(?:[^A-Z\s\"'“]\s+|\A\s*)BREAK(?=\s+[^A-Z\s\"'”]|,|\s*\Z)|,\s*BREAK\b")
 _look("AND", "AND", (_A1111,), r"[a-z)\],.]\s+AND\s+[a-z(\[]")

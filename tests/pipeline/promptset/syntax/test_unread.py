@@ -14,7 +14,7 @@ from pipeline.promptset.syntax.unread import unread
         "a (red:1.3) fox", "a (red fox: 0.8)", "(fox:2)", "((masterpiece)), fox", "[[blurry]]", "<lora:film:0.8> fox",
         "<hypernet:x:1>", "a fox BREAK a hill", "fox, BREAK, hill", "a fox\nBREAK\na hill", "a cat AND a dog",
         "a [dog:cat:0.5]", "[cat:.3]", "a [red|blue] fox", "embedding:easy, fox", "a++ fox", "red++, fox", "(a fox)++",
-        '(a fox)1.3', '("a fox", "a hill").and()',
+        '("a fox", "a hill").and()',
     ],
 )  # fmt: skip
 def test_syntax_is_noticed(text: str) -> None:
