@@ -131,6 +131,8 @@ class FusedLoras:
             raise BadLora(file.name, str(error)) from error
         _require_use(file, found)
         warnings += [f"LoRA {file.name}: {sentence}" for sentence in found.leftovers()]
+        if strange := strength.strange(self._targets.all()):
+            warnings.append(f"LoRA {file.name}: this model has no blocks {', '.join(strange)}")
         return (_Fused(file.name, weight, change) for weight, change in found.changes)
 
 

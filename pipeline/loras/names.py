@@ -47,6 +47,8 @@ _SIDES = {
     "_lora.up.weight": "up",
     ".lora_linear_layer.down.weight": "down",
     ".lora_linear_layer.up.weight": "up",
+    "_lora.alpha": "alpha",
+    ".lora.alpha": "alpha",
     ".alpha": "alpha",
     ".dora_scale": "dora_scale",
     ".diff": "diff",

@@ -175,8 +175,8 @@ def _rotated(weight: Tensor, sides: Sides, strength: float) -> Tensor:
         norm = torch.linalg.vector_norm(skew) + 1e-8
         skew = torch.where((limit > 0) & (norm > limit), skew * (limit / norm), skew)
     identity = torch.eye(blocks.shape[-1], device=blocks.device)
-    # (I + Q)(I - Q)^-1, and the two commute.
-    rotation = torch.linalg.solve(identity - skew, identity + skew)
+    # (I + Q)(I - Q)^-1, and the two commute. Only NaN makes it singular, and then the weight shows it.
+    rotation = torch.linalg.solve_ex(identity - skew, identity + skew).result
     rotation = strength * rotation + (1 - strength) * identity
     turned = _by_blocks(weight, rotation) if blocks.ndim == 3 else _by_butterfly(weight, rotation)
     return turned * sides["rescale"].reshape(-1, *[1] * (weight.ndim - 1)) if "rescale" in sides else turned

@@ -16,6 +16,8 @@ from pipeline.errors import BadCheckpoint
 from pipeline.loras.bases import BY_TEXT_WIDTH, SDXL, base_by_metadata, base_by_names, text_width
 
 METADATA_KEY = "lora_adapter_metadata"  # where diffusers keeps peft's settings in a file's header
+# What torch converts to float32 on every device.
+DTYPES = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "I32", "I16", "I8", "U8", "BOOL"})
 MOST_TENSORS = 100_000  # a file of every layer of SDXL in the kind with most tensors has 15,000
 
 
@@ -42,6 +44,8 @@ def read_file(path: Path, sha256: str | None) -> LoraFile:
         header = read_header(path)
         if len(header.tensors) > MOST_TENSORS:
             raise BadLora(path.name, f"it has {len(header.tensors):,} tensors, at most {MOST_TENSORS:,} wanted")
+        if strange := sorted({tensor.dtype for tensor in header.tensors.values()} - DTYPES):
+            raise BadLora(path.name, f"it has tensors of type {', '.join(strange)}, which is not read here")
         if sha256 is not None:
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +87,10 @@ class Targets:
         """The module that a file calls so."""
         return next((found for place in places(name) if (found := self._by_place.get(place)) is not None), None)
 
+    def all(self) -> set[Target]:
+        """Every module once."""
+        return set(self._by_place.values())
+
     @functools.cached_property
     def original(self) -> dict[str, str]:
         """The names of the UNet's modules in the original network."""
@@ -162,14 +166,22 @@ class Strength:
         original: Mapping[str, str] | None = None,
     ) -> None:
         self._unet, self._text, self._original = unet, text, original or {}
+        self._names = [name for name, _ in blocks]
         self._blocks = sorted(((f"{_prefix(name)}.", factor) for name, factor in blocks), key=lambda one: -len(one[0]))
+
+    def strange(self, targets: Iterable[Target]) -> list[str]:
+        """The blocks that hold none of a model's modules."""
+        names = {name for target in targets for name in self._names_of(target)} if self._names else set()
+        return [block for block in self._names if not any(name.startswith(f"{_prefix(block)}.") for name in names)]
+
+    def _names_of(self, target: Target) -> tuple[str, ...]:
+        if target.part == UNET:
+            return f"{target.name}.", f"{self._original.get(target.name, '')}."
+        return f"{target.part}.", "base."
 
     def of(self, target: Target) -> float:
         """The strength for one module."""
-        if target.part == UNET:
-            names = (f"{target.name}.", f"{self._original.get(target.name, '')}.")
-        else:
-            names = (f"{target.part}.", "base.")
+        names = self._names_of(target)
         factor = next((factor for prefix, factor in self._blocks if any(n.startswith(prefix) for n in names)), 1.0)
         return factor * (self._unet if target.part == UNET else self._text)
 

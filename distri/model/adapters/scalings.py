@@ -64,7 +64,10 @@ class PeftSettings:
         alpha = self._alpha if alpha is None else alpha
         if not isinstance(alpha, int | float) or isinstance(alpha, bool):
             return None
-        return float(alpha) / (math.sqrt(rank) if self._by_root else rank)
+        try:
+            return float(alpha) / (math.sqrt(rank) if self._by_root else rank)
+        except OverflowError as error:
+            raise BadPattern(f"an alpha of peft's settings has {len(str(alpha)):,} digits") from error
 
 
 def rank_of(kind: AdapterKind, sides: Mapping[str, Tensor]) -> int | None:

@@ -136,8 +136,9 @@ def test_text_encoders_and_blocks_have_scales_of_their_own(model_dir: Path, file
         ("up_blocks.0", 7.0),
         ("text_encoder_2", 2.0),
     )
-    fused, scaled = _fused(model_dir, Lora(files["kohya"], 2.0, text_scale=0.25, blocks=blocks))
-    assert not fused.warnings
+    lora = Lora(files["kohya"], 2.0, text_scale=0.25, blocks=(*blocks, ("IN09", 0.0)))
+    fused, scaled = _fused(model_dir, lora)
+    assert fused.warnings == ("LoRA kohya.safetensors: this model has no blocks IN09",)
     for name, gain in plain.items():
         wanted = 2.0
         if name.startswith("text_encoder"):
@@ -260,6 +261,7 @@ def _bad(folder: Path, kind: str, parts: dict[str, Any]) -> Lora:
             "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lora_up.weight": torch.zeros(320, 2),
         },
         "for Flux": {"lora_unet_double_blocks_0_img_attn_proj.lora_down.weight": weight},
+        "of complex numbers": {"unet.conv_in.lora_A.weight": torch.zeros(2, 5, dtype=torch.complex64)},
         "an alpha that is no number": {
             "unet.conv_in.lora_A.weight": torch.zeros(2, 4, 3, 3),
             "unet.conv_in.lora_B.weight": torch.zeros(64, 2, 1, 1),
@@ -287,6 +289,7 @@ BAD = {
     "for SD 1.5": "made for SD 1.x: its cross-attention reads text of 768",
     "for Flux": "made for Flux",
     "an alpha that is no number": "alpha is no number",
+    "of complex numbers": "tensors of type C64",
     "another file": "SHA-256",
 }
 

@@ -74,6 +74,7 @@ FC, OUT_PROJ = "text_model.encoder.layers.3.mlp.fc1", "text_model.encoder.layers
         (f"base_model.model.{Q}.lora_magnitude_vector.default.weight", "unet", Q, "magnitude"),
         (f"base_model.model.unet.{OUT}.lora_B.my_style.bias", "unet", OUT, "up_bias"),
         ("unet.up_blocks.0.attentions.2.transformer_blocks.0.attn1.processor.to_out_lora.up.weight", "unet", OUT, "up"),
+        ("unet.up_blocks.0.attentions.2.transformer_blocks.0.attn1.processor.to_out_lora.alpha", "unet", OUT, "alpha"),
         ("diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.lora_A.weight", "unet", Q, "down"),
         ("model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.diff", "unet", Q, "diff"),
         (f"{OUT.replace('attn1', 'attn1')}.hada_t1", "unet", OUT, "hada_t1"),

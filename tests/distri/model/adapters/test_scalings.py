@@ -36,6 +36,11 @@ def test_no_settings_say_nothing_and_the_root_is_of_the_rank() -> None:
     assert PeftSettings({"unet.lora_alpha": 10, "unet.use_rslora": True}, "unet").scaling("conv_in", 4) == 5
 
 
+def test_an_alpha_that_no_float_holds_is_refused() -> None:
+    with pytest.raises(BadPattern, match="401 digits"):
+        PeftSettings({"unet.lora_alpha": 10**400}, "unet").scaling("conv_in", 4)
+
+
 @pytest.mark.parametrize("pattern", ["(a+)+b", "(a|a)*b", ".*.*.*.*.*x", "(", "a" * 2000 + "$", "[" * 500])
 def test_a_pattern_that_is_none_or_could_take_for_ever_is_refused(pattern: str) -> None:
     settings: dict[str, Any] = {"unet.alpha_pattern": {pattern: 1}}
