@@ -48,7 +48,7 @@ class Change:
             weight: float32, contiguous; may be changed in place.
 
         Raises:
-            RuntimeError, ValueError, IndexError: the shapes do not fit.
+            RuntimeError, ValueError, IndexError, TypeError: the shapes do not fit.
         """
         sides = {name: side.to(weight.device, torch.float32) for name, side in self.sides.items()}
         if self.kind is AdapterKind.LORA and not sides.keys() & {"dora_scale", "magnitude"}:
@@ -73,13 +73,14 @@ class Change:
         """Whether the shapes fit; nothing is computed."""
         if self.kind is AdapterKind.LORA and self.sides.keys() == {"up", "down"}:  # by far the most, and quick to see
             up, down = (self.sides[name] for name in ("up", "down"))
-            outer, inner = (up.shape[0], down.shape[1:].numel()), (up.shape[1:].numel(), down.shape[0])
-            return outer == (weight.shape[0], weight.shape[1:].numel()) and inner[0] == inner[1] and up.ndim > 1
+            if min(up.ndim, down.ndim) < 2 or up.shape[1:].numel() != down.shape[0]:
+                return False
+            return (up.shape[0], down.shape[1:].numel()) == (weight.shape[0], weight.shape[1:].numel())
         try:
             shape = torch.empty(weight.shape, device="meta")
             sides = {name: torch.empty(side.shape, device="meta") for name, side in self.sides.items()}
             return Change(self.kind, sides, self.factor, self.strength).onto(shape).shape == weight.shape
-        except (RuntimeError, ValueError, IndexError):
+        except (RuntimeError, ValueError, IndexError, TypeError):
             return False
 
     def _is_of_peft(self, weight: Tensor) -> bool:

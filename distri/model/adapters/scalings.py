@@ -72,13 +72,14 @@ class PeftSettings:
 
 def rank_of(kind: AdapterKind, sides: Mapping[str, Tensor]) -> int | None:
     """What alpha is divided by; None where alpha says nothing."""
-    if kind in (AdapterKind.LORA, AdapterKind.CP):
-        return sides["down"].shape[0]
-    if kind is AdapterKind.LOHA:
-        return sides["hada_w1_b"].shape[0]
-    if kind is AdapterKind.LOKR:
-        return next((sides[name].shape[0] for name in ("lokr_w2_b", "lokr_w1_b") if name in sides), None)
-    return sides["glora_a2"].shape[0] if kind is AdapterKind.GLORA else None
+    named = {
+        AdapterKind.LORA: ("down",),
+        AdapterKind.CP: ("down",),
+        AdapterKind.LOHA: ("hada_w1_b",),
+        AdapterKind.LOKR: ("lokr_w2_b", "lokr_w1_b"),
+        AdapterKind.GLORA: ("glora_a2",),
+    }
+    return next((sides[name].shape[0] for name in named.get(kind, ()) if name in sides and sides[name].ndim), None)
 
 
 def _ends(name: str) -> list[str]:

@@ -134,3 +134,15 @@ def test_a_change_is_what_its_trainer_computes(case: Case, module: str, strength
         weight.copy_(change.onto(weight.clone()))
     assert (wanted - before).norm() > 0.001 * before.norm()
     torch.testing.assert_close(original(x), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "case"), list(CASES.items()))
+@pytest.mark.parametrize("shape", [(), (3,), (0, 3), (3, 5, 7, 1, 1)])
+def test_tensors_of_other_shapes_fit_nothing(name: str, case: Case, shape: tuple[int, ...]) -> None:
+    original: Any = MODULES[case.modules[0]]()
+    parts = {"unet": nn.ModuleDict({"conv_in": original}), "text_encoder": nn.Module(), "text_encoder_2": nn.Module()}
+    saved = {key: value for key, value in _saved(_trained(case, original), case).items() if key != "alpha"}
+    state = {f"unet.conv_in.{key}": torch.zeros(shape) for key in saved}
+    found = matches(state, {}, Targets(parts), Strength(1.0, 1.0))
+    assert not found.changes
+    assert sum(found.misfits.values()) == len(state)
