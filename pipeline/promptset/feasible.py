@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from pipeline.checkpoints.clip import CONTEXT_TOKENS, MARKS, count_tokens
 from pipeline.deployment.announcement import Deployment
 from pipeline.errors import RowWarning
-from pipeline.picture import LongPrompt
+from pipeline.picture import LongPrompt, Syntax
 from pipeline.promptset.row import ResolvedRow
 from pipeline.promptset.samplers import shown_name
+from pipeline.promptset.syntax import reading
+from pipeline.promptset.syntax.inversions import NO_INVERSIONS
+from pipeline.promptset.syntax.parsed import BadSyntax, Blend, Span
 
 _SHORT_BYTES = CONTEXT_TOKENS - MARKS  # a token has one at least
 _POSITIVE = ("prompt", "prompt_2")
@@ -53,6 +56,19 @@ def check_feasible(row: ResolvedRow, deployment: Deployment, line: int) -> RowWa
     return RowWarning(line, field, f"{message}. It is not known whether the model has CLIP's vocabulary")
 
 
+def _longest_part(text: str, syntax: Syntax, steps: int, *, negative: bool) -> int:
+    """Tokens of the longest text that is encoded at once, without its syntax; 0 where only the pod knows."""
+    try:
+        read = reading.read(text, syntax, steps, negative=negative, inversions=NO_INVERSIONS)
+    except BadSyntax:  # it names embeddings
+        return 0
+    parts = [part for one in read for condition in one.schedule for part in condition.parts]
+    plain = [one for part in parts for one in (part.parts if isinstance(part, Blend) else (part,))]
+    return max(
+        sum(count_tokens(span.text) - MARKS for span in part.spans if isinstance(span, Span)) + MARKS for part in plain
+    )
+
+
 _MANY_STEPS = min(least for table in TOO_MANY_STEPS.values() for least in table.values())
 
 
@@ -77,7 +93,10 @@ def _too_long(row: ResolvedRow) -> tuple[str, str] | None:
         # A character has four bytes at most.
         if not text or len(text) * (1 if text.isascii() else 4) <= _SHORT_BYTES:
             continue
-        if (tokens := count_tokens(text)) > CONTEXT_TOKENS:
+        tokens = count_tokens(text)
+        if tokens > CONTEXT_TOKENS and row.syntax is not None:
+            tokens = _longest_part(text, row.syntax, row.steps, negative=field not in _POSITIVE)
+        if tokens > CONTEXT_TOKENS:
             return field, (
                 f"{tokens} tokens found; the text encoders read {CONTEXT_TOKENS}, start and end included. Shorten it, "
                 "or set long_prompt to chunk (read in pieces) or truncate (cut off)"

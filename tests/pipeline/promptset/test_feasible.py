@@ -41,14 +41,21 @@ def test_a_text_of_too_many_tokens_is_refused_with_what_to_do(field: str, text: 
     "row",
     [
         {"prompt": "a tower " * 37},  # 76 tokens
+        {"prompt": "(a tower:1.3), " * 15, "syntax": "a1111"},  # 62 tokens without the marks
+        {"prompt": "a tower " * 30 + "BREAK " + "a tower " * 30, "syntax": "a1111"},
         {"prompt": LONG, "long_prompt": "chunk"},
         {"prompt": LONG, "long_prompt": "truncate"},
         {"negative_prompt": LONG, "guidance_scale": 1.0},  # it is not read
     ],
 )
 def test_what_the_pod_would_render_is_valid(row: dict[str, Any]) -> None:
-    found = _validated(row)
+    found = _validated(row, syntaxes=("a1111",))
     assert (found.errors, found.warnings, found.rows) == ([], [], 1)
+
+
+def test_a_part_of_a_prompt_with_syntax_may_be_too_long() -> None:
+    [error] = _validated({"prompt": f"(fog:1.2) BREAK {LONG}", "syntax": "a1111"}, syntaxes=("a1111",)).errors
+    assert (error.field, "tokens found" in error.message) == ("prompt", True)
 
 
 def test_where_the_vocabulary_is_not_known_it_is_a_warning_and_where_it_is_another_nothing() -> None:
