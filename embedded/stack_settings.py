@@ -77,7 +77,7 @@ def stack_settings(
     suits |= _hardware(found, device, chosen, said)
     defaults = {name: value for name, value in suits.items() if variable_name(name) not in said and name not in chosen}
     models = {"demo": _demo(data_dir)} if wishes.demo_model else {}
-    others = {**_said_too(said, "models"), **added_models(data_dir)}
+    others = {**_of_environment(said, "models"), **added_models(data_dir)}
     if variable_name("default_model") not in said:
         defaults["default_model"] = wishes.default_model or ("demo" if models and others else None)
     decided: dict[str, Any] = {**defaults, **chosen, **services}
@@ -85,7 +85,7 @@ def stack_settings(
         said,
         **decided,
         models=others | models,
-        loras=_said_too(said, "loras") | {name: _lora(Path(path)) for name, path in wishes.loras.items()},
+        loras=_of_environment(said, "loras") | {name: _lora(Path(path)) for name, path in wishes.loras.items()},
         launcher="local",
         image="local",
         data_dir=data_dir,
@@ -114,7 +114,7 @@ def _hardware(found: int, device: str, chosen: Mapping[str, Any], said: Mapping[
     return {"device": "cpu", "dtype": "float32", "gpus": ranks, "layout": Layout(data=1, cfg=1, patch=ranks)}
 
 
-def _said_too(said: Mapping[str, str], name: str) -> dict[str, Any]:
+def _of_environment(said: Mapping[str, str], name: str) -> dict[str, Any]:
     """Models or LoRAs of the environment; what is no JSON object, the settings themselves refuse."""
     try:
         value = json.loads(said.get(variable_name(name), "{}"))

@@ -9,9 +9,10 @@ The names in `__all__` are the Python client's public surface: `from pipeline im
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.client.batch import Batch, RenderedImage
+    from pipeline.client.batch import Batch
     from pipeline.client.client import Client
     from pipeline.client.connect import Connection, connect
+    from pipeline.client.image import RenderedImage
     from pipeline.client.replay import Replay
     from pipeline.client.schedules import FiringStatus, ScheduleFields, Schedules, ScheduleStatus
     from pipeline.errors import (
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
         FileRefused,
         LimitReached,
         NoDeployment,
+        NoneConfigured,
         PromptSetError,
+        RenderFailed,
         ReplayFailed,
         RequestError,
         RowError,
@@ -56,7 +59,8 @@ if TYPE_CHECKING:
 # Where each public name is: imported when somebody asks for it, so that a pod that only needs the records pays for
 # nothing else. A test compares this with the imports above, which are what type checkers and editors read.
 _MODULES = {
-    "pipeline.client.batch": ("Batch", "RenderedImage"),
+    "pipeline.client.batch": ("Batch",),
+    "pipeline.client.image": ("RenderedImage",),
     "pipeline.client.client": ("Client",),
     "pipeline.client.connect": ("Connection", "connect"),
     "pipeline.client.replay": ("Replay",),
@@ -69,7 +73,9 @@ _MODULES = {
         "FileRefused",
         "LimitReached",
         "NoDeployment",
+        "NoneConfigured",
         "PromptSetError",
+        "RenderFailed",
         "ReplayFailed",
         "RequestError",
         "RowError",
@@ -136,12 +142,14 @@ __all__ = [
     "LimitReached",
     "Link",
     "NoDeployment",
+    "NoneConfigured",
     "Options",
     "Overlap",
     "PictureFields",
     "PromptSetError",
     "Purge",
     "ReadOptions",
+    "RenderFailed",
     "RenderedImage",
     "Replay",
     "ReplayFailed",

@@ -53,6 +53,10 @@ class SettingsError(TesseraError):
     """A setting is missing, misspelt or out of range; the message names its environment variable."""
 
 
+class NoneConfigured(SettingsError):
+    """Neither the environment nor a local stack names a deployment."""
+
+
 class RequestError(TesseraError):
     """A call that cannot be right as it stands."""
 
@@ -290,6 +294,10 @@ class WaitTimeout(TesseraError):
 
 class ReplayFailed(TesseraError):
     """The image could not be rendered again; the message says why."""
+
+
+class RenderFailed(TesseraError):
+    """The picture is not there; the message says why, and what to do."""
 
 
 class IllegalMove(TesseraError):

@@ -18,6 +18,7 @@ from pipeline.cli.commands import (
     pod,
     promptsets,
     purge,
+    render,
     replay,
     results,
     schedules,
@@ -42,6 +43,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for commands in (
+    render,
     promptsets,
     batches,
     purge,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import io
+import html
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,14 +11,23 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import structlog
 
 from pipeline.bucket import outcomes
 from pipeline.client.connect import Connection
-from pipeline.client.progress import Counter, Progress
-from pipeline.errors import BatchLost, RecordTooNew, RecordUnreadable, RequestError, UnknownBatch, WaitTimeout
+from pipeline.client.image import RenderedImage
+from pipeline.client.progress import Counter, Progress, summary
+from pipeline.errors import (
+    BatchLost,
+    RecordTooNew,
+    RecordUnreadable,
+    RenderFailed,
+    RequestError,
+    UnknownBatch,
+    WaitTimeout,
+)
 from pipeline.operations.cancel import request_cancel
 from pipeline.operations.discrepancies import Verification
 from pipeline.operations.failures import FailureGroup, failure_groups
@@ -31,18 +41,16 @@ from pipeline.operations.verify import verify
 from pipeline.outputs.contactsheet import contact_sheets
 from pipeline.outputs.download import download
 from pipeline.outputs.links import DEFAULT_LIFE, Link, links
-from pipeline.process.folder import TargetFolder
 from pipeline.records.batch import Purge, Repair
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import ImageFailure, ImageResult
 from pipeline.states import BatchState
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 log = structlog.get_logger(__name__)
 
 _LOOK_S = 1.0
+# Images of a batch in a notebook.
+_SHOWN = 12
 _MEND_S, _MEND_LOOK_S = 20.0, 0.5
 
 T = TypeVar("T")
@@ -129,6 +137,21 @@ class Batch:
         """
         self._check_known()
         return (RenderedImage(result, self._connection) for result in self._results())
+
+    def only_image(self) -> RenderedImage:
+        """The image of a batch of one that has ended. Raises RenderFailed with why it is not there."""
+        image = next(self.images(), None)
+        if image is not None:
+            return image
+        for group in self.failure_groups():
+            raise RenderFailed(f"{group.code.value}: {group.example.message}; what to do: {group.do} (batch {self.id})")
+        status = self.status()
+        raise RenderFailed(f"batch {self.id} is {status.state.value}" + (f": {status.reason}" if status.reason else ""))
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: its status, and its first images."""
+        pictures = "".join(image.thumbnail_html() for image in itertools.islice(self.images(), _SHOWN))
+        return f"<div>{html.escape(summary(self.status()))}<br>{pictures}</div>"
 
     def errors(self) -> Iterator[ImageFailure]:
         """The images that failed, and why. A record that cannot be read is left out, with a line in the log."""
@@ -240,36 +263,3 @@ class Batch:
 
 def _leave_out(error: RecordUnreadable) -> None:
     log.warning("a record is left out: it cannot be read", reason=str(error))
-
-
-class RenderedImage:
-    """An image in the bucket."""
-
-    def __init__(self, result: ImageResult, connection: Connection) -> None:
-        self.result = result
-        self._connection = connection
-
-    def __repr__(self) -> str:
-        return f"RenderedImage({self.result.image_id!r}, custom_id={self.result.custom_id!r})"
-
-    def bytes(self) -> bytes:
-        """The file, checked against its recorded digest."""
-        return outcomes.image_bytes(self._connection.artifacts, self.result)
-
-    def open(self) -> Image:
-        """The image for Pillow."""
-        from PIL import Image
-
-        return Image.open(io.BytesIO(self.bytes()))
-
-    def save(self, folder: str | Path) -> Path:
-        """Write the file as `<image id>.<suffix>` into a folder, which is made if need be; returns its path.
-
-        It is whole or not there, also when this process is killed. A file of this name is replaced; raises FileRefused
-        if anything else has it.
-        """
-        target = TargetFolder(Path(folder))
-        name = self.result.key.rpartition("/")[2]
-        with target.write(name, replace=True) as file:
-            file.write(self.bytes())
-        return target.path / name

@@ -21,6 +21,7 @@ import structlog
 
 from pipeline.client.batch import Batch
 from pipeline.client.connect import Connection, connect
+from pipeline.client.image import RenderedImage
 from pipeline.client.replay import Replay, compare, only_row
 from pipeline.client.schedules import Schedules
 from pipeline.errors import RecordTooNew, RecordUnreadable, RequestError, UnknownBatch
@@ -41,7 +42,7 @@ from pipeline.promptset.levels import unreached_lines
 from pipeline.promptset.lines import ReadOptions
 from pipeline.promptset.source import Prompts
 from pipeline.promptset.validate import Validation, resolved_rows
-from pipeline.records.batch import Repair
+from pipeline.records.batch import PRIORITIES, Repair
 
 _WAKE_S = 10.0
 
@@ -117,6 +118,27 @@ class Client:
         for line in unreached_lines(accepted.manifest.unreached, accepted.manifest.rows):
             log.warning(line, batch=accepted.manifest.id)
         return self.batch(accepted.manifest.id)
+
+    def render(
+        self, prompt: str, *, timeout_s: float | None = None, progress: bool = False, **picture: Unpack[PictureFields]
+    ) -> RenderedImage:
+        """Render one picture and wait for it: `client.render("a fox", size="1024x1024").save("fox.png")`.
+
+        Args:
+            prompt: what to paint.
+            timeout_s: how long to wait for it.
+            progress: show progress, as `Batch.wait` does.
+            picture: as in `submit`; of several images of a row, submit them.
+
+        Raises RenderFailed with the reason, PromptSetError, RequestError, WaitTimeout, ServiceError.
+        """
+        if picture.get("num_images", 1) != 1:
+            raise RequestError(
+                f"num_images {picture['num_images']} found; render makes one picture, submit makes several"
+            )
+        batch = self.submit([{"prompt": prompt}], priority=PRIORITIES[0], **picture)
+        batch.wait(timeout_s, progress=progress)
+        return batch.only_image()
 
     def accept(self, submission: Submission) -> Acceptance:
         """Submit, and return what was accepted."""

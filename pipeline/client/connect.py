@@ -10,7 +10,7 @@ from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.s3 import Credentials
 from pipeline.client.local_stack import running_stack
 from pipeline.deployment.settings import MachineSettings, Settings, load_part, load_settings
-from pipeline.errors import SettingsError
+from pipeline.errors import NoneConfigured
 from pipeline.ledger import Ledger
 
 
@@ -44,7 +44,7 @@ def environment_of_deployment(environ: Mapping[str, str]) -> Mapping[str, str]:
         return environ
     stack = running_stack(load_part(MachineSettings, environ).data_dir)
     if stack is None:
-        raise SettingsError(
+        raise NoneConfigured(
             "no deployment found: TESSERA_REDIS_URL is not set and no local stack runs; `tessera up` starts one, "
             "or set TESSERA_REDIS_URL, TESSERA_S3_BUCKET and TESSERA_S3_ENDPOINT (docs/settings.md)"
         )

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.outcomes import image_if_there
-from pipeline.client.batch import Batch, RenderedImage
+from pipeline.client.batch import Batch
+from pipeline.client.image import RenderedImage
 from pipeline.errors import ReplayFailed, RequestError
 from pipeline.outputs.comparison import Difference, Likeness, differences, likeness
 from pipeline.outputs.pictures import Models, PictureRow, picture_rows

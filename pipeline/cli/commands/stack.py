@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,18 +14,17 @@ from pipeline.checkpoints.header import read_header
 from pipeline.cli.exits import OK
 from pipeline.cli.json_out import write_json
 from pipeline.cli.options import AsJson
+from pipeline.cli.ready_stack import data_folder, print_progress, wait_for_workers
 from pipeline.client.client import Client
 from pipeline.client.connect import connect_to_stack
 from pipeline.client.local_stack import StackState, running_stack, start_stack, stop_stack, unheeded, wipe
 from pipeline.deployment.model_check import model_id, source_of
 from pipeline.deployment.model_file import add_model
-from pipeline.deployment.settings import MachineSettings, default_of, load_part, variable_name
-from pipeline.errors import NoDeployment, RequestError, ServiceError
+from pipeline.deployment.settings import default_of, variable_name
+from pipeline.errors import RequestError
 from pipeline.operations.submit import Submission, checked_options
 from pipeline.process.lifeline import die_with_parent
 from pipeline.process.private import private_folder
-
-_WORKERS_S, _POLL_S = 60.0, 0.1
 
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder for all its data; by default TESSERA_DATA_DIR, or ~/.tessera.")
@@ -75,7 +73,7 @@ def up(
     It finds the GPUs of the machine. Settings of the environment (TESSERA_*, docs/settings.md) hold where no option is
     given, but for those of its own Redis, bucket and node.
     """
-    folder = _folder(data_dir)
+    folder = data_folder(data_dir)
     before = running_stack(folder)
     if before is not None and (lora or model):
         what = "LoRAs" if lora else "models"
@@ -89,14 +87,14 @@ def up(
     state = before or start_stack(
         folder,
         detached=True,
-        on_progress=_print_progress,
+        on_progress=print_progress,
         slots=slots,
         gpus=ranks,
         device=device,
         default_model=added[0] if added else None,
         loras=loras,
     )
-    _wait_for_workers(state)
+    wait_for_workers(state)
     if as_json:
         write_json({"data_dir": str(folder), "pid": state.pid, "started": before is None})
         return OK
@@ -130,7 +128,7 @@ def _add_model(folder: Path, text: str) -> str:
     name = named if equals else model_id(whole)
     private_folder(folder)
     add_model(folder, name, source)
-    _print_progress(f"model {name}: {whole}")
+    print_progress(f"model {name}: {whole}")
     return name
 
 
@@ -152,7 +150,7 @@ def down(
     as_json: AsJson = False,
 ) -> int:
     """Stop the local stack. Its data stay, and unfinished batches go on when it is up again."""
-    folder = _folder(data_dir)
+    folder = data_folder(data_dir)
     ran = stop_stack(folder)
     if wipe_data:
         wipe(folder)
@@ -181,12 +179,12 @@ def demo(
     """
     if with_parent:
         die_with_parent()
-    folder = _folder(data_dir)
+    folder = data_folder(data_dir)
     running = running_stack(folder)
     typer.echo("using the local stack that is up" if running else f"starting the local stack in {folder}", err=True)
-    state = running or start_stack(folder, detached=False, on_progress=_print_progress, slots=slots, gpus=ranks)
+    state = running or start_stack(folder, detached=False, on_progress=print_progress, slots=slots, gpus=ranks)
     try:
-        _wait_for_workers(state)
+        wait_for_workers(state)
         return _render(state, prompts, output, timeout)
     finally:
         if running is None:
@@ -218,36 +216,7 @@ def _is_trained(state: StackState) -> bool:
     return (state.data_dir / "models" / "demo" / "README.md").is_file()
 
 
-def _wait_for_workers(state: StackState) -> None:
-    """Wait until the controller takes batches and a worker renders. Raises ServiceError."""
-    began = time.monotonic()
-    ledger = connect_to_stack(state.client_environment(os.environ)).ledger
-    while True:
-        try:
-            ledger.deployment()
-            if ledger.workers.free_slots():
-                break
-        except NoDeployment:
-            pass  # the ledger of a stack that has just come up for the first time
-        if time.monotonic() - began > _WORKERS_S:
-            raise ServiceError(f"the stack's workers did not come up within {_WORKERS_S:.0f} s; see {state.logs}")
-        time.sleep(_POLL_S)
-    _print_progress(f"workers ready ({time.monotonic() - began:.1f} s)")
-
-
 def _examples() -> Path:
     package = Path(__file__).resolve().parents[2]
     installed = package / "demo.jsonl"
     return installed if installed.is_file() else package.parent / "examples" / "prompts.jsonl"
-
-
-def _folder(data_dir: Path | None) -> Path:
-    if data_dir is not None and data_dir.exists() and not data_dir.is_dir():
-        raise RequestError(f"--data-dir {data_dir} is a file; a folder wanted")
-    # Of all settings only this one matters here, so the others may be missing.
-    chosen: dict[str, Any] = {"data_dir": data_dir} if data_dir is not None else {}
-    return load_part(MachineSettings, **chosen).data_dir
-
-
-def _print_progress(line: str) -> None:
-    typer.echo(f"  {line}", err=True)
