@@ -1,5 +1,7 @@
 """What can go wrong on the user's side, and what to do about it.
 
+A little over 300 lines: every error has its place in one tree.
+
 TesseraError
 ├── SettingsError          a setting is missing, misspelt or out of range
 ├── PromptSetError         rows of a prompt set that cannot be rendered as written; carries all of them

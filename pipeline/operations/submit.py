@@ -29,9 +29,10 @@ from pipeline.process.deadline import Deadline, OutOfTime
 from pipeline.process.files import spool
 from pipeline.promptset.formats import DEFAULT_OPTIONS, InputFormat
 from pipeline.promptset.lines import ReadOptions
-from pipeline.promptset.row import MAX_SEED, Options, ResolvedRow
+from pipeline.promptset.row import Options, ResolvedRow
 from pipeline.promptset.source import Prompts
 from pipeline.promptset.validate import Validation, fields_errors, resolved_rows
+from pipeline.promptset.values import MAX_SEED
 from pipeline.records.batch import PRIORITIES, BatchManifest, BatchRecord, Origin
 from pipeline.records.labels import checked_labels
 from pipeline.records.object_keys import BatchObjects

@@ -12,7 +12,8 @@ from pipeline.promptset.foreign import FOREIGN
 from pipeline.promptset.jsonrows import STRICT
 from pipeline.promptset.kinds import plain_type
 from pipeline.promptset.lines import Item, ReadOptions
-from pipeline.promptset.row import Row, Text
+from pipeline.promptset.row import Row
+from pipeline.promptset.values import Text
 
 # How a cell becomes a value. Prompts and names stay as they stand; what else is a text loses the blanks around it.
 _TYPES = {name: plain_type(field) for name, field in Row.model_fields.items()}

@@ -12,17 +12,9 @@ from pipeline.deployment.announcement import AllowedModel, Deployment
 from pipeline.picture import CLIP_SKIP, MAX_SIDE_PX, Conditioning, File, Format, Highres, HighresMode, Lora, Syntax
 from pipeline.promptset import samplers
 from pipeline.promptset.prompts import loras_named, read_prompts
-from pipeline.promptset.row import (
-    ANY_SEED,
-    MAX_LORAS,
-    MIN_SIDE_PX,
-    HighresChoice,
-    Options,
-    ResolvedRow,
-    Row,
-    derived_seed,
-)
+from pipeline.promptset.row import HighresChoice, Options, ResolvedRow, Row, derived_seed
 from pipeline.promptset.sizes import GivenSize, size
+from pipeline.promptset.values import ANY_SEED, MAX_LORAS, MIN_SIDE_PX
 
 # Above so many native areas large shapes repeat in a picture that is rendered directly: 1.5 megapixels for 1024 px.
 DIRECT_AREAS = 1.5e6 / 1024**2

@@ -8,7 +8,6 @@ pictures, so the two stay apart from here to the encoder.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Self, Unpack
@@ -19,7 +18,6 @@ from pipeline.names import MAX_IMAGES_OF_BATCH
 from pipeline.picture import (
     CLIP_SKIP,
     MAX_CLIP_SKIP,
-    MAX_SIDE_PX,
     MAX_STEPS,
     Format,
     LongPrompt,
@@ -31,81 +29,25 @@ from pipeline.picture import (
 from pipeline.promptset import shorthand
 from pipeline.promptset.aliases import BadFields, resolve_aliases
 from pipeline.promptset.keywords import PictureFields
+from pipeline.promptset.values import (
+    MAX_IMAGES_PER_ROW,
+    MAX_LORAS,
+    ConditioningSize,
+    Crop,
+    CustomId,
+    Metadata,
+    Prompt,
+    Seed,
+    Side,
+    Size,
+    Text,
+    each_once,
+    jpeg,
+    lower,
+)
 from pipeline.schema import Versioned
 
 SCHEMA_VERSION = 1
-
-MAX_PROMPT_CHARACTERS = 20_000
-MAX_IMAGES_PER_ROW = 1_000
-MAX_LORAS = 16
-MAX_METADATA_CHARACTERS = 20_000
-MIN_SIDE_PX = 64
-# Image i of a row has seed + i, and the sum must stay inside what torch takes as a seed.
-MAX_SEED = 2**63 - 1 - MAX_IMAGES_PER_ROW
-# As web UIs write it: another one for each row.
-ANY_SEED = -1
-
-_CONTROL = re.compile(r"[^\t\n\r -~\u00a0-\U0010ffff]")
-
-
-def _side(value: int) -> int:
-    if not MIN_SIDE_PX <= value <= MAX_SIDE_PX:
-        raise ValueError(f"{value} found; {MIN_SIDE_PX} to {MAX_SIDE_PX} pixels wanted")
-    return value
-
-
-def _size(value: object) -> tuple[int, int]:
-    width, height = shorthand.pair(value)
-    return _side(width), _side(height)
-
-
-def _conditioning_size(value: object) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    width, height = shorthand.pair(value)
-    if not (0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX):
-        raise ValueError(f"{width}x{height} found; 1 to {MAX_SIDE_PX} pixels wanted")
-    return width, height
-
-
-def _crop(value: object) -> tuple[int, int]:
-    left, top = shorthand.pair(value, "left and top as 0,64 or [0, 64]")
-    if not (0 <= left <= MAX_SIDE_PX and 0 <= top <= MAX_SIDE_PX):
-        raise ValueError(f"{left},{top} found; 0 to {MAX_SIDE_PX} pixels wanted")
-    return left, top
-
-
-def _text(value: str) -> str:
-    if bad := _CONTROL.search(value):
-        raise ValueError(f"control character U+{ord(bad[0]):04X} found; text wanted")
-    return value
-
-
-def _identifier(value: str) -> str:
-    if not value.isprintable() or value != value.strip():
-        raise ValueError("printable characters without blanks at the ends wanted")
-    return value
-
-
-def _prompt(value: str) -> str:
-    if not value.strip():
-        raise ValueError("empty; a text wanted")
-    return _text(value)
-
-
-def _each_once(value: tuple[Lora, ...]) -> tuple[Lora, ...]:
-    names = [lora.name for lora in value]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"{twice[:80]!r} is there twice; add up its scales")
-    return value
-
-
-def _jpeg(value: object) -> object:
-    return "jpeg" if isinstance(value, str) and value.lower() == "jpg" else _lower(value)
-
-
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
 
 
 class HighresChoice(StrEnum):
@@ -134,16 +76,6 @@ class HighresOptions(BaseModel):
         return given
 
 
-Seed = Annotated[int, Field(strict=True, ge=ANY_SEED, le=MAX_SEED)]
-Side = Annotated[int, Field(strict=True), AfterValidator(_side)]
-Text = Annotated[str, Field(strict=True, max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_text)]
-Prompt = Annotated[str, Field(strict=True, max_length=MAX_PROMPT_CHARACTERS), AfterValidator(_prompt)]
-CustomId = Annotated[str, Field(strict=True, min_length=1, max_length=256), AfterValidator(_identifier)]
-Size = Annotated[tuple[int, int], BeforeValidator(_size)]
-ConditioningSize = Annotated[tuple[int, int] | None, BeforeValidator(_conditioning_size)]
-Crop = Annotated[tuple[int, int], BeforeValidator(_crop)]
-
-
 class Options(BaseModel):
     """What a user may decide about a picture, for one row or for all of them. What is unset, the next level decides.
 
@@ -159,7 +91,7 @@ class Options(BaseModel):
     negative_prompt_2: Text | None = Field(
         None, description="Negative prompt of the second text encoder; null: the negative prompt itself."
     )
-    syntax: Annotated[Syntax, BeforeValidator(_lower)] | None = Field(
+    syntax: Annotated[Syntax, BeforeValidator(lower)] | None = Field(
         None, description="Whose brackets, weights, `BREAK` and so on prompts have (docs/prompts.md); none: letters."
     )
     clip_skip: int = Field(
@@ -169,7 +101,7 @@ class Options(BaseModel):
         le=MAX_CLIP_SKIP,
         description="Layer of the text encoders that is read, counted from the last; 2 is SDXL's own.",
     )
-    long_prompt: Annotated[LongPrompt, BeforeValidator(_lower)] = Field(
+    long_prompt: Annotated[LongPrompt, BeforeValidator(lower)] = Field(
         LongPrompt.ERROR, description="Texts over 77 tokens: encode them in pieces, cut them off, or fail the image."
     )
     seed: Seed | None = Field(
@@ -206,7 +138,7 @@ class Options(BaseModel):
     model: str | None = Field(
         None, strict=True, description="From the deployment's allow-list; by default the deployment's."
     )
-    loras: Annotated[tuple[Lora, ...], BeforeValidator(shorthand.loras), AfterValidator(_each_once)] = Field(
+    loras: Annotated[tuple[Lora, ...], BeforeValidator(shorthand.loras), AfterValidator(each_once)] = Field(
         (), max_length=MAX_LORAS, description="LoRAs from the deployment's allow-list, with scales; added up."
     )
     highres: Annotated[HighresOptions, BeforeValidator(shorthand.highres)] = Field(
@@ -228,7 +160,7 @@ class Options(BaseModel):
     negative_original_size: ConditioningSize = Field(None, description="`original_size` of the negative half.")
     negative_crop: Crop = Field((0, 0), description="`crop` of the negative half.")
     negative_target_size: ConditioningSize = Field(None, description="`target_size` of the negative half.")
-    format: Annotated[Format, BeforeValidator(_jpeg)] = Field(Format.PNG, description="Of the file.")
+    format: Annotated[Format, BeforeValidator(jpeg)] = Field(Format.PNG, description="Of the file.")
     quality: int = Field(95, strict=True, ge=1, le=100, description="Of JPEG and WebP.")
     dpi: int = Field(300, strict=True, ge=1, le=2400, description="Pixels an inch that the file names for printing.")
     strip_metadata: bool = Field(
@@ -265,28 +197,6 @@ class Options(BaseModel):
         """The fields that are set here, with their values."""
         values = self.__dict__  # a million rows are asked
         return {name: values[name] for name in self.model_fields_set}
-
-
-def _small(value: dict[str, Any]) -> dict[str, Any]:
-    if any("\ud800" <= c <= "\udfff" for pair in value.items() for part in pair if isinstance(part, str) for c in part):
-        raise ValueError("half of a surrogate pair found; text wanted")
-    if (found := sum(len(str(part)) for pair in value.items() for part in pair)) > MAX_METADATA_CHARACTERS:
-        raise ValueError(f"{found:,} characters found; at most {MAX_METADATA_CHARACTERS:,} wanted")
-    return value
-
-
-def _exact(value: Any) -> Any:
-    for name, part in value.items() if isinstance(value, Mapping) else ():
-        if type(part) is int and not -(2**63) <= part < 2**63:
-            raise ValueError(f"{str(name)[:40]}: an integer beyond 64 bits found; such a number belongs into a text")
-    return value
-
-
-# Integers are what every reader of JSON holds exactly; pydantic would read a longer one as a float.
-MetadataInteger = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-Metadata = Annotated[
-    dict[str, str | MetadataInteger | float | bool | None], BeforeValidator(_exact), AfterValidator(_small)
-]
 
 
 class Row(Options):

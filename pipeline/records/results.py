@@ -11,7 +11,7 @@ from pipeline.deployment.layouts import Layout
 from pipeline.errors import RecordForeign, RecordUnreadable, RowError
 from pipeline.names import MAX_IMAGES_OF_BATCH, image_id
 from pipeline.picture import Picture, RenderDetails, Scheduler
-from pipeline.promptset.row import MAX_IMAGES_PER_ROW, CustomId
+from pipeline.promptset.values import MAX_IMAGES_PER_ROW, CustomId
 from pipeline.records.object_keys import BatchObjects, ObjectKey, batch_of_key
 from pipeline.records.object_sizes import largest_image
 from pipeline.records.shards import WINDOW_IMAGES, ImageTask

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.promptset.row import MAX_SEED, Row
+from pipeline.promptset.row import Row
+from pipeline.promptset.values import MAX_SEED
 
 MAX_NOTE_CHARACTERS = 200
 MAX_NODES = 10_000  # of anything that stands in a file's JSON

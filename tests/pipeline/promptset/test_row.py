@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.promptset.resolve import resolve
-from pipeline.promptset.row import MAX_IMAGES_PER_ROW, MAX_SEED, Options, ResolvedRow, Row, derived_seed
+from pipeline.promptset.row import Options, ResolvedRow, Row, derived_seed
+from pipeline.promptset.values import MAX_IMAGES_PER_ROW, MAX_SEED
 from tests.factories import deployment
 
 
