@@ -15,7 +15,7 @@ from pipeline.deployment.tenants import check_prompt_bucket
 from pipeline.errors import NoDeployment, RecordUnreadable, RequestError, StaleWrite, UnknownSchedule
 from pipeline.ledger import Ledger
 from pipeline.ledger.update import update as update_record
-from pipeline.promptset.source import kind_of
+from pipeline.promptset.source import kind_of, suffixes
 from pipeline.records.schedules.schedule import (
     Run,
     ScheduleRecord,
@@ -49,8 +49,8 @@ def add(
         kind_of(spec.prompts)
     except RequestError as error:
         raise RequestError(
-            f"{spec.prompts[:200]!r} found; a key that ends in .jsonl, .ndjson, .csv, .tsv or .txt, with .gz or .zst "
-            "or without, wanted: its name says what it is"
+            f"{spec.prompts[:200]!r} found; a key that ends in {', '.join(suffixes())}, with .gz or .zst or without, "
+            "wanted: its name says what it is"
         ) from error
 
     if not declared:

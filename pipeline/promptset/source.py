@@ -116,6 +116,11 @@ def kind_of(name: str, *, is_text: bool = False) -> InputFormat:
     )
 
 
+def suffixes() -> list[str]:
+    """The ends of names that say how a prompt set is written."""
+    return list(_SUFFIXES)
+
+
 def _in_memory(prompts: Iterable[str | Mapping[str, Any] | Row]) -> Iterator[tuple[int, Item]]:
     for number, item in enumerate(prompts, 1):
         if isinstance(item, str):
