@@ -109,8 +109,8 @@ def translate_errors(where: str) -> Iterator[None]:
         ) from error
     except (s3_errors.BotoCoreError, OSError) as error:
         raise StoreUnavailable(
-            f"S3 at {where} does not answer ({type(error).__name__}); check TESSERA_S3_ENDPOINT, or start the "
-            "local stack with `tessera up`"
+            f"S3 at {where} does not answer ({type(error).__name__}); check TESSERA_S3_ENDPOINT, and "
+            "whether what leads there (a port-forward, a VPN) still does"
         ) from error
 
 

@@ -123,7 +123,7 @@ class Store:
                 ) from error
             raise LedgerUnavailable(
                 f"Redis at {self.where} does not answer ({type(error).__name__}); "
-                "check TESSERA_REDIS_URL, or start the local stack with `tessera up`"
+                "check TESSERA_REDIS_URL, and whether what leads there (a port-forward, a VPN) still does"
             ) from error
 
     @staticmethod
