@@ -100,19 +100,22 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* Probes ask tasks.probe. An outage of Redis is no fault of the container: it stays alive, and is not ready. */}}
+{{/*
+Probes read the age of files that the worker keeps fresh (tasks/process/vitals.py): they start no Python. An outage of
+Redis is no fault of the container: it stays alive, and is not ready.
+*/}}
 {{- define "tessera.probes" -}}
 startupProbe:
-  exec: {command: [python, -P, -m, tasks.probe, ready, {{ . }}]}
+  exec: {command: [sh, -c, 'test -n "$(find /tmp/{{ . }}.ready -mmin -1)"']}
   periodSeconds: 5
   timeoutSeconds: 20
   failureThreshold: 60
 readinessProbe:
-  exec: {command: [python, -P, -m, tasks.probe, ready, {{ . }}]}
-  periodSeconds: 60
+  exec: {command: [sh, -c, 'test -n "$(find /tmp/{{ . }}.ready -mmin -1)"']}
+  periodSeconds: 15
   timeoutSeconds: 20
 livenessProbe:
-  exec: {command: [python, -P, -m, tasks.probe, alive, {{ . }}]}
+  exec: {command: [sh, -c, 'test -n "$(find /tmp/{{ . }}.alive -mmin -3)"']}
   periodSeconds: 60
   timeoutSeconds: 20
   failureThreshold: 3
