@@ -47,10 +47,11 @@ def as_utf8(file: io.BufferedReader, name: str) -> io.BufferedReader:
             raise RequestError(f"{name}: {what} found; {wanted}")
     if _HTML.match(begin.removeprefix(codecs.BOM_UTF8)):
         raise RequestError(f"{name}: HTML found, a page and not the file that it may link to; {_AS_TEXT}")
-    zeros = [begin[start::2].count(b"\0") for start in (0, 1)]
-    if max(zeros) > 0.3 * len(begin):
+    line = begin.partition(b"\n")[0]  # of a later line, zeros cost that line alone
+    zeros = [line[start::2].count(b"\0") for start in (0, 1)]
+    if max(zeros) > 0.3 * len(line) and min(zeros) < 0.05 * len(line):
         raise RequestError(f"{name}: UTF-16 without a byte order mark found; save it as UTF-8")
-    if sum(zeros) > 0.02 * len(begin):
+    if sum(zeros) > 0.02 * len(line):
         raise RequestError(f"{name}: bytes of zero found, which no text has; {_AS_TEXT}")
     return file
 

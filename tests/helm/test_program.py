@@ -293,7 +293,7 @@ def test_a_warm_up_from_the_hub_runs_the_engines_image_with_the_token_of_the_sec
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert "tessera-engine" in container["image"]
     arguments = container["command"][4:]
-    assert arguments == ["--repository", "studio/xl", "--revision", "4" * 40, "--target", "/models/xl"]
+    assert arguments == ["--repository", "studio/xl", "--revision", "4" * 40, "--target", "/models/xl", "--check"]
     environment = {one["name"]: one for one in container["env"]}
     assert environment["HF_TOKEN"]["valueFrom"] == {"secretKeyRef": {"name": "hub-token", "key": "HF_TOKEN"}}
     assert environment["HF_HUB_OFFLINE"]["value"] == "0"

@@ -133,6 +133,7 @@ def test_a_client_leaves_such_records_out_and_says_so(
     good, bad, also_good = outcome_lines(three).splitlines()
     _finalized(artifacts, [good, bad[:-9], also_good])
     artifacts.put(OBJECTS.errors, b"{\n", content_type="application/x-ndjson")
+    artifacts.put(OBJECTS.manifest, b"{", content_type="application/json")  # of a batch that Redis does not know
     batch = Batch(Connection(settings, ledger, artifacts), "b")
     with capture_logs() as logs:
         assert [image.result for image in batch.images()] == [three[0], three[2]]

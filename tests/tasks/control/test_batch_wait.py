@@ -32,7 +32,10 @@ def test_a_step_that_is_put_off_says_why_until_it_is_taken(stage: Stage) -> None
     assert wait.times == 1
     away.clear()
     run("b")
-    assert batch_status(stage.ledger, "b").reason is None
+    assert stage.ledger.batches.get("b").wait is None
+    assert batch_status(stage.ledger, "b").reason == (
+        "waits for a render worker: none is alive (`tessera doctor` says more)"
+    )
     assert stage.batch_state() is BatchState.IN_PROGRESS
 
 
