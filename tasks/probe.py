@@ -1,4 +1,4 @@
-"""Check whether this container works, by hand and for the chart's tests: `python -P -m tasks.probe QUESTION`.
+"""Check whether this container works, for the chart's probes and tests: `python -P -m tasks.probe QUESTION`.
 
 `alive ROLE`   fails only if the worker does not answer while Redis does: restarting workers does not end an outage
 `ready ROLE`   the worker takes work
@@ -12,12 +12,40 @@ import secrets
 import socket
 import sys
 
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from pipeline.deployment.broker import celery_app
+from pipeline.deployment.broker_keys import beat_lock_key
 from pipeline.deployment.layouts import planned_layout
 from pipeline.deployment.settings import Settings, load_settings
 from pipeline.errors import LedgerUnavailable, TesseraError
+from pipeline.ledger import Ledger
+from pipeline.ledger.redis_client import redis_client
 from pipeline.names import attempt_name
 from pipeline.records.attempt import AttemptSpec
-from tasks.process.vitals import works
+
+# Together less than the probes' timeout, or a Redis that does not answer would count as a dead worker.
+REDIS_WITHIN_S = 3.0
+ANSWER_WITHIN_S = 8.0
+
+
+def works(settings: Settings, role: str, host: str) -> bool:
+    """Whether the worker of this host takes work. Raises LedgerUnavailable if Redis does not answer."""
+    retry = Retry(NoBackoff(), 0)
+    client = redis_client(settings, connect_timeout_s=REDIS_WITHIN_S, timeout_s=REDIS_WITHIN_S, retry=retry)
+    with client, Ledger(settings).store.errors():
+        ticking = bool(client.exists(beat_lock_key(settings.redis_prefix)))
+    if role == "beat":
+        return ticking
+    app = celery_app(settings)
+    # A connection of our own, which is closed: one of Celery's pool would go on waiting for answers, also in processes
+    # that are forked from this one.
+    with app.connection_for_write() as connection:
+        inspect = app.control.inspect(
+            pattern=f"{role}@{host}-*", matcher="glob", timeout=ANSWER_WITHIN_S, limit=1, connection=connection
+        )
+        return bool(inspect.ping())
 
 
 def try_cluster(settings: Settings) -> None:

@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import redis
@@ -49,7 +48,6 @@ from tasks.process.incoming import Incoming
 from tasks.process.metrics import LedgerMetrics
 from tasks.process.observer import Observer
 from tasks.process.transport import take_hints_only
-from tasks.process.vitals import follow_vitals
 
 log = structlog.get_logger(__name__)
 
@@ -90,8 +88,8 @@ def build_context(settings: Settings, role: str) -> Context:
     )
 
 
-def work(context: Context, role: str, vitals: Path | None = None) -> None:
-    """Run a Celery worker until it is told to stop; `vitals` is the folder of its files for probes."""
+def work(context: Context, role: str) -> None:
+    """Run a Celery worker until it is told to stop."""
     threads = context.settings.worker_slots if role == "render" else CONTROL_THREADS
     queue = queue_name(context.settings.redis_prefix, RENDER_QUEUE if role == "render" else CONTROL_QUEUE)
     take_hints_only(context.app, Incoming(context.ledger.dead_letters, context.metrics))
@@ -100,8 +98,6 @@ def work(context: Context, role: str, vitals: Path | None = None) -> None:
         if role == "control":
             context.metrics.registry.register(LedgerMetrics(context.ledger))
         context.metrics.serve(context.settings.metrics_port)
-    if vitals is not None:
-        follow_vitals(context.settings, role, vitals, context.stopping)
     connected = _connect_signals(context, role, declared_schedules(context.settings))
     context.app.worker_main(
         [
@@ -233,9 +229,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -P -m tasks.worker", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("role", choices=["render", "control", "beat"], help="what this process does")
-    parser.add_argument("--vitals", type=Path, metavar="FOLDER", help="where ROLE.alive and ROLE.ready are kept fresh")
-    asked = parser.parse_args(argv)
-    role: str = asked.role
+    role = parser.parse_args(argv).role
     try:
         settings = load_settings()
         configure_logging(settings.log_format, settings.log_level)
@@ -247,14 +241,12 @@ def main(argv: list[str] | None = None) -> int:
         except LedgerUnavailable as error:
             log.warning("waiting for Redis", reason=str(error))
         if role == "beat":
-            if asked.vitals is not None:
-                follow_vitals(settings, role, asked.vitals, threading.Event())
             beat(settings)
         else:
             context = build_context(settings, role)
             context.artifacts.check()
             _warn_of_requirements(context)
-            work(context, role, asked.vitals)
+            work(context, role)
     except TesseraError as error:
         print(f"{role}: {error}", file=sys.stderr)  # noqa: T201 - logging may not be set up yet
         return 2

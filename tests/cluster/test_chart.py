@@ -106,8 +106,7 @@ def test_the_charts_containers_start_become_ready_and_pass_helm_test(
     environment = plain | no_proxy(os.environ) | config["data"] | secrets
 
     def started(command: list[str], log: str) -> subprocess.Popen[bytes]:
-        ours = Path(sys.executable).parent / command[0]
-        program = ours if ours.exists() else command[0]
+        program = Path(sys.executable).parent / command[0]
         with (tmp_path / f"{log}.log").open("wb") as file:
             return subprocess.Popen([program, *command[1:]], env=environment, stdout=file, stderr=file)
 

@@ -45,7 +45,7 @@ def deployed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The settings, in this process's environment as in a container's; patience is short."""
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("tasks.process.vitals.ANSWER_WITHIN_S", 1.0)
+    monkeypatch.setattr("tasks.probe.ANSWER_WITHIN_S", 1.0)
     return settings
 
 
@@ -85,7 +85,7 @@ def test_a_redis_that_says_nothing_is_an_outage_too(deployed: Settings, monkeypa
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         monkeypatch.setenv("TESSERA_REDIS_URL", f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
-        monkeypatch.setattr("tasks.process.vitals.REDIS_WITHIN_S", 0.5)
+        monkeypatch.setattr("tasks.probe.REDIS_WITHIN_S", 0.5)
         began = time.monotonic()
         assert main(["alive", "render"]) == 0
         assert time.monotonic() - began < 2

@@ -100,22 +100,19 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/*
-Probes read the age of files that the worker keeps fresh (tasks/process/vitals.py): they start no Python. An outage of
-Redis is no fault of the container: it stays alive, and is not ready.
-*/}}
+{{/* Probes ask tasks.probe. An outage of Redis is no fault of the container: it stays alive, and is not ready. */}}
 {{- define "tessera.probes" -}}
 startupProbe:
-  exec: {command: [sh, -c, 'test -n "$(find /tmp/{{ . }}.ready -mmin -1)"']}
+  exec: {command: [python, -P, -m, tasks.probe, ready, {{ . }}]}
   periodSeconds: 5
   timeoutSeconds: 20
   failureThreshold: 60
 readinessProbe:
-  exec: {command: [sh, -c, 'test -n "$(find /tmp/{{ . }}.ready -mmin -1)"']}
-  periodSeconds: 15
+  exec: {command: [python, -P, -m, tasks.probe, ready, {{ . }}]}
+  periodSeconds: 60
   timeoutSeconds: 20
 livenessProbe:
-  exec: {command: [sh, -c, 'test -n "$(find /tmp/{{ . }}.alive -mmin -3)"']}
+  exec: {command: [python, -P, -m, tasks.probe, alive, {{ . }}]}
   periodSeconds: 60
   timeoutSeconds: 20
   failureThreshold: 3
