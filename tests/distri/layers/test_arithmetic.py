@@ -1,6 +1,7 @@
 """No rank does more than its share, counted on the meta device, where a rank runs without its peers."""
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 from unittest import mock
 
@@ -36,6 +37,21 @@ def _operations(unet: Any, height: int, width: int, count: int, index: int) -> i
     return int(counter.get_total_flops())
 
 
+@functools.cache
+def _small() -> Any:
+    return networks.unet(torch.float32).to("meta")
+
+
+@functools.cache
+def _sdxl() -> Any:
+    return sdxl_unet()
+
+
+@functools.cache
+def _whole(unet: Callable[[], Any], height: int, width: int) -> int:
+    return _operations(unet(), height, width, 1, 0)
+
+
 def _unlike(patches: Patches) -> Iterable[int]:
     """One of the ranks that hold as many rows, compute as many tokens and have as many neighbours."""
     ends, tokens = (0, patches.count - 1), patches.at(2).tokens
@@ -49,16 +65,14 @@ SIZES = [(64, 64), (60, 100), (104, 152), (130, 130), (132, 132), (240, 135), (4
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_each_rank_does_at_most_a_twentieth_more_than_its_share(height: int, width: int, count: int) -> None:
     """Also where whole rows do not divide: then tokens are dealt."""
-    unet = networks.unet(torch.float32).to("meta")
-    whole = _operations(unet, height, width, 1, 0)
+    unet, whole = _small(), _whole(_small, height, width)
     for index in _unlike(patches_of(unet, height, width, count)):
         assert _operations(unet, height, width, count, index) <= 1.05 * whole / count
 
 
 @pytest.mark.parametrize(("height", "width", "count"), [(130, 130, 8), (45, 33, 8), (64, 64, 11), (130, 130, 13)])
 def test_of_sdxl_as_well(height: int, width: int, count: int) -> None:
-    unet = sdxl_unet()
-    whole = _operations(unet, height, width, 1, 0)
+    unet, whole = _sdxl(), _whole(_sdxl, height, width)
     for index in _unlike(patches_of(unet, height, width, count)):
         assert _operations(unet, height, width, count, index) <= 1.05 * whole / count
     of_shapes = arithmetic.of_unet(unet, height, width)
