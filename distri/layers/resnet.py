@@ -38,7 +38,20 @@ class FusedResnetBlock2d:
         added_BC = module.conv1.bias.expand(x_BCHW.shape[0], -1)
         if module.time_emb_proj is not None and temb is not None:
             added_BC = added_BC + module.time_emb_proj(self.context.silu_of(temb))
-        hidden = module.conv2(module.norm2(hidden, added_BC=added_BC, silu=True), with_bias=False)
+        hidden = module.norm2(hidden, added_BC=added_BC, silu=True)
+        out = self._sum(x_BCHW, hidden) if self.context.kernels.takes(hidden) else self._plain_sum(x_BCHW, hidden)
+        return torch.as_tensor(out if module.output_scale_factor == 1 else out / module.output_scale_factor)
+
+    def _plain_sum(self, x_BCHW: Tensor, hidden_BCHW: Tensor) -> Tensor:
+        """Second convolution and shortcut, each with its bias, which costs a convolution on a CPU nothing."""
+        module = self.module
+        shortcut = x_BCHW if module.conv_shortcut is None else module.conv_shortcut(x_BCHW)
+        return torch.as_tensor(shortcut + module.conv2(hidden_BCHW))
+
+    def _sum(self, x_BCHW: Tensor, hidden_BCHW: Tensor) -> Tensor:
+        """The same with both biases in the sum."""
+        module = self.module
+        hidden = module.conv2(hidden_BCHW, with_bias=False)
         shortcut, shortcut_bias = x_BCHW, None
         if module.conv_shortcut is not None:
             shortcut, shortcut_bias = module.conv_shortcut(x_BCHW, with_bias=False), module.conv_shortcut.bias
@@ -47,5 +60,4 @@ class FusedResnetBlock2d:
             biases = [one for one in (module.conv2.bias, shortcut_bias) if one is not None]
             return torch.as_tensor(shortcut + (hidden + sum(biases).view(-1, 1, 1)))
 
-        out = self.context.kernels.summed(hidden, shortcut, module.conv2.bias, shortcut_bias, plain=plain)
-        return torch.as_tensor(out if module.output_scale_factor == 1 else out / module.output_scale_factor)
+        return self.context.kernels.summed(hidden, shortcut, module.conv2.bias, shortcut_bias, plain=plain)
