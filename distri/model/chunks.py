@@ -94,7 +94,7 @@ def _words(tokenizer: Any, spans: Sequence[Span | Inversion], vectors_of: Vector
         tokens = [Token(one, span.weight, place, start) for one, start in zip(encoded.input_ids, starts, strict=True)]
         if by_space:
             spaces = [number for number, letter in enumerate(span.text) if letter in " \n"]
-            grouped = groupby(tokens, lambda token: sum(at < token.start for at in spaces))  # noqa: B023
+            grouped = groupby(tokens, lambda token: sum(at < token.start for at in spaces))  # noqa: B023 - used up at once
             words += [list(word) for _, word in grouped]
             continue
         word: Word = []

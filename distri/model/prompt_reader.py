@@ -97,7 +97,7 @@ class _Reader:
         """What both encoders read of a prompt; one for each that is joined by AND."""
         fields = (field, field if second is None else f"{field}_2")
         if not any(isinstance(prompt, WeightedPrompt) for prompt in (first, second)):
-            literal = self._literal(first, first if second is None else second, fields)  # type: ignore[arg-type]
+            literal = self._literal(first, first if second is None else second, fields)  # type: ignore[arg-type]  # both are texts
             return [(Timeline.always(literal), Timeline.always(literal), 1.0)]
         both = self._alike(first, first if second is None else second, fields)
         count = max(len(prompt.composables) for prompt in both if prompt is not None)

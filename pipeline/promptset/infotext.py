@@ -208,19 +208,21 @@ def hires_fields(
     There, `steps` of the second pass are all walked; here, steps are a whole schedule of which the last share, the
     strength, is walked. Of what it is resized to, one side may be 0 and follows. Empty if nothing is enlarged.
     """
+    if width < 1 or height < 1:
+        return {}
     across, down = (side if type(side) is int else 0 for side in resized)
     if across or down:
         share = across / width if across else down / height
         sides = across or round(width * share), down or round(height * share)
     elif type(scale) in (int, float) and 1 < scale <= MAX_SIDE_PX:  # type: ignore[operator]  # a number by then
-        sides = int(width * scale), int(height * scale)  # type: ignore[operator]
+        sides = int(width * scale), int(height * scale)  # type: ignore[operator]  # likewise
     else:
         return {}
     highres: dict[str, Any] = {"mode": "refine", "base_px": round(math.sqrt(width * height))}
-    if type(strength) in (int, float) and 0 < strength <= 1:  # type: ignore[operator]
+    if type(strength) in (int, float) and 0 < strength <= 1:  # type: ignore[operator]  # likewise
         highres["strength"] = strength
         if type(steps) is int:
-            highres["steps"] = max(1, min(MAX_STEPS, math.ceil(steps / strength)))  # type: ignore[operator]
+            highres["steps"] = max(1, math.ceil(min(MAX_STEPS, steps / strength)))  # type: ignore[operator]  # likewise
     return {"width": sides[0], "height": sides[1], "highres": highres}
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.promptset.infotext import infotexts_in, is_settings_line, parse_infotext
+from pipeline.picture import MAX_STEPS
+from pipeline.promptset.infotext import hires_fields, infotexts_in, is_settings_line, parse_infotext
 
 WEB_UI = """\
 a (lighthouse:1.2), <lora:film:0.8>
@@ -126,3 +127,14 @@ def test_settings_without_end_take_no_time(piece: str) -> None:
     found = parse_infotext("x\nSteps: 20, Seed: 1, " + piece * (200_000 // len(piece)))
     assert found is not None
     assert found.fields["seed"] == 1
+
+
+@pytest.mark.parametrize("size", [(0, 512), (512, 0), (0, 0)])
+def test_a_picture_of_no_size_is_not_enlarged(size: tuple[int, int]) -> None:
+    assert hires_fields(*size, scale=2.0, resized=(1024, 0), strength=0.5, steps=10) == {}
+    assert hires_fields(*size, scale=2.0, resized=(0, 1024), strength=0.5, steps=10) == {}
+
+
+def test_a_strength_of_next_to_nothing_has_as_many_steps_as_there_may_be() -> None:
+    made = hires_fields(512, 512, scale=2.0, resized=(0, 0), strength=5e-324, steps=10)
+    assert made["highres"]["steps"] == MAX_STEPS
