@@ -51,7 +51,7 @@ check: $(DEVELOPS) ## ruff, mypy strict, import contracts, rules of the house
 	$(BIN)/python -m tests.house
 
 test: $(DEVELOPS) ## Everything that a machine without GPU and cluster can show, the slow faults excepted
-	$(BIN)/python -m pytest --numprocesses $(AT_ONCE) --dist loadfile $(if $(COVERAGE),--cov --cov-report term:skip-covered)
+	$(BIN)/python -m pytest --numprocesses $(AT_ONCE) --dist loadfile --no-loadscope-reorder $(if $(COVERAGE),--cov --cov-report term:skip-covered)
 
 coverage: ## The same with branch coverage and its floor, as CI runs it
 	$(MAKE) test COVERAGE=yes

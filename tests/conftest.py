@@ -16,6 +16,23 @@ from pipeline.deployment.settings import Settings, load_settings
 # Triton reads it when it is imported, which torch may do before any test: kernels are interpreted here, not compiled.
 os.environ["TRITON_INTERPRET"] = "1"
 
+# What takes minutes comes first, so that no long file is left alone at the end, and has time for it on a slow machine.
+_LONGEST = ("e2e", "neighbour", "faults")
+# Coverage is of the control side; with each line of a render traced it takes twice as long.
+_UNTRACED = ("distri", "training", "benchmarks", "e2e", "neighbour")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    folder = {item: item.path.relative_to(Path(__file__).parent).parts[0] for item in items}
+    items.sort(key=lambda item: folder[item] not in _LONGEST)
+    for item in items:
+        if folder[item] in _LONGEST and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(900))
+    if config.pluginmanager.has_plugin("_cov"):
+        for item in items:
+            if folder[item] in _UNTRACED:
+                item.add_marker("no_cover")
+
 
 @pytest.fixture(scope="session")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
