@@ -22,7 +22,9 @@ from pipeline.cli.commands import (
     replay,
     results,
     schedules,
+    serve,
     stack,
+    token,
     trace,
     verify,
     workers,
@@ -58,6 +60,8 @@ for commands in (
     workers,
     trace,
     schedules,
+    serve,
+    token,
     acl,
 ):
     commands.add_to(app)

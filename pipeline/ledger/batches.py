@@ -187,6 +187,14 @@ class Batches:
         with self._store.errors():
             return list(self._store.redis.zrevrange(self._store.keys.batches, first, first + limit - 1))
 
+    def place(self, batch_id: str) -> int:
+        """How many newer batches there are. Raises UnknownBatch."""
+        with self._store.errors():
+            place = self._store.redis.zrevrank(self._store.keys.batches, batch_id)
+        if place is None:
+            raise UnknownBatch(batch_id)
+        return int(place)
+
     def ended_before(self, moment: datetime) -> Iterator[BatchRecord]:
         """Batches that ended before this moment, oldest submission first, read page by page."""
         first = 0

@@ -36,6 +36,8 @@ them (server/acl.py). What Celery keeps stands in pipeline/deployment/broker_key
 | `due:<name>` | string | when this periodic work was last done |
 | `rest:<name>` | string | while this exists, that work is not due; it expires by itself |
 | `absent:<key>` | string | since when an object is looked for in vain; expires |
+| `tokens` | hash | tokens of the HTTP API by their id: records (JSON) with digests |
+| `rate:<token>@<minute>` | string | how many requests this token has made in this minute; expires |
 | `lock:<name>` | string | which process runs the tick, expands or finalizes; expires |
 """
 
@@ -109,6 +111,8 @@ class Keys:
     rest = _Each("rest:{}")
     absent = _Each("absent:{}")
     lock = _Each("lock:{}")
+    tokens = _One("tokens")
+    rate = _Each("rate:{}")
 
 
 ALL_NAMES = frozenset(name for name, key in vars(Keys).items() if isinstance(key, _One | _Each))

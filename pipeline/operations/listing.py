@@ -49,16 +49,21 @@ class BatchFilter:
 EVERY = BatchFilter()
 
 
-def newest_batches(ledger: Ledger, limit: int, wanted: BatchFilter = EVERY) -> list[BatchStatus | Unreadable]:
-    """The newest batches that are wanted; those that are removed meanwhile are left out.
+def newest_batches(
+    ledger: Ledger, limit: int, wanted: BatchFilter = EVERY, *, after: str | None = None
+) -> list[BatchStatus | Unreadable]:
+    """The newest batches that are wanted, those behind `after` if it is given; removed ones are left out.
 
     One whose record cannot be read is an entry that says why, unless only some are wanted: nobody knows if it is.
+    Raises UnknownBatch if there is no `after`.
     """
-    return list(itertools.islice(_wanted(ledger, min(limit, _PAGE) if wanted == EVERY else _PAGE, wanted), limit))
+    begin = 0 if after is None else ledger.batches.place(after) + 1
+    page = min(limit, _PAGE) if wanted == EVERY else _PAGE
+    return list(itertools.islice(_wanted(ledger, page, wanted, begin), limit))
 
 
-def _wanted(ledger: Ledger, page: int, wanted: BatchFilter) -> Iterator[BatchStatus | Unreadable]:
-    for first in itertools.count(0, page):
+def _wanted(ledger: Ledger, page: int, wanted: BatchFilter, begin: int) -> Iterator[BatchStatus | Unreadable]:
+    for first in itertools.count(begin, page):
         ids = ledger.batches.newest(page, first=first)
         for batch_id in ids:
             try:

@@ -1,10 +1,12 @@
 """Every setting of a deployment, typed, each with one name: the environment variable TESSERA_<FIELD>.
 
-Cut by who reads them: `ConnectionSettings`, `RenderingSettings`, `JobSettings`, `MachineSettings`; `Settings` is all of
+Cut by who reads them: `ConnectionSettings`, `RenderingSettings`, `JobSettings`, `ApiSettings`,
+`MachineSettings`; `Settings` is all of
 them. S3 credentials keep the names that every S3 program reads (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE,
 workload identity), and are never copied into our settings.
 """
 
+from pipeline.deployment.settings.api import ApiSettings
 from pipeline.deployment.settings.composed import Settings, default_of
 from pipeline.deployment.settings.connection import ConnectionSettings, without_credentials
 from pipeline.deployment.settings.environment import load_part, load_settings
@@ -15,6 +17,7 @@ from pipeline.deployment.settings.variables import PREFIX, SettingsPart, variabl
 
 __all__ = [
     "PREFIX",
+    "ApiSettings",
     "ConnectionSettings",
     "EmbeddingSource",
     "JobSettings",

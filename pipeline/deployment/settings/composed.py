@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.deployment.settings.api import ApiSettings
 from pipeline.deployment.settings.connection import ConnectionSettings
 from pipeline.deployment.settings.jobs import JobSettings
 from pipeline.deployment.settings.machine import MachineSettings
@@ -12,7 +13,7 @@ from pipeline.deployment.settings.variables import text_of, variable_name
 
 
 # Fields stand in the order of the parts, last base first.
-class Settings(MachineSettings, JobSettings, RenderingSettings, ConnectionSettings):
+class Settings(MachineSettings, ApiSettings, JobSettings, RenderingSettings, ConnectionSettings):
     """What a client, a worker and a pod need to know about the deployment they belong to."""
 
     def environment(self) -> dict[str, str]:

@@ -42,6 +42,32 @@ class Role:
     channels: tuple[str, ...] = ()
 
 
+_CLIENT = Role(
+    what="who submits, watches, cancels and downloads",
+    commands="get exists multi exec watch unwatch hget hgetall hset hincrby sadd srem smembers "
+    "zadd zcard zrange zrevrange zrangebyscore zrem xadd xread bitfield lrange del info",
+    writes=(
+        _KEYS.schedules,
+        _SCHEDULES,
+        _KEYS.batches,
+        _KEYS.open,
+        _BATCHES,
+        _KEYS.wakes,
+    ),
+    reads=(
+        _KEYS.deployment,
+        _KEYS.generation,  # `doctor` says whether the ledger is in doubt
+        _KEYS.workers,
+        _KEYS.slots,
+        _KEYS.dead_letters,  # `doctor` warns of them
+        _KEYS.draining,  # only operators drain workers, as the controller's user
+        _KEYS.leases,
+        _KEYS.job(_ANY),
+        _KEYS.speeds,
+        _KEYS.speed(_ANY),
+    ),
+)
+
 ROLES: Mapping[str, Role] = {
     "controller": Role(
         what="the controller and beat",
@@ -85,30 +111,12 @@ ROLES: Mapping[str, Role] = {
         writes=(_KEYS.claim(_ANY), _KEYS.images(_ANY), _KEYS.counts(_ANY), _KEYS.events(_ANY)),
         reads=(_BATCHES, _KEYS.ticket(_ANY)),
     ),
-    "client": Role(
-        what="who submits, watches, cancels and downloads",
-        commands="get exists multi exec watch unwatch hget hgetall hset hincrby sadd srem smembers "
-        "zadd zcard zrange zrevrange zrangebyscore zrem xadd xread bitfield lrange del info",
-        writes=(
-            _KEYS.schedules,
-            _SCHEDULES,
-            _KEYS.batches,
-            _KEYS.open,
-            _BATCHES,
-            _KEYS.wakes,
-        ),
-        reads=(
-            _KEYS.deployment,
-            _KEYS.generation,  # `doctor` says whether the ledger is in doubt
-            _KEYS.workers,
-            _KEYS.slots,
-            _KEYS.dead_letters,  # `doctor` warns of them
-            _KEYS.draining,  # only operators drain workers, as the controller's user
-            _KEYS.leases,
-            _KEYS.job(_ANY),
-            _KEYS.speeds,
-            _KEYS.speed(_ANY),
-        ),
+    "client": _CLIENT,
+    "api": Role(
+        what="the HTTP API, which acts for its tenants: a client that checks tokens and counts their uses",
+        commands=f"{_CLIENT.commands} incr expire zrevrank",
+        writes=(*_CLIENT.writes, _KEYS.rate(_ANY)),
+        reads=(*_CLIENT.reads, _KEYS.tokens),
     ),
 }
 

@@ -17,6 +17,7 @@ from pipeline.ledger.locks import Locks
 from pipeline.ledger.schedules import ScheduleRecords
 from pipeline.ledger.speeds import Speeds
 from pipeline.ledger.store import Store
+from pipeline.ledger.tokens import Tokens
 from pipeline.ledger.wakes import Wakes
 from pipeline.ledger.workers import Workers
 from pipeline.schema import read_record
@@ -38,6 +39,7 @@ class Ledger:
         self.leases = Leases(self.store, settings.tenants, self.generations)
         self.dead_letters = DeadLetters(self.store)
         self.wakes = Wakes(self.store)
+        self.tokens = Tokens(self.store)
 
     def now(self) -> datetime:
         """The ledger's clock."""

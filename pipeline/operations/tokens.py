@@ -1,0 +1,37 @@
+"""Make, list and revoke tokens of the HTTP API. Needs the rights of the controller's Redis user."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from pipeline.errors import RequestError
+from pipeline.ledger import Ledger
+from pipeline.names import checked_id
+from pipeline.records.tokens import EVERY_TENANT, NewToken, Scope, TokenRecord, new_token
+
+_NOTE_CHARACTERS = 200
+
+
+def create_token(
+    ledger: Ledger, tenant: str, scopes: tuple[Scope, ...], *, life: timedelta | None, note: str = ""
+) -> NewToken:
+    """Make a token; a `life` of None never ends. Raises RequestError."""
+    if tenant != EVERY_TENANT:
+        checked_id(tenant, "tenant")
+    if len(note) > _NOTE_CHARACTERS or not note.isprintable():
+        raise RequestError(f"note {note[:60]!r}...: a printable text of at most {_NOTE_CHARACTERS} characters wanted")
+    now = ledger.now()
+    made = new_token(tenant, scopes, now, expires_at=None if life is None else now + life, note=note)
+    ledger.tokens.put(made.record)
+    return made
+
+
+def list_tokens(ledger: Ledger) -> list[TokenRecord]:
+    """All tokens, in the order of their making, expired ones included."""
+    return list(ledger.tokens.each())
+
+
+def revoke_token(ledger: Ledger, token_id: str) -> None:
+    """End a token at once. Raises RequestError if there is none."""
+    if not ledger.tokens.revoke(token_id):
+        raise RequestError(f"no token {token_id[:80]!r}: `tessera token list` shows the ones there are")

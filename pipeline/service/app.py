@@ -1,0 +1,31 @@
+"""The application: its routes, and what holds for all of them."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from pipeline.client.connect import Connection
+from pipeline.service import refusals
+from pipeline.service.context import Service
+from pipeline.service.http_guard import HttpGuard
+from pipeline.service.openai import models
+from pipeline.service.routes import batches, changes, health
+from pipeline.version import installed_version
+
+
+def create_app(connection: Connection) -> FastAPI:
+    """The service of a deployment. It keeps nothing: ledger and bucket are the truth."""
+    app = FastAPI(
+        title="Tessera",
+        version=installed_version(),
+        description="Render large prompt sets. Send `Authorization: Bearer TOKEN`.",
+        openapi_url="/api/openapi.json",
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.service = Service(connection)
+    app.add_middleware(HttpGuard, upload_bytes=connection.settings.api_upload_megabytes << 20)
+    refusals.add_to(app)
+    for routes in (health, batches, changes, models):
+        app.include_router(routes.router)
+    return app

@@ -1,0 +1,1 @@
+"""Our own resources, under /api, and the probes. Does not belong here: OpenAI's shapes (pipeline.service.openai)."""

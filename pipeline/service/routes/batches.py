@@ -1,0 +1,74 @@
+"""Batches: listed, looked at, changed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.operations.listing import BatchFilter, newest_batches
+from pipeline.records.labels import parsed_labels
+from pipeline.service.access import Caller, Reader
+from pipeline.service.context import ServiceOf
+from pipeline.service.own import own_batch
+from pipeline.states import BatchState
+
+router = APIRouter(prefix="/api/batches", tags=["batches"])
+
+
+class BatchQuery(BaseModel):
+    """Which batches are listed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(20, ge=1, le=1000)
+    after: str | None = Field(None, description="The last batch of the page before.")
+    state: list[BatchState] = []
+    tenant: str | None = Field(None, description="For operators; everybody else sees their own.")
+    schedule: str | None = None
+    label: list[str] = Field([], description="NAME=VALUE")
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def wanted(self, caller: Caller) -> BatchFilter:
+        """The filter of what this caller may see."""
+        return BatchFilter(
+            states=frozenset(self.state),
+            tenant=self.tenant if caller.operator else caller.tenant,
+            schedule=self.schedule,
+            labels=parsed_labels(self.label),
+            since=_utc(self.since),
+            until=_utc(self.until),
+        )
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
+
+
+@router.get("")
+def list_batches(service: ServiceOf, caller: Reader, listing: Annotated[BatchQuery, Query()]) -> dict[str, Any]:
+    """The newest batches, or the newest of those that the parameters name."""
+    if listing.after is not None:
+        own_batch(service, caller, listing.after)
+    found = newest_batches(service.ledger, listing.limit + 1, listing.wanted(caller), after=listing.after)
+    return {
+        "data": [one.as_dict() for one in found[: listing.limit]],
+        "has_more": len(found) > listing.limit,
+        "ledger_doubt": service.client.doubt(),
+    }
+
+
+@router.get("/{batch_id}")
+def get_batch(service: ServiceOf, caller: Reader, batch_id: str) -> dict[str, Any]:
+    """Its status, its jobs under way with what they wait for, and why images failed."""
+    batch = own_batch(service, caller, batch_id)
+    seen, jobs = batch.status(), batch.jobs()
+    groups = batch.failure_groups() if seen.failed else []
+    return seen.as_dict() | {
+        "under_way": [job.as_dict() for job in jobs],
+        "failures": [group.as_dict() for group in groups],
+        "ledger_doubt": service.client.doubt(),
+    }

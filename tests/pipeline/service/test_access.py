@@ -1,0 +1,106 @@
+"""Who may ask for what."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from pipeline.operations.tokens import create_token, revoke_token
+from pipeline.records.tokens import EVERY_TENANT, Scope, parsed_token
+from tests.pipeline.service.served import Served
+
+
+@pytest.fixture(scope="module")
+def batch(served: Served) -> str:
+    """A batch of tenant `one`."""
+    return served.stage.accepted(2, "of-one", tenant="one")
+
+
+def test_probes_ask_for_no_token(served: Served) -> None:
+    assert served.ask("GET", "/healthz", token=None).status == 200
+    assert served.ask("GET", "/readyz", token=None).status == 200
+
+
+def test_nobody_gets_in_without_a_token(served: Served) -> None:
+    for token in (None, "tess_000000000000_" + "x" * 43, "not a token"):
+        answer = served.ask("GET", "/api/batches", token=token)
+        assert answer.status == 401
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+        assert "tessera token create" in answer.error["message"]
+
+
+def test_a_token_ends_when_it_expires_or_is_revoked(served: Served) -> None:
+    short = create_token(served.stage.ledger, "one", (Scope.READ,), life=timedelta(microseconds=1)).text
+    assert served.ask("GET", "/v1/models", token=short).status == 401
+    token = served.new_token("one")
+    assert served.ask("GET", "/v1/models", token=token).status == 200
+    parsed = parsed_token(token)
+    assert parsed is not None
+    revoke_token(served.stage.ledger, parsed[0])
+    assert served.ask("GET", "/v1/models", token=token).status == 401
+
+
+def test_the_ledger_keeps_no_token_that_could_be_used(served: Served) -> None:
+    parsed = parsed_token(served.token)
+    assert parsed is not None
+    kept = served.stage.ledger.store.redis.hgetall(served.stage.ledger.store.keys.tokens)
+    assert parsed[0] in kept
+    assert parsed[1] not in "".join(kept.values())
+
+
+def test_a_tenant_sees_its_own_batches_only(served: Served, batch: str) -> None:
+    other, operator = served.new_token("two"), served.new_token(EVERY_TENANT, Scope.READ)
+    assert served.ask("GET", f"/api/batches/{batch}").json["total"] == 2
+    hidden, unknown = (served.ask("GET", f"/api/batches/{name}", token=other) for name in (batch, "never"))
+    assert hidden.status == unknown.status == 404
+    assert hidden.error["message"].replace(batch, "never") == unknown.error["message"]
+    assert served.ask("GET", "/api/batches", token=other).json["data"] == []
+    assert [one["id"] for one in served.ask("GET", "/api/batches", token=operator).json["data"]] == [batch]
+
+
+def test_a_scope_that_is_missing_is_named(served: Served) -> None:
+    answer = served.ask("GET", "/api/batches", token=served.new_token("one", Scope.SUBMIT))
+    assert answer.status == 403
+    assert answer.error["message"] == "scope 'read' wanted; this token has submit"
+
+
+def test_a_session_of_the_page_counts_for_its_own_requests_only(served: Served, batch: str) -> None:
+    cookie = f"tessera_session={served.token}"
+    assert served.ask("GET", f"/api/batches/{batch}", token=None, Cookie=cookie).status == 200
+    for header in ({"Origin": "https://elsewhere.example"}, {"Sec_Fetch_Site": "cross-site"}):
+        path = f"/api/batches/{batch}/pause"
+        assert served.ask("POST", path, token=None, Cookie=cookie, **header).status == 403
+
+
+def test_no_header_is_trusted_by_default(served: Served) -> None:
+    assert served.ask("GET", "/api/batches", token=None, X_Forwarded_User="one").status == 401
+
+
+def test_a_proxy_is_believed_if_it_is_one_of_those_named(served: Served, batch: str) -> None:
+    own = served.stage.settings.model_copy(
+        update={"api_trusted_header": "X-Tenant", "api_trusted_proxies": ("127.0.0.0/8",)}
+    )
+    with served.with_settings(own):
+        assert served.ask("GET", f"/api/batches/{batch}", token=None, X_Tenant="one").status == 200
+        assert served.ask("GET", f"/api/batches/{batch}", token=None, X_Tenant="two").status == 404
+    with served.with_settings(own.model_copy(update={"api_trusted_proxies": ("10.0.0.0/8",)})):
+        assert served.ask("GET", f"/api/batches/{batch}", token=None, X_Tenant="one").status == 401
+
+
+def test_more_requests_than_allowed_are_refused_until_the_next_minute(served: Served) -> None:
+    with served.with_settings(served.stage.settings.model_copy(update={"api_requests_per_minute": 3})):
+        token = served.new_token("one")
+        answers = [served.ask("GET", "/v1/models", token=token) for _ in range(8)]
+    assert answers[0].status == 200
+    refused = [answer for answer in answers if answer.status == 429]
+    assert refused
+    assert 0 < int(refused[-1].headers["Retry-After"]) <= 60
+    assert "TESSERA_API_REQUESTS_PER_MINUTE" in refused[-1].error["message"]
+
+
+def test_answers_carry_headers_that_keep_browsers_safe(served: Served) -> None:
+    headers = served.ask("GET", "/healthz", token=None).headers
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert "server" not in headers
