@@ -9,6 +9,7 @@ TesseraError
 │   ├── BatchExists        the id is taken by a batch with other rows
 │   ├── UnknownBatch       no batch of that id
 │   ├── UnknownSchedule    no schedule of that name
+│   ├── UnknownFile        no uploaded file of that id
 │   └── NothingNew         no row of a prompt set is wanted
 ├── ServiceError           something outside is away or refuses us; nothing was lost, try again once it is mended
 │   ├── LedgerUnavailable  Redis
@@ -85,6 +86,14 @@ class UnknownSchedule(RequestError):
     def __init__(self, name: str) -> None:
         self.name = name
         super().__init__(f"no schedule {name!r}: `tessera schedule list` shows the ones there are")
+
+
+class UnknownFile(RequestError):
+    """No uploaded file of that id is known here."""
+
+    def __init__(self, file_id: str) -> None:
+        self.file_id = file_id
+        super().__init__(f"no file {file_id[:80]!r}: `GET /v1/files` lists the ones there are")
 
 
 class NothingNew(RequestError):

@@ -46,6 +46,16 @@ def image_id(row: int, number: int) -> str:
     return f"{row:07d}-{number:03d}"
 
 
+def parsed_image_id(text: str) -> tuple[int, int]:
+    """Row and number of an image. Raises RequestError."""
+    row, dash, number = text.partition("-")
+    if dash and row.isascii() and row.isdecimal() and number.isascii() and number.isdecimal():
+        found = int(row[:12]), int(number[:12])
+        if image_id(*found) == text:
+            return found
+    raise RequestError(f"image id {text[:40]!r} found; one as in 0000012-000 wanted")
+
+
 def job_ref(batch_id: str, index: int) -> str:
     """How a job is named everywhere: batch/00003."""
     return f"{batch_id}/{index:05d}"

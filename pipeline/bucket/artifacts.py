@@ -56,6 +56,21 @@ class TaggedObject:
     etag: str
 
 
+@dataclass(frozen=True)
+class ObjectStream:
+    """An object, or a part of it: its chunks, asked for as they are read, and what the store says of it."""
+
+    chunks: Iterator[bytes]
+    size_bytes: int
+    content_range: str | None
+    content_type: str
+    etag: str
+
+
+class _Part(TypedDict, total=False):
+    Range: str
+
+
 class _Condition(TypedDict, total=False):
     IfNoneMatch: str
     IfMatch: str
@@ -210,6 +225,26 @@ class Artifacts:
                 break
         return digest.hexdigest()
 
+    def stream(self, key: str, byte_range: str = "") -> ObjectStream | None:
+        """An object as it comes, or the part of it that an HTTP Range names; None if it is not there.
+
+        Raises RequestError if it has no such part.
+        """
+        part: _Part = {"Range": byte_range} if byte_range else {}
+        with self._errors():
+            try:
+                found = self._client.get_object(Bucket=self.bucket, Key=self._prefix + key, **part)
+            except s3_errors.ClientError as error:
+                if code_of(error) in ABSENT:
+                    return None
+                if code_of(error) in {"InvalidRange", "416"}:
+                    raise RequestError(f"Range {byte_range[:60]!r} found; {key} has no such part") from error
+                raise
+        chunks = self._chunks(found["Body"])
+        return ObjectStream(
+            chunks, found["ContentLength"], found.get("ContentRange"), found["ContentType"], found["ETag"]
+        )
+
     def lines(self, key: str) -> Iterator[bytes]:
         """The lines of an object, streamed. Of a line too long for a record, its beginning.
 
@@ -277,6 +312,12 @@ class Artifacts:
     def list(self, folder: str) -> Iterator[str]:
         """Keys below a folder (which ends in a slash), in order."""
         return (key for key, _ in self.sizes(folder))
+
+    def list_from(self, folder: str, first: str) -> Iterator[str]:
+        """Keys below a folder (which ends in a slash) that begin with `first` or come behind it, in order."""
+        for page in self._pages(folder, after=self._prefix + first):
+            for item in page.get("Contents", ()):
+                yield item["Key"][len(self._prefix) :]
 
     def sizes(self, folder: str) -> Iterator[tuple[str, int]]:
         """Keys below a folder (which ends in a slash), in order, each with its size in bytes."""

@@ -33,7 +33,7 @@ from pipeline.promptset.row import Options, ResolvedRow
 from pipeline.promptset.source import Prompts
 from pipeline.promptset.validate import Validation, fields_errors, resolved_rows
 from pipeline.promptset.values import MAX_SEED
-from pipeline.records.batch import PRIORITIES, BatchManifest, BatchRecord, Origin
+from pipeline.records.batch import PRIORITIES, BatchManifest, BatchRecord, BatchRequest, Origin
 from pipeline.records.labels import checked_labels
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import RefusedLine
@@ -73,6 +73,7 @@ class Submission:
     origin: Origin | None = None
     overrides: Options = field(default_factory=Options)
     labels: Mapping[str, str] = field(default_factory=dict)
+    request: BatchRequest | None = None
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,7 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
             labels=checked_labels(submission.labels),
             client_version=installed_version(),
             origin=submission.origin,
+            request=submission.request,
         )
         before = deadline.call(
             f"looking into {s3}; nothing was accepted", lambda: _accepted_before(artifacts, manifest)

@@ -67,6 +67,15 @@ class Origin(_Record):
         return key
 
 
+class BatchRequest(_Record):
+    """The request to OpenAI's batch endpoint that a batch was submitted by, which is read back from it."""
+
+    input_file_id: str
+    endpoint: str
+    completion_window: str
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+
 def _empty(value: object) -> bool:
     return not value
 
@@ -103,6 +112,9 @@ class BatchManifest(_Record):
     )
     client_version: str
     origin: Origin | None = Field(None, description="The schedule that submitted it; None for a user.")
+    request: BatchRequest | None = Field(
+        None, exclude_if=_empty, description="As it came to OpenAI's batch endpoint, if it did."
+    )
     purge: Purge | None = Field(None, description="The batch is being removed, or all but its images was.")
 
 

@@ -8,8 +8,9 @@ from pipeline.client.connect import Connection
 from pipeline.service import refusals
 from pipeline.service.context import Service
 from pipeline.service.http_guard import HttpGuard
-from pipeline.service.openai import models
-from pipeline.service.routes import batches, changes, health
+from pipeline.service.openai import batches as openai_batches
+from pipeline.service.openai import files, generations, models
+from pipeline.service.routes import batches, changes, health, images, prompt_sets
 from pipeline.version import installed_version
 
 
@@ -26,6 +27,7 @@ def create_app(connection: Connection) -> FastAPI:
     app.state.service = Service(connection)
     app.add_middleware(HttpGuard, upload_bytes=connection.settings.api_upload_megabytes << 20)
     refusals.add_to(app)
-    for routes in (health, batches, changes, models):
+    for routes in (health, batches, prompt_sets, changes, images, models, files, openai_batches, generations):
         app.include_router(routes.router)
+    app.include_router(files.own_router)
     return app

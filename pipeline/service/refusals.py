@@ -30,6 +30,7 @@ from pipeline.errors import (
     ServiceError,
     TesseraError,
     UnknownBatch,
+    UnknownFile,
     UnknownSchedule,
 )
 from pipeline.process.redact import redacted
@@ -73,15 +74,34 @@ class TooLarge(Refusal):
     status = 413
 
 
+class Unsatisfiable(Refusal):
+    """A part of a file that it does not have."""
+
+    status = 416
+
+
 class TooManyRequests(Refusal):
     """More requests than wanted."""
 
     status = 429
 
 
+class NotRendered(Refusal):
+    """The pictures that were asked for are not there; asking again renders them again."""
+
+    status = 500
+
+
+class StillRendering(Refusal):
+    """The pictures that were asked for are not there yet."""
+
+    status = 504
+
+
 # The first that fits; a kind stands before those that it is one of.
 _STATUSES: Mapping[type[TesseraError], int] = {
     UnknownBatch: 404,
+    UnknownFile: 404,
     UnknownSchedule: 404,
     BatchExists: 409,
     LimitReached: 429,
@@ -131,6 +151,8 @@ def error_response(error: TesseraError) -> Response:
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     wait_s = getattr(error, "retry_after_s", None) or (RETRY_AFTER_S if status in (429, 503) else None)
+    if isinstance(error, NotRendered | StillRendering):
+        headers["X-Should-Retry"] = "false"  # OpenAI's clients would render it again by themselves
     if wait_s is not None:
         headers["Retry-After"] = str(wait_s)
     return JSONResponse(error_body(error), status, headers)

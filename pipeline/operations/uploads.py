@@ -1,0 +1,60 @@
+"""Uploaded prompt sets: put, found, listed, removed."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from datetime import datetime
+from typing import IO
+
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.errors import UnknownFile
+from pipeline.records.uploads import (
+    UploadRecord,
+    is_file_id,
+    upload_key,
+    upload_record_key,
+    uploads_of,
+)
+from pipeline.schema import read_record
+
+_NAME_CHARACTERS = 255
+
+
+def put_upload(
+    artifacts: Artifacts, file: IO[bytes], *, tenant: str, filename: str, purpose: str, at: datetime
+) -> UploadRecord:
+    """Copy a file into the bucket, part by part, and then its record, which makes it one."""
+    file_id = f"file-{secrets.token_hex(12)}"
+    name = filename.replace("\\", "/").rpartition("/")[2][-_NAME_CHARACTERS:] or "upload"
+    size_bytes = file.seek(0, 2)
+    file.seek(0)
+    artifacts.put(upload_key(tenant, file_id), file, content_type="application/octet-stream")
+    record = UploadRecord(
+        id=file_id, tenant=tenant, filename=name, purpose=purpose, size_bytes=size_bytes, created_at=at
+    )
+    body = record.model_dump_json().encode()
+    artifacts.put(upload_record_key(tenant, file_id), body, content_type="application/json")
+    return record
+
+
+def get_upload(artifacts: Artifacts, tenant: str, file_id: str) -> UploadRecord:
+    """The record of an upload of this tenant. Raises UnknownFile."""
+    key = upload_record_key(tenant, file_id)
+    body = artifacts.get(key) if is_file_id(file_id) else None
+    if body is None:
+        raise UnknownFile(file_id)
+    return read_record(UploadRecord, body, what=key)
+
+
+def list_uploads(artifacts: Artifacts, tenant: str) -> Iterator[UploadRecord]:
+    """The uploads of a tenant, by id."""
+    for key in artifacts.list(uploads_of(tenant)):
+        if key.endswith(".json") and (body := artifacts.get(key)) is not None:
+            yield read_record(UploadRecord, body, what=key)
+
+
+def remove_upload(artifacts: Artifacts, tenant: str, file_id: str) -> None:
+    """Remove an upload; batches that were made of it have rows of their own. Raises UnknownFile."""
+    get_upload(artifacts, tenant, file_id)
+    artifacts.delete_all([upload_record_key(tenant, file_id), upload_key(tenant, file_id)])

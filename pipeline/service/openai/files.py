@@ -1,0 +1,146 @@
+"""`/v1/files`: prompt sets in, outputs of batches out. An upload goes to the bucket part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, Query, UploadFile
+from starlette.responses import StreamingResponse
+
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.errors import RequestError
+from pipeline.operations.uploads import get_upload, list_uploads, put_upload, remove_upload
+from pipeline.records.uploads import UploadRecord, upload_key
+from pipeline.service.access import Caller, Reader, Submitter
+from pipeline.service.context import Service, ServiceOf
+from pipeline.service.links import Base
+from pipeline.service.openai.outputs import ERRORS, OUTPUT, error_lines, output_lines
+from pipeline.service.openai.shapes import FileObject, FilePage
+from pipeline.service.own import own_batch
+
+router = APIRouter(prefix="/v1/files", tags=["openai"])
+own_router = APIRouter(prefix="/api/files", tags=["files"])
+
+
+@router.post("")
+def upload(
+    service: ServiceOf, caller: Submitter, file: UploadFile, purpose: Annotated[str, Form(max_length=40)]
+) -> FileObject:
+    """Upload a prompt set, in any form of docs/prompt-sets.md; of purpose `batch`, one is JSON Lines."""
+    return _put(service, caller, file, purpose)
+
+
+@own_router.post("")
+def upload_our_own(service: ServiceOf, caller: Submitter, file: UploadFile, tenant: str | None = None) -> FileObject:
+    """Upload a prompt set, in any form of docs/prompt-sets.md."""
+    return _put(service, caller, file, "prompts", tenant)
+
+
+def _put(service: Service, caller: Caller, file: UploadFile, purpose: str, tenant: str | None = None) -> FileObject:
+    record = put_upload(
+        service.artifacts,
+        file.file,
+        tenant=caller.tenant_of_new(tenant),
+        filename=file.filename or "",
+        purpose=purpose,
+        at=service.ledger.now(),
+    )
+    return _shown(record)
+
+
+@router.get("")
+def list_files(
+    service: ServiceOf,
+    caller: Reader,
+    purpose: str | None = None,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+) -> FilePage:
+    """The uploads, by id."""
+    if caller.operator:
+        raise RequestError("an operator's token belongs to no tenant; files are listed with a tenant's own")
+    wanted = (
+        record
+        for record in list_uploads(service.artifacts, caller.tenant)
+        if purpose in (None, record.purpose) and (after is None or record.id > after)
+    )
+    found = [record for record, _ in zip(wanted, range(limit + 1), strict=False)]
+    return FilePage.of([_shown(record) for record in found[:limit]], has_more=len(found) > limit)
+
+
+@router.get("/{file_id}")
+def get_file(service: ServiceOf, caller: Reader, base: Base, file_id: str) -> FileObject:
+    """An upload, or the output or the errors of a batch."""
+    if (found := _of_batch(file_id)) is None:
+        return _shown(_uploaded(service, caller, file_id))
+    _, batch_id = found
+    status = own_batch(service, caller, batch_id).status()
+    body = sum(map(len, _lines(service, base, found)))
+    return FileObject(
+        id=file_id,
+        bytes=body,
+        created_at=int(status.updated_at.timestamp()),
+        filename=f"{file_id}.jsonl",
+        purpose="batch_output",
+    )
+
+
+@router.get("/{file_id}/content")
+def get_content(service: ServiceOf, caller: Reader, base: Base, file_id: str) -> StreamingResponse:
+    """What is in it."""
+    if (found := _of_batch(file_id)) is None:
+        record = _uploaded(service, caller, file_id)
+        chunks = service.artifacts.chunks_of(service.artifacts.root + upload_key(record.tenant, record.id))
+        return StreamingResponse(_begun(chunks), media_type="application/octet-stream")
+    own_batch(service, caller, found[1])
+    return StreamingResponse(_begun(_lines(service, base, found)), media_type="application/x-ndjson")
+
+
+@router.delete("/{file_id}")
+def delete_file(service: ServiceOf, caller: Submitter, file_id: str) -> dict[str, Any]:
+    """Remove an upload; batches that were made of it stay as they are."""
+    if _of_batch(file_id) is not None:
+        raise RequestError(f"{file_id[:80]!r} belongs to its batch, and goes when that is purged")
+    record = _uploaded(service, caller, file_id)
+    remove_upload(service.artifacts, record.tenant, file_id)
+    return {"id": file_id, "object": "file", "deleted": True}
+
+
+def _uploaded(service: Service, caller: Caller, file_id: str) -> UploadRecord:
+    return get_upload(service.artifacts, caller.tenant_of_new(None), file_id)
+
+
+def _of_batch(file_id: str) -> tuple[str, str] | None:
+    """Which of its files, and of which batch; None if this is none."""
+    for kind in (OUTPUT, ERRORS):
+        if file_id.startswith(kind):
+            return kind, file_id.removeprefix(kind)
+    return None
+
+
+def _lines(service: Service, base: str, found: tuple[str, str]) -> Iterator[bytes]:
+    kind, batch_id = found
+    artifacts: Artifacts = service.artifacts
+    return output_lines(service, base, batch_id) if kind == OUTPUT else error_lines(artifacts, batch_id)
+
+
+def _begun(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The chunks, the first of them asked for now, while an error can still become an answer."""
+    first = next(chunks, b"")
+
+    def all_of_them() -> Iterator[bytes]:
+        yield first
+        yield from chunks
+
+    return all_of_them()
+
+
+def _shown(record: UploadRecord) -> FileObject:
+    return FileObject(
+        id=record.id,
+        bytes=record.size_bytes,
+        created_at=int(record.created_at.timestamp()),
+        filename=record.filename,
+        purpose=record.purpose,
+    )
