@@ -1,11 +1,10 @@
-"""What an entry point calls: a model loaded once on a mesh, then one image after the other."""
+"""What an entry point calls: a model loaded once on a mesh, then images, one after the other or several at a time."""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,27 +13,25 @@ from distri.layers.kernels.fused import FusedKernels
 from distri.layers.unet import SplitUNet
 from distri.layers.vae import SplitVAE
 from distri.model import model as pipeline_model
-from distri.model.image import Evaluations, ImageSpec, Rendered
+from distri.model.image import ImageSpec, Rendered
 from distri.model.model import Model
-from distri.ranks.device_errors import raise_device_failures
 from distri.ranks.errors import BadImage, ModelError
 from distri.ranks.mesh import Mesh
 from distri.ranks.patches import MOST_WORK, Patches
 from distri.ranks.phase import NormMode
 from distri.ranks.recorder import Replay
 from distri.ranks.replay import recorder_of
-from distri.ranks.spans import RenderSpan, Spans, Stopwatch
+from distri.ranks.spans import Spans
 from distri.sampling.control import Control
+from distri.sampling.denoising import SamplingOptions
 from distri.sampling.pixels import ReplicaVAE
-from distri.sampling.preparation import Preparation, guidance_of, require_alike
+from distri.sampling.preparation import Preparation
 from distri.sampling.refiner import Refiner
-from distri.sampling.rendered import Spent, rendered
-from distri.sampling.sampler import SamplingOptions, denoise
 from distri.sampling.schedule import Schedule
+from distri.slots.image_render import Parts
+from distri.slots.renders import Renders
 from pipeline.checkpoints.checkpoint import ModelFiles
 from pipeline.checkpoints.kinds import Kind
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -124,22 +121,22 @@ class Engine:
                 spans=self.spans,
             )
 
-        self._unet = split(model.unet)
-        self._refiner = None if refiner is None else Refiner(refiner, split(refiner.unet), mesh, self.spans)
+        unet = split(model.unet)
         split_vae = SplitVAE(model.vae, kernels=self.kernels)
-        self._vae = ReplicaVAE(split_vae, mesh)
         sample_size = model.unet.config.sample_size
         if not (settings.native_px or isinstance(sample_size, int)):
             raise ModelError(f"the UNet's sample_size is {sample_size}: set EngineSettings.native_px, 1024 for SDXL")
-        self._preparation = Preparation(
+        preparation = Preparation(
             model,
-            self._unet,
+            unet,
             mesh,
             self.spans,
             factor=split_vae.factor,
             native_px=settings.native_px or sample_size * split_vae.factor,
             idle_ranks=settings.idle_ranks,
         )
+        own_refiner = None if refiner is None else Refiner(refiner, split(refiner.unet), mesh, self.spans)
+        self._parts = Parts(mesh, preparation, unet, own_refiner, ReplicaVAE(split_vae, mesh), self.spans, self._now_ns)
 
     @classmethod
     def load(
@@ -170,7 +167,27 @@ class Engine:
     @property
     def buffer_bytes(self) -> int:
         """Held for other ranks' activations, over all shapes kept."""
-        return self._unet.shapes.buffer_bytes
+        return self._parts.unet.shapes.buffer_bytes
+
+    def renders(
+        self,
+        *,
+        control: Callable[[], Control],
+        slots: int = 1,
+        low_memory: bool = False,
+        on_final_latent: Callable[[Tensor], None] | None = None,
+    ) -> Renders:
+        """Images that are rendered at the same time, of which there are none yet.
+
+        Args:
+            control: asked on the leader before every evaluation; ignored on the other ranks.
+            slots: how many are evaluated together at most.
+            low_memory: use as little memory as can be: see `SamplingOptions`; buffers kept for other images are freed.
+            on_final_latent: called on every rank with each image's final latent, 1CHW, float32, before it is decoded;
+                what it raises ends the render, so it must raise on all ranks or on none.
+        """
+        options = SamplingOptions(self.settings.schedule, self.settings.idle_ranks, low_memory)
+        return Renders(self._parts, options, slots=slots, control=control, on_final_latent=on_final_latent)
 
     def render(
         self,
@@ -187,8 +204,6 @@ class Engine:
         )
         return image_rendered
 
-    @raise_device_failures()
-    @torch.inference_mode()
     def render_batch(
         self,
         images: Sequence[ImageSpec],
@@ -200,72 +215,34 @@ class Engine:
     ) -> list[Rendered]:
         """Render images together; all ranks of the replica call it together, with equal arguments. Blocks.
 
-        Each image comes out as it would alone, up to floating-point order: it has noise and scheduler of its own.
+        Each image comes out as it would alone, up to floating-point order.
 
         Args:
-            images: one or more that differ in prompts, seeds and what the model is told of sizes, and in nothing else.
-            control: asked on the leader before every evaluation; ignored on the other ranks.
-            low_memory: use as little memory as can be: see `SamplingOptions`; buffers kept for other images are freed.
+            images: one or more of one size and with the same LoRAs.
+            control, low_memory, on_final_latent: see `renders`.
             upcoming: an image that is likely to be next: its prompts are embedded while these are denoised.
-            on_final_latent: called on every rank with the images' final latents, BCHW, float32, before they are
-                decoded; what it raises ends the render, so it must raise on all ranks or on none.
 
         Returns:
             One result per image, in order.
 
         Raises:
-            BadImage, TooManyRanks: on all ranks, before any communication; BadLora after they have agreed on it.
-            Stopped, LeaderFailed: see `sampler.denoise`.
+            BadImage, TooManyRanks: on all ranks, before any evaluation; BadLora after they have agreed on it.
+            Stopped, LeaderFailed: see `Table.evaluate`.
             OutOfMemory, GpuFailed: on the rank whose device it is, and maybe on no other; its process should end.
         """
-        if low_memory:
-            self._free_buffers()
-        sent_before, watch = self.mesh.traffic.sent_bytes, Stopwatch(self.spans, self._now_ns)
-        first = require_alike(images)
-        if first.refiner_switch_at is not None and self._refiner is None:
-            raise BadImage(f"refiner_switch_at {first.refiner_switch_at:g}: the model has no refiner")
-        guidance = guidance_of(images)
-        batch = self._preparation.prepare(images, guidance, low_memory=low_memory)
-        if upcoming is not None and not low_memory:
-            self._preparation.embed_ahead(upcoming, guidance_of([upcoming]))
-        watch.lap(RenderSpan.ENCODE)
-        options = SamplingOptions(self.settings.schedule, self.settings.idle_ranks, low_memory)
-        repairs: list[tuple[str, ...]] = [()] * len(images)
-        evaluations = Evaluations(0, 0)
-        latents: list[Tensor] = []
-        for number, stage in enumerate(batch[0].plan.stages):
-            if number:
-                size = stage.height, stage.width
-                enlarged = [self._with_room(partial(self._vae.enlarge, latent_1CHW, *size)) for latent_1CHW in latents]
-                latents = [latent_1CHW for latent_1CHW, _ in enlarged]
-                repairs = [before + again for before, (_, again) in zip(repairs, enlarged, strict=True)]
-                watch.lap(RenderSpan.ENLARGE)
-            latent_BCHW, denoising = self._preparation.start_pass(number, batch, latents, guidance)
-            sampled = denoise(self._unet, self.mesh, latent_BCHW, denoising, options, control=control)
-            done = Evaluations(sampled.synchronous, sampled.displaced)
-            if self._refiner is not None and first.refiner_switch_at is not None:
-                rest = self._refiner.denoising(number, batch, guidance)
-                if rest is not None:
-                    sampled = denoise(self._refiner.unet, self.mesh, sampled.latent, rest, options, control=control)
-                    done += Evaluations(sampled.synchronous, sampled.displaced)
-            latents = list(sampled.latent.chunk(len(images)))
-            evaluations += done
-            watch.lap(RenderSpan.DENOISE, synchronous=done.synchronous, displaced=done.displaced)
-        if on_final_latent is not None:
-            on_final_latent(torch.cat(latents))
-        crop, size = batch[0].plan.crop, (first.width, first.height)
-        decoded = [self._with_room(partial(self._vae.decode, latent_1CHW, crop, size)) for latent_1CHW in latents]
-        watch.lap(RenderSpan.DECODE)
-        share = len(images)
-        spent = Spent(
-            evaluations,
-            {name: seconds / share for name, seconds in watch.seconds.items()},
-            (self.mesh.traffic.sent_bytes - sent_before) // share,
+        if not images:
+            raise BadImage("a batch of no images")
+        renders = self.renders(
+            control=control, slots=len(images), low_memory=low_memory, on_final_latent=on_final_latent
         )
-        return [
-            rendered(prepared, picture, repaired, spent, self._preparation.loras.warnings)
-            for prepared, picture, repaired in zip(batch, decoded, repairs, strict=True)
-        ]
+        for number, image in enumerate(images):
+            renders.join(image, str(number))
+        if upcoming is not None:
+            renders.embed_ahead(upcoming)
+        finished: dict[str, Rendered] = {}
+        while renders.count:
+            finished |= {one.name: one.rendered for one in renders.advance()}
+        return [finished[str(number)] for number in range(len(images))]
 
     @torch.inference_mode()
     def decode_patch(self, latent_1CHW: Tensor) -> tuple[Tensor, Patches]:
@@ -273,25 +250,7 @@ class Engine:
 
         What `render` decodes and rounds, for those who measure it. All ranks of the replica call it together; blocks.
         """
-        return self._vae.decode_patch(latent_1CHW)
-
-    def _with_room(self, work: Callable[[], T]) -> T:
-        """Work of the VAE, which needs much memory for a moment, done again without recordings if it lacked some."""
-        try:
-            return work()
-        except torch.OutOfMemoryError:
-            # With peers it cannot be done again: some of its messages have been sent.
-            unets = [self._unet, *([self._refiner.unet] if self._refiner is not None else [])]
-            if self.mesh.replica.size > 1 or not sum(one.shapes.drop_recordings() for one in unets):
-                raise
-        return work()
-
-    def _free_buffers(self) -> None:
-        self._unet.free()
-        if self._refiner is not None:
-            self._refiner.unet.free()
-        if self.mesh.device.type == "cuda":
-            torch.cuda.empty_cache()
+        return self._parts.vae.decode_patch(latent_1CHW)
 
     def _now_ns(self) -> int:
         if self.mesh.device.type == "cuda":

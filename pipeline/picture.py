@@ -12,6 +12,7 @@ SettingValue = bool | int | float | str
 
 MAX_SIDE_PX = 16_384
 MAX_STEPS = 1_000
+WHOLE_SCHEDULE = (0.0, 1.0)
 CLIP_SKIP, MAX_CLIP_SKIP = 2, 12  # SDXL's own layer, and the layers of its smaller text encoder
 
 
@@ -139,6 +140,11 @@ class Picture(BaseModel):
     steps: int = Field(ge=1, le=MAX_STEPS)
     guidance_scale: float
     guidance_rescale: float
+    guidance_interval: tuple[float, float] = Field(
+        WHOLE_SCHEDULE,
+        exclude_if=lambda value: value == WHOLE_SCHEDULE,
+        description="Shares of the schedule between which there is guidance.",
+    )
     scheduler: Scheduler | None = Field(None, description="None: the model's own.")
     timesteps: tuple[float, ...] | None = Field(
         None, exclude_if=lambda value: value is None, description="One per step, falling; None: the scheduler's own."

@@ -36,6 +36,7 @@ def deployment(**changes: Any) -> Deployment:
         "max_megapixels": 4.0,
         "max_rows": 1000,
         "syntaxes": SYNTAXES,
+        "guidance_intervals": True,
         "layout": "1x1x2",
     }
     return Deployment(**(values | changes))

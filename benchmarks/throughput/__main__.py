@@ -9,13 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.throughput import control, engine, schedules, waiting, weights
+from benchmarks.throughput import control, engine, schedules, slots, waiting, weights
 
 RESULTS = Path(__file__).parents[1] / "results"
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "waiting": lambda: waiting.waiting(8, device_s=4.0, megabytes_a_second=50.0),
     "engine": lambda: engine.engine(16),
+    "slots": lambda: slots.slots(64, side_px=256, count=4),
     "weights": weights.measured,
     "control": lambda: control.control(1000),
     "latency": lambda: control.latency(9),
@@ -51,6 +52,7 @@ def _page(results: dict[str, Any]) -> str:
     pages = {
         "waiting": _waiting,
         "engine": _engine,
+        "slots": _slots,
         "weights": _weights,
         "control": _control,
         "latency": _latency,
@@ -93,6 +95,25 @@ def _engine(found: dict[str, Any]) -> list[str]:
         f"- Start: {', '.join(f'{name} {seconds} s' for name, seconds in start.items())}. The plain loop imports and "
         f"loads in {plain['start_s']} s.",
         f"- Memory of the process after each image, MB: {', '.join(map(str, found['memory_mb']))}.",
+    ]
+
+
+def _slots(found: dict[str, Any]) -> list[str]:
+    rows = [
+        f"| {name} | {one['cpu_s']} | {one['images_per_s']} | {one['occupancy']:.3f} | "
+        f"{one['occupancy_until_none_is_left']:.3f} |"
+        for name, one in found["found"].items()
+    ]
+    return [
+        "## Images at a time",
+        "",
+        f"{found['rows']} rows of {found['side_px']} pixels with 10 to 50 steps and three samplers, {found['slots']} "
+        "slots, the demo model on one thread of a CPU. Seconds are of processor time. Occupancy is images through "
+        "slots over all evaluations, and over those while rows were left. ![timeline](../../docs/pictures/slots.png)",
+        "",
+        "| rendered | s | images/s | occupancy | while rows were left |",
+        "| --- | --- | --- | --- | --- |",
+        *rows,
     ]
 
 

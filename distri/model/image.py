@@ -29,6 +29,8 @@ class ImageSpec:
         steps: of the scheduler.
         guidance_scale: at most 1 switches guidance off.
         guidance_rescale: 0 to 1.
+        guidance_interval: the shares of the schedule between which there is guidance; outside it the negative half is
+            not evaluated.
         prompt_2, negative_prompt_2: for the second encoder; None is the same as for the first.
         long_prompt: what becomes of texts of more tokens than the encoders read at once.
         clip_skip: which layer of both encoders is read, counted from the last, which is 1; SDXL was trained with 2.
@@ -54,6 +56,7 @@ class ImageSpec:
     steps: int
     guidance_scale: float
     guidance_rescale: float = 0.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
     prompt_2: Prompt | None = None
     negative_prompt_2: Prompt | None = None
     long_prompt: LongPrompt = LongPrompt.ERROR
@@ -109,10 +112,11 @@ class Rendered:
 
     Attributes:
         pixels: uint8, height x width x 3, on the leader of the replica; None elsewhere.
-        encode_s, denoise_s, decode_s: wall time in seconds; in a batch, an equal share of the batch's. Between two
-            passes, decoding and encoding again count as decoding.
+        encode_s, denoise_s, decode_s: wall time in seconds; of an evaluation of several images, an equal share. Between
+            two passes, decoding and encoding again count as decoding.
         evaluations: of the UNet.
-        bytes_sent: by this rank; in a batch, an equal share of the batch's.
+        others: most images that were evaluated together with it at a time.
+        bytes_sent: by this rank; of an evaluation of several images, an equal share.
         finite: whether latent and decoded image are; equal on all ranks of the replica.
         blank: whether all pixels are about equal; equal on all ranks of the replica.
         stages: the passes.
@@ -128,6 +132,7 @@ class Rendered:
     denoise_s: float
     decode_s: float
     evaluations: Evaluations
+    others: int
     bytes_sent: int
     finite: bool
     blank: bool

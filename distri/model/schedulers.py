@@ -1,7 +1,7 @@
 """Diffusers schedulers, one new object per image: some keep history, and one that serves two images is a bug."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -155,13 +155,14 @@ class Steps:
             scheduler.set_timesteps(steps, device="cpu")
         # As diffusers' image-to-image pipelines count: whole steps, each of `order` timesteps.
         left_out = steps - min(max(1, int(steps * strength)), steps)
+        self._steps = steps
         first, end = left_out * scheduler.order, len(scheduler.timesteps)
         switch = end if switch_at is None else max(_before(scheduler, switch_at), first + scheduler.order)
         self.steps_before = (switch - first) // scheduler.order if refines else 0  # that the base model walks
         first, end = (min(switch, end), end) if refines else (first, switch)
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(first)
-        self._timesteps = torch.as_tensor(scheduler.timesteps[first:end])
+        self._timesteps, self._first = torch.as_tensor(scheduler.timesteps[first:end]), first
         # What diffusers' pipelines hand over; without an eta of 0 TCD would have one of its own.
         taken = inspect.signature(scheduler.step).parameters
         self._extra = {name: value for name, value in (("generator", generator), (ETA, schedule.eta)) if name in taken}
@@ -175,6 +176,10 @@ class Steps:
     def order(self) -> int:
         """How many evaluations a step has; the last one may have fewer."""
         return int(self._scheduler.order)
+
+    def share(self, index: int) -> float:
+        """Share of the schedule's steps that lie before this evaluation's step, those that are not walked included."""
+        return (self._first + index) // self.order / self._steps
 
     def timesteps_on_device(self) -> Tensor:
         """The same where the latent is, for the network."""
@@ -213,44 +218,6 @@ def _before(scheduler: Any, share: float) -> int:
     cutoff = round(trained - share * trained)
     before = int((torch.as_tensor(scheduler.timesteps) >= cutoff).sum())
     return before - before % int(scheduler.order)
-
-
-class BatchSteps:
-    """The walks of several images through the same timesteps, side by side.
-
-    Each image keeps a scheduler and a generator of its own, so that it comes out as it would alone, whatever history or
-    noise its scheduler has.
-
-    Args:
-        walks: one per image, made with the same settings and number of steps.
-    """
-
-    def __init__(self, walks: Sequence[Steps]) -> None:
-        self._walks = tuple(walks)
-
-    @property
-    def timesteps(self) -> Tensor:
-        """One per evaluation, the same for all images, on the CPU."""
-        return self._walks[0].timesteps
-
-    @property
-    def order(self) -> int:
-        """How many evaluations a step has; the last one may have fewer."""
-        return self._walks[0].order
-
-    def timesteps_on_device(self) -> Tensor:
-        """The same where the latents are, for the network."""
-        return self._walks[0].timesteps_on_device()
-
-    def scaled(self, latent_BCHW: Tensor, timestep: Tensor) -> Tensor:
-        """The latents as the network wants them."""
-        own = zip(self._walks, latent_BCHW.chunk(len(latent_BCHW)), strict=True)
-        return torch.cat([walk.scaled(latent_1CHW, timestep) for walk, latent_1CHW in own])
-
-    def step(self, noise_BCHW: Tensor, timestep: Tensor, latent_BCHW: Tensor) -> Tensor:
-        """The next latents; call it once per timestep, in order."""
-        own = zip(self._walks, noise_BCHW.chunk(len(noise_BCHW)), latent_BCHW.chunk(len(latent_BCHW)), strict=True)
-        return torch.cat([walk.step(noise_1CHW, timestep, latent_1CHW) for walk, noise_1CHW, latent_1CHW in own])
 
 
 def _first_line(error: Exception) -> str:

@@ -4,8 +4,8 @@ All ranks of a pod share one machine and so one monotonic clock: their spans can
 """
 
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -47,27 +47,6 @@ class Span:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
-
-
-class Stopwatch:
-    """Laps of one track, each from the end of the one before; noted as spans, and added up by name.
-
-    Args:
-        spans: where they are noted.
-        now_ns: the clock; on a GPU it waits for the device first.
-    """
-
-    def __init__(self, spans: "Spans", now_ns: Callable[[], int]) -> None:
-        self._spans, self._now_ns = spans, now_ns
-        self._last_ns = now_ns()
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-
-    def lap(self, name: str, **detail: Any) -> None:
-        """Note a span of this name from the last lap until now."""
-        end_ns = self._now_ns()
-        self._spans.add(name, self._last_ns, end_ns, **detail)
-        self.seconds[name] += (end_ns - self._last_ns) / 1e9
-        self._last_ns = end_ns
 
 
 class Spans:

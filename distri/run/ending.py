@@ -10,8 +10,9 @@ import structlog
 from distri.ranks.device_errors import device_failure
 from distri.ranks.errors import EngineError, GpuFailed, LayoutError, OutOfMemory, PeerLost
 from distri.run.leader import Leader
+from distri.run.replica import ImageTooLarge
 from distri.run.report import write_report
-from distri.run.shard import ImageTooLarge, PodMisconfigured
+from distri.run.shard import PodMisconfigured
 from pipeline.errors import ClaimRefused, RecordTooNew, RecordUnreadable, ServiceError, SettingsError
 from pipeline.process.redact import redacted
 from pipeline.records.attempt import Code, PodReport

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
 import structlog
 
 from distri.model.image import Rendered
+from distri.ranks.mesh import Mesh
 from distri.ranks.spans import Spans
 from distri.run.committer import Committer, PodIdentity
 from distri.run.translate import render_details_of
@@ -54,6 +56,13 @@ class LoadedShard:
     tasks: list[ImageTask]
 
 
+def await_signal(mesh: Mesh, ask: Callable[[], LeaderSignal]) -> LeaderSignal:
+    """The leader's next signal but WAIT, which it sends often enough that no collective times out; blocks."""
+    while (signal := LeaderSignal(mesh.broadcast_int(ask()))) is LeaderSignal.WAIT:
+        continue
+    return signal
+
+
 class Leader:
     """What one replica does with Redis and S3."""
 
@@ -62,6 +71,7 @@ class Leader:
         self.stopped_because: str | None = None
         self.stop_code = Code.DELETED
         self._paused = False
+        self._interrupts = False
         self._objects = BatchObjects(spec.batch_id)
         self._ledger, self._artifacts = Ledger(settings), Artifacts(settings)
         self._identity = PodIdentity(spec, uid)
@@ -118,25 +128,31 @@ class Leader:
             raise RuntimeError("begin first")
         return self._committer
 
-    def stop(self, reason: str) -> None:
-        """End before the next evaluation; what is rendered is still committed."""
+    def stop(self, reason: str, *, let_finish: bool = False) -> None:
+        """Begin no other image, and end before the next evaluation; what is rendered is still committed.
+
+        `let_finish`: the images that are being rendered may finish.
+        """
+        self._interrupts = self._interrupts or not let_finish
         if self.stopped_because is None:
             self.stopped_because = reason
             log.info("stopping", reason=reason)
 
-    def decide(self, task: ImageTask) -> LeaderSignal:
+    def decide(self, task: ImageTask, *, wait: bool = True) -> LeaderSignal:
         """Whether to render this image: not if it had an outcome at the start, nor if this pod is to stop.
 
+        WAIT after WAIT_S, or at once unless `wait`, if too many pictures wait for their upload.
         Asks neither S3 nor Redis: what another pod commits meanwhile is found by the commit itself.
         """
         if self._paused and self.stopped_because is None:
             self.stop_code = Code.PAUSED
-            self.stop("the batch is paused")
+            self.stop("the batch is paused", let_finish=True)
         if self.stopped_because is not None:
             return LeaderSignal.STOP
         before = self._known.get(task.index)
-        if before is None and not self.committer.wait_for_room(WAIT_S):
-            log.warning("rendering waits until images are uploaded")
+        if before is None and not self.committer.wait_for_room(WAIT_S if wait else 0):
+            if wait:
+                log.warning("rendering waits until images are uploaded")
             return LeaderSignal.WAIT
         if before is not None:
             self.committer.report(task, before)
@@ -147,7 +163,7 @@ class Leader:
 
     def control(self) -> Control:
         """Whether to go on, asked before every evaluation."""
-        return Control.GO if self.stopped_because is None else Control.STOP
+        return Control.STOP if self._interrupts else Control.GO
 
     def commit(self, task: ImageTask, rendered: Rendered, provenance: Provenance) -> None:
         """Commit a rendered image, or record that it shows nothing."""
@@ -179,7 +195,7 @@ class Leader:
 
     def _watch(self) -> None:
         pause, lost = threading.Event(), False
-        while self.stopped_because is None:
+        while not self._interrupts:
             try:
                 state = self._ledger.batches.state(self.spec.batch_id)
                 self._paused = state is BatchState.PAUSED  # the image that is being rendered may finish

@@ -43,13 +43,14 @@ class Provenances:
     embeddings: Mapping[str, EmbeddingSource]
     lean: tuple[int, ...]
 
-    def of(self, task: ImageTask) -> Provenance:
-        """That of one rendered image."""
+    def of(self, task: ImageTask, *, others: int = 0) -> Provenance:
+        """That of one rendered image, which was evaluated with so many others at most."""
         used = scheduler_used(self.recipe, task.row.scheduler)
         sources = {one.name: self.loras[one.name] for one in task.row.loras}
         return self.of_job.model_copy(
             update={
                 "lean": task.index in self.lean,
+                "others": others,
                 "loras": {name: source.sha256 for name, source in sources.items()},
                 "lora_tensors": {name: tensors_sha256(Path(source.path)) for name, source in sources.items()},
                 "embeddings": {name: self.embeddings[name].sha256 for name in task.row.embeddings},

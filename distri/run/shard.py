@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-
 import structlog
 import torch
 
 from distri.engine import Engine, EngineSettings
-from distri.model.image import ImageSpec
-from distri.ranks.errors import (
-    BadImage,
-    EngineError,
-    LayoutError,
-    ModelError,
-    OutOfMemory,
-    PromptTooLong,
-    Stopped,
-    TooManyRanks,
-    Unsplittable,
-)
+from distri.ranks.errors import LayoutError, ModelError, Unsplittable
 from distri.ranks.mesh import Mesh
 from distri.ranks.recorder import Replay
 from distri.ranks.spans import Spans
 from distri.run.kernels_pay import gpu_of, keep_start, kernels_pay
-from distri.run.leader import Leader, LeaderSignal, LoadedShard
+from distri.run.leader import Leader, LeaderSignal, LoadedShard, await_signal
 from distri.run.provenance import Provenances, provenance_of_job
-from distri.run.tracing import memory_bytes
-from distri.run.translate import image_of
-from distri.sampling.control import Control
+from distri.run.replica import Replica, render_images
 from pipeline.bucket.trace import TracePhase
-from pipeline.deployment.settings import EmbeddingSource, LoraSource, ModelSource, Settings
+from pipeline.deployment.settings import ModelSource, Settings
 from pipeline.errors import TesseraError
 from pipeline.records.attempt import AttemptSpec
-from pipeline.records.results import FailureCode
 from pipeline.records.shards import ImageTask, images_of, parsed_shard
 
 log = structlog.get_logger(__name__)
@@ -47,38 +29,6 @@ class PodMisconfigured(TesseraError):
 
 class LeaderRefused(TesseraError):
     """The leader could not begin; its own rank raises the reason."""
-
-
-class ImageTooLarge(TesseraError):
-    """A rank ran out of memory over an image."""
-
-    def __init__(self, task: ImageTask, error: OutOfMemory) -> None:
-        self.index = task.index
-        super().__init__(f"image {task.id} ({task.row.width}x{task.row.height}): out of memory: {error}")
-
-
-@dataclass(frozen=True)
-class _Replica:
-    """Who renders, and what is the same for all images."""
-
-    mesh: Mesh
-    engine: Engine
-    leader: Leader | None
-    spec: AttemptSpec
-    loras: Mapping[str, LoraSource]
-    embeddings: Mapping[str, EmbeddingSource]
-    provenances: Provenances
-
-    def image_of(self, task: ImageTask) -> ImageSpec:
-        """The image as the engine is asked for it. Raises BadImage."""
-        return image_of(task, self.loras, self.embeddings)
-
-    def upcoming(self, following: ImageTask | None) -> ImageSpec | None:
-        """The image whose prompts may be embedded already; what is wrong with it is reported when it is its turn."""
-        try:
-            return self.image_of(following) if following is not None else None
-        except BadImage:
-            return None
 
 
 def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings: Settings, spans: Spans) -> None:
@@ -104,19 +54,15 @@ def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings:
     of_job = provenance_of_job(mesh, spec, source, dtype=dtype, vae_dtype=vae_dtype)
     provenances = Provenances(of_job, engine.scheduler, settings.loras, settings.embeddings, spec.lean)
     log.info("model loaded", model=model_id, revision=source.revision, images=len(tasks), notes=engine.notes)
-    replica = _Replica(mesh, engine, leader, spec, settings.loras, settings.embeddings, provenances)
-    ours = tasks[mesh.data_index :: mesh.layout.data]
-    for task, following in itertools.zip_longest(ours, ours[1:]):
-        with structlog.contextvars.bound_contextvars(image=task.id), spans.about(image=task.id):
-            if not _render(replica, task, following):
-                break
+    replica = Replica(mesh, engine, leader, spec, settings.loras, settings.embeddings, provenances)
+    render_images(replica, tasks[mesh.data_index :: mesh.layout.data])
     if mesh.rank == 0:
         keep_start(engine, gpu_of(mesh.device))
     with spans.span(TracePhase.FINISH):
         if leader is not None:
             whole = mesh.layout.data == 1 and leader.stopped_because is None
             leader.committer.finish(spec.job_index if whole else None)
-        _await_signal(mesh, lambda: leader.wait_until_finished() if leader is not None else LeaderSignal.WAIT)
+        await_signal(mesh, lambda: leader.wait_until_finished() if leader is not None else LeaderSignal.WAIT)
 
 
 def _load_engine(
@@ -142,13 +88,6 @@ def _load_engine(
     )
 
 
-def _await_signal(mesh: Mesh, ask: Callable[[], LeaderSignal]) -> LeaderSignal:
-    """The leader's next signal but WAIT, which it sends often enough that no collective times out; blocks."""
-    while (signal := LeaderSignal(mesh.broadcast_int(ask()))) is LeaderSignal.WAIT:
-        continue
-    return signal
-
-
 def _share_tasks(mesh: Mesh, leader: Leader | None, spec: AttemptSpec) -> list[ImageTask]:
     """The job's images: the leader broadcasts its shard's bytes as it has read them; blocks.
 
@@ -168,57 +107,11 @@ def _share_tasks(mesh: Mesh, leader: Leader | None, spec: AttemptSpec) -> list[I
             return LeaderSignal.STOP
         return LeaderSignal.WAIT if shard is None else LeaderSignal.RENDER
 
-    if _await_signal(mesh, begin) is LeaderSignal.STOP:
+    if await_signal(mesh, begin) is LeaderSignal.STOP:
         reason = mesh.broadcast_bytes(str(problem).encode())
         raise problem or LeaderRefused(reason.decode())
     body = mesh.broadcast_bytes(shard.body if shard is not None else b"")
     return shard.tasks if shard is not None else images_of(parsed_shard(body, spec.shard_key))
-
-
-def _render(replica: _Replica, task: ImageTask, following: ImageTask | None) -> bool:
-    """Render one image; False if the replica is to stop. Of the next one only the prompts are embedded."""
-    mesh, engine, leader = replica.mesh, replica.engine, replica.leader
-    with engine.spans.span(TracePhase.ASK):
-        signal = _await_signal(mesh, lambda: leader.decide(task) if leader is not None else LeaderSignal.WAIT)
-    if signal is not LeaderSignal.RENDER:
-        return signal is LeaderSignal.SKIP
-    try:
-        rendered = engine.render(
-            replica.image_of(task),
-            control=leader.control if leader is not None else _never_asked,
-            low_memory=task.index in replica.spec.lean,
-            upcoming=replica.upcoming(following),
-        )
-    except Stopped:
-        return False
-    except OutOfMemory as error:
-        raise ImageTooLarge(task, error) from error
-    except (BadImage, TooManyRanks) as error:
-        # These errors follow from what is equal on all ranks, so all ranks get here.
-        if leader is not None:
-            leader.fail(task, _code(error), str(error))
-        return True
-    log.info(
-        "image rendered",
-        encode_s=round(rendered.encode_s, 3),
-        denoise_s=round(rendered.denoise_s, 3),
-        decode_s=round(rendered.decode_s, 3),
-        synchronous=rendered.evaluations.synchronous,
-        displaced=rendered.evaluations.displaced,
-        sent_bytes=rendered.bytes_sent,
-    )
-    with engine.spans.span(TracePhase.HAND_OVER, memory_bytes=memory_bytes(mesh.device)):
-        if leader is not None:
-            leader.commit(task, rendered, replica.provenances.of(task))
-    return True
-
-
-def _never_asked() -> Control:
-    raise AssertionError("only the leader's control is asked")
-
-
-def _code(error: EngineError) -> FailureCode:
-    return FailureCode.PROMPT_TOO_LONG if isinstance(error, PromptTooLong) else FailureCode.UNSUPPORTED
 
 
 def _dtype(wanted: str, device: torch.device) -> torch.dtype:

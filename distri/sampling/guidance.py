@@ -1,9 +1,11 @@
-"""Classifier-free guidance: how the two halves of a noise prediction become one."""
+"""Classifier-free guidance: how the two halves of a noise prediction become one, and at which steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
+
+ALWAYS = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -15,15 +17,24 @@ class Guidance:
         rescale: share of the guided prediction that is brought back to the deviation of the prompt's own prediction,
             over the whole image (Lin et al. 2023, section 3.4).
         composed: whether the prompt's prediction is itself put together from several and the negative half.
+        interval: the shares of the schedule between which it guides (Kynkäänniemi et al. 2024, by steps instead of
+            noise levels): step k of n from 0 is guided if k / n is at least the first and below the second.
     """
 
     scale: float
     rescale: float = 0.0
     composed: bool = False
+    interval: tuple[float, float] = ALWAYS
 
     @property
     def on(self) -> bool:
+        """Whether any step may be guided."""
         return self.scale > 1.0 or self.composed
+
+    def on_at(self, share: float) -> bool:
+        """Whether the step at which this share of the schedule is over is guided."""
+        first, end = self.interval
+        return self.on and first <= share < end
 
     def combined(self, negative: Tensor, positive: Tensor) -> Tensor:
         """The guided noise prediction of the whole image."""
@@ -35,15 +46,15 @@ class Guidance:
         return self.rescale * matched + (1 - self.rescale) * guided
 
 
-def compose(negative: Tensor, positives: Sequence[Tensor], weights_KB: Tensor) -> Tensor:
+def compose(negative: Tensor, positives: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """The prediction of prompts whose guidance is added up, each with its weight (Liu et al. 2022, section 4).
 
     Args:
-        negative: BCHW, what all of them are guided away from.
-        positives: of K prompts, likewise.
-        weights_KB: by prompt and image; negative ones guide away.
+        negative: 1CHW, what all of them are guided away from.
+        positives: of the prompts, likewise.
+        weights: of the prompts; negative ones guide away.
     """
     composed = negative
-    for positive, weights_B in zip(positives, weights_KB, strict=True):
-        composed = composed + weights_B.view(-1, *[1] * (negative.ndim - 1)) * (positive - negative)
+    for positive, weight in zip(positives, weights, strict=True):
+        composed = composed + weight * (positive - negative)
     return composed

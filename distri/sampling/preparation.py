@@ -1,8 +1,7 @@
-"""All that precedes denoising: stages, prompts and LoRAs of images, and what each pass starts from."""
+"""All that precedes denoising: stages, prompts and LoRAs of an image, and what each pass starts from."""
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,31 +14,25 @@ from distri.model.inversions import Inversions, Source, naming, source_of
 from distri.model.lora import FusedLoras
 from distri.model.model import Model
 from distri.model.prompts import MARKS, Prompts
-from distri.model.schedulers import BatchSteps, Steps
-from distri.model.stages import RenderPlan, plan_stages
+from distri.model.schedulers import Steps
+from distri.model.stages import RenderPlan, Stage, plan_stages
 from distri.model.timeline import Timeline
 from distri.model.weighted_prompt import Prompt, WeightedPrompt
 from distri.ranks.errors import BadImage, BadSize
 from distri.ranks.mesh import Mesh
 from distri.ranks.spans import Spans
-from distri.sampling.conditions import PassConditions, weights_of
-from distri.sampling.guidance import Guidance
-from distri.sampling.sampler import Denoising, halves_apart, noise
-from distri.sampling.sharing import sharing_of
-
-# What may differ among the images of a batch.
-_OWN = (
-    *("prompt", "prompt_2", "negative_prompt", "negative_prompt_2", "clip_skip", "seed"),
-    *("original_size", "crop", "target_size"),
-    *("negative_original_size", "negative_crop", "negative_target_size"),
-)
+from distri.sampling.conditions import PassConditions
+from distri.sampling.denoising import Denoising, noise
+from distri.sampling.guidance import ALWAYS, Guidance
+from distri.sampling.sharing import halves_apart, sharing_of
 
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """One image, its passes, and its prompts read and embedded."""
+    """One image, its guidance and passes, and its prompts read and embedded."""
 
     image: ImageSpec
+    guidance: Guidance
     plan: RenderPlan
     texts: Prompts
     prompts: EmbeddedPrompts
@@ -70,74 +63,60 @@ class Preparation:
         self._model, self._unet, self._mesh = model, unet, mesh
         self._factor, self._native_px, self._idle_ranks = factor, native_px, idle_ranks
 
-    def prepare(self, images: Sequence[ImageSpec], guidance: Guidance, *, low_memory: bool) -> list[PreparedImage]:
+    def prepare(self, image: ImageSpec, *, low_memory: bool) -> PreparedImage:
         """Refuse what cannot be rendered before anything is computed; then fuse LoRAs and embed prompts.
 
         Blocks where LoRAs differ from those of the image before, since the ranks must agree that all can read them.
         """
-        plans = [self._plan(image) for image in images]
-        sources, bundles = zip(*map(_sources, images), strict=True)
-        self._inversions.read([one for own in sources for one in own], [one for own in bundles for one in own])
-        texts = [self._read(image, guidance) for image in images]
-        if len({(text.pieces, len(text.positives)) for text in texts}) > 1:
-            raise BadImage(
-                "images of one batch must agree in how many pieces their prompts are read in, and how many are joined "
-                "by AND"
-            )
-        self._check(images[0], plans[0], guidance, low_memory=low_memory)
-        if not self.loras.holds(images[0].loras):
+        plan, guidance = self.plan(image), guidance_of(image)
+        self._inversions.read(*_sources(image))
+        text = self._read(image, guidance)
+        self._check(image, plan, guidance, low_memory=low_memory)
+        if not self.loras.holds(image.loras):
             self.embeddings.forget()
-            self.loras.set(images[0].loras)
-        return [
-            PreparedImage(image, plan, text, self.embeddings.of(text, image.clip_skip), self._warnings_of(image))
-            for image, plan, text in zip(images, plans, texts, strict=True)
-        ]
+            self.loras.set(image.loras)
+        embedded = self.embeddings.of(text, image.clip_skip)
+        return PreparedImage(image, guidance, plan, text, embedded, self._warnings_of(image))
 
-    def embed_ahead(self, upcoming: ImageSpec, guidance: Guidance) -> None:
+    def embed_ahead(self, upcoming: ImageSpec) -> None:
         """Embed the prompts of an image in the background, if all that takes is there: its LoRAs and embeddings."""
         with contextlib.suppress(BadImage):  # it is refused when it is its turn
             sources, bundles = _sources(upcoming)
             if self.loras.holds(upcoming.loras) and self._inversions.holds((*sources, *bundles)):
-                self.embeddings.embed_ahead(self._read(upcoming, guidance), upcoming.clip_skip)
+                self.embeddings.embed_ahead(self._read(upcoming, guidance_of(upcoming)), upcoming.clip_skip)
 
-    def start_pass(
-        self, number: int, batch: Sequence[PreparedImage], latents: Sequence[Tensor], guidance: Guidance
-    ) -> tuple[Tensor, Denoising]:
-        """What pass `number` of all images starts from: noise, or noise added to latents of this pass's size.
+    def start_pass(self, number: int, prepared: PreparedImage, latent_1CHW: Tensor | None) -> tuple[Tensor, Denoising]:
+        """What pass `number` of an image starts from: noise, or noise added to a latent of this pass's size.
 
         Returns:
-            The whole latents, BCHW, float32, equal on all ranks; and what is to be done with them.
+            The whole latent, 1CHW, float32, equal on all ranks; and what is to be done with it.
         """
         channels, device = self._unet.unet.config.in_channels, self._mesh.device
-        walks, starts = [], []
-        positives: list[list[Timeline[Conditions]]] = [[] for _ in batch[0].prompts.positives]
-        negative: list[Timeline[Conditions]] = []
-        for place, prepared in enumerate(batch):
-            image, stage = prepared.image, prepared.plan.stages[number]
-            last = stage is prepared.plan.stages[-1]
-            size = (image.height, image.width) if last else (stage.height, stage.width)
-            own = prepared.prompts
-            for side, found in zip(own.positives, positives, strict=True):
-                found.append(self._conditions(side, number, image.time_ids(size)))
-            if own.negative is not None:
-                negative.append(self._conditions(own.negative, number, image.negative_time_ids(size)))
-            scheduler = self._model.scheduler.make(image.scheduler, image.scheduler_settings, seed=stage.seed)
-            generator = torch.Generator("cpu").manual_seed(stage.seed)
-            walk = Steps(
-                scheduler,
-                stage.steps,
-                generator,
-                device,
-                strength=stage.strength,
-                switch_at=image.refiner_switch_at,
-                schedule=image.schedule,
-            )
-            unit = noise(generator, channels, stage.height // self._factor, stage.width // self._factor)
-            walks.append(walk)
-            starts.append(walk.begin(latents[place] if number else None, unit.to(device)))
-        weights = weights_of([[side.weight for side in one.prompts.positives] for one in batch], device)
-        conditions = PassConditions(tuple(negative) or None, tuple(map(tuple, positives)), weights)
-        return torch.cat(starts), Denoising(BatchSteps(walks), conditions, guidance)
+        image, stage = prepared.image, prepared.plan.stages[number]
+        last = stage is prepared.plan.stages[-1]
+        size = (image.height, image.width) if last else (stage.height, stage.width)
+        own = prepared.prompts
+        conditions = PassConditions(
+            None if own.negative is None else self._conditions(own.negative, number, image.negative_time_ids(size)),
+            tuple(self._conditions(side, number, image.time_ids(size)) for side in own.positives),
+            tuple(side.weight for side in own.positives),
+        )
+        generator = torch.Generator("cpu").manual_seed(stage.seed)
+        walk = Steps(
+            self._model.scheduler.make(image.scheduler, image.scheduler_settings, seed=stage.seed),
+            stage.steps,
+            generator,
+            device,
+            strength=stage.strength,
+            switch_at=image.refiner_switch_at,
+            schedule=image.schedule,
+        )
+        unit = noise(generator, channels, *self.latent_size(stage))
+        return walk.begin(latent_1CHW, unit.to(device)), Denoising(walk, conditions, prepared.guidance)
+
+    def latent_size(self, stage: Stage) -> tuple[int, int]:
+        """Height and width of a pass's latent."""
+        return stage.height // self._factor, stage.width // self._factor
 
     def _conditions(self, side: EmbeddedSide, number: int, time_ids: tuple[int, ...]) -> Timeline[Conditions]:
         dtype = self._unet.unet.dtype
@@ -147,7 +126,8 @@ class Preparation:
             lambda embedding: Conditions(embedding.text.to(dtype), embedding.pooled.to(dtype), time_ids_16)
         )
 
-    def _plan(self, image: ImageSpec) -> RenderPlan:
+    def plan(self, image: ImageSpec) -> RenderPlan:
+        """The passes of an image. Raises BadImage."""
         if min(image.width, image.height) < SMALLEST_SIDE_PX:
             raise BadSize(image.width, image.height, f"both sides must have at least {SMALLEST_SIDE_PX} pixels")
         if image.steps < 1:
@@ -192,6 +172,7 @@ class Preparation:
     def _check(self, image: ImageSpec, plan: RenderPlan, guidance: Guidance, *, low_memory: bool) -> None:
         """Refuse what a pass of the image could not render, equally on all ranks."""
         for stage in plan.stages:
+            height, width = self.latent_size(stage)
             self._model.scheduler.try_out(
                 image.scheduler,
                 image.scheduler_settings,
@@ -201,9 +182,9 @@ class Preparation:
             )
             sharing_of(
                 self._mesh,
-                apart=halves_apart(self._mesh, guidance, low_memory=low_memory),
-                height=stage.height // self._factor,
-                width=stage.width // self._factor,
+                apart=halves_apart(self._mesh, guided=guidance.on, low_memory=low_memory),
+                height=height,
+                width=width,
                 unit=self._unet.unit,
                 idle_ranks=self._idle_ranks,
             )
@@ -222,23 +203,23 @@ def _sources(image: ImageSpec) -> tuple[list[Source], list[Source]]:
     return [source for source in named if source not in bundles], bundles
 
 
-def guidance_of(images: Sequence[ImageSpec]) -> Guidance:
-    """How the images of a batch are guided. Prompts joined by AND, or one with a weight, need the negative half."""
+def guidance_of(image: ImageSpec) -> Guidance:
+    """How an image is guided. Prompts joined by AND, or one with a weight, need the negative half.
+
+    Raises:
+        BadImage: at every step, so that an interval does not go with them; or the interval is none.
+    """
     composed = any(
         len(prompt.composables) > 1 or any(one.weight != 1 for one in prompt.composables)
-        for image in images
         for prompt in (image.prompt, image.prompt_2)
         if isinstance(prompt, WeightedPrompt)
     )
-    return Guidance(images[0].guidance_scale, images[0].guidance_rescale, composed)
-
-
-def require_alike(images: Sequence[ImageSpec]) -> ImageSpec:
-    """The first image of a batch. Raises BadImage if there is none, or if its images need different evaluations."""
-    if not images:
-        raise BadImage("a batch of no images")
-    first = images[0]
-    for image in images:
-        if replace(first, **{name: getattr(image, name) for name in _OWN}) != image:
-            raise BadImage("images of one batch must agree in size, steps, guidance, scheduler and LoRAs")
-    return first
+    first, end = image.guidance_interval
+    if not 0 <= first < end <= 1:
+        raise BadImage(f"guidance_interval {first:g} to {end:g}: two rising shares of the schedule wanted, 0 to 1")
+    if composed and image.guidance_interval != ALWAYS:
+        raise BadImage(
+            "guidance_interval does not go with prompts joined by AND or weighted as a whole, which are guided away "
+            "from the negative prompt at every step"
+        )
+    return Guidance(image.guidance_scale, image.guidance_rescale, composed, image.guidance_interval)

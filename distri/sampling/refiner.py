@@ -5,7 +5,6 @@ that the model was trained with. The refiner has one text encoder, reads what th
 conditioned on an aesthetic score instead of a target size. LoRAs are the base model's.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -14,15 +13,14 @@ from distri.layers.unet import Conditions, SplitUNet
 from distri.model.embeddings import EmbeddedSide, Embedding, Embeddings
 from distri.model.model import Model
 from distri.model.prompts import Prompts, Side, Text, Wording
-from distri.model.schedulers import BatchSteps, Steps
+from distri.model.schedulers import Steps
 from distri.model.stages import sub_seed
 from distri.model.timeline import Timeline
 from distri.ranks.mesh import Mesh
 from distri.ranks.spans import Spans
-from distri.sampling.conditions import PassConditions, weights_of
-from distri.sampling.guidance import Guidance
+from distri.sampling.conditions import PassConditions
+from distri.sampling.denoising import Denoising
 from distri.sampling.preparation import PreparedImage
-from distri.sampling.sampler import Denoising
 
 # What diffusers conditions the two halves on by default.
 AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
@@ -44,43 +42,40 @@ class Refiner:
         self._model, self._mesh = model, mesh
         self._embeddings = Embeddings(model, spans)
 
-    def denoising(self, number: int, batch: Sequence[PreparedImage], guidance: Guidance) -> Denoising | None:
+    def denoising(self, number: int, prepared: PreparedImage) -> Denoising | None:
         """What is left of pass `number` for the refiner; None if its share holds no timestep."""
-        walks = []
-        positives: list[list[Timeline[Conditions]]] = [[] for _ in batch[0].prompts.positives]
-        negative: list[Timeline[Conditions]] = []
-        for prepared in batch:
-            image, stage = prepared.image, prepared.plan.stages[number]
-            last = stage is prepared.plan.stages[-1]
-            size = (image.height, image.width) if last else (stage.height, stage.width)
-            walk = Steps(
-                self._model.scheduler.make(image.scheduler, image.scheduler_settings, seed=stage.seed),
-                stage.steps,
-                torch.Generator("cpu").manual_seed(sub_seed(stage.seed, _NUMBER)),
-                self._mesh.device,
-                strength=stage.strength,
-                schedule=image.schedule,
-                switch_at=image.refiner_switch_at,
-                refines=True,
-            )
-            walks.append(walk)
-            own = self._embeddings.of(_of_second_encoder(prepared.texts), image.clip_skip)
-
-            def conditions(side: EmbeddedSide, sizes: tuple[float, ...], walk: Steps = walk) -> Timeline[Conditions]:
-                return self._conditions((side.later if number else side.first).after(walk.steps_before), sizes)
-
-            original = image.original_size or size
-            for side, found in zip(own.positives, positives, strict=True):
-                found.append(conditions(side, (*original, *image.crop, AESTHETIC_SCORE)))
-            if own.negative is not None:
-                # Diffusers' refiner takes the negative half's own crop, and its size if there is one.
-                sizes = (*(image.negative_original_size or original), *image.negative_crop)
-                negative.append(conditions(own.negative, (*sizes, NEGATIVE_AESTHETIC_SCORE)))
-        if not len(walks[0].timesteps):
+        image, stage = prepared.image, prepared.plan.stages[number]
+        last = stage is prepared.plan.stages[-1]
+        size = (image.height, image.width) if last else (stage.height, stage.width)
+        walk = Steps(
+            self._model.scheduler.make(image.scheduler, image.scheduler_settings, seed=stage.seed),
+            stage.steps,
+            torch.Generator("cpu").manual_seed(sub_seed(stage.seed, _NUMBER)),
+            self._mesh.device,
+            strength=stage.strength,
+            schedule=image.schedule,
+            switch_at=image.refiner_switch_at,
+            refines=True,
+        )
+        if not len(walk.timesteps):
             return None
-        weights = weights_of([[side.weight for side in one.prompts.positives] for one in batch], self._mesh.device)
-        all_conditions = PassConditions(tuple(negative) or None, tuple(map(tuple, positives)), weights)
-        return Denoising(BatchSteps(walks), all_conditions, guidance)
+        own = self._embeddings.of(_of_second_encoder(prepared.texts), image.clip_skip)
+
+        def conditions(side: EmbeddedSide, sizes: tuple[float, ...]) -> Timeline[Conditions]:
+            return self._conditions((side.later if number else side.first).after(walk.steps_before), sizes)
+
+        original = image.original_size or size
+        # Diffusers' refiner takes the negative half's own crop, and its size if there is one.
+        negative_sizes = (*(image.negative_original_size or original), *image.negative_crop, NEGATIVE_AESTHETIC_SCORE)
+        return Denoising(
+            walk,
+            PassConditions(
+                None if own.negative is None else conditions(own.negative, negative_sizes),
+                tuple(conditions(side, (*original, *image.crop, AESTHETIC_SCORE)) for side in own.positives),
+                tuple(side.weight for side in own.positives),
+            ),
+            prepared.guidance,
+        )
 
     def _conditions(self, embeddings: Timeline[Embedding], sizes: tuple[float, ...]) -> Timeline[Conditions]:
         dtype = self.unet.unet.dtype

@@ -1,7 +1,7 @@
 """Which evaluations of an image wait for the other ranks."""
 
 from collections import deque
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,42 +31,58 @@ class Schedule:
         return self.resync is not None and drift is not None and not drift <= self.resync
 
 
-class Phases:
-    """The phase of each evaluation of one pass, decided as the pass goes on.
+@dataclass(frozen=True)
+class Place:
+    """Where one image stands in its pass.
 
-    Args:
-        schedule: which evaluations wait.
+    Attributes:
+        index: of the evaluation that is about to begin, from 0.
         total: how many evaluations the pass has.
-        split: whether ranks share the latent and keep each other's activations; else all evaluations are synchronous.
-        lag: how many evaluations later the drift after one is read: 0 where it is known at once.
         waits: evaluations that wait besides, since what is asked for changes and stale activations are of another text.
     """
 
-    def __init__(
-        self, schedule: Schedule, total: int, *, split: bool, lag: int = 0, waits: Set[int] = frozenset()
-    ) -> None:
-        self._schedule = schedule
-        self._total = total
-        self._warmup = schedule.warmup if split else None
-        self._waits = waits
-        self._resync_at = -1
-        self._lag = lag
+    index: int
+    total: int
+    waits: Set[int] = frozenset()
+
+
+class Phases:
+    """The phase of each evaluation of images that are evaluated together, decided as they go on.
+
+    Args:
+        schedule: which evaluations wait.
+        lag: how many evaluations later the drift after one is read: 0 where it is known at once.
+    """
+
+    def __init__(self, schedule: Schedule, *, lag: int = 0) -> None:
+        self._schedule, self._lag = schedule, lag
+        self._resync = False
         self._drifts: deque[Callable[[], float]] = deque()
         self._drift: float | None = None
         self._before: Tensor | None = None
 
-    def evaluation(self, index: int) -> Evaluation:
-        """What evaluation `index` does, unless the leader asks for a resync after it."""
-        return phase_of(index, self._total, self._warmup, {*self._waits, self._resync_at})
+    def evaluation(self, places: Sequence[Place], *, split: bool, anew: bool) -> Evaluation:
+        """What the next evaluation does, unless the leader asks for a resync after it.
+
+        Args:
+            places: of the images that it evaluates.
+            split: whether ranks share the latents and keep each other's activations; else it is synchronous.
+            anew: whether it evaluates other rows than the one before, so that nothing stale is there.
+        """
+        warmup = self._schedule.warmup if split else None
+        if anew:
+            self._drifts.clear()
+            self._drift = self._before = None
+        waits, self._resync = anew or self._resync, False
+        return phase_of(places, warmup, waits=waits)
 
     def wants_resync(self, evaluation: Evaluation) -> bool:
         """Whether the drift so far calls for a synchronous evaluation after this one, which would not be one."""
         return evaluation.publish and self._schedule.resyncs(self._drift)
 
-    def resync_after(self, index: int) -> Evaluation:
-        """Make the evaluation after `index` synchronous; what `index` itself does then, which need not publish."""
-        evaluation = self.evaluation(index)
-        self._resync_at = index + 1
+    def resync_after(self, evaluation: Evaluation) -> Evaluation:
+        """Make the evaluation after this one synchronous; what this one does then, which need not publish."""
+        self._resync = True
         return Evaluation(evaluation.phase, publish=False)
 
     def note(self, prediction_BCHW: Tensor) -> None:
@@ -96,14 +112,23 @@ def _read_later(number: Tensor) -> Callable[[], float]:
     return read
 
 
-def phase_of(index: int, total: int, warmup: int | None, waits: Set[int] = frozenset()) -> Evaluation:
-    """Phase of evaluation `index` of `total` when the first `warmup` ones wait (None: all of them), and `waits`.
+def phase_of(places: Sequence[Place], warmup: int | None, *, waits: bool = False) -> Evaluation:
+    """Phase of an evaluation of several images; it is displaced only if it may be for each of them.
 
-    The first evaluation always waits, since nothing stale exists before it.
+    The first evaluations of an image wait, at least one, since nothing stale exists before it; so all wait with an
+    image that has just come.
+
+    Args:
+        places: of the images.
+        warmup: how many evaluations of an image wait at its beginning; None means all.
+        waits: whether this one waits whatever they say.
     """
 
-    def displaced(at: int) -> bool:
-        return warmup is not None and at >= max(1, warmup) and at not in waits
+    def displaced(place: Place, index: int) -> bool:
+        return warmup is not None and index >= max(1, warmup) and index not in place.waits
 
-    phase = Phase.DISPLACED if displaced(index) else Phase.SYNCHRONOUS
-    return Evaluation(phase, publish=index + 1 < total and displaced(index + 1))
+    def displaced_next(place: Place) -> bool:
+        return place.index + 1 < place.total and displaced(place, place.index + 1)
+
+    now = not waits and all(displaced(place, place.index) for place in places)
+    return Evaluation(Phase.DISPLACED if now else Phase.SYNCHRONOUS, publish=all(map(displaced_next, places)))

@@ -30,6 +30,11 @@ class Sharing:
         return self.whole.first(self.count)
 
 
+def halves_apart(mesh: Mesh, *, guided: bool, low_memory: bool) -> bool:
+    """Whether each half of guidance is evaluated by ranks of its own."""
+    return guided and mesh.layout.cfg == 2 and not low_memory
+
+
 def sharing_of(mesh: Mesh, *, apart: bool, height: int, width: int, unit: int, idle_ranks: bool = False) -> Sharing:
     """The ranks that share one latent as patches.
 

@@ -97,6 +97,8 @@ class RankSummary(_Plain):
         recorded: kinds of evaluations that are replayed, each of a shape and a phase.
         refused: kinds that were to be and are not; the spans say why.
         record_s: spent on recording them.
+        slots: images that it evaluates together at most.
+        occupancy: share of slots times evaluations that had an image; None where the trace does not say.
     """
 
     rank: int
@@ -109,6 +111,8 @@ class RankSummary(_Plain):
     recorded: int = 0
     refused: int = 0
     record_s: float = 0.0
+    slots: int = 1
+    occupancy: float | None = None
 
 
 def summarised(trace: Trace) -> list[RankSummary]:
@@ -172,7 +176,20 @@ def _summary(rank: RankTrace) -> RankSummary:
         recorded=len(recordings) - refused,
         refused=refused,
         record_s=round(sum(span.seconds for span in recordings), 3),
+        slots=max((span.detail.get("slots", 1) for span in own), default=1),
+        occupancy=_occupancy(own),
     )
+
+
+def _occupancy(spans: Iterable[SpanRecord]) -> float | None:
+    """Images through slots, over all evaluations of a rank that has several slots."""
+    taken = offered = 0
+    for span in spans:
+        if "slots" in span.detail:
+            evaluations = span.detail.get("synchronous", 0) + span.detail.get("displaced", 0)
+            taken += evaluations * span.detail["images"]
+            offered += evaluations * span.detail["slots"]
+    return round(taken / offered, 4) if offered else None
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -36,6 +36,7 @@ _METAVARS = {
     "long_prompt": "error|chunk|truncate",
     "size": "WIDTHxHEIGHT",
     "aspect": "WIDTH:HEIGHT",
+    "guidance_interval": "FROM,TO",
     "scheduler": "NAME[, KEY=VALUE...]",
     "highres": "auto|direct|refine[, KEY=VALUE...]",
     "original_size": "WIDTHxHEIGHT",

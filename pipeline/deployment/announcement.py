@@ -16,6 +16,7 @@ from pipeline.deployment.layout_choice import Load, fastest_layout
 from pipeline.deployment.layouts import Layout, planned_layout
 from pipeline.deployment.recipes import ModelDefaults, with_recipe
 from pipeline.deployment.settings import ModelSource, Settings, default_of
+from pipeline.deployment.slot_choice import fixed_slots
 from pipeline.deployment.tenants import TenantLimits
 from pipeline.picture import Syntax
 from pipeline.schema import Versioned
@@ -81,6 +82,9 @@ class Deployment(Versioned):
     embeddings: dict[str, AllowedEmbedding] = Field(
         default_factory=dict, description="Embeddings that prompts may name."
     )
+    guidance_intervals: bool = Field(
+        False, description="Whether its pods read `guidance_interval`; earlier versions guide at every step."
+    )
     syntaxes: tuple[str, ...] = Field((), description="Prompt syntaxes that its pods read; earlier versions read none.")
     prompt_syntax: str = Field(default_of("prompt_syntax").value, description="Of rows that do not say theirs.")
     max_megapixels: float
@@ -92,6 +96,10 @@ class Deployment(Versioned):
     )
     layout: Layout
     goal: str = default_of("goal")
+    slots: int | None = Field(
+        1, description="Images that a replica evaluates together; None: whatever gives most images an hour."
+    )
+    device: str = Field("auto", description="What a pod's ranks compute on.")
     one_gpu_megapixels: float = default_of("one_gpu_megapixels")
     exact: bool = default_of("exact")
     gpus: int = Field(default_of("gpus"), description="Of one pod.")
@@ -130,6 +138,7 @@ class Deployment(Versioned):
             embeddings={
                 name: AllowedEmbedding(models=one.models, names=one.names) for name, one in settings.embeddings.items()
             },
+            guidance_intervals=True,
             syntaxes=SYNTAXES,
             prompt_syntax=settings.prompt_syntax.value,
             max_megapixels=settings.max_megapixels,
@@ -139,6 +148,8 @@ class Deployment(Versioned):
             prompt_buckets=settings.prompt_buckets,
             layout=planned_layout(settings.gpus, settings.layout),
             goal=settings.goal if settings.layout is None else "latency",
+            slots=fixed_slots(settings.slots, settings.goal),
+            device=settings.device,
             one_gpu_megapixels=settings.one_gpu_megapixels,
             exact=settings.exact,
             gpus=settings.gpus,
@@ -158,6 +169,7 @@ class Deployment(Versioned):
             default_model="any",
             loras=_Everything(AllowedLora()),
             embeddings=_Everything(AllowedEmbedding()),
+            guidance_intervals=True,
             syntaxes=SYNTAXES,
             max_megapixels=float("inf"),
             max_rows=10**9,

@@ -40,13 +40,18 @@ _CFG_SPEEDUP = 1.9  # the halves of guidance on ranks of their own: 8 GPUs at 38
 
 CLASSES_PER_OCTAVE = 2
 
+# Images at a time that are told apart, and chosen among.
+SLOTS = (1, 2, 4, 8)
+# Megapixels at which a GPU is half busy; until measured here, from what batches gain elsewhere (docs/performance.md).
+_HALF_BUSY_MEGAPIXELS = 0.35
+
 # Most images of a job while nothing is known of this deployment's speed: so that its first jobs do not take all day.
 UNKNOWN_IMAGES = 64
 
 
 def tera_operations(picture: Picture, native_px: int) -> float:
     """Work of one image: every pass, both halves of guidance, decode, and what a refining pass adds."""
-    halves = _conditions(picture)
+    halves = _conditions_a_step(picture)
     twice = 2 if picture.scheduler is not None and picture.scheduler.name in TWO_EVALUATIONS else 1
     highres = picture.highres
     whole = picture.width * picture.height / MEGA
@@ -64,10 +69,16 @@ def tera_operations(picture: Picture, native_px: int) -> float:
     return total + _at(DECODE, whole)
 
 
-def _conditions(picture: Picture) -> int:
-    """How many conditions an evaluation has: each prompt joined by AND, and the negative one, which AND needs."""
+def _conditions_a_step(picture: Picture) -> float:
+    """How many conditions an evaluation has in the mean: each prompt joined by AND, and the negative one.
+
+    There is no negative one outside `guidance_interval`, nor without guidance, but that AND needs it.
+    """
     prompts = 1 + len(_AND.findall(picture.prompt)) if picture.syntax is Syntax.A1111 else 1
-    return prompts + int(picture.guidance_scale > 1 or prompts > 1)
+    if prompts > 1 or picture.guidance_scale <= 1:
+        return prompts + int(prompts > 1)
+    first, end = (math.ceil(share * picture.steps) for share in picture.guidance_interval)
+    return 1 + (end - first) / picture.steps
 
 
 def _at(coefficients: tuple[float, float], megapixels: float) -> float:
@@ -102,18 +113,20 @@ class Speed:
 
 @dataclass(frozen=True)
 class SpeedKey:
-    """What makes jobs comparable. `size` is a size class: half an octave of pixels."""
+    """What makes jobs comparable. `size` is a size class: half an octave of pixels; `slots` are images at a time."""
 
     model: str
     layout: Layout
     exact: bool
     device: str
     size: int
+    slots: int = 1
 
     @classmethod
-    def of(cls, model: str, layout: Layout, *, exact: bool, device: str, pixels: int) -> SpeedKey:
-        """The kind that an image of so many pixels belongs to."""
-        return cls(model, layout, exact, device, size_class(pixels))
+    def of(cls, model: str, layout: Layout, *, exact: bool, device: str, pixels: int, together: int = 1) -> SpeedKey:
+        """The kind that an image of so many pixels belongs to, of which so many were evaluated together."""
+        slots = max(one for one in SLOTS if one <= together)
+        return cls(model, layout, exact, device, size_class(pixels), slots)
 
 
 def size_class(pixels: int) -> int:
@@ -137,28 +150,38 @@ class Expectation:
 
 
 def expected_speed(
-    speeds: Mapping[SpeedKey, Speed], *, model: str, layout: Layout, exact: bool, pixels: int
+    speeds: Mapping[SpeedKey, Speed], *, model: str, layout: Layout, exact: bool, pixels: int, slots: int = 1
 ) -> Expectation:
     """The speed of a replica for images of this size: learned from the nearest size that was rendered, or assumed.
 
-    A speed of another size or layout is carried over by the published figures of what patches lose.
+    A speed of another size or layout is carried over by the published figures of what patches lose, one of another
+    number of slots by `slots_speedup`.
     """
     wanted = SpeedKey(model, layout, exact, "", size_class(pixels))
     learned = [(key, speed) for key, speed in speeds.items() if key.model == model and speed.seconds > 0]
     if not learned:
         basis = f"assumed from published figures of an A100, layout {layout}: nothing was rendered here yet"
-        return Expectation(assumed_rate(layout, pixels / MEGA), learned=False, basis=basis)
+        rate = assumed_rate(layout, pixels / MEGA) * slots_speedup(slots, pixels / MEGA)
+        return Expectation(rate, learned=False, basis=basis)
 
-    def distance(item: tuple[SpeedKey, Speed]) -> tuple[bool, bool, int, int]:
+    def distance(item: tuple[SpeedKey, Speed]) -> tuple[bool, bool, int, int, int]:
         key, speed = item
-        return key.layout != layout, key.exact != exact, abs(key.size - wanted.size), -speed.images
+        away, others = abs(key.size - wanted.size), abs(key.slots - slots)
+        return key.layout != layout, key.exact != exact, away, others, -speed.images
 
     key, speed = min(learned, key=distance)
-    known = assumed_rate(key.layout, 2 ** (key.size / CLASSES_PER_OCTAVE))
-    rate = speed.tera / speed.seconds * assumed_rate(layout, pixels / MEGA) / known
-    carried = "" if (key.layout, key.exact, key.size) == (layout, exact, wanted.size) else ", carried over"
-    basis = f"{speed.images} images on {key.device}, layout {key.layout}{carried}"
-    return Expectation(rate, learned=True, basis=basis)
+    megapixels = 2 ** (key.size / CLASSES_PER_OCTAVE)
+    known = assumed_rate(key.layout, megapixels) * slots_speedup(key.slots, megapixels)
+    rate = assumed_rate(layout, pixels / MEGA) * slots_speedup(slots, pixels / MEGA)
+    same = (key.layout, key.exact, key.size, key.slots) == (layout, exact, wanted.size, slots)
+    at_a_time = f", {key.slots} at a time" if key.slots > 1 else ""
+    basis = f"{speed.images} images on {key.device}, layout {key.layout}{at_a_time}{'' if same else ', carried over'}"
+    return Expectation(speed.tera / speed.seconds * rate / known, learned=True, basis=basis)
+
+
+def slots_speedup(slots: int, megapixels: float) -> float:
+    """How much faster a GPU is expected to be with several images at a time, which fill it better than one."""
+    return slots * (megapixels + _HALF_BUSY_MEGAPIXELS) / (slots * megapixels + _HALF_BUSY_MEGAPIXELS)
 
 
 def assumed_rate(layout: Layout, megapixels: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 
@@ -40,8 +41,13 @@ class Speeds:
         return {_key(name): _speed(sums) for name, sums in zip(names, found, strict=True)}
 
 
+# Stands in the device's name, since earlier versions read a name of five parts, and this one as another device's.
+_AT_A_TIME = re.compile(r"(.*), (\d{1,3}) at a time", re.DOTALL)
+
+
 def _name(key: SpeedKey) -> str:
-    return json.dumps([key.model, str(key.layout), key.exact, key.device, key.size])
+    device = key.device if key.slots == 1 else f"{key.device}, {key.slots} at a time"
+    return json.dumps([key.model, str(key.layout), key.exact, device, key.size])
 
 
 class _Name(RootModel[tuple[str, str, bool, str, int]]):
@@ -52,7 +58,9 @@ class _Name(RootModel[tuple[str, str, bool, str, int]]):
 
 def _key(name: str) -> SpeedKey:
     model, layout, exact, device, size = read_record(_Name, name, what="the name of a kind of job").root
-    return SpeedKey(model, Layout.parse(layout), exact, device, size)
+    several = _AT_A_TIME.fullmatch(device)
+    slots = int(several[2]) if several else 1
+    return SpeedKey(model, Layout.parse(layout), exact, several[1] if several else device, size, slots)
 
 
 def _speed(sums: Mapping[str, str]) -> Speed:

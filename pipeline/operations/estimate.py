@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.deployment.announcement import Deployment
 from pipeline.deployment.cost import UNKNOWN_IMAGES, Speed, SpeedKey, expected_speed, paces, size_class, tera_operations
+from pipeline.deployment.slot_choice import chosen_slots
 from pipeline.picture import Format
 from pipeline.promptset.row import ResolvedRow
 
@@ -91,12 +93,18 @@ class Estimator:
         for (model, _), kind in sorted(self._kinds.items()):
             pixels = kind.pixels // kind.images
             layout = deployment.usual_layout(kind.widths // kind.images, kind.heights // kind.images)
-            speed = expected_speed(self._speeds, model=model, layout=layout, exact=deployment.exact, pixels=pixels)
+            of_job: dict[str, Any] = {"model": model, "layout": layout, "exact": deployment.exact, "pixels": pixels}
+            of_replica = min(kind.images, deployment.images_per_job) // layout.data
+            slots = chosen_slots(
+                deployment.slots, self._speeds, images=of_replica, device=deployment.device, **of_job
+            ).slots
+            speed = expected_speed(self._speeds, slots=slots, **of_job)
             render_s += kind.tera / speed.tera_a_second / layout.data
             images += kind.images
             total_bytes += self._bytes(model, kind)
             learned = learned and speed.learned
-            basis.append(f"{model}, about {pixels / 1e6:.2g} megapixels: {speed.basis}")
+            at_a_time = f", {slots} images at a time" if slots > 1 else ""
+            basis.append(f"{model}, about {pixels / 1e6:.2g} megapixels{at_a_time}: {speed.basis}")
         most = deployment.images_per_job if paces(self._speeds) else min(UNKNOWN_IMAGES, deployment.images_per_job)
         jobs = max(math.ceil(images / most), math.ceil(render_s / deployment.job_seconds))
         idle_s = jobs * self._idle_s()

@@ -69,7 +69,11 @@ def timeline_png(trace: Trace) -> bytes:
 
 def _lanes(trace: Trace) -> list[tuple[str, str, list[SpanRecord]]]:
     """Label, remark and spans of each lane."""
-    busy = {summary.rank: f"busy {summary.busy:.0%}" for summary in summarised(trace)}
+    busy = {
+        summary.rank: f"busy {summary.busy:.0%}"
+        + ("" if summary.occupancy is None else f", occupied {summary.occupancy:.0%}")
+        for summary in summarised(trace)
+    }
     lanes = [
         (f"rank {rank.rank}", busy[rank.rank], [span for span in rank.spans if span.track == RANK_TRACK])
         for rank in trace.ranks

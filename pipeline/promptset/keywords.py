@@ -30,6 +30,7 @@ class PictureFields(TypedDict, total=False):
     steps: int
     guidance_scale: float
     guidance_rescale: float
+    guidance_interval: str | Sequence[float]
     scheduler: str | Mapping[str, Any] | None
     timesteps: str | Sequence[float] | None
     sigmas: str | Sequence[float] | None

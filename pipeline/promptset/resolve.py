@@ -9,7 +9,18 @@ from operator import itemgetter
 from typing import Any
 
 from pipeline.deployment.announcement import AllowedModel, Deployment
-from pipeline.picture import CLIP_SKIP, MAX_SIDE_PX, Conditioning, File, Format, Highres, HighresMode, Lora, Syntax
+from pipeline.picture import (
+    CLIP_SKIP,
+    MAX_SIDE_PX,
+    WHOLE_SCHEDULE,
+    Conditioning,
+    File,
+    Format,
+    Highres,
+    HighresMode,
+    Lora,
+    Syntax,
+)
 from pipeline.promptset import samplers
 from pipeline.promptset.prompts import loras_named, read_prompts
 from pipeline.promptset.row import HighresChoice, Options, ResolvedRow, Row, derived_seed
@@ -55,6 +66,10 @@ def resolve(
         raise ValueError(*refused)
     if values["clip_skip"] != CLIP_SKIP and not deployment.syntaxes:
         raise ValueError("clip_skip", f"found, which the deployment's version {deployment.version} does not read")
+    if values["guidance_interval"] != WHOLE_SCHEDULE and not deployment.guidance_intervals:
+        raise ValueError(
+            "guidance_interval", f"found, which the deployment's version {deployment.version} does not read"
+        )
     embeddings: tuple[str, ...] = ()
     if syntax is not None and syntax is not Syntax.NONE:
         embeddings = read_prompts(values, syntax, deployment, model)

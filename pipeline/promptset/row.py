@@ -19,6 +19,7 @@ from pipeline.picture import (
     CLIP_SKIP,
     MAX_CLIP_SKIP,
     MAX_STEPS,
+    WHOLE_SCHEDULE,
     Format,
     LongPrompt,
     Lora,
@@ -125,6 +126,10 @@ class Options(BaseModel):
     )
     guidance_rescale: float = Field(
         0.0, strict=True, ge=0, le=1, description="Against overexposure at high guidance scales."
+    )
+    guidance_interval: Annotated[tuple[float, float], BeforeValidator(shorthand.interval)] = Field(
+        WHOLE_SCHEDULE,
+        description="Shares of the schedule between which there is guidance: faster, less saturated.",
     )
     scheduler: Annotated[Scheduler, BeforeValidator(shorthand.scheduler)] | None = Field(
         None, description="Sampler, by the name users know or by its diffusers class; by default the model's own."

@@ -6,6 +6,7 @@
     film:0.8, grain                 LoRAs with scales
     refine, strength=0.4            the way to a large picture
     999, 845, 730, 587              timesteps, or sigmas
+    0.2, 0.8                        an interval of the schedule
 
 A text that begins with { or [ is JSON. Errors are ValueErrors that say what was found and wanted.
 """
@@ -105,6 +106,21 @@ def sigmas(value: object) -> tuple[float, ...]:
     if not found or found[-1] <= 0 or found[0] > MAX_SIGMA:
         raise ValueError(f"sigmas above 0 and up to {MAX_SIGMA:g} wanted, and at most a 0 behind them")
     return found
+
+
+def interval(value: object) -> tuple[float, float]:
+    """Two rising shares of the schedule: a list of two numbers, or a text like 0.2, 0.8."""
+    value = _unpacked(value)
+    if isinstance(value, str):
+        value = [_value(part.strip()) for part in value.replace(";", ",").split(",")]
+    numbers = value if isinstance(value, Sequence) and not isinstance(value, str) else ()
+    if (
+        len(numbers) != 2
+        or any(type(one) not in (int, float) for one in numbers)
+        or not 0 <= numbers[0] < numbers[1] <= 1
+    ):
+        raise ValueError(f"{shortened(value)} found; two rising numbers of 0 to 1 wanted, as 0.2, 0.8")
+    return float(numbers[0]), float(numbers[1])
 
 
 def _falling(value: object, form: str) -> tuple[float, ...]:

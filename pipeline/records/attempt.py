@@ -62,6 +62,14 @@ class AttemptSpec(Versioned):
     )
     idle_ranks: bool = False
     lean: tuple[int, ...] = Field((), description="Images, by index, to render in as little memory as can be.")
+    slots: int = Field(
+        1, ge=1, exclude_if=lambda value: value == 1, description="Images that a replica evaluates together at most."
+    )
+    alone: tuple[int, ...] = Field(
+        (),
+        exclude_if=lambda value: not value,
+        description="Images, by index, to render while no other is: one of them may have ended an attempt.",
+    )
     shard_key: ObjectKey = Field(
         description="Object that holds the rows of this job, relative to the deployment's prefix."
     )

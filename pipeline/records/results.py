@@ -50,6 +50,9 @@ class Provenance(BaseModel):
     dtype: str
     vae_dtype: str = "float32"
     lean: bool = False
+    others: int = Field(
+        0, ge=0, exclude_if=lambda value: not value, description="Most images that were evaluated together with it."
+    )
     loras: dict[str, str] = Field(default_factory=dict, description="SHA-256 of each LoRA's file, by name.")
     lora_tensors: dict[str, str] = Field(
         default_factory=dict,

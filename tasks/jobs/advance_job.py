@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
 import structlog
 
-from pipeline.deployment.cost import tera_operations
+from pipeline.deployment.cost import Speed, SpeedKey, tera_operations
 from pipeline.deployment.layout_choice import LayoutChoice, Load, fastest_layout
-from pipeline.deployment.layouts import planned_layout
+from pipeline.deployment.layouts import Layout, planned_layout
+from pipeline.deployment.slot_choice import SlotChoice, chosen_slots, fixed_slots
 from pipeline.errors import ServiceError
 from pipeline.ledger.jobs import QueuePlace
 from pipeline.ledger.leases import Held
@@ -36,7 +38,7 @@ from tasks.jobs.finish_attempt import cancel_job, clear_failures, finish_attempt
 from tasks.jobs.images import job_images
 from tasks.jobs.mend_job import FENCE_S, delete_attempt
 from tasks.jobs.outage import PODS_END_WITHIN_S, REASON_LIMIT, PodGoesOn, has_waited, record_wait
-from tasks.jobs.poison import images_out_of_memory, layout_to_isolate
+from tasks.jobs.poison import images_out_of_memory, images_to_isolate, layout_to_isolate, slots_that_fit
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
@@ -81,6 +83,7 @@ def record_attempt(context: Context, job: JobRecord, at: datetime, fence: str) -
     settings = context.settings
     number = (job.attempt.number if job.attempt else job.last_number) + 1
     choice = _choose_layout(context, job)
+    slots = _choose_slots(context, job, choice.layout)
     spec = AttemptSpec(
         name=attempt_name(job.incarnation, job.index, number),
         batch_id=job.batch_id,
@@ -100,6 +103,8 @@ def record_attempt(context: Context, job: JobRecord, at: datetime, fence: str) -
         vae_dtype_on_gpu="bfloat16" if settings.vae_dtype == "auto" and not settings.exact else None,
         idle_ranks=settings.idle_ranks,
         lean=images_out_of_memory(job),
+        slots=slots.slots,
+        alone=images_to_isolate(job),
         shard_key=BatchObjects(job.batch_id).shard(job.index),
         deadline_s=settings.deadline_s,
         avoid_nodes=tuple(sorted({e.node for e in job.ended if e.node and e.code is Code.GPU_UNHEALTHY})),
@@ -109,7 +114,7 @@ def record_attempt(context: Context, job: JobRecord, at: datetime, fence: str) -
         JobState.LAUNCHING,
         at=at,
         attempt=spec,
-        layout_reason=choice.reason,
+        layout_reason=choice.reason + (f"; {slots.slots} images at a time: {slots.reason}" if slots.slots > 1 else ""),
         confirmed=False,
         detail="",
         fenced_at=None,
@@ -130,10 +135,39 @@ def _choose_layout(context: Context, job: JobRecord) -> LayoutChoice:
         choice = fastest_layout(settings.gpus, loads, one_gpu_megapixels=settings.one_gpu_megapixels)
     else:
         choice = LayoutChoice(planned_layout(settings.gpus), "the goal is latency: all GPUs on one image")
-    if job.ended and len(job.ended[-1].rendering) > 1:
+    if choice.layout.data > 1 and job.ended and len(job.ended[-1].rendering) > 1:
         single = layout_to_isolate(job_images(context, job), settings.gpus, choice.layout)
         choice = LayoutChoice(single, "one image at a time, to find out which one killed the pod before")
     return choice
+
+
+def _choose_slots(context: Context, job: JobRecord, layout: Layout) -> SlotChoice:
+    """How many images at a time: fewer than before if several did not fit into memory together."""
+    settings, tasks = context.settings, job_images(context, job)
+    largest = max((task.row for task in tasks), key=lambda row: row.width * row.height)
+    choice = chosen_slots(
+        fixed_slots(settings.slots, settings.goal),
+        _speeds(context) if settings.slots is None and settings.goal == "throughput" else {},
+        model=largest.model,
+        layout=layout,
+        exact=settings.exact,
+        pixels=largest.width * largest.height,
+        images=-(-len(tasks) // layout.data),
+        device=settings.device,
+    )
+    most = slots_that_fit(job)
+    if most is not None and most < choice.slots:
+        return SlotChoice(most, "more did not fit into memory together")
+    return choice
+
+
+def _speeds(context: Context) -> Mapping[SpeedKey, Speed]:
+    """What was learned; nothing while it cannot be read, since the next attempt does well without."""
+    try:
+        return context.ledger.speeds.all()
+    except ServiceError as error:
+        log.warning("slots are chosen without what was learned", reason=str(error))
+        return {}
 
 
 def launch(context: Context, held: Held, spec: AttemptSpec, fence: str) -> bool:

@@ -24,7 +24,14 @@ def learn(context: Context, outcomes: Iterable[ImageOutcome], usage: Usage | Non
         model = context.settings.models.get(outcome.model) if isinstance(outcome, ImageResult) else None
         if isinstance(outcome, ImageResult) and model is not None:
             made, pixels = outcome.provenance, outcome.width * outcome.height
-            key = SpeedKey.of(outcome.model, made.layout, exact=made.exact, device=made.device, pixels=pixels)
+            key = SpeedKey.of(
+                outcome.model,
+                made.layout,
+                exact=made.exact,
+                device=made.device,
+                pixels=pixels,
+                together=1 + made.others,
+            )
             known = sums[key]
             sums[key] = replace(
                 known,

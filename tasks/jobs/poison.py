@@ -1,7 +1,8 @@
 """Find images that kill their pods (poison), so that no later pod renders them.
 
 The pod reports to the ledger which image it begins. Images that were being rendered when an attempt died are suspected.
-One that is the only suspect, and was suspected before, is poison and gets a failure.
+Where they are several, the next attempt renders each of them alone. One that is the only suspect, and was suspected
+before, is poison and gets a failure.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ def find_suspects(
 ) -> tuple[ImageTask, ...]:
     """The images that may have killed the attempt, of those that it left undone.
 
-    A pod that ran out of memory reports the image. Otherwise it is the last that the pod began, for one replica renders
-    one image at a time; earlier ones were only being uploaded. With more replicas it may be any of theirs.
+    A pod that ran out of memory over one image reports it. Otherwise it is the last that the pod began, where one
+    replica renders one image at a time; earlier ones were only being uploaded. With more replicas, or several images
+    at a time, it may be any that was begun since the last one that was rendered alone.
     """
     if ended.code not in BLAMES_AN_IMAGE or job.attempt is None:
         return ()
@@ -33,7 +35,12 @@ def find_suspects(
         return of_ours
     states = context.ledger.images.states(job.batch_id, [task.index for task in undone])
     begun = [task for task, state in zip(undone, states, strict=True) if state is ImageState.RUNNING]
-    return tuple(begun[-1:] if job.attempt.layout.data == 1 else begun)
+    spec = job.attempt
+    if spec.layout.data > 1:
+        return tuple(begun)
+    alone = [place for place, task in enumerate(begun) if spec.slots == 1 or task.index in (*spec.alone, *spec.lean)]
+    last = alone[-1] if alone else -1
+    return tuple(begun[last + 1 :] or begun[last:])
 
 
 def find_poison(job: JobRecord, suspected: Sequence[ImageTask]) -> ImageFailure | None:
@@ -58,8 +65,24 @@ def find_poison(job: JobRecord, suspected: Sequence[ImageTask]) -> ImageFailure 
 
 
 def images_out_of_memory(job: JobRecord) -> tuple[int, ...]:
-    """Images, by index, over which an attempt ran out of memory: the next attempt renders them in less."""
-    return tuple(sorted({index for end in job.ended if end.code in WANTS_MEMORY for index in end.rendering}))
+    """Images, by index, over which alone an attempt ran out of memory: the next attempt renders them in less."""
+    alone = (end.rendering for end in job.ended if end.code in WANTS_MEMORY and len(end.rendering) == 1)
+    return tuple(sorted({index for rendering in alone for index in rendering}))
+
+
+def images_to_isolate(job: JobRecord) -> tuple[int, ...]:
+    """Images, by index, that were rendered together when an attempt died: the next attempt renders each alone."""
+    together = (end.rendering for end in job.ended if end.code in BLAMES_AN_IMAGE and len(end.rendering) > 1)
+    return tuple(sorted({index for rendering in together for index in rendering}))
+
+
+def slots_that_fit(job: JobRecord) -> int | None:
+    """Half as many images at a time as ran out of memory together; None if none did."""
+    if job.attempt is None or not any(end.code in WANTS_MEMORY and len(end.rendering) > 1 for end in job.ended):
+        return None
+    last = job.ended[-1]
+    ran_out = last.code in WANTS_MEMORY and len(last.rendering) > 1
+    return max(1, job.attempt.slots // 2) if ran_out else job.attempt.slots
 
 
 def layout_to_isolate(tasks: Sequence[ImageTask], gpus: int, layout: Layout) -> Layout:

@@ -109,7 +109,7 @@ def found_pictures(model_dir: Path, layout: str, batches: Sequence[Sequence[Imag
         latents: list[Tensor] = []
         engine.render_batch(batch, control=lambda: Control.GO, on_final_latent=latents.append)
         own = []
-        for final in latents[0].chunk(len(batch)):
+        for final in latents:
             patch, _ = engine.decode_patch(final)
             own.append(Picture(final.clone(), patch.clamp(-1, 1).clone()))
         answers.append(own)

@@ -13,7 +13,7 @@ from distri.model.image import Evaluations, ImageSpec, Rendered
 from distri.ranks.errors import BadImage
 from distri.ranks.mesh import Mesh
 from distri.sampling.control import Control
-from distri.sampling.schedule import Schedule, phase_of
+from distri.sampling.schedule import Place, Schedule, phase_of
 from tests.distri import on_ranks
 from tests.distri.pool import Ranks
 
@@ -50,12 +50,10 @@ def test_images_of_a_displaced_batch_are_those_rendered_alone(
     assert not np.array_equal(together[0].pixels, together[1].pixels)
 
 
-@pytest.mark.parametrize("images", [[], [CAT, replace(CASTLE, steps=7)], [CAT, replace(CASTLE, scheduler=None)]])
-def test_a_batch_of_images_that_need_evaluations_of_their_own_is_refused(
-    model_dir: Path, images: list[ImageSpec]
-) -> None:
+@pytest.mark.parametrize("images", [[], [CAT, replace(CASTLE, width=128)]])
+def test_a_batch_of_images_of_different_sizes_is_refused(model_dir: Path, images: list[ImageSpec]) -> None:
     engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=EngineSettings())
-    with pytest.raises(BadImage, match="batch"):
+    with pytest.raises(BadImage, match=r"together|no images"):
         engine.render_batch(images, control=_go)
 
 
@@ -73,7 +71,7 @@ def test_drift_above_the_threshold_makes_an_evaluation_wait(
 
 
 def test_a_resync_is_known_before_the_evaluation_that_need_not_send() -> None:
-    phases = [phase_of(index, 6, 2, {4}) for index in range(6)]
+    phases = [phase_of([Place(index, 6, {4})], 2) for index in range(6)]
     assert [phase.phase.value[0] for phase in phases] == ["s", "s", "d", "d", "s", "d"]
     assert [phase.publish for phase in phases] == [False, True, True, False, True, False]
 

@@ -48,7 +48,7 @@ def _render(model_dir: Path, victim: int, what: signal.Signals, warmup: int) -> 
         if evaluations == 4 and mesh.rank == victim:
             os.kill(os.getpid(), what)
 
-    engine._unet.unet.register_forward_pre_hook(harm)
+    engine._parts.unet.unet.register_forward_pre_hook(harm)
     with pytest.raises(PeerLost) as caught:
         engine.render(IMAGE, control=lambda: Control.GO)
     return caught.value.missing, str(caught.value), time.monotonic() - began

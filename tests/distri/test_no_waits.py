@@ -18,14 +18,16 @@ from torch.utils._pytree import tree_leaves
 from distri.layers.unet import Conditions, SplitUNet
 from distri.model import host_numbers, schedulers
 from distri.model.host_numbers import HostNumbers
-from distri.model.schedulers import BatchSteps, SchedulerRecipe, Steps
+from distri.model.schedulers import SchedulerRecipe, Steps
 from distri.ranks.mesh import Layout, Mesh
 from distri.ranks.progress import Progress
 from distri.sampling.conditions import PassConditions
 from distri.sampling.control import Control
+from distri.sampling.denoising import Denoising, SamplingOptions
 from distri.sampling.guidance import Guidance
-from distri.sampling.sampler import Denoising, SamplingOptions, denoise
-from distri.sampling.schedule import Phases, Schedule
+from distri.sampling.schedule import Phases, Place, Schedule
+from distri.slots.slot import Slot
+from distri.slots.table import Table
 from tests.distri import networks
 from tests.distri.model.test_schedulers import SCHEDULERS
 
@@ -104,18 +106,20 @@ def test_no_scheduler_waits_for_the_device(
 def test_a_pass_of_two_images_waits_for_nothing(no_copies: _NoCopies) -> None:
     mesh = Mesh(Layout(1, 1, 1), META, 0, {}, progress=Progress())
     unet = SplitUNet(networks.unet(torch.float32, layers_per_block=1).to(META))
-    shapes = ((2, networks.TEXT_TOKENS, networks.TEXT_WIDTH), (2, networks.POOLED_WIDTH), (2, 6))
+    shapes = ((1, networks.TEXT_TOKENS, networks.TEXT_WIDTH), (1, networks.POOLED_WIDTH), (1, 6))
     positive, negative = (Conditions(*(torch.empty(shape, device=META) for shape in shapes)) for _ in range(2))
-    walks = [_steps("EulerAncestralDiscreteScheduler", {}, 1.0) for _ in range(2)]
-    denoising = Denoising(BatchSteps(walks), PassConditions.always(positive, negative), Guidance(5.0, rescale=0.5))
-    latent = torch.zeros(2, 4, 16, 8, device=META)
+    conditions, guidance = PassConditions.always(positive, negative), Guidance(5.0, rescale=0.5)
+    table = Table(unet, mesh, (16, 8), SamplingOptions(Schedule(None)), lambda: Control.GO)
     seen: list[torch.device] = []
     unet.unet.register_forward_pre_hook(lambda _, args: seen.append(args[1].device))
     with torch.inference_mode(), no_copies:
-        sampled = denoise(unet, mesh, latent, denoising, SamplingOptions(Schedule(None)), control=lambda: Control.GO)
-    assert sampled.latent.shape == latent.shape
+        for _ in range(2):
+            walk = _steps("EulerAncestralDiscreteScheduler", {}, 1.0)
+            table.join(Slot(torch.zeros(1, 4, 16, 8, device=META), Denoising(walk, conditions, guidance)))
+        ended = [slot for _ in range(6) for slot in table.evaluate()]
+    assert [slot.latent_1CHW.shape for slot in ended] == [(1, 4, 16, 8)] * 2
     assert seen == [META] * 6
-    assert no_copies.uploads == 1 + 2 * 6  # the timesteps, and each image's noise at each step
+    assert no_copies.uploads == 2 + 2 * 6  # each image's timesteps, and its noise at each step
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="asks a GPU what waits for it")
@@ -128,12 +132,17 @@ def test_no_scheduler_waits_for_a_gpu(name: str | None, settings: dict[str, Any]
     positive = Conditions(*(torch.zeros(shape, device=device) for shape in shapes))
     for warm in (False, True):
         walk = Steps(MODEL.make(name, settings, seed=0), 6, torch.Generator().manual_seed(0), device)
-        denoising = Denoising(BatchSteps([walk]), PassConditions.always(positive, None), Guidance(1.0))
-        latent, options = torch.ones(1, 4, 16, 8, device=device), SamplingOptions(Schedule(None))
+        slot = Slot(
+            torch.ones(1, 4, 16, 8, device=device),
+            Denoising(walk, PassConditions.always(positive, None), Guidance(1.0)),
+        )
+        table = Table(unet, mesh, (16, 8), SamplingOptions(Schedule(None)), lambda: Control.GO)
+        table.join(slot)
         torch.cuda.set_sync_debug_mode("error" if warm else "default")
         try:
             with torch.inference_mode():
-                denoise(unet, mesh, latent, denoising, options, control=lambda: Control.GO)
+                while table.slots:
+                    table.evaluate()
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -161,9 +170,10 @@ def test_numbers_stay_on_the_host_and_arrays_go_by_upload(no_copies: _NoCopies) 
 def test_a_drift_that_is_read_later_calls_for_its_resync_later() -> None:
     found = []
     for lag in (0, 1):
-        phases, waits = Phases(Schedule(1, resync=0.5), 9, split=True, lag=lag), []
+        phases, waits = Phases(Schedule(1, resync=0.5), lag=lag), []
         for index, norm in enumerate((1.0, 1.0, 9.0, 9.0, 9.0, 9.0, 9.0)):
-            waits.append(phases.wants_resync(phases.evaluation(index)))
+            evaluation = phases.evaluation([Place(index, 9)], split=True, anew=index == 0)
+            waits.append(phases.wants_resync(evaluation))
             phases.note(torch.full((1, 1, 1, 1), norm))
         found.append(waits.index(True))
     assert found == [3, 4]

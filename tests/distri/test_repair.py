@@ -49,7 +49,7 @@ def _render(model_dir: Path, layout: str) -> tuple[list[Rendered], bool]:
     """Both images, and whether the VAE is as it was afterwards."""
     mesh = on_ranks.mesh(layout)
     engine = Engine.load(model_dir, mesh, dtype=torch.float32, settings=EXACT, vae_dtype=torch.float16)
-    vae = engine._preparation._model.vae
+    vae = engine._parts.preparation._model.vae
     before = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
     renders = [engine.render(image, control=lambda: Control.GO) for image in (PLAIN, REFINED)]
     same = all(

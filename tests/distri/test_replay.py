@@ -68,7 +68,7 @@ def test_a_decode_that_finds_no_memory_beside_recordings_is_done_again_without_t
 ) -> None:
     settings = replace(FAST, replay=Replay.OPERATORS, exact=True)
     engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=settings)
-    shapes, decode = engine._unet.shapes, engine._vae.decode
+    shapes, decode = engine._parts.unet.shapes, engine._parts.vae.decode
     wanted = engine.render(PLAIN, control=lambda: Control.GO)
 
     def greedy(*args: Any) -> DecodedImage:
@@ -77,7 +77,7 @@ def test_a_decode_that_finds_no_memory_beside_recordings_is_done_again_without_t
         return decode(*args)
 
     short = False
-    monkeypatch.setattr(engine._vae, "decode", greedy)
+    monkeypatch.setattr(engine._parts.vae, "decode", greedy)
     assert shapes.recordings == 1
     found = engine.render(PLAIN, control=lambda: Control.GO)
     assert found.pixels is not None

@@ -28,6 +28,7 @@ FORMS = {
     "negative_target_size": "as `size`, or null",
     "aspect": "`16:9`, number",
     "scheduler": "name, object",
+    "guidance_interval": "`0.2, 0.8`, `[0.2, 0.8]`",
     "timesteps": "`999, 500, 1`, list of numbers",
     "sigmas": "`14.6, 3`, list of numbers",
     "loras": "list of names and objects",

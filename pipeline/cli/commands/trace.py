@@ -64,6 +64,9 @@ def _table(found: Trace) -> Table:
         table.add_row(f"  {name}", *(f"{summary.seconds.get(name, 0.0):.2f}" for summary in sums))
     table.add_row("stalled", *(f"{summary.stalled_s:.2f}" for summary in sums))
     table.add_row("busy", *(f"{summary.busy:.0%}" for summary in sums))
+    if any(summary.occupancy is not None for summary in sums):
+        table.add_row("slots", *(str(summary.slots) for summary in sums))
+        table.add_row("occupied", *("" if s.occupancy is None else f"{s.occupancy:.0%}" for s in sums))
     table.add_row("sent, MB", *(f"{summary.sent_bytes / 1e6:.1f}" for summary in sums))
     table.add_row("peak, MB", *(f"{summary.peak_memory_bytes / 1e6:.0f}" for summary in sums))
     if any(summary.recorded or summary.refused for summary in sums):

@@ -137,6 +137,13 @@ class RenderingSettings(SettingsPart):
         description="Largest image that fits one GPU, for `throughput`. Where it is set, rows larger than a replica's "
         "GPUs hold together are refused.",
     )
+    slots: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Images that a replica evaluates together at most; none lets goal and experience choose, 1 for "
+        "`latency`.",
+    )
     exact: bool = Field(False, description="Exchange synchronously at every step: the one-rank image, but slower.")
     warmup_steps: int = Field(4, ge=1, description="Synchronous evaluations before displaced ones begin.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="What a pod's ranks compute on.")

@@ -31,7 +31,7 @@ class _Counted:
     def __init__(self, model_dir: Path) -> None:
         self.engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=EXACT)
         self.calls = 0
-        self.engine._preparation._model.text_encoders[0].register_forward_hook(self._called)
+        self.engine._parts.preparation._model.text_encoders[0].register_forward_hook(self._called)
 
     def _called(self, *_: object) -> None:
         self.calls += 1
@@ -74,7 +74,7 @@ def test_what_was_not_wanted_for_long_is_forgotten(model_dir: Path) -> None:
     unguided = replace(FIRST, guidance_scale=1.0, steps=1)
     for number in range(KEPT + 1):
         ours.render(replace(unguided, prompt=f"hill {number}"))
-    assert len(ours.engine._preparation.embeddings._kept) == KEPT
+    assert len(ours.engine._parts.preparation.embeddings._kept) == KEPT
     before = ours.calls
     ours.render(replace(unguided, prompt=f"hill {KEPT}"))
     assert ours.calls == before
@@ -108,7 +108,7 @@ def test_what_fails_ahead_fails_at_its_turn(model_dir: Path) -> None:
         if ours.calls == 3:
             raise RuntimeError("boom")
 
-    ours.engine._preparation._model.text_encoders[0].register_forward_hook(broken)
+    ours.engine._parts.preparation._model.text_encoders[0].register_forward_hook(broken)
     picture = ours.render(FIRST, upcoming=SECOND)
     assert np.array_equal(picture, _by_itself(model_dir, FIRST))
     assert np.array_equal(ours.render(SECOND), _by_itself(model_dir, SECOND))

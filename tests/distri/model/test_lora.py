@@ -75,9 +75,9 @@ def test_the_weights_are_what_they_were_bit_for_bit(
     model_dir: Path, files: dict[str, Path], dtype: torch.dtype
 ) -> None:
     engine = Engine.load(model_dir, Mesh.single(), dtype=dtype, settings=EXACT)
-    parts = (engine._preparation._model.unet, *engine._preparation._model.text_encoders)
+    parts = (engine._parts.preparation._model.unet, *engine._parts.preparation._model.text_encoders)
     before = [{name: value.clone() for name, value in part.state_dict().items()} for part in parts]
-    engine._preparation.loras.set([Lora(files["peft"], 0.7), Lora(files["kohya"], 0.4)])
+    engine._parts.preparation.loras.set([Lora(files["peft"], 0.7), Lora(files["kohya"], 0.4)])
     changed = [
         name
         for part, old in zip(parts, before, strict=True)
@@ -85,7 +85,7 @@ def test_the_weights_are_what_they_were_bit_for_bit(
         if not torch.equal(value, old[name])
     ]
     assert len(changed) == len(loras.UNET) + 2 * len(loras.TEXT)
-    engine._preparation.loras.set([])
+    engine._parts.preparation.loras.set([])
     for part, old in zip(parts, before, strict=True):
         assert all(torch.equal(value, old[name]) for name, value in part.state_dict().items())
 
@@ -108,8 +108,8 @@ def test_settings_of_peft_give_the_weights_of_peft(model_dir: Path, tmp_path: Pa
     pipe.set_adapters(["a"], [scale])
     pipe.fuse_lora(components=["unet"])
     pipe.unload_lora_weights()
-    engine._preparation.loras.set([Lora(file, scale)])
-    ours = engine._preparation._model.unet.state_dict()
+    engine._parts.preparation.loras.set([Lora(file, scale)])
+    ours = engine._parts.preparation._model.unet.state_dict()
     changed = [name for name, value in pipe.unet.state_dict().items() if not torch.equal(value, plain[name])]
     assert len(changed) == len(loras.UNET)
     for name, value in pipe.unet.state_dict().items():
@@ -119,7 +119,7 @@ def test_settings_of_peft_give_the_weights_of_peft(model_dir: Path, tmp_path: Pa
 def _fused(model_dir: Path, lora: Lora) -> tuple[FusedLoras, dict[str, torch.Tensor]]:
     """The model's LoRAs, and by the name of the weight, what it has gained."""
     engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=EXACT)
-    fused, model = engine._preparation.loras, engine._preparation._model
+    fused, model = engine._parts.preparation.loras, engine._parts.preparation._model
     parts = {"unet": model.unet, "text_encoder": model.text_encoders[0], "text_encoder_2": model.text_encoders[1]}
     plain = {f"{part}.{name}": value for part, root in parts.items() for name, value in root.state_dict().items()}
     before = {name: value.clone() for name, value in plain.items()}
@@ -182,7 +182,7 @@ def test_a_file_that_makes_weights_no_numbers_is_refused_after_fusing_and_taken_
     state[f"{name}.lora_down.weight"][0, 0] = 1e20
     save_file(state, tmp_path / "bad.safetensors")
     engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=EXACT)
-    fused, unet = engine._preparation.loras, engine._preparation._model.unet
+    fused, unet = engine._parts.preparation.loras, engine._parts.preparation._model.unet
     before = {name: (value.data_ptr(), value.clone()) for name, value in unet.state_dict().items()}
     with pytest.raises(BadLora, match=match):
         fused.set([Lora(tmp_path / "bad.safetensors")])
@@ -196,7 +196,7 @@ def test_an_error_in_the_middle_of_fusing_leaves_nothing_behind(
     model_dir: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=EXACT)
-    fused, model = engine._preparation.loras, engine._preparation._model
+    fused, model = engine._parts.preparation.loras, engine._parts.preparation._model
     weights = [value for part in (model.unet, *model.text_encoders) for value in part.state_dict().values()]
     before = [value.clone() for value in weights]
     whole, left = Change.onto, [3]

@@ -46,6 +46,7 @@ def test_every_field_of_a_row_reaches_the_engine() -> None:
             negative_target_size=(30, 40),
         ),
         guidance_rescale=0.7,
+        guidance_interval=(0.2, 0.9),
     )
     assert image.seed == resolved_row().seed + 2
     assert (image.prompt, image.prompt_2) == ("a harbour", "second")
@@ -57,6 +58,7 @@ def test_every_field_of_a_row_reaches_the_engine() -> None:
     assert image.time_ids((1, 2)) == (480, 640, 4, 3, 32, 64)
     assert image.negative_time_ids((1, 2)) == (20, 10, 6, 5, 40, 30)
     assert image.guidance_rescale == 0.7
+    assert image.guidance_interval == (0.2, 0.9)
 
 
 def test_what_a_row_leaves_open_is_open_to_the_engine() -> None:
@@ -79,6 +81,7 @@ def test_what_the_engine_made_is_in_the_result(low_memory: bool) -> None:
         denoise_s=0,
         decode_s=0,
         evaluations=Evaluations(1, 0),
+        others=0,
         bytes_sent=0,
         finite=True,
         blank=False,

@@ -53,6 +53,19 @@ def test_sums_are_by_phase_of_the_ranks_own_track() -> None:
     assert other.busy == pytest.approx(4 / 8)
 
 
+def test_occupancy_is_of_slots_and_evaluations() -> None:
+    assert summarised(_trace())[0].occupancy is None
+    spans = tuple(
+        _span(
+            "denoise", place, place + 1, detail={"images": images, "slots": 4, "synchronous": 2, "displaced": displaced}
+        )
+        for place, (images, displaced) in enumerate([(4, 6), (1, 0)])
+    )
+    trace = Trace(batch_id="b", job_index=0, attempt=1, ranks=(RankTrace(rank=0, device="cpu", spans=spans),))
+    [summary] = summarised(trace)
+    assert (summary.slots, summary.occupancy) == (4, (8 * 4 + 2 * 1) / (10 * 4))
+
+
 def test_usage_adds_up_the_ranks() -> None:
     usage = usage_of(_trace())
     assert usage.rank_seconds == 18

@@ -36,6 +36,7 @@ SAID: dict[str, tuple[list[str], object]] = {
     "steps": (["--steps", "7"], 7),
     "guidance_scale": (["--guidance-scale", "3"], 3.0),
     "guidance_rescale": (["--guidance-rescale", "0.7"], 0.7),
+    "guidance_interval": (["--guidance-interval", "0.2, 0.8"], (0.2, 0.8)),
     "scheduler": (["--scheduler", "DPM++ 2M Karras, solver_order=3"], "dpm++ 2m karras, solver_order=3"),
     "timesteps": (["--timesteps", "999, 500, 1"], [999, 500, 1]),
     "sigmas": (["--sigmas", "14.6, 3"], [14.6, 3, 0]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -179,6 +180,9 @@ def test_the_ledger_adds_up_what_jobs_did(settings: Settings) -> None:
     }
     # The very name under which earlier versions have learned.
     assert ledger.store.redis.smembers(ledger.store.keys.speeds) == {r'["a|b", "1x1x2", true, "an \"odd\" name", -4]'}
+    together = replace(key, slots=4)
+    ledger.speeds.learn({together: once})
+    assert ledger.speeds.all()[together] == once
 
 
 def test_for_throughput_replicas_are_expected() -> None:

@@ -186,7 +186,15 @@ def test_timesteps_that_do_not_fit_are_refused(row: dict[str, Any], batch: dict[
 
 
 def test_a_row_without_timesteps_is_stored_as_before() -> None:
-    assert not {"timesteps", "sigmas"} & _resolved({}).model_dump().keys()
+    assert not {"timesteps", "sigmas", "guidance_interval"} & _resolved({}).model_dump().keys()
+
+
+@pytest.mark.parametrize("written", ["0.2, 0.8", [0.2, 0.8], "[0.2, 0.8]"])
+def test_an_interval_of_guidance_is_read_where_pods_know_it(written: object) -> None:
+    row = {"guidance_interval": written, "steps": 10}
+    assert _resolved(row).guidance_interval == (0.2, 0.8)
+    with pytest.raises(ValueError, match="does not read"):
+        _resolved(row, guidance_intervals=False)
 
 
 def _distilled(recipe: Recipe, **own: Any) -> dict[str, Any]:

@@ -58,6 +58,64 @@ def _poisoned(stage: Stage, poison: Sequence[int], ended: AttemptOutcome = KILLE
     stage.node.play = play
 
 
+def _together(stage: Stage, bad: Sequence[int], ended: AttemptOutcome = KILLED) -> list[AttemptSpec]:
+    """Pods that render as many images together as their spec says, and die if one of these is among them.
+
+    Killed for want of memory they die unless such an image is rendered in less.
+    """
+    specs: list[AttemptSpec] = []
+
+    def play(spec: AttemptSpec) -> Play:
+        specs.append(spec)
+
+        def work() -> AttemptOutcome:
+            pod = stage.pod(spec)
+            assert pod.register() is None
+            left = list(pod.left())
+            while left:
+                alone = left[0].index in (*spec.alone, *spec.lean)
+                count = 1 if alone else spec.slots
+                batch = [task for task in left[:count] if alone or task.index not in (*spec.alone, *spec.lean)]
+                left = left[len(batch) :]
+                pod.start(batch)
+                if any(task.index in bad and task.index not in spec.lean for task in batch):
+                    return ended
+                pod.commit(batch)
+            return SUCCEEDED
+
+        return [work, SUCCEEDED]
+
+    stage.node.play = play
+    return specs
+
+
+def test_one_of_several_that_are_rendered_together_is_isolated_and_its_neighbours_finish(stage: Stage) -> None:
+    stage = _with(stage, images_per_job=64, slots=3)
+    stage.batch(8)
+    specs = _together(stage, [4])
+    stage.work()
+    assert stage.state() is JobState.SUCCEEDED
+    assert stage.images() == ["failed" if index == 4 else "succeeded" for index in range(8)]
+    assert _codes(stage) == {"row-5": "E_POISON"}
+    assert [spec.slots for spec in specs] == [3, 3, 3]
+    assert [spec.alone for spec in specs] == [(), (3, 4, 5), (3, 4, 5)]
+
+
+def test_what_does_not_fit_together_is_rendered_alone_then_in_less_memory_and_the_rest_in_fewer_slots(
+    stage: Stage,
+) -> None:
+    stage = _with(stage, images_per_job=64, slots=4)
+    stage.batch(9)
+    specs = _together(stage, [1], AttemptOutcome(Code.OOM_KILLED, "no memory"))
+    stage.work()
+    assert stage.images() == ["succeeded"] * 9
+    assert [(spec.slots, spec.alone, spec.lean) for spec in specs] == [
+        (4, (), ()),
+        (2, (0, 1, 2, 3), ()),
+        (2, (0, 1, 2, 3), (1,)),
+    ]
+
+
 def _codes(stage: Stage) -> dict[str, str]:
     stage.finalized()
     return {line["custom_id"]: line["code"] for line in stage.lines("errors.jsonl")}

@@ -1,0 +1,189 @@
+"""Images that are rendered at the same time: who joins, who is denoised together, and what becomes of who leaves."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from distri.model.image import ImageSpec, Rendered
+from distri.ranks.device_errors import raise_device_failures
+from distri.ranks.errors import BadImage
+from distri.ranks.spans import RenderSpan
+from distri.sampling.control import Control
+from distri.sampling.denoising import SamplingOptions
+from distri.slots.image_render import ImageRender, Kind, Parts, Pass
+from distri.slots.laps import Laps
+from distri.slots.slot import Slot
+from distri.slots.table import Table
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An image that is rendered, by the name that it joined under."""
+
+    name: str
+    rendered: Rendered
+
+
+@dataclass(frozen=True)
+class _Seat:
+    """One of the slots, taken.
+
+    Attributes:
+        number: of the slot.
+        render: whose pass it is.
+        since_ns: by the monotonic clock.
+    """
+
+    number: int
+    render: ImageRender
+    since_ns: int
+
+
+class Renders:
+    """Images that are rendered at the same time. All ranks of the replica call it together, with equal arguments.
+
+    One table is evaluated at a time. Images whose next pass is of another size, or the refiner's, wait until it is
+    empty; then the table is of the kind of who waited for longest.
+
+    Args:
+        parts: what they are rendered with.
+        options: how ranks work together on their passes.
+        slots: how many are evaluated together at most.
+        control: asked on the leader before every evaluation; ignored on the other ranks.
+        on_final_latent: called on every rank with each image's final latent, 1CHW, float32, before it is decoded; what
+            it raises ends the renders, so it must raise on all ranks or on none.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        options: SamplingOptions,
+        *,
+        slots: int,
+        control: Callable[[], Control],
+        on_final_latent: Callable[[Tensor], None] | None = None,
+    ) -> None:
+        if slots < 1:
+            raise ValueError(f"{slots} slots: at least 1 wanted")
+        self.slots = slots
+        self._parts, self._options, self._control = parts, options, control
+        self._on_final_latent = on_final_latent
+        self._laps = Laps(parts.spans, parts.now_ns, parts.mesh.traffic)
+        self._kind: Kind | None = None
+        self._table: Table | None = None
+        self._seats: dict[Slot, _Seat] = {}
+        self._waiting: list[tuple[ImageRender, Pass]] = []
+
+    @property
+    def count(self) -> int:
+        """How many images are being rendered."""
+        return len(self._seats) + len(self._waiting)
+
+    def admits(self, image: ImageSpec) -> bool:
+        """Whether an image may join now; any may while no other is being rendered."""
+        if not self.count:
+            return True
+        if len(self._seats) >= self.slots or len(self._waiting) >= self.slots:
+            return False
+        if any(own.kind == self._kind for _, own in self._waiting):
+            return False  # whose text does not fit would wait for ever
+        preparation = self._parts.preparation
+        try:
+            stage = preparation.plan(image).stages[0]
+        except BadImage:
+            return True  # it is refused when it joins
+        return Kind(*preparation.latent_size(stage)) == self._kind and preparation.loras.holds(image.loras)
+
+    @raise_device_failures()
+    @torch.inference_mode()
+    def join(self, image: ImageSpec, name: str = "") -> None:
+        """Begin to render an image that is admitted. Blocks.
+
+        Raises:
+            BadImage, TooManyRanks: on all ranks, before any communication; BadLora after they have agreed on it. The
+                other images are unharmed.
+            OutOfMemory, GpuFailed: see `advance`.
+        """
+        if not self.admits(image):
+            raise BadImage("images that are rendered together must agree in size and LoRAs, and each needs a slot")
+        self._laps.begin()
+        render, first = ImageRender.begin(self._parts, image, name, self._laps, low_memory=self._options.low_memory)
+        self._seat(render, first)
+
+    def embed_ahead(self, upcoming: ImageSpec) -> None:
+        """Embed the prompts of an image that is likely to be next while these are denoised."""
+        if not self._options.low_memory:
+            self._parts.preparation.embed_ahead(upcoming)
+
+    @raise_device_failures()
+    @torch.inference_mode()
+    def advance(self, most: int | None = None) -> list[Finished]:
+        """Evaluate the table until an image is at the end of its pass, or `most` times; then do what comes after it.
+
+        Returns:
+            Images that are finished. There may be none although others are still being rendered.
+
+        Raises:
+            Stopped, LeaderFailed: see `Table.evaluate`.
+            OutOfMemory, GpuFailed: on the rank whose device it is, and maybe on no other; its process should end.
+        """
+        self._laps.begin()
+        ended = self._denoise(self._filled_table(), most)
+        finished = []
+        for slot in ended:
+            seat = self._seats.pop(slot)
+            if self.slots > 1:
+                track, detail = f"slot {seat.number}", {"image": seat.render.name, "evaluations": slot.total}
+                self._parts.spans.add(RenderSpan.DENOISE, seat.since_ns, time.monotonic_ns(), track=track, **detail)
+            following = seat.render.next_pass(slot, self._laps)
+            if following is not None:
+                self._seat(seat.render, following)
+                continue
+            if self._on_final_latent is not None:
+                self._on_final_latent(slot.latent_1CHW)
+            finished.append(Finished(seat.render.name, seat.render.finish(slot.latent_1CHW, self._laps)))
+        return finished
+
+    def _denoise(self, table: Table, most: int | None) -> list[Slot]:
+        renders = [seat.render for seat in self._seats.values()]
+        count = min(slot.left for slot in self._seats)
+        count = count if most is None else min(most, count)
+        one = next(iter(self._seats))
+        synchronous = one.synchronous
+        ended: list[Slot] = []
+        for _ in range(count):
+            ended = table.evaluate()
+        synchronous = one.synchronous - synchronous
+        detail = {"synchronous": synchronous, "displaced": count - synchronous}
+        detail |= {"images": len(renders), "slots": self.slots} if self.slots > 1 else {}
+        self._laps.lap(RenderSpan.DENOISE, [render.taken for render in renders], **detail)
+        return ended
+
+    def _filled_table(self) -> Table:
+        """The table with all that may join it; one of the next kind if it was empty."""
+        if not self._seats:
+            self._kind = self._table = None
+        waiting, self._waiting = self._waiting, []
+        for render, own in waiting:
+            self._seat(render, own)
+        if self._table is None:
+            raise AssertionError("no image has joined")
+        return self._table
+
+    def _seat(self, render: ImageRender, own: Pass) -> None:
+        """Give a pass a slot of the table if it is of its kind and has room; else it waits."""
+        if not self.count:
+            self._kind = self._table = None
+        if self._kind is None:
+            self._kind = own.kind
+            size = own.kind.height, own.kind.width
+            self._table = Table(self._parts.unet_of(own.kind), self._parts.mesh, size, self._options, self._control)
+        free = set(range(self.slots)) - {seat.number for seat in self._seats.values()}
+        if self._table is None or own.kind != self._kind or not free or not self._table.fits(own.slot):
+            self._waiting.append((render, own))
+            return
+        self._table.join(own.slot)
+        self._seats[own.slot] = _Seat(min(free), render, time.monotonic_ns())

@@ -1,0 +1,60 @@
+"""How many images a replica evaluates together: the fewest that give about as many images an hour as any number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.deployment.cost import SLOTS, Speed, SpeedKey, expected_speed
+from pipeline.deployment.layouts import Layout
+
+# Less is not worth what a larger table takes: memory, and the time until an image is finished.
+WORTH = 1.1
+
+
+@dataclass(frozen=True)
+class SlotChoice:
+    """A number of slots, and why it was chosen."""
+
+    slots: int
+    reason: str
+
+
+def fixed_slots(pinned: int | None, goal: str) -> int | None:
+    """The number that settings say; None where the goal wants whatever gives most images an hour."""
+    if pinned is not None:
+        return pinned
+    return None if goal == "throughput" else 1  # so that an image is finished soon
+
+
+def chosen_slots(
+    fixed: int | None,
+    speeds: Mapping[SpeedKey, Speed],
+    *,
+    model: str,
+    layout: Layout,
+    exact: bool,
+    pixels: int,
+    images: int,
+    device: str,
+) -> SlotChoice:
+    """How many images a replica is to evaluate together at most; a pod takes fewer where its memory holds no more.
+
+    Args:
+        fixed: what settings say.
+        speeds: what the deployment has learned.
+        model, layout, exact, pixels: of the job; pixels of its largest image.
+        images: that one replica has to render.
+        device: on a CPU several at a time gain nothing, as long as nothing else was learned.
+    """
+    if fixed is not None:
+        return SlotChoice(fixed, "as the settings say")
+    learned = {key.slots for key in speeds if key.model == model and key.layout == layout}
+    rates = {
+        slots: expected_speed(speeds, model=model, layout=layout, exact=exact, pixels=pixels, slots=slots).tera_a_second
+        for slots in SLOTS
+        if slots <= max(1, images) and (device != "cpu" or slots == 1 or slots in learned)
+    }
+    best = max(rates.values())
+    slots = next(slots for slots, rate in sorted(rates.items()) if rate * WORTH >= best)
+    return SlotChoice(slots, f"expected {rates[slots] / rates[1]:.2g} times as many images an hour as one")

@@ -1,0 +1,63 @@
+"""How many images are evaluated together."""
+
+from typing import Any
+
+import pytest
+
+from pipeline.deployment.cost import MEGA, Speed, SpeedKey, slots_speedup
+from pipeline.deployment.layouts import Layout
+from pipeline.deployment.slot_choice import chosen_slots, fixed_slots
+
+OF_JOB: dict[str, Any] = {"model": "sdxl", "layout": Layout(1, 1, 1), "exact": False, "images": 64}
+
+
+def _learned(**seconds_by_slots: float) -> dict[SpeedKey, Speed]:
+    """Of images of a megapixel: seconds that each took by slots, as `s4=1.5`."""
+    return {
+        SpeedKey("sdxl", Layout(1, 1, 1), False, "GPU", 0, int(name[1:])): Speed(
+            images=10, tera=1000, seconds=10 * each
+        )
+        for name, each in seconds_by_slots.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("pinned", "goal", "fixed"),
+    [(None, "latency", 1), (None, "throughput", None), (3, "latency", 3), (3, "throughput", 3)],
+)
+def test_a_pinned_number_outranks_the_goal_and_latency_has_one(
+    pinned: int | None, goal: str, fixed: int | None
+) -> None:
+    assert fixed_slots(pinned, goal) == fixed
+
+
+@pytest.mark.parametrize(
+    ("pixels", "device", "images", "slots"),
+    [
+        (MEGA, "auto", 64, 4),
+        (512 * 512, "cuda", 64, 8),
+        (4 * MEGA, "auto", 64, 1),
+        (MEGA, "auto", 2, 2),
+        (512 * 512, "cpu", 64, 1),
+    ],
+)
+def test_until_something_was_learned_small_pictures_share_a_gpu(
+    pixels: int, device: str, images: int, slots: int
+) -> None:
+    assert chosen_slots(None, {}, pixels=pixels, device=device, **OF_JOB | {"images": images}).slots == slots
+    assert chosen_slots(3, {}, pixels=pixels, device=device, **OF_JOB).slots == 3
+
+
+def test_what_was_learned_decides() -> None:
+    gains_nothing = _learned(s1=1.0, s2=0.99, s4=1.2, s8=1.3)
+    assert chosen_slots(None, gains_nothing, pixels=MEGA, device="auto", **OF_JOB).slots == 1
+    gains = _learned(s1=1.0, s2=0.8, s4=0.79, s8=0.6)
+    assert chosen_slots(None, gains, pixels=MEGA, device="auto", **OF_JOB).slots == 8
+    assert chosen_slots(None, gains, pixels=MEGA, device="cpu", **OF_JOB).slots == 8
+
+
+def test_several_at_a_time_are_never_slower_than_expected_of_one() -> None:
+    for megapixels in (0.0625, 0.25, 1, 4, 16):
+        gains = [slots_speedup(slots, megapixels) for slots in (1, 2, 4, 8)]
+        assert gains[0] == pytest.approx(1)
+        assert gains == sorted(gains)
