@@ -84,7 +84,9 @@ class Stack:
         if self._model is not None:
             await_demo_model(self._model, self._data_dir, _MODEL_S, lambda: self._stopping)
             self._report("demo model")
-        settings = stack_settings(self._wishes, self._services.settings, self._data_dir, os.environ)
+        settings = stack_settings(
+            self._wishes, self._services.settings, self._data_dir, os.environ, webhook_key=self._services.webhook_key
+        )
         deployment = settings.environment() | self._services.credentials | no_proxy(os.environ)
         environment = plain | deployment
         node = (sys.executable, "-P", "-m", "embedded.node", "--data-dir", str(self._data_dir))

@@ -22,6 +22,7 @@ from pipeline.deployment.model_file import added_models
 from pipeline.deployment.settings import LoraSource, ModelSource, Settings, load_settings, variable_name
 
 _NVIDIA_SMI_S = 20.0
+_LOOPBACK = ("127.0.0.0/8", "::1/128")
 # Ranks of a job on a CPU.
 _CPU_RANKS = 2
 
@@ -50,7 +51,13 @@ class Wishes:
 
 
 def stack_settings(
-    wishes: Wishes, services: Mapping[str, str], data_dir: Path, environ: Mapping[str, str], gpus: int | None = None
+    wishes: Wishes,
+    services: Mapping[str, str],
+    data_dir: Path,
+    environ: Mapping[str, str],
+    gpus: int | None = None,
+    *,
+    webhook_key: str | None = None,
 ) -> Settings:
     """The settings that every process of the stack gets.
 
@@ -60,6 +67,7 @@ def stack_settings(
         data_dir: of the stack.
         environ: of whoever starts it.
         gpus: of this machine; None: nvidia-smi is asked.
+        webhook_key: of the data folder.
 
     Raises SettingsError naming what cannot be used.
     """
@@ -74,6 +82,7 @@ def stack_settings(
     device = chosen.get("device") or said.get(variable_name("device"), "auto")
     found = (gpus_of_machine() if gpus is None else gpus) if device != "cpu" else 0
     suits: dict[str, Any] = {"worker_slots": 1, "observe_s": 0.2, "tick_s": 1.0, "lease_s": 10.0}
+    suits |= {"webhook_key": webhook_key, "webhook_networks": _LOOPBACK}
     suits |= _hardware(found, device, chosen, said)
     defaults = {name: value for name, value in suits.items() if variable_name(name) not in said and name not in chosen}
     models = {"demo": _demo(data_dir)} if wishes.demo_model else {}

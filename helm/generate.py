@@ -21,7 +21,18 @@ CHART = Path(__file__).parent / "tessera"
 
 # Settings that follow from other values of the chart, or that a pod has no use for.
 NOT_IN_SETTINGS = frozenset(
-    {"redis_url", "redis_ca", "redis_cert", "redis_key", "redis_prefix", "image", "pod", "launcher", "data_dir"}
+    {
+        "redis_url",
+        "redis_ca",
+        "redis_cert",
+        "redis_key",
+        "redis_prefix",
+        "image",
+        "pod",
+        "launcher",
+        "data_dir",
+        "webhook_key",
+    }
     | {"s3_endpoint", "s3_region", "s3_bucket", "s3_prefix", "metrics_port", "schedules"}
 )
 NOT_IN_POD = frozenset(

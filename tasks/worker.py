@@ -41,6 +41,7 @@ from pipeline.version import installed_version
 from tasks.app import register
 from tasks.control.generation import check_ledger
 from tasks.control.schedules import declare_schedules
+from tasks.control.send_webhooks import follow_webhooks
 from tasks.control.tick import announce, tick_if_due
 from tasks.control.wake import follow_wakes
 from tasks.process.context import Context, Slots
@@ -155,7 +156,7 @@ def _connect_signals(context: Context, role: str, specs: Mapping[str, ScheduleSp
             _begin_ledger(context)
             announce(context)
             threading.Thread(target=declare_schedules, args=(context, specs), name="declare", daemon=True).start()
-        for beside in (_tick_without_beat, follow_wakes) if role == "control" else (_report,):
+        for beside in (_tick_without_beat, follow_wakes, follow_webhooks) if role == "control" else (_report,):
             threading.Thread(target=beside, args=(context,), name=beside.__name__, daemon=True).start()
 
     def shutting_down(**_: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -42,6 +43,11 @@ class Services:
             "s3_region": REGION,
             "s3_bucket": BUCKET,
         }
+
+    @property
+    def webhook_key(self) -> str:
+        """Key of the deployment's webhooks; it stays the same for as long as the data folder does."""
+        return hashlib.sha256(f"webhooks {self.endpoints.s3_internal_key}".encode()).hexdigest()
 
     @property
     def credentials(self) -> dict[str, str]:

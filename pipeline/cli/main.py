@@ -27,6 +27,7 @@ from pipeline.cli.commands import (
     token,
     trace,
     verify,
+    webhooks,
     workers,
 )
 from pipeline.cli.exits import INTERRUPTED, exit_code
@@ -62,6 +63,7 @@ for commands in (
     schedules,
     serve,
     token,
+    webhooks,
     acl,
 ):
     commands.add_to(app)

@@ -62,6 +62,14 @@ Priority = Annotated[int, typer.Option(help="0 is served first, 9 last.")]
 SkipInvalid = Annotated[bool, typer.Option(help="Leave out invalid rows instead of refusing the whole prompt set.")]
 Tenant = Annotated[str, typer.Option(help="Whose batches these are; tenants share the GPUs fairly.")]
 Timeout = Annotated[float | None, typer.Option(help="Stop waiting after this many seconds (exit code 5).")]
+WebhookEvents = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--webhook-event",
+        metavar="EVENT",
+        help="An event to send: accepted, progress, completed, failed or cancelled; may be repeated; none means all.",
+    ),
+]
 Watch = Annotated[
     bool, typer.Option("--watch", "-w", help="Wait and show progress; the exit code is the one of `watch`.")
 ]

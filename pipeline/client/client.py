@@ -6,11 +6,13 @@ batch = Client().submit("prompts.jsonl", width=832, height=1216, steps=30)
 batch.wait(progress=True)
 for image in batch.images():
     image.save("renders")
+
+A little over 300 lines: what can be asked of a deployment is a method here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
@@ -24,6 +26,7 @@ from pipeline.client.connect import Connection, connect
 from pipeline.client.image import RenderedImage
 from pipeline.client.replay import Replay, compare, only_row
 from pipeline.client.schedules import Schedules
+from pipeline.client.webhooks import Webhooks
 from pipeline.errors import RecordTooNew, RecordUnreadable, RequestError, UnknownBatch
 from pipeline.ledger.workers import ALL, Drain, Worker
 from pipeline.operations.estimate import Estimate, Estimator
@@ -43,6 +46,7 @@ from pipeline.promptset.lines import ReadOptions
 from pipeline.promptset.source import Prompts
 from pipeline.promptset.validate import Validation, resolved_rows
 from pipeline.records.batch import PRIORITIES, Repair
+from pipeline.records.webhooks import Webhook
 
 _WAKE_S = 10.0
 
@@ -60,6 +64,11 @@ class Client:
         """Its schedules: prompt sets that are rendered again and again."""
         return Schedules(self._connection)
 
+    @cached_property
+    def webhooks(self) -> Webhooks:
+        """Where what becomes of batches is sent."""
+        return Webhooks(self._connection)
+
     def submit(
         self,
         prompts: Prompts,
@@ -74,6 +83,7 @@ class Client:
         reading: ReadOptions = DEFAULT_OPTIONS,
         override: PictureFields | None = None,
         labels: Mapping[str, str] | None = None,
+        webhooks: Sequence[str | Webhook] = (),
         **picture: Unpack[PictureFields],
     ) -> Batch:
         """Submit a prompt set and return its batch, which is then accepted as a whole.
@@ -91,6 +101,7 @@ class Client:
             reading: how it is read where that leaves it open: ReadOptions(comments=True, extra_columns="metadata").
             override: values that replace what rows say themselves: override={"steps": 12}.
             labels: names and values to find it by: labels={"project": "atlas"}.
+            webhooks: URLs that are sent what becomes of it; `Webhook(url, events)` of some events (docs/webhooks.md).
             picture: values for rows that leave them open: steps=20, size="832x1216", scheduler="Euler a", and all other
                 fields of a row but prompt, custom_id and metadata.
 
@@ -103,6 +114,7 @@ class Client:
                 defaults=checked_options(picture),
                 overrides=checked_options(override or {}),
                 labels=labels or {},
+                webhooks=webhooks,
                 batch_id=batch_id,
                 tenant=tenant,
                 priority=priority,

@@ -108,6 +108,8 @@ class Deployment(Versioned):
     idle_ranks: bool = Field(
         default_of("idle_ranks"), description="Images too small for the layout are rendered on fewer ranks."
     )
+    webhooks: bool = Field(False, description="Whether it sends webhooks; earlier versions do not.")
+    webhook_networks: tuple[str, ...] = Field((), description="Networks that they reach beside public ones.")
     image: str | None = Field(None, description="Container image that batches accepted now are rendered with.")
     megapixels_in_memory: float | None = Field(
         None, description="Largest image that a replica's GPUs hold, where the settings say what one GPU does."
@@ -156,6 +158,8 @@ class Deployment(Versioned):
             images_per_job=settings.images_per_job,
             job_seconds=settings.job_seconds,
             idle_ranks=settings.idle_ranks,
+            webhooks=settings.webhook_key is not None,
+            webhook_networks=settings.webhook_networks,
             image=settings.image,
             megapixels_in_memory=_megapixels_in_memory(settings),
         )

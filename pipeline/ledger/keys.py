@@ -15,6 +15,7 @@ them (server/acl.py). What Celery keeps stands in pipeline/deployment/broker_key
 | `batch:<id>:begun` | zset | those of them whose first attempt has begun, score = index |
 | `batch:<id>:parked` | set | refs of jobs set aside while the batch is paused |
 | `batch:<id>:events` | stream | the last moves, capped |
+| `batch:<id>:handed` | string | which of its events have become deliveries to webhooks (JSON) |
 | `job:<ref>` | hash | `record`, `state`, `revision`, `incarnation`, `fence`, `worker`, `stumbles`, ... |
 | `ticket:<ref>` | hash | what pods may read: `state`, `open`, the `attempt` on record, its `token` as SHA-1 |
 | `claim:<ref>` | hash | `pod` (its UID) and `attempt`: whose reports count; pods write it |
@@ -32,6 +33,11 @@ them (server/acl.py). What Celery keeps stands in pipeline/deployment/broker_key
 | `speed:<kind>` | hash | sums over them: images, work, seconds, pixels, bytes, pods, idle seconds |
 | `dead_letters` | list | messages that were no hints (JSON), newest first, capped; expires |
 | `wakes` | zset | batches that clients ask a controller to look at, all with score 0 |
+| `endpoints` | hash | webhooks of tenants: id to record (JSON) |
+| `watched` | set | ids of batches that have moved since their events were handed over to webhooks |
+| `delivery:<id>` | string | an event on its way to a webhook (JSON); expires |
+| `deliveries` | zset | ids of deliveries by time, capped |
+| `undelivered` | zset | those of them that are on their way, score = when each is tried next |
 | `generation` | hash | `token`, `sequence` (as `ledger.json` in the bucket), `server`, `doubt`: may it be believed |
 | `due:<name>` | string | when this periodic work was last done |
 | `rest:<name>` | string | while this exists, that work is not due; it expires by itself |
@@ -89,6 +95,7 @@ class Keys:
     begun = _Each("batch:{}:begun")
     parked = _Each("batch:{}:parked")
     events = _Each("batch:{}:events")
+    handed = _Each("batch:{}:handed")
     job = _Each("job:{}")
     ticket = _Each("ticket:{}")
     claim = _Each("claim:{}")
@@ -106,6 +113,11 @@ class Keys:
     speed = _Each("speed:{}")
     dead_letters = _One("dead_letters")
     wakes = _One("wakes")
+    endpoints = _One("endpoints")
+    watched = _One("watched")
+    delivery = _Each("delivery:{}")
+    deliveries = _One("deliveries")
+    undelivered = _One("undelivered")
     generation = _One("generation")
     due = _Each("due:{}")
     rest = _Each("rest:{}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, Protocol
 
@@ -24,6 +24,7 @@ from pipeline.errors import (
 from pipeline.ledger import Ledger
 from pipeline.names import checked_batch_id, checked_id
 from pipeline.operations.put_manifest import put_manifest
+from pipeline.operations.webhooks import checked_webhooks
 from pipeline.outputs.pictures import open_prompts
 from pipeline.process.deadline import Deadline, OutOfTime
 from pipeline.process.files import spool
@@ -37,6 +38,7 @@ from pipeline.records.batch import PRIORITIES, BatchManifest, BatchRecord, Batch
 from pipeline.records.labels import checked_labels
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import RefusedLine
+from pipeline.records.webhooks import Webhook
 from pipeline.schema import read_record
 from pipeline.version import installed_version
 
@@ -74,6 +76,7 @@ class Submission:
     overrides: Options = field(default_factory=Options)
     labels: Mapping[str, str] = field(default_factory=dict)
     request: BatchRequest | None = None
+    webhooks: Sequence[str | Webhook] = ()
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,7 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
     if batch_id is None:
         batch_id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
     deployment = deadline.call(f"asking {redis} what is rendered; nothing was accepted", ledger.deployment)
+    webhooks = checked_webhooks(submission.webhooks, deployment)
     deadline.call(f"checking {s3}; nothing was accepted", artifacts.check)
     objects = BatchObjects(batch_id)
     # Follows from the id, so that the same submission under the same id has the same seeds.
@@ -165,6 +169,7 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
             overrides=submission.overrides.model_dump(mode="json", exclude_unset=True),
             unreached=validation.unreached,
             labels=checked_labels(submission.labels),
+            webhooks=webhooks,
             client_version=installed_version(),
             origin=submission.origin,
             request=submission.request,

@@ -75,6 +75,7 @@ def conceal_environment(environ: Mapping[str, str]) -> None:
     for name in ("TESSERA_REDIS_URL", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         conceal(*_passwords(environ.get(name, "")))
     conceal(*(environ.get(name) for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "REDISCLI_AUTH")))
+    conceal(*environ.get("TESSERA_WEBHOOK_KEY", "").split())
     if found := re.search(r'"token"\s*:\s*"([^"]+)"', environ.get(ATTEMPT_VARIABLE, "")):
         conceal(found[1])
 

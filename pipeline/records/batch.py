@@ -20,6 +20,7 @@ from pipeline.promptset.row import ResolvedRow
 from pipeline.records.attempt import AttemptSpec, Code
 from pipeline.records.labels import Labels
 from pipeline.records.object_keys import ObjectKey, check_rows_key
+from pipeline.records.webhooks import Webhook
 from pipeline.schema import Versioned
 from pipeline.states import BATCH_MOVES, JOB_MOVES, BatchState, JobState
 
@@ -106,6 +107,7 @@ class BatchManifest(_Record):
         exclude_if=_empty,
         description="Rows where a default has no effect, by its name.",
     )
+    webhooks: tuple[Webhook, ...] = Field((), exclude_if=_empty, description="Who is sent what becomes of it.")
     image: str | None = Field(
         None,
         description="Container image of its pods, as announced; None: the deployment's when a job starts.",

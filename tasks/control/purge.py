@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 
 import structlog
@@ -22,6 +22,7 @@ from pipeline.records.batch import BatchRecord, Purge
 from pipeline.records.object_keys import MARKERS, BatchObjects
 from pipeline.records.shards import images_of, parsed_shard
 from pipeline.states import is_final
+from tasks.control.webhook_events import hand_over_last
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
@@ -57,6 +58,8 @@ def purge(context: Context, batch_id: str) -> None:
                 return
             if wanted is Purge.EVERYTHING:
                 context.artifacts.delete(objects.manifest)
+        with suppress(RecordUnreadable):  # nobody knows what happened to it
+            hand_over_last(context, record)
         context.ledger.batches.remove(record)
         log.info("batch removed", batch=batch_id, kept=wanted is Purge.KEEP_IMAGES)
 

@@ -24,6 +24,7 @@ from pipeline.cli.options import (
     Tenant,
     Timeout,
     Watch,
+    WebhookEvents,
 )
 from pipeline.cli.picture_options import with_picture
 from pipeline.client.client import Client
@@ -34,6 +35,7 @@ from pipeline.errors import RowWarning, SettingsError
 from pipeline.operations.estimate import Estimate
 from pipeline.operations.prompt_files import put_prompt_file
 from pipeline.operations.submit import TIMEOUT_S, Submission
+from pipeline.operations.webhooks import webhooks_of
 from pipeline.outputs.pictures import open_prompts
 from pipeline.promptset.keywords import PictureFields
 from pipeline.promptset.levels import unreached_lines
@@ -67,6 +69,10 @@ def submit(
     tenant: Tenant = "default",
     priority: Priority = 5,
     skip_invalid: SkipInvalid = False,
+    webhook: Annotated[
+        list[str] | None, typer.Option(metavar="URL", help="Send what becomes of it there; may be repeated.")
+    ] = None,
+    webhook_event: WebhookEvents = None,
     watch: Watch = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Wait, then download into this folder.")] = None,
     timeout: Timeout = None,
@@ -83,6 +89,7 @@ def submit(
             defaults=picture,
             overrides=overrides,
             labels=parsed_labels(label or []),
+            webhooks=webhooks_of(webhook or (), webhook_event or ()),
             batch_id=batch_id,
             tenant=tenant,
             priority=priority,

@@ -11,16 +11,19 @@ from pipeline.deployment.settings.machine import MachineSettings
 from pipeline.deployment.settings.rendering import RenderingSettings
 from pipeline.deployment.settings.variables import text_of, variable_name
 
+_SECRETS = ("redis_url", "webhook_key")
+
 
 # Fields stand in the order of the parts, last base first.
 class Settings(MachineSettings, ApiSettings, JobSettings, RenderingSettings, ConnectionSettings):
     """What a client, a worker and a pod need to know about the deployment they belong to."""
 
     def environment(self) -> dict[str, str]:
-        """These settings as variables for a child process; the Redis URL with its password is among them."""
-        values = self.model_dump(mode="json", exclude={"redis_url"}, exclude_none=True)
+        """These settings as variables for a child process; the Redis URL and other secrets are among them."""
+        values = self.model_dump(mode="json", exclude=set(_SECRETS), exclude_none=True)
         variables = {variable_name(name): text_of(value) for name, value in values.items()}
-        return variables | {variable_name("redis_url"): self.redis_url.get_secret_value()}
+        secrets = {variable_name(name): secret for name in _SECRETS if (secret := getattr(self, name)) is not None}
+        return variables | {name: secret.get_secret_value() for name, secret in secrets.items()}
 
 
 def default_of(name: str) -> Any:

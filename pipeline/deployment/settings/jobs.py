@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import ipaddress
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, SecretStr, field_validator
 
 from pipeline.deployment.settings.variables import SettingsPart
+from pipeline.deployment.signing import checked_keys
+
+
+def _checked_network(text: str) -> str:
+    ipaddress.ip_network(text)  # its ValueError says what is wrong
+    return text
+
+
+NetworkText = Annotated[str, AfterValidator(_checked_network)]
 
 
 class JobSettings(SettingsPart):
@@ -42,3 +52,20 @@ class JobSettings(SettingsPart):
     schedules: dict[str, Any] = Field(
         default_factory=dict, description="Schedules of the deployment (JSON): name to its fields (docs/schedules.md)."
     )
+
+    # Webhooks
+    webhook_key: SecretStr | None = Field(
+        None,
+        description="Key that the signing secrets of webhooks follow from, or a new one, a blank and the old one; none "
+        "sends no webhooks.",
+    )
+    webhook_networks: tuple[NetworkText, ...] = Field(
+        (), description="Networks that webhooks may reach although they are not public, such as 10.0.0.0/8 (JSON list)."
+    )
+
+    @field_validator("webhook_key")
+    @classmethod
+    def _check_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            checked_keys(value.get_secret_value())
+        return value

@@ -75,3 +75,9 @@ local function add_event(batch, what, id, state)
   )
 end
 
+-- Has the controller look which webhooks are to hear of the batch. Who has no right to ask for it is not in the way: the
+-- controller also looks at every open batch from time to time.
+local function watch(batch)
+  redis.pcall('SADD', keys.watched, batch)
+end
+

@@ -13,4 +13,5 @@ redis.call(
 redis.call('ZADD', keys.batches, created_ms, id)
 redis.call('SADD', keys.open, id)
 add_event(id, 'batch', id, state)
+watch(id)
 return 1

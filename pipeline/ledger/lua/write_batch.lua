@@ -44,4 +44,5 @@ else
   redis.call('SADD', keys.open, id)
 end
 add_event(id, 'batch', id, state)
+watch(id)
 return 1

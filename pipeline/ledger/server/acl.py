@@ -44,7 +44,7 @@ class Role:
 
 _CLIENT = Role(
     what="who submits, watches, cancels and downloads",
-    commands="get exists multi exec watch unwatch hget hgetall hset hincrby sadd srem smembers "
+    commands="get mget set exists multi exec watch unwatch hget hgetall hset hdel hincrby sadd srem smembers "
     "zadd zcard zrange zrevrange zrangebyscore zrem xadd xread bitfield lrange del info",
     writes=(
         _KEYS.schedules,
@@ -53,8 +53,13 @@ _CLIENT = Role(
         _KEYS.open,
         _BATCHES,
         _KEYS.wakes,
+        _KEYS.endpoints,
+        _KEYS.watched,
+        _KEYS.delivery(_ANY),
+        _KEYS.undelivered,
     ),
     reads=(
+        _KEYS.deliveries,
         _KEYS.deployment,
         _KEYS.generation,  # `doctor` says whether the ledger is in doubt
         _KEYS.workers,
@@ -94,6 +99,7 @@ ROLES: Mapping[str, Role] = {
             _KEYS.speeds,
             _KEYS.dead_letters,
             _KEYS.open,  # a batch that can never go on
+            _KEYS.watched,
             _KEYS.lock(_ANY),
             _KEYS.absent(_ANY),
         ),

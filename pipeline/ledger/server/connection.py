@@ -19,6 +19,7 @@ from pipeline.ledger.speeds import Speeds
 from pipeline.ledger.store import Store
 from pipeline.ledger.tokens import Tokens
 from pipeline.ledger.wakes import Wakes
+from pipeline.ledger.webhooks import WebhookRecords
 from pipeline.ledger.workers import Workers
 from pipeline.schema import read_record
 
@@ -40,6 +41,7 @@ class Ledger:
         self.dead_letters = DeadLetters(self.store)
         self.wakes = Wakes(self.store)
         self.tokens = Tokens(self.store)
+        self.webhooks = WebhookRecords(self.store)
 
     def now(self) -> datetime:
         """The ledger's clock."""
