@@ -18,6 +18,10 @@ POD_UID_VARIABLE = "TESSERA_POD_UID"
 TERMINATION_LOG_VARIABLE = "TESSERA_TERMINATION_LOG"  # where its report goes; unset, a kubelet's own place
 POD_VARIABLES = frozenset({ATTEMPT_VARIABLE, POD_UID_VARIABLE, TERMINATION_LOG_VARIABLE})
 
+# How a client names an HTTP API instead of Redis and S3. They are no settings of a deployment.
+URL_VARIABLE, TOKEN_VARIABLE = "TESSERA_URL", "TESSERA_TOKEN"  # a name
+CLIENT_VARIABLES = frozenset({URL_VARIABLE, TOKEN_VARIABLE})
+
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 # Of records: an id that may be part of a key, a name and a path as it stands.

@@ -7,15 +7,14 @@ from typing import Annotated, Literal
 import typer
 
 from pipeline.cli import complete
-from pipeline.client.connect import connect
-from pipeline.operations.batch_ids import full_id
+from pipeline.client.client import Client
 from pipeline.promptset.formats import InputFormat
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
 
 
 def _full_id(context: typer.Context, named: str) -> str:
-    return named if context.resilient_parsing else full_id(connect().ledger, named)
+    return named if context.resilient_parsing else Client().full_id(named)
 
 
 BatchId = Annotated[

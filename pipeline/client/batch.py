@@ -16,7 +16,7 @@ from typing import TypeVar
 import structlog
 
 from pipeline.bucket import outcomes
-from pipeline.client.connect import Connection
+from pipeline.client.connection import Connection
 from pipeline.client.image import RenderedImage
 from pipeline.client.progress import Counter, Progress, summary
 from pipeline.errors import (
@@ -117,8 +117,12 @@ class Batch:
                     f"batch {self.id} is {status.state} with {status.succeeded} of {status.total} images there after "
                     f"{timeout_s:g} s; it goes on: `tessera watch {self.id}`"
                 )
-            events = self._connection.ledger.batches.events(self.id, after=after, wait_s=left)
-            after = events[-1].id if events else after
+            after = self._await_change(after, left)
+
+    def _await_change(self, after: str, wait_s: float) -> str:
+        """Wait until something has happened after this event, or so long; returns the last event."""
+        events = self._connection.ledger.batches.events(self.id, after=after, wait_s=wait_s)
+        return events[-1].id if events else after
 
     def wait(self, timeout_s: float | None = None, *, progress: bool = False) -> BatchStatus:
         """Wait until it is finished and return its status. Raises WaitTimeout.

@@ -12,6 +12,7 @@ A little over 300 lines: what can be asked of a deployment is a method here.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -22,13 +23,17 @@ from typing import Unpack
 import structlog
 
 from pipeline.client.batch import Batch
-from pipeline.client.connect import Connection, connect
+from pipeline.client.connect import connect
+from pipeline.client.connection import Connection
 from pipeline.client.image import RenderedImage
+from pipeline.client.remote.connection import RemoteConnection, connect_remotely
 from pipeline.client.replay import Replay, compare, only_row
 from pipeline.client.schedules import Schedules
 from pipeline.client.webhooks import Webhooks
 from pipeline.errors import RecordTooNew, RecordUnreadable, RequestError, UnknownBatch
 from pipeline.ledger.workers import ALL, Drain, Worker
+from pipeline.names import TOKEN_VARIABLE
+from pipeline.operations.batch_ids import full_id
 from pipeline.operations.estimate import Estimate, Estimator
 from pipeline.operations.listing import EVERY, BatchFilter, newest_batches
 from pipeline.operations.purge import is_purged
@@ -56,8 +61,29 @@ log = structlog.get_logger(__name__)
 class Client:
     """A client of a deployment: of the one that the environment names, or of the local stack (`tessera up`)."""
 
-    def __init__(self, connection: Connection | None = None) -> None:
-        self._connection = connection or connect()
+    def __new__(cls, connection: Connection | str | None = None, *, token: str | None = None) -> Client:
+        """An instance of the subclass that asks an HTTP API, where that is what the connection leads to."""
+        if cls is not Client:
+            return super().__new__(cls)
+        found = _connection(connection, token)
+        if isinstance(found, RemoteConnection):
+            from pipeline.client.over_http.client import RemoteClient
+
+            made: Client = super().__new__(RemoteClient)
+        else:
+            made = super().__new__(cls)
+        made._connection = found
+        return made
+
+    def __init__(self, connection: Connection | str | None = None, *, token: str | None = None) -> None:
+        """A client.
+
+        Args:
+            connection: of `connect`, by default as the environment has it; or the address of an HTTP API.
+            token: of that API; by default TESSERA_TOKEN.
+        """
+        if "_connection" not in self.__dict__:
+            self._connection = _connection(connection, token)
 
     @cached_property
     def schedules(self) -> Schedules:
@@ -310,3 +336,13 @@ class Client:
         One whose record cannot be read is an entry that says why, where all are wanted.
         """
         return newest_batches(self._connection.ledger, limit, wanted)
+
+    def full_id(self, named: str) -> str:
+        """The id of the batch that is meant by its beginning, or by `last`; the text itself if there is none."""
+        return full_id(self._connection.ledger, named)
+
+
+def _connection(named: Connection | str | None, token: str | None) -> Connection:
+    if isinstance(named, str):
+        return connect_remotely(named, os.environ.get(TOKEN_VARIABLE, "") if token is None else token)
+    return named or connect()

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.s3 import Credentials
+from pipeline.client.connection import Connection
 from pipeline.client.local_stack import running_stack
-from pipeline.deployment.settings import MachineSettings, Settings, load_part, load_settings
+from pipeline.client.remote.connection import connect_remotely
+from pipeline.deployment.settings import MachineSettings, load_part, load_settings
 from pipeline.errors import NoneConfigured
 from pipeline.ledger import Ledger
+from pipeline.names import TOKEN_VARIABLE, URL_VARIABLE
 
-
-@dataclass(frozen=True)
-class Connection:
-    """A deployment's settings, ledger and artifacts. Nothing is sent before something is asked."""
-
-    settings: Settings
-    ledger: Ledger
-    artifacts: Artifacts
+__all__ = ["Connection", "connect", "connect_to_stack", "environment_of_deployment"]
 
 
 def connect(environ: Mapping[str, str] | None = None) -> Connection:
-    """The deployment of the environment if it names a Redis, else the local stack.
+    """The deployment of the environment, if it names an HTTP API or a Redis, else the local stack.
 
     Raises SettingsError if there is neither, or if a setting cannot be used.
     """
     environ = os.environ if environ is None else environ
+    if url := environ.get(URL_VARIABLE):
+        return connect_remotely(url, environ.get(TOKEN_VARIABLE, ""))
     if environ.get("TESSERA_REDIS_URL"):
         settings = load_settings(environ)
         return Connection(settings, Ledger(settings), Artifacts(settings))

@@ -16,7 +16,8 @@ from typing import Any
 
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.requirements import CLOCK, NOTABLE_SKEW_S, Requirement
-from pipeline.client.connect import Connection, connect
+from pipeline.client.connect import connect
+from pipeline.client.connection import Connection
 from pipeline.client.local_stack import missing_parts, running_stack
 from pipeline.deployment.settings import MachineSettings, load_part
 from pipeline.errors import SettingsError, TesseraError

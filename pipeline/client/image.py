@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.bucket import outcomes
-from pipeline.client.connect import Connection
+from pipeline.client.connection import Connection
 from pipeline.errors import RequestError
 from pipeline.outputs.links import DEFAULT_LIFE, links
 from pipeline.process.folder import TargetFolder

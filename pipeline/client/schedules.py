@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Required, TypedDict, Unpack
 
-from pipeline.client.connect import Connection
+from pipeline.client.connection import Connection
 from pipeline.errors import RecordUnreadable, UnknownSchedule
 from pipeline.ledger.wakes import SCHEDULES
 from pipeline.operations import schedules

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.client.connect import Connection
+from pipeline.client.connection import Connection
 from pipeline.operations import webhooks
 from pipeline.operations.webhooks import DeliveryFilter
 from pipeline.records.webhooks import Delivery, DeliveryState, WebhookEndpoint

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pipeline.errors import RequestError
 from pipeline.ledger import Ledger
 from pipeline.names import ID
 
 LAST = "last"
 # A beginning is looked for among so many, newest first.
-_SEARCHED = 10_000
+SEARCHED = 10_000
 _SHOWN = 5
 
 
@@ -19,9 +21,15 @@ def full_id(ledger: Ledger, named: str) -> str:
     """
     if not ID.fullmatch(named) or ledger.batches.known(named):
         return named
-    newest = ledger.batches.newest(1 if named == LAST else _SEARCHED)
+    return meant(named, ledger.batches.newest(1 if named == LAST else SEARCHED))
+
+
+def meant(named: str, newest: Sequence[str]) -> str:
+    """The one of these batches, newest first, that is meant; the text itself if there is none. Raises RequestError."""
     if named == LAST:
         return newest[0] if newest else named
+    if named in newest:
+        return named
     found = [batch_id for batch_id in newest if batch_id.startswith(named)]
     if len(found) > 1:
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
@@ -31,4 +39,4 @@ def full_id(ledger: Ledger, named: str) -> str:
 
 def ids_beginning(ledger: Ledger, named: str, most: int = 100) -> list[str]:
     """The ids of the newest batches that begin so, for a shell to complete."""
-    return [batch_id for batch_id in ledger.batches.newest(_SEARCHED) if batch_id.startswith(named)][:most]
+    return [batch_id for batch_id in ledger.batches.newest(SEARCHED) if batch_id.startswith(named)][:most]

@@ -88,6 +88,25 @@ class BatchStatus:
             "elapsed_s": round(self.elapsed_s, 3),
         }
 
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> BatchStatus:
+        """The status that `as_dict` gave."""
+        moments = {name: datetime.fromisoformat(found[name]) for name in ("created_at", "updated_at", "seen_at")}
+        return cls(
+            id=found["id"],
+            state=BatchState(found["state"]),
+            reason=found["reason"],
+            **moments,
+            images={state: found["images"].get(state, 0) for state in ImageState},
+            jobs={state: found["jobs"].get(state, 0) for state in JobState},
+            invalid_rows=found["invalid_rows"],
+            purge=Purge(found["purge"]) if found["purge"] else None,
+            repair=found["repair"],
+            tenant=found["tenant"],
+            schedule=found["schedule"],
+            labels=found["labels"],
+        )
+
 
 @dataclass(frozen=True)
 class Unreadable:
@@ -132,6 +151,19 @@ class JobStatus:
             "layout_reason": self.layout_reason,
             "ended": ended,
         }
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> JobStatus:
+        """The status that `as_dict` gave."""
+        return cls(
+            found["job"],
+            JobState(found["state"]),
+            found["attempt"],
+            found["detail"],
+            found["layout"],
+            found["layout_reason"],
+            tuple(AttemptEnd.model_validate(end) for end in found["ended"]),
+        )
 
 
 def jobs_status(ledger: Ledger, batch_id: str, limit: int = 100) -> list[JobStatus]:

@@ -9,12 +9,12 @@ from typing import IO
 
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.errors import UnknownFile
+from pipeline.promptset.source import suffixes
 from pipeline.records.uploads import (
     UploadRecord,
     is_file_id,
-    upload_key,
     upload_record_key,
-    uploads_of,
+    upload_records,
 )
 from pipeline.schema import read_record
 
@@ -29,10 +29,16 @@ def put_upload(
     name = filename.replace("\\", "/").rpartition("/")[2][-_NAME_CHARACTERS:] or "upload"
     size_bytes = file.seek(0, 2)
     file.seek(0)
-    artifacts.put(upload_key(tenant, file_id), file, content_type="application/octet-stream")
     record = UploadRecord(
-        id=file_id, tenant=tenant, filename=name, purpose=purpose, size_bytes=size_bytes, created_at=at
+        id=file_id,
+        tenant=tenant,
+        filename=name,
+        purpose=purpose,
+        size_bytes=size_bytes,
+        created_at=at,
+        suffix=_suffix(name) or (".jsonl" if purpose == "batch" else ""),
     )
+    artifacts.put(record.key, file, content_type="application/octet-stream")
     body = record.model_dump_json().encode()
     artifacts.put(upload_record_key(tenant, file_id), body, content_type="application/json")
     return record
@@ -49,12 +55,19 @@ def get_upload(artifacts: Artifacts, tenant: str, file_id: str) -> UploadRecord:
 
 def list_uploads(artifacts: Artifacts, tenant: str) -> Iterator[UploadRecord]:
     """The uploads of a tenant, by id."""
-    for key in artifacts.list(uploads_of(tenant)):
-        if key.endswith(".json") and (body := artifacts.get(key)) is not None:
+    for key in artifacts.list(upload_records(tenant)):
+        if (body := artifacts.get(key)) is not None:
             yield read_record(UploadRecord, body, what=key)
 
 
 def remove_upload(artifacts: Artifacts, tenant: str, file_id: str) -> None:
     """Remove an upload; batches that were made of it have rows of their own. Raises UnknownFile."""
-    get_upload(artifacts, tenant, file_id)
-    artifacts.delete_all([upload_record_key(tenant, file_id), upload_key(tenant, file_id)])
+    record = get_upload(artifacts, tenant, file_id)
+    artifacts.delete_all([upload_record_key(tenant, file_id), record.key])
+
+
+def _suffix(filename: str) -> str:
+    """The end of the name that says how a prompt set is written; nothing if it does not say so."""
+    name = filename.lower()
+    ends = (f"{suffix}{packed}" for suffix in suffixes() for packed in ("", ".gz", ".zst"))
+    return next((end for end in ends if name.endswith(end)), "")

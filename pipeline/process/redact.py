@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
-from pipeline.names import ATTEMPT_VARIABLE
+from pipeline.names import ATTEMPT_VARIABLE, TOKEN_VARIABLE
 
 HIDDEN = "***"
 _LEAST_CHARACTERS = 6  # a shorter secret would be found inside words
@@ -58,6 +58,8 @@ _PATTERNS = [
         re.compile(r"(?P<keep>(?P<open>\\*[\"'])token(?P=open)\s*:\s*(?P=open))(?:(?!(?P=open)).)*"),
         rf"\g<keep>{HIDDEN}",
     ),
+    # a token of the HTTP API
+    (re.compile(r"(?P<keep>\btess_[0-9a-f]{12}_)[A-Za-z0-9_-]+"), rf"\g<keep>{HIDDEN}"),
 ]  # fmt: skip
 
 
@@ -74,7 +76,9 @@ def conceal_environment(environ: Mapping[str, str]) -> None:
     """Conceal the credentials in the environment of a Tessera process."""
     for name in ("TESSERA_REDIS_URL", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         conceal(*_passwords(environ.get(name, "")))
-    conceal(*(environ.get(name) for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "REDISCLI_AUTH")))
+    conceal(
+        *(environ.get(name) for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "REDISCLI_AUTH", TOKEN_VARIABLE))
+    )
     conceal(*environ.get("TESSERA_WEBHOOK_KEY", "").split())
     if found := re.search(r'"token"\s*:\s*"([^"]+)"', environ.get(ATTEMPT_VARIABLE, "")):
         conceal(found[1])

@@ -17,7 +17,7 @@
                  _SUCCESS               last of all, when the batch is completed; or _CANCELLED, or _FAILED: what it
                                         vouches for (pipeline/records/end_marker.py)
 
-    uploads/<tenant>/<id>  a file that was uploaded over HTTP, and beside it <id>.json (pipeline/records/uploads.py)
+    uploads/<tenant>/      files that were uploaded over HTTP (pipeline/records/uploads.py)
 
 Each submission stages under a token of its own, and `batch.json` names the one that was accepted: two that submit at
 the same moment never write over each other. What others left is removed after a day (tasks/control/clean_staged.py).

@@ -1,4 +1,4 @@
-"""Prompt sets that were uploaded over HTTP: `uploads/<tenant>/<id>` and, last, its record beside it, `<id>.json`."""
+"""Prompt sets that were uploaded over HTTP: `uploads/<tenant>/files/<id>.csv` and, last, `records/<id>.json`."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ class UploadRecord(Versioned):
     purpose: str = Field(max_length=40)
     size_bytes: int = Field(ge=0)
     created_at: datetime
+    suffix: str = Field("", pattern=r"^[a-z.]{0,20}$", description="Of its key: how it is read, one of a fixed few.")
+
+    @property
+    def key(self) -> str:
+        """Where the file lies."""
+        return f"{upload_files(self.tenant)}{self.id}{self.suffix}"
 
 
 def is_file_id(text: str) -> bool:
@@ -35,16 +41,16 @@ def is_file_id(text: str) -> bool:
     return _FILE_ID.fullmatch(text) is not None
 
 
-def uploads_of(tenant: str) -> str:
-    """The folder of a tenant's uploads."""
-    return f"{UPLOADS}{tenant}/"
+def upload_files(tenant: str) -> str:
+    """The folder of a tenant's uploaded files."""
+    return f"{UPLOADS}{tenant}/files/"
 
 
-def upload_key(tenant: str, file_id: str) -> str:
-    """Where the file lies."""
-    return f"{uploads_of(tenant)}{file_id}"
+def upload_records(tenant: str) -> str:
+    """The folder of their records: a file without one was never uploaded as a whole."""
+    return f"{UPLOADS}{tenant}/records/"
 
 
 def upload_record_key(tenant: str, file_id: str) -> str:
-    """Where its record lies: a file without one was never uploaded as a whole."""
-    return f"{upload_key(tenant, file_id)}.json"
+    """Where the record of a file lies."""
+    return f"{upload_records(tenant)}{file_id}.json"

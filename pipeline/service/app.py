@@ -7,10 +7,21 @@ from fastapi import FastAPI
 from pipeline.client.connect import Connection
 from pipeline.service import refusals
 from pipeline.service.context import Service
+from pipeline.service.feed import Feeds
 from pipeline.service.http_guard import HttpGuard
 from pipeline.service.openai import batches as openai_batches
 from pipeline.service.openai import files, generations, models
-from pipeline.service.routes import batches, changes, health, images, prompt_sets
+from pipeline.service.routes import (
+    batches,
+    changes,
+    deployment,
+    events,
+    health,
+    images,
+    objects,
+    prompt_sets,
+    schedules,
+)
 from pipeline.version import installed_version
 
 
@@ -25,9 +36,13 @@ def create_app(connection: Connection) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = Service(connection)
+    app.state.feeds = Feeds(connection.ledger)
     app.add_middleware(HttpGuard, upload_bytes=connection.settings.api_upload_megabytes << 20)
     refusals.add_to(app)
-    for routes in (health, batches, prompt_sets, changes, images, models, files, openai_batches, generations):
+    for routes in (
+        *(health, deployment, batches, prompt_sets, changes, events, images, objects, schedules),
+        *(models, files, openai_batches, generations),
+    ):
         app.include_router(routes.router)
     app.include_router(files.own_router)
     return app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TypeVar
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -33,6 +34,9 @@ class TooSlow(Refusal):
     status = 408
 
 
+_R = TypeVar("_R", TooLarge, TooSlow)
+
+
 class HttpGuard:
     """An ASGI middleware; what a route says of a header itself stands."""
 
@@ -43,10 +47,13 @@ class HttpGuard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        body = _Body(receive, self._upload_bytes if scope["path"] in UPLOADS else BODY_BYTES)
         begun = False
 
         async def send_guarded(message: Message) -> None:
             nonlocal begun
+            if body.refusal is not None and not begun:
+                return  # what a framework made of it
             if message["type"] == "http.response.start":
                 begun = True
                 headers = MutableHeaders(scope=message)
@@ -54,49 +61,58 @@ class HttpGuard:
                     headers.setdefault(name, value)
             await send(message)
 
-        most = self._upload_bytes if scope["path"] in UPLOADS else BODY_BYTES
         try:
-            _check_length(scope, most)
-            await self._app(scope, _guarded(receive, most), send_guarded)
-        except (TooLarge, TooSlow) as error:
+            body.check_length(scope)
+            await self._app(scope, body.receive, send_guarded)
+        except (TooLarge, TooSlow):
             if begun:
                 raise
-            response = error_response(error)
+        if body.refusal is not None and not begun:
+            response = error_response(body.refusal)
             response.headers["Connection"] = "close"  # the rest of the body is not read
+            body.refusal = None
             await response(scope, receive, send_guarded)
 
 
-def _check_length(scope: Scope, most: int) -> None:
-    length = dict(scope["headers"]).get(b"content-length", b"0")
-    if length.isdigit() and int(length) > most:
-        raise _too_large(int(length), most)
+class _Body:
+    """The body of one request as it comes; `refusal` says why no more of it is read."""
 
+    def __init__(self, receive: Receive, most: int) -> None:
+        self.refusal: TooLarge | TooSlow | None = None
+        self._receive, self._most = receive, most
+        self._loop = asyncio.get_running_loop()
+        self._began, self._size, self._whole = self._loop.time(), 0, False
 
-def _too_large(found: int, most: int) -> TooLarge:
-    return TooLarge(f"a body of {found:,} bytes or more found; at most {most:,} wanted here")
+    def check_length(self, scope: Scope) -> None:
+        """Raise TooLarge if it says by itself that it is."""
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._most:
+            raise self._refuse(self._too_large(int(length)))
 
-
-def _guarded(receive: Receive, most: int) -> Receive:
-    loop = asyncio.get_running_loop()
-    began, size, whole = loop.time(), 0, False
-
-    async def receive_guarded() -> Message:
-        nonlocal size, whole
-        if whole:
-            return await receive()  # until the client is gone, however long the answer takes
-        left_s = began + _PATIENCE_S + size / _SLOWEST_BYTES_S - loop.time()
+    async def receive(self) -> Message:
+        """The next of it. Raises TooLarge, TooSlow."""
+        if self._whole:
+            return await self._receive()  # until the client is gone, however long the answer takes
+        left_s = self._began + _PATIENCE_S + self._size / _SLOWEST_BYTES_S - self._loop.time()
         try:
-            message = await asyncio.wait_for(receive(), max(0.0, left_s))
+            message = await asyncio.wait_for(self._receive(), max(0.0, left_s))
         except TimeoutError:
-            raise TooSlow(
-                f"{size:,} bytes of the body came in {loop.time() - began:.0f} s; at least {_SLOWEST_BYTES_S:,} "
-                "bytes a second wanted"
+            raise self._refuse(
+                TooSlow(
+                    f"{self._size:,} bytes of the body came in {self._loop.time() - self._began:.0f} s; at least "
+                    f"{_SLOWEST_BYTES_S:,} bytes a second wanted"
+                )
             ) from None
         if message["type"] == "http.request":
-            size += len(message.get("body", b""))
-            whole = not message.get("more_body", False)
-            if size > most:
-                raise _too_large(size, most)
+            self._size += len(message.get("body", b""))
+            self._whole = not message.get("more_body", False)
+            if self._size > self._most:
+                raise self._refuse(self._too_large(self._size))
         return message
 
-    return receive_guarded
+    def _too_large(self, found: int) -> TooLarge:
+        return TooLarge(f"a body of {found:,} bytes or more found; at most {self._most:,} wanted here")
+
+    def _refuse(self, refusal: _R) -> _R:
+        self.refusal = refusal
+        return refusal

@@ -16,7 +16,7 @@ from pipeline.operations.uploads import get_upload
 from pipeline.promptset.formats import InputFormat
 from pipeline.promptset.lines import ReadOptions
 from pipeline.promptset.source import kind_of
-from pipeline.records.uploads import UploadRecord, upload_key
+from pipeline.records.uploads import UploadRecord
 from pipeline.service.access import Caller
 from pipeline.service.context import Service
 
@@ -75,17 +75,12 @@ def submission_of(service: Service, caller: Caller, body: PromptSetBody) -> Subm
 
 def url_of(service: Service, upload: UploadRecord) -> str:
     """Where the bucket has it."""
-    return service.artifacts.root + upload_key(upload.tenant, upload.id)
+    return service.artifacts.root + upload.key
 
 
 def kind_of_upload(upload: UploadRecord) -> InputFormat:
-    """How it is written, by its name; what was uploaded for OpenAI's batches is JSON Lines whatever it is called."""
-    try:
-        return kind_of(upload.filename)
-    except RequestError:
-        if upload.purpose == "batch":
-            return InputFormat.JSONL
-        raise
+    """How it is written. Raises RequestError if its name did not show it."""
+    return kind_of(upload.key if upload.suffix else upload.filename)
 
 
 def with_key(submission: Submission, key: str | None) -> Submission:
@@ -130,7 +125,7 @@ def named(service: Service, submission: Submission) -> Iterator[None]:
     if not isinstance(submission.prompts, str):
         yield
         return
-    file_id = submission.prompts.rpartition("/")[2]
+    file_id = submission.prompts.rpartition("/")[2].partition(".")[0]
     try:
         yield
     except PromptSetError as error:
@@ -153,6 +148,7 @@ def acceptance_body(found: Acceptance) -> Mapping[str, Any]:
         "invalid_rows": manifest.invalid_rows,
         "created": found.created,
         "tenant": manifest.tenant,
+        "manifest": manifest.model_dump(mode="json"),
         "unreached": dict(manifest.unreached),
         "warnings": [
             {"line": one.line, "field": one.field, "message": one.message, "rows": one.rows} for one in found.warnings

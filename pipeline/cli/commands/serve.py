@@ -9,7 +9,9 @@ import typer
 
 from pipeline.cli.exits import OK
 from pipeline.client.connect import connect
+from pipeline.client.remote.connection import RemoteConnection
 from pipeline.errors import RequestError
+from pipeline.names import URL_VARIABLE
 from pipeline.process.logs import configure_logging
 
 _NEEDED = ("fastapi", "uvicorn", "python_multipart")
@@ -34,6 +36,8 @@ def serve(
     from pipeline.service.server import server
 
     connection = connect()
+    if isinstance(connection, RemoteConnection):
+        raise RequestError(f"{URL_VARIABLE} found; `serve` serves what TESSERA_REDIS_URL names: unset it")
     configure_logging(connection.settings.log_format, connection.settings.log_level)
     typer.echo(f"serving on http://{_shown(host)}:{port}" if port else f"serving on {host}", err=True)
     server(connection, host, port).run()

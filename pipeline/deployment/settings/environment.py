@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pipeline.deployment.settings.composed import Settings
 from pipeline.deployment.settings.variables import PREFIX, SettingsPart, is_json, variable_name
 from pipeline.errors import SettingsError
-from pipeline.names import POD_VARIABLES
+from pipeline.names import CLIENT_VARIABLES, POD_VARIABLES
 
 P = TypeVar("P", bound=SettingsPart)
 
@@ -34,7 +34,7 @@ def load_part(part: type[P], environ: Mapping[str, str] | None = None, *, newer:
     known = {variable_name(name): name for name in Settings.model_fields | fields}
     given = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
     problems = []
-    for name in () if newer else sorted(given.keys() - known.keys() - POD_VARIABLES):
+    for name in () if newer else sorted(given.keys() - known.keys() - POD_VARIABLES - CLIENT_VARIABLES):
         near = difflib.get_close_matches(name, known, n=1)
         problems.append(f"{name}: no such setting" + (f"; did you mean {near[0]}?" if near else ""))
     values: dict[str, Any] = {name: given[variable_name(name)] for name in fields if given.get(variable_name(name))}

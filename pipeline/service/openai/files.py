@@ -11,7 +11,7 @@ from starlette.responses import StreamingResponse
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.errors import RequestError
 from pipeline.operations.uploads import get_upload, list_uploads, put_upload, remove_upload
-from pipeline.records.uploads import UploadRecord, upload_key
+from pipeline.records.uploads import UploadRecord
 from pipeline.service.access import Caller, Reader, Submitter
 from pipeline.service.context import Service, ServiceOf
 from pipeline.service.links import Base
@@ -91,7 +91,7 @@ def get_content(service: ServiceOf, caller: Reader, base: Base, file_id: str) ->
     """What is in it."""
     if (found := _of_batch(file_id)) is None:
         record = _uploaded(service, caller, file_id)
-        chunks = service.artifacts.chunks_of(service.artifacts.root + upload_key(record.tenant, record.id))
+        chunks = service.artifacts.chunks_of(service.artifacts.root + record.key)
         return StreamingResponse(_begun(chunks), media_type="application/octet-stream")
     own_batch(service, caller, found[1])
     return StreamingResponse(_begun(_lines(service, base, found)), media_type="application/x-ndjson")

@@ -72,3 +72,15 @@ def get_batch(service: ServiceOf, caller: Reader, batch_id: str) -> dict[str, An
         "failures": [group.as_dict() for group in groups],
         "ledger_doubt": service.client.doubt(),
     }
+
+
+@router.get("/{batch_id}/status")
+def get_status(service: ServiceOf, caller: Reader, batch_id: str) -> dict[str, Any]:
+    """Its status alone, which costs least."""
+    return own_batch(service, caller, batch_id).status().as_dict()
+
+
+@router.get("/{batch_id}/jobs")
+def get_jobs(service: ServiceOf, caller: Reader, batch_id: str) -> dict[str, Any]:
+    """Its jobs under way, at most 100, each with what it waits for and how its earlier attempts ended."""
+    return {"data": [job.as_dict() for job in own_batch(service, caller, batch_id).jobs()]}

@@ -95,9 +95,15 @@ class Served:
     @contextmanager
     def with_settings(self, settings: Settings) -> Iterator[None]:
         """The API with other settings meanwhile."""
+        with self.with_connection(replace(self.connection, settings=settings)):
+            yield
+
+    @contextmanager
+    def with_connection(self, connection: Connection) -> Iterator[None]:
+        """The API with another Redis or S3 meanwhile."""
         state = self._server.config.app.state  # type: ignore[union-attr]  # the application itself
         before = state.service
-        state.service = Service(replace(self.connection, settings=settings))
+        state.service = Service(connection)
         try:
             yield
         finally:

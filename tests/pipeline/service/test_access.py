@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import timedelta
 
 import pytest
+from pydantic import SecretStr
 
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.client.connection import Connection
+from pipeline.ledger import Ledger
 from pipeline.operations.tokens import create_token, revoke_token
 from pipeline.records.tokens import EVERY_TENANT, Scope, parsed_token
+from pipeline.service import http_guard
 from tests.pipeline.service.served import Served
 
 
@@ -104,3 +110,33 @@ def test_answers_carry_headers_that_keep_browsers_safe(served: Served) -> None:
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
     assert "server" not in headers
+
+
+def test_while_redis_or_s3_is_away_nothing_is_lost_and_the_answer_says_when_to_ask_again(served: Served) -> None:
+    settings = served.stage.settings
+    no_redis = settings.model_copy(update={"redis_url": SecretStr("redis://:secret@127.0.0.1:9/0")})
+    no_s3 = settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:9"})
+    with served.with_connection(Connection(no_redis, Ledger(no_redis), served.stage.artifacts)):
+        for path in ("/api/batches", "/readyz"):
+            answer = served.ask("GET", path)
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
+            assert "nothing was lost" in answer.error["message"]
+            assert "127.0.0.1" not in answer.error["message"]
+        assert served.ask("GET", "/healthz").status == 200
+    with served.with_connection(Connection(no_s3, served.stage.ledger, Artifacts(no_s3))):
+        assert served.ask("GET", "/readyz").status == 503
+        assert served.ask("GET", "/api/batches").status == 200
+    assert served.ask("GET", "/readyz").status == 200
+
+
+def test_a_body_that_does_not_come_is_given_up(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_guard, "_PATIENCE_S", 0.2)
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as slow:
+        head = f"POST /api/batches HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {served.token}\r\n"
+        slow.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{{".encode())
+        answer = b""
+        while chunk := slow.recv(4096):
+            answer += chunk
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"bytes a second wanted" in answer

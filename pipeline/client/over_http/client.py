@@ -1,0 +1,207 @@
+"""The Python client over HTTP: the same methods, answered by `tessera serve`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, NoReturn, Unpack
+
+from pipeline.client.batch import Batch
+from pipeline.client.client import Client
+from pipeline.client.over_http.batch import RemoteBatch
+from pipeline.client.over_http.schedules import RemoteSchedules
+from pipeline.client.remote.connection import RemoteConnection
+from pipeline.errors import PromptSetError, RequestError, RowError, RowWarning
+from pipeline.ledger.workers import Drain, Worker
+from pipeline.operations.estimate import Estimate
+from pipeline.operations.listing import EVERY, BatchFilter
+from pipeline.operations.status import BatchStatus, Unreadable
+from pipeline.operations.submit import Acceptance, Submission, checked_options
+from pipeline.outputs.pictures import is_pictures, open_prompts
+from pipeline.process.files import spool
+from pipeline.promptset.formats import DEFAULT_OPTIONS, InputFormat
+from pipeline.promptset.keywords import PictureFields
+from pipeline.promptset.lines import ReadOptions
+from pipeline.promptset.row import Options, Row
+from pipeline.promptset.source import STDIN, Prompts, shown_path
+from pipeline.records.batch import BatchManifest
+
+_PAGE = 1000
+_OPERATORS = "workers are the business of whoever runs the deployment: run it where TESSERA_REDIS_URL is set"
+
+
+class RemoteClient(Client):
+    """A client of the deployment at an address."""
+
+    _connection: RemoteConnection
+
+    @cached_property
+    def schedules(self) -> RemoteSchedules:
+        """Its schedules."""
+        return RemoteSchedules(self._connection)
+
+    def batch(self, batch_id: str) -> Batch:
+        """A batch that was submitted before. Nothing is asked yet."""
+        return RemoteBatch(self._connection, batch_id)
+
+    def full_id(self, named: str) -> str:
+        """The id of the batch that is meant by its beginning, or by `last`."""
+        return str(self._connection.api.ask("GET", f"/api/batch-id/{named}")["id"])
+
+    def accept(self, submission: Submission) -> Acceptance:
+        """Submit, and return what was accepted."""
+        body = self._prompt_set(submission) | {
+            "batch_id": submission.batch_id,
+            "tenant": None if submission.tenant == "default" else submission.tenant,
+            "priority": submission.priority,
+            "batch_seed": submission.seed,
+            "labels": dict(submission.labels),
+        }
+        found = self._asked(submission.prompts, "/api/batches", body)
+        warnings = tuple(RowWarning(**one) for one in found["warnings"])
+        manifest = BatchManifest.model_validate(found["manifest"])
+        return Acceptance(manifest, found["created"], recorded=True, warnings=warnings)
+
+    def estimate(
+        self,
+        prompts: Prompts,
+        *,
+        pods: int | None = None,
+        input_format: InputFormat | None = None,
+        reading: ReadOptions = DEFAULT_OPTIONS,
+        skip_invalid: bool = False,
+        override: PictureFields | None = None,
+        **picture: Unpack[PictureFields],
+    ) -> Estimate:
+        """Estimate what the prompt set would cost, before anything runs."""
+        submission = Submission(
+            prompts,
+            checked_options(picture),
+            overrides=checked_options(override or {}),
+            input_format=input_format,
+            reading=reading,
+            skip_invalid=skip_invalid,
+        )
+        body = self._prompt_set(submission) | {"pods": pods}
+        return Estimate.model_validate(self._asked(prompts, "/api/estimate", body))
+
+    def _asked(self, prompts: Prompts, path: str, body: dict[str, Any]) -> Any:
+        """The answer; errors name the prompt set as it is named here."""
+        try:
+            return self._connection.api.ask("POST", path, body)
+        except PromptSetError as error:
+            raise PromptSetError(_name(prompts), error.errors, error.total) from None
+
+    def _prompt_set(self, submission: Submission) -> dict[str, Any]:
+        """What names the prompt set, which is uploaded first."""
+        tenant = None if submission.tenant == "default" else submission.tenant
+        with spool() as rows:
+            name, file, kind = self._file(submission, rows)
+            with file:
+                file_id = self._connection.api.upload(name, file, {"tenant": tenant})
+        return {
+            "input_file": file_id,
+            "input_format": kind.value if kind else None,
+            "comments": submission.reading.comments,
+            "extra_columns": submission.reading.extra_columns,
+            "skip_invalid": submission.skip_invalid,
+            "options": _values(submission.defaults),
+            "override": _values(submission.overrides),
+        }
+
+    def _file(self, submission: Submission, rows: IO[bytes]) -> tuple[str, IO[bytes], InputFormat | None]:
+        """The prompt set as a file: itself, or rows in memory and of pictures as JSON Lines."""
+        prompts, kind = submission.prompts, submission.input_format
+        if isinstance(prompts, str) and prompts.startswith("s3://"):
+            raise RequestError(
+                f"{prompts}: a prompt set in a bucket is read with credentials of S3, which are not here"
+            )
+        if isinstance(prompts, str | Path) and prompts != STDIN and (kind or not is_pictures(Path(prompts))):
+            path = Path(prompts)
+            if path.is_dir() or not path.exists():
+                raise RequestError(f"{shown_path(path)}: no such file")
+            return path.name, path.open("rb"), kind
+        if prompts == STDIN and kind not in (None, InputFormat.JSONL):
+            return f"prompts.{kind}", sys.stdin.buffer, kind
+        models = self._connection.ledger.deployment().models
+        source = open_prompts(prompts, input_format=kind, bucket=None, models=models, options=submission.reading)
+        wrong = list[RowError]()
+        for _line, item in source.rows:
+            if isinstance(item, RowError):
+                wrong.append(item)
+            elif not isinstance(item, RowWarning):
+                value = item.model_dump(mode="json", exclude_unset=True) if isinstance(item, Row) else dict(item)
+                rows.write(json.dumps(value).encode() + b"\n")
+        if wrong and not submission.skip_invalid:
+            raise PromptSetError(source.name, wrong, len(wrong))
+        rows.seek(0)
+        return "prompts.jsonl", rows, InputFormat.JSONL
+
+    def batches(self, limit: int = 20, wanted: BatchFilter = EVERY) -> list[BatchStatus | Unreadable]:
+        """The newest batches, or the newest of those that are `wanted`."""
+        query: dict[str, Any] = {
+            "state": sorted(wanted.states),
+            "tenant": wanted.tenant,
+            "schedule": wanted.schedule,
+            "label": [f"{name}={value}" for name, value in wanted.labels.items()],
+            "since": wanted.since and wanted.since.isoformat(),
+            "until": wanted.until and wanted.until.isoformat(),
+        }
+        found = list[BatchStatus | Unreadable]()
+        while len(found) < limit:
+            query["limit"] = min(_PAGE, limit - len(found))
+            page = self._connection.api.ask("GET", "/api/batches", query=query)
+            found += [
+                Unreadable(one["id"], one["reason"]) if one["state"] == "unreadable" else BatchStatus.from_dict(one)
+                for one in page["data"]
+            ]
+            if not page["has_more"]:
+                break
+            query["after"] = found[-1].id
+        return found
+
+    def doubt(self) -> str | None:
+        """Why nothing is decided now; None if the ledger is in order."""
+        found = self._connection.api.ask("GET", "/api/batches", query={"limit": 1})["ledger_doubt"]
+        return None if found is None else str(found)
+
+    def ended_before(self, age: timedelta) -> Iterator[BatchStatus]:
+        """The batches that ended longer ago than `age`, newest submission first."""
+        moment = datetime.now(UTC) - age
+        for seen in self.batches(10**9, BatchFilter(until=moment)):
+            if isinstance(seen, BatchStatus) and seen.finished and seen.updated_at < moment:
+                yield seen
+
+    def purgeable(self, batch_id: str) -> BatchStatus | None:
+        """The status of a batch."""
+        return self.batch(batch_id).status()
+
+    def workers(self) -> list[Worker]:
+        """The render workers that are alive; needs the scope admin."""
+        found = self._connection.api.ask("GET", "/api/workers")["data"]
+        return [
+            Worker(one["worker"], one["free"], one["jobs"], Drain(one["drain"]) if one["drain"] else None)
+            for one in found
+        ]
+
+    def drain(self, worker: str | None, *, hand_over: bool = False) -> NoReturn:
+        """Not over HTTP."""
+        raise RequestError(_OPERATORS)
+
+    def undrain(self, worker: str | None) -> NoReturn:
+        """Not over HTTP."""
+        raise RequestError(_OPERATORS)
+
+
+def _name(prompts: Prompts) -> str:
+    if prompts == STDIN:
+        return "standard input"
+    return shown_path(Path(prompts)) if isinstance(prompts, str | Path) else "prompts"
+
+
+def _values(options: Options) -> dict[str, Any]:
+    return options.model_dump(mode="json", exclude_unset=True)
