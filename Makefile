@@ -21,7 +21,7 @@ COVERAGE ?=
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test coverage test-faults soak test-cluster bench-engine bench-throughput bench-bulk bench-gpu bench-fidelity format clean
+.PHONY: help install demo check test coverage test-faults soak test-cluster bench-engine bench-throughput bench-bulk bench-api bench-gpu bench-fidelity format clean
 
 help: ## Show the commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ bench-throughput: $(DEVELOPS) ## Measure what waits in a pod and in the control 
 
 bench-bulk: $(DEVELOPS) ## Measure a million rows, from submit to the gallery, on the embedded services; wants a quiet machine
 	$(BIN)/python -m benchmarks.bulk
+
+bench-api: $(DEVELOPS) ## Measure the HTTP API on the embedded services into benchmarks/results; wants a quiet machine
+	$(BIN)/python -m benchmarks.api
 
 bench-gpu: $(DEVELOPS) ## Measure the engine on one GPU, in eight minutes, into benchmarks/results
 	$(BIN)/python -m benchmarks.engine.gpu

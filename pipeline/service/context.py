@@ -37,7 +37,7 @@ class Service:
         return Client(self.connection)
 
 
-def _of_request(request: Request) -> Service:
+async def _of_request(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 

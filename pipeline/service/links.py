@@ -11,7 +11,7 @@ from pipeline.records.results import ImageResult
 from pipeline.service.context import Service, ServiceOf
 
 
-def _base(request: Request, service: ServiceOf) -> str:
+async def _base(request: Request, service: ServiceOf) -> str:
     return (service.settings.api_url or str(request.base_url)).rstrip("/")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.client.batch import Batch
 from pipeline.errors import BatchLost, RecordUnreadable, UnknownBatch, UnknownSchedule
 from pipeline.names import ID
+from pipeline.operations.status import BatchStatus, batch_status
 from pipeline.records.batch import BatchManifest
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.schedules.schedule import ScheduleRecord, checked_name
@@ -29,6 +30,19 @@ def own_batch(service: Service, caller: Caller, batch_id: str) -> Batch:
         if not caller.operator:
             _check_tenant_in_bucket(service, caller, batch_id)
     return service.client.batch(batch_id)
+
+
+def own_status(service: Service, caller: Caller, batch_id: str) -> BatchStatus:
+    """The status of a batch that the caller may see, with few requests to Redis. Raises as `own_batch`."""
+    if not ID.fullmatch(batch_id):
+        raise UnknownBatch(batch_id[:80])
+    try:
+        seen = batch_status(service.ledger, batch_id)
+    except (UnknownBatch, RecordUnreadable):
+        own_batch(service, caller, batch_id)
+        raise
+    caller.check_batch_tenant(batch_id, seen.tenant)
+    return seen
 
 
 def own_schedule(service: Service, caller: Caller, name: str) -> ScheduleRecord:

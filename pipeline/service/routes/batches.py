@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import JSONResponse
 
 from pipeline.operations.listing import BatchFilter, newest_batches
 from pipeline.records.labels import parsed_labels
 from pipeline.service.access import Caller, Reader
 from pipeline.service.context import ServiceOf
-from pipeline.service.own import own_batch
+from pipeline.service.own import own_batch, own_status
 from pipeline.states import BatchState
 
 router = APIRouter(prefix="/api/batches", tags=["batches"])
@@ -74,10 +75,10 @@ def get_batch(service: ServiceOf, caller: Reader, batch_id: str) -> dict[str, An
     }
 
 
-@router.get("/{batch_id}/status")
-def get_status(service: ServiceOf, caller: Reader, batch_id: str) -> dict[str, Any]:
+@router.get("/{batch_id}/status", response_model=dict[str, Any])
+def get_status(service: ServiceOf, caller: Reader, batch_id: str) -> JSONResponse:
     """Its status alone, which costs least."""
-    return own_batch(service, caller, batch_id).status().as_dict()
+    return JSONResponse(own_status(service, caller, batch_id).as_dict())
 
 
 @router.get("/{batch_id}/jobs")
