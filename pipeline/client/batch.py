@@ -32,6 +32,7 @@ from pipeline.operations.cancel import request_cancel
 from pipeline.operations.discrepancies import Verification
 from pipeline.operations.failures import FailureGroup, failure_groups
 from pipeline.operations.pause import request_pause, request_unpause
+from pipeline.operations.priority import request_priority
 from pipeline.operations.purge import request_purge
 from pipeline.operations.repair import request_repair
 from pipeline.operations.resume import check_lost
@@ -229,6 +230,11 @@ class Batch:
         state = self._once_readable(lambda: request_unpause(self._connection.ledger, self.id))
         self._connection.ledger.wakes.ask(self.id)
         return state
+
+    def prioritize(self, priority: int) -> None:
+        """Have it served earlier or later: 0 first, 9 last. Jobs that run go on. Raises RequestError if it is over."""
+        self._once_readable(lambda: request_priority(self._connection.ledger, self.id, priority))
+        self._connection.ledger.wakes.ask(self.id)
 
     def purge(self, *, keep_images: bool = False) -> None:
         """Remove it from Redis and the bucket for good; `keep_images` keeps images, thumbnails, results and gallery.

@@ -101,6 +101,10 @@ class Jobs:
             new += sum(_is_new(record, answer) for record, answer in zip(some, answers, strict=True))
         return new
 
+    def reprioritize(self, batch_id: str, priority: int) -> int:
+        """Give all jobs of a batch that are not final this priority; returns how many there are."""
+        return int(self._store.run("reprioritize", batch=batch_id, priority=priority))
+
     def write(self, record: JobRecord, place: QueuePlace, *, fence: str, delay_s: float = 0) -> int:
         """Write a record that was made from the one that was read.
 

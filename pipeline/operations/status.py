@@ -32,6 +32,7 @@ class BatchStatus:
     tenant: str = "default"
     schedule: str | None = None  # that submitted it
     labels: dict[str, str] = field(default_factory=dict)
+    priority: int = 5  # 0 is served first, 9 last
 
     @property
     def total(self) -> int:
@@ -105,6 +106,7 @@ class BatchStatus:
             tenant=found["tenant"],
             schedule=found["schedule"],
             labels=found["labels"],
+            priority=found.get("priority", 5),
         )
 
 
@@ -209,6 +211,7 @@ def batch_status(ledger: Ledger, batch_id: str) -> BatchStatus:
         tenant=record.manifest.tenant,
         schedule=record.manifest.origin.schedule if record.manifest.origin is not None else None,
         labels=record.manifest.labels,
+        priority=record.priority_now,
     )
 
 

@@ -182,6 +182,13 @@ class BatchRecord(_Record):
         exclude_if=lambda image: image is None,
         description="Container image of its pods since it was opened again, where the manifest's had made no picture.",
     )
+    priority: int | None = Field(
+        None,
+        ge=0,
+        le=9,
+        exclude_if=lambda priority: priority is None,
+        description="Since it was changed; None: the manifest's.",
+    )
     reopen: tuple[str, ...] | None = Field(
         None, description="While its jobs are being opened again: codes of the failures to retry, none meaning all."
     )
@@ -190,6 +197,11 @@ class BatchRecord(_Record):
     def id(self) -> str:
         """The batch's id."""
         return self.manifest.id
+
+    @property
+    def priority_now(self) -> int:
+        """0 is served first, 9 last."""
+        return self.manifest.priority if self.priority is None else self.priority
 
     @property
     def pod_image(self) -> str | None:
@@ -248,7 +260,7 @@ class JobRecord(_Record):
             incarnation=manifest.incarnation,
             index=index,
             tenant=manifest.tenant,
-            priority=manifest.priority,
+            priority=batch.priority_now,
             created_at=manifest.created_at,
             updated_at=at,
             images=images,

@@ -108,6 +108,8 @@ def request_next_step(context: Context, batch_id: str) -> None:
         send_hint(context.app, RECONCILE, batch_id)
     if is_final(record.state):
         return
+    if record.priority is not None:
+        context.ledger.jobs.reprioritize(batch_id, record.priority)
     if back := context.ledger.leases.unpark(batch_id):
         log.info("jobs may be claimed again", batch=batch_id, after_pause=back)
     if record.state is BatchState.PAUSED and (record.jobs is None or record.reopen is not None):

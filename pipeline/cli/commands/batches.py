@@ -32,7 +32,7 @@ _MOMENT = "a date (2026-11-27), a date and time (2026-11-27T14:00, UTC unless it
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the program."""
-    for command in (status, watch, list_batches, cancel, pause, unpause, retry, resume, download):
+    for command in (status, watch, list_batches, cancel, pause, unpause, priority, retry, resume, download):
         name = "list" if command is list_batches else command.__name__
         app.command(name)(command)
 
@@ -164,6 +164,20 @@ def pause(batch_id: BatchId, as_json: AsJson = False) -> int:
 def unpause(batch_id: BatchId, as_json: AsJson = False) -> int:
     """Continue a paused batch."""
     _print_state(batch_id, Client().batch(batch_id).unpause(), as_json=as_json)
+    return OK
+
+
+def priority(
+    batch_id: BatchId,
+    number: Annotated[int, typer.Argument(metavar="PRIORITY", help="0 is served first, 9 last.", show_default=False)],
+    as_json: AsJson = False,
+) -> int:
+    """Have a batch served earlier or later; jobs that run go on."""
+    Client().batch(batch_id).prioritize(number)
+    if as_json:
+        write_json({"batch": batch_id, "priority": number})
+    else:
+        typer.echo(f"{batch_id} has priority {number}")
     return OK
 
 

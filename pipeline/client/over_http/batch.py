@@ -57,6 +57,10 @@ class RemoteBatch(Batch):
         """Cancel the images that are not rendered yet. Returns its state now."""
         return BatchState(self._ask("POST", "/cancel")["state"])
 
+    def prioritize(self, priority: int) -> None:
+        """Have it served earlier or later: 0 first, 9 last."""
+        self._ask("POST", "/priority", {"priority": priority})
+
     def purge(self, *, keep_images: bool = False) -> None:
         """Remove it for good; needs the scope admin."""
         self._ask("POST", "/purge", {"keep_images": keep_images})

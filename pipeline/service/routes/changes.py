@@ -1,4 +1,4 @@
-"""What a caller does with a batch that is there: cancel, pause, unpause, retry, purge."""
+"""What a caller does with a batch that is there: cancel, pause, unpause, retry, priority, purge."""
 
 from __future__ import annotations
 
@@ -45,6 +45,21 @@ def retry(service: ServiceOf, caller: Submitter, batch_id: str, wanted: RetryWan
     """Render again the failed images of a batch that has ended."""
     retried = own_batch(service, caller, batch_id).retry(*(wanted.codes if wanted else ()))
     return {"batch": batch_id, "images": retried.images, "failed": retried.failed}
+
+
+class PriorityWanted(BaseModel):
+    """When a batch is served."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority: int = Field(description="0 first, 9 last.")
+
+
+@router.post("/priority")
+def prioritize(service: ServiceOf, caller: Submitter, batch_id: str, wanted: PriorityWanted) -> dict[str, Any]:
+    """Have it served earlier or later; jobs that run go on."""
+    own_batch(service, caller, batch_id).prioritize(wanted.priority)
+    return {"batch": batch_id, "priority": wanted.priority}
 
 
 class PurgeWanted(BaseModel):

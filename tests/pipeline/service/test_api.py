@@ -172,6 +172,9 @@ def test_what_is_wanted_is_changed(served: Served) -> None:
         served.ask("POST", "/api/batches", {"prompts": _rows(2), "batch_id": "changed"})
         assert served.ask("POST", "/api/batches/changed/pause").json["state"] == "paused"
         assert served.ask("POST", "/api/batches/changed/unpause").json["state"] != "paused"
+        assert served.ask("POST", "/api/batches/changed/priority", {"priority": 0}).status == 200
+        assert served.ask("GET", "/api/batches/changed/status").json["priority"] == 0
+        assert served.ask("POST", "/api/batches/changed/priority", {"priority": 10}).status == 400
         assert served.ask("POST", "/api/batches/changed/retry").status == 400
         assert served.ask("POST", "/api/batches/changed/cancel").json["state"] == "cancelling"
     assert served.ended("changed") is BatchState.CANCELLED
