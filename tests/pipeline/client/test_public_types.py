@@ -65,7 +65,7 @@ from pipeline import Cleint  # attr-defined
 
 client = Client()
 Client(connect())
-Client("redis://localhost")  # arg-type
+Client(7)  # arg-type
 
 row = Row(prompt="a green hill", aspect="16:9", loras=["film:0.5"], original_size=[512, 512], seed=7)
 assert_type(row, Row)
