@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from datetime import timedelta
 
 import pytest
 from pydantic import SecretStr
+from typer.testing import CliRunner
 
 from pipeline.bucket.artifacts import Artifacts
+from pipeline.cli.main import app
 from pipeline.client.connection import Connection
 from pipeline.ledger import Ledger
 from pipeline.operations.tokens import create_token, revoke_token
@@ -140,3 +143,22 @@ def test_a_body_that_does_not_come_is_given_up(served: Served, monkeypatch: pyte
             answer += chunk
     assert answer.startswith(b"HTTP/1.1 408")
     assert b"bytes a second wanted" in answer
+
+
+def test_the_command_makes_lists_and_revokes_tokens(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in served.stage.settings.environment().items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(app, ["token", *arguments])
+        return done.stdout + (str(done.exception) if done.exception else "")
+
+    made = json.loads(run("create", "--tenant", "two", "--scope", "read", "--expires", "1h", "--note", "CI", "--json"))
+    assert served.ask("GET", "/api/whoami", token=made["token"]).json["tenant"] == "two"
+    listed = run("list")
+    assert made["id"] in listed
+    assert made["token"] not in listed
+    assert "is revoked" in run("revoke", made["id"])
+    assert served.ask("GET", "/api/whoami", token=made["token"]).status == 401
+    assert "no token" in run("revoke", made["id"])
+    assert "a span as in 30d" in run("create", "--expires", "soon")
