@@ -17,6 +17,7 @@ from pipeline.promptset.formats import InputFormat
 from pipeline.promptset.lines import ReadOptions
 from pipeline.promptset.source import kind_of
 from pipeline.records.uploads import UploadRecord
+from pipeline.records.webhooks import Webhook
 from pipeline.service.access import Caller
 from pipeline.service.context import Service
 
@@ -46,6 +47,7 @@ class BatchBody(PromptSetBody):
     priority: int = Field(5, description="0 is served first, 9 last.")
     batch_seed: int | None = Field(None, description="Rows without a seed get theirs from it.")
     labels: dict[str, str] = {}
+    webhooks: list[str | Webhook] = Field([], description="URLs that are sent what becomes of it; docs/webhooks.md.")
 
 
 def submission_of(service: Service, caller: Caller, body: PromptSetBody) -> Submission:
@@ -55,6 +57,7 @@ def submission_of(service: Service, caller: Caller, body: PromptSetBody) -> Subm
     more: dict[str, Any] = {}
     if isinstance(body, BatchBody):
         more = {"batch_id": body.batch_id, "priority": body.priority, "seed": body.batch_seed, "labels": body.labels}
+        more["webhooks"] = body.webhooks
     tenant = caller.tenant_of_new(body.tenant if isinstance(body, BatchBody) else None)
     prompts: Any = body.prompts
     kind = body.input_format

@@ -60,6 +60,7 @@ class RemoteClient(Client):
             "priority": submission.priority,
             "batch_seed": submission.seed,
             "labels": dict(submission.labels),
+            "webhooks": [one if isinstance(one, str) else one.model_dump(mode="json") for one in submission.webhooks],
         }
         found = self._asked(submission.prompts, "/api/batches", body)
         warnings = tuple(RowWarning(**one) for one in found["warnings"])
