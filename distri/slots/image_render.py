@@ -120,7 +120,7 @@ class ImageRender:
             parts.free_buffers()
         if image.refiner_switch_at is not None and parts.refiner is None:
             raise BadImage(f"refiner_switch_at {image.refiner_switch_at:g}: the model has no refiner")
-        with parts.spans.about(**({"image": name} if name else {})):
+        with parts.spans.about(**_about(name)):
             render = cls(parts, parts.preparation.prepare(image, low_memory=low_memory), name)
             laps.lap(RenderSpan.ENCODE, [render.taken])
         return render, render._pass(*parts.preparation.start_pass(0, render._prepared, None))
@@ -140,7 +140,7 @@ class ImageRender:
             return None
         self._number += 1
         size = self._stage.height, self._stage.width
-        with parts.spans.about(**self._about):
+        with parts.spans.about(**self.about):
             latent_1CHW, repairs = parts.with_room(partial(parts.vae.enlarge, ended.latent_1CHW, *size))
             self._repairs += repairs
             laps.lap(RenderSpan.ENLARGE, [self.taken])
@@ -149,7 +149,7 @@ class ImageRender:
     def finish(self, latent_1CHW: Tensor, laps: Laps) -> Rendered:
         """The picture of the final latent. Blocks."""
         parts, image, crop = self._parts, self._prepared.image, self._prepared.plan.crop
-        with parts.spans.about(**self._about):
+        with parts.spans.about(**self.about):
             picture = parts.with_room(partial(parts.vae.decode, latent_1CHW, crop, (image.width, image.height)))
             laps.lap(RenderSpan.DECODE, [self.taken])
         plan, seconds = self._prepared.plan, self.taken.seconds
@@ -180,5 +180,10 @@ class ImageRender:
         return self._prepared.plan.stages[self._number]
 
     @property
-    def _about(self) -> dict[str, str]:
-        return {"image": self.name} if self.name else {}
+    def about(self) -> dict[str, str]:
+        """What its spans say besides."""
+        return _about(self.name)
+
+
+def _about(name: str) -> dict[str, str]:
+    return {"image": name} if name else {}

@@ -158,8 +158,10 @@ class Renders:
             ended = table.evaluate()
         synchronous = one.synchronous - synchronous
         detail = {"synchronous": synchronous, "displaced": count - synchronous}
-        detail |= {"images": len(renders), "slots": self.slots} if self.slots > 1 else {}
-        self._laps.lap(RenderSpan.DENOISE, [render.taken for render in renders], **detail)
+        if self.slots > 1:
+            detail |= {"images": len(renders), "slots": self.slots}
+        with self._parts.spans.about(**(renders[0].about if len(renders) == 1 else {})):
+            self._laps.lap(RenderSpan.DENOISE, [render.taken for render in renders], **detail)
         return ended
 
     def _filled_table(self) -> Table:

@@ -49,6 +49,8 @@ def find_poison(job: JobRecord, suspected: Sequence[ImageTask]) -> ImageFailure 
         return None
     [task] = suspected
     deaths = [end for end in job.ended if task.index in end.rendering]
+    if deaths[-1].code in WANTS_MEMORY:  # what did not fit together may fit alone, and what does not, in less
+        deaths = [end for end in deaths if len(end.rendering) == 1]
     if len(deaths) < 2:
         return None
     if all(end.code in WANTS_MEMORY for end in deaths):
