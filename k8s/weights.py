@@ -24,8 +24,9 @@ from pipeline.errors import BadCheckpoint, StoreUnavailable, TesseraError
 from pipeline.process import flock
 from pipeline.process.files import whole_file, write_whole
 from pipeline.process.logs import configure_logging
+from pipeline.records.object_keys import checked_key
 
-SUMS, COMPLETE = "SHA256SUMS", ".complete"
+SUMS, COMPLETE, LOCK = "SHA256SUMS", ".complete", ".lock"
 LOCK_WAIT_S = 3600.0  # another pod on this node may be copying the same weights
 
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](\S.*)")
@@ -46,7 +47,7 @@ def fetch(artifacts: Artifacts, source: str, target: Path) -> int:
     sums = artifacts.get(source + SUMS)
     if sums is None:
         raise StoreUnavailable(f"{source}{SUMS} is not in {artifacts.where}")
-    wanted = _parse_sums(sums.decode())
+    wanted = _parse_sums(sums.decode(errors="surrogateescape"))
 
     def copy() -> None:
         for path, digest in wanted.items():
@@ -62,7 +63,7 @@ def fill_once(target: Path, name: str, fill: Callable[[], None]) -> bool:
     BadWeights if the lock stays taken.
     """
     target.mkdir(parents=True, exist_ok=True)
-    lock = flock.acquire(target / ".lock", LOCK_WAIT_S)
+    lock = flock.acquire(target / LOCK, LOCK_WAIT_S)
     if lock is None:
         raise BadWeights(f"another pod has held the lock of {target} for {LOCK_WAIT_S:.0f} s")
     try:
@@ -109,13 +110,22 @@ def _copy(artifacts: Artifacts, key: str, path: Path, wanted: str) -> None:
 
 
 def _parse_sums(text: str) -> dict[str, str]:
-    files = {}
+    """Checksums by path. Raises BadWeights for a line that is none, and for files that would write over each other."""
+    files: dict[str, str] = {}
     for line in text.splitlines():
         match = _LINE.fullmatch(line)
-        path = PurePosixPath(match[2]) if match else PurePosixPath("/")
-        if match is None or path.is_absolute() or ".." in path.parts:
-            raise BadWeights(f"{SUMS}: {line[:200]!r} found; a checksum, two spaces and a relative path wanted")
-        files[str(path)] = match[1]
+        try:
+            path = checked_key(str(PurePosixPath(match[2])) if match else "")
+        except ValueError as error:
+            raise BadWeights(
+                f"{SUMS}: {line[:200]!r} found; a checksum, two spaces and a relative path wanted"
+            ) from error
+        if match and files.setdefault(path, match[1]) != match[1]:
+            raise BadWeights(f"{SUMS}: two checksums of {path!r} found, one wanted")
+    folders = {str(folder) for path in files for folder in PurePosixPath(path).parents}
+    taken = {COMPLETE, LOCK, *folders, *(f"{path}.part" for path in files)}  # what is written meanwhile
+    if both := sorted(taken.intersection(files)):
+        raise BadWeights(f"{SUMS}: {both[0]!r} is a folder of another file, or written while files are copied")
     return files
 
 
@@ -136,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
         copied = fetch(Artifacts(settings), options.source, options.target)
         if options.check:
             check_models(settings.models, options.target)
-    except TesseraError as error:
+    except (TesseraError, OSError) as error:  # a full or read-only volume, too
         print(f"weights: {error}", file=sys.stderr)  # noqa: T201 - becomes the termination message
         return 1
     log.info("weights are in place", copied=copied, target=str(options.target))

@@ -23,7 +23,7 @@ Each submission stages under a token of its own, and `batch.json` names the one 
 the same moment never write over each other. What others left is removed after a day (tasks/control/clean_staged.py).
 
 Nothing that a user writes is part of a key but the batch id, whose characters `checked_batch_id` restricts. What is
-read is believed as little: records hold a key as an `ObjectKey`, and `batch_of_key` says whose it is.
+read is believed as little: a key enters as an `ObjectKey`, and `batch_of_key` says whose it is.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated
 
-from pydantic import StringConstraints
+from pydantic import StringConstraints, TypeAdapter
 
 from pipeline.names import ID, image_id
 from pipeline.picture import Format
@@ -45,11 +45,14 @@ BATCHES = "batches/"
 SUFFIXES = {Format.PNG: "png", Format.JPEG: "jpg", Format.WEBP: "webp"}
 MARKERS = {BatchState.COMPLETED: "_SUCCESS", BatchState.CANCELLED: "_CANCELLED", BatchState.FAILED: "_FAILED"}
 
-_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
-_KEY = rf"{_PART}(/{_PART}){{0,9}}"
+_CHARACTER = r"[^/\\\x00-\x1f\x7f-\x9f]"
+_PART = rf"\.*[^./\\\x00-\x1f\x7f-\x9f]{_CHARACTER}*"
 
-# A key in a record: parts that are none of "", ".", ".." and nothing hidden, of characters that mean nothing anywhere.
-ObjectKey = Annotated[str, StringConstraints(pattern=f"^{_KEY}$")]
+# A key that somebody else wrote, in a record or in a list of weights, is relative: its parts are not empty and not only
+# dots, and hold no backslash and no control character. S3 takes no longer one.
+ObjectKey = Annotated[str, StringConstraints(pattern=f"^{_PART}(/{_PART})*$", max_length=1024)]
+
+_OBJECT_KEY: TypeAdapter[str] = TypeAdapter(ObjectKey)
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,11 @@ class BatchObjects:
     def marker(self, state: BatchState) -> str:
         """The last object of a batch that ended in this state."""
         return self.root + MARKERS[state]
+
+
+def checked_key(key: str) -> str:
+    """The key itself. Raises ValueError if it is no ObjectKey."""
+    return _OBJECT_KEY.validate_python(key)
 
 
 def check_rows_key(key: str, schedule: str) -> None:

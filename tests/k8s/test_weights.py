@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
-from k8s.weights import BadWeights, check_models, fetch
+from k8s.weights import BadWeights, check_models, fetch, main
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.deployment.settings import ModelSource, Settings
 from pipeline.errors import StoreUnavailable
@@ -63,11 +64,58 @@ def test_a_file_that_is_not_what_the_list_says_is_refused_and_not_taken_for_comp
     assert fetch(artifacts, "models/demo", tmp_path) == 2
 
 
-@pytest.mark.parametrize("line", ["nonsense", f"{'0' * 64}  ../../etc/passwd", f"{'0' * 64}  /etc/passwd"])
-def test_a_list_that_leads_elsewhere_is_refused(artifacts: Artifacts, tmp_path: Path, line: str) -> None:
-    artifacts.put("models/demo/SHA256SUMS", line.encode(), content_type="text/plain")
+SUM = "0" * 64
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"nonsense",
+        f"{SUM}  ../../etc/passwd".encode(),
+        f"{SUM}  /etc/passwd".encode(),
+        f"{SUM}  unet/../../passwd".encode(),
+        f"{SUM}  unet\\..\\passwd".encode(),
+        f"{SUM}  unet/\x1b[2Jpasswd".encode(),
+        f"{SUM}  {'x' * 2000}".encode(),
+        f"{SUM}  ./".encode(),
+        SUM.encode() + b"  \xff\xfe",
+        f"{SUM}  .complete".encode(),
+        f"{SUM}  ./.lock".encode(),
+        f"{SUM}  unet\n{SUM}  unet/weights".encode(),
+        f"{SUM}  unet/weights.part\n{SUM}  unet/weights".encode(),
+        f"{SUM}  unet\n{'1' * 64}  ./unet".encode(),
+    ],
+)
+def test_a_list_that_leads_elsewhere_or_into_itself_is_refused(
+    artifacts: Artifacts, tmp_path: Path, lines: bytes
+) -> None:
+    artifacts.put("models/demo/SHA256SUMS", lines, content_type="text/plain")
     with pytest.raises(BadWeights, match="SHA256SUMS"):
         fetch(artifacts, "models/demo", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} <= {".lock"}
+
+
+def test_names_that_real_models_have_are_copied(artifacts: Artifacts, tmp_path: Path) -> None:
+    names = [".gitattributes", "./.cache/huggingface/download", "loras/水墨 (v1.2, +1).safetensors", "a//b", "..x"]
+    files = {str(PurePosixPath(name)): name.encode() for name in names}
+    _publish(artifacts, files, listed={name: name.encode() for name in names})
+    assert fetch(artifacts, "models/demo", tmp_path) == len(names)
+    assert {name: (tmp_path / name).read_bytes() for name in files} == files
+
+
+def test_a_volume_that_cannot_be_written_is_said_in_a_line(
+    artifacts: Artifacts,
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _publish(artifacts, {"unet": b"0"})
+    (tmp_path / "unet").mkdir()
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    assert main(["--source", "models/demo", "--target", str(tmp_path)]) == 1
+    assert re.fullmatch(r"weights: .*Is a directory.*\n", capsys.readouterr().err)
 
 
 def test_weights_that_are_not_there_are_an_outage_of_the_store(artifacts: Artifacts, tmp_path: Path) -> None:
