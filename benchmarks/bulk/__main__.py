@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bulk import ended, gallery
+from benchmarks.bulk import ended, gallery, pictures
 from benchmarks.bulk.page import page
 from benchmarks.bulk.scale import scale
 
@@ -24,6 +24,7 @@ def main() -> None:
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "scale": lambda: scale(arguments.rows),
         "finalize": lambda: {"batches": ended.finalized([1_000, 10_000, 100_000])},
+        "pictures": lambda: pictures.looked_for(20_000, [64, 1]),
         "download": lambda: {"batches": ended.downloaded([500, 5_000])},
         "gallery": lambda: gallery.opened(10_000, arguments.output.with_name("gallery.jpg")),
     }

@@ -23,7 +23,7 @@ def finalized(sizes: list[int]) -> list[dict[str, Any]]:
             batch_id = f"images-{images}"
             _queued(bench, batch_id, images)
             cpu, ledger = bench.watch.cpu(), bench.connection.ledger
-            _play(bench, batch_id, with_files=False)
+            _play(bench, batch_id, with_thumbnails=False)
             began = ledger.now()
             bench.await_completed(batch_id)
             controller = bench.watch.report(since=cpu)["controller"]
@@ -41,7 +41,7 @@ def downloaded(sizes: list[int]) -> list[dict[str, Any]]:
         for images in sizes:
             batch_id = f"images-{images}"
             _queued(bench, batch_id, images)
-            _play(bench, batch_id, with_files=True)
+            _play(bench, batch_id, with_thumbnails=True)
             bench.await_completed(batch_id)
             folder = bench.folder / f"to-{images}"
             commands = {
@@ -66,14 +66,14 @@ def _queued(bench: Bench, batch_id: str, images: int) -> None:
     bench.await_queued(batch_id)
 
 
-def _play(bench: Bench, batch_id: str, *, with_files: bool) -> None:
-    """What pods and workers would have left: fragments, states, and with `with_files` the images themselves."""
+def _play(bench: Bench, batch_id: str, *, with_thumbnails: bool) -> None:
+    """What pods and workers would have left: fragments, states, and the images themselves."""
     ledger, artifacts, objects = bench.connection.ledger, bench.connection.artifacts, BatchObjects(batch_id)
     file = file_of(image_result(ImageTask(resolved_row(width=64, height=64), 0)))
 
     def put(result: ImageResult) -> ImageResult:
-        if with_files:
-            artifacts.put(result.key, file.body, content_type=file.content_type)
+        artifacts.put(result.key, file.body, content_type=file.content_type)
+        if with_thumbnails:
             artifacts.put(str(result.thumbnail), file.thumbnail, content_type="image/jpeg")
         return result.model_copy(update={"sha256": sha256(file.body), "size_bytes": len(file.body)})
 

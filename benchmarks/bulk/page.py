@@ -13,7 +13,14 @@ WANTED = "under 180 s, under 400 MB in any process, under 60 MB more in Redis; a
 def page(results: dict[str, Any]) -> str:
     """Markdown of the parts that were measured."""
     pieces = [HEAD]
-    for part, write in (("scale", _scale), ("finalize", _finalize), ("download", _download), ("gallery", _gallery)):
+    parts = {
+        "scale": _scale,
+        "finalize": _finalize,
+        "pictures": _pictures,
+        "download": _download,
+        "gallery": _gallery,
+    }
+    for part, write in parts.items():
         if part in results:
             one = results[part]
             note = f"Measured {one['measured']}: {one['machine']}, load {one['load_before']} to {one['load_after']}."
@@ -61,6 +68,25 @@ def _finalize(found: dict[str, Any]) -> list[str]:
         "| --- | --- | --- | --- |",
         *(f"| {b['images']:,} | {b['seconds']} | {b['peak_mb']:g} | {b['cpu_s']:g} |" for b in found["batches"]),
     ]
+
+
+def _pictures(found: dict[str, Any]) -> list[str]:
+    return [
+        "## The look for every picture",
+        "",
+        f"Part of finalization, of {found['images']:,} images, {found['at_a_time']} jobs at a time, in the local "
+        "store: a list from the first to the last picture of each job, and a HEAD of what it does not show.",
+        "",
+        "| images a job | lists | seconds | processor time, s | LIST | HEAD |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *map(_look, found["rows"]),
+    ]
+
+
+def _look(row: dict[str, Any]) -> str:
+    lists = "late: they show nothing" if row["late"] else "in time"
+    requests = f"{row['lists']:,} | {row['heads']:,}"
+    return f"| {row['images_per_job']} | {lists} | {row['seconds']} | {row['cpu_s']} | {requests} |"
 
 
 def _download(found: dict[str, Any]) -> list[str]:
