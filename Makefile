@@ -58,7 +58,7 @@ coverage: ## The same with branch coverage and its floor, as CI runs it
 
 test-faults: $(DEVELOPS) ## Every fault that must be survived; writes the measured recoveries into docs/reliability.md
 	rm -f benchmarks/results/faults.json
-	FAULTS_RESULTS=benchmarks/results/faults.json $(BIN)/python -m pytest -m "" --timeout 900 tests/faults
+	FAULTS_RESULTS=benchmarks/results/faults.json $(BIN)/python -m pytest -m "" --timeout 900 --numprocesses $(AT_ONCE) --dist worksteal tests/faults
 	$(BIN)/python -m tests.faults.page
 
 soak: $(DEVELOPS) ## Do harm at random for MINUTES=10, then check the same; SEED="7 8" repeats orders

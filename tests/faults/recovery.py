@@ -11,7 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.process import flock
 from tests.faults.deployment import until
+
+_LOCK_WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,28 @@ class Recoveries:
         return seconds
 
     def write(self, path: Path) -> None:
-        """Add them to those of a file, in the place of what was measured of the same faults before."""
-        before = json.loads(path.read_text())["faults"] if path.exists() else []
+        """Add them to those of a file, in the place of what was measured of the same faults before.
+
+        Tests of several processes may do so at once.
+        """
+        lock = flock.acquire(path, _LOCK_WAIT_S)
+        assert lock is not None, f"{path} stays locked"
+        try:
+            self._write(path)
+        finally:
+            os.close(lock)
+
+    def _write(self, path: Path) -> None:
+        text = path.read_text()
+        before = json.loads(text)["faults"] if text else []
         own = {one.fault: asdict(one) for one in self.found}
         results = {
             "measured": f"{datetime.now(UTC):%Y-%m-%d}",
             "command": "make test-faults",
             "cores": os.cpu_count(),
-            "faults": [one for one in before if one["fault"] not in own] + list(own.values()),
+            "faults": sorted(
+                [one for one in before if one["fault"] not in own] + list(own.values()),
+                key=lambda one: one["fault"].lower(),
+            ),
         }
         path.write_text(json.dumps(results, indent=2) + "\n")
