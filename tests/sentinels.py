@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import redis
 import trustme
@@ -52,7 +53,7 @@ class WatchedOverTls:
 
     behind: Watched
     url: str
-    files: dict[str, Path]  # settings that name CA, certificate and key
+    files: dict[str, Any]  # settings that name CA, certificate and key
 
 
 @contextmanager

@@ -43,7 +43,8 @@ def looked_for(images: int, images_per_job: Sequence[int]) -> dict[str, Any]:
     Pictures and sidecars lie in SeaweedFS on this machine. `late` are the same where no list shows any of them.
     """
     with tempfile.TemporaryDirectory() as folder, running_services(Path(folder)) as services:
-        settings = load_settings({}, **services.settings, redis_prefix="bench", s3_prefix="bench", data_dir=folder)
+        where: dict[str, Any] = dict(services.settings)
+        settings = load_settings({}, **where, redis_prefix="bench", s3_prefix="bench", data_dir=folder)
         artifacts = _Counted(settings, Credentials(*(services.credentials[name] for name in _CREDENTIALS)))
         results = [_result(number) for number in range(images)]
 

@@ -107,6 +107,8 @@ class Store:
         except redis.ResponseError as error:
             if "WRONGTYPE" in _tokens(error):
                 raise RecordUnreadable("a key in Redis", "a value of another type", "the ledger's own") from error
+            if "is not an integer" in str(error):
+                raise RecordUnreadable("a counter in Redis", "something else", "a number") from error
             if (meaning := self._meaning(error)) is None:
                 raise
             raise LedgerUnavailable(f"Redis at {self.where} {meaning}") from error

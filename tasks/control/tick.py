@@ -17,6 +17,7 @@ from pipeline.operations.resume import recover_batch, unknown_batches
 from pipeline.states import BatchState, is_final
 from pipeline.version import installed_version
 from tasks.control.clean_staged import clean_staged
+from tasks.control.fill_queues import clear_queues, fill_queues_if_due
 from tasks.control.fire import request_firings
 from tasks.control.generation import check_ledger
 from tasks.control.purge import purge_expired
@@ -44,6 +45,7 @@ def tick(context: Context) -> None:
         if not mine:
             return
         announce(context)
+        clear_queues(context)
         expired, due = context.ledger.leases.promote()
         if expired or due:
             log.info("jobs may be claimed again", expired_leases=expired, delays_over=due)
@@ -55,6 +57,8 @@ def tick(context: Context) -> None:
             with _go_on_after_errors("next_step", batch=batch_id):
                 request_next_step(context, batch_id)
         request_firings(context)
+        with _go_on_after_errors("queues"):
+            fill_queues_if_due(context)
         if context.ledger.locks.due("orphans", ORPHANS_EVERY_S):
             with _go_on_after_errors("orphans"):
                 delete_orphans(context)
@@ -96,6 +100,7 @@ def announce(context: Context) -> None:
 def request_next_step(context: Context, batch_id: str) -> None:
     """Send a hint for the next task that a batch as a whole needs."""
     try:
+        context.ledger.batches.check(batch_id)
         record = context.ledger.batches.get(batch_id)
     except RecordTooNew:
         raise

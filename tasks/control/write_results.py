@@ -32,6 +32,8 @@ from tasks.process.context import Context
 log = structlog.get_logger(__name__)
 
 AT_A_TIME = 8  # fragments that are fetched
+# Pictures that are looked for at once: a list shows a thousand objects, of which half are sidecars.
+LOOKED_FOR, LOOKS_AT_A_TIME = 500, 2
 
 
 class Unproved(TesseraError):
@@ -67,14 +69,13 @@ def write_results(context: Context, manifest: BatchManifest, jobs: int, *, provi
 
     def fragment(job: int) -> list[ImageOutcome] | Unproved:
         try:
-            outcomes = _outcomes(context, objects, job)
+            return _outcomes(context, objects, job)
         except Unproved as error:
             return error
-        gone = pictures_gone(context.artifacts, outcomes) if proving else []
-        return Unproved(f"{gone[0]} is gone, or not as it was committed") if gone else outcomes
 
     def each() -> Iterator[ImageOutcome]:
-        for job, outcomes in enumerate(in_order(fragment, range(jobs), at_a_time=AT_A_TIME)):
+        fragments: Iterator[list[ImageOutcome] | Unproved] = in_order(fragment, range(jobs), at_a_time=AT_A_TIME)
+        for job, outcomes in enumerate(_looked_for(context, fragments) if proving else fragments):
             try:
                 yield from _counted(objects.fragment(job), outcomes, coverage)
             except Unproved:
@@ -122,6 +123,35 @@ def _outcomes(context: Context, objects: BatchObjects, job: int) -> list[ImageOu
         raise
     except RecordUnreadable as error:
         raise Unproved(str(error)) from error
+
+
+def _looked_for(
+    context: Context, fragments: Iterator[list[ImageOutcome] | Unproved]
+) -> Iterator[list[ImageOutcome] | Unproved]:
+    """These fragments, once the pictures of each are found where they were committed; those of several at once."""
+
+    def look(some: list[list[ImageOutcome] | Unproved]) -> list[list[ImageOutcome] | Unproved]:
+        outcomes = [one for fragment in some if not isinstance(fragment, Unproved) for one in fragment]
+        gone = pictures_gone(context.artifacts, outcomes)
+        return [Unproved(f"{gone[0]} is gone, or not as it was committed")] if gone else some
+
+    for some in in_order(look, _together(fragments), at_a_time=LOOKS_AT_A_TIME):
+        yield from some
+
+
+def _together(fragments: Iterator[list[ImageOutcome] | Unproved]) -> Iterator[list[list[ImageOutcome] | Unproved]]:
+    """Fragments that follow one another, in lists of LOOKED_FOR images or of one fragment that has more."""
+    some: list[list[ImageOutcome] | Unproved] = []
+    images = 0
+    for fragment in fragments:
+        size = 0 if isinstance(fragment, Unproved) else len(fragment)
+        if some and images + size > LOOKED_FOR:
+            yield some
+            some, images = [], 0
+        some.append(fragment)
+        images += size
+    if some:
+        yield some
 
 
 def _counted(key: str, outcomes: list[ImageOutcome] | Unproved, coverage: Coverage) -> Iterator[ImageOutcome]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import structlog
 
-from pipeline.errors import ConflictError, ServiceError, UnknownBatch
+from pipeline.errors import ConflictError, RequestError, ServiceError, UnknownBatch
 from pipeline.ledger.jobs import QueuePlace
-from pipeline.names import attempt_name, batch_of
+from pipeline.names import attempt_name, parsed_job_ref
 from pipeline.records.batch import JobRecord
 from pipeline.states import JobState
 from tasks.jobs.images import images_at_hand
@@ -28,8 +28,13 @@ def mend_job(context: Context, ref: str, fence: str, reason: str) -> None:
 
     Raises UnknownBatch, LeaseLost, StaleWrite, ServiceError.
     """
-    batch = context.ledger.batches.get(batch_of(ref))
-    index, at = int(ref.rpartition("/")[2]), context.ledger.now()
+    try:
+        batch_id, index = parsed_job_ref(ref)
+    except RequestError as error:
+        raise UnknownBatch(ref) from error
+    batch, at = context.ledger.batches.get(batch_id), context.ledger.now()
+    if batch.jobs is not None and index >= batch.jobs:
+        raise UnknownBatch(ref)
     number = context.ledger.jobs.attempt_on_record(ref)
     images = len(images_at_hand(context, batch.id, index, None)) or 1
     mended = JobRecord.queued(batch, index, images, at).model_copy(

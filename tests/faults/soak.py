@@ -29,7 +29,7 @@ from embedded.services.services import running_services
 from pipeline import Batch
 from pipeline.deployment.broker import EXPAND, FINALIZE, RENDER, TICK, celery_app, send_hint
 from pipeline.deployment.broker_keys import CONTROL_QUEUE, RENDER_QUEUE, queue_key
-from pipeline.errors import BatchLost, ServiceError, TesseraError
+from pipeline.errors import BatchLost, ServiceError, TesseraError, WaitTimeout
 from pipeline.operations.discrepancies import DiscrepancyKind, Verification
 from pipeline.records.object_keys import MARKERS, BatchObjects
 from pipeline.records.results import FailureCode
@@ -99,7 +99,7 @@ class Soak:
         return found
 
     def _ends_well(self, batch: Batch) -> None:
-        batch.wait(timeout_s=END_S)
+        self._wait_while_it_moves(batch)
         found = until(f"{batch.id} is at rest", lambda: self._look_at_rest(batch), END_S)
         if not found.ok:
             # What harm did to the objects of a batch after its end nobody notices before they are asked for.
@@ -122,6 +122,19 @@ class Soak:
         ends_well(self.deployment, batch, state, failed=None, harmed=self.objects.harmed)
         codes = {failure.code for failure in batch.errors()}
         assert codes <= {FailureCode.POISON, FailureCode.CANCELLED}, f"{batch.id}: {codes}"
+
+    def _wait_while_it_moves(self, batch: Batch) -> None:
+        """Until it is over: on a machine that others keep busy it may take long, but it gets further."""
+        before = -1
+        while True:
+            try:
+                batch.wait(timeout_s=END_S)
+            except WaitTimeout:
+                if (there := batch.status().succeeded) <= before:
+                    raise
+                before = there
+            else:
+                return
 
     def _look_at_rest(self, batch: Batch) -> Verification | None:
         """What is found, and asked to be repaired, of a batch that nobody works on; None if somebody does.

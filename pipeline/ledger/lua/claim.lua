@@ -65,4 +65,5 @@ redis.call('ZADD', keys.leases, now_ms() + lease_ms, best)
 local fence = math.max((tonumber(redis.call('HGET', job, 'fence')) or 0) + 1, now_ms())
 local text = string.format('%.0f', fence)
 redis.call('HSET', job, 'worker', worker, 'fence', text)
+redis.call('HSETNX', job, 'tenant', best_tenant) -- of one that is gone: its lease is counted, too
 return {best, text, redis.call('HGET', job, 'record')}

@@ -15,7 +15,7 @@ end
 
 local function to_backlog(ref)
   local job = redis.call('HMGET', keys.job(ref), 'tenant', 'score')
-  if job[1] then
+  if job[1] and job[2] then
     redis.call('HSETNX', keys.tenants, job[1], 0)
     redis.call('ZADD', keys.backlog(job[1]), job[2], ref)
   end

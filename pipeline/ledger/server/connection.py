@@ -14,6 +14,7 @@ from pipeline.ledger.images import Images
 from pipeline.ledger.jobs import Jobs
 from pipeline.ledger.leases import Leases
 from pipeline.ledger.locks import Locks
+from pipeline.ledger.queues import Queues
 from pipeline.ledger.schedules import ScheduleRecords
 from pipeline.ledger.speeds import Speeds
 from pipeline.ledger.store import Store
@@ -39,6 +40,7 @@ class Ledger:
         self.generations = Generations(self.store)
         self.leases = Leases(self.store, settings.tenants, self.generations)
         self.dead_letters = DeadLetters(self.store)
+        self.queues = Queues(self.store, self.batches)
         self.wakes = Wakes(self.store)
         self.tokens = Tokens(self.store)
         self.webhooks = WebhookRecords(self.store)

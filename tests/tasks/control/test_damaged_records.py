@@ -84,7 +84,7 @@ def test_a_repair_writes_it_again(stage: Stage, harm: Harm) -> None:
     assert _batch(stage).verify(deep=True).ok
 
 
-@of_the_record
+@each_harm
 def test_the_controller_finds_it_by_itself_and_it_goes_on(stage: Stage, harm: Harm) -> None:
     stage.batch(9)
     launched = len(stage.node.launched)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 
+from pipeline.picture import Format
 from pipeline.records.attempt import AttemptSpec
 from pipeline.records.batch import advance
 from pipeline.records.object_keys import BatchObjects
@@ -11,7 +15,7 @@ from pipeline.records.results import ImageResult
 from pipeline.states import BatchState
 from tasks.control import finalize as module
 from tasks.control.finalize import finalize
-from tasks.control.write_results import AT_A_TIME, write_results
+from tasks.control.write_results import AT_A_TIME, LOOKS_AT_A_TIME, Unproved, write_results
 from tests.factories import at
 from tests.tasks.node import Play
 from tests.tasks.stage import SUCCEEDED, Stage
@@ -104,12 +108,30 @@ def test_each_fragment_is_read_once_and_few_at_a_time_however_many_there_are(
         ahead.append(len(fetched) - result.index // 3)
         return dump(result)
 
+    monkeypatch.setattr("tasks.control.write_results.LOOKED_FOR", 6)  # images, of two jobs
     monkeypatch.setattr(stage.artifacts, "get", counted)
     monkeypatch.setattr(ImageResult, "model_dump_json", written)
     stage.finalized()
     assert len(fetched) == len(set(fetched)) == 40
-    assert max(ahead) <= AT_A_TIME + 1
+    assert max(ahead) <= AT_A_TIME + 2 * (LOOKS_AT_A_TIME + 2)
     assert [line["index"] for line in stage.lines("results.jsonl")] == list(range(120))
+
+
+def test_pictures_of_several_jobs_are_looked_for_with_one_list(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few images a job has. A picture that is gone is missed among those of other jobs."""
+    stage.batch(30)
+    stage.work()
+    sizes_between, lists = stage.artifacts.sizes_between, []
+
+    def counted(*asked: Any, **more: Any) -> Iterator[tuple[str, int]]:
+        lists.append(asked)
+        return sizes_between(*asked, **more)
+
+    monkeypatch.setattr(stage.artifacts, "sizes_between", counted)
+    stage.artifacts.delete(BatchObjects("b").image(17, 0, Format.PNG))
+    with pytest.raises(Unproved, match=r"0000017-000\.png is gone"):
+        write_results(stage.worker, stage.ledger.batches.get("b").manifest, 10)
+    assert len(lists) == 1
 
 
 def test_a_batch_with_jobs_left_is_not_finalized(stage: Stage) -> None:

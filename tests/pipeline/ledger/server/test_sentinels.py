@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redbeat.schedulers import get_redis
@@ -73,7 +74,8 @@ def test_sentinels_and_the_primary_are_reached_over_tls_and_with_our_certificate
         with app.connection_for_read() as connection:
             queue = connection.SimpleQueue(queue_name(own.redis_prefix, RENDER_QUEUE))
             assert queue.get(timeout=30).headers["task"] == RENDER
-        for stranger in ({"redis_ca": tls.files["redis_ca"]}, {}):  # without a certificate; with another CA
+        strangers: tuple[dict[str, Any], ...] = ({"redis_ca": tls.files["redis_ca"]}, {})
+        for stranger in strangers:  # without a certificate; with another CA
             with pytest.raises(LedgerUnavailable):
                 Ledger(load_settings(settings.environment(), redis_url=tls.url, **stranger)).now()
 
