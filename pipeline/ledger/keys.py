@@ -44,6 +44,8 @@ them (server/acl.py). What Celery keeps stands in pipeline/deployment/broker_key
 | `absent:<key>` | string | since when an object is looked for in vain; expires |
 | `tokens` | hash | tokens of the HTTP API by their id: records (JSON) with digests |
 | `rate:<token>@<minute>` | string | how many requests this token has made in this minute; expires |
+| `trial:<model>` | string | which job tries a model (its digest), or that it is proven; expires |
+| `refusal:<model>` | string | what a pod found wrong with a model in one batch; expires |
 | `lock:<name>` | string | which process runs the tick, expands or finalizes; expires |
 """
 
@@ -122,6 +124,8 @@ class Keys:
     due = _Each("due:{}")
     rest = _Each("rest:{}")
     absent = _Each("absent:{}")
+    trial = _Each("trial:{}")
+    refusal = _Each("refusal:{}")
     lock = _Each("lock:{}")
     tokens = _One("tokens")
     rate = _Each("rate:{}")

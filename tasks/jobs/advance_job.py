@@ -32,13 +32,15 @@ from pipeline.records.attempt import (
 )
 from pipeline.records.batch import JobRecord, Wait, advance, changed
 from pipeline.records.object_keys import BatchObjects
+from pipeline.records.results import FailureCode
 from pipeline.records.shards import index_ranges
 from pipeline.states import BatchState, JobState
-from tasks.jobs.finish_attempt import cancel_job, clear_failures, finish_attempt
+from tasks.jobs.finish_attempt import abandon_job, cancel_job, clear_failures, finish_attempt
 from tasks.jobs.images import job_images
 from tasks.jobs.mend_job import FENCE_S, delete_attempt
 from tasks.jobs.outage import PODS_END_WITHIN_S, REASON_LIMIT, PodGoesOn, has_waited, record_wait
 from tasks.jobs.poison import images_out_of_memory, images_to_isolate, layout_to_isolate, slots_that_fit
+from tasks.jobs.trial import has_to_wait, note_progress, refusal
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
@@ -68,7 +70,13 @@ def advance_job(context: Context, held: Held, fence: str) -> bool:
         job = job.model_copy(update={"indices": index_ranges(job_images(context, job))})
         if job.reopen is not None:
             job = clear_failures(context, job, fence)
-        job = record_attempt(context, job, held.at, fence)
+        spec, reason = next_attempt(context, job)
+        if (wrong := refusal(context, job, spec)) is not None:
+            abandon_job(context, job, fence, FailureCode.ATTEMPTS_EXHAUSTED, wrong)
+            return False
+        if has_to_wait(context, job, spec, fence):
+            return False
+        job = record_attempt(context, job, spec, reason, at=held.at, fence=fence)
     if job.attempt is None:
         raise ValueError(f"job {job.ref} is {job.state.value} without an attempt")
     held = replace(held, job=job)
@@ -78,8 +86,8 @@ def advance_job(context: Context, held: Held, fence: str) -> bool:
         return observe(context, held, job.attempt, fence)
 
 
-def record_attempt(context: Context, job: JobRecord, at: datetime, fence: str) -> JobRecord:
-    """The job with its next attempt, which is in the ledger before anything of it is created."""
+def next_attempt(context: Context, job: JobRecord) -> tuple[AttemptSpec, str]:
+    """The attempt that comes next, of which nothing is recorded yet, and why it has its layout."""
     settings = context.settings
     number = (job.attempt.number if job.attempt else job.last_number) + 1
     choice = _choose_layout(context, job)
@@ -109,12 +117,19 @@ def record_attempt(context: Context, job: JobRecord, at: datetime, fence: str) -
         deadline_s=settings.deadline_s,
         avoid_nodes=tuple(sorted({e.node for e in job.ended if e.node and e.code is Code.GPU_UNHEALTHY})),
     )
+    return spec, choice.reason + (f"; {slots.slots} images at a time: {slots.reason}" if slots.slots > 1 else "")
+
+
+def record_attempt(
+    context: Context, job: JobRecord, spec: AttemptSpec, reason: str, *, at: datetime, fence: str
+) -> JobRecord:
+    """The job with its next attempt, which is in the ledger before anything of it is created."""
     launching = advance(
         job,
         JobState.LAUNCHING,
         at=at,
         attempt=spec,
-        layout_reason=choice.reason + (f"; {slots.slots} images at a time: {slots.reason}" if slots.slots > 1 else ""),
+        layout_reason=reason,
         confirmed=False,
         detail="",
         fenced_at=None,
@@ -216,6 +231,7 @@ def observe(context: Context, held: Held, spec: AttemptSpec, fence: str) -> bool
         delete_attempt(context, spec.name)
         return False
     if seen is not None:
+        note_progress(context, job, spec)
         record_progress(context, held, JOB_STATES[seen.phase], seen.detail[:DETAIL_LIMIT], fence)
     return True
 

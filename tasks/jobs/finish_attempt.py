@@ -31,6 +31,7 @@ from tasks.jobs.learn import learn
 from tasks.jobs.outage import REASON_LIMIT
 from tasks.jobs.poison import find_poison, find_suspects
 from tasks.jobs.retry_policy import GiveUp, Limits, Retry, Tally, decide
+from tasks.jobs.trial import note_end
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
@@ -43,7 +44,7 @@ def finish_attempt(context: Context, job: JobRecord, fence: str, ended: AttemptO
     """
     if job.attempt is None:
         raise ValueError(f"job {job.ref} has no attempt that could have ended")
-    gpus, tasks = job.attempt.gpus, job_images(context, job)
+    spec, tasks = job.attempt, job_images(context, job)
     objects = BatchObjects(job.batch_id)
     reported = reported_outcomes(context.artifacts, objects, job.index)
     known = confirmed_outcomes(context.artifacts, objects, tasks, reported.outcomes, by_key=True)
@@ -51,7 +52,7 @@ def finish_attempt(context: Context, job: JobRecord, fence: str, ended: AttemptO
     tally = Tally(job.spent, job.disrupted, job.isolated) if len(known) == job.done else Tally()
     suspected = find_suspects(context, job, undone, ended)
     history = AttemptEnd(
-        number=job.attempt.number,
+        number=spec.number,
         code=ended.code,
         reason=ended.reason,
         ended_at=context.ledger.now(),
@@ -67,14 +68,16 @@ def finish_attempt(context: Context, job: JobRecord, fence: str, ended: AttemptO
         known[poison.index] = poison
         undone = [task for task in undone if task.index != poison.index]
     if not undone:
+        note_end(context, job, spec, ended, "")
         # A worker that died while it gave the job up has already written the failures.
         state = final_state(known.values())
         as_written = reported.outcomes if reported.whole else None
         finish_job(context, job, fence, state=state, tasks=tasks, known=known, reported=as_written)
-        learn(context, known.values(), ended.report.usage if ended.report else None, gpus)
+        learn(context, known.values(), ended.report.usage if ended.report else None, spec.gpus)
         return
     limits = Limits(context.settings.max_attempts, context.settings.max_disruptions)
     decision = decide(ended, tally, limits, isolated=poison is not None, random=random.random)
+    note_end(context, job, spec, ended, decision.reason if isinstance(decision, GiveUp) else "")
     if isinstance(decision, GiveUp):
         log.error("job failed", reason=decision.reason, undone=len(undone))
         fail_job(

@@ -102,6 +102,8 @@ ROLES: Mapping[str, Role] = {
             _KEYS.watched,
             _KEYS.lock(_ANY),
             _KEYS.absent(_ANY),
+            _KEYS.trial(_ANY),
+            _KEYS.refusal(_ANY),
         ),
         reads=(
             _KEYS.deployment,

@@ -19,6 +19,7 @@ from pipeline.ledger.schedules import ScheduleRecords
 from pipeline.ledger.speeds import Speeds
 from pipeline.ledger.store import Store
 from pipeline.ledger.tokens import Tokens
+from pipeline.ledger.trials import Trials
 from pipeline.ledger.wakes import Wakes
 from pipeline.ledger.webhooks import WebhookRecords
 from pipeline.ledger.workers import Workers
@@ -44,6 +45,7 @@ class Ledger:
         self.wakes = Wakes(self.store)
         self.tokens = Tokens(self.store)
         self.webhooks = WebhookRecords(self.store)
+        self.trials = Trials(self.store)
 
     def now(self) -> datetime:
         """The ledger's clock."""
