@@ -94,6 +94,8 @@ class ScheduleFields(TypedDict, total=False):
     tenant: str
     priority: int
     skip_invalid: bool
+    comments: bool
+    extra_columns: Literal["metadata"] | None
 
 
 class Schedules:

@@ -28,6 +28,7 @@ from pipeline.ledger.update import update
 from pipeline.operations.cancel import request_cancel
 from pipeline.operations.status import batch_status
 from pipeline.operations.submit import Submission, accept
+from pipeline.promptset.lines import ReadOptions
 from pipeline.promptset.row import derived_seed
 from pipeline.records.batch import BatchManifest, Origin
 from pipeline.records.object_keys import BatchObjects
@@ -142,6 +143,7 @@ def _submit(
         priority=spec.priority,
         seed=None if spec.vary_seed else seed,
         skip_invalid=spec.skip_invalid,
+        reading=ReadOptions(comments=spec.comments, extra_columns=spec.extra_columns),
         row_filter=row_filter,
         origin=Origin(schedule=record.name, fire_at=turn.fire_at, rows_key=row_filter.key if row_filter else None),
     )

@@ -66,7 +66,13 @@ def test_every_installation_is_pinned() -> None:
 def test_the_pins_have_what_the_images_install() -> None:
     pins = _pins("constraints.txt") | _pins("constraints-images.txt")
     extras = PROJECT["project"]["optional-dependencies"]
-    for requirement in (*PROJECT["project"]["dependencies"], *extras["worker"], *extras["engine"], "hatchling"):
+    for requirement in (
+        *PROJECT["project"]["dependencies"],
+        *extras["worker"],
+        *extras["tables"],
+        *extras["engine"],
+        "hatchling",
+    ):
         match = re.match(r"[A-Za-z0-9_.-]+", requirement)
         assert match is not None
         assert match[0].lower() in pins
@@ -86,6 +92,10 @@ def test_kernels_are_compiled_where_there_is_a_compiler_and_found_where_there_is
     assert "RUN PYTHONPATH=/source /opt/tessera/bin/python -m distri.layers.kernels.compile\n" in _stage("kernels")
     assert "COPY --from=kernels /opt/tessera/kernels /opt/tessera/kernels\n" in _stage("engine")
     assert Path(sys.prefix) / "kernels" == cache.COMPILED
+
+
+def test_the_controller_reads_the_tables_of_schedules() -> None:
+    assert "' worker tables > packages.txt" in _stage("worker-packages")
 
 
 def test_the_engine_stays_offline() -> None:

@@ -11,7 +11,7 @@ import typer
 from pipeline.cli.assignments import assigned
 from pipeline.cli.exits import OK
 from pipeline.cli.json_out import write_json
-from pipeline.cli.options import AsJson, BatchSeed, Override, Priority, Tenant
+from pipeline.cli.options import AsJson, BatchSeed, Comments, ExtraColumns, Override, Priority, Tenant
 from pipeline.cli.table import print_table
 from pipeline.cli.unreadable import print_unreadable
 from pipeline.client.client import Client
@@ -67,6 +67,8 @@ def add(
     skip_invalid: Annotated[
         bool, typer.Option("--skip-invalid", help="Leave out invalid rows instead of refusing the whole prompt set.")
     ] = False,
+    comments: Comments = False,
+    extra_columns: ExtraColumns = None,
     missing_ok: Annotated[
         bool, typer.Option("--missing-ok", help="Add it although its prompts are not there yet.")
     ] = False,
@@ -93,6 +95,8 @@ def add(
         tenant=tenant,
         priority=priority,
         skip_invalid=skip_invalid,
+        comments=comments,
+        extra_columns=extra_columns,
     )
     return _print_next(seen, as_json)
 

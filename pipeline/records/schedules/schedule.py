@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -107,6 +107,14 @@ class ScheduleSpec(BaseModel):
     tenant: Tenant = Field("default", description="Who shares fairly with whom.")
     priority: int = Field(5, ge=PRIORITIES[0], le=PRIORITIES[-1], description="0 is served first, 9 last.")
     skip_invalid: bool = Field(False, description="Leave invalid rows out instead of refusing them all.")
+    comments: bool = Field(
+        False, exclude_if=lambda value: not value, description="Lines of a text that begin with # are no prompts."
+    )
+    extra_columns: Literal["metadata"] | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="Where columns of a table go that are no fields; by default they are errors.",
+    )
 
     @field_serializer("options", "overrides")
     def _dump_set_options(self, options: Options) -> dict[str, Any]:

@@ -367,6 +367,19 @@ def test_invalid_rows_may_be_skipped(stage: Stage) -> None:
     assert (history(stage)[0].outcome, history(stage)[0].rows) == ("submitted", 1)
 
 
+def test_comments_and_extra_columns_are_read_as_the_schedule_says(stage: Stage) -> None:
+    text = put_prompts(stage, ["# of the autumn", "a red leaf"], "set.txt")
+    table = put_prompts(stage, ["prompt,Category", "a fox,Animals"], "set.csv")
+    schedule(stage, "text", prompts=text, comments=True)
+    schedule(stage, "table", prompts=table, extra_columns="metadata")
+    for name in ("text", "table"):
+        fire(stage.worker, name)
+        assert (history(stage, name)[0].outcome, history(stage, name)[0].rows) == ("submitted", 1)
+    [row] = rows_of(stage, history(stage, "table")[0].id).values()
+    assert row["metadata"] == {"Category": "Animals"}
+    assert not {"comments", "extra_columns"} & schedule(stage).spec.model_dump().keys()
+
+
 def test_an_id_that_a_user_took_fails_that_firing_only(stage: Stage) -> None:
     schedule(stage)
     taken = firing_id("nightly", hours_ago(stage, 0))
