@@ -1,0 +1,164 @@
+"""Whole pictures with a LoRA file of every kind, within half a level of 255 of those of its own trainer's code."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from distri.engine import Engine, EngineSettings
+from distri.model.image import ImageSpec
+from distri.model.lora import Lora
+from distri.ranks.mesh import Mesh
+from distri.sampling.control import Control
+from pipeline.loras.kinds import AdapterKind
+from tests.distri import loras
+from tests.distri.lycoris_modules import CASES, Case, saved, trained_module
+
+PLAIN = ImageSpec("a photo of a cat", None, seed=7, width=64, height=64, steps=2, guidance_scale=5.0)
+# A whole level would be seen; half of one is what rounding to 8 bits leaves open.
+HALF_A_LEVEL = 0.5
+NORM = "down_blocks.1.attentions.0.norm"
+
+
+@pytest.fixture(scope="module")
+def engine(model_dir: Path) -> Engine:
+    return Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=EngineSettings(exact=True))
+
+
+@pytest.fixture(scope="module")
+def pipe(model_dir: Path) -> Any:
+    """One of our own: what peft has put into a network and taken out again may leave traces."""
+    found: Any = diffusers.StableDiffusionXLPipeline.from_pretrained(model_dir, add_watermarker=False)
+    found.set_progress_bar_config(disable=True)
+    return found
+
+
+def _wanted(pipe: Any) -> Any:
+    arguments = {
+        "width": PLAIN.width,
+        "height": PLAIN.height,
+        "num_inference_steps": PLAIN.steps,
+        "guidance_scale": 5.0,
+    }
+    generator = torch.Generator().manual_seed(PLAIN.seed)
+    return pipe(PLAIN.prompt, generator=generator, output_type="np", **arguments).images[0] * 255
+
+
+def _rendered(engine: Engine, image: ImageSpec) -> Any:
+    pixels = engine.render(image, control=lambda: Control.GO).pixels
+    assert pixels is not None
+    return pixels.astype(float)
+
+
+def _check(engine: Engine, lora: Lora, wanted: Any) -> None:
+    plain, found = (_rendered(engine, image) for image in (PLAIN, replace(PLAIN, loras=(lora,))))
+    assert np.abs(found - np.rint(wanted)).max() <= 1  # where it lies between two levels
+    assert np.abs(found - wanted).max() <= HALF_A_LEVEL + 0.1
+    assert np.abs(found - plain).max() > 3
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in CASES.items()])
+@torch.no_grad()
+def test_what_lycoris_trains(engine: Engine, pipe: Any, tmp_path: Path, case: Case) -> None:
+    names = [NORM] if case.kind is AdapterKind.NORM else loras.UNET
+    strength = case.strengths[-1]
+    state, at_work = dict[str, torch.Tensor](), []
+    for name in names:
+        try:
+            module = trained_module(case, pipe.unet.get_submodule(name))
+        except ValueError:  # butterflies are of some sizes only
+            continue
+        state |= {
+            f"lora_unet_{name.replace('.', '_')}.{side}": value.contiguous()
+            for side, value in saved(module, case).items()
+        }
+        module.multiplier = strength
+        module.apply_to()
+        at_work.append(module)
+    assert len(at_work) > len(names) // 2
+    save_file(state, tmp_path / "lora.safetensors")
+    try:
+        wanted = _wanted(pipe)
+    finally:
+        for module in at_work:
+            module.restore()
+    _check(engine, Lora(tmp_path / "lora.safetensors", strength), wanted)
+
+
+def _comfy(path: Path) -> Path:
+    """A file of kohya's under the names that ComfyUI saves."""
+    parts = {"lora_unet_": "diffusion_model.", "lora_te1_": "text_encoders.clip_l.transformer.", "lora_te2_": "clip_g."}
+    renamed = {}
+    for key, value in load_file(path).items():
+        prefix = next(one for one in parts if key.startswith(one))
+        renamed[parts[prefix] + key.removeprefix(prefix)] = value
+    save_file(renamed, path.with_stem("comfy"))
+    return path.with_stem("comfy")
+
+
+def _fp8(path: Path) -> tuple[Path, Path]:
+    """The file in fp8, and what it says in float32."""
+    small = {key: value.to(torch.float8_e4m3fn) for key, value in load_file(path).items()}
+    save_file(small, path.with_stem("fp8"))
+    save_file({key: value.float() for key, value in small.items()}, path.with_stem("float"))
+    return path.with_stem("fp8"), path.with_stem("float")
+
+
+Files = Callable[[Path, dict[str, Any]], tuple[Path, Path]]
+
+
+def _same(make: Callable[..., Path], **options: Any) -> Files:
+    def files(folder: Path, parts: dict[str, Any]) -> tuple[Path, Path]:
+        path = make(folder / "lora.safetensors", parts, **options)
+        return path, path
+
+    return files
+
+
+# Of each kind our file, and the one that diffusers and peft read.
+OF_PEFT: dict[str, Files] = {
+    "peft": _same(loras.peft),
+    "kohya": _same(loras.kohya),
+    "ComfyUI's prefixes": lambda folder, parts: (
+        _comfy(loras.kohya(folder / "lora.safetensors", parts)),
+        folder / "lora.safetensors",
+    ),
+    "fp8": lambda folder, parts: _fp8(loras.kohya(folder / "lora.safetensors", parts)),
+    "patterns": _same(loras.of_unet, settings={"alpha_pattern": {r"down_blocks.*attn1\.to_(q|k)": 9, "proj": 1.0}}),
+    "the root of the rank": _same(loras.of_unet, settings={"use_rslora": True}),
+    "DoRA": _same(loras.of_unet, settings={}, dora=True),
+}
+
+
+@pytest.fixture
+def with_peft(pipe: Any) -> Iterator[Callable[[Path, Any], Any]]:
+    """The picture with a file that diffusers loads, and its scales."""
+
+    def picture(path: Path, scales: Any) -> Any:
+        pipe.load_lora_weights(path, adapter_name="a")
+        pipe.set_adapters(["a"], [scales])
+        return _wanted(pipe)
+
+    yield picture
+    pipe.unload_lora_weights()
+
+
+@pytest.mark.parametrize("kind", list(OF_PEFT))
+def test_what_diffusers_loads_with_peft(
+    engine: Engine, pipe: Any, with_peft: Callable[[Path, Any], Any], tmp_path: Path, kind: str
+) -> None:
+    ours, theirs = OF_PEFT[kind](tmp_path, pipe.components)
+    _check(engine, Lora(ours, 0.8), with_peft(theirs, 0.8))
+
+
+def test_block_weights(engine: Engine, pipe: Any, with_peft: Callable[[Path, Any], Any], tmp_path: Path) -> None:
+    path = loras.kohya(tmp_path / "lora.safetensors", pipe.components)
+    scales = {"text_encoder": 0.3, "text_encoder_2": 0.3, "unet": {"down": 0.5, "mid": 0.0, "up": 1.5}}
+    blocks = (("down_blocks", 0.5), ("mid_block", 0.0), ("up_blocks", 1.5))
+    _check(engine, Lora(path, 1.0, text_scale=0.3, blocks=blocks), with_peft(path, scales))
