@@ -9,10 +9,11 @@ from typing import Any, ParamSpec, TypeVar
 from pipeline.deployment.allow_lists import Names
 from pipeline.deployment.announcement import Deployment
 from pipeline.picture import Lora, Picture, Syntax
+from pipeline.promptset.shorthand import lora_blocks
 from pipeline.promptset.syntax import reading
 from pipeline.promptset.syntax.inversions import Inversions
 from pipeline.promptset.syntax.parsed import BadSyntax, Blend, Composed, Inversion, LoraTag
-from pipeline.promptset.syntax.unread import unread
+from pipeline.promptset.syntax.unread import WILDCARDS, unread
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -20,6 +21,8 @@ T = TypeVar("T")
 # Of the smallest and largest scale that a row may give a LoRA.
 MAX_LORA_SCALE = 4.0
 PROMPTS = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2")
+_NEGATIVE = frozenset(PROMPTS[2:])
+_NONE = Syntax.NONE
 
 
 def loras_named(values: Mapping[str, Any], syntax: Syntax, deployment: Deployment) -> tuple[Lora, ...]:
@@ -42,15 +45,17 @@ def read_prompts(values: Mapping[str, Any], syntax: Syntax, deployment: Deployme
 
     Raises ValueError with (field, message) for what cannot be read or is not on the allow-list.
     """
-    if syntax.value not in deployment.syntaxes:
+    if syntax not in deployment.syntaxes:
         found = f"{syntax.value} found, which the deployment's version {deployment.version} does not read"
         raise ValueError("syntax", f"{found}; upgrade it, or leave the syntax out")
     inversions = _inversions(deployment.embedding_names)
     embeddings: dict[str, str] = {}
     composed: dict[str, int] = {}
     for name in PROMPTS:
-        text, negative = values[name], name.startswith("negative")
-        if text is None or (reading.needs_no_look(text, syntax, negative=negative) and not inversions.any_in(text)):
+        if (text := values[name]) is None:
+            continue
+        negative = name in _NEGATIVE
+        if reading.needs_no_look(text, syntax, negative=negative) and not inversions.any_in(text):
             continue
         read = _checked(name, reading.read, text, syntax, values["steps"], negative=negative, inversions=inversions)
         composed[name] = len(read)
@@ -74,18 +79,24 @@ def _checked(name: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
 
 def unread_syntax(picture: Picture) -> Iterator[tuple[str, str]]:
     """Prompts that look like a syntax that is not read: field and warning. Whoever says `none` is not warned."""
-    if picture.syntax is Syntax.NONE:
+    values = picture.__dict__  # a million rows are asked
+    syntax = values["syntax"]
+    if syntax is _NONE:
         return
     for name in PROMPTS:
-        text = getattr(picture, name)
-        if text and (found := unread(text, picture.syntax or Syntax.NONE, negative=name.startswith("negative"))):
+        text = values[name]
+        if text and (found := unread(text, syntax or _NONE, negative=name in _NEGATIVE)):
             yield name, found
 
 
 def unread_warning(example: str, syntax: Syntax | None) -> str:
     """What to do about it."""
+    if example in WILDCARDS:
+        return f"looks like a wildcard, as in {example}, which is read as literal text; a row for each choice wanted"
+    if example == "(word:1,3)":
+        return f"looks like a weight with a comma, as in {example}, which no syntax reads; (word:1.3) wanted"
     if syntax is None:
-        other = "compel" if "+" in example or "()" in example else "a1111"
+        other = "compel" if "+" in example or "()" in example else "comfy" if example == "(word:1e3)" else "a1111"
         return (
             f"looks like prompt syntax, as in {example}, and is read as literal text; syntax: {other} reads it, "
             "syntax: none says that it is meant literally"
@@ -115,10 +126,10 @@ def _tagged(tags: Iterable[LoraTag], deployment: Deployment) -> dict[str, Lora]:
             raise BadSyntax(
                 f"<lora:{tag.name[:80]}> is not on the allow-list; {deployment.lora_names.nearest(tag.name)}"
             )
-        before = found.get(name)
-        found[name] = LoraTag(
-            name, tag.scale + (before.scale if before else 0), tag.text_scale + (before.text_scale if before else 0)
-        )
+        before = found.get(name, LoraTag(name, 0.0, 0.0, tag.blocks))
+        if before.blocks != tag.blocks:
+            raise BadSyntax(f"<lora:{tag.name[:80]}> is there twice with different block weights; one of them wanted")
+        found[name] = LoraTag(name, tag.scale + before.scale, tag.text_scale + before.text_scale, tag.blocks)
     return {name: _lora(tag) for name, tag in found.items()}
 
 
@@ -127,4 +138,18 @@ def _lora(tag: LoraTag) -> Lora:
         if abs(scale) > MAX_LORA_SCALE:
             wanted = f"{-MAX_LORA_SCALE:g} to {MAX_LORA_SCALE:g} wanted"
             raise BadSyntax(f"<lora:{tag.name[:80]}> with a scale of {scale:g} found; {wanted}")
-    return Lora(name=tag.name, scale=tag.scale, text_scale=None if tag.text_scale == tag.scale else tag.text_scale)
+    text_scale = None if tag.text_scale == tag.scale else tag.text_scale
+    return Lora(name=tag.name, scale=tag.scale, text_scale=text_scale, blocks=_blocks(tag))
+
+
+def _blocks(tag: LoraTag) -> dict[str, float]:
+    if not tag.blocks or tag.blocks.upper() == "ALL":
+        return {}
+    try:
+        blocks = lora_blocks(",".join(["0"] * 20) if tag.blocks.upper() == "NONE" else tag.blocks)
+        return Lora.model_validate({"name": tag.name, "blocks": blocks}).blocks
+    except ValueError:
+        raise BadSyntax(
+            f"<lora:{tag.name[:80]}> with block weights that cannot be read found; 12, 20 or 26 numbers from "
+            f"{-MAX_LORA_SCALE:g} to {MAX_LORA_SCALE:g} wanted, as lbw=1,0,0.5,..., or lbw=ALL or NONE"
+        ) from None

@@ -23,17 +23,16 @@ from pipeline.picture import (
 )
 from pipeline.promptset import samplers
 from pipeline.promptset.prompts import loras_named, read_prompts
-from pipeline.promptset.row import HighresChoice, Options, ResolvedRow, Row, derived_seed
+from pipeline.promptset.row import SCHEMA_VERSION, HighresChoice, Options, ResolvedRow, Row, derived_seed
 from pipeline.promptset.sizes import GivenSize, size
 from pipeline.promptset.values import ANY_SEED, MAX_LORAS, MIN_SIDE_PX
 
 # Above so many native areas large shapes repeat in a picture that is rendered directly: 1.5 megapixels for 1024 px.
 DIRECT_AREAS = 1.5e6 / 1024**2
 MAX_WEBP_PX = 16_383
+_DIRECT = Highres()
 
 _DEFAULTS = {name: field.get_default() for name, field in Options.model_fields.items()}
-# What a resolved row has under the same name; what is decided here comes over it.
-_AS_GIVEN = tuple(name for name in Options.model_fields if name in ResolvedRow.model_fields)
 _CONDITIONING, _FILE = itemgetter(*Conditioning.model_fields), itemgetter(*File.model_fields)
 _OF_SAMPLING = frozenset({"steps", "scheduler", *samplers.TAKES})
 _FOR_DISTILLED = {"steps": samplers.LCM_STEPS, "guidance_scale": samplers.LCM_GUIDANCE}
@@ -54,12 +53,15 @@ def resolve(
     syntax: Syntax | None = given.get("syntax") or _syntax_of(deployment)
     given["loras"] = _loras(given, syntax, deployment, model)
     of_model = _of_model(model, given, deployment)
-    scheduler = (of_model | given).get("scheduler")
-    distilled = scheduler is not None and scheduler.name in samplers.DISTILLED
-    values: dict[str, Any] = _DEFAULTS | (_FOR_DISTILLED if distilled else {}) | of_model | given
+    scheduler = given.get("scheduler", of_model.get("scheduler"))
+    values: dict[str, Any] = _DEFAULTS.copy()  # updated in place: a million rows are resolved
+    if scheduler is not None and scheduler.name in samplers.DISTILLED:
+        values.update(_FOR_DISTILLED)
+    values.update(of_model)
+    values.update(given)
     values["steps"] = _steps(values, of_row, of_batch)
     width, height = _size(of_row, of_batch, deployment, native_px)
-    highres = _highres(row, defaults, values["steps"], width * height, native_px)
+    highres = _highres(of_row, of_batch, values["steps"], width * height, native_px)
     if scheduler is not None and (
         refused := samplers.refusal(scheduler, steps=values["steps"], guidance_scale=values["guidance_scale"])
     ):
@@ -75,24 +77,25 @@ def resolve(
         embeddings = read_prompts(values, syntax, deployment, model)
     seed = values["seed"]
     custom_id = row.custom_id if row.custom_id is not None else f"row-{line}"
-    decided: dict[str, Any] = {
-        "row": index,
-        "first_image": first_image,
-        "custom_id": custom_id,
-        "prompt": row.prompt,
-        "seed": derived_seed(batch_seed, custom_id) if seed in (None, ANY_SEED) else seed,
-        "width": width,
-        "height": height,
-        "model": model,
-        "syntax": syntax,
-        "embeddings": embeddings,
-        "highres": highres,
-        "conditioning": _conditioning(*_CONDITIONING(values)),
-        "file": _file(row, defaults, values, max(width, height)),
-        "metadata": row.metadata,
-        "refiner_switch_at": _refiner_switch_at(values["refiner_switch_at"], deployment.models[model]),
-    }
-    return ResolvedRow(**{name: values[name] for name in _AS_GIVEN} | decided)
+    values.update(
+        schema_version=SCHEMA_VERSION,
+        row=index,
+        first_image=first_image,
+        custom_id=custom_id,
+        prompt=row.prompt,
+        seed=derived_seed(batch_seed, custom_id) if seed in (None, ANY_SEED) else seed,
+        width=width,
+        height=height,
+        model=model,
+        syntax=syntax,
+        embeddings=embeddings,
+        highres=highres,
+        conditioning=_conditioning(*_CONDITIONING(values)),
+        file=_file(of_row, of_batch, values, max(width, height)),
+        metadata=row.metadata,
+        refiner_switch_at=_refiner_switch_at(values["refiner_switch_at"], deployment.models[model]),
+    )
+    return ResolvedRow.of_checked(values)
 
 
 def _steps(values: Mapping[str, Any], of_row: Mapping[str, Any], of_batch: Mapping[str, Any]) -> int:
@@ -190,7 +193,9 @@ def _refiner_switch_at(wanted: float | None, model: AllowedModel) -> float | Non
 def _size(
     of_row: Mapping[str, Any], of_batch: Mapping[str, Any], deployment: Deployment, native_px: int
 ) -> tuple[int, int]:
-    width, height = size(GivenSize.of(of_row), GivenSize.of(of_batch), native_px)
+    width, height = of_row.get("width"), of_row.get("height")
+    if width is None or height is None:  # most rows have both
+        width, height = size(GivenSize.of(of_row), GivenSize.of(of_batch), native_px)
     for name, side in (("width", width), ("height", height)):
         if not MIN_SIDE_PX <= side <= MAX_SIDE_PX:
             raise ValueError(name, f"{side} follows from the aspect; {MIN_SIDE_PX} to {MAX_SIDE_PX} pixels wanted")
@@ -206,17 +211,19 @@ def _size(
     return width, height
 
 
-def _highres(row: Row, defaults: Options, steps: int, pixels: int, native_px: int) -> Highres:
+def _highres(
+    of_row: Mapping[str, Any], of_batch: Mapping[str, Any], steps: int, pixels: int, native_px: int
+) -> Highres:
     wish: dict[str, Any] = {}
-    for level in (defaults, row):
-        if "highres" in level.model_fields_set:
-            wish |= {name: getattr(level.highres, name) for name in level.highres.model_fields_set}
+    for level in (of_batch, of_row):
+        if (said := level.get("highres")) is not None:
+            wish |= {name: getattr(said, name) for name in said.model_fields_set}
     mode = wish.pop("mode", HighresChoice.AUTO)
     base_px = wish.get("base_px", native_px)
     if mode is HighresChoice.AUTO:
         mode = HighresChoice.REFINE if pixels > max(DIRECT_AREAS * native_px**2, base_px**2) else HighresChoice.DIRECT
     if mode is HighresChoice.DIRECT:
-        return Highres()
+        return _DIRECT
     if pixels <= base_px**2:
         raise ValueError(
             "highres",
@@ -233,15 +240,14 @@ def _highres(row: Row, defaults: Options, steps: int, pixels: int, native_px: in
     return refine
 
 
-def _file(row: Row, defaults: Options, values: dict[str, Any], longest_px: int) -> File:
+def _file(of_row: Mapping[str, Any], of_batch: Mapping[str, Any], values: Mapping[str, Any], longest_px: int) -> File:
     file = _same_file(*_FILE(values))
     if file.format is Format.WEBP and longest_px > MAX_WEBP_PX:
         raise ValueError("format", f"webp found for a side of {longest_px} pixels; it holds up to {MAX_WEBP_PX}")
     if file.format is not Format.PNG:
         return file
     # A batch's quality is for its rows in JPEG and WebP; a row of it that says PNG needs none.
-    of_batch = "quality" in defaults.model_fields_set and "format" not in row.model_fields_set
-    if of_batch or "quality" in row.model_fields_set:
+    if "quality" in of_row or ("quality" in of_batch and "format" not in of_row):
         raise ValueError("quality", "given for a PNG, which loses nothing; jpeg or webp wanted as its format")
     return _same_file(file.format, _DEFAULTS["quality"], file.dpi, file.strip_metadata)
 

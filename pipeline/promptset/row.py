@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from enum import StrEnum
+from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any, Self, Unpack
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -236,6 +237,25 @@ class ResolvedRow(Versioned, Picture):
     custom_id: str
     seed: int
     num_images: int = Field(ge=1, le=MAX_IMAGES_PER_ROW)
+
+    @classmethod
+    def of_checked(cls, values: Mapping[str, Any]) -> Self:
+        """The row of values that are of their fields' types and within their bounds, as `resolve` decides them.
+
+        Every field is in `values`, and what else there is is left out. Nothing is validated a second time, which would
+        be a tenth of the time that a million rows take.
+        """
+        row = cls.__new__(cls)
+        put = object.__setattr__  # it is frozen
+        put(row, "__dict__", dict(zip(_FIELDS, _in_order(values), strict=True)))
+        put(row, "__pydantic_fields_set__", set(_FIELDS))
+        put(row, "__pydantic_extra__", {})
+        put(row, "__pydantic_private__", None)
+        return row
+
+
+_FIELDS = tuple(ResolvedRow.model_fields)
+_in_order = itemgetter(*_FIELDS)
 
 
 def derived_seed(batch_seed: int, custom_id: str) -> int:

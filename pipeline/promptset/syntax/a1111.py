@@ -53,8 +53,9 @@ def read(text: str, steps: int, *, negative: bool = False, inversions: Inversion
 
 
 def lora_tags(text: str) -> tuple[LoraTag, ...]:
-    """The LoRAs that a positive prompt names, `<lora:name>`, `<lora:name:te>`, `<lora:name:te:unet>`, `te=`, `unet=`.
+    """The LoRAs that a positive prompt names: `<lora:name>`, `<lora:name:te>`, `<lora:name:te:unet>`, `te=`, `unet=`.
 
+    Each may have block weights, as sd-webui-lora-block-weight reads them: `lbw=1,0,...`, or such a list at its end.
     Raises BadSyntax, also for extra networks that are none.
     """
     return tuple(_lora(match[1], match[2]) for match in _NETWORK.finditer(text)) if "<" in text else ()
@@ -117,14 +118,17 @@ def _lora(kind: str, arguments: str) -> LoraTag:
             positional.append(argument)
     if not positional or not positional[0].strip():
         raise BadSyntax(f"a <{kind}:...> without a name found; <lora:NAME:SCALE> wanted")
+    blocks = named.pop("lbw", "")
+    if not blocks and len(positional) > 1 and "," in positional[-1]:
+        blocks = positional.pop()
     unknown = sorted({*named} - {"te", "unet"})
     if unknown or len(positional) > 3:
         what = f"{unknown[0][:20]}=..." if unknown else f"{len(positional) - 1} numbers"
-        raise BadSyntax(f"a <{kind}:...> with {what} found; <lora:NAME:TE:UNET> wanted, or te= and unet=")
+        raise BadSyntax(f"a <{kind}:...> with {what} found; <lora:NAME:TE:UNET> wanted, or te=, unet=, lbw=")
     numbers = [_scale(value) for value in positional[1:]]
     text_scale = _scale(named["te"]) if "te" in named else numbers[0] if numbers else 1.0
     scale = _scale(named["unet"]) if "unet" in named else numbers[1] if len(numbers) > 1 else text_scale
-    return LoraTag(positional[0].strip(), scale, text_scale)
+    return LoraTag(positional[0].strip(), scale, text_scale, blocks.strip())
 
 
 def _scale(text: str) -> float:

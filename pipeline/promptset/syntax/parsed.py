@@ -76,11 +76,19 @@ class Composed:
 
 @dataclass(frozen=True, slots=True)
 class LoraTag:
-    """A LoRA in a prompt, `<lora:...>` say, as it was written: name, scale of the UNet and of the text encoders."""
+    """A LoRA in a prompt, `<lora:...>` say, as it was written.
+
+    Attributes:
+        name: its name.
+        scale: of the UNet.
+        text_scale: of the text encoders.
+        blocks: its block weights, as sd-webui-lora-block-weight writes them; '' for none.
+    """
 
     name: str
     scale: float
     text_scale: float
+    blocks: str = ""
 
 
 def merged(spans: Iterable[Span | Inversion]) -> Spans:

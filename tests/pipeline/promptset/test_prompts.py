@@ -118,3 +118,24 @@ def test_syntax_that_is_not_read_is_a_warning_once_a_batch() -> None:
     assert "syntax: a1111 reads it" in str(warning)
     _, found = _read({"negative_prompt": "x <lora:film:1>", "syntax": "a1111"})
     assert "which syntax a1111 reads as literal text" in str(found.warnings[0])
+
+
+def test_block_weights_in_a_prompt_are_those_of_the_row_s_lora() -> None:
+    twelve = "1,0.5,0,0,0,1,1,1,1,1,1,1"
+    tagged = _row({"prompt": f"<lora:film:0.8:lbw={twelve}> a fox", "syntax": "a1111"})
+    listed = _row({"prompt": "a fox", "loras": [{"name": "film", "scale": 0.8, "blocks": twelve}]})
+    assert tagged.loras == listed.loras
+    assert tagged.loras[0].blocks["IN04"] == 0.5
+    assert _row({"prompt": "<lora:film:1:lbw=ALL> a fox", "syntax": "a1111"}).loras == (Lora(name="film"),)
+    assert not any(_row({"prompt": "<lora:film:1:lbw=none> p", "syntax": "a1111"}).loras[0].blocks.values())
+
+
+@pytest.mark.parametrize("blocks", ["MIDD", "1,0,1", "1,nan" + ",0" * 10, "1,9" + ",0" * 10, "1,x" + ",0" * 10])
+def test_block_weights_that_cannot_be_read_say_what_is_wanted(blocks: str) -> None:
+    error = _error({"prompt": f"<lora:film:1:lbw={blocks}> a fox", "syntax": "a1111"})
+    assert "<lora:film> with block weights that cannot be read found; 12, 20 or 26 numbers" in error
+
+
+def test_a_lora_that_is_there_twice_has_one_set_of_block_weights() -> None:
+    prompt = "<lora:film><lora:film:1:lbw=NONE> a fox"
+    assert "twice with different block weights" in _error({"prompt": prompt, "syntax": "a1111"})

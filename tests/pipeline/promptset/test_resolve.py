@@ -241,3 +241,25 @@ def test_where_the_refiner_takes_over_follows_from_row_and_model() -> None:
     with pytest.raises(ValueError, match="the row's model has no refiner"):
         _resolved({"refiner_switch_at": 0.6})
     assert "refiner_switch_at" not in _resolved({}).model_dump()
+
+
+def test_a_resolved_row_is_what_its_validation_gives_field_by_field_and_in_order() -> None:
+    """`ResolvedRow.of_checked` validates nothing, for the values are those of a validated row."""
+    for fields in (
+        {},
+        {"guidance_scale": 1, "size": "832x1216", "scheduler": "lcm", "metadata": {"a": 1, "b": None, "c": 0.5}},
+        {"prompt_2": "b", "highres": "refine, strength=0.4", "width": 2048, "height": 2048, "loras": "film:0.5"},
+        {
+            "format": "webp",
+            "quality": 80,
+            "original_size": [64, 64],
+            "negative_crop": "1,2",
+            "timesteps": "999, 500",
+            "scheduler": "Euler",
+        },
+    ):
+        row = _resolved(fields, loras={"film": AllowedLora()})
+        validated = ResolvedRow.model_validate(row.model_dump())
+        assert row == validated
+        assert row.model_dump_json() == validated.model_dump_json()
+        assert row.model_copy(update={"row": 3}).row == 3

@@ -119,6 +119,9 @@ TAGS = {
     "<lora:film:te=0.5:unet=0.9>": LoraTag("film", 0.9, 0.5),
     "<lora:film:unet=0.9>": LoraTag("film", 0.9, 1.0),
     "<lyco:film v2:-1>": LoraTag("film v2", -1.0, -1.0),
+    "<lora:film:0.8:lbw=1,0,0.5>": LoraTag("film", 0.8, 0.8, "1,0,0.5"),
+    "<lora:film:0.8:1:1,0,0.5>": LoraTag("film", 1.0, 0.8, "1,0,0.5"),
+    "<lora:film:1:lbw=ALL:te=0.5>": LoraTag("film", 0.5, 0.5, "ALL"),
 }
 
 
@@ -156,7 +159,7 @@ def test_a_thousand_different_texts_are_too_many() -> None:
 
 @pytest.mark.parametrize(
     "tag",
-    ["<hypernet:x:1>", "<foo:x>", "<lora::1>", "<lora:x:nan>", "<lora:x:a>", "<lora:x:1:1:1:1>", "<lora:x:lbw=1>"],
+    ["<hypernet:x:1>", "<foo:x>", "<lora::1>", "<lora:x:nan>", "<lora:x:a>", "<lora:x:1:1:1:1>", "<lora:x:start=1>"],
 )
 def test_an_extra_network_that_cannot_be_had_is_refused(tag: str) -> None:
     with pytest.raises(BadSyntax, match=" wanted"):

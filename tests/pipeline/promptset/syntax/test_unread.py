@@ -14,7 +14,8 @@ from pipeline.promptset.syntax.unread import unread
         "a (red:1.3) fox", "a (red fox: 0.8)", "(fox:2)", "((masterpiece)), fox", "[[blurry]]", "<lora:film:0.8> fox",
         "<hypernet:x:1>", "a fox BREAK a hill", "fox, BREAK, hill", "a fox\nBREAK\na hill", "a cat AND a dog",
         "a [dog:cat:0.5]", "[cat:.3]", "a [red|blue] fox", "embedding:easy, fox", "a++ fox", "red++, fox", "(a fox)++",
-        '("a fox", "a hill").and()',
+        '("a fox", "a hill").and()', "(red:+1.3)", "(red:-0.5)", "(red:-1)", "(red:2.)", "(red:1,3)",
+        "(red:nan)", "(red:1e9)", "<LORA:film:1> fox", "__animals__ in snow", "a {red|blue} fox", "a __style/ink*__ a",
     ],
 )  # fmt: skip
 def test_syntax_is_noticed(text: str) -> None:
@@ -29,7 +30,8 @@ def test_syntax_is_noticed(text: str) -> None:
         "ROCK AND ROLL", "COFFEE BREAK", 'a sign that says "BREAK"', "a C++ book", "a c++ book", "notepad++",
         "Disney+ logo",
         "smile :) and :(", "a list: [one, two]", "f(x) = (x+1)", "(a: b)", "(circa 1900: 3 men)", "x < y > z", "a+b",
-        "(a very (small) fox)", "an embedding of words", "a fox, 50% off (until 12:00)",
+        "(a very (small) fox)", "snake_case and __", "{a}", "a|b",
+        "(x, 1,3)", "price: 1,30 (about)", "an embedding of words", "a fox, 50% off (until 12:00)",
     ],
 )  # fmt: skip
 def test_plain_english_is_not_taken_for_it(text: str) -> None:
@@ -45,7 +47,22 @@ def test_what_the_row_s_own_syntax_reads_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["(" * 20_000, "[a:" * 6_666, "(a" * 10_000, "AND " * 5_000, "+" * 20_000, "<lora:" * 3_000]
-)
+    "text",
+    [
+        "(" * 20_000,
+        "[a:" * 6_666,
+        "(a" * 10_000,
+        "AND " * 5_000,
+        "+" * 20_000,
+        "<lora:" * 3_000,
+        "_" * 20_000,
+        "{a" * 10_000,
+    ],
+)  # fmt: skip
 def test_a_long_prompt_is_looked_through_in_time(text: str) -> None:
     unread(text)
+
+
+@pytest.mark.parametrize("text", ["(red:1e9)", "(red:nan)", "(red:1,3)", "__animals__", "a {red|blue} fox"])
+def test_what_a1111_paints_as_letters_is_noticed_there_too(text: str) -> None:
+    assert unread(text, Syntax.A1111) is not None
