@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from types import MappingProxyType
 from typing import Any
 
@@ -52,7 +52,7 @@ class BadFields(ValueError):
         super().__init__("; ".join(f"{name}: {message}" for name, message in problems.items()))
 
 
-def resolve_aliases(given: Mapping[str, Any], fields: Collection[str]) -> tuple[Mapping[str, Any], dict[str, str]]:
+def resolve_aliases(given: Mapping[str, Any], fields: Set[str]) -> tuple[Mapping[str, Any], dict[str, str]]:
     """A row under our own names.
 
     Args:
@@ -66,7 +66,7 @@ def resolve_aliases(given: Mapping[str, Any], fields: Collection[str]) -> tuple[
     problems: dict[str, str] = {}
     if "body" in given and "body" not in fields:
         given, problems = _unwrap(given)
-    if given.keys() <= set(fields):
+    if given.keys() <= fields:
         return given, problems
     if "scheduler" in fields:
         given = _with_schedule(given)

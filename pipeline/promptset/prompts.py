@@ -32,7 +32,7 @@ def loras_named(values: Mapping[str, Any], syntax: Syntax, deployment: Deploymen
     """
     loras: dict[str, Lora] = {}
     for name in ("prompt", "prompt_2"):
-        if (text := values.get(name)) is not None and (tags := _checked(name, reading.lora_tags, text, syntax)):
+        if (text := values.get(name)) and (tags := _checked(name, reading.lora_tags, text, syntax)):
             loras = _checked(name, _tagged, tags, deployment) | loras
     return tuple(loras.values())
 

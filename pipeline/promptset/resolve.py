@@ -229,7 +229,7 @@ def _highres(
             "highres",
             f"refine found for a picture no larger than its first pass of {base_px}x{base_px}; auto or direct wanted",
         )
-    refine = Highres(mode=HighresMode.REFINE, **wish)
+    refine = _same_highres(tuple(wish.items()))
     if (refine.steps or steps) * refine.strength < 1:
         if refine.steps is not None:
             raise ValueError(
@@ -256,6 +256,11 @@ def _file(of_row: Mapping[str, Any], of_batch: Mapping[str, Any], values: Mappin
 @functools.lru_cache(maxsize=256)
 def _conditioning(*values: Any) -> Conditioning:
     return Conditioning(**dict(zip(Conditioning.model_fields, values, strict=True)))
+
+
+@functools.lru_cache(maxsize=256)
+def _same_highres(wish: tuple[tuple[str, Any], ...]) -> Highres:
+    return Highres(mode=HighresMode.REFINE, **dict(wish))
 
 
 @functools.lru_cache(maxsize=256)

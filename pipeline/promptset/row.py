@@ -52,6 +52,9 @@ from pipeline.schema import Versioned
 SCHEMA_VERSION = 1
 
 
+_SIZES = ("size", "aspect", "megapixels")  # beside the sides
+
+
 class HighresChoice(StrEnum):
     """How a user wants a large picture made."""
 
@@ -178,14 +181,16 @@ class Options(BaseModel):
     def _under_our_names(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
-        fields, problems = resolve_aliases(given, cls.model_fields.keys())
+        fields, problems = resolve_aliases(given, cls.__pydantic_fields__.keys())
         if problems:
             raise BadFields(problems)
         return fields
 
     @model_validator(mode="after")
     def _one_way_to_say_a_size(self) -> Self:
-        names = ("width", "height", "size", "aspect", "megapixels")
+        if self.__pydantic_fields_set__.isdisjoint(_SIZES):  # most rows have two sides, or nothing
+            return self
+        names = ("width", "height", *_SIZES)
         given = {name for name in names if getattr(self, name) is not None}
         if "size" in given and (others := given - {"size"}):
             raise BadFields({"size": f"given with {', '.join(sorted(others))}; one way to say a size wanted"})

@@ -21,7 +21,7 @@ def _look(mark: str, example: str, read_by: tuple[Syntax, ...], pattern: str) ->
 _look("(", "(word:1.3)", (_A1111, _COMFY), r"\([^()]{0,400}[^()\d\s]:(?:\s*[+-]?\d?\.\d+|[+-]?[1-9]\.?)\s*\)")
 # A1111 reads digits and points only; nobody reads a comma.
 _look("(", "(word:1e3)", (_COMFY,), r":\s*[+-]?(?:\d*\.?\d+[eE][+-]?\d+|nan|inf)\s*\)")
-_look("(", "(word:1,3)", (), r"\([^()]{0,400}[^()\d\s]:\s*\d,\d{1,2}\s*\)")
+_look("(", "(word:1,3)", (), r":(?<![()\d\s]:)\s*\d,\d{1,2}\s*\)")
 _look("((", "((word))", (_A1111, _COMFY), r"\(\(\s*\w[^()]{0,200}\)\)")
 _look("[[", "[[word]]", (_A1111,), r"\[\[\s*\w[^\[\]]{0,200}\]\]")
 _look(
