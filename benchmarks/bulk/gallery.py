@@ -3,12 +3,9 @@
 import base64
 import itertools
 import json
-import os
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +16,10 @@ from pipeline.outputs.gallery.pages import gallery_pages
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import FailureCode, ImageOutcome, failure_of
 from pipeline.records.shards import ImageTask
+from tests.browser import Tab, browser
 from tests.factories import image_result, resolved_row
 
 BATCH = "gallery"
-CHROMIUM = "chromium"
-_WINDOW = (1400, 900)
 
 # Resolves when the browser has painted what was changed before.
 _PAINTED = "await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));"
@@ -33,7 +29,7 @@ def opened(images: int, screenshot: Path) -> dict[str, Any]:
     """Milliseconds and megabytes of opening a page of so many images, filtering it and going to its end."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         page = _page(Path(folder), images)
-        with _browser(Path(folder) / "profile") as tab:
+        with browser(Path(folder) / "profile") as tab:
             tab.ask("Page.enable")
             began = time.monotonic()
             tab.ask("Page.navigate", url=page.as_uri())
@@ -103,77 +99,6 @@ def _page(folder: Path, images: int) -> Path:
     return folder / objects.gallery.removeprefix(objects.root)
 
 
-def _save(tab: "_Tab", path: Path) -> None:
+def _save(tab: Tab, path: Path) -> None:
     answer = tab.ask("Page.captureScreenshot", format="jpeg", quality=60)
     path.write_bytes(base64.b64decode(answer["data"]))
-
-
-class _Tab:
-    """A page of a browser, over the pipe of the DevTools protocol: JSON texts that end in a zero byte."""
-
-    def __init__(self, commands: int, answers: int) -> None:
-        self._commands, self._answers = os.fdopen(commands, "wb", buffering=0), os.fdopen(answers, "rb", buffering=0)
-        self._rest = b""
-        self._ids = itertools.count(1)
-        self._session: str | None = None
-        self._events: list[str] = []
-        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-
-    def ask(self, method: str, **params: Any) -> dict[str, Any]:
-        """The answer to a command. Raises RuntimeError."""
-        number = next(self._ids)
-        message: dict[str, Any] = {"id": number, "method": method, "params": params}
-        if self._session is not None:
-            message["sessionId"] = self._session
-        self._commands.write(json.dumps(message).encode() + b"\0")
-        while (answer := self._next()).get("id") != number:
-            self._events.append(answer.get("method", ""))
-        if "error" in answer:
-            raise RuntimeError(f"{method}: {answer['error']}")
-        result: dict[str, Any] = answer["result"]
-        return result
-
-    def evaluate(self, script: str) -> Any:
-        """What an expression gives, awaited if it is a promise."""
-        answer = self.ask("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        if "exceptionDetails" in answer:
-            raise RuntimeError(str(answer["exceptionDetails"]))
-        return answer["result"].get("value")
-
-    def await_event(self, method: str) -> None:
-        """Return when such an event has come."""
-        while method not in self._events:
-            self._events.append(self._next().get("method", ""))
-
-    def _next(self) -> dict[str, Any]:
-        while b"\0" not in self._rest:
-            chunk = self._answers.read(1 << 16)
-            if not chunk:
-                raise RuntimeError("the browser has ended")
-            self._rest += chunk
-        text, _, self._rest = self._rest.partition(b"\0")
-        message: dict[str, Any] = json.loads(text)
-        return message
-
-
-@contextmanager
-def _browser(profile: Path) -> Iterator[_Tab]:
-    """A headless Chromium with one empty page; it reads commands from descriptor 3 and writes answers to 4."""
-    command_end, commands = os.pipe()
-    answers, answer_end = os.pipe()
-    with subprocess.Popen(
-        [
-            *("/bin/sh", "-c", f'exec "$@" 3<&{command_end} 4>&{answer_end}', "sh"),
-            *(CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"),
-            *(f"--user-data-dir={profile}", f"--window-size={_WINDOW[0]},{_WINDOW[1]}"),
-        ],
-        pass_fds=(command_end, answer_end),
-        stderr=subprocess.DEVNULL,
-    ) as browser:
-        os.close(command_end)
-        os.close(answer_end)
-        try:
-            yield _Tab(commands, answers)
-        finally:
-            browser.terminate()

@@ -32,6 +32,8 @@ them (server/acl.py). What Celery keeps stands in pipeline/deployment/broker_key
 | `speeds` | set | kinds of jobs that were finished: model, layout, exact, device, size |
 | `speed:<kind>` | hash | sums over them: images, work, seconds, pixels, bytes, pods, idle seconds |
 | `dead_letters` | list | messages that were no hints (JSON), newest first, capped; expires |
+| `share:<id>` | string | a link that shows one batch (JSON), its secret as SHA-256; expires |
+| `batch:<id>:shares` | set | ids of the links that show it |
 | `wakes` | zset | batches that clients ask a controller to look at, all with score 0 |
 | `endpoints` | hash | webhooks of tenants: id to record (JSON) |
 | `watched` | set | ids of batches that have moved since their events were handed over to webhooks |
@@ -98,6 +100,8 @@ class Keys:
     parked = _Each("batch:{}:parked")
     events = _Each("batch:{}:events")
     handed = _Each("batch:{}:handed")
+    shares = _Each("batch:{}:shares")
+    share = _Each("share:{}")
     job = _Each("job:{}")
     ticket = _Each("ticket:{}")
     claim = _Each("claim:{}")

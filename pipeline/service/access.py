@@ -66,17 +66,18 @@ def caller_of(request: Request, service: ServiceOf) -> Caller:
     if header:
         if scheme.lower() != "bearer":
             raise Unauthorized(f"a header Authorization of scheme {scheme[:20]!r} found; Bearer wanted")
-        return _of_token(service.ledger, credentials.strip(), settings)
+        return check_token(service.ledger, credentials.strip(), settings)
     if (cookie := request.cookies.get(SESSION_COOKIE)) is not None:
-        _check_origin(request)
-        return _of_token(service.ledger, cookie, settings)
+        check_origin(request)
+        return check_token(service.ledger, cookie, settings)
     if (tenant := _trusted_tenant(request, settings)) is not None:
-        _check_origin(request)
+        check_origin(request)
         return Caller(tenant, checked_id(tenant, "tenant"), frozenset({Scope.READ, Scope.SUBMIT}))
     raise Unauthorized(f"no token found; {_HOW}")
 
 
-def _of_token(ledger: Ledger, text: str, settings: Settings) -> Caller:
+def check_token(ledger: Ledger, text: str, settings: Settings) -> Caller:
+    """Whose token this is. Raises Unauthorized, TooManyRequests."""
     parsed = parsed_token(text)
     use = ledger.tokens.use(parsed[0]) if parsed else None
     if parsed is None or use is None or not use.record.matches(parsed[1]) or use.record.expired(use.at):
@@ -103,7 +104,7 @@ def _trusted_tenant(request: Request, settings: Settings) -> str | None:
     return request.headers.get(settings.api_trusted_header)
 
 
-def _check_origin(request: Request) -> None:
+def check_origin(request: Request) -> None:
     """Raise Forbidden if a page of another origin asks for a change, with what the browser sends by itself."""
     if request.method in _SAFE:
         return

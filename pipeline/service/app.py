@@ -11,6 +11,7 @@ from pipeline.service.feed import Feeds
 from pipeline.service.http_guard import HttpGuard
 from pipeline.service.openai import batches as openai_batches
 from pipeline.service.openai import files, generations, models
+from pipeline.service.page import pages, session, sharing
 from pipeline.service.routes import (
     batches,
     changes,
@@ -45,4 +46,7 @@ def create_app(connection: Connection) -> FastAPI:
     ):
         app.include_router(routes.router)
     app.include_router(files.own_router)
+    app.include_router(sharing.own_router)
+    for part in (session, sharing, pages):
+        app.include_router(part.router)
     return app

@@ -14,7 +14,7 @@ from pipeline.errors import RequestError
 from pipeline.names import URL_VARIABLE
 from pipeline.process.logs import configure_logging
 
-_NEEDED = ("fastapi", "uvicorn", "python_multipart")
+_NEEDED = ("fastapi", "uvicorn", "python_multipart", "jinja2")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -21,6 +21,6 @@ if ending == '1' then
   redis.call(
     'DEL', keys.counts(id), keys.images(id), keys.jobs(id), keys.begun(id), keys.parked(id), keys.events(id), batch
   )
-  redis.pcall('DEL', keys.handed(id))
+  redis.pcall('DEL', keys.handed(id), keys.shares(id))
 end
 return 1

@@ -123,7 +123,7 @@ ROLES: Mapping[str, Role] = {
     "api": Role(
         what="the HTTP API, which acts for its tenants: a client that checks tokens and counts their uses",
         commands=f"{_CLIENT.commands} incr expire zrevrank",
-        writes=(*_CLIENT.writes, _KEYS.rate(_ANY)),
+        writes=(*_CLIENT.writes, _KEYS.share(_ANY), _KEYS.rate(_ANY)),
         reads=(*_CLIENT.reads, _KEYS.tokens),
     ),
 }

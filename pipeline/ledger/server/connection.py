@@ -16,6 +16,7 @@ from pipeline.ledger.leases import Leases
 from pipeline.ledger.locks import Locks
 from pipeline.ledger.queues import Queues
 from pipeline.ledger.schedules import ScheduleRecords
+from pipeline.ledger.shares import Shares
 from pipeline.ledger.speeds import Speeds
 from pipeline.ledger.store import Store
 from pipeline.ledger.tokens import Tokens
@@ -43,6 +44,7 @@ class Ledger:
         self.dead_letters = DeadLetters(self.store)
         self.queues = Queues(self.store, self.batches)
         self.wakes = Wakes(self.store)
+        self.shares = Shares(self.store)
         self.tokens = Tokens(self.store)
         self.webhooks = WebhookRecords(self.store)
         self.trials = Trials(self.store)

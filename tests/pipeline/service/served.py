@@ -14,10 +14,12 @@ from email.message import Message
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from pipeline.client.connect import Connection
 from pipeline.deployment.settings import Settings
 from pipeline.errors import StaleWrite, UnknownBatch
+from pipeline.ledger import Ledger
 from pipeline.operations.tokens import create_token
 from pipeline.records.tokens import Scope
 from pipeline.service.context import Service
@@ -96,6 +98,13 @@ class Served:
     def with_settings(self, settings: Settings) -> Iterator[None]:
         """The API with other settings meanwhile."""
         with self.with_connection(replace(self.connection, settings=settings)):
+            yield
+
+    @contextmanager
+    def without_redis(self) -> Iterator[None]:
+        """The API while its Redis cannot be reached."""
+        away = self.connection.settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
+        with self.with_connection(replace(self.connection, ledger=Ledger(away))):
             yield
 
     @contextmanager
