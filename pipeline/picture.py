@@ -99,6 +99,34 @@ class Highres(_Plain):
     )
 
 
+class HighresAttention(StrEnum):
+    """What self-attention sees in the later passes of a refined picture."""
+
+    WHOLE = "whole"  # the whole picture
+    WINDOWS = "windows"  # what lies around, as far as the model's native size
+
+
+class Enlargement(StrEnum):
+    """What is enlarged between two passes of `refine`."""
+
+    PIXELS = "pixels"  # the decoded picture, encoded again
+    LATENTS = "latents"  # the latent itself
+    FREQUENCIES = "frequencies"  # low frequencies of the enlarged latent, high ones of the enlarged picture
+
+
+class LaterPasses(_Plain):
+    """What differs in the later passes of `refine`, decided."""
+
+    window_px: int | None = Field(
+        None, ge=64, le=MAX_SIDE_PX, description="Side of the windows that self-attention sees; None: the whole."
+    )
+    guidance_scale: float | None = Field(None, description="None: as in the first pass; up to 1 is off.")
+    enlargement: Enlargement = Enlargement.PIXELS
+
+
+AS_THE_FIRST = LaterPasses()
+
+
 class Conditioning(_Plain):
     """SDXL's micro-conditioning: what the model is told about size and crop. None: as the picture itself."""
 
@@ -170,6 +198,12 @@ class Picture(BaseModel):
         description="Which layer of the text encoders is read, counted from the last, which is 1.",
     )
     highres: Highres = Highres()
+    # Beside `highres`, which earlier versions read strictly.
+    later_passes: LaterPasses = Field(
+        AS_THE_FIRST,
+        exclude_if=lambda value: value == AS_THE_FIRST,
+        description="Of `refine`; none of them is the first.",
+    )
     refiner_switch_at: float | None = Field(
         None,
         gt=0,

@@ -37,6 +37,7 @@ def deployment(**changes: Any) -> Deployment:
         "max_rows": 1000,
         "syntaxes": SYNTAXES,
         "guidance_intervals": True,
+        "highres_attention": "windows",
         "layout": "1x1x2",
     }
     return Deployment(**(values | changes))

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from distri.layers.resolution import halvings_before_conv, halvings_of
+from distri.layers.windows import windows_of
 from distri.ranks.patches import split
 
 TEXT_TOKENS = 77
@@ -29,12 +30,13 @@ class Arithmetic:
         return self.rows / (self.rows + self.tokens)
 
 
-def of_unet(unet: Any, height: int, width: int) -> Arithmetic:
+def of_unet(unet: Any, height: int, width: int, *, window: int | None = None) -> Arithmetic:
     """Arithmetic for one row of the batch; embeddings of time and text, which every rank does, are left out.
 
     Args:
         unet: a diffusers UNet that the engine splits; its weights are not read.
         height, width: of the latent.
+        window: side in latent elements of the windows that self-attention is computed in; None means the whole.
     """
     whole = split(height, width, 1, unit=1)
     rows = tokens = 0
@@ -43,13 +45,15 @@ def of_unet(unet: Any, height: int, width: int) -> Arithmetic:
             leaving = whole.at(halvings_before_conv(unet, site)).at(module.stride[0] - 1)
             rows += leaving.area(0) * module.weight.numel()
         elif type(module).__name__ == "Transformer2DModel":
-            pixels = whole.at(halvings_of(unet, site)).area(0)
-            tokens += pixels * _token_operations(module, pixels)
+            halvings = halvings_of(unet, site)
+            pixels = whole.at(halvings).area(0)
+            windows = windows_of(whole, window, halvings)
+            tokens += pixels * _token_operations(module, pixels if windows is None else windows.keys)
     return Arithmetic(rows, tokens)
 
 
-def _token_operations(transformer: Any, tokens: int) -> int:
-    """Multiply-adds for one token of an image that has so many.
+def _token_operations(transformer: Any, keys: int) -> int:
+    """Multiply-adds for one token that sees so many of the image.
 
     Every weight counts once, but for those of the text's keys and values, and attention twice.
     """
@@ -58,7 +62,7 @@ def _token_operations(transformer: Any, tokens: int) -> int:
         if isinstance(module, nn.Linear | nn.Conv2d):
             total += module.weight.numel()
         elif type(module).__name__ == "Attention":
-            seen = TEXT_TOKENS if module.is_cross_attention else tokens
+            seen = TEXT_TOKENS if module.is_cross_attention else keys
             total += 2 * seen * module.inner_dim
             if module.is_cross_attention:
                 total -= module.to_k.weight.numel() + module.to_v.weight.numel()

@@ -2,6 +2,7 @@
 
 # B batch, T tokens of this rank's patch, K tokens of the whole image, L tokens of text, C channels
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from distri.layers.context import Context
 from distri.layers.kernels.fused import FusedKernels
 from distri.layers.wide_heads import attend_in_chunks, is_too_wide
+from distri.layers.windows import Windows, windows_of
 from distri.ranks.errors import Unsplittable
 from distri.ranks.rows import Rows
 from distri.ranks.sites import Incoming, Outgoing
@@ -46,7 +48,8 @@ class PatchSelfAttention:
         halvings: how many stride-2 layers lie before it (doublings are negative).
 
     Communication: keys and values of this rank's tokens to every other rank of the axis. Keys stand in the order of the
-    ranks; the order of the image's pixels does not matter to attention.
+    ranks; the order of the image's pixels does not matter to attention. Within windows, to those ranks alone whose
+    tokens see them.
     """
 
     def __init__(self, module: Any, site: str, context: Context, halvings: int) -> None:
@@ -67,13 +70,16 @@ class PatchSelfAttention:
         module = self.module
         if encoder_hidden_states is not None or attention_mask is not None:
             raise Unsplittable(self.site, "Attention", "self-attention was given a mask or other states")
-        if not self.context.split and not is_too_wide(x, module.to_q.out_features // module.heads):
+        windows = windows_of(self.context.patches, self.context.window, self.halvings)
+        if not self.context.split and windows is None and not is_too_wide(x, module.to_q.out_features // module.heads):
             return torch.as_tensor(type(module).forward(module, x))
         x_BTC = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x
         if module.group_norm is not None:
             x_BTC = module.group_norm(x_BTC.transpose(1, 2)).transpose(1, 2)
         q_BTC = module.to_q(x_BTC)
-        if self.context.split and self.context.side_by_side:
+        if windows is not None:
+            out_BTC = self._attend_in_windows(windows, q_BTC, x_BTC)
+        elif self.context.split and self.context.side_by_side:
             out_BTC = self._attend_side_by_side(q_BTC, x_BTC)
         else:
             k_BKC, v_BKC = module.to_k(x_BTC), module.to_v(x_BTC)
@@ -118,6 +124,57 @@ class PatchSelfAttention:
         with context.exchange.share(self.site, rows, fill, context.evaluation, like=q_BTC) as whole_KBC:
             k_BKC, v_BKC = torch.split(whole_KBC.transpose(0, 1), channels, 2)
             return attend(q_BTC, k_BKC, v_BKC, module.heads, self.context.kernels)
+
+    def _attend_in_windows(self, windows: Windows, q_BTC: Tensor, x_BTC: Tensor) -> Tensor:
+        """Attention of this rank's tokens, each to its window; what others hold of it is as old as the phase allows."""
+        module, index = self.module, self.context.axis.index
+        size = windows.patches.size(index)
+        self._tokens(x_BTC.shape[1])
+        q_BHWC, k_BHWC, v_BHWC = (
+            tensor.view(x_BTC.shape[0], *size, -1) for tensor in (q_BTC, module.to_k(x_BTC), module.to_v(x_BTC))
+        )
+        if self.context.split:
+            k_BHWC, v_BHWC = self._seen_rows(windows, k_BHWC, v_BHWC)
+
+        def attend_to(q_BTC: Tensor, k_BKC: Tensor, v_BKC: Tensor) -> Tensor:
+            return attend(q_BTC, k_BKC, v_BKC, module.heads, self.context.kernels)
+
+        return windows.attend(index, q_BHWC, k_BHWC, v_BHWC, attend_to).flatten(1, 2)
+
+    def _seen_rows(self, windows: Windows, k_BHWC: Tensor, v_BHWC: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the rows that this rank's tokens see: its own, and those of the ranks that hold them."""
+        context, axis, index = self.context, self.context.axis, self.context.axis.index
+        dim = windows.patches.dim - 1  # of BHWC
+        start = windows.patches.edges[index]
+
+        def shape(rows: int) -> tuple[int, ...]:
+            whole = list(k_BHWC.shape)
+            whole[dim] = rows
+            return tuple(whole)
+
+        outgoing = [
+            Outgoing((peer,), tensor.narrow(dim, first - start, end - first), everyone=False)
+            for peer in axis.others
+            for first, end in [windows.shared(index, peer)]
+            for tensor in (k_BHWC, v_BHWC)
+            if end > first
+        ]
+        holders = [peer for peer in axis.others if windows.shared_rows(peer, index)]
+        incoming = [
+            Incoming(peer, shape(windows.shared_rows(peer, index)), everyone=False)
+            for peer in holders
+            for _ in range(2)
+        ]
+        total_bytes = 2 * windows.traded_rows * math.prod(shape(1)) * k_BHWC.element_size()
+        with context.exchange.trade(
+            self.site, outgoing, incoming, context.evaluation, like=k_BHWC, total_bytes=total_bytes
+        ) as received:
+            before = sum(peer < index for peer in holders)
+            k_parts, v_parts = (
+                [*others[:before], own_BHWC, *others[before:]]
+                for own_BHWC, others in ((k_BHWC, received[0::2]), (v_BHWC, received[1::2]))
+            )
+            return torch.cat(k_parts, dim), torch.cat(v_parts, dim)
 
     def _tokens(self, found: int) -> tuple[int, ...]:
         """How many tokens each rank has; this one has `found`."""

@@ -23,6 +23,7 @@ class Context:
         exchange: the buffers for this shape on this axis.
         evaluation: phase of the current evaluation.
         norm_mode: GroupNorm in the displaced phase.
+        window: side in latent elements of the window that self-attention sees; None means the whole image.
         text: keys and values of cross-attention by layer, of this image's text.
         kernels: the fused kernels, and which of them are used.
         channels_last: whether the network is laid so.
@@ -34,6 +35,7 @@ class Context:
     exchange: Exchange
     evaluation: Evaluation = EXACT
     norm_mode: NormMode = NormMode.CORRECTED
+    window: int | None = None
     text: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     kernels: FusedKernels = field(default_factory=FusedKernels)
     channels_last: bool = False

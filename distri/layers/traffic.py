@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from distri.layers.resolution import halvings_before_conv, halvings_of
+from distri.layers.windows import windows_of
 from distri.ranks.buckets import ALIGNMENT_BYTES
 from distri.ranks.patches import ROWS, Patches
 
@@ -33,7 +34,9 @@ class Traffic:
     buffers: int
 
 
-def of_unet(unet: Any, patches: Patches, index: int, *, batch: int, element_bytes: int) -> Traffic:
+def of_unet(
+    unet: Any, patches: Patches, index: int, *, batch: int, element_bytes: int, window: int | None = None
+) -> Traffic:
     """Traffic of patch rank `index`.
 
     Args:
@@ -42,13 +45,15 @@ def of_unet(unet: Any, patches: Patches, index: int, *, batch: int, element_byte
         index: place on the patch axis.
         batch: rows of the batch that this rank evaluates: 2 an image where both halves of guidance are one batch.
         element_bytes: of an activation; moments are float32 (float64 in a float64 network).
+        window: side in latent elements of the windows that self-attention is computed in; None means the whole.
     """
     neighbours = (index > 0) + (index < patches.count - 1)
     others = patches.count - 1
     moment_bytes = max(4, element_bytes)
     sent = received = displaced = halo_sent = buffers = 0
     for site, module in unet.named_modules():
-        here = patches.at(halvings_of(unet, site))
+        halvings = halvings_of(unet, site)
+        here, windows = patches.at(halvings), windows_of(patches, window, halvings)
         if isinstance(module, nn.Conv2d) and module.kernel_size[0] > 1:
             entering = patches.at(halvings_before_conv(unet, site))
             across = entering.width if entering.dim == ROWS else entering.height
@@ -66,13 +71,6 @@ def of_unet(unet: Any, patches: Patches, index: int, *, batch: int, element_byte
             displaced += others * aligned(own)
             received += others * own
             buffers += patches.count * aligned(own)
-        elif type(module).__name__ == "Attention" and not module.is_cross_attention and patches.count > 1:
-            # Every rank's keys; its values are as many bytes.
-            each = [batch * count * module.inner_kv_dim * element_bytes for count in here.tokens]
-            sent += 2 * others * each[index]
-            displaced += 2 * others * aligned(each[index])
-            received += 2 * (sum(each) - each[index])
-            buffers += 2 * sum(aligned(size) for size in each)
         elif type(module).__name__ == "Transformer2DModel":
             # What one rank of a move hands on, the other returns, at the width of the layers around.
             for move in here.moves:
@@ -82,6 +80,24 @@ def of_unet(unet: Any, patches: Patches, index: int, *, batch: int, element_byte
                     displaced += aligned(size)
                     received += size
                     buffers += 2 * aligned(size)
+        elif type(module).__name__ != "Attention" or module.is_cross_attention or patches.count == 1:
+            continue
+        elif windows is not None:
+            row = batch * windows.across * module.inner_kv_dim * element_bytes
+            for peer in range(patches.count):
+                if peer != index:
+                    out, into = (row * windows.shared_rows(*pair) for pair in ((index, peer), (peer, index)))
+                    sent += 2 * out
+                    displaced += 2 * aligned(out)
+                    received += 2 * into
+                    buffers += 2 * (aligned(out) + aligned(into))
+        else:
+            # Every rank's keys; its values are as many bytes.
+            each = [batch * count * module.inner_kv_dim * element_bytes for count in here.tokens]
+            sent += 2 * others * each[index]
+            displaced += 2 * others * aligned(each[index])
+            received += 2 * (sum(each) - each[index])
+            buffers += 2 * sum(aligned(size) for size in each)
     return Traffic(sent + halo_sent, received, displaced, halo_sent, buffers)
 
 

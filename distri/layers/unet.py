@@ -13,6 +13,7 @@ from distri.layers.context import Context
 from distri.layers.kernels.fused import FusedKernels
 from distri.layers.plan import SplitLayers
 from distri.layers.resolution import halvings_of
+from distri.layers.windows import windows_of
 from distri.ranks.errors import Unsplittable
 from distri.ranks.exchange import Exchange
 from distri.ranks.kept_shapes import KeptShape, KeptShapes, Text, kept_bytes_of
@@ -97,13 +98,23 @@ class SplitUNet:
         """Latent rows that stay on one rank, so that every stride-2 layer starts on an even row."""
         return unit_of(self.unet)
 
-    def begin(self, conditions: Conditions, axis: Axis, height: int, width: int, *, replay: bool = True) -> Patches:
+    def begin(
+        self,
+        conditions: Conditions,
+        axis: Axis,
+        height: int,
+        width: int,
+        *,
+        window: int | None = None,
+        replay: bool = True,
+    ) -> Patches:
         """Prepare for one image; no communication.
 
         Args:
             conditions: of the image; keys and values of the text are computed once from them.
             axis: the ranks that share the latent.
             height, width: of the latent.
+            window: side in latent elements of the windows that self-attention is computed in; None means the whole.
             replay: whether its evaluations may be recorded and replayed, where there is a recorder.
 
         Returns:
@@ -113,11 +124,11 @@ class SplitUNet:
             TooManyRanks: the latent has fewer units than the axis has ranks; on all ranks.
         """
         context = self._context
-        patches = patches_of(self.unet, height, width, axis.size, most_work=self._most_work)
+        patches = patches_of(self.unet, height, width, axis.size, most_work=self._most_work, window=window)
         context.exchange.drain()
-        context.axis, context.patches = axis, patches
+        context.axis, context.patches, context.window = axis, patches, window
         batch = conditions.text.shape[0]
-        shape = (axis.name, axis.ranks, batch, height, width, self.unet.dtype, context.norm_mode)
+        shape = (axis.name, axis.ranks, batch, height, width, window, self.unet.dtype, context.norm_mode)
         kept = self.shapes.get(shape, lambda: self._keep(shape, axis, batch, height, width))
         context.exchange = kept.exchange
         recorded = replay and self._recorder is not None
@@ -202,14 +213,22 @@ def unit_of(unet: Any) -> int:
     return 1 << (len(unet.config.block_out_channels) - 1)
 
 
-def patches_of(unet: Any, height: int, width: int, count: int, *, most_work: float = MOST_WORK) -> Patches:
+def patches_of(
+    unet: Any, height: int, width: int, count: int, *, most_work: float = MOST_WORK, window: int | None = None
+) -> Patches:
     """How a latent is split among so many ranks, for this network.
+
+    Within windows no tokens are handed on: theirs lie where another rank's do not, and pictures that are large enough
+    for windows have units enough for all.
 
     Raises:
         TooManyRanks: the latent has fewer units than there are ranks.
     """
+    patches = split(height, width, count, unit=unit_of(unet))
+    if windows_of(patches, window, 0) is not None:
+        return patches
     rows_share = arithmetic.of_unet(unet, height, width).rows_share
-    return replace(split(height, width, count, unit=unit_of(unet)), balance=TokenBalance(rows_share, most_work))
+    return replace(patches, balance=TokenBalance(rows_share, most_work))
 
 
 def _on(device: torch.device, timestep: Tensor | float) -> Tensor:

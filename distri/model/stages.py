@@ -3,12 +3,21 @@
 import hashlib
 import math
 from dataclasses import dataclass
+from enum import Enum
 
 FACTOR = 8  # pixels along one side of a latent element of SDXL
 
 # One pass enlarges by about two at most: a denoising of low strength adds detail and invents no shapes. A little more
 # is allowed, so that 2160 pixels from 1024 take one pass, as 2048 do.
 LARGEST_STEP = 2.15
+
+
+class Enlargement(Enum):
+    """What is enlarged between two passes."""
+
+    PIXELS = "pixels"  # the decoded picture, encoded again
+    LATENTS = "latents"  # the latent itself
+    FREQUENCIES = "frequencies"  # low frequencies of the enlarged latent, high ones of the enlarged picture's
 
 
 @dataclass(frozen=True)
@@ -20,12 +29,19 @@ class Highres:
         strength: of each later pass, above 0 and at most 1: the share of the schedule that it runs.
         steps: length of the schedule in later passes; None is as in the first.
         base_px: side of a square with the first pass's area; None is the model's native size.
+        window_px: side in pixels of the windows that self-attention is computed in, in later passes; None is the whole
+            picture.
+        guidance_scale: of later passes; None is as in the first, and at most 1 switches guidance off there.
+        enlargement: what is enlarged between passes.
     """
 
     refine: bool = False
     strength: float = 0.3
     steps: int | None = None
     base_px: int | None = None
+    window_px: int | None = None
+    guidance_scale: float | None = None
+    enlargement: Enlargement = Enlargement.PIXELS
 
 
 @dataclass(frozen=True)
@@ -37,6 +53,8 @@ class Stage:
         steps: length of its schedule.
         strength: share of the schedule that it runs.
         seed: of its noise.
+        window_px: side of the windows that self-attention is computed in; None is the whole picture.
+        guidance_scale: its own; None is the image's.
     """
 
     width: int
@@ -44,6 +62,8 @@ class Stage:
     steps: int
     strength: float
     seed: int
+    window_px: int | None = None
+    guidance_scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +120,8 @@ def plan_stages(width: int, height: int, *, steps: int, seed: int, highres: High
                 steps=steps if first else later,
                 strength=1.0 if first else highres.strength,
                 seed=sub_seed(seed, number),
+                window_px=None if first else highres.window_px,
+                guidance_scale=None if first else highres.guidance_scale,
             )
         )
     warnings = []

@@ -73,6 +73,7 @@ def provenance_of_job(
         ranks=mesh.layout.ranks,
         exact=spec.exact,
         warmup_steps=spec.warmup_steps,
+        displacement=spec.displacement,
         device=torch.cuda.get_device_name(mesh.device) if mesh.device.type == "cuda" else platform.machine(),
         dtype=str(dtype).removeprefix("torch."),
         vae_dtype=str(vae_dtype).removeprefix("torch."),

@@ -8,6 +8,7 @@ import torch
 from distri.engine import Engine, EngineSettings
 from distri.ranks.errors import LayoutError, ModelError, Unsplittable
 from distri.ranks.mesh import Mesh
+from distri.ranks.phase import NormMode
 from distri.ranks.recorder import Replay
 from distri.ranks.spans import Spans
 from distri.run.kernels_pay import gpu_of, keep_start, kernels_pay
@@ -68,14 +69,7 @@ def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings:
 def _load_engine(
     mesh: Mesh, spec: AttemptSpec, source: ModelSource, spans: Spans, *, fused: bool, replay: Replay
 ) -> Engine:
-    settings = EngineSettings(
-        exact=spec.exact,
-        warmup=spec.warmup_steps,
-        native_px=source.native_px,
-        idle_ranks=spec.idle_ranks,
-        fused=fused,
-        replay=replay,
-    )
+    settings = engine_settings(spec, source, fused=fused, replay=replay)
     dtype, vae_dtype = _dtype(spec.dtype, mesh.device), vae_dtype_of(spec, mesh.device)
     return Engine.load(
         source.files,
@@ -85,6 +79,21 @@ def _load_engine(
         vae_dtype=vae_dtype,
         spans=spans,
         refiner=source.refiner.files if source.refiner is not None else None,
+    )
+
+
+def engine_settings(spec: AttemptSpec, source: ModelSource, *, fused: bool, replay: Replay) -> EngineSettings:
+    """The engine's settings of an attempt with a model."""
+    return EngineSettings(
+        exact=spec.exact,
+        warmup=spec.warmup_steps,
+        resync=spec.displacement.resync,
+        norm_mode=NormMode(spec.displacement.norm_mode.value),
+        most_work=spec.displacement.most_work,
+        native_px=source.native_px,
+        idle_ranks=spec.idle_ranks,
+        fused=fused,
+        replay=replay,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from distri.model.image import ImageSpec, Rendered
 from distri.model.lora import Lora
 from distri.model.prompts import LongPrompt
-from distri.model.stages import Highres
+from distri.model.stages import Enlargement, Highres
 from distri.ranks.errors import BadLora
 from distri.run.prompts import prompts_of
 from pipeline.deployment.settings import EmbeddingSource, LoraSource
@@ -49,6 +49,9 @@ def image_of(task: ImageTask, loras: Mapping[str, LoraSource], embeddings: Mappi
             strength=row.highres.strength,
             steps=row.highres.steps,
             base_px=row.highres.base_px,
+            window_px=row.later_passes.window_px,
+            guidance_scale=row.later_passes.guidance_scale,
+            enlargement=Enlargement(row.later_passes.enlargement.value),
         ),
     }
     sizes = {name: _height_first(getattr(conditioning, name)) for name in Conditioning.model_fields}

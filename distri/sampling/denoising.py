@@ -19,11 +19,13 @@ class Denoising:
         steps: its walk through its timesteps, with equal state on all ranks.
         conditions: of the prompts and, when guidance is on, of the negative half, step by step.
         guidance: how the halves are combined, and when.
+        window: side in latent elements of the windows that self-attention is computed in; None is the whole.
     """
 
     steps: Steps
     conditions: PassConditions
     guidance: Guidance
+    window: int | None = None
 
 
 @dataclass(frozen=True)

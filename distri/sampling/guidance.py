@@ -1,7 +1,7 @@
 """Classifier-free guidance: how the two halves of a noise prediction become one, and at which steps."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -35,6 +35,10 @@ class Guidance:
         """Whether the step at which this share of the schedule is over is guided."""
         first, end = self.interval
         return self.on and first <= share < end
+
+    def at_scale(self, scale: float | None) -> "Guidance":
+        """The same with another scale, if there is one."""
+        return self if scale is None else replace(self, scale=scale)
 
     def combined(self, negative: Tensor, positive: Tensor) -> Tensor:
         """The guided noise prediction of the whole image."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from distri.layers.vae import SplitVAE
+from distri.model.stages import Enlargement
 from distri.ranks import p2p
 from distri.ranks.mesh import Axis, Mesh
 from distri.ranks.patches import Patches, largest_degree
@@ -67,17 +68,26 @@ class ReplicaVAE:
         """
         return self._vae.decode(latent_1CHW, self._axis_for(*latent_1CHW.shape[2:]))
 
-    def enlarge(self, latent_1CHW: Tensor, height: int, width: int) -> tuple[Tensor, tuple[str, ...]]:
-        """The latent of the same picture at another size in pixels, and what was repaired. Blocks.
+    def enlarge(
+        self, latent_1CHW: Tensor, height: int, width: int, enlargement: Enlargement
+    ) -> tuple[Tensor, tuple[str, ...]]:
+        """The latent of the same picture at another size in pixels, and what was repaired. Blocks unless by latents.
 
-        Enlarged as pixels, by bicubic interpolation, until both sides are covered; what is left over is cut off evenly
-        on both sides. The mean of what the encoder gives is taken, without a draw.
+        Enlarged by bicubic interpolation, until both sides are covered; what is left over is cut off evenly on both
+        sides. Of enlarged pixels the mean of what the encoder gives is taken, without a draw.
         """
+        factor = self._vae.factor
+        if enlargement is Enlargement.LATENTS:
+            return covering(latent_1CHW, height // factor, width // factor), ()
         axis, patch_13HW, patches, _, repairs = self._decode(latent_1CHW)
         shapes = [(1, 3, *patches.size(place)) for place in range(axis.size)]
         parts = p2p.gather(axis, patch_13HW.float(), shapes)
         picture_13HW = enlarged(torch.cat(parts, dim=patches.dim).clamp(-1, 1), height, width)
         encoded_1CHW, again = self._encode(picture_13HW)
+        if enlargement is Enlargement.FREQUENCIES:
+            low_1CHW = covering(latent_1CHW, height // factor, width // factor)
+            rows, columns = latent_1CHW.shape[2:]
+            encoded_1CHW = encoded_1CHW + low_frequencies(low_1CHW - encoded_1CHW, rows, columns)
         return encoded_1CHW, repairs + again
 
     def _decode(self, latent_1CHW: Tensor) -> tuple[Axis, Tensor, Patches, bool, tuple[str, ...]]:
@@ -122,12 +132,27 @@ class ReplicaVAE:
 
 def enlarged(picture_BCHW: Tensor, height: int, width: int) -> Tensor:
     """A picture of -1 to 1 in another size: bicubic (antialiased where it shrinks), cut evenly where it is larger."""
-    rows, columns = picture_BCHW.shape[2:]
+    return covering(picture_BCHW, height, width).clamp(-1, 1)
+
+
+def covering(x_BCHW: Tensor, height: int, width: int) -> Tensor:
+    """Rows and columns of anything in another size: bicubic by one factor, cut evenly where it is larger."""
+    rows, columns = x_BCHW.shape[2:]
     scale = max(height / rows, width / columns)
     size = max(height, round(rows * scale)), max(width, round(columns * scale))
-    big_BCHW = functional.interpolate(picture_BCHW, size=size, mode="bicubic", align_corners=False, antialias=True)
+    big_BCHW = _resized(x_BCHW, *size)
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    return big_BCHW[:, :, top : top + height, left : left + width].clamp(-1, 1)
+    return big_BCHW[:, :, top : top + height, left : left + width]
+
+
+def low_frequencies(x_BCHW: Tensor, rows: int, columns: int) -> Tensor:
+    """What so many rows and columns can hold of a larger tensor, at its own size."""
+    return _resized(_resized(x_BCHW, rows, columns), *x_BCHW.shape[2:])
+
+
+def _resized(x_BCHW: Tensor, height: int, width: int) -> Tensor:
+    size = (height, width)
+    return functional.interpolate(x_BCHW, size=size, mode="bicubic", align_corners=False, antialias=True)
 
 
 def _name(dtype: torch.dtype) -> str:

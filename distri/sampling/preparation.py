@@ -95,9 +95,10 @@ class Preparation:
         image, stage = prepared.image, prepared.plan.stages[number]
         last = stage is prepared.plan.stages[-1]
         size = (image.height, image.width) if last else (stage.height, stage.width)
-        own = prepared.prompts
+        own, guidance = prepared.prompts, prepared.guidance.at_scale(stage.guidance_scale)
+        negative = own.negative if guidance.on else None
         conditions = PassConditions(
-            None if own.negative is None else self._conditions(own.negative, number, image.negative_time_ids(size)),
+            None if negative is None else self._conditions(negative, number, image.negative_time_ids(size)),
             tuple(self._conditions(side, number, image.time_ids(size)) for side in own.positives),
             tuple(side.weight for side in own.positives),
         )
@@ -112,7 +113,12 @@ class Preparation:
             schedule=image.schedule,
         )
         unit = noise(generator, channels, *self.latent_size(stage))
-        return walk.begin(latent_1CHW, unit.to(device)), Denoising(walk, conditions, prepared.guidance)
+        denoising = Denoising(walk, conditions, guidance, self.window_of(stage))
+        return walk.begin(latent_1CHW, unit.to(device)), denoising
+
+    def window_of(self, stage: Stage) -> int | None:
+        """Side of a pass's windows in latent elements, if it has any."""
+        return None if stage.window_px is None else -(-stage.window_px // self._factor)
 
     def latent_size(self, stage: Stage) -> tuple[int, int]:
         """Height and width of a pass's latent."""
@@ -132,6 +138,12 @@ class Preparation:
             raise BadSize(image.width, image.height, f"both sides must have at least {SMALLEST_SIDE_PX} pixels")
         if image.steps < 1:
             raise BadImage(f"steps {image.steps}: at least 1")
+        if (image.highres.guidance_scale or 0) > 1 >= image.guidance_scale:
+            raise BadImage(
+                f"guidance_scale {image.highres.guidance_scale:g} of later passes: the first pass is not guided"
+            )
+        if image.highres.window_px is not None and image.highres.window_px < SMALLEST_SIDE_PX:
+            raise BadImage(f"window_px {image.highres.window_px}: at least {SMALLEST_SIDE_PX}")
         return plan_stages(
             image.width,
             image.height,
@@ -172,7 +184,7 @@ class Preparation:
     def _check(self, image: ImageSpec, plan: RenderPlan, guidance: Guidance, *, low_memory: bool) -> None:
         """Refuse what a pass of the image could not render, equally on all ranks."""
         for stage in plan.stages:
-            height, width = self.latent_size(stage)
+            (height, width), guided = self.latent_size(stage), guidance.at_scale(stage.guidance_scale).on
             self._model.scheduler.try_out(
                 image.scheduler,
                 image.scheduler_settings,
@@ -182,7 +194,7 @@ class Preparation:
             )
             sharing_of(
                 self._mesh,
-                apart=halves_apart(self._mesh, guided=guidance.on, low_memory=low_memory),
+                apart=halves_apart(self._mesh, guided=guided, low_memory=low_memory),
                 height=height,
                 width=width,
                 unit=self._unet.unit,

@@ -42,8 +42,11 @@ class Refiner:
         self._model, self._mesh = model, mesh
         self._embeddings = Embeddings(model, spans)
 
-    def denoising(self, number: int, prepared: PreparedImage) -> Denoising | None:
-        """What is left of pass `number` for the refiner; None if its share holds no timestep."""
+    def denoising(self, number: int, prepared: PreparedImage, *, window: int | None) -> Denoising | None:
+        """What is left of pass `number` for the refiner; None if its share holds no timestep.
+
+        `window`: side in latent elements of the pass's windows; None is the whole.
+        """
         image, stage = prepared.image, prepared.plan.stages[number]
         last = stage is prepared.plan.stages[-1]
         size = (image.height, image.width) if last else (stage.height, stage.width)
@@ -67,14 +70,17 @@ class Refiner:
         original = image.original_size or size
         # Diffusers' refiner takes the negative half's own crop, and its size if there is one.
         negative_sizes = (*(image.negative_original_size or original), *image.negative_crop, NEGATIVE_AESTHETIC_SCORE)
+        guidance = prepared.guidance.at_scale(stage.guidance_scale)
+        negative = own.negative if guidance.on else None
         return Denoising(
             walk,
             PassConditions(
-                None if own.negative is None else conditions(own.negative, negative_sizes),
+                None if negative is None else conditions(negative, negative_sizes),
                 tuple(conditions(side, (*original, *image.crop, AESTHETIC_SCORE)) for side in own.positives),
                 tuple(side.weight for side in own.positives),
             ),
-            prepared.guidance,
+            guidance,
+            window,
         )
 
     def _conditions(self, embeddings: Timeline[Embedding], sizes: tuple[float, ...]) -> Timeline[Conditions]:

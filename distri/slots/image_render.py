@@ -26,11 +26,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Kind:
-    """What passes of one table share, besides LoRAs: a network, and the size of their latents."""
+    """What passes of one table share, besides LoRAs: a network, the size of their latents, and their windows."""
 
     height: int
     width: int
     refines: bool = False
+    window: int | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class ImageRender:
         self._others = max(self._others, ended.others)
         parts, prepared = self._parts, self._prepared
         if not self._refines and prepared.image.refiner_switch_at is not None and parts.refiner is not None:
-            rest = parts.refiner.denoising(self._number, prepared)
+            rest = parts.refiner.denoising(self._number, prepared, window=parts.preparation.window_of(self._stage))
             if rest is not None:
                 self._refines = True
                 return self._pass(ended.latent_1CHW, rest)
@@ -139,9 +140,11 @@ class ImageRender:
         if self._number + 1 == len(prepared.plan.stages):
             return None
         self._number += 1
-        size = self._stage.height, self._stage.width
+        stage, how = self._stage, prepared.image.highres.enlargement
         with parts.spans.about(**self.about):
-            latent_1CHW, repairs = parts.with_room(partial(parts.vae.enlarge, ended.latent_1CHW, *size))
+            latent_1CHW, repairs = parts.with_room(
+                partial(parts.vae.enlarge, ended.latent_1CHW, stage.height, stage.width, how)
+            )
             self._repairs += repairs
             laps.lap(RenderSpan.ENLARGE, [self.taken])
         return self._pass(*parts.preparation.start_pass(self._number, prepared, latent_1CHW))
@@ -173,7 +176,7 @@ class ImageRender:
 
     def _pass(self, latent_1CHW: Tensor, denoising: Denoising) -> Pass:
         height, width = latent_1CHW.shape[2:]
-        return Pass(Kind(height, width, self._refines), Slot(latent_1CHW, denoising))
+        return Pass(Kind(height, width, self._refines, denoising.window), Slot(latent_1CHW, denoising))
 
     @property
     def _stage(self) -> Stage:

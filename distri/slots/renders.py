@@ -181,8 +181,9 @@ class Renders:
             self._kind = self._table = None
         if self._kind is None:
             self._kind = own.kind
-            size = own.kind.height, own.kind.width
-            self._table = Table(self._parts.unet_of(own.kind), self._parts.mesh, size, self._options, self._control)
+            kind, parts = own.kind, self._parts
+            size = kind.height, kind.width
+            self._table = Table(parts.unet_of(kind), parts.mesh, size, self._options, self._control, window=kind.window)
         free = set(range(self.slots)) - {seat.number for seat in self._seats.values()}
         if self._table is None or own.kind != self._kind or not free or not self._table.fits(own.slot):
             self._waiting.append((render, own))

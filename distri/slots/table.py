@@ -44,6 +44,7 @@ class Table:
         size: height and width of the latents.
         options: how the ranks work together.
         control: asked on the leader only, before every evaluation; its answer holds for the replica.
+        window: side in latent elements of the windows that self-attention is computed in; None is the whole.
     """
 
     def __init__(
@@ -53,9 +54,11 @@ class Table:
         size: tuple[int, int],
         options: SamplingOptions,
         control: Callable[[], Control],
+        *,
+        window: int | None = None,
     ) -> None:
         self.slots: list[Slot] = []
-        self._unet, self._mesh, self._size = unet, mesh, size
+        self._unet, self._mesh, self._size, self._window = unet, mesh, size, window
         self._options, self._control = options, control
         self._phases = Phases(options.schedule, lag=int(mesh.device.type == "cuda"))
         self._evaluations = 0
@@ -149,7 +152,8 @@ class Table:
             raise AssertionError("this rank has no part in the latent")
         height, width = self._size
         # Recordings keep their memory.
-        self._unet.begin(_together(rows), sharing.axis, height, width, replay=not self._options.low_memory)
+        replay = not self._options.low_memory
+        self._unet.begin(_together(rows), sharing.axis, height, width, window=self._window, replay=replay)
 
     def _predict(
         self, rows: list[_Row], scaled: dict[Slot, Tensor], sharing: Sharing, evaluation: Evaluation

@@ -18,7 +18,7 @@ from pipeline.deployment.recipes import ModelDefaults, with_recipe
 from pipeline.deployment.settings import ModelSource, Settings, default_of
 from pipeline.deployment.slot_choice import fixed_slots
 from pipeline.deployment.tenants import TenantLimits
-from pipeline.picture import Syntax
+from pipeline.picture import Enlargement, HighresAttention, Syntax
 from pipeline.schema import Versioned
 
 SCHEMA_VERSION = 1
@@ -94,6 +94,13 @@ class Deployment(Versioned):
     prompt_buckets: tuple[str, ...] | None = Field(
         None, description="Buckets of schedules' prompts beside its own; None: it does not say."
     )
+    highres_attention: HighresAttention | None = Field(
+        None, description="Of later passes, where rows do not say; None: its version knows whole attention alone."
+    )
+    highres_window_px: int | None = Field(None, description="Side of a window; None: the model's native size.")
+    highres_enlargement: Enlargement = Field(
+        Enlargement.PIXELS, description="Between passes, where rows do not say theirs."
+    )
     layout: Layout
     goal: str = default_of("goal")
     slots: int | None = Field(
@@ -143,6 +150,9 @@ class Deployment(Versioned):
             guidance_intervals=True,
             syntaxes=SYNTAXES,
             prompt_syntax=settings.prompt_syntax.value,
+            highres_attention=settings.highres_attention,
+            highres_window_px=settings.highres_window_px,
+            highres_enlargement=settings.highres_enlargement,
             max_megapixels=settings.max_megapixels,
             max_rows=settings.max_rows,
             max_images=settings.max_images,

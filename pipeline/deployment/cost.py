@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.deployment.layouts import Layout
-from pipeline.picture import HighresMode, Picture, Syntax
+from pipeline.picture import Enlargement, HighresMode, Picture, Syntax
 
 MEGA = 2**20
 
@@ -51,9 +51,10 @@ UNKNOWN_IMAGES = 64
 
 def tera_operations(picture: Picture, native_px: int) -> float:
     """Work of one image: every pass, both halves of guidance, decode, and what a refining pass adds."""
-    halves = _conditions_a_step(picture)
+    halves = _conditions_a_step(picture, picture.guidance_scale)
     twice = 2 if picture.scheduler is not None and picture.scheduler.name in TWO_EVALUATIONS else 1
-    highres = picture.highres
+    highres, later = picture.highres, picture.later_passes
+    later_halves = halves if later.guidance_scale is None else _conditions_a_step(picture, later.guidance_scale)
     whole = picture.width * picture.height / MEGA
     first = whole
     passes = 0
@@ -64,21 +65,30 @@ def tera_operations(picture: Picture, native_px: int) -> float:
     for number in range(1, passes + 1):
         pixels = first * math.pow(whole / first, number / passes)
         before = first * math.pow(whole / first, (number - 1) / passes)
-        evaluations = max(1, round((highres.steps or picture.steps) * highres.strength)) * twice * halves
-        total += _at(DECODE, before) + _at(ENCODE, pixels) + evaluations * _at(UNET, pixels)
+        evaluations = max(1, round((highres.steps or picture.steps) * highres.strength)) * twice * later_halves
+        if later.enlargement is not Enlargement.LATENTS:
+            total += _at(DECODE, before) + _at(ENCODE, pixels)
+        total += evaluations * unet_tera(pixels, later.window_px)
     return total + _at(DECODE, whole)
 
 
-def _conditions_a_step(picture: Picture) -> float:
+def _conditions_a_step(picture: Picture, guidance_scale: float) -> float:
     """How many conditions an evaluation has in the mean: each prompt joined by AND, and the negative one.
 
     There is no negative one outside `guidance_interval`, nor without guidance, but that AND needs it.
     """
     prompts = 1 + len(_AND.findall(picture.prompt)) if picture.syntax is Syntax.A1111 else 1
-    if prompts > 1 or picture.guidance_scale <= 1:
+    if prompts > 1 or guidance_scale <= 1:
         return prompts + int(prompts > 1)
     first, end = (math.ceil(share * picture.steps) for share in picture.guidance_interval)
     return 1 + (end - first) / picture.steps
+
+
+def unet_tera(megapixels: float, window_px: int | None) -> float:
+    """Of one evaluation for one condition; within windows a token sees as many others as a window has."""
+    linear, square = UNET
+    seen = megapixels if window_px is None else min(megapixels, window_px**2 / MEGA)
+    return linear * megapixels + square * megapixels * seen
 
 
 def _at(coefficients: tuple[float, float], megapixels: float) -> float:

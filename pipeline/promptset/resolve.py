@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
@@ -16,21 +15,17 @@ from pipeline.picture import (
     Conditioning,
     File,
     Format,
-    Highres,
-    HighresMode,
     Lora,
     Syntax,
 )
 from pipeline.promptset import samplers
+from pipeline.promptset.highres import decided_highres, decided_later_passes, highres_wish
 from pipeline.promptset.prompts import loras_named, read_prompts
-from pipeline.promptset.row import SCHEMA_VERSION, HighresChoice, Options, ResolvedRow, Row, derived_seed
+from pipeline.promptset.row import SCHEMA_VERSION, Options, ResolvedRow, Row, derived_seed
 from pipeline.promptset.sizes import GivenSize, size
 from pipeline.promptset.values import ANY_SEED, MAX_LORAS, MIN_SIDE_PX
 
-# Above so many native areas large shapes repeat in a picture that is rendered directly: 1.5 megapixels for 1024 px.
-DIRECT_AREAS = 1.5e6 / 1024**2
 MAX_WEBP_PX = 16_383
-_DIRECT = Highres()
 
 _DEFAULTS = {name: field.get_default() for name, field in Options.model_fields.items()}
 _CONDITIONING, _FILE = itemgetter(*Conditioning.model_fields), itemgetter(*File.model_fields)
@@ -61,7 +56,8 @@ def resolve(
     values.update(given)
     values["steps"] = _steps(values, of_row, of_batch)
     width, height = _size(of_row, of_batch, deployment, native_px)
-    highres = _highres(of_row, of_batch, values["steps"], width * height, native_px)
+    wish = highres_wish(of_row, of_batch)
+    highres = decided_highres(wish, values["steps"], width * height, native_px)
     if scheduler is not None and (
         refused := samplers.refusal(scheduler, steps=values["steps"], guidance_scale=values["guidance_scale"])
     ):
@@ -90,6 +86,7 @@ def resolve(
         syntax=syntax,
         embeddings=embeddings,
         highres=highres,
+        later_passes=decided_later_passes(wish, highres, values["guidance_scale"], deployment, native_px),
         conditioning=_conditioning(*_CONDITIONING(values)),
         file=_file(of_row, of_batch, values, max(width, height)),
         metadata=row.metadata,
@@ -211,35 +208,6 @@ def _size(
     return width, height
 
 
-def _highres(
-    of_row: Mapping[str, Any], of_batch: Mapping[str, Any], steps: int, pixels: int, native_px: int
-) -> Highres:
-    wish: dict[str, Any] = {}
-    for level in (of_batch, of_row):
-        if (said := level.get("highres")) is not None:
-            wish |= {name: getattr(said, name) for name in said.model_fields_set}
-    mode = wish.pop("mode", HighresChoice.AUTO)
-    base_px = wish.get("base_px", native_px)
-    if mode is HighresChoice.AUTO:
-        mode = HighresChoice.REFINE if pixels > max(DIRECT_AREAS * native_px**2, base_px**2) else HighresChoice.DIRECT
-    if mode is HighresChoice.DIRECT:
-        return _DIRECT
-    if pixels <= base_px**2:
-        raise ValueError(
-            "highres",
-            f"refine found for a picture no larger than its first pass of {base_px}x{base_px}; auto or direct wanted",
-        )
-    refine = _same_highres(tuple(wish.items()))
-    if (refine.steps or steps) * refine.strength < 1:
-        if refine.steps is not None:
-            raise ValueError(
-                "highres", f"strength {refine.strength:g} of {refine.steps} steps is less than one step; more wanted"
-            )
-        # A picture of very few steps: enough for its second pass to have one.
-        refine = refine.model_copy(update={"steps": math.ceil(1 / refine.strength)})
-    return refine
-
-
 def _file(of_row: Mapping[str, Any], of_batch: Mapping[str, Any], values: Mapping[str, Any], longest_px: int) -> File:
     file = _same_file(*_FILE(values))
     if file.format is Format.WEBP and longest_px > MAX_WEBP_PX:
@@ -256,11 +224,6 @@ def _file(of_row: Mapping[str, Any], of_batch: Mapping[str, Any], values: Mappin
 @functools.lru_cache(maxsize=256)
 def _conditioning(*values: Any) -> Conditioning:
     return Conditioning(**dict(zip(Conditioning.model_fields, values, strict=True)))
-
-
-@functools.lru_cache(maxsize=256)
-def _same_highres(wish: tuple[tuple[str, Any], ...]) -> Highres:
-    return Highres(mode=HighresMode.REFINE, **dict(wish))
 
 
 @functools.lru_cache(maxsize=256)

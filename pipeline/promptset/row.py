@@ -19,9 +19,12 @@ from pipeline.names import MAX_IMAGES_OF_BATCH
 from pipeline.picture import (
     CLIP_SKIP,
     MAX_CLIP_SKIP,
+    MAX_SIDE_PX,
     MAX_STEPS,
     WHOLE_SCHEDULE,
+    Enlargement,
     Format,
+    HighresAttention,
     LongPrompt,
     Lora,
     Picture,
@@ -72,6 +75,10 @@ class HighresOptions(BaseModel):
     strength: float = Field(0.3, strict=True, gt=0, le=1)
     steps: int = Field(30, strict=True, ge=1, le=1000)
     base_px: int = Field(1024, strict=True, ge=64, le=4096)
+    attention: HighresAttention = HighresAttention.WHOLE
+    window_px: int = Field(1024, strict=True, ge=64, le=MAX_SIDE_PX)
+    guidance_scale: float = Field(5.0, strict=True, ge=0, le=100)
+    enlargement: Enlargement = Enlargement.PIXELS
 
     @model_validator(mode="before")
     @classmethod
@@ -79,6 +86,12 @@ class HighresOptions(BaseModel):
         if isinstance(given, Mapping) and "base_size" in given and "base_px" not in given:
             return {"base_px" if key == "base_size" else key: value for key, value in given.items()}
         return given
+
+    @model_validator(mode="after")
+    def _windows_of_windows(self) -> Self:
+        if {"attention", "window_px"} <= self.model_fields_set and self.attention is HighresAttention.WHOLE:
+            raise BadFields({"window_px": "given beside attention whole, which has no windows"})
+        return self
 
 
 class Options(BaseModel):
@@ -151,7 +164,7 @@ class Options(BaseModel):
         (), max_length=MAX_LORAS, description="LoRAs from the deployment's allow-list, with scales; added up."
     )
     highres: Annotated[HighresOptions, BeforeValidator(shorthand.highres)] = Field(
-        HighresOptions(), description="How a large picture is made: auto, direct or refine; strength, steps, base_px."
+        HighresOptions(), description="How a large picture is made: auto, direct or refine; options below."
     )
     refiner_switch_at: float | None = Field(
         None,

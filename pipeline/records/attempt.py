@@ -15,6 +15,7 @@ from typing import Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from pipeline.deployment.displacement import AS_ENGINE, Displacement
 from pipeline.deployment.layouts import Layout
 from pipeline.errors import ConflictError, RecordUnreadable
 from pipeline.names import job_ref
@@ -59,6 +60,9 @@ class AttemptSpec(Versioned):
     # Left out where it says nothing, so that the digest of what an older version has recorded stays.
     vae_dtype_on_gpu: str | None = Field(
         None, exclude_if=lambda value: value is None, description="On a GPU, where it is not `vae_dtype`."
+    )
+    displacement: Displacement = Field(
+        AS_ENGINE, exclude_if=lambda value: value == AS_ENGINE, description="How displaced evaluations are computed."
     )
     idle_ranks: bool = False
     lean: tuple[int, ...] = Field((), description="Images, by index, to render in as little memory as can be.")

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationInfo, field_validator
 
+from pipeline.deployment.displacement import AS_ENGINE, Displacement
 from pipeline.deployment.layouts import Layout
 from pipeline.errors import RecordForeign, RecordUnreadable, RowError
 from pipeline.names import MAX_IMAGES_OF_BATCH, image_id
@@ -46,6 +47,9 @@ class Provenance(BaseModel):
     ranks: int
     exact: bool
     warmup_steps: int
+    displacement: Displacement = Field(
+        AS_ENGINE, exclude_if=lambda value: value == AS_ENGINE, description="How displaced evaluations are computed."
+    )
     device: str
     dtype: str
     vae_dtype: str = "float32"

@@ -105,6 +105,7 @@ def next_attempt(context: Context, job: JobRecord) -> tuple[AttemptSpec, str]:
         layout=choice.layout,
         exact=settings.exact,
         warmup_steps=settings.warmup_steps,
+        displacement=settings.displacement,
         device=settings.device,
         dtype=settings.dtype,
         vae_dtype="float32" if settings.vae_dtype == "auto" else settings.vae_dtype,

@@ -11,11 +11,13 @@ import torch
 
 from distri.engine import Engine, EngineSettings
 from distri.model.image import Evaluations, ImageSpec
-from distri.model.stages import Highres, plan_stages
+from distri.model.stages import Enlargement, Highres, plan_stages
+from distri.ranks.errors import BadImage
 from distri.ranks.mesh import Mesh
 from distri.sampling.control import Control
-from distri.sampling.pixels import enlarged
+from distri.sampling.pixels import covering, enlarged, low_frequencies
 from tests.distri import on_ranks, reference
+from tests.distri.networks import relative, seeded
 from tests.distri.pool import Ranks
 
 NATIVE_PX = 96
@@ -81,6 +83,35 @@ def test_each_pass_warms_up_and_is_displaced_by_itself(ranks: Callable[[int], Ra
     first, again = answers[0]
     assert first.evaluations == Evaluations(synchronous=2, displaced=5)
     assert np.array_equal(first.pixels, again.pixels)
+
+
+@pytest.mark.parametrize("enlargement", list(Enlargement))
+def test_windows_and_guidance_of_later_passes_are_the_same_for_every_layout(
+    ranks: Callable[[int], Ranks], model_dir: Path, enlargement: Enlargement
+) -> None:
+    """Without guidance both halves' ranks share the later pass."""
+    highres = Highres(refine=True, strength=0.5, window_px=64, guidance_scale=1.0, enlargement=enlargement)
+    image = replace(REFINED, highres=highres, width=203, height=155)
+    whole = replace(image, highres=replace(highres, window_px=None))
+    alone, whole_alone = ranks(1).run(on_ranks.render, model_dir, "1x1x1", EXACT, [image, whole])[0]
+    found = ranks(4).run(on_ranks.render, model_dir, "1x2x2", EXACT, [image])[0][0]
+    assert np.abs(found.pixels.astype(int) - alone.pixels).max() <= 1
+    assert [stage.window_px for stage in found.stages] == [None, 64]
+    assert np.abs(whole_alone.pixels.astype(int) - alone.pixels).max() > 1
+
+
+def test_low_frequencies_are_what_a_smaller_size_can_hold() -> None:
+    smooth, fine = covering(seeded(3, 1, 4, 6, 6), 24, 24), torch.ones(1, 4, 24, 24, dtype=torch.float64)
+    fine[..., ::2] = -1
+    assert relative(low_frequencies(smooth, 12, 12), smooth) < 0.1
+    assert low_frequencies(fine, 12, 12).abs().max() < 0.2
+
+
+def test_guidance_in_later_passes_alone_is_refused(model_dir: Path) -> None:
+    engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=EXACT)
+    image = replace(REFINED, guidance_scale=1.0, highres=replace(REFINED.highres, guidance_scale=5.0))
+    with pytest.raises(BadImage, match="the first pass is not guided"):
+        engine.render(image, control=lambda: Control.GO)
 
 
 def test_a_padded_picture_says_its_canvas_and_where_it_was_cut(model_dir: Path) -> None:

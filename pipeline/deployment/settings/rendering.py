@@ -11,11 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pipeline.checkpoints.checkpoint import ModelFiles
 from pipeline.deployment.allow_lists import stem
 from pipeline.deployment.cost import SDXL_NATIVE_PX
+from pipeline.deployment.displacement import MOST_WORK, Displacement, NormMode
 from pipeline.deployment.layouts import Layout
 from pipeline.deployment.recipes import ModelDefaults, Recipe
 from pipeline.deployment.settings.variables import SettingsPart
 from pipeline.deployment.tenants import Tenants
-from pipeline.picture import Syntax
+from pipeline.picture import Enlargement, HighresAttention, Syntax
 
 
 class RefinerSource(BaseModel):
@@ -146,6 +147,34 @@ class RenderingSettings(SettingsPart):
     )
     exact: bool = Field(False, description="Exchange synchronously at every step: the one-rank image, but slower.")
     warmup_steps: int = Field(4, ge=1, description="Synchronous evaluations before displaced ones begin.")
+    resync: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Drift of the noise prediction above which one more evaluation is synchronous; none: never.",
+    )
+    norm_mode: NormMode = Field(
+        NormMode.CORRECTED,
+        description="GroupNorm in displaced evaluations: `corrected`, `stale`, `synchronous` or `local`.",
+    )
+    most_work: float = Field(
+        MOST_WORK,
+        ge=1,
+        allow_inf_nan=False,
+        description="Work of a rank, times the mean, above which it hands tokens on; a large number: never.",
+    )
+    highres_attention: HighresAttention = Field(
+        HighresAttention.WHOLE,
+        description="What self-attention sees in later passes of `refine` where rows do not say: `whole` or `windows`.",
+    )
+    highres_window_px: int | None = Field(
+        None, ge=64, description="Side of such a window; none: the model's native size."
+    )
+    highres_enlargement: Enlargement = Field(
+        Enlargement.PIXELS,
+        description="What is enlarged between passes of `refine` where rows do not say: `pixels`, `latents`, "
+        "`frequencies`.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="What a pod's ranks compute on.")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field("auto", description="UNet's number format.")
     vae_dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
@@ -185,6 +214,11 @@ class RenderingSettings(SettingsPart):
                     found = ", ".join(map(repr, unknown))
                     raise ValueError(f"{kind} {name!r} is for {found}, not among models ({_names(self.models)})")
         return self
+
+    @property
+    def displacement(self) -> Displacement:
+        """How displaced evaluations are computed."""
+        return Displacement(resync=self.resync, norm_mode=self.norm_mode, most_work=self.most_work)
 
     @property
     def model_by_default(self) -> str | None:

@@ -20,7 +20,7 @@ from distri.ranks.phase import EXACT
 from tests.distri import networks
 
 
-def _operations(unet: Any, height: int, width: int, count: int, index: int) -> int:
+def operations(unet: Any, height: int, width: int, count: int, index: int, *, window: int | None = None) -> int:
     """Of an evaluation after the first, which also computes keys and values of the text."""
     axis = Axis(AxisName.PATCH, tuple(range(count)), index, None, TrafficCounter())
     pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
@@ -29,7 +29,7 @@ def _operations(unet: Any, height: int, width: int, count: int, index: int) -> i
     latent = torch.empty((1, 4, height, width), device="meta")
     owner = SplitUNet(unet)
     with torch.inference_mode(), mock.patch.object(p2p, "post", return_value=[]):
-        owner.begin(conditions, axis, height, width)
+        owner.begin(conditions, axis, height, width, window=window)
         owner(latent, torch.tensor(1.0, device="meta"), EXACT)
         with FlopCounterMode(display=False) as counter:
             owner(latent, torch.tensor(1.0, device="meta"), EXACT)
@@ -49,7 +49,7 @@ def _sdxl() -> Any:
 
 @functools.cache
 def _whole(unet: Callable[[], Any], height: int, width: int) -> int:
-    return _operations(unet(), height, width, 1, 0)
+    return operations(unet(), height, width, 1, 0)
 
 
 def _unlike(patches: Patches) -> Iterable[int]:
@@ -75,23 +75,23 @@ def test_each_rank_does_at_most_a_twentieth_more_than_its_share(height: int, wid
     """Also where whole rows do not divide: then tokens are dealt."""
     unet, whole = _small(), _whole(_small, height, width)
     for index in _unlike(patches_of(unet, height, width, count)):
-        assert _operations(unet, height, width, count, index) <= 1.05 * whole / count
+        assert operations(unet, height, width, count, index) <= 1.05 * whole / count
 
 
 @pytest.mark.parametrize(("height", "width", "count"), [(130, 130, 8), (45, 33, 8), (64, 64, 11), (130, 130, 13)])
 def test_of_sdxl_as_well(height: int, width: int, count: int) -> None:
     unet, whole = _sdxl(), _whole(_sdxl, height, width)
     for index in _unlike(patches_of(unet, height, width, count)):
-        assert _operations(unet, height, width, count, index) <= 1.05 * whole / count
+        assert operations(unet, height, width, count, index) <= 1.05 * whole / count
     of_shapes = arithmetic.of_unet(unet, height, width)
     assert 2 * (of_shapes.rows + of_shapes.tokens) == pytest.approx(whole, rel=1e-3)
 
 
 def test_what_goes_with_rows_and_what_with_tokens_is_what_is_counted() -> None:
     unet = networks.unet(torch.float32).to("meta")
-    total = _operations(unet, 27, 41, 1, 0)
+    total = operations(unet, 27, 41, 1, 0)
     of_shapes = arithmetic.of_unet(unet, 27, 41)
     assert 2 * (of_shapes.rows + of_shapes.tokens) == pytest.approx(total, rel=1e-3)
     with mock.patch.object(Transformer2DModel, "forward", lambda _, x, *__, **___: (x,)):
-        rows_alone = _operations(unet, 27, 41, 1, 0)
+        rows_alone = operations(unet, 27, 41, 1, 0)
     assert 2 * of_shapes.rows == pytest.approx(rows_alone, rel=1e-2)

@@ -8,11 +8,12 @@ import pytest
 from distri.model.image import Evaluations, Rendered
 from distri.model.lora import Lora
 from distri.model.prompts import LongPrompt
-from distri.model.stages import Highres, Stage
+from distri.model.stages import Enlargement, Highres, Stage
 from distri.ranks.errors import BadLora
 from distri.run.translate import LOW_MEMORY_REPAIR, image_of, render_details_of
 from pipeline.deployment.settings import EmbeddingSource, LoraSource
-from pipeline.picture import Conditioning, HighresMode, RenderDetails, Scheduler
+from pipeline.picture import Conditioning, HighresMode, LaterPasses, RenderDetails, Scheduler
+from pipeline.picture import Enlargement as RowEnlargement
 from pipeline.picture import Highres as RowHighres
 from pipeline.picture import LongPrompt as RowLongPrompt
 from pipeline.picture import Lora as RowLora
@@ -37,6 +38,7 @@ def test_every_field_of_a_row_reaches_the_engine() -> None:
         scheduler=Scheduler(name="DDIMScheduler", settings={"eta": 0.5}),
         loras=(RowLora(name="film", scale=0.5),),
         highres=RowHighres(mode=HighresMode.REFINE, strength=0.4, steps=9, base_px=512),
+        later_passes=LaterPasses(window_px=768, guidance_scale=1.0, enlargement=RowEnlargement.LATENTS),
         conditioning=Conditioning(
             original_size=(640, 480),
             crop=(3, 4),
@@ -54,7 +56,9 @@ def test_every_field_of_a_row_reaches_the_engine() -> None:
     assert image.long_prompt is LongPrompt.CHUNK
     assert (image.scheduler, image.scheduler_settings) == ("DDIMScheduler", {"eta": 0.5})
     assert image.loras == (Lora(Path("/models/film.safetensors"), 0.5, "0" * 64),)
-    assert image.highres == Highres(refine=True, strength=0.4, steps=9, base_px=512)
+    assert image.highres == Highres(
+        *(True, 0.4, 9, 512), window_px=768, guidance_scale=1.0, enlargement=Enlargement.LATENTS
+    )
     assert image.time_ids((1, 2)) == (480, 640, 4, 3, 32, 64)
     assert image.negative_time_ids((1, 2)) == (20, 10, 6, 5, 40, 30)
     assert image.guidance_rescale == 0.7

@@ -23,7 +23,7 @@ from pipeline.deployment.layouts import Layout
 from pipeline.deployment.settings import Settings
 from pipeline.ledger import Ledger
 from pipeline.operations.estimate import ASSUMED_IDLE_S, Estimator
-from pipeline.picture import File, Format, Highres, HighresMode, Scheduler, Syntax
+from pipeline.picture import Enlargement, File, Format, Highres, HighresMode, LaterPasses, Scheduler, Syntax
 from pipeline.promptset.row import ResolvedRow
 from tests.factories import deployment, resolved_row
 
@@ -57,6 +57,18 @@ def test_refining_costs_its_passes_and_less_than_the_direct_way() -> None:
     assert found == pytest.approx(passes, rel=0.01)
     assert found < tera_operations(_row(2048), NATIVE_PX)
     assert tera_operations(_row(512, highres=refine), NATIVE_PX) == tera_operations(_row(512), NATIVE_PX)
+
+
+@pytest.mark.parametrize(("scale", "most"), [(None, 3500), (1.0, 2400)])
+def test_4096_px_within_windows_cost_a_third_to_a_half_of_whole_attention(scale: float | None, most: float) -> None:
+    def tera(**later: Any) -> float:
+        refine = Highres(mode=HighresMode.REFINE, strength=0.3)
+        row = _row(4096, steps=30, highres=refine, later_passes=LaterPasses(guidance_scale=scale, **later))
+        return tera_operations(row, NATIVE_PX)
+
+    assert tera(window_px=1024) <= most < tera()
+    vae = tera(window_px=1024) - tera(window_px=1024, enlargement=Enlargement.LATENTS)
+    assert vae == pytest.approx(26.1 + 48.5 + 10.5 + 210.1, rel=0.01), "what enlarging pixels takes"
 
 
 def test_refining_begins_at_the_base_that_the_row_asks_for() -> None:

@@ -19,7 +19,19 @@ from pipeline.errors import RequestError
 from pipeline.outputs.comparison import Difference, differences, likeness
 from pipeline.outputs.extract import records_in, row_of
 from pipeline.outputs.pictures import picture_rows
-from pipeline.picture import Conditioning, File, Format, Highres, HighresMode, LongPrompt, Lora, Picture, Syntax
+from pipeline.picture import (
+    Conditioning,
+    Enlargement,
+    File,
+    Format,
+    Highres,
+    HighresMode,
+    LaterPasses,
+    LongPrompt,
+    Lora,
+    Picture,
+    Syntax,
+)
 from pipeline.promptset.resolve import resolve
 from pipeline.promptset.row import Options, Row
 from pipeline.promptset.samplers import scheduler_of
@@ -41,6 +53,7 @@ FULLEST: dict[str, Any] = {
     "scheduler": scheduler_of("DPM++ 2M Karras", {"solver_order": 3}),
     "loras": (Lora(name="film", scale=0.5), Lora(name="grain")),
     "highres": Highres(mode=HighresMode.REFINE, strength=0.4, steps=20, base_px=768),
+    "later_passes": LaterPasses(window_px=512, guidance_scale=1.0, enlargement=Enlargement.LATENTS),
     "conditioning": Conditioning(original_size=(512, 768), crop=(0, 64), negative_target_size=(256, 256)),
     "file": File(format=Format.WEBP, quality=80, dpi=72, strip_metadata=True),
     "metadata": {"client": "x", "n": 1.5, "none": None},

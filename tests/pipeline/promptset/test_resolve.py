@@ -8,7 +8,17 @@ import pytest
 
 from pipeline.deployment.announcement import AllowedLora, AllowedModel
 from pipeline.deployment.recipes import RECIPES, ModelDefaults, Recipe, with_recipe
-from pipeline.picture import Conditioning, File, Format, Highres, HighresMode, LongPrompt, Lora
+from pipeline.picture import (
+    Conditioning,
+    Enlargement,
+    File,
+    Format,
+    Highres,
+    HighresMode,
+    LaterPasses,
+    LongPrompt,
+    Lora,
+)
 from pipeline.promptset.resolve import resolve
 from pipeline.promptset.row import Options, ResolvedRow, Row
 from pipeline.promptset.samplers import scheduler_of
@@ -93,6 +103,56 @@ def test_how_it_is_refined_is_said_member_by_member() -> None:
     assert _resolved(row, batch, models=SDXL, default_model="sdxl").highres == wanted
     small = {"size": "256x256"}
     assert _resolved(small, batch, models=SDXL, default_model="sdxl").highres == Highres()
+
+
+LARGE = {"size": "2048x2048"}
+
+
+@pytest.mark.parametrize(
+    ("row", "deployed", "wanted"),
+    [
+        ({}, {}, LaterPasses(window_px=1024)),
+        ({}, {"highres_attention": "whole"}, LaterPasses()),
+        ({}, {"highres_window_px": 768}, LaterPasses(window_px=768)),
+        ({}, {"highres_enlargement": "latents"}, LaterPasses(window_px=1024, enlargement=Enlargement.LATENTS)),
+        ({"attention": "windows"}, {"highres_attention": "whole"}, LaterPasses(window_px=1024)),
+        ({"window_px": 512}, {"highres_attention": "whole"}, LaterPasses(window_px=512)),
+        ({"attention": "whole"}, {}, LaterPasses()),
+        ({"guidance_scale": 1.0, "enlargement": "frequencies"}, {}, LaterPasses(
+            window_px=1024, guidance_scale=1.0, enlargement=Enlargement.FREQUENCIES
+        )),
+        ({"mode": "direct"}, {}, LaterPasses()),
+        # An older deployment has whole attention alone.
+        ({}, {"highres_attention": None}, LaterPasses()),
+        ({"attention": "whole", "enlargement": "pixels"}, {"highres_attention": None}, LaterPasses()),
+    ],
+)  # fmt: skip
+def test_later_passes_are_what_the_row_says_then_the_deployment(
+    row: dict[str, Any], deployed: dict[str, Any], wanted: LaterPasses
+) -> None:
+    found = _resolved(LARGE | {"highres": row}, models=SDXL, default_model="sdxl", **deployed)
+    assert found.later_passes == wanted
+    assert ("later_passes" in found.model_dump()) == (wanted != LaterPasses()), "earlier versions do not know it"
+
+
+@pytest.mark.parametrize(
+    ("row", "deployed", "words"),
+    [
+        ({"highres": {"window_px": 512}}, {"highres_attention": None}, "window_px found, which the .* does not read"),
+        ({"highres": {"guidance_scale": 2.0}, "guidance_scale": 1.0}, {}, "later passes of a picture without guidance"),
+    ],
+)
+def test_options_of_later_passes_that_cannot_be_had_are_refused(
+    row: dict[str, Any], deployed: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words) as error:
+        _resolved(LARGE | row, models=SDXL, default_model="sdxl", **deployed)
+    assert error.value.args[0] == "highres"
+
+
+def test_a_window_beside_whole_attention_is_refused() -> None:
+    with pytest.raises(ValueError, match="given beside attention whole"):
+        Row.model_validate({"prompt": "p", "highres": "refine, attention=whole, window_px=512"})
 
 
 def test_a_picture_of_few_steps_gets_enough_for_its_second_pass() -> None:

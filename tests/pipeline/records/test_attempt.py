@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline.deployment.displacement import Displacement
 from pipeline.deployment.layouts import Layout
 from pipeline.records.attempt import AttemptSpec
 from pipeline.schema import read_record
@@ -25,3 +26,10 @@ def test_the_number_format_on_a_gpu_is_written_where_it_differs() -> None:
     spec = read_record(AttemptSpec, SPEC, what="a spec").model_copy(update={"vae_dtype_on_gpu": "bfloat16"})
     again = read_record(AttemptSpec, spec.model_dump_json(), what="a spec")
     assert (again.vae_dtype, again.vae_dtype_on_gpu) == ("float32", "bfloat16")
+
+
+def test_how_displaced_evaluations_are_computed_is_written_where_it_differs_and_a_newer_versions_words_stay() -> None:
+    spec = read_record(AttemptSpec, SPEC, what="a spec")
+    assert spec.displacement == Displacement()
+    newer = SPEC.replace('"idle_ranks"', '"displacement":{"resync":0.2,"newer":1},"idle_ranks"')
+    assert read_record(AttemptSpec, newer, what="a spec").model_dump_json() == newer

@@ -65,10 +65,12 @@ def test_a_worker_parses_the_shard_of_a_job_that_it_holds_once(stage: Stage, mon
 
 def test_an_attempt_carries_the_settings_it_was_recorded_with(stage: Stage) -> None:
     stage.batch(1)
-    stage.work(worker=stage.new_worker("w2", exact=True, gpus=4, warmup_steps=7))
+    displaced = {"resync": 0.2, "norm_mode": "stale", "most_work": 2.0}
+    stage.work(worker=stage.new_worker("w2", exact=True, gpus=4, warmup_steps=7, **displaced))
     spec = stage.job().attempt
     assert spec is not None
     assert (spec.exact, spec.gpus, str(spec.layout), spec.warmup_steps) == (True, 4, "1x2x2", 7)
+    assert spec.displacement.model_dump(mode="json") == displaced
     assert (spec.vae_dtype, spec.vae_dtype_on_gpu) == ("float32", None)
     assert spec.name == f"tessera-{stage.job().incarnation}-00000-1" == stage.node.launched[0]
 
