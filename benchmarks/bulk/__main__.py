@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks.bulk import ended, gallery, pictures
 from benchmarks.bulk.page import page
 from benchmarks.bulk.scale import scale
+from tasks.control.write_results import LOOKED_FOR
 
 RESULTS = Path(__file__).parents[1] / "results"
 ROWS = 1_000_000
@@ -24,7 +25,7 @@ def main() -> None:
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "scale": lambda: scale(arguments.rows),
         "finalize": lambda: {"batches": ended.finalized([1_000, 10_000, 100_000])},
-        "pictures": lambda: pictures.looked_for(20_000, [64, 1]),
+        "pictures": lambda: pictures.looked_for(20_000, [LOOKED_FOR]),
         "download": lambda: {"batches": ended.downloaded([500, 5_000])},
         "gallery": lambda: gallery.opened(10_000, arguments.output.with_name("gallery.jpg")),
     }

@@ -74,10 +74,10 @@ def _pictures(found: dict[str, Any]) -> list[str]:
     return [
         "## The look for every picture",
         "",
-        f"Part of finalization, of {found['images']:,} images, {found['at_a_time']} jobs at a time, in the local "
-        "store: a list from the first to the last picture of each job, and a HEAD of what it does not show.",
+        f"Part of finalization, of {found['images']:,} images in the local store, {found['at_a_time']} rows of them "
+        "at a time: a list from the first to the last of each row, and a HEAD of what it does not show.",
         "",
-        "| images a job | lists | seconds | processor time, s | LIST | HEAD |",
+        "| images at once | lists | seconds | processor time, s | LIST | HEAD |",
         "| --- | --- | --- | --- | --- | --- |",
         *map(_look, found["rows"]),
     ]

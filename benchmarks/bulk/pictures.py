@@ -16,7 +16,7 @@ from pipeline.deployment.settings import load_settings
 from pipeline.process.parallel import in_order
 from pipeline.records.results import ImageResult
 from pipeline.records.shards import ImageTask
-from tasks.control.write_results import AT_A_TIME
+from tasks.control.write_results import LOOKS_AT_A_TIME as AT_A_TIME
 from tests.factories import image_result, resolved_row
 
 BATCH, ROUNDS = "pictures", 3
