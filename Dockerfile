@@ -23,7 +23,7 @@ RUN python3 -m venv /build \
 # Dependencies lie in a layer of their own: a new version of ours leaves their gigabytes alone.
 FROM build AS worker-packages
 RUN python3 -m venv --without-pip /opt/tessera \
- && python3 -c 'import sys, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *(one for extra in sys.argv[1:] for one in p["optional-dependencies"][extra]), sep="\n")' worker tables > packages.txt \
+ && python3 -c 'import sys, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *(one for extra in sys.argv[1:] for one in p["optional-dependencies"][extra]), sep="\n")' worker tables serve > packages.txt \
  && /build/bin/pip --python /opt/tessera/bin/python install --no-cache-dir --only-binary=:all: \
       --constraint constraints.txt --constraint constraints-images.txt --requirement packages.txt
 

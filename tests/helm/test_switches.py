@@ -10,10 +10,13 @@ import jsonschema
 import pytest
 from kubernetes_validate import utils as kubernetes  # type: ignore[import-untyped]
 
-from tests.helm import operator
+from tests.helm import gateway, operator
 from tests.helm.chart import Object, lint, pods, render
 
 KUBERNETES = [f"1.{minor}" for minor in range(31, 38)]
+
+# Kinds that no schema of Kubernetes knows.
+OTHERS = {operator.API: operator.SCHEMAS, gateway.API: gateway.SCHEMAS}
 
 DEV = {"redis": {"existingSecret": ""}, "valkey": {"enabled": True, "password": "correct-horse-battery"}}
 CLAIM = {"pod": {"models_claim": None}, "weights": {"claim": {"create": True}}}
@@ -57,6 +60,20 @@ SWITCHES: dict[str, dict[str, Any]] = {
         }
     },
     "kueue": {"pod": {"kueue_queue": "renders"}},
+    "api by an ingress": {
+        "api": {
+            "enabled": True,
+            "redisExistingSecret": "api",
+            "ingress": {"host": "render.example.com", "className": "nginx", "tlsSecret": "render-tls"},
+        }
+    },
+    "api by a gateway": {
+        "api": {
+            "enabled": True,
+            "gateway": {"name": "public", "namespace": "gateways", "hostname": "render.example.com"},
+            "allowedFrom": [{"namespaceSelector": {"matchLabels": {"name": "gateways"}}}],
+        }
+    },
     "no render workers": {"renderWorkers": {"replicas": 0}},
     "no role": {"rbac": {"create": False}},
     "other accounts": {
@@ -92,8 +109,8 @@ def schemas_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def _taken(text: str) -> None:
     """Raises if one of the versions does not know this kind of object, or one of its fields."""
     one = json.loads(text)
-    if one["apiVersion"] == operator.API:
-        jsonschema.validate(one, operator.SCHEMAS[one["kind"]])
+    if (others := OTHERS.get(one["apiVersion"])) is not None:
+        jsonschema.validate(one, others[one["kind"]])
         return
     for version in KUBERNETES:
         assert kubernetes.validate(one, version, strict=True) == version

@@ -78,6 +78,8 @@ def _everything_on(path: str) -> dict[str, Any]:
     for switch in SWITCHES:
         _put(values, switch, switch != "valkey.enabled")
     _put(values, "weights.warmUp.source", "models/")
+    _put(values, "api.ingress.host", "render.example.com")
+    _put(values, "api.gateway.name", "public")
     if path.startswith("weights.warmUp.hub"):
         _put(values, "weights.warmUp", {"source": "", "hub": dict(HUB)})
     if path == "redis.existingSecret":

@@ -5,7 +5,7 @@ matchLabels:
 matchExpressions:
   - key: app.kubernetes.io/component
     operator: In
-    values: [render-worker, controller, beat, warm-up, test]
+    values: [render-worker, controller, beat, api, warm-up, test]
 {{- end }}
 
 {{- define "tessera.podsSelector" -}}
