@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -48,6 +49,7 @@ from tasks.process.context import Context, Slots
 from tasks.process.incoming import Incoming
 from tasks.process.metrics import LedgerMetrics
 from tasks.process.observer import Observer
+from tasks.process.pulse import Pulse, consumer, scheduler
 from tasks.process.transport import take_hints_only
 
 log = structlog.get_logger(__name__)
@@ -89,12 +91,13 @@ def build_context(settings: Settings, role: str) -> Context:
     )
 
 
-def work(context: Context, role: str) -> None:
+def work(context: Context, role: str, pulse: Pulse) -> None:
     """Run a Celery worker until it is told to stop."""
     threads = context.settings.worker_slots if role == "render" else CONTROL_THREADS
     queue = queue_name(context.settings.redis_prefix, RENDER_QUEUE if role == "render" else CONTROL_QUEUE)
     take_hints_only(context.app, Incoming(context.ledger.dead_letters, context.metrics))
     register(context.app, context)
+    context.app.conf.worker_consumer = consumer(pulse)
     if context.settings.metrics_port is not None:
         if role == "control":
             context.metrics.registry.register(LedgerMetrics(context.ledger))
@@ -116,12 +119,12 @@ def work(context: Context, role: str) -> None:
     del connected  # Celery holds signal handlers weakly
 
 
-def beat(settings: Settings) -> None:
+def beat(settings: Settings, pulse: Pulse) -> None:
     """Run RedBeat, which only sends ticks; a lock in Redis lets one of several beats do it."""
     app = celery_app(settings)
     interval_s = min(5.0, settings.tick_s)
     app.conf.update(
-        beat_scheduler="redbeat.RedBeatScheduler",
+        beat_scheduler=scheduler(pulse),
         **beat_options(settings),
         redbeat_key_prefix=beat_prefix(settings.redis_prefix),
         redbeat_lock_timeout=math.ceil(BEAT_LOCK_INTERVALS * interval_s),
@@ -136,6 +139,7 @@ def beat(settings: Settings) -> None:
             failures = 0 if time.monotonic() - began > BEAT_RECOVERED_S else failures + 1
             pause_s = backoff_s(failures + 1, first_s=BEAT_PAUSE_S, longest_s=interval_s)
             log.warning("waiting for Redis", reason=redacted(str(error)), pause_s=round(pause_s, 1))
+            pulse.beat(ready=False)
             time.sleep(pause_s)
             began = time.monotonic()
         else:
@@ -230,7 +234,9 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -P -m tasks.worker", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("role", choices=["render", "control", "beat"], help="what this process does")
-    role = parser.parse_args(argv).role
+    parser.add_argument("--pulse", type=Path, metavar="FOLDER", help="keep ROLE.alive and ROLE.ready fresh there")
+    asked = parser.parse_args(argv)
+    role: str = asked.role
     try:
         settings = load_settings()
         configure_logging(settings.log_format, settings.log_level)
@@ -242,12 +248,12 @@ def main(argv: list[str] | None = None) -> int:
         except LedgerUnavailable as error:
             log.warning("waiting for Redis", reason=str(error))
         if role == "beat":
-            beat(settings)
+            beat(settings, Pulse(asked.pulse, role))
         else:
             context = build_context(settings, role)
             context.artifacts.check()
             _warn_of_requirements(context)
-            work(context, role)
+            work(context, role, Pulse(asked.pulse, role))
     except TesseraError as error:
         print(f"{role}: {error}", file=sys.stderr)  # noqa: T201 - logging may not be set up yet
         return 2

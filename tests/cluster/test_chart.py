@@ -106,9 +106,11 @@ def test_the_charts_containers_start_become_ready_and_pass_helm_test(
     environment = plain | no_proxy(os.environ) | config["data"] | secrets
 
     def started(command: list[str], log: str) -> subprocess.Popen[bytes]:
-        program = Path(sys.executable).parent / command[0]
+        ours = Path(sys.executable).parent / command[0]  # or the system's: a probe is a line for sh
+        here = [word.replace("/tmp/", f"{tmp_path}/") if word != "/tmp" else str(tmp_path) for word in command[1:]]  # noqa: S108
         with (tmp_path / f"{log}.log").open("wb") as file:
-            return subprocess.Popen([program, *command[1:]], env=environment, stdout=file, stderr=file)
+            program = ours if ours.exists() else command[0]
+            return subprocess.Popen([program, *here], env=environment, stdout=file, stderr=file)
 
     containers = {
         name: deployment["spec"]["template"]["spec"]["containers"][0]
@@ -117,9 +119,9 @@ def test_the_charts_containers_start_become_ready_and_pass_helm_test(
     workers = {name: started(container["command"], name) for name, container in containers.items()}
     try:
         for name, container in containers.items():
-            for probe in ("startupProbe", "livenessProbe"):
+            for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
                 command = container[probe]["exec"]["command"]
-                until(lambda: started(command, "probe").wait() == 0, what=f"{probe} of {name}")  # noqa: B023 - at once
+                until(lambda: started(command, "probe").wait() == 0, 120, f"{probe} of {name}")  # noqa: B023 - at once
         for name, pod in of_kind(objects, "Pod").items():
             ended = started(pod["spec"]["containers"][0]["command"], name).wait()
             assert ended == 0, (tmp_path / f"{name}.log").read_text()

@@ -1,91 +1,147 @@
-"""What a kubelet asks of our containers, answered by real workers."""
+"""What a kubelet asks of our containers, answered by real workers in the chart's own words."""
 
 from __future__ import annotations
 
 import os
-import socket
+import resource
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from pipeline.deployment.settings import Settings
-from tasks.probe import main
+from tests.helm.chart import of_kind, render
+from tests.wire import Wire
 
 ROLES = ["render", "control", "beat"]
+PROBES = ["startupProbe", "livenessProbe", "readinessProbe"]
+
+# The worker, whose loop hangs on a signal; its other threads go on. It leaves a file once it has missed ten pulses.
+WORKER = """
+import os, pathlib, signal, sys, time
+import tasks.process.pulse as pulse
+pulse.PULSE_S = 0.1
+role, folder = sys.argv[1], pathlib.Path(sys.argv[3])
+def hang(*_):
+    for file in folder.glob(f"{role}.*"):
+        os.utime(file, (1, 1))
+    time.sleep(10 * pulse.PULSE_S)
+    (folder / f"{role}-hangs").touch()
+    time.sleep(600)
+signal.signal(signal.SIGRTMIN, hang)
+from tasks.worker import main
+sys.exit(main(sys.argv[1:]))
+"""
 
 
-@contextmanager
-def _working(settings: Settings, role: str) -> Iterator[subprocess.Popen[bytes]]:
-    worker = subprocess.Popen(
-        [sys.executable, "-P", "-m", "tasks.worker", role],
-        env=os.environ | settings.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield worker
-    finally:
-        worker.kill()
-        worker.wait()
-
-
-def _until(answer: Callable[[], int], wanted: int, within_s: float) -> None:
+def _until(holds: Callable[[], bool], what: str, within_s: float = 60) -> None:
     deadline = time.monotonic() + within_s
-    while answer() != wanted:
-        assert time.monotonic() < deadline, f"{wanted} never came"
-        time.sleep(0.2)
+    while not holds():
+        assert time.monotonic() < deadline, f"{what} never came"
+        time.sleep(0.05)
+
+
+class _Container:
+    """A worker as the chart starts it, in a folder of its own instead of /tmp."""
+
+    def __init__(self, role: str, spec: dict[str, dict[str, dict[str, list[str]]]], folder: Path) -> None:
+        self.role, self._spec, self.folder = role, spec, folder
+        self.command = [self._here(word) for word in spec["command"]]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def _here(self, word: str) -> str:
+        return word.replace("/tmp", str(self.folder))  # noqa: S108 - of a container
+
+    def start(self, environment: dict[str, str]) -> None:
+        assert self.command[:4] == ["python", "-P", "-m", "tasks.worker"]
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", WORKER, *self.command[4:]],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def passes(self, probe: str) -> bool:
+        command = [self._here(word) for word in self._spec[probe]["exec"]["command"]]
+        return subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0
+
+    def make_old(self) -> None:
+        for file in self.folder.glob(f"{self.role}.*"):
+            os.utime(file, (1, 1))
 
 
 @pytest.fixture
-def deployed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """The settings, in this process's environment as in a container's; patience is short."""
-    for name, value in settings.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("tasks.probe.ANSWER_WITHIN_S", 1.0)
-    return settings
+def wire(settings: Settings) -> Iterator[Wire]:
+    wire = Wire(urlsplit(settings.redis_url.get_secret_value()).port or 6379)
+    yield wire
+    wire.close()
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_a_container_is_ready_while_its_worker_works(deployed: Settings, role: str) -> None:
-    assert main(["ready", role]) == 1
-    with _working(deployed, role) as worker:
-        _until(lambda: main(["ready", role]), 0, within_s=30)
-        assert main(["alive", role]) == 0
-        worker.kill()
-        worker.wait()
-        # Beat is missed only when its lock ends.
-        _until(lambda: main(["alive", role]), 1, within_s=15)
+@pytest.fixture
+def containers(tmp_path: Path) -> Iterator[list[_Container]]:
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    specs = [
+        deployment["spec"]["template"]["spec"]["containers"][0]
+        for deployment in of_kind(render().objects, "Deployment").values()
+    ]
+    containers = [_Container(spec["command"][4], spec, folder) for spec in specs]
+    assert sorted(container.role for container in containers) == sorted(ROLES)
+    yield containers
+    for container in containers:
+        if container.process is not None:
+            container.process.kill()
+            container.process.wait()
 
 
-def test_a_worker_of_another_host_does_not_answer_for_this_one(
-    deployed: Settings, monkeypatch: pytest.MonkeyPatch
+def test_probes_pass_while_a_worker_works_or_waits_for_redis_and_fail_once_its_loop_hangs(
+    containers: list[_Container], settings: Settings, wire: Wire
 ) -> None:
-    with _working(deployed, "control"):
-        _until(lambda: main(["ready", "control"]), 0, within_s=30)
-        monkeypatch.setattr(socket, "gethostname", lambda: "another")
-        assert main(["ready", "control"]) == 1
+    assert not any(container.passes(probe) for container in containers for probe in PROBES)
+    url = urlsplit(settings.redis_url.get_secret_value())
+    through = url._replace(netloc=url.netloc.replace(f":{url.port}", f":{wire.port}")).geturl()
+    environment = os.environ | settings.environment() | {"TESSERA_REDIS_URL": through}
+    for container in containers:
+        container.start(environment)
+    for container in containers:
+        for probe in PROBES:
+            _until(lambda: container.passes(probe), f"{probe} of {container.role}")  # noqa: B023 - at once
+        container.make_old()
+        _until(lambda: container.passes("readinessProbe"), f"a second pulse of {container.role}")  # noqa: B023
+
+    wire.turn("cut")
+    for container in containers:
+        _until(lambda: not container.passes("readinessProbe"), f"{container.role} not ready")  # noqa: B023
+        container.make_old()
+        _until(lambda: container.passes("livenessProbe"), f"{container.role} alive in an outage")  # noqa: B023
+        assert not container.passes("readinessProbe")
+
+    wire.turn("pass")
+    for container in containers:
+        _until(lambda: container.passes("readinessProbe"), f"{container.role} ready again")  # noqa: B023
+
+    for container in containers:
+        assert container.process is not None
+        container.process.send_signal(signal.SIGRTMIN)
+    for container in containers:
+        hangs = container.folder / f"{container.role}-hangs"
+        _until(hangs.exists, f"{container.role} hangs")
+        assert container.process is not None
+        assert container.process.poll() is None
+        assert not any(container.passes(probe) for probe in PROBES)
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_an_outage_of_redis_takes_work_away_and_kills_nobody(
-    deployed: Settings, role: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("TESSERA_REDIS_URL", "redis://127.0.0.1:1/0")
-    assert main(["ready", role]) == 1
-    assert main(["alive", role]) == 0
-    assert "does not answer" in capsys.readouterr().err
-
-
-def test_a_redis_that_says_nothing_is_an_outage_too(deployed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        monkeypatch.setenv("TESSERA_REDIS_URL", f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
-        monkeypatch.setattr("tasks.probe.REDIS_WITHIN_S", 0.5)
-        began = time.monotonic()
-        assert main(["alive", "render"]) == 0
-        assert time.monotonic() - began < 2
+def test_a_probe_costs_next_to_nothing(containers: list[_Container]) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    times = 10
+    for _ in range(times):
+        for probe in PROBES:
+            containers[0].passes(probe)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert spent_s / (times * len(PROBES)) < 0.02

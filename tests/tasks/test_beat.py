@@ -11,6 +11,7 @@ from kombu.exceptions import OperationalError
 from pipeline.deployment.broker import celery_app
 from pipeline.deployment.settings import Settings
 from tasks import worker
+from tasks.process.pulse import Pulse
 
 
 class _Beats:
@@ -38,7 +39,7 @@ def test_beat_begins_again_after_each_error_of_redis_and_ends_when_it_is_told_to
     monkeypatch.setattr(app, "Beat", beats)
     monkeypatch.setattr(worker, "celery_app", lambda _settings: app)
     monkeypatch.setattr("tasks.worker.time.sleep", pauses.append)
-    worker.beat(settings)
+    worker.beat(settings, Pulse(None, "beat"))
     assert beats.begun == 4
     assert pauses == sorted(pauses)
     assert 0 < max(pauses) <= 5
@@ -49,4 +50,4 @@ def test_an_error_that_is_not_of_redis_ends_beat(settings: Settings, monkeypatch
     monkeypatch.setattr(app, "Beat", _Beats(ValueError("a bug")))
     monkeypatch.setattr(worker, "celery_app", lambda _settings: app)
     with pytest.raises(ValueError, match="a bug"):
-        worker.beat(settings)
+        worker.beat(settings, Pulse(None, "beat"))

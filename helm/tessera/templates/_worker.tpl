@@ -100,20 +100,23 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* Probes ask tasks.probe. An outage of Redis is no fault of the container: it stays alive, and is not ready. */}}
+{{/*
+Probes look at the age of files that the worker's own loop touches every 5 s (tasks/process/pulse.py): no Python starts.
+An outage of Redis is no fault of the container: it stays alive, and is not ready.
+*/}}
 {{- define "tessera.probes" -}}
 startupProbe:
-  exec: {command: [python, -P, -m, tasks.probe, ready, {{ . }}]}
+  exec: {command: [sh, -c, 'test -n "$(find /tmp/{{ . }}.alive -mmin -2)"']}
   periodSeconds: 5
   timeoutSeconds: 20
   failureThreshold: 60
 readinessProbe:
-  exec: {command: [python, -P, -m, tasks.probe, ready, {{ . }}]}
-  periodSeconds: 60
+  exec: {command: [sh, -c, 'test -n "$(find /tmp/{{ . }}.ready -mmin -1)"']}
+  periodSeconds: 15
   timeoutSeconds: 20
 livenessProbe:
-  exec: {command: [python, -P, -m, tasks.probe, alive, {{ . }}]}
-  periodSeconds: 60
+  exec: {command: [sh, -c, 'test -n "$(find /tmp/{{ . }}.alive -mmin -2)"']}
+  periodSeconds: 30
   timeoutSeconds: 20
   failureThreshold: 3
 {{- end }}
