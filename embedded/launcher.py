@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from embedded.attempts import AttemptFolder, AttemptStatus, Gone
@@ -32,6 +32,11 @@ class LocalLauncher:
     def __init__(self, data_dir: Path) -> None:
         self._attempts = AttemptFolder(data_dir)
         self._ended: dict[str, Observation] = {}
+
+    def awaits(self, models: Collection[str]) -> str | None:
+        """Always None: nothing copies weights here."""
+        del models
+        return None
 
     def launch(self, spec: AttemptSpec) -> LaunchResult:
         """Create the attempt, or adopt the one that exists with exactly this spec."""

@@ -15,7 +15,8 @@ from pathlib import Path, PurePosixPath
 
 import structlog
 
-from k8s.weights import BadWeights, check_models, fill_once
+from k8s.inventory import BadWeights, Inventory, locked
+from k8s.weights import check_models
 from pipeline.deployment.settings import load_settings
 from pipeline.errors import ServiceError, TesseraError
 from pipeline.process.logs import configure_logging
@@ -30,20 +31,22 @@ def fetch(repository: str, revision: str, target: Path) -> bool:
     """Download the pipeline at this revision to `target`; False if it was there already.
 
     Raises ServiceError if the hub does not deliver it, BadWeights if it is no pipeline or does not match the hub's
-    list. An incomplete download is never marked as complete; complete files are not downloaded again.
+    list. Files that are there with their checksums are not downloaded again; if all are, the hub is not asked.
     """
     name = f"{repository}@{revision}"
-
-    def load() -> None:
+    with locked(target):
+        there = Inventory(target, name)
+        if there.is_whole():
+            return False
         try:
-            _load(repository, revision, target)
+            _load(repository, revision, target, there)
         except (OSError, ValueError) as error:  # what the hub's client raises is one of these
             raise ServiceError(f"the hub does not give {name}: {type(error).__name__}: {error}") from error
+        there.save()
+    return True
 
-    return fill_once(target, name, load)
 
-
-def _load(repository: str, revision: str, target: Path) -> None:
+def _load(repository: str, revision: str, target: Path, there: Inventory) -> None:
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.hf_api import RepoFile
 
@@ -60,10 +63,11 @@ def _load(repository: str, revision: str, target: Path) -> None:
         path = Path(hf_hub_download(repository, entry.path, revision=revision, local_dir=target))
         size = path.stat().st_size
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest() if entry.lfs is not None else None
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         if size != entry.size or (entry.lfs is not None and digest != entry.lfs.sha256):
             path.unlink()
             raise BadWeights(f"{entry.path} is not what the hub lists ({size} bytes found, {entry.size} wanted)")
+        there.note(entry.path, digest)
         log.info("file downloaded", path=entry.path, size_bytes=size)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import structlog
@@ -25,6 +26,7 @@ from k8s.job_manifest import (
 from k8s.outcome import read
 from k8s.pod import PodSettings, pod_settings
 from k8s.reading import Object, Reading, deleted_at, failed_containers
+from k8s.warm_up import WarmUp
 from k8s.watch import Watch
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.deployment.settings import Settings
@@ -76,6 +78,7 @@ class KubernetesLauncher:
         self._refused: dict[str, Observation] = {}
         self._bad_nodes: dict[str, float] = {}
         self._events = Events(cluster)
+        self._warm_up = WarmUp(cluster, pod.models_job, settings.models)
 
     @classmethod
     def connect(cls, settings: Settings) -> KubernetesLauncher:
@@ -87,6 +90,10 @@ class KubernetesLauncher:
             artifacts.put(key, text.encode(), content_type="text/plain; charset=utf-8")
 
         return cls(Cluster.connect(pod.namespace, pod.request_timeout_s), settings, pod, save_log=save)
+
+    def awaits(self, models: Collection[str]) -> str | None:
+        """Why attempts with these models have to wait: somebody still copies their weights."""
+        return self._warm_up.awaits(models)
 
     def launch(self, spec: AttemptSpec) -> LaunchResult:
         """Create the attempt's Job, or adopt the one that has exactly this spec."""
@@ -182,6 +189,8 @@ class KubernetesLauncher:
             # Its Job is gone and nothing of it runs or will: a pod that starts now is refused its claim. Nothing more
             # can be done about a pod on a lost node.
             return None
+        if reading.code is Code.CONFIG_ERROR and (failure := self._warm_up.failure) is not None:
+            reading = replace(reading, reason=f"{reading.reason}; {failure}")
         metadata = (job or pods[0])["metadata"]
         index = (metadata.get("labels") or {}).get(JOB_LABEL, "")
         observation = Observation(

@@ -83,6 +83,9 @@ class PodSettings(_Part):
     scratch_size: str = Field("20Gi", pattern=_KUBERNETES_QUANTITY, description="Limit of the scratch volume.")
     user: int = Field(10001, ge=1, description="User and group of the pod.")
     models_claim: str | None = Field(None, description="PersistentVolumeClaim with the weights, mounted read-only.")
+    models_job: str | None = Field(
+        None, description="Job that fills that claim: pods with models in /models wait until it has ended."
+    )
     models_image: str | None = Field(None, description="Image volume with the weights (Kubernetes 1.33 and later).")
     models_cache: WeightsCache | None = Field(None, description="Node-local copy of weights that lie in the bucket.")
     node_selector: dict[str, str] = Field(default_factory=dict, description="Labels that its node must have.")

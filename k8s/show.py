@@ -1,12 +1,14 @@
 """Print the Kubernetes Job of a job's latest attempt: `python -P -m k8s.show BATCH/JOB`, which `tessera pod` runs.
 
-The Job is built from the recorded spec and the settings of this environment; --live asks the cluster instead.
+The Job is built from the recorded spec and the deployment's settings: those of this environment where it says how pods
+look, as a worker's does, else those that the controller announces. --live asks the cluster instead.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -32,6 +34,16 @@ def latest_attempt(ledger: Ledger, ref: str) -> AttemptSpec:
     return job.attempt
 
 
+def settings_of_pods(environ: Mapping[str, str]) -> Settings:
+    """The settings that pods are built with. Raises SettingsError, NoDeployment, ServiceError."""
+    settings = load_settings(environ)
+    if "pod" in settings.model_fields_set:
+        return settings
+    announced = Ledger(settings).deployment().pods
+    # A newer controller may announce settings that are not known here.
+    return load_settings({**announced, **environ}, newer=True) if announced else settings
+
+
 def job_to_show(settings: Settings, spec: AttemptSpec, *, live: bool) -> Mapping[str, Any]:
     """The Job built from these settings, or the cluster's. Raises SettingsError, ServiceError, RequestError."""
     pod = pod_settings(settings)
@@ -54,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        settings = load_settings()
+        settings = settings_of_pods(os.environ)
         job = job_to_show(settings, latest_attempt(Ledger(settings), options.job), live=options.live)
     except TesseraError as error:
         sys.stderr.write(f"{error}\n")

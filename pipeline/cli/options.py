@@ -8,9 +8,20 @@ import typer
 
 from pipeline.cli import complete
 from pipeline.client.client import Client
+from pipeline.errors import ServiceError
 from pipeline.promptset.formats import InputFormat
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
+
+
+def _full_job_ref(context: typer.Context, named: str) -> str:
+    batch, slash, job = named.partition("/")
+    if not slash or context.resilient_parsing:
+        return named
+    try:
+        return f"{Client().full_id(batch)}/{job}"
+    except ServiceError:  # a trace is in the bucket, and can be seen while Redis is away
+        return named
 
 
 def _full_id(context: typer.Context, named: str) -> str:
@@ -30,7 +41,10 @@ Label = Annotated[
     list[str] | None,
     typer.Option("--label", metavar="NAME=VALUE", help="A label of the batch, to find it by; may be repeated."),
 ]
-JobRef = Annotated[str, typer.Argument(help="BATCH/JOB, such as summer-catalogue/3.", show_default=False)]
+JobRef = Annotated[
+    str,
+    typer.Argument(help="BATCH/JOB, such as summer-catalogue/3 or last/0.", show_default=False, callback=_full_job_ref),
+]
 File = Annotated[
     str,
     typer.Argument(

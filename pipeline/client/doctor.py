@@ -59,8 +59,10 @@ class Finding:
         return asdict(self) | {"verdict": self.verdict.value}
 
 
-def examine() -> list[Finding]:
-    """Look at everything; services that do not answer take their connection timeout."""
+def examine(*, installation: bool = True) -> list[Finding]:
+    """Look at everything, or at the deployment only; services that do not answer take their connection timeout."""
+    if not installation:
+        return list(_deployment())
     return [*_python(), *_shadows(Path.cwd()), *_extras(), *_local(), *_deployment()]
 
 
@@ -218,6 +220,7 @@ def _redis(connection: Connection) -> Iterator[Finding]:
     announced = _check("controller", f"prefix {connection.settings.redis_prefix}", ledger.deployment)
     yield announced
     if announced.verdict is Verdict.OK:
+        yield from _weights(ledger)
         yield _in_order(connection)
         yield _repairs(connection)
         workers = ledger.workers.free_slots()
@@ -226,6 +229,12 @@ def _redis(connection: Connection) -> Iterator[Finding]:
         else:
             advice = "nothing renders until one runs: `tessera up`, or look at the deployment's pods"
             yield Finding(Verdict.WRONG, "render workers", "none has reported lately", advice)
+
+
+def _weights(ledger: Ledger) -> Iterator[Finding]:
+    """Models that cannot be rendered yet, because somebody still copies their weights."""
+    for model, why in ledger.deployment().awaits.items():
+        yield Finding(Verdict.WARNING, f"model {model}", why, "nothing to do: batches wait for it, and hold no GPUs")
 
 
 def _in_order(connection: Connection) -> Finding:

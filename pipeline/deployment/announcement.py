@@ -15,7 +15,14 @@ from pipeline.deployment.cost import SDXL_NATIVE_PX
 from pipeline.deployment.layout_choice import Load, fastest_layout
 from pipeline.deployment.layouts import Layout, planned_layout
 from pipeline.deployment.recipes import ModelDefaults, with_recipe
-from pipeline.deployment.settings import ModelSource, Settings, default_of
+from pipeline.deployment.settings import (
+    ConnectionSettings,
+    MachineSettings,
+    ModelSource,
+    Settings,
+    default_of,
+    variable_name,
+)
 from pipeline.deployment.slot_choice import fixed_slots
 from pipeline.deployment.tenants import TenantLimits
 from pipeline.picture import Enlargement, HighresAttention, Syntax
@@ -64,6 +71,10 @@ class AnnouncedLimits(TenantLimits):
     """What a client needs to know of what a tenant may have."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+def _empty(value: object) -> bool:
+    return not value
 
 
 class Deployment(Versioned):
@@ -118,6 +129,14 @@ class Deployment(Versioned):
     webhooks: bool = Field(False, description="Whether it sends webhooks; earlier versions do not.")
     webhook_networks: tuple[str, ...] = Field((), description="Networks that they reach beside public ones.")
     image: str | None = Field(None, description="Container image that batches accepted now are rendered with.")
+    pods: dict[str, str] = Field(
+        default_factory=dict,
+        exclude_if=_empty,
+        description="Settings that decide how its pods look in a cluster, as variables; no secret is among them.",
+    )
+    awaits: dict[str, str] = Field(
+        default_factory=dict, exclude_if=_empty, description="Models whose weights are not there yet, and why."
+    )
     megapixels_in_memory: float | None = Field(
         None, description="Largest image that a replica's GPUs hold, where the settings say what one GPU does."
     )
@@ -171,6 +190,7 @@ class Deployment(Versioned):
             webhooks=settings.webhook_key is not None,
             webhook_networks=settings.webhook_networks,
             image=settings.image,
+            pods=_of_pods(settings) if settings.launcher == "kubernetes" else {},
             megapixels_in_memory=_megapixels_in_memory(settings),
         )
 
@@ -224,6 +244,13 @@ def _megapixels_in_memory(settings: Settings) -> float | None:
         return None
     replicas = settings.layout.data if settings.layout is not None else 1
     return settings.one_gpu_megapixels * settings.gpus / replicas
+
+
+def _of_pods(settings: Settings) -> dict[str, str]:
+    """The settings that are no connection and belong to no machine, for whoever builds a pod's Job elsewhere."""
+    apart = {variable_name(name) for part in (ConnectionSettings, MachineSettings) for name in part.model_fields}
+    defaults = {variable_name(name) for name in Settings.model_fields.keys() - settings.model_fields_set}
+    return {name: text for name, text in settings.environment().items() if name not in apart | defaults}
 
 
 def _has_clips_vocabulary(model: ModelSource) -> bool:

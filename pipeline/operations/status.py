@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.errors import RecordUnreadable, UnknownBatch
 from pipeline.ledger import Ledger
 from pipeline.operations.waits import queued_for
+from pipeline.records.attempt import DISRUPTIONS, NO_FAILURES
 from pipeline.records.batch import AttemptEnd, BatchRecord, JobRecord, Purge
 from pipeline.states import BatchState, ImageState, JobState, is_final
 
@@ -139,6 +140,23 @@ class JobStatus:
     layout_reason: str
     ended: tuple[AttemptEnd, ...]
 
+    @property
+    def failed_attempts(self) -> int:
+        """Attempts that failed by themselves."""
+        return sum(end.code not in NO_FAILURES for end in self.ended)
+
+    @property
+    def disruptions(self) -> int:
+        """Attempts that the cluster took away, which cost the job none of those that it may have."""
+        return sum(end.code in DISRUPTIONS for end in self.ended)
+
+    @property
+    def history(self) -> str:
+        """The attempt's number, and how those before it ended: `attempt 4 (1 failed, 2 disrupted)`."""
+        counts = ((self.failed_attempts, "failed"), (self.disruptions, "disrupted"))
+        before = ", ".join(f"{count} {how}" for count, how in counts if count)
+        return f"attempt {self.attempt}" + (f" ({before})" if before else "")
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, for scripts."""
         ended = [
@@ -148,6 +166,8 @@ class JobStatus:
             "job": self.ref,
             "state": self.state.value,
             "attempt": self.attempt,
+            "failed_attempts": self.failed_attempts,
+            "disruptions": self.disruptions,
             "detail": self.detail,
             "layout": self.layout,
             "layout_reason": self.layout_reason,
@@ -173,7 +193,8 @@ def jobs_status(ledger: Ledger, batch_id: str, limit: int = 100) -> list[JobStat
     return [
         JobStatus(
             job.ref,
-            job.state,
+            # Of a job that waits before its first attempt the record says that it is tried again.
+            JobState.PENDING if job.attempt is None and job.state is JobState.RETRYING else job.state,
             job.attempt.number if job.attempt else 0,
             _detail(job),
             str(job.attempt.layout) if job.attempt else "",

@@ -1,4 +1,4 @@
-"""What a batch waits for of which nothing is under way yet, in words for its owner."""
+"""What a batch waits for of which no pod runs, in words for its owner."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pipeline.ledger.workers import Worker
 from pipeline.records.batch import BatchRecord
 from pipeline.states import BatchState, JobState
 
-_UNDER_WAY = (JobState.LAUNCHING, JobState.PENDING, JobState.WAITING_QUOTA, JobState.RUNNING, JobState.RETRYING)
+_WITH_A_POD = (JobState.LAUNCHING, JobState.PENDING, JobState.WAITING_QUOTA, JobState.RUNNING)
+_UNDER_WAY = (*_WITH_A_POD, JobState.RETRYING)
 
 
 def queued_for(ledger: Ledger, record: BatchRecord, jobs: Mapping[JobState, int]) -> str | None:
-    """Why none of a batch's jobs has begun; None if one has, or none is there to begin.
+    """Why none of a batch's jobs has a pod; None if one has, or none is there to begin.
 
     Args:
         ledger: asked for the workers, if need be.
@@ -23,11 +24,19 @@ def queued_for(ledger: Ledger, record: BatchRecord, jobs: Mapping[JobState, int]
     """
     if record.state is BatchState.VALIDATING:
         return "waits for the controller, which cuts it into jobs"
-    if record.state is not BatchState.IN_PROGRESS or not jobs[JobState.QUEUED]:
+    if record.state is not BatchState.IN_PROGRESS or not (jobs[JobState.QUEUED] or jobs[JobState.RETRYING]):
         return None
     if any(jobs[state] for state in _UNDER_WAY):
-        return None
+        return _what_all_wait_for(ledger, record, jobs)
     return _for_a_worker(ledger, record.manifest.tenant, ledger.workers.listing())
+
+
+def _what_all_wait_for(ledger: Ledger, record: BatchRecord, jobs: Mapping[JobState, int]) -> str | None:
+    """What the first job waits for, if none has a pod: an outage, or weights that are not there yet."""
+    if any(jobs[state] for state in _WITH_A_POD):
+        return None
+    first = ledger.jobs.begun(record.manifest.id, 1)
+    return first[0].wait.reason if first and first[0].wait is not None else None
 
 
 def _for_a_worker(ledger: Ledger, tenant: str, workers: Sequence[Worker]) -> str:

@@ -106,12 +106,14 @@ def _is_schedule(value: Any) -> bool:
 
 
 def nearest(name: str, fields: Collection[str]) -> str:
-    """What a message says of an unknown field: the one that was meant, or all."""
+    """What a message says of an unknown field: the one that was meant, or the three whose names come nearest."""
     if name in SCHEDULES:
         return "a sampler wanted beside it, as sampler_name"
     known = [*fields, *(alias for alias, field in ALIASES.items() if field in fields)]
-    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.7)
-    return f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(fields))}"
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.0)
+    if difflib.get_close_matches(name.lower(), near[:1], cutoff=0.7):
+        return f"did you mean {near[0]}?"
+    return f"the nearest are {', '.join(near)} (docs/prompt-sets.md has all)"
 
 
 def _unwrap(given: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, Self
@@ -130,6 +130,17 @@ class Code(OpenCode):
     UNKNOWN = "UNKNOWN"
 
 
+# Ends by which the cluster took the pod away: they cost the job no attempt.
+DISRUPTIONS = frozenset(
+    {
+        *(Code.PREEMPTED, Code.EVICTED, Code.NODE_LOST, Code.DELETED),
+        *(Code.QUOTA, Code.UNSCHEDULABLE, Code.CLAIM_REFUSED, Code.TOO_OLD),
+    }
+)
+# ... and those that nobody failed by: it was asked to end, or has done all that it should.
+NO_FAILURES = DISRUPTIONS | {Code.PAUSED, Code.SUCCEEDED}
+
+
 class Usage(BaseModel):
     """What an attempt spent, as its leader measured it.
 
@@ -234,6 +245,9 @@ class NameTaken(ConflictError):
 
 class Launcher(Protocol):
     """Who runs attempts: a Kubernetes cluster, or the local node. An outage raises ServiceError."""
+
+    def awaits(self, models: Collection[str]) -> str | None:
+        """Why attempts with these models wait, somebody still copying their weights; None if nobody is."""
 
     def launch(self, spec: AttemptSpec) -> LaunchResult:
         """Create the attempt, or adopt it if it is there with this very spec. Raises NameTaken otherwise."""

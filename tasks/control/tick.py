@@ -11,7 +11,14 @@ import structlog
 from pipeline.deployment.announcement import Deployment
 from pipeline.deployment.broker import CANCEL, EXPAND, FINALIZE, PURGE, RECONCILE, RENDER, REOPEN, send_hint
 from pipeline.deployment.broker_keys import RENDER_QUEUE, queue_key
-from pipeline.errors import LedgerUnavailable, RecordTooNew, RecordUnreadable, TesseraError, UnknownBatch
+from pipeline.errors import (
+    LedgerUnavailable,
+    RecordTooNew,
+    RecordUnreadable,
+    ServiceError,
+    TesseraError,
+    UnknownBatch,
+)
 from pipeline.names import job_ref
 from pipeline.operations.resume import recover_batch, unknown_batches
 from pipeline.states import BatchState, is_final
@@ -44,13 +51,13 @@ def tick(context: Context) -> None:
     with context.ledger.locks.only_one("tick") as mine:
         if not mine:
             return
-        announce(context)
         clear_queues(context)
         expired, due = context.ledger.leases.promote()
         if expired or due:
             log.info("jobs may be claimed again", expired_leases=expired, delays_over=due)
         # First, so that an outage of S3 or the cluster does not keep workers from what they can do.
         publish_hints(context)
+        announce(context)
         if not check_ledger(context):
             return  # what follows cannot all be undone
         for batch_id in context.ledger.batches.unfinished():
@@ -94,7 +101,14 @@ def _go_on_after_errors(part: str, **bound: str) -> Iterator[None]:
 
 def announce(context: Context) -> None:
     """Tell clients what this deployment renders."""
-    context.ledger.announce(Deployment.of(context.settings, installed_version()))
+    deployment = Deployment.of(context.settings, installed_version())
+    try:
+        waits = {name: context.launcher.awaits([name]) for name in context.settings.models}
+    except ServiceError as error:
+        log.warning("who copies weights could not be seen", reason=str(error))
+    else:
+        deployment = deployment.model_copy(update={"awaits": {name: why for name, why in waits.items() if why}})
+    context.ledger.announce(deployment)
 
 
 def request_next_step(context: Context, batch_id: str) -> None:

@@ -38,7 +38,7 @@ from pipeline.states import BatchState, JobState
 from tasks.jobs.finish_attempt import abandon_job, cancel_job, clear_failures, finish_attempt
 from tasks.jobs.images import job_images
 from tasks.jobs.mend_job import FENCE_S, delete_attempt
-from tasks.jobs.outage import PODS_END_WITHIN_S, REASON_LIMIT, PodGoesOn, has_waited, record_wait
+from tasks.jobs.outage import PODS_END_WITHIN_S, REASON_LIMIT, PodGoesOn, WeightsUnderWay, has_waited, record_wait
 from tasks.jobs.poison import images_out_of_memory, images_to_isolate, layout_to_isolate, slots_that_fit
 from tasks.jobs.trial import has_to_wait, note_progress, refusal
 from tasks.process.context import Context
@@ -67,7 +67,10 @@ def advance_job(context: Context, held: Held, fence: str) -> bool:
         if held.batch is BatchState.PAUSED:
             context.ledger.leases.release(job.ref, fence)  # the next claim of it sets the job aside
             return False
-        job = job.model_copy(update={"indices": index_ranges(job_images(context, job))})
+        images = job_images(context, job)
+        if (wait := context.launcher.awaits({task.row.model for task in images})) is not None:
+            raise WeightsUnderWay(wait)
+        job = job.model_copy(update={"indices": index_ranges(images)})
         if job.reopen is not None:
             job = clear_failures(context, job, fence)
         spec, reason = next_attempt(context, job)

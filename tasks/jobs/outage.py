@@ -28,6 +28,10 @@ class PodGoesOn(ServiceError):
     """An attempt cannot be looked at now. Its pod renders on, so the job keeps its slot."""
 
 
+class WeightsUnderWay(ServiceError):
+    """Somebody still copies the weights that an attempt needs. Until then it is not launched, and holds no GPUs."""
+
+
 def give_back(context: Context, job: JobRecord, fence: str, reason: str, *, took_s: float) -> None:
     """Leave the job to whoever claims it after a delay, which grows while the reason lasts; no attempt is spent.
 

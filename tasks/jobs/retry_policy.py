@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pipeline.process.backoff import CAP_S, backoff_s
-from pipeline.records.attempt import AttemptOutcome, Code
+from pipeline.records.attempt import DISRUPTIONS, AttemptOutcome, Code
 
 
 class Effect(StrEnum):
@@ -31,14 +31,7 @@ POLICY: Mapping[Code, Effect] = {
     Code.GPU_UNHEALTHY: _S,
     Code.KILLED: _S,
     Code.UNKNOWN: _S,
-    Code.PREEMPTED: _D,
-    Code.EVICTED: _D,
-    Code.NODE_LOST: _D,
-    Code.DELETED: _D,
-    Code.QUOTA: _D,
-    Code.UNSCHEDULABLE: _D,
-    Code.CLAIM_REFUSED: _D,
-    Code.TOO_OLD: _D,
+    **dict.fromkeys(DISRUPTIONS, _D),
     Code.PAUSED: _W,
     Code.IMAGE_PULL: _H,
     Code.CONFIG_ERROR: _H,

@@ -300,10 +300,17 @@ def test_a_warm_up_from_the_hub_runs_the_engines_image_with_the_token_of_the_sec
     assert "/models" in {one["mountPath"] for one in container["volumeMounts"]}
 
 
-def test_another_warm_up_is_another_job() -> None:
-    def name(source: str) -> str:
-        values = {**CLAIM, "weights": {"claim": {"create": True}, "warmUp": {"source": source}}}
-        return next(iter(of_kind(render(values).objects, "Job")))
+def test_another_warm_up_is_another_job_and_another_setting_is_none() -> None:
+    def names(source: str, **settings: Any) -> tuple[str, str]:
+        values = {**CLAIM, "weights": {"claim": {"create": True}, "warmUp": {"source": source}}, "settings": settings}
+        objects = render(values).objects
+        (config,) = of_kind(objects, "ConfigMap").values()
+        pod = json.loads(config["data"]["TESSERA_POD"])
+        return next(iter(of_kind(objects, "Job"))), pod["models_job"]
 
-    assert name("models/") == name("models/")
-    assert name("models/") != name("other/")
+    models = {"sdxl": {"path": "/models/sdxl", "revision": "1"}}
+    first = names("models/", models=models)
+    assert first[0] == first[1]
+    assert names("models/", models=models, gpus=4) == first
+    assert names("other/", models=models) != first
+    assert names("models/", models=models | {"more": {"path": "/models/more", "revision": "1"}}) != first

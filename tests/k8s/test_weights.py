@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from k8s.weights import BadWeights, check_models, fetch, main
+from k8s.inventory import BadWeights
+from k8s.weights import check_models, fetch, main
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.deployment.settings import ModelSource, Settings
 from pipeline.errors import StoreUnavailable
@@ -49,8 +51,33 @@ def test_another_revision_replaces_the_copy(artifacts: Artifacts, tmp_path: Path
     fetch(artifacts, "models/demo/", tmp_path)
     newer = FILES | {"model_index.json": b'{"new": 1}'}
     _publish(artifacts, newer)
-    assert fetch(artifacts, "models/demo/", tmp_path) == 2
+    assert fetch(artifacts, "models/demo/", tmp_path) == 1
     assert (tmp_path / "model_index.json").read_bytes() == b'{"new": 1}'
+
+
+def test_what_is_there_is_judged_by_files_and_checksums(artifacts: Artifacts, tmp_path: Path) -> None:
+    _publish(artifacts, FILES)
+    fetch(artifacts, "models/demo", tmp_path)
+    weights = tmp_path / "unet/weights.safetensors"
+    weights.unlink()
+    assert fetch(artifacts, "models/demo", tmp_path) == 1
+    weights.write_bytes(b"cut")
+    assert fetch(artifacts, "models/demo", tmp_path) == 1
+    assert weights.read_bytes() == FILES["unet/weights.safetensors"]
+    was = weights.stat()
+    weights.write_bytes(b"\1" * was.st_size)  # rotten, and looks the same
+    os.utime(weights, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert fetch(artifacts, "models/demo", tmp_path) == 0
+    assert fetch(artifacts, "models/demo", tmp_path, read=True) == 1
+    assert weights.read_bytes() == FILES["unet/weights.safetensors"]
+
+
+def test_files_that_somebody_else_put_there_are_not_copied_again(artifacts: Artifacts, tmp_path: Path) -> None:
+    _publish(artifacts, FILES)
+    for name, body in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(body)
+    assert fetch(artifacts, "models/demo", tmp_path) == 0
 
 
 def test_a_file_that_is_not_what_the_list_says_is_refused_and_not_taken_for_complete(
@@ -61,7 +88,7 @@ def test_a_file_that_is_not_what_the_list_says_is_refused_and_not_taken_for_comp
         fetch(artifacts, "models/demo", tmp_path)
     assert not (tmp_path / "unet/weights.safetensors").exists()
     _publish(artifacts, FILES)
-    assert fetch(artifacts, "models/demo", tmp_path) == 2
+    assert fetch(artifacts, "models/demo", tmp_path) == 1  # the other one is there
 
 
 SUM = "0" * 64

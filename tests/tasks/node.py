@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.commit import commit_failure, commit_image, committed_failure, committed_result
@@ -34,6 +34,7 @@ class Node:
         self.launched: list[str] = []  # created, not adopted
         self.deleted: list[str] = []
         self.forgets = False  # a name that was there and is gone may be created again, as in a cluster
+        self.copies: dict[str, str] = {}  # models whose weights somebody still copies, and who
         self.outage = 0  # how many calls are refused
         self.kills: set[str] = set()  # "before launch", "after launch", "before delete": where a worker dies, once
         self._specs: dict[str, AttemptSpec] = {}
@@ -49,6 +50,10 @@ class Node:
         if self.outage > 0:
             self.outage -= 1
             raise ServiceError("the cluster does not answer")
+
+    def awaits(self, models: Collection[str]) -> str | None:
+        """What the first of these models waits for."""
+        return next((self.copies[model] for model in models if model in self.copies), None)
 
     def launch(self, spec: AttemptSpec) -> LaunchResult:
         """Create or adopt."""

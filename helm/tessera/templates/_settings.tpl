@@ -52,11 +52,13 @@
 {{/* `pod` of the values, and what follows from the others, as JSON. */}}
 {{- define "tessera.pod" -}}
 {{- $pod := dict
+  "namespace" .Release.Namespace
   "service_account" (include "tessera.podAccount" .)
   "image_pull_secrets" .Values.global.imagePullSecrets
   "image_pull_policy" .Values.engineImage.pullPolicy
   "env_from_secrets" (include "tessera.podSecrets" . | fromJsonArray) }}
 {{- if .Values.weights.claim.create }}{{ $_ := set $pod "models_claim" (include "tessera.weightsClaim" .) }}{{ end }}
+{{- with include "tessera.warmUp" . }}{{ $_ := set $pod "models_job" . }}{{ end }}
 {{- with .Values.redis.tls.caSecret }}{{ $_ := set $pod "redis_ca_secret" . }}{{ end }}
 {{- with .Values.redis.tls.clientSecret }}{{ $_ := set $pod "redis_client_secret" . }}{{ end }}
 {{- mergeOverwrite $pod .Values.pod | toJson }}

@@ -8,6 +8,7 @@ The pod of one of our processes.
   account    its service account; without one no token is mounted
   spec       more of its pod spec (YAML)
   container  more of its container (YAML)
+  checksums  annotations (YAML) with what makes another pod of it, instead of all settings
 */}}
 {{- define "tessera.worker" -}}
 metadata:
@@ -16,7 +17,10 @@ metadata:
     {{- if and .metrics .root.Values.metrics.enabled }}{{ $_ := set $labels "tessera/metrics" "true" }}{{ end }}
     {{- merge $labels (deepCopy .values.podLabels) | toYaml | nindent 4 }}
   annotations:
-    {{- merge (include "tessera.checksums" .root | fromYaml) (deepCopy .values.podAnnotations) | toYaml | nindent 4 }}
+    {{- /* Not by `default`, which evaluates both: all settings hold the name of the Job that has checksums of its own. */}}
+    {{- $checksums := .checksums }}
+    {{- if not $checksums }}{{ $checksums = include "tessera.checksums" .root }}{{ end }}
+    {{- merge ($checksums | fromYaml) (deepCopy .values.podAnnotations) | toYaml | nindent 4 }}
 spec:
   {{- $spec := include "tessera.worker.spec" . | fromYaml }}
   {{- mergeOverwrite $spec (.spec | default "" | fromYaml) (deepCopy .values.podSpec) | toYaml | nindent 2 }}

@@ -59,7 +59,8 @@ def status(batch_id: BatchId, as_json: AsJson = False) -> int:
     _print_doubt(doubt)
     print_failures(batch, seen)
     for job in jobs[:_JOBS_SHOWN]:
-        typer.echo(f"  {job.ref} {job.state.value}, attempt {job.attempt}" + (f": {job.detail}" if job.detail else ""))
+        of = f", {job.history}" if job.attempt else ""  # of one that waits before its first there is nothing to say
+        typer.echo(f"  {job.ref} {job.state.value}{of}" + (f": {job.detail}" if job.detail else ""))
     if len(jobs) > _JOBS_SHOWN:
         typer.echo(f"  ... and more jobs under way; --json shows up to {len(jobs)}")
     return OK

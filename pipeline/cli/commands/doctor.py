@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -23,13 +24,19 @@ def add_to(app: typer.Typer) -> None:
     app.command()(doctor)
 
 
-def doctor(as_json: AsJson = False) -> int:
+def doctor(
+    deployment: Annotated[
+        bool,
+        typer.Option("--deployment", help="Look only at the deployment, and not at what is installed here."),
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
     """Check everything that Tessera depends on, and say what to do about whatever is missing.
 
     The exit code is 1 if something that is configured does not work. Something that is only not installed here is no
     error.
     """
-    found = examine()
+    found = examine(installation=not deployment)
     if as_json:
         sys.stdout.write(redacted(json.dumps([finding.as_dict() for finding in found])) + "\n")
     else:

@@ -29,7 +29,7 @@ def pod(
 ) -> int:
     """Print the Kubernetes Job of a job's latest attempt, as JSON for kubectl.
 
-    It is built from the recorded attempt and TESSERA_POD of this environment: run it where the workers' settings are.
+    It is built from the recorded attempt and what the deployment says of its pods: any client may ask.
     """
     if live and importlib.util.find_spec("kubernetes") is None:
         raise RequestError("--live needs the Kubernetes client: pip install 'tessera-render[worker]'")

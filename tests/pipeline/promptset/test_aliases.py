@@ -68,7 +68,7 @@ def test_everything_wrong_with_a_row_comes_at_once_also_beside_a_double_name() -
         ("hieght", "did you mean height?"),
         ("num_inference_step", "did you mean num_inference_steps?"),
         ("Width", "did you mean width?"),
-        ("zzz", "known are aspect, clip_skip, crop, custom_id"),
+        ("zzz", "the nearest are size, target_size, original_size (docs/prompt-sets.md has all)"),
     ],
 )
 def test_an_unknown_field_is_an_error_that_names_the_one_meant(field: str, words: str) -> None:

@@ -10,11 +10,12 @@ import pytest
 from pipeline.deployment.settings import Settings, load_settings
 from pipeline.errors import ClaimRefused, ServiceError
 from pipeline.operations.cancel import request_cancel
-from pipeline.operations.status import jobs_status
+from pipeline.operations.status import batch_status, jobs_status
 from pipeline.records.attempt import AttemptOutcome, AttemptPhase, AttemptSpec, Code, PodReport
 from pipeline.records.object_keys import BatchObjects
 from pipeline.states import BatchState, ImageState, JobState
 from tasks.app import render
+from tasks.control import tick
 from tasks.control.cancel import cancel
 from tasks.control.tick import delete_orphans
 from tasks.jobs import run_job as run_job_module
@@ -359,3 +360,22 @@ def test_an_image_that_is_not_the_jobs_is_blamed_for_nothing(stage: Stage) -> No
     stage.batch(3)
     stage.work()
     assert stage.images() == ["succeeded", "failed", "succeeded"]
+
+
+def test_a_batch_waits_for_weights_that_are_not_there_yet_without_an_attempt(wired: Stage) -> None:
+    words = "the weights of tiny are not there yet: Job warm-up copies and checks them"
+    wired.node.copies = dict.fromkeys(MODELS, words)
+    tick.announce(wired.worker)
+    assert dict(wired.ledger.deployment().awaits) == wired.node.copies
+    wired.batch(2)
+    _work(wired, lambda: len(jobs_status(wired.ledger, "b")) == 2)
+    waiting = jobs_status(wired.ledger, "b")
+    assert [(job.state, job.attempt, job.detail) for job in waiting] == [(JobState.PENDING, 0, words)] * 2
+    assert batch_status(wired.ledger, "b").reason == words
+    assert wired.node.launched == []
+    wired.node.copies = {}
+    tick.announce(wired.worker)
+    assert not wired.ledger.deployment().awaits
+    _work(wired, lambda: _rendered(wired))
+    assert wired.images("b") == ["succeeded"] * 2
+    assert [wired.job(index).ended[-1].number for index in range(2)] == [1, 1]
