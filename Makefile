@@ -21,7 +21,7 @@ COVERAGE ?=
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test coverage test-faults soak test-cluster bench-engine bench-throughput bench-bulk bench-api bench-gpu bench-fidelity format clean
+.PHONY: help install demo check test docs-check coverage test-faults soak test-cluster bench-engine bench-throughput bench-bulk bench-api bench-gpu bench-fidelity format clean
 
 help: ## Show the commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ test: $(DEVELOPS) ## Everything that a machine without GPU and cluster can show,
 
 coverage: ## The same with branch coverage and its floor, as CI runs it
 	$(MAKE) test COVERAGE=yes
+
+docs-check: $(DEVELOPS) ## The examples of README.md and docs/, run as they stand
+	$(BIN)/python -m pytest -m "" tests/docs tests/e2e/test_docs.py
 
 test-faults: $(DEVELOPS) ## Every fault that must be survived; writes the measured recoveries into docs/reliability.md
 	rm -f benchmarks/results/faults.json

@@ -50,6 +50,7 @@ def test_the_least_values_are_settings_of_the_program(least: list[Object]) -> No
         pod=settings.pod,
     )
     assert pod_settings(settings) == PodSettings(
+        namespace="render",
         service_account="tessera-pod",
         env_from_secrets=("tessera-redis", "tessera-s3"),
         image_pull_policy="IfNotPresent",
@@ -68,7 +69,7 @@ def test_the_fullest_values_are_settings_of_the_program(fullest: list[Object]) -
     assert pod.models_claim == "studio-renders-weights"
     assert pod.env_from_secrets == ("pod-redis", "s3-key")
     assert (pod.clocks.node_s, pod.clocks.quota_s) == (None, 86_400)
-    left = {"models_image", "models_cache", "namespace", "redis_ca_secret", "redis_client_secret"}
+    left = {"models_image", "models_cache", "redis_ca_secret", "redis_client_secret"}
     assert pod.model_fields_set == PodSettings.model_fields.keys() - left
 
 

@@ -1,0 +1,79 @@
+"""Examples that are not run are parsed: their options exist, their Python compiles."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from pipeline.cli.main import app
+from tests.docs.blocks import NOT_RUN, PAGES, ROOT, Block, blocks
+from tests.helm.chart import helm
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+
+
+@functools.cache
+def _help(*command: str) -> str:
+    program = str(helm()) if command[0] == "helm" else command[0]
+    done = subprocess.run([program, *command[1:], "--help"], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def _check_tessera(words: list[str]) -> None:
+    """Raises what the command line itself would: no such command, no such option, an argument too many."""
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        command, words = command.commands[words[0]], words[1:]
+    context = command.make_context(command.name, [], resilient_parsing=True)
+    context.resilient_parsing = False
+    _, left, _ = command.make_parser(context).parse_args(args=list(words))
+    assert not left
+
+
+def _check_make(words: list[str]) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in words:
+        assert f"\n{target}: " in makefile
+
+
+def _check_helm(words: list[str]) -> None:
+    names = [word for word in words[:2] if not word.startswith("-")]
+    subcommand = names[:2] if names[0] == "repo" else names[:1]
+    text = _help("helm", *subcommand)
+    for flag in (word.partition("=")[0] for word in words if word.startswith("--")):
+        assert flag in text, f"helm {' '.join(subcommand)} has no {flag}"
+
+
+CHECKS = {"tessera": _check_tessera, "make": _check_make, "helm": _check_helm}
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.name)
+def test_an_example_can_be_parsed(block: Block) -> None:
+    if block.language == "python":
+        compile(block.text, block.name, "exec")
+        return
+    assert subprocess.run(["/bin/bash", "-n"], input=block.text, text=True, check=False).returncode == 0
+    for command in block.commands:
+        words = shlex.split(command.text.replace("\\\n", " "), comments=True)
+        check = CHECKS.get(words[0])
+        if check is not None and not {"|", "&&", ">"} & set(words):
+            check(words[1:])
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.name)
+def test_what_is_not_run_says_why(block: Block) -> None:
+    for line in block.text.splitlines():
+        if NOT_RUN in line:
+            assert line.partition(NOT_RUN)[2].startswith(": "), f"{block.name}: {line}"
+
+
+def test_most_examples_run() -> None:
+    run = [block.name for block in BLOCKS if any(command.runs for command in block.commands)] if BLOCKS else []
+    assert len(run) > len(BLOCKS) / 2
+    assert Path(ROOT / "README.md") in PAGES
