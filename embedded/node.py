@@ -11,7 +11,6 @@ import os
 import secrets
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,18 +22,16 @@ from types import FrameType
 import structlog
 
 from embedded.attempts import AttemptFolder, AttemptStatus
+from embedded.engines import AttemptFiles, Engine, Engines
 from embedded.processes.marked import kill_marked
-from embedded.run_with_parent import with_parent
 from pipeline.client.local_stack import log_tail
 from pipeline.deployment.settings import MachineSettings, load_part
 from pipeline.errors import RecordTooNew, RecordUnreadable
-from pipeline.names import ATTEMPT_VARIABLE, POD_UID_VARIABLE, TERMINATION_LOG_VARIABLE
+from pipeline.names import POD_UID_VARIABLE
 from pipeline.process import flock
 from pipeline.process.logs import configure_logging
-from pipeline.process.private import UMASK, open_log
 from pipeline.records.attempt import (
     REPORT_LIMIT_BYTES,
-    SHUTDOWN_VARIABLE,
     AttemptPhase,
     AttemptSpec,
     Code,
@@ -58,10 +55,9 @@ def render(spec: AttemptSpec) -> list[str]:
 
 @dataclass
 class _Running:
-    process: subprocess.Popen[bytes]
+    engine: Engine
     status: AttemptStatus
     deadline: float
-    kill_at: float | None = None  # set when it is asked to end
 
 
 class Node:
@@ -73,13 +69,14 @@ class Node:
         command: Callable[[AttemptSpec], Sequence[str]] = render,
         *,
         grace_s: float = 5.0,
+        warm_s: float = 0.0,
     ) -> None:
         self._attempts = AttemptFolder(data_dir)
         self._scratch = self._attempts.root / "scratch"
         self._logs = data_dir / "logs" / "attempts"
         for folder in (self._scratch, self._logs):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._command = command
+        self._engines = Engines(data_dir, command, grace_s=grace_s, warm_s=warm_s)
         self._grace_s = grace_s
         self._running: dict[str, _Running] = {}
         self._ended: set[str] = set()
@@ -95,6 +92,7 @@ class Node:
         if lock is None:
             raise TimeoutError(f"another node serves {self._attempts.root}")
         try:
+            self._engines.clear()
             self._record_lost_attempts()
             log.info("node started", folder=str(self._attempts.root))
             while not self._stopping:
@@ -139,6 +137,7 @@ class Node:
             self._begin(name)
         for name in list(self._running):
             self._check_on(name)
+        self._engines.tend()
 
     def _delete(self, name: str, *, exists: bool) -> None:
         running = self._running.get(name)
@@ -174,40 +173,24 @@ class Node:
         if spec is None:
             return
         # First the record, then the process: if this node dies in between, the next one finds the record.
+        if not self._engines.ready_for(spec):
+            return  # engines that wait are ending, whose memory it may need: it is pending until then
         self._attempts.write_status(name, status)
         try:
-            process = self._start(spec, status.uid)
+            engine = self._engines.engine_for(spec, status.uid, self._files_of(name))
         except OSError as error:
             self._refuse(name, status, f"the node cannot start it: {error}")
             return
-        status = status.model_copy(update={"pid": process.pid})
-        self._running[name] = _Running(process, status, deadline=time.monotonic() + spec.deadline_s)
+        status = status.model_copy(update={"pid": engine.process.pid})
+        self._running[name] = _Running(engine, status, deadline=time.monotonic() + spec.deadline_s)
         self._attempts.write_status(name, status)
-        log.info("attempt started", attempt=name, job=spec.job_ref, pid=process.pid)
+        warm = engine.serial > 1
+        log.info("attempt started", attempt=name, job=spec.job_ref, pid=engine.process.pid, warm=warm)
 
-    def _start(self, spec: AttemptSpec, uid: str) -> subprocess.Popen[bytes]:
-        scratch = self._scratch / spec.name
+    def _files_of(self, name: str) -> AttemptFiles:
+        scratch = self._scratch / name
         scratch.mkdir(mode=0o700, exist_ok=True)
-        environment = os.environ | {
-            ATTEMPT_VARIABLE: spec.model_dump_json(),
-            POD_UID_VARIABLE: uid,
-            TERMINATION_LOG_VARIABLE: str(scratch / _MESSAGE_FILE),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONSAFEPATH": "1",
-            "HF_HUB_OFFLINE": "1",
-            SHUTDOWN_VARIABLE: str(int(max(0, self._grace_s - 1))),  # the rest of the time is for torchrun itself
-        }
-        with open_log(self._logs / f"{spec.name}.log") as output:
-            return subprocess.Popen(
-                with_parent(self._command(spec)),
-                env=environment,
-                cwd=scratch,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                umask=UMASK,
-            )
+        return AttemptFiles(scratch, scratch / _MESSAGE_FILE, self._logs / f"{name}.log")
 
     def _refuse(self, name: str, status: AttemptStatus, reason: str, code: Code = Code.CONFIG_ERROR) -> None:
         message = PodReport(code=code, message=reason).to_message()
@@ -218,22 +201,21 @@ class Node:
 
     def _check_on(self, name: str) -> None:
         running = self._running[name]
-        code = running.process.poll()
+        engine = running.engine
+        code = engine.exit_code()
         now = time.monotonic()
-        if code is None and now >= running.deadline and running.kill_at is None:
+        if code is None and now >= running.deadline and engine.kill_at is None:
             running.status = running.status.model_copy(update={"deadline_exceeded": True})
             self._ask_to_end(name, running)
-        if code is None and (running.kill_at is None or now < running.kill_at):
+        if code is None and (engine.kill_at is None or now < engine.kill_at):
             return
-        if left := kill_marked(POD_UID_VARIABLE, running.status.uid, _KILL_S):
-            log.error("processes of an attempt cannot be killed", attempt=name, pids=sorted(left))
+        if not self._engines.keep(engine) and not engine.kill():
             return  # it has not ended while a process of it lives
-        self._record_end(name, running, running.process.wait())
+        self._record_end(name, running, engine.process.wait() if code is None else code)
 
     def _ask_to_end(self, name: str, running: _Running) -> None:
-        if running.kill_at is None:
-            running.kill_at = time.monotonic() + self._grace_s
-            running.process.terminate()
+        if running.engine.kill_at is None:
+            running.engine.ask_to_end(self._grace_s)
             log.info("attempt asked to end", attempt=name, grace_s=self._grace_s)
 
     def _record_end(self, name: str, running: _Running, code: int) -> None:
@@ -262,9 +244,11 @@ class Node:
             if not running.status.deleted:
                 running.status = running.status.model_copy(update={"node_lost": True})
             self._ask_to_end(name, running)
-        while self._running:
+        self._engines.end_idle()
+        while self._running or self._engines.idle:
             for name in list(self._running):
                 self._check_on(name)
+            self._engines.tend()
             time.sleep(_SCAN_S / 2)
 
 
@@ -284,7 +268,7 @@ def main(arguments: Sequence[str], command: Callable[[AttemptSpec], Sequence[str
     options = parser.parse_args(arguments)
     machine = load_part(MachineSettings, newer=True)
     configure_logging(machine.log_format, machine.log_level)
-    node = Node(options.data_dir, command, grace_s=options.grace)
+    node = Node(options.data_dir, command, grace_s=options.grace, warm_s=machine.warm_s)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         node.stop()

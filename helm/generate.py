@@ -32,6 +32,7 @@ NOT_IN_SETTINGS = frozenset(
         "launcher",
         "data_dir",
         "webhook_key",
+        "warm_s",
     }
     | {"s3_endpoint", "s3_region", "s3_bucket", "s3_prefix", "metrics_port", "schedules"}
 )

@@ -16,7 +16,8 @@ from pipeline.errors import RequestError
 ATTEMPT_VARIABLE = "TESSERA_ATTEMPT"  # the attempt's spec, as JSON
 POD_UID_VARIABLE = "TESSERA_POD_UID"
 TERMINATION_LOG_VARIABLE = "TESSERA_TERMINATION_LOG"  # where its report goes; unset, a kubelet's own place
-POD_VARIABLES = frozenset({ATTEMPT_VARIABLE, POD_UID_VARIABLE, TERMINATION_LOG_VARIABLE})
+ENGINE_FOLDER_VARIABLE = "TESSERA_ENGINE_FOLDER"  # where it may wait for another attempt; unset, it ends with this one
+POD_VARIABLES = frozenset({ATTEMPT_VARIABLE, POD_UID_VARIABLE, TERMINATION_LOG_VARIABLE, ENGINE_FOLDER_VARIABLE})
 
 # How a client names an HTTP API instead of Redis and S3. They are no settings of a deployment.
 URL_VARIABLE, TOKEN_VARIABLE = "TESSERA_URL", "TESSERA_TOKEN"  # a name

@@ -160,6 +160,12 @@ class Progress:
             self._fold()
             return self._stalled_s
 
+    def forget_stalls(self) -> None:
+        """Count them anew, for another job of this process; what the device was given must have ended."""
+        with self._lock:
+            self._fold()
+            self._stalled_s = 0.0
+
     def _mark(self) -> Mark:
         if self._make_mark is None:
             raise AssertionError("a device without marks")

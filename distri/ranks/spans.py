@@ -81,6 +81,11 @@ class Spans:
         own = self._about | detail if track == RANK else detail
         self._kept.append(Span(str(name), track, start_ns, end_ns, own))
 
+    def clear(self) -> None:
+        """Begin again, for another job of this process."""
+        self._kept.clear()
+        self._added = 0
+
     @property
     def forgotten(self) -> int:
         """How many spans no longer fit."""

@@ -26,13 +26,15 @@ from distri.ranks.mesh import Layout, Mesh  # noqa: E402
 from distri.ranks.spans import Spans  # noqa: E402
 from distri.run.ending import code_of, commit_what_is_rendered, end_from_a_thread, report_error  # noqa: E402
 from distri.run.leader import Leader  # noqa: E402
+from distri.run.loaded import LoadedEngine  # noqa: E402
 from distri.run.nccl import set_nccl  # noqa: E402
+from distri.run.next_attempt import NextAttempt  # noqa: E402
 from distri.run.report import write_report  # noqa: E402
 from distri.run.shard import LeaderRefused, PodMisconfigured, render_shard  # noqa: E402
 from distri.run.sigterm import on_sigterm  # noqa: E402
-from distri.run.tracing import gather_trace, note_start  # noqa: E402
+from distri.run.tracing import gather_trace, memory_bytes, note_start  # noqa: E402
 from pipeline.bucket.trace import Trace, TracePhase, usage_of  # noqa: E402
-from pipeline.deployment.settings import load_settings  # noqa: E402
+from pipeline.deployment.settings import Settings, load_settings  # noqa: E402
 from pipeline.errors import RecordTooNew, RecordUnreadable  # noqa: E402
 from pipeline.names import ATTEMPT_VARIABLE, POD_UID_VARIABLE  # noqa: E402
 from pipeline.process.logs import configure_logging  # noqa: E402
@@ -43,56 +45,106 @@ from pipeline.schema import read_record  # noqa: E402
 log = structlog.get_logger("distri.run")
 
 
-def main() -> int:
-    """Render the attempt that the environment names."""
-    rank = int(os.environ.get("RANK", "0"))
-    leader: Leader | None = None
+class _Rank:
+    """This process: what it keeps from one attempt to the next, and the attempt that it has."""
 
-    def stop_leader() -> None:
-        if leader is not None:
-            leader.stop("the pod was asked to end (SIGTERM)")
+    def __init__(self) -> None:
+        self.number = int(os.environ.get("RANK", "0"))
+        self.loaded, self.spans = LoadedEngine(), Spans()
+        self.asked_to_end = False
+        self._mesh: Mesh | None = None
+        self._leader: Leader | None = None
 
-    def end_at_once(error: PeerLost) -> None:
-        log.error("rank ended: others, or its own device, do not go on", reason=str(error))
-        end_from_a_thread(error, rank, leader)
+    def ask_to_end(self) -> None:
+        """SIGTERM came: end after what is being rendered."""
+        self.asked_to_end = True
+        if self._leader is not None:
+            self._leader.stop("the pod was asked to end (SIGTERM)")
 
-    on_sigterm(stop_leader)
-    spans = Spans()
-    note_start(spans)
-    try:
+    def attempt(self) -> int:
+        """Render the attempt that the environment names. Raises Exception, and then this process is of no more use."""
         settings = load_settings(newer=True)
         configure_logging(settings.log_format, settings.log_level)
         spec = _read_attempt()
         disable_progress_bar()  # type: ignore[no-untyped-call]  # it writes hundreds of lines into a pod's log
-        structlog.contextvars.bind_contextvars(batch=spec.batch_id, job=spec.job_index, attempt=spec.number, rank=rank)
+        structlog.contextvars.clear_contextvars()
+        about = {"batch": spec.batch_id, "job": spec.job_index, "attempt": spec.number}
+        structlog.contextvars.bind_contextvars(**about, rank=self.number)
+        mesh = self._joined(spec, settings)
+        uid = os.environ.get(POD_UID_VARIABLE) or secrets.token_hex(8)
+        leader = self._leader = Leader(spec, uid, settings, self.spans) if mesh.is_leader else None
+        if self.asked_to_end:
+            self.ask_to_end()
+        render_shard(mesh, leader, spec, settings, self.spans, loaded=self.loaded)
+        trace = gather_trace(mesh, self.spans, spec)
+        if leader is None:
+            return 0
+        leader.end()
+        if trace is not None:
+            leader.store_trace(trace)
+        if leader.stopped_because is not None:
+            write_report(_report(leader, leader.stop_code, leader.stopped_because, trace))
+            return 1
+        write_report(_report(leader, Code.SUCCEEDED, "", trace))
+        return 0
+
+    def _joined(self, spec: AttemptSpec, settings: Settings) -> Mesh:
+        """The ranks, which meet once; whoever gives them another attempt gives one of the same layout."""
+        if self._mesh is not None:
+            self._mesh.traffic.sent_bytes = 0
+            self._mesh.progress.forget_stalls()
+            return self._mesh
         device = "cuda" if spec.device == "cuda" or (spec.device == "auto" and torch.cuda.is_available()) else "cpu"
         timeout = timedelta(seconds=settings.collective_timeout_s)
         set_nccl(os.environ, settings.collective_timeout_s)
-        with spans.span(TracePhase.MEET):
+        with self.spans.span(TracePhase.MEET):
             layout = Layout(spec.layout.data, spec.layout.cfg, spec.layout.patch)
-            mesh = Mesh.join(layout, device=device, timeout=timeout, on_lost=end_at_once)
-        if mesh.is_leader:
-            leader = Leader(spec, os.environ.get(POD_UID_VARIABLE) or secrets.token_hex(8), settings, spans)
-        render_shard(mesh, leader, spec, settings, spans)
-        trace = gather_trace(mesh, spans, spec)
-        if leader is not None and trace is not None:
-            leader.store_trace(trace)
-        if leader is not None and leader.stopped_because is not None:
-            write_report(_report(leader, leader.stop_code, leader.stopped_because, trace))
-            return 1
-        if leader is not None:
-            write_report(_report(leader, Code.SUCCEEDED, "", trace))
-        mesh.leave()
+            self._mesh = Mesh.join(layout, device=device, timeout=timeout, on_lost=self._end_at_once)
+        return self._mesh
+
+    def _end_at_once(self, error: PeerLost) -> None:
+        log.error("rank ended: others, or its own device, do not go on", reason=str(error))
+        end_from_a_thread(error, self.number, self._leader)
+
+    def next_attempt(self, waiting: NextAttempt, code: int) -> bool:
+        """Wait for another attempt, ready for it; False if there will be none."""
+        self._leader = None
+        self.spans.clear()
+        memory = memory_bytes(self._mesh.device) if self._mesh is not None else 0
+        return waiting.wait(code, model=self.loaded.model, memory_bytes=memory, give_up=lambda: self.asked_to_end)
+
+    def leave(self) -> None:
+        """Part from the other ranks."""
+        if self._mesh is not None:
+            self._mesh.leave()
+
+    def end_badly(self, error: Exception) -> int:
+        """Report, save what is rendered; returns the exit code."""
+        report_error(error, self.number)
+        commit_what_is_rendered(self._leader)
+        if isinstance(error, UnreadableAttempt):
+            return EXIT_USAGE
+        return EXIT_CONFIG if code_of(error) is Code.CONFIG_ERROR else 1
+
+
+def main() -> int:
+    """Render the attempt that the environment names, and those that follow where an engine waits for more."""
+    rank = _Rank()
+    on_sigterm(rank.ask_to_end)
+    note_start(rank.spans)
+    waiting = NextAttempt.of(os.environ, rank.number)
+    try:
+        code = rank.attempt()
+        while waiting is not None and not rank.asked_to_end and rank.next_attempt(waiting, code):
+            code = rank.attempt()
+        if code == 0:
+            rank.leave()
     except (LeaderRefused, LeaderFailed):
         return 1  # the leader reports
     except Exception as error:
         log.exception("rank ended")
-        report_error(error, rank)
-        commit_what_is_rendered(leader)
-        if isinstance(error, UnreadableAttempt):
-            return EXIT_USAGE
-        return EXIT_CONFIG if code_of(error) is Code.CONFIG_ERROR else 1
-    return 0
+        return rank.end_badly(error)
+    return code
 
 
 class UnreadableAttempt(PodMisconfigured):

@@ -72,6 +72,7 @@ class Leader:
         self.stop_code = Code.DELETED
         self._paused = False
         self._interrupts = False
+        self._ended = threading.Event()
         self._objects = BatchObjects(spec.batch_id)
         self._ledger, self._artifacts = Ledger(settings), Artifacts(settings)
         self._identity = PodIdentity(spec, uid)
@@ -138,6 +139,10 @@ class Leader:
             self.stopped_because = reason
             log.info("stopping", reason=reason)
 
+    def end(self) -> None:
+        """Look no more whether the batch is cancelled or paused: the job is over."""
+        self._ended.set()
+
     def decide(self, task: ImageTask, *, wait: bool = True) -> LeaderSignal:
         """Whether to render this image: not if it had an outcome at the start, nor if this pod is to stop.
 
@@ -194,8 +199,8 @@ class Leader:
             log.warning("the trace is lost", reason=str(error))
 
     def _watch(self) -> None:
-        pause, lost = threading.Event(), False
-        while not self._interrupts:
+        lost = False
+        while not (self._interrupts or self._ended.is_set()):
             try:
                 state = self._ledger.batches.state(self.spec.batch_id)
                 self._paused = state is BatchState.PAUSED  # the image that is being rendered may finish
@@ -211,4 +216,4 @@ class Leader:
                 lost = True
             except ServiceError as error:
                 log.warning("cannot check for cancellation", reason=str(error))
-            pause.wait(WATCH_S)
+            self._ended.wait(WATCH_S)

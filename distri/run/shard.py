@@ -13,6 +13,7 @@ from distri.ranks.recorder import Replay
 from distri.ranks.spans import Spans
 from distri.run.kernels_pay import gpu_of, keep_start, kernels_pay
 from distri.run.leader import Leader, LeaderSignal, LoadedShard, await_signal
+from distri.run.loaded import LoadedEngine
 from distri.run.provenance import Provenances, provenance_of_job
 from distri.run.replica import Replica, render_images
 from pipeline.bucket.trace import TracePhase
@@ -32,8 +33,16 @@ class LeaderRefused(TesseraError):
     """The leader could not begin; its own rank raises the reason."""
 
 
-def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings: Settings, spans: Spans) -> None:
-    """Claim the job, load its model and render its images, each replica its share.
+def render_shard(
+    mesh: Mesh,
+    leader: Leader | None,
+    spec: AttemptSpec,
+    settings: Settings,
+    spans: Spans,
+    *,
+    loaded: LoadedEngine | None = None,
+) -> None:
+    """Claim the job, load its model, unless `loaded` has it, and render its images, each replica its share.
 
     What only one rank can know is broadcast before any rank acts on it. Raises on all ranks of the replica.
     """
@@ -43,12 +52,15 @@ def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings:
     source = settings.models.get(model_id)
     if source is None:
         raise PodMisconfigured(f"model {model_id!r} is not in TESSERA_MODELS of this pod")
+    loaded = LoadedEngine() if loaded is None else loaded
     try:
         with spans.span(TracePhase.LOAD):
             # The leader's word, since it says in which order halo rows cross.
-            worth_it = kernels_pay(tasks, mesh.layout, gpu_of(mesh.device))
+            worth_it = loaded.is_fused or kernels_pay(tasks, mesh.layout, gpu_of(mesh.device))
             fused = settings.fused == "auto" and bool(mesh.broadcast_int(worth_it))
-            engine = _load_engine(mesh, spec, source, spans, fused=fused, replay=Replay(settings.replay))
+            wanted = engine_settings(spec, source, fused=fused, replay=Replay(settings.replay))
+            key = (source.model_dump_json(), wanted, spec.dtype, spec.vae_dtype, spec.vae_dtype_on_gpu)
+            engine = loaded.engine(model_id, key, lambda: _load_engine(mesh, spec, source, spans, wanted))
     except (ModelError, LayoutError, Unsplittable) as error:
         raise PodMisconfigured(f"model {model_id!r}: {error}") from error
     dtype, vae_dtype = _dtype(spec.dtype, mesh.device), vae_dtype_of(spec, mesh.device)
@@ -66,10 +78,7 @@ def render_shard(mesh: Mesh, leader: Leader | None, spec: AttemptSpec, settings:
         await_signal(mesh, lambda: leader.wait_until_finished() if leader is not None else LeaderSignal.WAIT)
 
 
-def _load_engine(
-    mesh: Mesh, spec: AttemptSpec, source: ModelSource, spans: Spans, *, fused: bool, replay: Replay
-) -> Engine:
-    settings = engine_settings(spec, source, fused=fused, replay=replay)
+def _load_engine(mesh: Mesh, spec: AttemptSpec, source: ModelSource, spans: Spans, settings: EngineSettings) -> Engine:
     dtype, vae_dtype = _dtype(spec.dtype, mesh.device), vae_dtype_of(spec, mesh.device)
     return Engine.load(
         source.files,

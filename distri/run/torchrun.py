@@ -7,13 +7,18 @@ Only the exit code is another: 0, or that of the rank which failed, or 128 and t
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import main as torchrun
 
+from distri.run.next_attempt import write_into
+from pipeline.names import ENGINE_FOLDER_VARIABLE
 from pipeline.records.attempt import HOPELESS_EXIT_CODES
+from pipeline.records.handover import EngineFolder
 
 
 def main(arguments: list[str]) -> int:
@@ -21,11 +26,19 @@ def main(arguments: list[str]) -> int:
     try:
         torchrun(arguments)
     except ChildFailedError as error:
+        _write_where_ranks_write()
         sys.stderr.write(f"{error}\n")  # how each rank ended
         return _as_exit_code(_deciding_failure(list(error.failures.values())).exitcode)
     except SignalException as error:
         return 128 + int(error.sigval)
     return 0
+
+
+def _write_where_ranks_write() -> None:
+    """The log of the attempt that they had, which need not be the first one's."""
+    folder = os.environ.get(ENGINE_FOLDER_VARIABLE)
+    if folder is not None and (handover := EngineFolder(Path(folder)).handover(after=0)) is not None:
+        write_into(handover.log)
 
 
 def _deciding_failure(failures: list[ProcessFailure]) -> ProcessFailure:

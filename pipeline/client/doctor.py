@@ -19,6 +19,7 @@ from pipeline.bucket.requirements import CLOCK, NOTABLE_SKEW_S, Requirement
 from pipeline.client.connect import connect
 from pipeline.client.connection import Connection
 from pipeline.client.local_stack import missing_parts, running_stack
+from pipeline.client.warm_engines import warm_engines
 from pipeline.deployment.settings import MachineSettings, load_part
 from pipeline.errors import SettingsError, TesseraError
 from pipeline.ledger import Ledger
@@ -140,6 +141,8 @@ def _local() -> Iterator[Finding]:
         return  # reported under "settings"
     state = running_stack(folder)
     yield Finding(Verdict.OK, "local stack", f"up, logs in {state.logs}" if state else "installed, not running")
+    for engine in warm_engines(folder) if state else ():
+        yield Finding(Verdict.OK, "warm engine", str(engine))
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     enough = free >= _LEAST_FREE_BYTES

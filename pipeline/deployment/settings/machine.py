@@ -16,6 +16,13 @@ class MachineSettings(SettingsPart):
     data_dir: HomePath = Field(
         Path("~/.tessera"), description="Folder of the embedded stack: all its data, logs, state."
     )
+    warm_s: float = Field(
+        300,
+        ge=0,
+        allow_inf_nan=False,
+        description="How long an engine of one machine that has nothing to do keeps its model for the next job; 0: "
+        "every job loads its own.",
+    )
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto: readable in a terminal, else JSON."
     )
