@@ -9,68 +9,25 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.commands import (
-    acl,
-    batches,
-    doctor,
-    lora,
-    models,
-    pod,
-    promptsets,
-    purge,
-    render,
-    replay,
-    results,
-    schedules,
-    serve,
-    stack,
-    token,
-    trace,
-    verify,
-    webhooks,
-    workers,
-)
+from pipeline.cli.commands_by_name import CommandsByName
 from pipeline.cli.exits import INTERRUPTED, exit_code
-from pipeline.deployment.settings import default_of
 from pipeline.errors import PromptSetError, TesseraError
-from pipeline.process.logs import configure_logging
-from pipeline.process.redact import redacted
-from pipeline.version import installed_version
 
 app = typer.Typer(
     name="tessera",
+    cls=CommandsByName,
     help="Render large prompt sets with SDXL at high resolution.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (
-    render,
-    promptsets,
-    batches,
-    purge,
-    verify,
-    replay,
-    results,
-    stack,
-    doctor,
-    lora,
-    models,
-    pod,
-    workers,
-    trace,
-    schedules,
-    serve,
-    token,
-    webhooks,
-    acl,
-):
-    commands.add_to(app)
 
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from pipeline.version import installed_version
+
         typer.echo(f"tessera {installed_version()}")
         raise typer.Exit
 
@@ -82,13 +39,17 @@ def _common(
     ] = False,
 ) -> None:
     """Options of every command."""
+    # Imported when a command runs: help is asked for more often than anything else, and must not wait.
+    from pipeline.deployment.settings import default_of
+    from pipeline.process.logs import configure_logging
+
+    # The client's own warnings only; a command says what it has to say on its own.
+    configure_logging(os.environ.get("TESSERA_LOG_FORMAT", default_of("log_format")), "warning")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run a command and exit with its code."""
     arguments = sys.argv[1:] if argv is None else argv
-    # The client's own warnings only; a command says what it has to say on its own.
-    configure_logging(os.environ.get("TESSERA_LOG_FORMAT", default_of("log_format")), "warning")
     raise SystemExit(_run(arguments))
 
 
@@ -113,6 +74,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _show(error: TesseraError, *, as_json: bool) -> None:
+    from pipeline.process.redact import redacted
+
     if not as_json:
         typer.echo(redacted(f"error: {error}"), err=True)
         return
