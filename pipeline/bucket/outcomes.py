@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import TypeVar
 
 from pydantic import BaseModel
@@ -20,18 +20,25 @@ M = TypeVar("M", bound=BaseModel)
 OnUnreadable = Callable[[RecordUnreadable], object] | None  # gets each record that cannot be read, instead of an error
 
 
-def results(artifacts: Artifacts, objects: BatchObjects, on_unreadable: OnUnreadable = None) -> Iterator[ImageResult]:
+def results(
+    artifacts: Artifacts,
+    objects: BatchObjects,
+    on_unreadable: OnUnreadable = None,
+    *,
+    known: Container[str] = (),
+) -> Iterator[ImageResult]:
     """Every image that is there, in the order of the rows; also while the batch still runs. Streams.
 
-    Raises RecordUnreadable if there is no `on_unreadable`.
+    Those whose ids are `known` are left out, and not read. Raises RecordUnreadable if there is no `on_unreadable`.
     """
     if artifacts.head(objects.results) is not None:
-        yield from results_in(artifacts.lines(objects.results), objects.results, objects, on_unreadable)
+        every = results_in(artifacts.lines(objects.results), objects.results, objects, on_unreadable)
+        yield from (result for result in every if result.image_id not in known)
         return
     # Not finalized yet. A sidecar is written before its image, so it alone proves nothing.
     keys = artifacts.list(objects.root + "images/")
     for stem, group in itertools.groupby(keys, lambda key: key.rpartition(".")[0]):
-        if len(list(group)) > 1:
+        if len(list(group)) > 1 and stem.rpartition("/")[2] not in known:
             yield from _in_sidecar(artifacts, objects, f"{stem}.json", on_unreadable)
 
 

@@ -6,16 +6,17 @@ import html
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Generator, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
 from pipeline.bucket import outcomes
+from pipeline.client.completed import Completed
 from pipeline.client.connection import Connection
 from pipeline.client.image import RenderedImage
 from pipeline.client.progress import Counter, Progress, summary
@@ -135,6 +136,28 @@ class Batch:
                 shown.show(status, self.jobs)
         return status
 
+    def __await__(self) -> Generator[Any, None, BatchStatus]:
+        """`await batch` waits until it is finished, without blocking others, and gives its status."""
+        return self._finished().__await__()
+
+    async def _finished(self) -> BatchStatus:
+        import asyncio
+
+        updates = self.updates()
+        while not (status := await asyncio.to_thread(next, updates)).finished:
+            continue
+        return status
+
+    def as_completed(self, timeout_s: float | None = None) -> Completed:
+        """Its images as they are committed, for `for` and for `async for`: each once, until it has ended.
+
+        Raises WaitTimeout, when `timeout_s` have passed before that, and UnknownBatch.
+        """
+        return Completed(
+            self.updates(timeout_s),
+            lambda known: (RenderedImage(one, self._connection) for one in self._results(known=known)),
+        )
+
     def images(self) -> Iterator[RenderedImage]:
         """Its images in the order of the rows; while it runs, those that are there so far.
 
@@ -173,8 +196,8 @@ class Batch:
         with suppress(BatchLost, RecordUnreadable):
             self.status()
 
-    def _results(self) -> Iterator[ImageResult]:
-        return outcomes.results(self._connection.artifacts, BatchObjects(self.id), _leave_out)
+    def _results(self, known: Container[str] = ()) -> Iterator[ImageResult]:
+        return outcomes.results(self._connection.artifacts, BatchObjects(self.id), _leave_out, known=known)
 
     def download(self, folder: str | Path, *, progress: bool = False, overwrite: bool = False) -> Path:
         """Download images, thumbnails, results.jsonl, errors.jsonl and gallery; returns the gallery's path.
