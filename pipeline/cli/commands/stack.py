@@ -26,6 +26,9 @@ from pipeline.operations.submit import Submission, checked_options
 from pipeline.process.lifeline import die_with_parent
 from pipeline.process.private import private_folder
 
+# How long a stack may take to end in order before it is killed: in general, and when somebody waits who pressed Ctrl-C.
+_GRACE_S, _INTERRUPTED_S = 40.0, 1.0
+
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder for all its data; by default TESSERA_DATA_DIR, or ~/.tessera.")
 ]
@@ -183,12 +186,18 @@ def demo(
     running = running_stack(folder)
     typer.echo("using the local stack that is up" if running else f"starting the local stack in {folder}", err=True)
     state = running or start_stack(folder, detached=False, on_progress=print_progress, slots=slots, gpus=ranks)
+    grace_s = _GRACE_S
     try:
         wait_for_workers(state)
         return _render(state, prompts, output, timeout)
+    except KeyboardInterrupt:
+        grace_s = _INTERRUPTED_S
+        if running is None:
+            typer.echo(f"interrupted: ending the local stack; what is rendered stays in {folder}", err=True)
+        raise
     finally:
         if running is None:
-            stop_stack(folder)
+            stop_stack(folder, grace_s)
 
 
 def _render(state: StackState, prompts: Path | None, output: Path, timeout_s: float) -> int:
