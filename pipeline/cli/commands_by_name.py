@@ -104,7 +104,7 @@ class CommandsByName(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands |= {name: TyperCommand(name, help=does) for name, (_, does) in COMMANDS.items()}
+        self.commands.update({name: TyperCommand(name, help=does) for name, (_, does) in COMMANDS.items()})
         self._listing = False
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -109,6 +110,30 @@ class BatchStatus:
             labels=found["labels"],
             priority=found.get("priority", 5),
         )
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        """How IPython shows it, also in a list."""
+        printer.text(f"{self.id} {self.state.value}: {self._counts()}{f' ({self.reason})' if self.reason else ''}")
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        labels = ", ".join(f"{name}={value}" for name, value in self.labels.items())
+        lines = {
+            "batch": self.id,
+            "state": self.state.value,
+            "images": self._counts(),
+            "jobs": ", ".join(f"{count} {state.value}" for state, count in self.jobs.items() if count),
+            "reason": self.reason,
+            "repair": self.repair,
+            "submitted": f"{self.created_at:%Y-%m-%d %H:%M:%S} UTC, {self.elapsed_s:.0f} s",
+            "labels": labels,
+        }
+        rows = (f"<tr><th>{name}</th><td>{html.escape(text)}</td></tr>" for name, text in lines.items() if text)
+        return f'<table style="text-align: left">{"".join(rows)}</table>'
+
+    def _counts(self) -> str:
+        others = (f"{count} {state.value}" for state, count in self.images.items() if count)
+        return f"{self.succeeded} of {self.total} are there" if self.succeeded == self.total else ", ".join(others)
 
 
 @dataclass(frozen=True)
