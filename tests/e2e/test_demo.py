@@ -108,5 +108,7 @@ def test_interrupted_demo_stops_in_order(user: User) -> None:
     assert stderr is not None
     until("it has begun", lambda: "in_progress" in stderr.readline())
     demo.send_signal(signal.SIGINT)
+    said = stderr.read()
     assert demo.wait(60) == 130
+    assert "interrupted: ending the local stack; what is rendered stays in" in said
     until("every process is gone", lambda: not user.processes(), 5)

@@ -27,7 +27,7 @@ from pipeline.process.lifeline import die_with_parent
 from pipeline.process.private import private_folder
 
 # How long a stack may take to end in order before it is killed: in general, and when somebody waits who pressed Ctrl-C.
-_GRACE_S, _INTERRUPTED_S = 40.0, 1.0
+_GRACE_S, _INTERRUPTED_S = 40.0, 0.5
 
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder for all its data; by default TESSERA_DATA_DIR, or ~/.tessera.")
