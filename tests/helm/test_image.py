@@ -95,7 +95,7 @@ def test_kernels_are_compiled_where_there_is_a_compiler_and_found_where_there_is
 
 
 def test_the_controller_reads_the_tables_of_schedules() -> None:
-    assert "' worker tables > packages.txt" in _stage("worker-packages")
+    assert "' worker tables serve > packages.txt" in _stage("worker-packages")
 
 
 def test_the_engine_stays_offline() -> None:
