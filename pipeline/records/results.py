@@ -47,9 +47,7 @@ class Provenance(BaseModel):
     ranks: int
     exact: bool
     warmup_steps: int
-    displacement: Displacement = Field(
-        AS_ENGINE, exclude_if=lambda value: value == AS_ENGINE, description="How displaced evaluations are computed."
-    )
+    displacement: Displacement = Field(AS_ENGINE, exclude_if=lambda value: value == AS_ENGINE)
     device: str
     dtype: str
     vae_dtype: str = "float32"
@@ -58,11 +56,8 @@ class Provenance(BaseModel):
         0, ge=0, exclude_if=lambda value: not value, description="Most images that were evaluated together with it."
     )
     loras: dict[str, str] = Field(default_factory=dict, description="SHA-256 of each LoRA's file, by name.")
-    lora_tensors: dict[str, str] = Field(
-        default_factory=dict,
-        exclude_if=lambda value: not value,
-        description="SHA-256 of what follows the header of each LoRA's file, by name: AutoV3 are its first 12 digits.",
-    )
+    # SHA-256 of what follows the header of each LoRA's file, by name: AutoV3 are its first 12 digits.
+    lora_tensors: dict[str, str] = Field(default_factory=dict, exclude_if=lambda value: not value)
     model_sha256: str | None = Field(
         None, exclude_if=lambda value: value is None, description="Of the model's file, where it is a single one."
     )
