@@ -83,6 +83,7 @@ def trained_module(case: Case, original: Any) -> Any:
 def saved(module: Any, case: Case) -> dict[str, torch.Tensor]:
     """As LyCORIS saves it; of a whole difference, what the parameters hold now."""
     if case.kind is AdapterKind.DIFF:
-        return {"diff": module.weight.detach(), "diff_b": module.bias.detach()}
+        found = {"diff": module.weight, "diff_b": module.bias}
+        return {name: value.detach() for name, value in found.items() if value is not None}
     saved = module.custom_state_dict() or module.state_dict()
     return {name: value.detach().clone() for name, value in saved.items()}
