@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pipeline.client.batch import Batch
     from pipeline.client.client import Client
+    from pipeline.client.completed import Completed
     from pipeline.client.connect import Connection, connect
     from pipeline.client.image import RenderedImage
     from pipeline.client.replay import Replay
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 # nothing else. A test compares this with the imports above, which are what type checkers and editors read.
 _MODULES = {
     "pipeline.client.batch": ("Batch",),
+    "pipeline.client.completed": ("Completed",),
     "pipeline.client.image": ("RenderedImage",),
     "pipeline.client.client": ("Client",),
     "pipeline.client.connect": ("Connection", "connect"),
@@ -118,6 +120,7 @@ __all__ = [
     "BatchState",
     "BatchStatus",
     "Client",
+    "Completed",
     "Connection",
     "Difference",
     "Discrepancy",

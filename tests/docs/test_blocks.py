@@ -29,7 +29,7 @@ def _check_tessera(words: list[str]) -> None:
     """Raises what the command line itself would: no such command, no such option, an argument too many."""
     command: Any = typer.main.get_command(app)
     while hasattr(command, "commands"):
-        command, words = command.commands[words[0]], words[1:]
+        command, words = command.get_command(None, words[0]), words[1:]
     context = command.make_context(command.name, [], resilient_parsing=True)
     context.resilient_parsing = False
     _, left, _ = command.make_parser(context).parse_args(args=list(words))

@@ -18,7 +18,8 @@ CLASSES = ["Client", "Batch", "RenderedImage", "Schedules"]
 
 def commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
     """Every command that is shown, with the names of its groups before its own."""
-    for name, command in group.commands.items():
+    for name in group.commands:
+        command = group.get_command(None, name)  # the program imports each when it is asked for
         if hasattr(command, "commands"):
             yield from commands(command, f"{before}{name} ")
         elif not command.hidden:
