@@ -127,6 +127,23 @@ class LaterPasses(_Plain):
 AS_THE_FIRST = LaterPasses()
 
 
+class Fit(StrEnum):
+    """How a picture to begin with comes to another shape."""
+
+    FILL = "fill"  # it covers the size; what is left over is cut off evenly on both sides
+    FIT = "fit"  # all of it is there; what is missing at two sides continues its border
+    STRETCH = "stretch"  # both sides on their own
+
+
+class InputPicture(_Plain):
+    """A picture that rendering begins with: it lies beside the batch's rows, a PNG of 8-bit sRGB."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    width: int = Field(ge=1, le=MAX_SIDE_PX)
+    height: int = Field(ge=1, le=MAX_SIDE_PX)
+    name: str = Field("", description="Of the file as the row had it, without its folder.")
+
+
 class Conditioning(_Plain):
     """SDXL's micro-conditioning: what the model is told about size and crop. None: as the picture itself."""
 
@@ -203,6 +220,19 @@ class Picture(BaseModel):
         AS_THE_FIRST,
         exclude_if=lambda value: value == AS_THE_FIRST,
         description="Of `refine`; none of them is the first.",
+    )
+    image: InputPicture | None = Field(
+        None, exclude_if=lambda value: value is None, description="Begun with; None: with noise alone."
+    )
+    strength: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        exclude_if=lambda value: value is None,
+        description="Share of the schedule that is walked from the picture; None: there is none.",
+    )
+    fit: Fit | None = Field(
+        None, exclude_if=lambda value: value is None, description="How the picture comes to this shape."
     )
     refiner_switch_at: float | None = Field(
         None,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -9,12 +10,45 @@ import numpy.typing as npt
 from distri.model.lora import Lora
 from distri.model.prompts import LongPrompt
 from distri.model.schedulers import ETA, Schedule
-from distri.model.stages import Highres, Stage
+from distri.model.stages import Highres, Stage, Start
 from distri.model.weighted_prompt import Prompt
 
 SMALLEST_SIDE_PX = 64
 
+Pixels = npt.NDArray[np.uint8]
+
 SettingValue = bool | int | float | str
+
+
+class Fit(StrEnum):
+    """How a picture comes to another shape: the part of the world outside is cut off, continued, or distorted."""
+
+    FILL = "fill"
+    FIT = "fit"
+    STRETCH = "stretch"
+
+
+@dataclass(frozen=True)
+class StartPicture:
+    """A picture that rendering begins with.
+
+    Attributes:
+        width, height: of it, in pixels.
+        strength: share of the schedule that is walked from it, above 0 and at most 1.
+        fit: how it comes to the shape of the image.
+        pixels: uint8, height x width x 3, equal on all ranks of a replica; None as long as they are not read.
+    """
+
+    width: int
+    height: int
+    strength: float
+    fit: Fit = Fit.FILL
+    pixels: Pixels | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def start(self) -> Start:
+        """As far as passes follow from it."""
+        return Start(self.width, self.height, self.strength)
 
 
 @dataclass(frozen=True)
@@ -39,6 +73,7 @@ class ImageSpec:
         timesteps, sigmas: one per step, falling, instead of the scheduler's own; sigmas without the last one, 0.
         loras: fused into the model for this image.
         highres: how to render above the model's native size.
+        picture: what rendering begins with; None is noise.
         refiner_switch_at: share of the schedule after which the refiner takes over, above 0 and below 1; None is
             without it.
         original_size, target_size: height and width that the model is conditioned on; None is the requested size in
@@ -67,6 +102,7 @@ class ImageSpec:
     sigmas: tuple[float, ...] | None = None
     loras: tuple[Lora, ...] = ()
     highres: Highres = field(default_factory=Highres)
+    picture: StartPicture | None = None
     refiner_switch_at: float | None = None
     original_size: tuple[int, int] | None = None
     crop: tuple[int, int] = (0, 0)

@@ -45,6 +45,20 @@ class Highres:
 
 
 @dataclass(frozen=True)
+class Start:
+    """A picture that rendering begins with, as far as passes follow from it.
+
+    Attributes:
+        width, height: pixels.
+        strength: of the first pass, above 0 and at most 1: the share of the schedule that it runs.
+    """
+
+    width: int
+    height: int
+    strength: float
+
+
+@dataclass(frozen=True)
 class Stage:
     """One pass.
 
@@ -64,6 +78,11 @@ class Stage:
     seed: int
     window_px: int | None = None
     guidance_scale: float | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.width, self.height
 
 
 @dataclass(frozen=True)
@@ -86,7 +105,16 @@ class RenderPlan:
         return self.stages[-1].width, self.stages[-1].height
 
 
-def plan_stages(width: int, height: int, *, steps: int, seed: int, highres: Highres, native_px: int) -> RenderPlan:
+def plan_stages(
+    width: int,
+    height: int,
+    *,
+    steps: int,
+    seed: int,
+    highres: Highres,
+    native_px: int,
+    start: Start | None = None,
+) -> RenderPlan:
     """The passes of a picture.
 
     Args:
@@ -95,37 +123,40 @@ def plan_stages(width: int, height: int, *, steps: int, seed: int, highres: High
         seed: the image's; later passes get seeds that follow from it.
         highres: how to render above the native size.
         native_px: side of the square that the model was trained on.
+        start: what the first pass begins with; None is noise.
 
     Returns:
         One pass, or for `refine` a first one of `base_px`² pixels in the picture's aspect and then as few others as
-        enlarge by no more than `LARGEST_STEP` each, all by the same factor.
+        enlarge by no more than `LARGEST_STEP` each, all by the same factor. A picture to begin with takes the place of
+        that first pass.
     """
     canvas = _rounded_up(width), _rounded_up(height)
-    base_px = highres.base_px or native_px
+    base_px = math.sqrt(start.width * start.height) if start else highres.base_px or native_px
     growth = math.sqrt(width * height) / base_px
     passes = 1
     if highres.refine and growth > 1:
         passes += math.ceil(math.log(growth) / math.log(LARGEST_STEP))
     later = highres.steps or steps
     stages: list[Stage] = []
-    for number in range(passes):
+    skipped = 1 if start and passes > 1 else 0
+    for number in range(skipped, passes):
         # The last pass has the canvas itself; before it, sides shrink by one factor a pass.
         shrink = growth ** (number / (passes - 1) - 1) if number < passes - 1 else 1.0
         across, down = (_nearest(side * shrink, most=side) for side in canvas)
-        first = number == 0
+        first = number == skipped
         stages.append(
             Stage(
                 across,
                 down,
                 steps=steps if first else later,
-                strength=1.0 if first else highres.strength,
-                seed=sub_seed(seed, number),
-                window_px=None if first else highres.window_px,
+                strength=(start.strength if start else 1.0) if first else highres.strength,
+                seed=sub_seed(seed, number - skipped),
+                window_px=highres.window_px if number else None,
                 guidance_scale=None if first else highres.guidance_scale,
             )
         )
     warnings = []
-    if not highres.refine and width * height > native_px**2:
+    if not (highres.refine or start) and width * height > native_px**2:
         warnings.append(
             f"rendered directly at {width}x{height}, above the model's native {native_px}x{native_px}: shapes may "
             "repeat; highres refine avoids that"

@@ -18,6 +18,7 @@ class RenderSpan(StrEnum):
     """The spans that rendering an image consists of."""
 
     ENCODE = "encode"  # prompts to embeddings
+    BEGIN = "begin"  # a picture that it begins with to a latent
     DENOISE = "denoise"
     ENLARGE = "enlarge"  # between two passes
     DECODE = "decode"

@@ -15,6 +15,7 @@ from distri.model.image import Rendered
 from distri.ranks.mesh import Mesh
 from distri.ranks.spans import Spans
 from distri.run.committer import Committer, PodIdentity
+from distri.run.input_pictures import InputLost, InputPictures
 from distri.run.translate import render_details_of
 from distri.sampling.control import Control
 from pipeline.bucket.artifacts import Artifacts
@@ -76,6 +77,7 @@ class Leader:
         self._objects = BatchObjects(spec.batch_id)
         self._ledger, self._artifacts = Ledger(settings), Artifacts(settings)
         self._identity = PodIdentity(spec, uid)
+        self._inputs = InputPictures(self._artifacts, self._objects)
         self._committer: Committer | None = None
         self._known: dict[int, ImageOutcome] = {}
         self._began = time.monotonic()
@@ -147,7 +149,8 @@ class Leader:
         """Whether to render this image: not if it had an outcome at the start, nor if this pod is to stop.
 
         WAIT after WAIT_S, or at once unless `wait`, if too many pictures wait for their upload.
-        Asks neither S3 nor Redis: what another pod commits meanwhile is found by the commit itself.
+        Asks neither S3 nor Redis: what another pod commits meanwhile is found by the commit itself. Only the picture
+        that an image begins with is read, ahead, and waited for.
         """
         if self._paused and self.stopped_because is None:
             self.stop_code = Code.PAUSED
@@ -163,8 +166,14 @@ class Leader:
             self.committer.report(task, before)
             log.info("image has an outcome already", image=task.id, status=before.status)
             return LeaderSignal.SKIP
+        if not self._has_input(task, wait=wait):
+            return LeaderSignal.SKIP if task.index in self._known else LeaderSignal.WAIT
         self.committer.mark_started(task)
         return LeaderSignal.RENDER
+
+    def input_png(self, task: ImageTask) -> bytes:
+        """The file that this image begins with, if it does; it was read when it was decided."""
+        return b"" if task.row.image is None else self._inputs.png(task.row.image)
 
     def control(self) -> Control:
         """Whether to go on, asked before every evaluation."""
@@ -185,6 +194,31 @@ class Leader:
     def fail(self, task: ImageTask, code: FailureCode, message: str) -> None:
         """Record why this image cannot be rendered."""
         self.committer.commit_failed(task, failure_of(task, code, message, retryable=False))
+
+    def read_ahead(self, task: ImageTask) -> None:
+        """Begin to read what an image begins with that is likely to be decided next."""
+        self._inputs.ahead(task.row.image)
+
+    def _has_input(self, task: ImageTask, *, wait: bool) -> bool:
+        """Whether what the image begins with is at hand; if it never will be, the image has failed."""
+        picture = task.row.image
+        if picture is None:
+            return True
+        self._inputs.ahead(picture)
+        if not (wait or self._inputs.has(picture)):
+            return False
+        try:
+            self._inputs.png(picture)
+        except StoreUnavailable as error:
+            log.warning("rendering waits for the picture that an image begins with", reason=str(error))
+            time.sleep(BEGIN_PAUSE_S if wait else 0)
+            return False
+        except InputLost as error:
+            failure = failure_of(task, FailureCode.INPUT_LOST, str(error), retryable=True)
+            self._known[task.index] = failure
+            self.committer.commit_failed(task, failure)
+            return False
+        return True
 
     def wait_until_finished(self) -> LeaderSignal:
         """STOP once everything is uploaded and reported, else WAIT; `committer.finish` comes first."""

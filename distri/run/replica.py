@@ -13,6 +13,7 @@ from distri.engine import Engine
 from distri.model.image import ImageSpec, Rendered
 from distri.ranks.errors import BadImage, EngineError, OutOfMemory, PromptTooLong, Stopped, TooManyRanks
 from distri.ranks.mesh import Mesh
+from distri.run.input_pictures import shared_pixels
 from distri.run.leader import Leader, LeaderSignal, await_signal
 from distri.run.provenance import Provenances
 from distri.run.tracing import memory_bytes
@@ -50,8 +51,13 @@ class Replica:
     provenances: Provenances
 
     def image_of(self, task: ImageTask) -> ImageSpec:
-        """The image as the engine is asked for it. Raises BadImage."""
+        """The image as the engine is asked for it, without the pixels that it begins with. Raises BadImage."""
         return image_of(task, self.loras, self.embeddings)
+
+    def whole_image_of(self, task: ImageTask) -> ImageSpec:
+        """The same with them, which the leader hands on; blocks. Raises BadImage."""
+        png = self.leader.input_png(task) if self.leader is not None else b""
+        return image_of(task, self.loras, self.embeddings, shared_pixels(self.mesh, task.row.image, png))
 
 
 def render_images(replica: Replica, tasks: Sequence[ImageTask]) -> None:
@@ -139,7 +145,7 @@ class _Queue:
             )
         self._rendering[task.id] = task
         try:
-            self._renders.join(replica.image_of(task), task.id)
+            self._renders.join(replica.whole_image_of(task), task.id)
         except OutOfMemory as error:
             self._raise_out_of_memory(error)
         except (BadImage, TooManyRanks) as error:
@@ -149,6 +155,8 @@ class _Queue:
                 leader.fail(task, _code(error), str(error))
             return
         if self._left:
+            if leader is not None:
+                leader.read_ahead(self._left[0])
             try:
                 self._renders.embed_ahead(replica.image_of(self._left[0]))
             except BadImage:

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from distri.model.image import ImageSpec, Rendered
+from distri.model.image import Fit, ImageSpec, Pixels, Rendered, StartPicture
 from distri.model.lora import Lora
 from distri.model.prompts import LongPrompt
 from distri.model.stages import Enlargement, Highres
@@ -25,12 +25,18 @@ LOW_MEMORY_REPAIR = "rendered again in the leaner layout: out of memory before"
 _OF_ONE_NAME = tuple(field.name for field in fields(ImageSpec) if field.name in Picture.model_fields)
 
 
-def image_of(task: ImageTask, loras: Mapping[str, LoraSource], embeddings: Mapping[str, EmbeddingSource]) -> ImageSpec:
+def image_of(
+    task: ImageTask,
+    loras: Mapping[str, LoraSource],
+    embeddings: Mapping[str, EmbeddingSource],
+    pixels: Pixels | None = None,
+) -> ImageSpec:
     """The image as the engine is asked for it. Sizes are width and height in a row, height and width in the engine.
 
     Args:
         task: the image.
         loras, embeddings: the allow-lists of this pod.
+        pixels: of the picture that the row begins with.
 
     Raises:
         BadLora, BadInversion: the row names one that is not on them; the same on all ranks.
@@ -43,6 +49,7 @@ def image_of(task: ImageTask, loras: Mapping[str, LoraSource], embeddings: Mappi
         "seed": task.seed,
         "scheduler": row.scheduler.name if row.scheduler is not None else None,
         "scheduler_settings": row.scheduler.settings if row.scheduler is not None else {},
+        "picture": _picture(row, pixels),
         "loras": tuple(_lora(one, loras) for one in row.loras),
         "highres": Highres(
             refine=row.highres.mode is HighresMode.REFINE,
@@ -75,6 +82,13 @@ def render_details_of(row: Picture, rendered: Rendered, *, low_memory: bool) -> 
         warnings=rendered.warnings + unread,
         repairs=((LOW_MEMORY_REPAIR,) if low_memory else ()) + rendered.repairs,
     )
+
+
+def _picture(row: Picture, pixels: Pixels | None) -> StartPicture | None:
+    """`pixels` are None where it is only decided what is rendered together."""
+    if row.image is None:
+        return None
+    return StartPicture(row.image.width, row.image.height, row.strength or 1.0, Fit(row.fit or Fit.FILL), pixels)
 
 
 def _lora(wanted: RowLora, loras: Mapping[str, LoraSource]) -> Lora:

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from distri.layers.vae import SplitVAE
-from distri.model.stages import Enlargement
+from distri.model.image import Fit
+from distri.model.stages import Enlargement, Stage
 from distri.ranks import p2p
 from distri.ranks.mesh import Axis, Mesh
 from distri.ranks.patches import Patches, largest_degree
@@ -90,6 +91,13 @@ class ReplicaVAE:
             encoded_1CHW = encoded_1CHW + low_frequencies(low_1CHW - encoded_1CHW, rows, columns)
         return encoded_1CHW, repairs + again
 
+    def encode(self, picture_13HW: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+        """The latent of a picture of -1 to 1, whole and equal on all ranks, and what was repaired. Blocks.
+
+        The mean of what the encoder gives is taken, without a draw.
+        """
+        return self._encode(picture_13HW)
+
     def _decode(self, latent_1CHW: Tensor) -> tuple[Axis, Tensor, Patches, bool, tuple[str, ...]]:
         axis = self._axis_for(latent_1CHW.shape[2], latent_1CHW.shape[3])
         patch_13HW, patches = self._vae.decode(latent_1CHW, axis)
@@ -153,6 +161,32 @@ def low_frequencies(x_BCHW: Tensor, rows: int, columns: int) -> Tensor:
 def _resized(x_BCHW: Tensor, height: int, width: int) -> Tensor:
     size = (height, width)
     return functional.interpolate(x_BCHW, size=size, mode="bicubic", align_corners=False, antialias=True)
+
+
+def placed(picture_13HW: Tensor, fit: Fit, size: tuple[int, int], canvas: Stage, crop: tuple[int, int]) -> Tensor:
+    """A picture of -1 to 1 where an image of `size` lies on a canvas, in the canvas' size; its border goes on around.
+
+    Args:
+        picture_13HW: of any shape.
+        fit: how it comes to the image's.
+        size: width and height of the image.
+        canvas: the pass that begins with it.
+        crop: left and top of the image on the canvas.
+    """
+    width, height = size
+    rows, columns = picture_13HW.shape[2:]
+    if fit is Fit.FIT:
+        scale = min(width / columns, height / rows)
+        width, height = max(1, round(columns * scale)), max(1, round(rows * scale))
+    if fit is Fit.FILL:
+        picture_13HW = enlarged(picture_13HW, height, width)
+    elif (rows, columns) != (height, width):
+        picture_13HW = functional.interpolate(
+            picture_13HW, size=(height, width), mode="bicubic", align_corners=False, antialias=True
+        ).clamp(-1, 1)
+    left, top = crop[0] + (size[0] - width) // 2, crop[1] + (size[1] - height) // 2
+    margins = left, canvas.width - left - width, top, canvas.height - top - height
+    return functional.pad(picture_13HW, margins, mode="replicate")
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -24,6 +24,7 @@ from distri.ranks.spans import Spans
 from distri.sampling.conditions import PassConditions
 from distri.sampling.denoising import Denoising, noise
 from distri.sampling.guidance import ALWAYS, Guidance
+from distri.sampling.pixels import placed
 from distri.sampling.sharing import halves_apart, sharing_of
 
 
@@ -85,6 +86,19 @@ class Preparation:
             if self.loras.holds(upcoming.loras) and self._inversions.holds((*sources, *bundles)):
                 self.embeddings.embed_ahead(self._read(upcoming, guidance_of(upcoming)), upcoming.clip_skip)
 
+    def picture(self, prepared: PreparedImage) -> Tensor | None:
+        """What the image begins with, 13HW of -1 to 1, in the size of its first pass; None if it is noise."""
+        image, plan, first = prepared.image, prepared.plan, prepared.plan.stages[0]
+        if image.picture is None:
+            return None
+        if image.picture.pixels is None:
+            raise BadImage("the picture that it begins with was not read")
+        levels_HW3 = torch.from_numpy(image.picture.pixels).to(self._mesh.device)
+        picture_13HW = levels_HW3.permute(2, 0, 1)[None].float() / 127.5 - 1
+        at_once = len(plan.stages) == 1
+        size, crop = ((image.width, image.height), plan.crop) if at_once else (first.size, (0, 0))
+        return placed(picture_13HW, image.picture.fit, size, first, crop)
+
     def start_pass(self, number: int, prepared: PreparedImage, latent_1CHW: Tensor | None) -> tuple[Tensor, Denoising]:
         """What pass `number` of an image starts from: noise, or noise added to a latent of this pass's size.
 
@@ -144,6 +158,8 @@ class Preparation:
             )
         if image.highres.window_px is not None and image.highres.window_px < SMALLEST_SIDE_PX:
             raise BadImage(f"window_px {image.highres.window_px}: at least {SMALLEST_SIDE_PX}")
+        if image.picture is not None and not 0 < image.picture.strength <= 1:
+            raise BadImage(f"strength {image.picture.strength:g}: above 0 and at most 1")
         return plan_stages(
             image.width,
             image.height,
@@ -151,6 +167,7 @@ class Preparation:
             seed=image.seed,
             highres=image.highres,
             native_px=self._native_px,
+            start=image.picture.start if image.picture is not None else None,
         )
 
     def _read(self, image: ImageSpec, guidance: Guidance) -> Prompts:

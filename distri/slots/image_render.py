@@ -124,7 +124,18 @@ class ImageRender:
         with parts.spans.about(**_about(name)):
             render = cls(parts, parts.preparation.prepare(image, low_memory=low_memory), name)
             laps.lap(RenderSpan.ENCODE, [render.taken])
-        return render, render._pass(*parts.preparation.start_pass(0, render._prepared, None))
+            begun_1CHW = render._begun_with(laps)
+        return render, render._pass(*parts.preparation.start_pass(0, render._prepared, begun_1CHW))
+
+    def _begun_with(self, laps: Laps) -> Tensor | None:
+        """The latent of the picture that the image begins with, if it does."""
+        parts = self._parts
+        picture_13HW = parts.preparation.picture(self._prepared)
+        if picture_13HW is None:
+            return None
+        latent_1CHW, self._repairs = parts.with_room(partial(parts.vae.encode, picture_13HW))
+        laps.lap(RenderSpan.BEGIN, [self.taken])
+        return latent_1CHW
 
     def next_pass(self, ended: Slot, laps: Laps) -> Pass | None:
         """What is to be denoised after this pass: the refiner's share of it, or the next size; None at the end."""

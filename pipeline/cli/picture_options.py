@@ -39,6 +39,8 @@ _METAVARS = {
     "guidance_interval": "FROM,TO",
     "scheduler": "NAME[, KEY=VALUE...]",
     "highres": "auto|direct|refine[, KEY=VALUE...]",
+    "image": "PATH|s3://...|batch://ID/ROW",
+    "fit": "fill|fit|stretch",
     "original_size": "WIDTHxHEIGHT",
     "crop": "LEFT,TOP",
     "target_size": "WIDTHxHEIGHT",

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,7 @@ from pipeline.client.replay import Replay, compare, only_row
 from pipeline.client.schedules import Schedules
 from pipeline.client.webhooks import Webhooks
 from pipeline.errors import RecordTooNew, RecordUnreadable, RequestError, UnknownBatch
+from pipeline.inputs.gathered import InputPictures
 from pipeline.ledger.workers import ALL, Drain, Worker
 from pipeline.names import TOKEN_VARIABLE
 from pipeline.operations.batch_ids import full_id
@@ -48,7 +50,7 @@ from pipeline.promptset.formats import DEFAULT_OPTIONS, InputFormat
 from pipeline.promptset.keywords import PictureFields
 from pipeline.promptset.levels import unreached_lines
 from pipeline.promptset.lines import ReadOptions
-from pipeline.promptset.source import Prompts
+from pipeline.promptset.source import Prompts, folders_of
 from pipeline.promptset.validate import Validation, resolved_rows
 from pipeline.records.batch import PRIORITIES, Repair
 from pipeline.records.webhooks import Webhook
@@ -179,7 +181,8 @@ class Client:
         return batch.only_image()
 
     def accept(self, submission: Submission) -> Acceptance:
-        """Submit, and return what was accepted."""
+        """Submit, and return what was accepted. Paths of images begin at the prompt set's folder."""
+        submission = replace(submission, folders=submission.folders or folders_of(submission.prompts))
         accepted = accept(submission, self._connection.ledger, self._connection.artifacts)
         try:
             # It only saves time: the batch is accepted, and the controller finds it by itself.
@@ -225,6 +228,7 @@ class Client:
         if skip_invalid:
             found.most_invalid = deployment.max_rows
         defaults, overrides = checked_options(picture), checked_options(override or {})
+        found.inputs = InputPictures(folders_of(prompts), self._connection.artifacts)
         for row in resolved_rows(source, defaults, deployment, found, batch_seed=0, overrides=overrides):
             estimator.add(row)
         found.raise_if_refused(skip_invalid=skip_invalid)

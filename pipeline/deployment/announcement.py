@@ -97,6 +97,7 @@ class Deployment(Versioned):
         False, description="Whether its pods read `guidance_interval`; earlier versions guide at every step."
     )
     syntaxes: tuple[str, ...] = Field((), description="Prompt syntaxes that its pods read; earlier versions read none.")
+    images_in: bool = Field(False, description="Whether its pods begin with pictures; earlier versions do not.")
     prompt_syntax: str = Field(default_of("prompt_syntax").value, description="Of rows that do not say theirs.")
     max_megapixels: float
     max_rows: int
@@ -168,6 +169,7 @@ class Deployment(Versioned):
             },
             guidance_intervals=True,
             syntaxes=SYNTAXES,
+            images_in=True,
             prompt_syntax=settings.prompt_syntax.value,
             highres_attention=settings.highres_attention,
             highres_window_px=settings.highres_window_px,
@@ -205,6 +207,7 @@ class Deployment(Versioned):
             embeddings=_Everything(AllowedEmbedding()),
             guidance_intervals=True,
             syntaxes=SYNTAXES,
+            images_in=True,
             max_megapixels=float("inf"),
             max_rows=10**9,
             max_images=10**12,

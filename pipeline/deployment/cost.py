@@ -61,6 +61,8 @@ def tera_operations(picture: Picture, native_px: int) -> float:
     if highres.mode is HighresMode.REFINE:
         first = min(whole, (highres.base_px or native_px) ** 2 / MEGA)
         passes = math.ceil(math.log(math.sqrt(whole / first)) / math.log(LARGEST_STEP) - 1e-9) if whole > first else 0
+    if picture.image is not None:
+        return _from_picture(picture, whole, twice * halves, twice * later_halves)
     total: float = picture.steps * twice * halves * _at(UNET, first if passes else whole)
     for number in range(1, passes + 1):
         pixels = first * math.pow(whole / first, number / passes)
@@ -69,6 +71,27 @@ def tera_operations(picture: Picture, native_px: int) -> float:
         if later.enlargement is not Enlargement.LATENTS:
             total += _at(DECODE, before) + _at(ENCODE, pixels)
         total += evaluations * unet_tera(pixels, later.window_px)
+    return total + _at(DECODE, whole)
+
+
+def _from_picture(picture: Picture, whole: float, each: float, each_later: float) -> float:
+    """Passes that begin with a picture: the first walks its own share of the schedule, later ones that of highres."""
+    image, highres, later = picture.image, picture.highres, picture.later_passes
+    begins = image.width * image.height / MEGA if image is not None else whole
+    passes = 1
+    if highres.mode is HighresMode.REFINE and whole > begins:
+        passes = math.ceil(math.log(math.sqrt(whole / begins)) / math.log(LARGEST_STEP) - 1e-9)
+    total, before = 0.0, 0.0
+    for number in range(1, passes + 1):
+        pixels = begins * math.pow(whole / begins, number / passes) if number < passes else whole
+        first = number == 1
+        steps = picture.steps if first else highres.steps or picture.steps
+        strength = (picture.strength or 1.0) if first else highres.strength
+        if first or later.enlargement is not Enlargement.LATENTS:
+            total += (0.0 if first else _at(DECODE, before)) + _at(ENCODE, pixels)
+        evaluations = max(1, int(steps * strength)) * (each if first else each_later)
+        total += evaluations * unet_tera(pixels, later.window_px)
+        before = pixels
     return total + _at(DECODE, whole)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import IO, Any, Protocol
 
 import structlog
@@ -21,8 +23,10 @@ from pipeline.errors import (
     RequestError,
     RowWarning,
 )
+from pipeline.inputs.gathered import InputPictures, kept_for_a_while
 from pipeline.ledger import Ledger
 from pipeline.names import checked_batch_id, checked_id
+from pipeline.operations.batch_pictures import BatchPictures
 from pipeline.operations.put_manifest import put_manifest
 from pipeline.operations.webhooks import checked_webhooks
 from pipeline.outputs.pictures import open_prompts
@@ -59,7 +63,11 @@ class RowFilter(Protocol):
 
 @dataclass(frozen=True)
 class Submission:
-    """A batch as it is requested: prompt set, what holds for all rows, tenant, and how long Redis and S3 may take."""
+    """A batch as it is requested: prompt set, what holds for all rows, tenant, and how long Redis and S3 may take.
+
+    `folders` are where paths of rows' images begin; none reads no file of this machine. `check_url` raises RequestError
+    for an s3:// URL of an image that is not for whoever submits.
+    """
 
     prompts: Prompts
     defaults: Options
@@ -77,6 +85,8 @@ class Submission:
     labels: Mapping[str, str] = field(default_factory=dict)
     request: BatchRequest | None = None
     webhooks: Sequence[str | Webhook] = ()
+    folders: tuple[Path, ...] = ()
+    check_url: Callable[[str], object] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -134,7 +144,15 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
     if submission.skip_invalid:
         validation.most_invalid = deployment.max_rows
     digest = hashlib.sha256()
-    with spool() as rows, spool() as refused:
+    begun_with: set[str] = set()
+    with spool() as rows, spool() as refused, kept_for_a_while() as kept:
+        validation.inputs = inputs = InputPictures(
+            submission.folders,
+            artifacts,
+            of_batch=BatchPictures(artifacts, submission.tenant).body,
+            check_url=submission.check_url,
+            keep=kept,
+        )
         validation.sink = lambda error: _append(refused, RefusedLine.of(error).model_dump_json().encode())
         wanted = row_filter.wants if row_filter is not None else None
         for row in resolved_rows(
@@ -146,6 +164,8 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
             overrides=submission.overrides,
             wanted=wanted,
         ):
+            if row.image is not None:
+                begun_with.add(row.image.sha256)
             digest.update(_append(rows, row.model_dump_json().encode()))
         validation.raise_if_refused(skip_invalid=submission.skip_invalid)
         if row_filter is not None:
@@ -181,6 +201,9 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
             deadline.call(f"asking {redis} for open batches", lambda: _check_room(ledger, deployment, manifest))
             staged = {objects.input(manifest.staged): rows, objects.invalid(manifest.staged): refused}
             deadline.call(f"writing the rows to {s3}; nothing was accepted", lambda: _stage(artifacts, staged))
+            for sha256, path in inputs.kept(sorted(begun_with)):
+                put = partial(_put_picture, artifacts, objects.input_picture(sha256), path)
+                deadline.call(f"writing a picture to {s3}; nothing was accepted", put)
             if not put_manifest(artifacts, manifest, deadline):
                 # Another client was first, so nothing refers to what we staged.
                 deadline.call(f"removing our rows from {s3}", lambda: _unstage(artifacts, staged))
@@ -221,6 +244,11 @@ def _stage(artifacts: Artifacts, staged: Mapping[str, IO[bytes]]) -> None:
         if file.tell():
             file.seek(0)
             artifacts.put(key, file, content_type="application/x-ndjson")
+
+
+def _put_picture(artifacts: Artifacts, key: str, path: Path) -> None:
+    with path.open("rb") as file:
+        artifacts.put(key, file, content_type="image/png")
 
 
 def _unstage(artifacts: Artifacts, staged: Iterable[str]) -> None:

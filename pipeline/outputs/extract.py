@@ -19,7 +19,7 @@ from pipeline.schema import read_lines
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 _MAGIC, _MAGIC_BYTES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF"), 4
 # Parts of a result that are fields of their own in a row, have another form there, or follow from its prompts.
-_PARTS = frozenset({"file", "conditioning", "highres", "later_passes", "metadata", "embeddings"})
+_PARTS = frozenset({"file", "conditioning", "highres", "later_passes", "metadata", "embeddings", "image"})
 _EMPTY: tuple[object, ...] = (None, [], (0, 0), [0, 0], {})
 # Fields that count even if they are empty: a row without them would get the defaults.
 _ALWAYS = frozenset({"prompt_2", "negative_prompt", "negative_prompt_2", "scheduler", "loras"})
@@ -81,6 +81,8 @@ def row_of(result: ImageResult) -> dict[str, Any]:
     if result.highres.mode is HighresMode.REFINE:
         attention = HighresAttention.WHOLE if result.later_passes.window_px is None else HighresAttention.WINDOWS
         highres = values["highres"] | {"attention": attention.value} | result.later_passes.model_dump(mode="json")
+    if result.image is not None:
+        fields["image"] = f"input://{result.batch_id}/{result.image.sha256}"
     fields["highres"] = {name: value for name, value in highres.items() if value is not None}
     fields = {name: value for name, value in fields.items() if name in _ALWAYS or value not in _EMPTY}
     return {"custom_id": result.custom_id, "seed": result.seed, **fields}

@@ -68,7 +68,6 @@ PASSED_OVER = frozenset(
         "apply_watermark",
         "firstphase_width",
         "firstphase_height",
-        "prompt_strength",
         "comments",
     ]
 )
@@ -108,10 +107,8 @@ IGNORED: Mapping[str, str] = MappingProxyType(
 )
 # What asks for another kind of picture than one from a text.
 REFUSED: Mapping[str, str] = MappingProxyType(
-    dict.fromkeys(
-        ("init_images", "init_image", "image", "images", "mask", "mask_image", "latent_image"),
-        "pictures are made from texts here, and not from pictures",
-    )
+    dict.fromkeys(("mask", "mask_image", "latent_image"), "no part of a picture is masked here, and no latent is read")
+    | dict.fromkeys(("init_images", "images"), "pictures inside a row are not read; image names a file or an object")
     | dict.fromkeys(("alwayson_scripts", "script_name", "script_args", "controlnet_units"), "no extensions run here")
     | {"tiling": "no picture tiles here", "sampler_cfg_function": "no extensions run here"}
 )
@@ -123,6 +120,7 @@ _HIRES = (
     "hr_second_pass_steps",
     "denoising_strength",
     "denoise",
+    "prompt_strength",
 )
 _SEVERAL = (*_HIRES, "batch_size", "override_settings", "crops_coords_top_left", "background")
 FOREIGN = frozenset({*RENAMED, *PASSED_OVER, *IGNORED, *REFUSED, *_SEVERAL})
@@ -206,6 +204,9 @@ def _several(foreign: Mapping[str, Any], fields: dict[str, Any], problems: list[
             fields.setdefault(str(ours), value)
         elif value is not None:
             problems.append(("override_settings", f"{ascii(name)[:60]} is no setting of a row here"))
+    strengths = [name for name in ("denoising_strength", "denoise", "prompt_strength") if name in foreign]
+    if strengths and any(_is("image", name) for name in fields) and not foreign.get("enable_hr"):
+        fields.setdefault("strength", foreign[strengths[0]])
     if foreign.get("enable_hr"):
         sides = [fields.get(side) for side in ("width", "height")]
         if not all(type(side) is int and side > 0 for side in sides):

@@ -37,6 +37,9 @@ class PictureFields(TypedDict, total=False):
     model: str | None
     loras: str | Sequence[str | Mapping[str, Any]]
     highres: Literal["auto", "direct", "refine"] | str | Mapping[str, Any]
+    image: str | None
+    strength: float | None
+    fit: Literal["fill", "fit", "stretch"] | None
     refiner_switch_at: float | None
     original_size: Pair | None
     crop: Pair

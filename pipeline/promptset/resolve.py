@@ -15,10 +15,12 @@ from pipeline.picture import (
     Conditioning,
     File,
     Format,
+    InputPicture,
     Lora,
     Syntax,
 )
 from pipeline.promptset import samplers
+from pipeline.promptset.begins import begin, passes_from
 from pipeline.promptset.highres import decided_highres, decided_later_passes, highres_wish
 from pipeline.promptset.prompts import loras_named, read_prompts
 from pipeline.promptset.row import SCHEMA_VERSION, Options, ResolvedRow, Row, derived_seed
@@ -34,9 +36,19 @@ _FOR_DISTILLED = {"steps": samplers.LCM_STEPS, "guidance_scale": samplers.LCM_GU
 
 
 def resolve(
-    row: Row, defaults: Options, deployment: Deployment, *, line: int, index: int, first_image: int, batch_seed: int
+    row: Row,
+    defaults: Options,
+    deployment: Deployment,
+    *,
+    line: int,
+    index: int,
+    first_image: int,
+    batch_seed: int,
+    picture: InputPicture | None = None,
 ) -> ResolvedRow:
     """Decide everything that the row leaves open; without a custom_id it is named for its line.
+
+    `picture` is the one that its image names.
 
     Raises ValueError with (field, message) for what only shows when all levels are known: an image larger than the
     deployment renders, one too small for its layout, a model or LoRA that is not on the allow-list, settings that
@@ -55,9 +67,12 @@ def resolve(
     values.update(of_model)
     values.update(given)
     values["steps"] = _steps(values, of_row, of_batch)
-    width, height = _size(of_row, of_batch, deployment, native_px)
-    wish = highres_wish(of_row, of_batch)
-    highres = decided_highres(wish, values["steps"], width * height, native_px)
+    width, height = _size(of_row, of_batch, deployment, native_px, picture)
+    wish, begins = highres_wish(of_row, of_batch), begin(of_row, values, picture, width, height)
+    if picture is None:
+        highres = decided_highres(wish, values["steps"], width * height, native_px)
+    else:
+        highres = passes_from(picture, wish, values["steps"], (width, height))
     if scheduler is not None and (
         refused := samplers.refusal(scheduler, steps=values["steps"], guidance_scale=values["guidance_scale"])
     ):
@@ -91,6 +106,7 @@ def resolve(
         file=_file(of_row, of_batch, values, max(width, height)),
         metadata=row.metadata,
         refiner_switch_at=_refiner_switch_at(values["refiner_switch_at"], deployment.models[model]),
+        **begins,
     )
     return ResolvedRow.of_checked(values)
 
@@ -188,14 +204,23 @@ def _refiner_switch_at(wanted: float | None, model: AllowedModel) -> float | Non
 
 
 def _size(
-    of_row: Mapping[str, Any], of_batch: Mapping[str, Any], deployment: Deployment, native_px: int
+    of_row: Mapping[str, Any],
+    of_batch: Mapping[str, Any],
+    deployment: Deployment,
+    native_px: int,
+    picture: InputPicture | None,
 ) -> tuple[int, int]:
     width, height = of_row.get("width"), of_row.get("height")
     if width is None or height is None:  # most rows have both
-        width, height = size(GivenSize.of(of_row), GivenSize.of(of_batch), native_px)
+        own, rest = GivenSize.of(of_row), GivenSize.of(of_batch)
+        if picture is not None and own == rest == GivenSize():
+            width, height = picture.width, picture.height
+        else:
+            width, height = size(own, rest, native_px)
     for name, side in (("width", width), ("height", height)):
         if not MIN_SIDE_PX <= side <= MAX_SIDE_PX:
-            raise ValueError(name, f"{side} follows from the aspect; {MIN_SIDE_PX} to {MAX_SIDE_PX} pixels wanted")
+            source = "image" if picture is not None else "aspect"
+            raise ValueError(name, f"{side} follows from the {source}; {MIN_SIDE_PX} to {MAX_SIDE_PX} pixels wanted")
     if width * height > deployment.max_megapixels * 1e6:
         found = f"{width}x{height} is {width * height / 1e6:.1f} megapixels"
         raise ValueError("width", f"{found}; the deployment renders up to {deployment.max_megapixels:g}")

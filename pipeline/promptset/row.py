@@ -23,6 +23,7 @@ from pipeline.picture import (
     MAX_STEPS,
     WHOLE_SCHEDULE,
     Enlargement,
+    Fit,
     Format,
     HighresAttention,
     LongPrompt,
@@ -40,6 +41,7 @@ from pipeline.promptset.values import (
     ConditioningSize,
     Crop,
     CustomId,
+    InputReference,
     Metadata,
     Prompt,
     Seed,
@@ -165,6 +167,20 @@ class Options(BaseModel):
     )
     highres: Annotated[HighresOptions, BeforeValidator(shorthand.highres)] = Field(
         HighresOptions(), description="How a large picture is made: auto, direct or refine; options below."
+    )
+    image: InputReference | None = Field(
+        None,
+        description="Picture to begin with: a path, an s3:// URL, or batch://ID/CUSTOM_ID (docs/images-in.md).",
+    )
+    strength: float | None = Field(
+        None,
+        strict=True,
+        gt=0,
+        le=1,
+        description="How far from the image: the share of the schedule that is walked; by default 0.6.",
+    )
+    fit: Annotated[Fit, BeforeValidator(lower)] | None = Field(
+        None, description="An image of another shape than the picture's: fill cuts off, fit adds, stretch distorts."
     )
     refiner_switch_at: float | None = Field(
         None,

@@ -98,6 +98,17 @@ def open_source(
     return Source(shown_path(path), _of_file(path, kind, options))
 
 
+def folders_of(prompts: Prompts) -> tuple[Path, ...]:
+    """Where paths of rows' images begin: at the prompt set's folder, and in the current one. None if it is in S3."""
+    here = (Path.cwd(),)
+    if not isinstance(prompts, str | Path) or str(prompts) == STDIN:
+        return here
+    if str(prompts).startswith("s3://"):
+        return ()
+    path = Path(prompts).absolute()
+    return (path if path.is_dir() else path.parent, *here)
+
+
 def shown_path(path: Path) -> str:
     """A path as a terminal may show it: names of files may hold anything."""
     return str(path) if str(path).isprintable() else ascii(str(path))

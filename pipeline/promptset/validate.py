@@ -15,6 +15,8 @@ from pydantic import ValidationError
 
 from pipeline.deployment.announcement import Deployment
 from pipeline.errors import PromptSetError, RequestError, RowError, RowWarning
+from pipeline.inputs.gathered import InputPictures
+from pipeline.picture import InputPicture
 from pipeline.promptset.aliases import BadFields, nearest, resolve_aliases
 from pipeline.promptset.feasible import check_feasible
 from pipeline.promptset.foreign import is_foreign, translated
@@ -38,7 +40,10 @@ _PRIVATE = frozenset({"prompt", "prompt_2", "negative_prompt", "negative_prompt_
 
 @dataclass
 class Validation:
-    """What a pass over a prompt set found; complete once its rows have been consumed."""
+    """What a pass over a prompt set found; complete once its rows have been consumed.
+
+    `inputs` reads the pictures that rows begin with; by default none from this machine or a bucket.
+    """
 
     source: str
     rows: int = 0
@@ -50,6 +55,7 @@ class Validation:
     errors: list[RowError] = field(default_factory=list)
     sink: Callable[[RowError], object] | None = None
     most_invalid: int = MAX_INVALID_ROWS
+    inputs: InputPictures = field(default_factory=InputPictures)
     _warnings: dict[tuple[str | None, str], RowWarning] = field(default_factory=dict)
 
     @property
@@ -168,6 +174,7 @@ def _resolved(
     if overrides is not None:
         row = overridden(row, overrides)
     try:
+        picture = _picture_of(line, row, defaults, deployment, validation)
         resolved = resolve(
             row,
             defaults,
@@ -176,6 +183,7 @@ def _resolved(
             index=validation.rows,
             first_image=validation.images,
             batch_seed=batch_seed,
+            picture=picture,
         )
         warning = check_feasible(resolved, deployment, line)
     except ValueError as error:
@@ -187,6 +195,27 @@ def _resolved(
         replaced = overrides.model_fields_set if overrides is not None else frozenset()
         validation.unreached.update(name for name in unreached(row, defaults) if name not in replaced)
     return [], resolved
+
+
+def _picture_of(
+    line: int, row: Row, defaults: Options, deployment: Deployment, validation: Validation
+) -> InputPicture | None:
+    """What the row begins with. Raises ValueError with (field, message)."""
+    image = row.image if "image" in row.model_fields_set else defaults.image
+    if image is None:
+        for name in ("strength", "fit"):
+            if name in defaults.model_fields_set:
+                validation.warn(RowWarning(line, name, "given for all rows, and without effect: it has no image"))
+        return None
+    if not deployment.images_in:
+        raise ValueError("image", f"found; the deployment's version {deployment.version} begins with noise alone")
+    try:
+        gathered = validation.inputs.take(image)
+    except ValueError as error:
+        raise ValueError("image", f"{shortened(image)}: {error}") from error
+    for note in gathered.notes:
+        validation.warn(RowWarning(line, "image", note))
+    return gathered.picture
 
 
 def _row_of(line: int, item: Mapping[str, Any], validation: Validation) -> Row | list[RowError]:

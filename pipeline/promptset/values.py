@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from pipeline.inputs.reference import parsed
 from pipeline.picture import MAX_SIDE_PX, Lora
 from pipeline.promptset import shorthand
 
@@ -77,6 +78,11 @@ def each_once(value: tuple[Lora, ...]) -> tuple[Lora, ...]:
     return value
 
 
+def _reference(value: str) -> str:
+    parsed(value)
+    return value
+
+
 def jpeg(value: object) -> object:
     """The name of a file format, whose other spelling is known."""
     return "jpeg" if isinstance(value, str) and value.lower() == "jpg" else lower(value)
@@ -94,6 +100,7 @@ Prompt = Annotated[str, Field(strict=True, max_length=MAX_PROMPT_CHARACTERS), Af
 CustomId = Annotated[str, Field(strict=True, min_length=1, max_length=256), AfterValidator(_identifier)]
 Size = Annotated[tuple[int, int], BeforeValidator(_size)]
 ConditioningSize = Annotated[tuple[int, int] | None, BeforeValidator(_conditioning_size)]
+InputReference = Annotated[str, Field(strict=True), AfterValidator(_reference)]
 Crop = Annotated[tuple[int, int], BeforeValidator(_crop)]
 
 

@@ -3,6 +3,7 @@
     batches/<id>/batch.json             the accepted batch; when it is there, the batch is accepted
                  staged/<token>/input.jsonl     its rows, resolved, one a line
                  staged/<token>/invalid.jsonl   rows that --skip-invalid left out, with the reasons
+                 inputs/<sha256>.png    a picture that rows begin with
                  plan.json              how the batch is cut into jobs
                  shards/00003.jsonl     the rows of one job
                  images/00000/0000012-000.png   image 0 of row 12 (or .jpg, .webp); its PUT is the commit
@@ -79,6 +80,9 @@ class BatchObjects:
 
     def invalid(self, token: str) -> str:
         return f"{self.staged}{token}/invalid.jsonl"
+
+    def input_picture(self, sha256: str) -> str:
+        return f"{self.root}inputs/{sha256}.png"
 
     @property
     def plan(self) -> str:

@@ -12,6 +12,7 @@ REMEDIES: Mapping[FailureCode, str] = MappingProxyType(
         FailureCode.INVALID: "correct the row",
         FailureCode.PROMPT_TOO_LONG: "shorten the prompt, or `--long-prompt chunk`",
         FailureCode.UNSUPPORTED: "change the row",
+        FailureCode.INPUT_LOST: "put the object back that the message names, then `tessera retry`",
         FailureCode.BLACK: "another seed, or another number format",
         FailureCode.ATTEMPTS_EXHAUSTED: "the message and the pod's log say why; then `tessera retry`",
         FailureCode.OOM: "a smaller size, more patch ranks, or `tessera retry` on other hardware",

@@ -27,6 +27,7 @@ class FailureCode(OpenCode):
     INVALID = "E_INVALID"  # the row was left out under --skip-invalid
     PROMPT_TOO_LONG = "E_PROMPT_TOO_LONG"
     UNSUPPORTED = "E_UNSUPPORTED"  # the engine cannot render this combination, and says why
+    INPUT_LOST = "E_INPUT_LOST"  # the picture that it begins with is gone from the bucket, or another one
     BLACK = "E_BLACK"  # the picture is not finite, or of one colour, also after the repair
     OOM = "E_OOM"  # it does not fit into memory, not even in the leaner layout
     ATTEMPTS_EXHAUSTED = "E_ATTEMPTS_EXHAUSTED"  # its job failed as often as it may; the message says how at last

@@ -7,6 +7,7 @@ ticks, and the tick asks for `fire`; if a process dies in between, the next tick
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import structlog
@@ -132,7 +133,7 @@ def _submit(
         return before, 0
     spec = record.spec
     seed = spec.seed if spec.seed is not None else derived_seed(0, f"schedule {record.name}")
-    _check_allowed(context, record)
+    _check_allowed(context, record, spec.prompts)
     _check_readable(context, spec.prompts)
     submission = Submission(
         prompts=spec.prompts,
@@ -145,6 +146,7 @@ def _submit(
         skip_invalid=spec.skip_invalid,
         reading=ReadOptions(comments=spec.comments, extra_columns=spec.extra_columns),
         row_filter=row_filter,
+        check_url=partial(_check_allowed, context, record),
         origin=Origin(schedule=record.name, fire_at=turn.fire_at, rows_key=row_filter.key if row_filter else None),
     )
     try:
@@ -156,8 +158,8 @@ def _submit(
     return accepted.manifest, accepted.left_out
 
 
-def _check_allowed(context: Context, record: ScheduleRecord) -> None:
-    """Raise RequestError, which fails the firing, if the prompts are in a bucket that is not for them.
+def _check_allowed(context: Context, record: ScheduleRecord, url: str) -> None:
+    """Raise RequestError, which fails the firing, if prompts or a row's image are in a bucket that is not for them.
 
     Whoever may add a schedule could read what only the controller may otherwise. The settings' own schedules are free.
     """
@@ -166,7 +168,7 @@ def _check_allowed(context: Context, record: ScheduleRecord) -> None:
     if isinstance(declared, Mapping) and declared.get("prompts") == spec.prompts:
         return
     check_prompt_bucket(
-        spec.prompts,
+        url,
         spec.tenant,
         own=settings.s3_bucket,
         others=settings.prompt_buckets,

@@ -124,6 +124,8 @@ def _settings(result: ImageResult) -> dict[str, object]:
 def _passes(result: ImageResult) -> tuple[int, int, dict[str, object]]:
     """Width and height of the first pass, and what is said of the later ones."""
     stages = result.made.stages
+    if result.image is not None:
+        return result.width, result.height, {"Denoising strength": f"{result.strength:g}"}
     if result.highres.mode is not HighresMode.REFINE or len(stages) < 2:
         return result.width, result.height, {}
     first, last = stages[0], stages[-1]

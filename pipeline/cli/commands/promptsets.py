@@ -32,6 +32,7 @@ from pipeline.client.connect import Connection, connect
 from pipeline.client.progress import duration
 from pipeline.deployment.announcement import Deployment
 from pipeline.errors import RowWarning, SettingsError
+from pipeline.inputs.gathered import InputPictures
 from pipeline.operations.estimate import Estimate
 from pipeline.operations.prompt_files import put_prompt_file
 from pipeline.operations.submit import TIMEOUT_S, Submission
@@ -41,6 +42,7 @@ from pipeline.promptset.keywords import PictureFields
 from pipeline.promptset.levels import unreached_lines
 from pipeline.promptset.lines import ReadOptions
 from pipeline.promptset.row import Options
+from pipeline.promptset.source import folders_of
 from pipeline.promptset.validate import Validation, resolved_rows
 from pipeline.records.labels import parsed_labels
 
@@ -155,6 +157,7 @@ def validate(
     found = Validation(source.name)
     if skip_invalid:
         found.most_invalid = deployment.max_rows
+    found.inputs = InputPictures(folders_of(file), bucket)
     for _row in resolved_rows(source, picture, deployment, found, batch_seed=0, overrides=overrides):
         pass
     found.raise_if_refused(skip_invalid=skip_invalid)

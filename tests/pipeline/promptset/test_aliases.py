@@ -25,6 +25,7 @@ VALUES = {
     "syntax": "a1111",
     "clip_skip": 1,
     "scheduler": "DPM++ 2M",
+    "image": "room.png",
     "num_images": 3,
     "aspect": "16:9",
     "loras": ["film"],

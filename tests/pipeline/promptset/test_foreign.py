@@ -140,7 +140,7 @@ def test_crops_of_diffusers_name_the_top_first() -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"init_images": ["x"]}, "init_images: pictures are made from texts here"),
+        ({"init_images": ["x"]}, "init_images: pictures inside a row are not read"),
         ({"alwayson_scripts": {"controlnet": {}}}, "alwayson_scripts: no extensions run here"),
         ({"tiling": True}, "tiling: no picture tiles here"),
         ({"background": "transparent"}, "background: transparent found; pictures are opaque here"),

@@ -1,0 +1,67 @@
+"""What a row may say of where a picture lies: a path, an object in a bucket, an image of another batch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+MAX_CHARACTERS = 1_000
+
+_OF_BATCH = re.compile(r"batch://(?P<batch>[A-Za-z0-9._-]{1,100})/(?P<custom_id>.+?)(?:#(?P<number>\d{1,4}))?")
+_OF_INPUT = re.compile(r"input://(?P<batch>[A-Za-z0-9._-]{1,100})/(?P<sha256>[0-9a-f]{64})")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(?://|[^\\])")
+
+
+@dataclass(frozen=True)
+class OfBatch:
+    """An image that another batch has rendered: `batch://ID/CUSTOM_ID`, with `#2` for the third of its row."""
+
+    batch: str
+    custom_id: str
+    number: int
+
+
+@dataclass(frozen=True)
+class OfInput:
+    """A picture that another batch began with, as its records name it: `input://ID/SHA256`."""
+
+    batch: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class InBucket:
+    """An object: `s3://BUCKET/KEY`."""
+
+    url: str
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """A file's path, as it was written."""
+
+    path: str
+
+
+Reference = OfBatch | OfInput | InBucket | OnDisk
+
+
+def parsed(text: str) -> Reference:
+    """What is meant. Raises ValueError for what is no place for a picture here."""
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"{len(text)} characters found; a path or URL of at most {MAX_CHARACTERS} wanted")
+    if not text.strip() or not text.isprintable():
+        raise ValueError("an empty or unprintable path found; a picture's path, s3:// URL or batch://ID/ROW wanted")
+    if text.startswith("s3://"):
+        return InBucket(text)
+    if found := _OF_BATCH.fullmatch(text):
+        return OfBatch(found["batch"], found["custom_id"], int(found["number"] or 0))
+    if found := _OF_INPUT.fullmatch(text):
+        return OfInput(found["batch"], found["sha256"])
+    if text.startswith(("http://", "https://")):
+        raise ValueError("a web address found, which is not fetched; download it, and say the file's path or s3:// URL")
+    if text.startswith("data:"):
+        raise ValueError("a data: URL found; write the picture to a file, and say its path")
+    if _SCHEME.match(text):
+        raise ValueError(f"{text[:60]!r} found; a path, s3://BUCKET/KEY or batch://ID/CUSTOM_ID wanted")
+    return OnDisk(text)

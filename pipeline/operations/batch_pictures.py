@@ -1,0 +1,61 @@
+"""Pictures of other batches, for rows to begin with: what they rendered, and what they began with themselves."""
+
+from __future__ import annotations
+
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.outcomes import results
+from pipeline.errors import RecordUnreadable, RequestError
+from pipeline.inputs.plain import MAX_BYTES
+from pipeline.inputs.reference import OfBatch, OfInput
+from pipeline.names import checked_batch_id
+from pipeline.records.batch import BatchManifest
+from pipeline.records.object_keys import BatchObjects
+from pipeline.schema import read_record
+
+
+class BatchPictures:
+    """Finds them in the bucket. Of each batch the results are read once.
+
+    Args:
+        artifacts: where batches lie.
+        tenant: whose batches may be named.
+    """
+
+    def __init__(self, artifacts: Artifacts, tenant: str) -> None:
+        self._artifacts, self._tenant = artifacts, tenant
+        self._keys: dict[str, dict[tuple[str, int], str]] = {}
+
+    def body(self, reference: OfBatch | OfInput) -> bytes:
+        """The file. Raises RequestError if there is none, StoreUnavailable."""
+        if isinstance(reference, OfInput):
+            self._check(reference.batch)
+            key = BatchObjects(reference.batch).input_picture(reference.sha256)
+            wanted = f"batch {reference.batch!r} has no such picture to begin with"
+        else:
+            if reference.batch not in self._keys:
+                self._check(reference.batch)
+                self._keys[reference.batch] = self._images(reference.batch)
+            found = self._keys[reference.batch].get((reference.custom_id, reference.number))
+            wanted = f"batch {reference.batch!r} has no image {reference.number} of row {reference.custom_id[:80]!r}"
+            if found is None:
+                raise RequestError(wanted)
+            key = found
+        body = self._artifacts.get(key, MAX_BYTES)
+        if body is None:
+            raise RequestError(f"{wanted} any more")
+        return body
+
+    def _check(self, batch_id: str) -> None:
+        """Raise RequestError if there is no such batch of this tenant."""
+        objects = BatchObjects(checked_batch_id(batch_id))
+        body = self._artifacts.get(objects.manifest)
+        try:
+            manifest = None if body is None else read_record(BatchManifest, body, what=objects.manifest)
+        except RecordUnreadable as error:
+            raise RequestError(f"batch {batch_id!r}: {error}") from error
+        if manifest is None or manifest.tenant != self._tenant:
+            raise RequestError(f"tenant {self._tenant!r} has no batch {batch_id!r}")
+
+    def _images(self, batch_id: str) -> dict[tuple[str, int], str]:
+        found = results(self._artifacts, BatchObjects(batch_id), on_unreadable=lambda _: None)
+        return {(one.custom_id, one.number): one.key for one in found}
