@@ -43,7 +43,7 @@ from pipeline.operations.repair import apart, request_repair
 from pipeline.operations.resume import recover_batch, unknown_batches
 from pipeline.operations.standing import doubt_if_known
 from pipeline.operations.status import BatchStatus, Unreadable, batch_status
-from pipeline.operations.submit import TIMEOUT_S, Acceptance, Submission, accept, checked_options
+from pipeline.operations.submit import TIMEOUT_S, Acceptance, Submission, accept, any_url, checked_options
 from pipeline.outputs.pictures import open_prompts
 from pipeline.process.deadline import Deadline, OutOfTime
 from pipeline.promptset.formats import DEFAULT_OPTIONS, InputFormat
@@ -182,7 +182,8 @@ class Client:
 
     def accept(self, submission: Submission) -> Acceptance:
         """Submit, and return what was accepted. Paths of images begin at the prompt set's folder."""
-        submission = replace(submission, folders=submission.folders or folders_of(submission.prompts))
+        folders = submission.folders or folders_of(submission.prompts)
+        submission = replace(submission, folders=folders, check_url=any_url)
         accepted = accept(submission, self._connection.ledger, self._connection.artifacts)
         try:
             # It only saves time: the batch is accepted, and the controller finds it by itself.

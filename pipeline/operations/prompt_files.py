@@ -13,7 +13,7 @@ from pipeline.promptset.source import kind_of
 log = structlog.get_logger(__name__)
 
 # Below the deployment's prefix these are Tessera's own.
-_OWN = ("batches/", "schedules/", "ledger.json")
+OWN = ("batches/", "schedules/", "ledger.json")
 
 
 def put_prompt_file(artifacts: Artifacts, path: Path, url: str | None = None) -> str:
@@ -28,7 +28,7 @@ def put_prompt_file(artifacts: Artifacts, path: Path, url: str | None = None) ->
     """
     target = url or f"{artifacts.root}prompts/{path.name}"
     kind_of(target)
-    if target.removeprefix(artifacts.root).startswith(_OWN):
+    if target.removeprefix(artifacts.root).startswith(OWN):
         raise RequestError(f"{target} found; another key wanted: Tessera keeps its own records there")
     try:
         file = path.open("rb")

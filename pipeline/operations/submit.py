@@ -61,12 +61,21 @@ class RowFilter(Protocol):
         """Called after the last row, before the batch is accepted or found to be empty."""
 
 
+def no_urls(_url: str) -> None:
+    """Refuse an image's s3:// URL. Raises RequestError."""
+    raise RequestError("an s3:// URL found, which is not read here; an image of a batch wanted: batch://ID/CUSTOM_ID")
+
+
+def any_url(_url: str) -> None:
+    """Let an image's s3:// URL be read: the rights are those of whoever submits."""
+
+
 @dataclass(frozen=True)
 class Submission:
     """A batch as it is requested: prompt set, what holds for all rows, tenant, and how long Redis and S3 may take.
 
     `folders` are where paths of rows' images begin; none reads no file of this machine. `check_url` raises RequestError
-    for an s3:// URL of an image that is not for whoever submits.
+    for an s3:// URL of an image that is not for whoever submits; by default for each, since it is read with our rights.
     """
 
     prompts: Prompts
@@ -86,7 +95,7 @@ class Submission:
     request: BatchRequest | None = None
     webhooks: Sequence[str | Webhook] = ()
     folders: tuple[Path, ...] = ()
-    check_url: Callable[[str], object] = lambda _: None
+    check_url: Callable[[str], object] = no_urls
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from pipeline.errors import (
 )
 from pipeline.ledger.update import update
 from pipeline.operations.cancel import request_cancel
+from pipeline.operations.prompt_files import OWN
 from pipeline.operations.status import batch_status
 from pipeline.operations.submit import Submission, accept
 from pipeline.promptset.lines import ReadOptions
@@ -146,7 +147,7 @@ def _submit(
         skip_invalid=spec.skip_invalid,
         reading=ReadOptions(comments=spec.comments, extra_columns=spec.extra_columns),
         row_filter=row_filter,
-        check_url=partial(_check_allowed, context, record),
+        check_url=partial(_check_picture, context, record),
         origin=Origin(schedule=record.name, fire_at=turn.fire_at, rows_key=row_filter.key if row_filter else None),
     )
     try:
@@ -174,6 +175,13 @@ def _check_allowed(context: Context, record: ScheduleRecord, url: str) -> None:
         others=settings.prompt_buckets,
         tenants=settings.tenants,
     )
+
+
+def _check_picture(context: Context, record: ScheduleRecord, url: str) -> None:
+    """Raise RequestError, which refuses the row, if its image is not for the schedule's tenant."""
+    _check_allowed(context, record, url)
+    if url.removeprefix(context.artifacts.root).startswith(OWN):
+        raise RequestError("an object among Tessera's own records found; batch://ID/CUSTOM_ID wanted")
 
 
 def _check_readable(context: Context, url: str) -> None:

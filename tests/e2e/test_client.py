@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipeline import Client, WaitTimeout
 from pipeline.errors import PromptSetError, RequestError, UnknownBatch
@@ -89,3 +90,23 @@ def test_what_cannot_be_accepted_is_refused(client: Client) -> None:
         client.submit(["x"], width=7)
     with pytest.raises(UnknownBatch):
         client.batch("never-submitted").status()
+
+
+def test_a_row_that_begins_with_a_picture_keeps_what_was_there(client: Client, tmp_path: Path) -> None:
+    """The first batch's image begins the second's; a result names what it began with, so that a replay has it, too."""
+    Image.new("RGB", (64, 96), (250, 20, 20)).save(tmp_path / "red.png")
+    prompts = tmp_path / "rows.jsonl"
+    prompts.write_text('{"prompt": "a tree", "image": "red.png", "strength": 0.5, "steps": 2, "custom_id": "red"}\n')
+    first = client.submit(prompts)
+    assert first.wait(240).state is BatchState.COMPLETED
+    image = first.only_image()
+    result = image.result
+    assert (result.width, result.height, result.strength) == (64, 96, 0.5)
+    assert result.image is not None
+    assert [stage.strength for stage in result.made.stages] == [0.5]
+    again = client.submit([{"prompt": "a tree", "image": f"batch://{first.id}/red", "steps": 2, "strength": 0.5}])
+    assert again.wait(240).state is BatchState.COMPLETED
+    image.save(tmp_path / "tree.png")
+    replayed = client.replay(tmp_path / "tree.png", timeout_s=240)
+    assert replayed.likeness is not None
+    assert replayed.likeness.same

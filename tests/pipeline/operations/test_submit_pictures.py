@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.errors import PromptSetError, RequestError
+from pipeline.errors import PromptSetError
 from pipeline.ledger import Ledger
-from pipeline.operations.submit import Acceptance, Submission, accept, checked_options
+from pipeline.operations.submit import Acceptance, Submission, accept, any_url, checked_options, no_urls
 from pipeline.outputs.extract import row_of
 from pipeline.promptset.row import ResolvedRow
 from pipeline.records.batch import BatchManifest
@@ -26,7 +26,7 @@ class Desk:
         self.ledger, self.artifacts, self.folder = ledger, artifacts, folder
 
     def submit(self, rows: list[dict[str, Any]], batch_id: str = "b", **options: Any) -> Acceptance:
-        given = {"folders": (self.folder,)} | options
+        given = {"folders": (self.folder,), "check_url": any_url} | options
         prompts = [{"prompt": "p"} | row for row in rows]
         return accept(Submission(prompts, checked_options({}), batch_id, **given), self.ledger, self.artifacts)
 
@@ -121,11 +121,9 @@ def test_rows_from_elsewhere_read_no_file_of_this_machine(desk: Desk) -> None:
 
 
 def test_a_url_that_is_not_allowed_is_not_read(desk: Desk) -> None:
-    def refuse(url: str) -> None:
-        raise RequestError(f"{url} is not for you")
-
-    with pytest.raises(PromptSetError, match="is not for you"):
-        desk.submit([{"image": "s3://secret/x.png"}], check_url=refuse)
+    with pytest.raises(PromptSetError, match="which is not read here"):
+        desk.submit([{"image": f"{desk.artifacts.root}batches/b/x.png"}], check_url=no_urls)
+    assert Submission([], checked_options({})).check_url is no_urls
 
 
 def test_a_result_names_what_it_began_with(desk: Desk) -> None:
