@@ -16,7 +16,8 @@ from pipeline.promptset.row import ResolvedRow
 from pipeline.records.attempt import AttemptSpec
 from pipeline.records.batch import BatchManifest, BatchRecord, JobRecord
 from pipeline.records.object_keys import BatchObjects
-from pipeline.records.results import ImageResult, Provenance, result_of
+from pipeline.records.provenance import Provenance
+from pipeline.records.results import ImageResult, result_of
 from pipeline.records.shards import ImageTask
 
 INCARNATION = "1234abcd"  # of the batches and jobs made here

@@ -26,7 +26,8 @@ from pipeline.errors import BatchLost, ClaimRefused, RecordUnreadable, ServiceEr
 from pipeline.ledger import Ledger
 from pipeline.records.attempt import AttemptSpec, Code
 from pipeline.records.object_keys import BatchObjects
-from pipeline.records.results import FailureCode, ImageOutcome, Provenance, failure_of, result_of
+from pipeline.records.provenance import Provenance
+from pipeline.records.results import FailureCode, ImageOutcome, failure_of, result_of
 from pipeline.records.shards import ImageTask, images_of, parsed_shard
 from pipeline.states import BatchState
 

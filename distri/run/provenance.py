@@ -18,7 +18,7 @@ from pipeline.deployment.settings import EmbeddingSource, LoraSource, ModelSourc
 from pipeline.picture import Scheduler
 from pipeline.promptset.samplers import READS, shown_name
 from pipeline.records.attempt import AttemptSpec
-from pipeline.records.results import Provenance
+from pipeline.records.provenance import Provenance
 from pipeline.records.shards import ImageTask
 from pipeline.version import installed_version
 

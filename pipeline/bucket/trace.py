@@ -25,7 +25,7 @@ REPLAY_TRACK = "replay"  # a span for each evaluation that was recorded, or coul
 class TracePhase(StrEnum):
     """What a rank does one after the other, in the order in which a job goes through it; others follow by name.
 
-    The engine names its own four (`distri.ranks.spans.RenderSpan`), since it stands alone.
+    The engine names its own five (`distri.ranks.spans.RenderSpan`), since it stands alone.
     """
 
     LAUNCH = "launch"
@@ -35,6 +35,7 @@ class TracePhase(StrEnum):
     LOAD = "load"
     ASK = "ask"
     ENCODE = "encode"
+    BEGIN = "begin"
     DENOISE = "denoise"
     ENLARGE = "enlarge"
     DECODE = "decode"
@@ -43,7 +44,7 @@ class TracePhase(StrEnum):
 
 
 # Rendering; the rest of a rank's time is start-up or waiting.
-WORK = frozenset({TracePhase.ENCODE, TracePhase.DENOISE, TracePhase.ENLARGE, TracePhase.DECODE})
+WORK = frozenset({TracePhase.ENCODE, TracePhase.BEGIN, TracePhase.DENOISE, TracePhase.ENLARGE, TracePhase.DECODE})
 
 
 class _Plain(BaseModel):

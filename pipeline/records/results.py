@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, RootModel, ValidationInfo, field_validator
 
-from pipeline.deployment.displacement import AS_ENGINE, Displacement
-from pipeline.deployment.layouts import Layout
 from pipeline.errors import RecordForeign, RecordUnreadable, RowError
 from pipeline.names import MAX_IMAGES_OF_BATCH, image_id
-from pipeline.picture import Picture, RenderDetails, Scheduler
+from pipeline.picture import Picture, RenderDetails
 from pipeline.promptset.values import MAX_IMAGES_PER_ROW, CustomId
 from pipeline.records.object_keys import BatchObjects, ObjectKey, batch_of_key
 from pipeline.records.object_sizes import largest_image
+from pipeline.records.provenance import Provenance
 from pipeline.records.shards import WINDOW_IMAGES, ImageTask
 from pipeline.schema import OpenCode, Versioned, read_each
 
@@ -36,53 +35,6 @@ class FailureCode(OpenCode):
     LOST = "E_LOST"  # it was committed, its file is gone from the bucket, and nobody can render it again by itself
     UNREADABLE = "E_UNREADABLE"  # its picture is there, and what is known of it cannot be read by this version
     CANCELLED = "E_CANCELLED"
-
-
-class Provenance(BaseModel):
-    """How a picture was made: enough to make it again, and to say what differs if it comes out differently."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
-
-    model_revision: str
-    layout: Layout
-    ranks: int
-    exact: bool
-    warmup_steps: int
-    displacement: Displacement = Field(AS_ENGINE, exclude_if=lambda value: value == AS_ENGINE)
-    device: str
-    dtype: str
-    vae_dtype: str = "float32"
-    lean: bool = False
-    others: int = Field(
-        0, ge=0, exclude_if=lambda value: not value, description="Most images that were evaluated together with it."
-    )
-    loras: dict[str, str] = Field(default_factory=dict, description="SHA-256 of each LoRA's file, by name.")
-    # SHA-256 of what follows the header of each LoRA's file, by name: AutoV3 are its first 12 digits.
-    lora_tensors: dict[str, str] = Field(default_factory=dict, exclude_if=lambda value: not value)
-    model_sha256: str | None = Field(
-        None, exclude_if=lambda value: value is None, description="Of the model's file, where it is a single one."
-    )
-    refiner_revision: str | None = Field(
-        None, exclude_if=lambda value: value is None, description="Of the model's refiner, where it has one."
-    )
-    vae: str | None = Field(
-        None, exclude_if=lambda value: value is None, description="Name of another VAE's file than the model's own."
-    )
-    sampler: str | None = Field(
-        None,
-        exclude_if=lambda value: value is None,
-        description="The sampler that was used, by the name users know, also where the row named none.",
-    )
-    scheduler: Scheduler | None = Field(
-        None,
-        exclude_if=lambda value: value is None,
-        description="Its diffusers class, with every setting that a row could have given, the model's own among them.",
-    )
-    embeddings: dict[str, str] = Field(
-        default_factory=dict, exclude_if=lambda value: not value, description="SHA-256 of each embedding's file, by id."
-    )
-    attempt: int
-    versions: dict[str, str]
 
 
 class _Line(Versioned):

@@ -37,6 +37,12 @@ class _Leader:
         left = self.signals.get(task.index)
         return left.pop(0) if left else LeaderSignal.RENDER
 
+    def input_png(self, _: ImageTask) -> bytes:
+        return b""
+
+    def read_ahead(self, _: ImageTask) -> None:
+        """No image begins with a picture here."""
+
     def commit(self, task: ImageTask, rendered: Rendered, others: int) -> None:
         assert rendered.others == others
         self.committed.append((task.index, others, bool(rendered.evaluations.synchronous)))

@@ -73,7 +73,7 @@ def test_it_is_turned_upright() -> None:
 def test_a_colour_profile_is_converted_and_a_broken_one_is_said() -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     found = _read(_file(RED, icc_profile=srgb))
-    assert max(high for _, high in ImageChops.difference(found, RED).getextrema()) <= 1
+    assert max(ImageChops.difference(found, RED).tobytes()) <= 1
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()  # of another kind of pixels
     for profile in (lab, b"no profile"):
         read = plain_picture(_file(RED, icc_profile=profile))

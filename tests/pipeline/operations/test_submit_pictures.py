@@ -26,7 +26,7 @@ class Desk:
         self.ledger, self.artifacts, self.folder = ledger, artifacts, folder
 
     def submit(self, rows: list[dict[str, Any]], batch_id: str = "b", **options: Any) -> Acceptance:
-        given = {"folders": (self.folder,), "check_url": any_url} | options
+        given: dict[str, Any] = {"folders": (self.folder,), "check_url": any_url} | options
         prompts = [{"prompt": "p"} | row for row in rows]
         return accept(Submission(prompts, checked_options({}), batch_id, **given), self.ledger, self.artifacts)
 

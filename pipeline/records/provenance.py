@@ -1,0 +1,61 @@
+"""How a picture was made."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.deployment.displacement import AS_ENGINE, Displacement
+from pipeline.deployment.layouts import Layout
+from pipeline.picture import Scheduler
+
+
+class Provenance(BaseModel):
+    """How a picture was made: enough to make it again, and to say what differs if it comes out differently."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    model_revision: str
+    layout: Layout
+    ranks: int
+    exact: bool
+    warmup_steps: int
+    displacement: Displacement = Field(
+        AS_ENGINE, exclude_if=lambda value: value == AS_ENGINE, description="How displaced evaluations are computed."
+    )
+    device: str
+    dtype: str
+    vae_dtype: str = "float32"
+    lean: bool = False
+    others: int = Field(
+        0, ge=0, exclude_if=lambda value: not value, description="Most images that were evaluated together with it."
+    )
+    loras: dict[str, str] = Field(default_factory=dict, description="SHA-256 of each LoRA's file, by name.")
+    lora_tensors: dict[str, str] = Field(
+        default_factory=dict,
+        exclude_if=lambda value: not value,
+        description="SHA-256 of what follows the header of each LoRA's file, by name: AutoV3 are its first 12 digits.",
+    )
+    model_sha256: str | None = Field(
+        None, exclude_if=lambda value: value is None, description="Of the model's file, where it is a single one."
+    )
+    refiner_revision: str | None = Field(
+        None, exclude_if=lambda value: value is None, description="Of the model's refiner, where it has one."
+    )
+    vae: str | None = Field(
+        None, exclude_if=lambda value: value is None, description="Name of another VAE's file than the model's own."
+    )
+    sampler: str | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="The sampler that was used, by the name users know, also where the row named none.",
+    )
+    scheduler: Scheduler | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="Its diffusers class, with every setting that a row could have given, the model's own among them.",
+    )
+    embeddings: dict[str, str] = Field(
+        default_factory=dict, exclude_if=lambda value: not value, description="SHA-256 of each embedding's file, by id."
+    )
+    attempt: int
+    versions: dict[str, str]
