@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.client.image import RenderedImage
     from pipeline.client.replay import Replay
     from pipeline.client.schedules import FiringStatus, ScheduleFields, Schedules, ScheduleStatus
+    from pipeline.client.webhooks import Webhooks
     from pipeline.errors import (
         AcceptanceUnknown,
         BatchExists,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from pipeline.records.batch import BatchManifest, Purge
     from pipeline.records.results import FailureCode, ImageFailure, ImageResult
     from pipeline.records.schedules.schedule import Firing, FiringOutcome, Overlap, ScheduleRecord, ScheduleSpec
+    from pipeline.records.webhooks import Delivery, DeliveryState, Webhook, WebhookEndpoint, WebhookEvent
     from pipeline.states import BatchState, ImageState, JobState
 
 # Where each public name is: imported when somebody asks for it, so that a pod that only needs the records pays for
@@ -67,6 +69,7 @@ _MODULES = {
     "pipeline.client.connect": ("Connection", "connect"),
     "pipeline.client.replay": ("Replay",),
     "pipeline.client.schedules": ("FiringStatus", "ScheduleFields", "Schedules", "ScheduleStatus"),
+    "pipeline.client.webhooks": ("Webhooks",),
     "pipeline.errors": (
         "AcceptanceUnknown",
         "BatchExists",
@@ -106,6 +109,7 @@ _MODULES = {
     "pipeline.records.batch": ("BatchManifest", "Purge"),
     "pipeline.records.results": ("FailureCode", "ImageFailure", "ImageResult"),
     "pipeline.records.schedules.schedule": ("Firing", "FiringOutcome", "Overlap", "ScheduleRecord", "ScheduleSpec"),
+    "pipeline.records.webhooks": ("Delivery", "DeliveryState", "Webhook", "WebhookEndpoint", "WebhookEvent"),
     "pipeline.states": ("BatchState", "ImageState", "JobState"),
 }
 
@@ -122,6 +126,8 @@ __all__ = [
     "Client",
     "Completed",
     "Connection",
+    "Delivery",
+    "DeliveryState",
     "Difference",
     "Discrepancy",
     "DiscrepancyKind",
@@ -175,6 +181,10 @@ __all__ = [
     "Unreadable",
     "Verification",
     "WaitTimeout",
+    "Webhook",
+    "WebhookEndpoint",
+    "WebhookEvent",
+    "Webhooks",
     "Worker",
     "connect",
 ]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -28,6 +28,7 @@ from pipeline.ledger import Ledger
 from pipeline.names import checked_batch_id, checked_id
 from pipeline.operations.batch_pictures import BatchPictures
 from pipeline.operations.put_manifest import put_manifest
+from pipeline.operations.staging import append, put_picture, stage, unstage
 from pipeline.operations.webhooks import checked_webhooks
 from pipeline.outputs.pictures import open_prompts
 from pipeline.process.deadline import Deadline, OutOfTime
@@ -162,7 +163,7 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
             check_url=submission.check_url,
             keep=kept,
         )
-        validation.sink = lambda error: _append(refused, RefusedLine.of(error).model_dump_json().encode())
+        validation.sink = lambda error: append(refused, RefusedLine.of(error).model_dump_json().encode())
         wanted = row_filter.wants if row_filter is not None else None
         for row in resolved_rows(
             source,
@@ -175,7 +176,7 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
         ):
             if row.image is not None:
                 begun_with.add(row.image.sha256)
-            digest.update(_append(rows, row.model_dump_json().encode()))
+            digest.update(append(rows, row.model_dump_json().encode()))
         validation.raise_if_refused(skip_invalid=submission.skip_invalid)
         if row_filter is not None:
             row_filter.finish()
@@ -209,13 +210,13 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
         if before is None:
             deadline.call(f"asking {redis} for open batches", lambda: _check_room(ledger, deployment, manifest))
             staged = {objects.input(manifest.staged): rows, objects.invalid(manifest.staged): refused}
-            deadline.call(f"writing the rows to {s3}; nothing was accepted", lambda: _stage(artifacts, staged))
+            deadline.call(f"writing the rows to {s3}; nothing was accepted", lambda: stage(artifacts, staged))
             for sha256, path in inputs.kept(sorted(begun_with)):
-                put = partial(_put_picture, artifacts, objects.input_picture(sha256), path)
+                put = partial(put_picture, artifacts, objects.input_picture(sha256), path)
                 deadline.call(f"writing a picture to {s3}; nothing was accepted", put)
             if not put_manifest(artifacts, manifest, deadline):
                 # Another client was first, so nothing refers to what we staged.
-                deadline.call(f"removing our rows from {s3}", lambda: _unstage(artifacts, staged))
+                deadline.call(f"removing our rows from {s3}", lambda: unstage(artifacts, staged))
                 before = deadline.call(f"looking into {s3}", lambda: _accepted_before(artifacts, manifest))
     # If the ledger has lost a batch that was accepted before, it gets a new incarnation, so that its names differ from
     # those of attempts that still run. If the ledger has it, the record is not changed.
@@ -248,23 +249,6 @@ def _check_room(ledger: Ledger, deployment: Deployment, manifest: BatchManifest)
     )
 
 
-def _stage(artifacts: Artifacts, staged: Mapping[str, IO[bytes]]) -> None:
-    for key, file in staged.items():
-        if file.tell():
-            file.seek(0)
-            artifacts.put(key, file, content_type="application/x-ndjson")
-
-
-def _put_picture(artifacts: Artifacts, key: str, path: Path) -> None:
-    with path.open("rb") as file:
-        artifacts.put(key, file, content_type="image/png")
-
-
-def _unstage(artifacts: Artifacts, staged: Iterable[str]) -> None:
-    for key in staged:
-        artifacts.delete(key)
-
-
 def _record(ledger: Ledger, record: BatchRecord, deadline: Deadline) -> bool:
     try:
         deadline.call("recording it in Redis", lambda: ledger.batches.create(record))
@@ -273,11 +257,6 @@ def _record(ledger: Ledger, record: BatchRecord, deadline: Deadline) -> bool:
         log.warning("accepted, but not recorded in the ledger yet", batch=record.id, error=str(error))
         return False
     return True
-
-
-def _append(file: IO[bytes], line: bytes) -> bytes:
-    file.write(line + b"\n")
-    return line + b"\n"
 
 
 def _checked(submission: Submission) -> str | None:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.errors import RequestError, RowError, RowWarning
+from pipeline.inputs.gathered import Bucket
 from pipeline.outputs.extract import IMAGE_SUFFIXES, records_in, row_of
 from pipeline.outputs.foreign.found import ForeignPicture, NotCarriedOver, known_fields, shown
 from pipeline.outputs.foreign.read import foreign_picture
@@ -20,7 +21,7 @@ from pipeline.outputs.foreign.texts import MAX_FILE_BYTES
 from pipeline.promptset.formats import DEFAULT_OPTIONS, InputFormat
 from pipeline.promptset.lines import ReadOptions
 from pipeline.promptset.shorthand import scheduler
-from pipeline.promptset.source import Bucket, Prompts, Source, open_source, shown_path
+from pipeline.promptset.source import Prompts, Source, open_source, shown_path
 from pipeline.records.results import ImageResult
 
 _THUMBNAILS = "thumbnails"  # of a download

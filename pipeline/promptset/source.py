@@ -13,11 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, cast
 
 import zstandard
 
 from pipeline.errors import RequestError, RowError
+from pipeline.inputs.gathered import Bucket
 from pipeline.promptset.formats import DEFAULT_OPTIONS, InputFormat, rows_in
 from pipeline.promptset.lines import Item, ReadOptions
 from pipeline.promptset.row import Row
@@ -43,13 +44,6 @@ _SUFFIXES = {
     ".xlsx": InputFormat.XLSX,
     ".parquet": InputFormat.PARQUET,
 }
-
-
-class Bucket(Protocol):
-    """What opens an s3:// URL: `pipeline.bucket.artifacts.Artifacts`."""
-
-    def chunks_of(self, url: str) -> Iterator[bytes]:
-        """The object's bytes as they come. Raises RequestError if there is none, StoreUnavailable."""
 
 
 @dataclass(frozen=True)
