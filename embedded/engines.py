@@ -153,9 +153,14 @@ class Engines:
         return [one for one in self._idle if one.kind == _kind(spec) and one.kill_at is None]
 
     def keep(self, engine: Engine) -> bool:
-        """Have an engine whose attempt has ended wait for another; False if it cannot and must be killed."""
+        """Have an engine whose attempt has ended wait for another; False if it cannot and must be killed.
+
+        Only one whose attempt has succeeded: what was paused or cancelled gives its GPUs back.
+        """
         waits = engine.waits()
-        if self._warm_s <= 0 or waits is None or engine.kill_at is not None or engine.process.poll() is not None:
+        if self._warm_s <= 0 or waits is None or any(one.exit_code for one in waits):
+            return False
+        if engine.kill_at is not None or engine.process.poll() is not None:
             return False
         engine.idle_since = time.monotonic()
         about = WarmEngine(

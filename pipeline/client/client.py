@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -32,10 +31,10 @@ from pipeline.client.replay import Replay, compare, only_row
 from pipeline.client.schedules import Schedules
 from pipeline.client.webhooks import Webhooks
 from pipeline.errors import RecordTooNew, RecordUnreadable, RequestError, UnknownBatch
-from pipeline.inputs.gathered import InputPictures
 from pipeline.ledger.workers import ALL, Drain, Worker
 from pipeline.names import TOKEN_VARIABLE
 from pipeline.operations.batch_ids import full_id
+from pipeline.operations.batch_pictures import inputs_of
 from pipeline.operations.estimate import Estimate, Estimator
 from pipeline.operations.listing import EVERY, BatchFilter, newest_batches
 from pipeline.operations.purge import is_purged
@@ -43,14 +42,14 @@ from pipeline.operations.repair import apart, request_repair
 from pipeline.operations.resume import recover_batch, unknown_batches
 from pipeline.operations.standing import doubt_if_known
 from pipeline.operations.status import BatchStatus, Unreadable, batch_status
-from pipeline.operations.submit import TIMEOUT_S, Acceptance, Submission, accept, any_url, checked_options
+from pipeline.operations.submit import TIMEOUT_S, Acceptance, Submission, accept, checked_options, from_here
 from pipeline.outputs.pictures import open_prompts
 from pipeline.process.deadline import Deadline, OutOfTime
 from pipeline.promptset.formats import DEFAULT_OPTIONS, InputFormat
 from pipeline.promptset.keywords import PictureFields
 from pipeline.promptset.levels import unreached_lines
 from pipeline.promptset.lines import ReadOptions
-from pipeline.promptset.source import Prompts, folders_of
+from pipeline.promptset.source import Prompts
 from pipeline.promptset.validate import Validation, resolved_rows
 from pipeline.records.batch import PRIORITIES, Repair
 from pipeline.records.webhooks import Webhook
@@ -137,20 +136,22 @@ class Client:
         S3 cannot be used; nothing was accepted then, unless it is AcceptanceUnknown.
         """
         accepted = self.accept(
-            Submission(
-                prompts=prompts,
-                defaults=checked_options(picture),
-                overrides=checked_options(override or {}),
-                labels=labels or {},
-                webhooks=webhooks,
-                batch_id=batch_id,
-                tenant=tenant,
-                priority=priority,
-                seed=batch_seed,
-                skip_invalid=skip_invalid,
-                timeout_s=timeout_s,
-                input_format=input_format,
-                reading=reading,
+            from_here(
+                Submission(
+                    prompts=prompts,
+                    defaults=checked_options(picture),
+                    overrides=checked_options(override or {}),
+                    labels=labels or {},
+                    webhooks=webhooks,
+                    batch_id=batch_id,
+                    tenant=tenant,
+                    priority=priority,
+                    seed=batch_seed,
+                    skip_invalid=skip_invalid,
+                    timeout_s=timeout_s,
+                    input_format=input_format,
+                    reading=reading,
+                )
             )
         )
         for warning in accepted.warnings:
@@ -181,9 +182,7 @@ class Client:
         return batch.only_image()
 
     def accept(self, submission: Submission) -> Acceptance:
-        """Submit, and return what was accepted. Paths of images begin at the prompt set's folder."""
-        folders = submission.folders or folders_of(submission.prompts)
-        submission = replace(submission, folders=folders, check_url=any_url)
+        """Submit, and return what was accepted."""
         accepted = accept(submission, self._connection.ledger, self._connection.artifacts)
         try:
             # It only saves time: the batch is accepted, and the controller finds it by itself.
@@ -216,23 +215,35 @@ class Client:
 
         Raises PromptSetError if a row is invalid, RequestError or ServiceError.
         """
-        ledger = self._connection.ledger
+        submission = Submission(
+            prompts,
+            checked_options(picture),
+            overrides=checked_options(override or {}),
+            input_format=input_format,
+            reading=reading,
+            skip_invalid=skip_invalid,
+        )
+        return self.estimate_of(from_here(submission), pods=pods)
+
+    def estimate_of(self, submission: Submission, *, pods: int | None = None) -> Estimate:
+        """The same of what would be submitted."""
+        ledger, artifacts = self._connection.ledger, self._connection.artifacts
         deployment = ledger.deployment()
         source = open_prompts(
-            prompts,
-            input_format=input_format,
-            bucket=self._connection.artifacts,
+            submission.prompts,
+            input_format=submission.input_format,
+            bucket=artifacts,
             models=deployment.models,
-            options=reading,
+            options=submission.reading,
         )
         found, estimator = Validation(source.name), Estimator(deployment, ledger.speeds.all())
-        if skip_invalid:
+        found.inputs = inputs_of(artifacts, submission.tenant, submission.folders, submission.check_url)
+        if submission.skip_invalid:
             found.most_invalid = deployment.max_rows
-        defaults, overrides = checked_options(picture), checked_options(override or {})
-        found.inputs = InputPictures(folders_of(prompts), self._connection.artifacts)
-        for row in resolved_rows(source, defaults, deployment, found, batch_seed=0, overrides=overrides):
+        overrides = submission.overrides
+        for row in resolved_rows(source, submission.defaults, deployment, found, batch_seed=0, overrides=overrides):
             estimator.add(row)
-        found.raise_if_refused(skip_invalid=skip_invalid)
+        found.raise_if_refused(skip_invalid=submission.skip_invalid)
         at_once = pods or max(1, sum(ledger.workers.free_slots().values()))
         return estimator.estimate(pods=at_once, left_out=found.invalid_rows)
 

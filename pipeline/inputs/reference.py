@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 MAX_CHARACTERS = 1_000
 
-_OF_BATCH = re.compile(r"batch://(?P<batch>[A-Za-z0-9._-]{1,100})/(?P<custom_id>.+?)(?:#(?P<number>\d{1,4}))?")
-_OF_INPUT = re.compile(r"input://(?P<batch>[A-Za-z0-9._-]{1,100})/(?P<sha256>[0-9a-f]{64})")
+_ID = r"(?P<batch>[A-Za-z0-9._-]{1,100})"
+_OF_BATCH, _OF_INPUT = "batch", "input"  # schemes
+_IMAGE = re.compile(rf"{_OF_BATCH}://{_ID}/(?P<custom_id>.+?)(?:#(?P<number>\d{{1,4}}))?")
+_PICTURE = re.compile(rf"{_OF_INPUT}://{_ID}/(?P<sha256>[0-9a-f]{{64}})")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(?://|[^\\])")
 
 
@@ -54,9 +56,9 @@ def parsed(text: str) -> Reference:
         raise ValueError("an empty or unprintable path found; a picture's path, s3:// URL or batch://ID/ROW wanted")
     if text.startswith("s3://"):
         return InBucket(text)
-    if found := _OF_BATCH.fullmatch(text):
+    if found := _IMAGE.fullmatch(text):
         return OfBatch(found["batch"], found["custom_id"], int(found["number"] or 0))
-    if found := _OF_INPUT.fullmatch(text):
+    if found := _PICTURE.fullmatch(text):
         return OfInput(found["batch"], found["sha256"])
     if text.startswith(("http://", "https://")):
         raise ValueError("a web address found, which is not fetched; download it, and say the file's path or s3:// URL")

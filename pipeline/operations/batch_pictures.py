@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.outcomes import results
 from pipeline.errors import RecordUnreadable, RequestError
+from pipeline.inputs.gathered import InputPictures
 from pipeline.inputs.plain import MAX_BYTES
 from pipeline.inputs.reference import OfBatch, OfInput
 from pipeline.names import checked_batch_id
 from pipeline.records.batch import BatchManifest
 from pipeline.records.object_keys import BatchObjects
 from pipeline.schema import read_record
+
+
+def no_urls(_url: str) -> None:
+    """Refuse an image's s3:// URL. Raises RequestError."""
+    raise RequestError("an s3:// URL found, which is not read here; an image of a batch wanted: batch://ID/CUSTOM_ID")
+
+
+def any_url(_url: str) -> None:
+    """Let an image's s3:// URL be read: the rights are those of whoever submits."""
+
+
+def inputs_of(
+    artifacts: Artifacts | None,
+    tenant: str,
+    folders: Sequence[Path],
+    check_url: Callable[[str], object],
+    keep: Path | None = None,
+) -> InputPictures:
+    """What reads the pictures that rows begin with; without a bucket only those of files."""
+    if artifacts is None:
+        return InputPictures(folders)
+    of_batch = BatchPictures(artifacts, tenant).body
+    return InputPictures(folders, artifacts, of_batch=of_batch, check_url=check_url, keep=keep)
 
 
 class BatchPictures:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,10 +23,10 @@ from pipeline.errors import (
     RequestError,
     RowWarning,
 )
-from pipeline.inputs.gathered import InputPictures, kept_for_a_while
+from pipeline.inputs.gathered import kept_for_a_while
 from pipeline.ledger import Ledger
 from pipeline.names import checked_batch_id, checked_id
-from pipeline.operations.batch_pictures import BatchPictures
+from pipeline.operations.batch_pictures import any_url, inputs_of, no_urls
 from pipeline.operations.put_manifest import put_manifest
 from pipeline.operations.staging import append, put_picture, stage, unstage
 from pipeline.operations.webhooks import checked_webhooks
@@ -36,7 +36,7 @@ from pipeline.process.files import spool
 from pipeline.promptset.formats import DEFAULT_OPTIONS, InputFormat
 from pipeline.promptset.lines import ReadOptions
 from pipeline.promptset.row import Options, ResolvedRow
-from pipeline.promptset.source import Prompts
+from pipeline.promptset.source import Prompts, folders_of
 from pipeline.promptset.validate import Validation, fields_errors, resolved_rows
 from pipeline.promptset.values import MAX_SEED
 from pipeline.records.batch import PRIORITIES, BatchManifest, BatchRecord, BatchRequest, Origin
@@ -60,15 +60,6 @@ class RowFilter(Protocol):
 
     def finish(self) -> None:
         """Called after the last row, before the batch is accepted or found to be empty."""
-
-
-def no_urls(_url: str) -> None:
-    """Refuse an image's s3:// URL. Raises RequestError."""
-    raise RequestError("an s3:// URL found, which is not read here; an image of a batch wanted: batch://ID/CUSTOM_ID")
-
-
-def any_url(_url: str) -> None:
-    """Let an image's s3:// URL be read: the rights are those of whoever submits."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +106,11 @@ class Acceptance:
     warnings: tuple[RowWarning, ...] = ()
 
 
+def from_here(submission: Submission) -> Submission:
+    """The same, whose rows are the user's own: their images may be files of this machine, and any object."""
+    return replace(submission, folders=folders_of(submission.prompts), check_url=any_url)
+
+
 def checked_options(values: Mapping[str, Any]) -> Options:
     """Options that hold for all rows. Raises RequestError naming each that cannot be used."""
     if problems := fields_errors(0, values, Options):
@@ -156,12 +152,8 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
     digest = hashlib.sha256()
     begun_with: set[str] = set()
     with spool() as rows, spool() as refused, kept_for_a_while() as kept:
-        validation.inputs = inputs = InputPictures(
-            submission.folders,
-            artifacts,
-            of_batch=BatchPictures(artifacts, submission.tenant).body,
-            check_url=submission.check_url,
-            keep=kept,
+        validation.inputs = inputs = inputs_of(
+            artifacts, submission.tenant, submission.folders, submission.check_url, kept
         )
         validation.sink = lambda error: append(refused, RefusedLine.of(error).model_dump_json().encode())
         wanted = row_filter.wants if row_filter is not None else None

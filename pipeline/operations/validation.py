@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.deployment.announcement import Deployment
 from pipeline.errors import RowError
+from pipeline.operations.batch_pictures import inputs_of
 from pipeline.operations.submit import Submission
 from pipeline.outputs.pictures import open_prompts
 from pipeline.promptset.validate import Validation, resolved_rows
@@ -29,6 +30,7 @@ def validated(
     found = Validation(source.name, sink=on_error)
     if submission.skip_invalid:
         found.most_invalid = deployment.max_rows
+    found.inputs = inputs_of(artifacts, submission.tenant, submission.folders, submission.check_url)
     rows = resolved_rows(source, submission.defaults, deployment, found, batch_seed=0, overrides=submission.overrides)
     for _row in rows:
         pass

@@ -94,7 +94,7 @@ class User:
         return found
 
 
-def until(what: str, true: Callable[[], Any], timeout_s: float = 60) -> Any:
+def until(what: str, true: Callable[[], Any], timeout_s: float = 240) -> Any:
     """Wait until something is true, and return it."""
     deadline = time.monotonic() + timeout_s
     while not (found := true()):

@@ -55,6 +55,7 @@ class Deployment:
             "device": "cpu",
             "dtype": "float32",
             "gpus": 2,
+            "warm_s": 0.0,  # whether a pod is left is seen by its processes
             "layout": "1x1x2",
             "images_per_job": 4,
             "worker_slots": 1,

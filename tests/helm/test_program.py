@@ -64,7 +64,7 @@ def test_the_fullest_values_are_settings_of_the_program(fullest: list[Object]) -
     assert settings.image == f"mirror.example.com/team/tessera-engine@sha256:{'2' * 64}"
     assert settings.models["turbo"].native_px == 512
     unset = settings.model_fields_set ^ Settings.model_fields.keys()
-    assert unset == {"data_dir", "redis_ca", "redis_cert", "redis_key", "webhook_key"}
+    assert unset == {"data_dir", "redis_ca", "redis_cert", "redis_key", "warm_s", "webhook_key"}
     pod = pod_settings(settings)
     assert pod.models_claim == "studio-renders-weights"
     assert pod.env_from_secrets == ("pod-redis", "s3-key")

@@ -35,7 +35,7 @@ from pipeline.errors import RowWarning, SettingsError
 from pipeline.inputs.gathered import InputPictures
 from pipeline.operations.estimate import Estimate
 from pipeline.operations.prompt_files import put_prompt_file
-from pipeline.operations.submit import TIMEOUT_S, Submission
+from pipeline.operations.submit import TIMEOUT_S, Submission, from_here
 from pipeline.operations.webhooks import webhooks_of
 from pipeline.outputs.pictures import open_prompts
 from pipeline.promptset.keywords import PictureFields
@@ -86,20 +86,22 @@ def submit(
     """Submit a prompt set. It is accepted as a whole, or refused with a list of everything that is wrong with it."""
     client = Client()
     accepted = client.accept(
-        Submission(
-            prompts=file,
-            defaults=picture,
-            overrides=overrides,
-            labels=parsed_labels(label or []),
-            webhooks=webhooks_of(webhook or (), webhook_event or ()),
-            batch_id=batch_id,
-            tenant=tenant,
-            priority=priority,
-            seed=batch_seed,
-            skip_invalid=skip_invalid,
-            timeout_s=submit_timeout,
-            input_format=input_format,
-            reading=ReadOptions(comments=comments, extra_columns=extra_columns),
+        from_here(
+            Submission(
+                prompts=file,
+                defaults=picture,
+                overrides=overrides,
+                labels=parsed_labels(label or []),
+                webhooks=webhooks_of(webhook or (), webhook_event or ()),
+                batch_id=batch_id,
+                tenant=tenant,
+                priority=priority,
+                seed=batch_seed,
+                skip_invalid=skip_invalid,
+                timeout_s=submit_timeout,
+                input_format=input_format,
+                reading=ReadOptions(comments=comments, extra_columns=extra_columns),
+            )
         )
     )
     manifest = accepted.manifest

@@ -22,7 +22,7 @@ from pipeline.deployment.model_check import model_id, source_of
 from pipeline.deployment.model_file import add_model
 from pipeline.deployment.settings import default_of, variable_name
 from pipeline.errors import RequestError
-from pipeline.operations.submit import Submission, checked_options
+from pipeline.operations.submit import Submission, checked_options, from_here
 from pipeline.process.lifeline import die_with_parent
 from pipeline.process.private import private_folder
 
@@ -202,7 +202,7 @@ def demo(
 
 def _render(state: StackState, prompts: Path | None, output: Path, timeout_s: float) -> int:
     client = Client(connect_to_stack(state.client_environment(os.environ)))
-    accepted = client.accept(Submission(prompts or _examples(), checked_options({})))
+    accepted = client.accept(from_here(Submission(prompts or _examples(), checked_options({}))))
     manifest = accepted.manifest
     typer.echo(f"batch {manifest.id}: {manifest.rows} rows, {manifest.images} images", err=True)
     batch = client.batch(manifest.id)

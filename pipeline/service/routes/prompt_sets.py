@@ -84,12 +84,4 @@ def estimate(service: ServiceOf, caller: Reader, body: EstimateBody) -> Estimate
     """What a prompt set would cost, before anything runs."""
     submission = submission_of(service, caller, body)
     with named(service, submission):
-        return service.client.estimate(
-            submission.prompts,
-            pods=body.pods,
-            input_format=submission.input_format,
-            reading=submission.reading,
-            skip_invalid=body.skip_invalid,
-            override=submission.overrides.explicit_values(),  # type: ignore[arg-type]  # checked before
-            **submission.defaults.explicit_values(),
-        )
+        return service.client.estimate_of(submission, pods=body.pods)

@@ -78,6 +78,7 @@ def test_the_cost_of_a_picture_counts_the_passes_that_the_engine_renders(monkeyp
     """Both sides have the number and the formula, since the engine stands alone."""
     assert cost.LARGEST_STEP == LARGEST_STEP
     monkeypatch.setattr(cost, "_at", lambda coefficients, _: float(coefficients is cost.DECODE))  # one decode a pass
+    monkeypatch.setattr(cost, "unet_tera", lambda *_: 0.0)
     refine: Any = RowHighres(mode=HighresMode.REFINE)
     generator = random.Random(1)
     sizes = [*SIZES, *((8 * generator.randint(8, 1024), 8 * generator.randint(8, 1024)) for _ in range(1000))]
@@ -89,6 +90,7 @@ def test_the_cost_of_a_picture_counts_the_passes_that_the_engine_renders(monkeyp
 def test_the_cost_counts_no_pass_more_where_each_enlarges_by_exactly_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
     """From 400 to 1849 pixels is twice 2.15, of which the logarithms of areas make a little more than two."""
     monkeypatch.setattr(cost, "_at", lambda coefficients, _: float(coefficients is cost.DECODE))  # one decode a pass
+    monkeypatch.setattr(cost, "unet_tera", lambda *_: 0.0)
     row = resolved_row(width=1849, height=1849, highres=RowHighres(mode=HighresMode.REFINE, base_px=400))
     plan = _plan(1849, 1849, Highres(refine=True, base_px=400))
     assert cost.tera_operations(row, 1024) == len(plan.stages) == 3

@@ -22,7 +22,14 @@ OLD: dict[str, Any] = {
 
 def test_what_an_older_controller_does_not_say_is_the_settings_default() -> None:
     settings = load_settings({"TESSERA_REDIS_URL": "redis://h:1/0", "TESSERA_S3_BUCKET": "b"}, max_rows=1000)
-    unsaid = {"image": None, "prompt_buckets": None, "syntaxes": (), "guidance_intervals": False}
+    unsaid: dict[str, Any] = {
+        "image": None,
+        "prompt_buckets": None,
+        "syntaxes": (),
+        "guidance_intervals": False,
+        "images_in": False,
+    }
+    unsaid |= {"highres_attention": None, "pods": {}}
     wanted = Deployment.of(settings, "0").model_copy(update=unsaid)
     assert read_record(Deployment, json.dumps(OLD | {"schema_version": 1}), what="an announcement") == wanted
 

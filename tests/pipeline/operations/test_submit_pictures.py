@@ -12,7 +12,8 @@ from PIL import Image
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.errors import PromptSetError
 from pipeline.ledger import Ledger
-from pipeline.operations.submit import Acceptance, Submission, accept, any_url, checked_options, no_urls
+from pipeline.operations.batch_pictures import any_url, no_urls
+from pipeline.operations.submit import Acceptance, Submission, accept, checked_options
 from pipeline.outputs.extract import row_of
 from pipeline.promptset.row import ResolvedRow
 from pipeline.records.batch import BatchManifest

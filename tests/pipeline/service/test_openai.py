@@ -128,7 +128,7 @@ def test_a_picture_that_takes_too_long_says_where_to_look(client: openai.OpenAI,
         ({"prompt": "x", "n": 0}, "num_images"),
         ({"prompt": "x", "response_format": "tiff"}, "b64_json or url wanted"),
         ({"prompt": 7}, "prompt"),
-        ({"prompt": "x", "image": "cat.png"}, "made from texts"),
+        ({"prompt": "x", "image": "cat.png"}, "not read on your machine"),
     ],
 )
 def test_what_cannot_be_rendered_is_refused_by_field(
