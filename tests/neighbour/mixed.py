@@ -28,7 +28,9 @@ class Mixed(Deployment):
     """A deployment that starts workers, nodes and clients of either version."""
 
     def __init__(self, folder: Path, services: Services, model: Path, older: Path) -> None:
-        super().__init__(folder, services, model, gpus=1, layout="1x1x1", images_per_job=3, observe_s=0.2, tick_s=1.0)
+        small: dict[str, Any] = {"gpus": 1, "layout": "1x1x1", "images_per_job": 3, "observe_s": 0.2, "tick_s": 1.0}
+        # The version before knows of no engines that wait, so nobody chooses how long they do.
+        super().__init__(folder, services, model, **small, warm_s=default_of("warm_s"))
         self._older = older
 
     def start_of(self, version: Version, *names: str) -> None:
