@@ -157,10 +157,10 @@ def _events(url: str, token: str, ledger: Ledger, followers: int = 200) -> dict[
     ready, lock = threading.Barrier(followers + 1), threading.Lock()
 
     def follow() -> None:
-        request = urllib.request.Request(  # noqa: S310
+        request = urllib.request.Request(  # noqa: S310  # our own server
             f"{url}/api/batches/{BATCH}/events", headers={"Authorization": f"Bearer {token}"}
         )
-        with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310  # the same
             answer.readline()
             ready.wait(120)
             for text in answer:

@@ -46,7 +46,7 @@ def follow_webhooks(context: Context) -> None:
                     send_for(context, _HELD_S)
         except ServiceError as error:
             log.warning("webhooks wait", reason=str(error))
-        except Exception:  # otherwise none would be sent any more
+        except Exception:  # the thread's entry point: otherwise none would be sent any more
             log.exception("webhooks could not be sent")
         context.stopping.wait(PAUSE_S)
 
@@ -99,7 +99,7 @@ def _send_to(context: Context, url: str, deliveries: Sequence[Delivery], sending
                 return
     except ServiceError as error:
         log.warning("a delivery is sent again, its record could not be written", reason=str(error))
-    except Exception:
+    except Exception:  # the pool's entry point: nobody would hear of it
         log.exception("a delivery could not be sent")
     finally:
         sending.end(url)
