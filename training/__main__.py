@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 
 from training import autoencoder, data, denoiser, directory
 from training.denoiser import Counts, Plan
+from training.stages import Stages
 
 # What made models/demo; training/README.md has what it cost.
 VAE_PICTURES, VAE_STEPS, DECODER_STEPS = 600, 1000, 2500
@@ -51,7 +51,7 @@ def make(work: Path, target: Path, *, processes: int, share: float = 1.0) -> Non
         place_steps=max(1, round(PLAN.place_steps * share)),
     )
     work.mkdir(parents=True, exist_ok=True)
-    stages = _Stages(work / "stages.jsonl")
+    stages = Stages(work / "stages.jsonl")
     data.render(work, longer=autoencoder.LONGER, count=some(VAE_PICTURES), processes=processes)
     stages.end("pictures for the VAE")
     autoencoder.train(work, pictures=some(VAE_PICTURES), steps=max(1, round(VAE_STEPS * share)))
@@ -85,25 +85,6 @@ def make(work: Path, target: Path, *, processes: int, share: float = 1.0) -> Non
     stages.end("UNet and text encoders")
     directory.write(target, denoiser.trained(work), vae)
     stages.end("directory")
-
-
-class _Stages:
-    """Wall and CPU seconds, children's included, of each stage of this run."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._last = path, self._now()
-
-    def end(self, stage: str) -> None:
-        now = self._now()
-        wall_s, cpu_s = (after - before for before, after in zip(self._last, now, strict=True))
-        with self._path.open("a") as file:
-            file.write(json.dumps({"stage": stage, "wall_s": round(wall_s, 1), "cpu_s": round(cpu_s, 1)}) + "\n")
-        self._last = now
-
-    @staticmethod
-    def _now() -> tuple[float, float]:
-        times = os.times()
-        return time.monotonic(), times.user + times.system + times.children_user + times.children_system
 
 
 if __name__ == "__main__":
