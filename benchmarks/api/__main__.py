@@ -1,6 +1,7 @@
 """`python -m benchmarks.api`: measure `tessera serve` on the embedded services; writes benchmarks/results/api.json."""
 
 import argparse
+import http.client
 import json
 import os
 import platform
@@ -18,11 +19,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import urllib3
-
+from benchmarks.api.page import IMAGES, page_figures, put_pictures
 from benchmarks.bulk.deployment import MODELS
 from embedded.services.services import no_proxy, running_services
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.s3 import Credentials
 from pipeline.client.remote.http import HttpApi
 from pipeline.deployment.announcement import Deployment
 from pipeline.deployment.settings import Settings, load_settings
@@ -34,8 +37,11 @@ from pipeline.version import installed_version
 
 RESULTS = Path(__file__).parents[1] / "results" / "api.json"
 BATCH, ROWS = "a-million", 1_000_000
+PICTURES = "pictures"
 MB = 1_000_000
-_CONNECTIONS = 32
+_CONNECTIONS = 16
+_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -43,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--seconds", type=float, default=20.0, help="how long statuses are asked for")
     parser.add_argument("--rate", type=int, default=200, help="requests a second")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="file for what was found")
     arguments = parser.parse_args()
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder, running_services(Path(folder)) as services:
@@ -51,11 +58,15 @@ def main() -> None:
         settings = load_settings({}, **where, models=MODELS, api_requests_per_minute=10**6)
         ledger = Ledger(settings)
         ledger.announce(Deployment.of(settings, installed_version()))
-        _put_batch(ledger)
+        _put_batch(ledger, BATCH, ROWS)
+        _put_batch(ledger, PICTURES, IMAGES)
+        credentials = Credentials(*(services.credentials[name] for name in _CREDENTIALS))
+        put_pictures(ledger, Artifacts(settings, credentials), PICTURES)
         token = create_token(ledger, "default", (Scope.ADMIN,), life=None).text
         with _served(settings) as (url, pid):
             figures = {
-                "status": _statuses(url, token, arguments.rate, arguments.seconds),
+                "status": _statuses(url, token, pid, arguments.rate, arguments.seconds),
+                "page": page_figures(url, token, PICTURES),
                 "upload": _upload(url, token, pid),
                 "events": _events(url, token, ledger),
             }
@@ -64,20 +75,20 @@ def main() -> None:
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, load before {load_before:.1f}",
         "figures": figures,
     }
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 
 
-def _put_batch(ledger: Ledger) -> None:
-    """A batch of a million rows, as the ledger has it once it is accepted."""
+def _put_batch(ledger: Ledger, batch_id: str, rows: int) -> None:
+    """A batch of so many rows, as the ledger has it once it is accepted."""
     manifest = BatchManifest(
-        id=BATCH,
+        id=batch_id,
         incarnation="00000000",
         tenant="default",
         priority=5,
         created_at=ledger.now(),
-        rows=ROWS,
-        images=ROWS,
+        rows=rows,
+        images=rows,
         seed=0,
         staged="0" * 16,
         input_sha256="0" * 64,
@@ -109,25 +120,38 @@ def _served(settings: Settings) -> Iterator[tuple[str, int]]:
         process.wait(30)
 
 
-def _statuses(url: str, token: str, rate: int, seconds: float) -> dict[str, Any]:
+def _statuses(url: str, token: str, pid: int, rate: int, seconds: float) -> dict[str, Any]:
     """Statuses asked for at moments that do not wait for answers; seconds count from when each was due."""
-    pool = urllib3.PoolManager(maxsize=_CONNECTIONS)
-    headers = {"Authorization": f"Bearer {token}"}
+    address, count = urlsplit(url), int(rate * seconds)
+    took: list[float] = []
+    begin = time.monotonic() + 1.0
 
-    def ask(due: float) -> float:
-        time.sleep(max(0.0, due - time.monotonic()))
-        answer = pool.request("GET", f"{url}/api/batches/{BATCH}/status", headers=headers)
-        if answer.status != 200:
-            raise SystemExit(f"status {answer.status}: {answer.data[:200]!r}")
-        return time.monotonic() - due
+    def ask_for(numbers: range) -> None:
+        connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=60)
+        for number in (-1, *numbers):  # the first is to warm the connection
+            due = begin + number / rate
+            time.sleep(max(0.0, due - time.monotonic()))
+            connection.request("GET", f"/api/batches/{BATCH}/status", headers={"Authorization": f"Bearer {token}"})
+            answer = connection.getresponse()
+            body = answer.read()
+            if answer.status != 200:
+                raise SystemExit(f"status {answer.status}: {body[:200]!r}")
+            if number >= 0:
+                took.append(time.monotonic() - due)
 
+    before = _cpu_s(pid)
     with ThreadPoolExecutor(_CONNECTIONS) as threads:
-        list(threads.map(ask, [time.monotonic()] * 50))  # warm
-        begin = time.monotonic() + 0.1
-        took = sorted(threads.map(ask, (begin + number / rate for number in range(int(rate * seconds)))))
+        list(threads.map(ask_for, (range(first, count, _CONNECTIONS) for first in range(_CONNECTIONS))))
+    cpu_ms = 1000 * (_cpu_s(pid) - before) / len(took)
+    took.sort()
     shares = {"p50_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99, "max_ms": 1.0}
     at = {name: round(1000 * took[min(len(took) - 1, int(len(took) * share))], 1) for name, share in shares.items()}
-    return {"requests_a_second": rate, "requests": len(took), **at}
+    return {"requests_a_second": rate, "requests": len(took), **at, "server_cpu_ms_each": round(cpu_ms, 2)}
+
+
+def _cpu_s(pid: int) -> float:
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / _TICKS
 
 
 def _peak_mb(pid: int) -> float:

@@ -19,7 +19,7 @@ from benchmarks.engine import figures, memory, speed, table, uneven
 from distri import demo_model
 
 RESULTS = Path(__file__).parents[1] / "results"
-PARTS = ("exact", "norm", "arithmetic", "traffic", "memory", "speed", "uneven")
+PARTS = ("exact", "norm", "arithmetic", "traffic", "memory", "strips", "speed", "uneven")
 
 
 def main() -> None:
@@ -51,7 +51,8 @@ def _measured(part: str, arguments: argparse.Namespace) -> Any:
         return {"speed": speed, "uneven": uneven}[part].measured(arguments.rounds, arguments.evaluations)
     if part == "traffic":
         return {"table": figures.traffic_table(), "halo_bytes_by_ranks": figures.halos()}
-    return {"norm": figures.half_norm, "arithmetic": figures.arithmetic, "memory": memory.of_vae}[part]()
+    whole = {"norm": figures.half_norm, "arithmetic": figures.arithmetic}
+    return (whole | {"memory": memory.of_vae, "strips": memory.of_strips})[part]()
 
 
 def _now() -> str:

@@ -11,8 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.engine import networks
 from distri.layers import traffic
+from distri.layers.conditions import Conditions
 from distri.layers.norm import merged_moments, moments, normalised
-from distri.layers.unet import Conditions, SplitUNet, patches_of
+from distri.layers.unet import SplitUNet, patches_of
 from distri.ranks import mesh, p2p
 from distri.ranks.mesh import Axis, AxisName
 from distri.ranks.patches import MOST_WORK, Patches
@@ -159,6 +160,8 @@ def traffic_table() -> list[dict[str, Any]]:
                     "layout": name,
                     "received_giga_elements": round(own.received / 2 / GIGA, 3),
                     "distrifusion_received_giga_elements": PEER_RECEIVED_G.get((pixels, name)),
+                    "sent_gb": round(own.sent / GIGA, 3),
+                    "sent_residual_gb": round(own.sent_residual / GIGA, 3),
                     "halo_sent_mb": round(own.halo_sent / 1e6, 2),
                     "prediction_mb": round(
                         traffic.prediction_bytes(patches, index, batch=3 - cfg, receivers=cfg * patch - 1) / 1e6, 3

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from distri.layers.unet import Conditions
+from distri.layers.conditions import Conditions
 
 TEXT_TOKENS, TEXT_WIDTH, POOLED_WIDTH = 77, 256, 128
 

@@ -18,6 +18,7 @@ def markdown(results: dict[str, Any]) -> str:
         ("arithmetic", "Arithmetic of the busiest of N ranks, SDXL's UNet", _arithmetic),
         ("traffic", "Traffic and buffers of a middle rank, SDXL's UNet in fp16, one guided image", _traffic),
         ("memory", "Activations of the busiest of N ranks in SDXL's VAE, float32", _memory),
+        ("strips", "The same of large pictures, bfloat16, whole and as GPUs of so much memory compute them", _strips),
         ("speed", "Two ranks on two cores", _speed),
         ("uneven", "Two ranks on two cores, rows that do not divide", _uneven),
     ):
@@ -113,12 +114,17 @@ def _traffic(figures: dict[str, Any]) -> list[str]:
         "By the formulas of docs/engine.md, which tests hold against counted bytes. In brackets: DistriFusion.",
         "",
         *_rows(
-            ["pixels", "layout", "received a step, G elements", "halos sent, MB", "prediction, MB", "buffers, GB"],
+            [
+                *("pixels", "layout", "received a step, G elements", "sent, GB", "the same as residuals"),
+                *("halos sent, MB", "prediction, MB", "buffers, GB"),
+            ],
             [
                 [
                     row["pixels"],
                     row["layout"],
                     _beside(row["received_giga_elements"], row["distrifusion_received_giga_elements"]),
+                    row["sent_gb"],
+                    row["sent_residual_gb"],
                     row["halo_sent_mb"],
                     row["prediction_mb"],
                     _beside(row["buffers_gb"], row["distrifusion_buffers_gb"]),
@@ -150,6 +156,22 @@ def _memory(figures: list[dict[str, Any]]) -> list[str]:
                 for width, height in dict.fromkeys((row["width"], row["height"]) for row in figures)
                 for own in ([row for row in figures if (row["width"], row["height"]) == (width, height)],)
                 for way in ("decode", "encode")
+            ],
+        ),
+    ]
+
+
+def _strips(figures: list[dict[str, Any]]) -> list[str]:
+    columns = [f"{half}_{what}" for half in ("decode", "encode") for what in ("whole_gb", "gb", "operations")]
+    heads = [f"{half}{what}" for half in ("decode", "encode") for what in (" whole, GB", ", GB", ", operations")]
+    return [
+        "Counted likewise. *Operations* are those that it takes so, over those of the whole.",
+        "",
+        *_rows(
+            ["size", "ranks", "GPU, GB", *heads],
+            [
+                [f"{row['width']} x {row['height']}", row["ranks"], row["memory_gb"], *(row[name] for name in columns)]
+                for row in figures
             ],
         ),
     ]

@@ -42,19 +42,16 @@ def main() -> None:
     parser.add_argument(
         "--factors", nargs="+", choices=FACTORS, default=FACTORS, help="beside the default; all of them"
     )
+    parser.add_argument("--add", action="store_true", help="put these factors into the results that are there")
     arguments = parser.parse_args()
     if not (arguments.model / "model_index.json").exists():
         parser.error(f"{arguments.model} holds no model; `python -m training WORK models/demo` makes it")
-    measured(
-        arguments.model,
-        arguments.work,
-        arguments.out,
-        [
-            one.shortened(arguments.images, arguments.steps)
-            for one in VARIATIONS
-            if one is DEFAULT or one.factor in arguments.factors
-        ],
-    )
+    wanted = [
+        one.shortened(arguments.images, arguments.steps)
+        for one in VARIATIONS
+        if one.factor in arguments.factors or (one is DEFAULT and not arguments.add)
+    ]
+    (added if arguments.add else measured)(arguments.model, arguments.work, arguments.out, wanted)
 
 
 def measured(model: Path, work: Path, out: Path, variations: list[Variation]) -> dict[str, Any]:
@@ -84,6 +81,25 @@ def measured(model: Path, work: Path, out: Path, variations: list[Variation]) ->
     file.write_text(json.dumps(results, indent=1) + "\n")
     (out / "docs").mkdir(exist_ok=True)
     page.write(out / "docs" / "fidelity.md", out / "docs" / "pictures", results, shown)
+    return results
+
+
+def added(model: Path, work: Path, out: Path, variations: list[Variation]) -> dict[str, Any]:
+    """Render and compare these, and write them into the results of an earlier run, each with its own date."""
+    work = work / _digest(model)
+    work.mkdir(parents=True, exist_ok=True)
+    file = out / "benchmarks" / "results" / "fidelity.json"
+    results: dict[str, Any] = json.loads(file.read_text())
+    for variation in variations:
+        _render(model, work, [variation.reference, variation])
+        row = _compared(variation, _pictures(work, variation.reference), _pictures(work, variation))
+        row["measured"] = datetime.now(UTC).isoformat(timespec="seconds")
+        same = (variation.factor, variation.value)
+        others = [one for one in results["variations"] if (one["factor"], one["value"]) != same]
+        results["variations"] = [*others, row]
+        file.write_text(json.dumps(results, indent=1) + "\n")
+    names = prompts(results["default"]["images"])
+    page.write(out / "docs" / "fidelity.md", out / "docs" / "pictures", results, [(name, None, None) for name in names])
     return results
 
 
@@ -118,7 +134,7 @@ def _pictures(work: Path, variation: Variation) -> Any:
 
 def _compared(variation: Variation, one: Any, many: Any) -> dict[str, Any]:
     pairs = list(zip(many, one, strict=False))
-    patches = split(SIDE_PX // 8, SIDE_PX // 8, variation.ranks, unit=UNIT)
+    patches = split(variation.side_px // 8, variation.side_px // 8, variation.ranks, unit=UNIT)
     return {
         **variation.described(),
         "psnr_db": [_finite(measures.psnr(picture, reference)) for picture, reference in pairs],

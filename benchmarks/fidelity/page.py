@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,24 @@ from matplotlib import pyplot
 
 from benchmarks.fidelity.measures import Picture
 
+Shown = list[tuple[str, Picture | None, Picture | None]]
+
 SHOWN = 4
 MAGNIFIED = 8
 
 
-def write(page: Path, pictures: Path, results: dict[str, Any], shown: list[tuple[str, Picture, Picture]]) -> None:
+def write(page: Path, pictures: Path, results: dict[str, Any], shown: Shown) -> None:
     """Write the page and, in `pictures`, what it shows.
 
     Args:
         results: as `benchmarks/results/fidelity.json` holds it.
-        shown: prompt, one-rank picture and displaced picture of some prompts.
+        shown: prompt, one-rank picture and displaced picture of some prompts; where there is none, those stay.
     """
     pictures.mkdir(parents=True, exist_ok=True)
     _plot(pictures / "fidelity-factors.png", results["variations"])
     for number, (_, one, many) in enumerate(shown[:SHOWN]):
+        if one is None or many is None:
+            continue
         difference = np.abs(many.astype(np.int16) - one) * MAGNIFIED
         Image.fromarray(np.concatenate([one, many, difference.clip(0, 255).astype(np.uint8)], axis=1)).save(
             pictures / f"fidelity-{number}.png", optimize=True
@@ -57,12 +62,18 @@ def _short(value: str) -> str:
     return value.removesuffix("Scheduler").replace("Discrete", "").replace("SolverMultistep", "++")
 
 
-def _text(page: Path, pictures: Path, results: dict[str, Any], shown: list[tuple[str, Picture, Picture]]) -> str:
+def _text(page: Path, pictures: Path, results: dict[str, Any], shown: Shown) -> str:
     folder = pictures.relative_to(page.parent).as_posix()
     rows = [_row(one, results["variations"][0]) for one in results["variations"]]
     default, side = results["default"], results["side_px"]
     spent = f", in {results['cpu_minutes']:.0f} CPU minutes" if results["cpu_minutes"] is not None else ""
     steps, warmup, ranks = default["steps"], default["warmup"], default["ranks"]
+    later = {one["factor"]: one["measured"] for one in results["variations"] if "measured" in one}
+    since = "".join(
+        f"\n*{factor}* was measured for itself, the last of it {date}, by `python -m benchmarks.fidelity --add "
+        f"--factors {shlex.quote(factor)}`."
+        for factor, date in later.items()
+    )
     sheets = "\n\n".join(
         f"*{prompt}*\n\n![one rank, displaced, difference]({folder}/fidelity-{number}.png)"
         for number, (prompt, _, _) in enumerate(shown)
@@ -88,7 +99,9 @@ patches than elsewhere, divided by the same of the one-rank picture: 1 means tha
 was measured, has every evaluation wait; what is left there is the order of floating-point sums, rounded to 8 bits.
 There is no warmup of 0: the first evaluation has nothing stale to read, and the engine refuses it.
 Where a picture's units of 32 px do not divide by the ranks, ranks with more rows hand tokens of their transformers on
-([engine.md](engine.md)); *own tokens* is without that, and with a busiest rank that does more.
+([engine.md](engine.md)); *own tokens* is without that, and with a busiest rank that does more. In *residual* every
+evaluation after the warm-up waits for what is new of keys and values, in 1.8 bits a number. *Refined* pictures have
+twice the sides, in two passes, each with its warmup.{since}
 [Decision 304](decisions/0304-defaults-by-the-table.md) says which defaults follow.
 
 ![PSNR by factor; whiskers are the extremes]({folder}/fidelity-factors.png)

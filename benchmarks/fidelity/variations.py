@@ -9,12 +9,13 @@ from typing import Any
 
 from distri.engine import EngineSettings
 from distri.model.image import ImageSpec
+from distri.model.stages import Highres
 from distri.ranks.patches import MOST_WORK
-from distri.ranks.phase import NormMode
+from distri.ranks.phase import Exchanged, NormMode
 from pipeline.promptset.samplers import scheduler_of
 from training.scenes import caption, drawn_held_out
 
-PROMPTS, FEWER = 50, 16
+PROMPTS, FEWER, FEWEST = 50, 16, 8
 SIDE_PX = 256
 GUIDANCE = 5.0
 SCHEDULERS = ("EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "DDIMScheduler")
@@ -29,6 +30,7 @@ class Variation:
         ranks: patch ranks; both halves of guidance are a batch, so all of them share one picture.
         hand_on: whether ranks with more rows hand tokens on, which at this size concerns 3 and 5 ranks.
         images: how many of the prompts.
+        side_px: of the pictures; larger ones than the model's are refined, and every pass is displaced.
     """
 
     factor: str
@@ -40,8 +42,10 @@ class Variation:
     scheduler: str = SCHEDULERS[0]
     norm_mode: NormMode = NormMode.CORRECTED
     resync: float | None = None
+    exchange: Exchanged = Exchanged.DISPLACED
     hand_on: bool = True
     images: int = FEWER
+    side_px: int = SIDE_PX
 
     @property
     def name(self) -> str:
@@ -57,6 +61,7 @@ class Variation:
             norm_mode=self.norm_mode,
             most_work=MOST_WORK if self.hand_on else math.inf,
             resync=self.resync,
+            exchange=self.exchange,
             native_px=SIDE_PX,
         )
 
@@ -65,22 +70,24 @@ class Variation:
         """One rank, with the same steps and scheduler."""
         return Variation(
             "one rank",
-            f"{self.steps} {self.scheduler} {self.images}",
+            f"{self.steps} {self.scheduler} {self.images} {self.side_px}",
             ranks=1,
             exact=True,
             steps=self.steps,
             scheduler=self.scheduler,
             images=self.images,
+            side_px=self.side_px,
         )
 
     def described(self) -> dict[str, Any]:
         """As JSON; `of` is the way back."""
-        return {**asdict(self), "norm_mode": self.norm_mode.value}
+        return {**asdict(self), "norm_mode": self.norm_mode.value, "exchange": self.exchange.value}
 
     @classmethod
     def of(cls, described: dict[str, Any]) -> Variation:
         """The variation that was described."""
-        return cls(**{**described, "norm_mode": NormMode(described["norm_mode"])})
+        modes = {"norm_mode": NormMode(described["norm_mode"]), "exchange": Exchanged(described["exchange"])}
+        return cls(**{**described, **modes})
 
     def shortened(self, images: int, steps: int) -> Variation:
         """Fewer images and steps, to try it out."""
@@ -101,6 +108,12 @@ VARIATIONS = (
     # Two ranks' patches have at 256 px the 16 latent rows that eight ranks' have at 1024 px.
     Variation("GroupNorm at 2 ranks", NormMode.STALE.value, ranks=2, norm_mode=NormMode.STALE),
     *(Variation("resync", str(drift), resync=drift) for drift in (0.1, 0.3)),
+    Variation("residual", "8 ranks", exchange=Exchanged.RESIDUAL),
+    *(Variation("residual, fewer steps", str(steps), steps=steps, exchange=Exchanged.RESIDUAL) for steps in (10, 25)),
+    *(
+        Variation("refined, 25 steps", kind.value, steps=25, side_px=2 * SIDE_PX, images=FEWEST, exchange=kind)
+        for kind in Exchanged
+    ),
     Variation("exact", "8 ranks", exact=True),
 )
 
@@ -115,8 +128,9 @@ def images(variation: Variation) -> list[ImageSpec]:
     scheduler = scheduler_of(variation.scheduler)
     return [
         ImageSpec(
-            text, None, seed=1000 + number, width=SIDE_PX, height=SIDE_PX, steps=variation.steps,
+            text, None, seed=1000 + number, width=variation.side_px, height=variation.side_px, steps=variation.steps,
             guidance_scale=GUIDANCE, scheduler=scheduler.name, scheduler_settings=scheduler.settings,
+            highres=Highres(refine=variation.side_px > SIDE_PX),
         )
         for number, text in enumerate(prompts(variation.images))
     ]  # fmt: skip

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from embedded.services.services import Services, no_proxy, running_services
-from pipeline import Client
+from pipeline import Batch, Client
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.commit import commit_image
 from pipeline.client.connect import Connection
@@ -40,13 +40,11 @@ def control(jobs: int) -> dict[str, Any]:
         controller = stack.enter_context(_process(environment, "-m", "tasks.worker", "control"))
         stack.enter_context(_process(environment, "-m", "tasks.worker", "beat"))
         _until(lambda: _announced(connection), "the controller is there", 60)
-        batch = Client(connection).submit([{"prompt": f"hill {n}", "width": 64, "height": 64} for n in range(jobs)])
-        _until(lambda: ledger.batches.get(batch.id).jobs == jobs, "the batch is expanded", 300)
-        _put_images(connection, batch.id, jobs)
-        ledger.workers.drain(ALL, Drain.FINISH)  # none begins before all are there
         idle_worker = "-m", "benchmarks.throughput.idle_worker"
         workers = [stack.enter_context(_process(environment, *idle_worker)) for _ in range(WORKERS)]
         _until(lambda: len(ledger.workers.free_slots()) == WORKERS, "the workers are there", 60)
+        _prove_model(connection)
+        batch = _with_images(connection, jobs)
         ledger.workers.undrain(ALL)
         _until(lambda: ledger.store.redis.zcard(ledger.store.keys.leases), "the first claim", 60)
         groups = {
@@ -92,6 +90,7 @@ def latency(rounds: int) -> dict[str, Any]:
         stack.enter_context(_process(environment, "-m", "benchmarks.throughput.idle_worker"))
         _until(lambda: _announced(connection), "the controller is there", 60)
         _until(connection.ledger.workers.free_slots, "the worker is there", 60)
+        _prove_model(connection)
         client = Client(connection)
         for number in range(rounds):
             began = time.time()
@@ -142,6 +141,22 @@ def _process(environment: dict[str, str], *arguments: str) -> Iterator[subproces
 
 def _announced(connection: Connection) -> bool:
     return bool(connection.ledger.store.redis.exists(connection.ledger.store.keys.deployment))
+
+
+def _prove_model(connection: Connection) -> None:
+    """One job that ends well: until then the others would wait for the one that tries the model."""
+    batch, batches = _with_images(connection, 1), connection.ledger.batches
+    connection.ledger.workers.undrain(ALL)
+    _until(lambda: batches.state(batch.id) is BatchState.COMPLETED, "a pod has rendered with the model", 60)
+
+
+def _with_images(connection: Connection, jobs: int) -> Batch:
+    """A batch whose images are there before a pod renders them; workers are drained then, so that none begins."""
+    connection.ledger.workers.drain(ALL, Drain.FINISH)
+    batch = Client(connection).submit([{"prompt": f"hill {n}", "width": 64, "height": 64} for n in range(jobs)])
+    _until(lambda: connection.ledger.batches.get(batch.id).jobs is not None, "the batch is expanded", 300)
+    _put_images(connection, batch.id, jobs)
+    return batch
 
 
 def _put_images(connection: Connection, batch_id: str, jobs: int) -> None:

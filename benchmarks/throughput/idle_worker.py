@@ -5,10 +5,18 @@ somebody looks; its images were put into the bucket before.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from pipeline.deployment.settings import Settings
-from pipeline.records.attempt import AttemptOutcome, AttemptPhase, AttemptSpec, Code, LaunchResult, Observation
+from pipeline.records.attempt import (
+    AttemptOutcome,
+    AttemptPhase,
+    AttemptSpec,
+    Code,
+    Launcher,
+    LaunchResult,
+    Observation,
+)
 from tasks import worker
 
 
@@ -33,6 +41,10 @@ class IdleLauncher:
         well = AttemptOutcome(Code.SUCCEEDED, "", exit_code=0)
         return {name: Observation(name, AttemptPhase.ENDED, "", well, s.batch_id, s.job_index) for name, s in specs}
 
+    def awaits(self, models: Collection[str]) -> str | None:
+        """Nothing: no weights are on their way here."""
+        return None
+
     def quiet_since(self, moment: float) -> bool:
         """Never for certain, whatever the moment."""
         return False
@@ -43,10 +55,11 @@ class IdleLauncher:
             self._specs.pop(name, None)
 
 
-def _idle(_: Settings) -> IdleLauncher:
+def _idle(settings: Settings) -> Launcher:
+    del settings  # whatever they say
     return IdleLauncher()
 
 
 if __name__ == "__main__":
-    worker.launcher_for = _idle  # type: ignore[assignment]  # another function of the same shape
+    worker.launcher_for = _idle
     raise SystemExit(worker.main(["render"]))

@@ -2,16 +2,18 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.fidelity import measures
-from benchmarks.fidelity.__main__ import measured
+from benchmarks.fidelity.__main__ import added, measured
 from benchmarks.fidelity.variations import VARIATIONS, Variation
 from distri import demo_model
 from distri.ranks.patches import split
+from distri.ranks.phase import Exchanged
 
 
 def _picture() -> measures.Picture:
@@ -55,6 +57,10 @@ def test_only_one_factor_differs_from_the_default_or_from_the_same_on_other_rank
         if "at 2 ranks" in variation.factor or variation.factor == "own tokens":
             assert "ranks" in changed
             changed -= {"ranks"}
+        if "steps" in variation.factor:  # fewer of them, and what is measured there
+            changed -= {"steps"} if len(changed) > 1 else set()
+        if variation.factor.startswith("refined") and len(changed) > 1:  # two passes, and another exchange
+            changed -= {"side_px"}
         assert len(changed) == 1, variation
         assert Variation.of(own) == variation
 
@@ -76,3 +82,12 @@ def test_real_ranks_render_compare_and_write_the_page(tmp_path: Path) -> None:
     for name in ("fidelity-factors.png", "fidelity-0.png"):
         assert f"pictures/{name}" in page
         assert (tmp_path / "docs" / "pictures" / name).stat().st_size > 1000
+    # One more factor is put beside them; what is rendered already is not rendered again.
+    work = next((tmp_path / "work").iterdir())
+    more = Variation("residual", "2 ranks", ranks=2, warmup=1, steps=2, images=1, exchange=Exchanged.RESIDUAL)
+    (work / f"{more.name}.json").write_text(json.dumps(more.described()))
+    shutil.copy(work / f"{variations[0].name}.npz", work / f"{more.name}.npz")
+    assert len(added(model, tmp_path / "work", tmp_path, [more])["variations"]) == 3
+    assert "\n| residual | 2 ranks | 2 | 1 |" in (tmp_path / "docs" / "fidelity.md").read_text()
+    assert len(added(model, tmp_path / "work", tmp_path, [more])["variations"]) == 3
+    assert "--add --factors residual" in (tmp_path / "docs" / "fidelity.md").read_text()

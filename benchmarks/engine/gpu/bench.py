@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.engine import networks
-from distri.layers.unet import Conditions
+from distri.layers.conditions import Conditions
 from distri.ranks.mesh import Axis, AxisName, TrafficCounter
 from distri.ranks.patches import Patches
 from distri.ranks.phase import Evaluation, Phase

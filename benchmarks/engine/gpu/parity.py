@@ -13,7 +13,8 @@ from torch import Tensor
 
 from benchmarks.engine import networks
 from benchmarks.engine.gpu.bench import DISPLACED, PUBLISHING, Bench, Row
-from distri.layers.unet import Conditions, SplitUNet
+from distri.layers.conditions import Conditions
+from distri.layers.unet import SplitUNet
 from distri.layers.vae import SplitVAE
 from distri.ranks import p2p
 from distri.ranks.mesh import Axis
