@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -13,16 +15,14 @@ import typer.main
 
 from pipeline.cli.main import app
 from tests.docs.blocks import NOT_RUN, PAGES, ROOT, Block, blocks
-from tests.helm.chart import helm
+from tests.helm.chart import helm, kubectl
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 
 
 @functools.cache
-def _help(*command: str) -> str:
-    program = str(helm()) if command[0] == "helm" else command[0]
-    done = subprocess.run([program, *command[1:], "--help"], capture_output=True, text=True, check=True)
-    return done.stdout
+def _output(program: Path, *words: str) -> str:
+    return subprocess.run([program, *words], capture_output=True, text=True, check=True).stdout
 
 
 def _check_tessera(words: list[str]) -> None:
@@ -43,14 +43,28 @@ def _check_make(words: list[str]) -> None:
 
 
 def _check_helm(words: list[str]) -> None:
-    names = [word for word in words[:2] if not word.startswith("-")]
-    subcommand = names[:2] if names[0] == "repo" else names[:1]
-    text = _help("helm", *subcommand)
-    for flag in (word.partition("=")[0] for word in words if word.startswith("--")):
-        assert flag in text, f"helm {' '.join(subcommand)} has no {flag}"
+    _check_flags(helm(), words, "")
 
 
-CHECKS = {"tessera": _check_tessera, "make": _check_make, "helm": _check_helm}
+def _check_kubectl(words: list[str]) -> None:
+    _check_flags(kubectl(), words, _output(kubectl(), "options"))
+
+
+def _check_flags(program: Path, words: list[str], of_all: str) -> None:
+    """Whether the help of the subcommand has all flags; `of_all` says which ones every subcommand has."""
+    rest = words
+    while rest[0].startswith("--"):  # such as --namespace render
+        rest = rest[2:]
+    plain = list(itertools.takewhile(lambda word: not word.startswith("-"), rest))
+    text = _output(program, *plain, "--help")
+    assert f"{program.name} {plain[0]}" in text, f"no command {program.name} {plain[0]}"
+    for flag in (word.partition("=")[0] for word in words if word.startswith("-")):
+        assert re.search(rf"(?<![\w-]){flag}(?![\w-])", text + of_all), (
+            f"{program.name} {' '.join(plain)} has no {flag}"
+        )
+
+
+CHECKS = {"tessera": _check_tessera, "make": _check_make, "helm": _check_helm, "kubectl": _check_kubectl}
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.name)
@@ -60,7 +74,7 @@ def test_an_example_can_be_parsed(block: Block) -> None:
         return
     assert subprocess.run(["/bin/bash", "-n"], input=block.text, text=True, check=False).returncode == 0
     for command in block.commands:
-        words = shlex.split(command.text.replace("\\\n", " "), comments=True)
+        words = [word for word in shlex.split(command.text.replace("\\\n", " "), comments=True) if word != "&"]
         check = CHECKS.get(words[0])
         if check is not None and not {"|", "&&", ">"} & set(words):
             check(words[1:])

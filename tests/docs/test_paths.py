@@ -33,6 +33,16 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+def test_every_page_of_docs_is_reached_from_the_readme() -> None:
+    reached, ahead = set(), [ROOT / "README.md"]
+    while ahead:
+        page = ahead.pop().resolve()
+        if page.suffix == ".md" and page.is_file() and page not in reached:
+            reached.add(page)
+            ahead += [page.parent / link for link in _LINK.findall(page.read_text()) if "://" not in link]
+    assert [page.name for page in sorted((ROOT / "docs").glob("*.md")) if page not in reached] == []
+
+
 def contracts() -> list[dict[str, Any]]:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     return list(settings["tool"]["importlinter"]["contracts"])

@@ -33,6 +33,10 @@ FORMS = {
     "sigmas": "`14.6, 3`, list of numbers",
     "loras": "list of names and objects",
     "highres": "mode, object",
+    "control": "`edges, image=house.png, scale=0.7`, list of objects",
+    "reference": "`face, image=anna.png, scale=0.6`, list of objects",
+    "canvas": "`1536x1024`, `1536x1024+256+0`",
+    "masked_size": "as `size`",
     "metadata": "object",
 }
 KINDS = {"int": "integer", "float": "number", "bool": "true, false", "str": "text"}
