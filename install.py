@@ -7,6 +7,7 @@ fetches. Ctrl-C ends it with a word, and the next `make` goes on.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -76,14 +77,14 @@ def main(arguments: Sequence[str]) -> int:
     try:
         print(f"installing {arguments[-1]}: asking pip what that takes", flush=True)
         if files := planned(arguments):
-            with ThreadPoolExecutor(16) as pool:
-                sizes = list(pool.map(size_of, [address for _, address in files]))
+            pool = ThreadPoolExecutor(16)
+            sizes = list(pool.map(size_of, [address for _, address in files]))
             print(summary(files, sizes), flush=True)
             print("  fetching and installing them; this takes minutes where nothing is cached", flush=True)
         code = subprocess.call([*PIP, "install", *arguments])
     except KeyboardInterrupt:
         print("\ninterrupted; run make again, and it goes on", flush=True)
-        return INTERRUPTED
+        os._exit(INTERRUPTED)  # a server that does not answer is not waited for
     if code == 0:
         print(f"  installed ({time.monotonic() - began:.0f} s)", flush=True)
     return code

@@ -16,9 +16,10 @@ from distri.model import model as pipeline_model
 from distri.model.image import ImageSpec, Rendered
 from distri.model.model import Model
 from distri.ranks.errors import BadImage, ModelError
+from distri.ranks.memory import memory_of
 from distri.ranks.mesh import Mesh
 from distri.ranks.patches import MOST_WORK, Patches
-from distri.ranks.phase import NormMode
+from distri.ranks.phase import Exchanged, NormMode
 from distri.ranks.recorder import Replay
 from distri.ranks.replay import recorder_of
 from distri.ranks.spans import Spans
@@ -28,8 +29,10 @@ from distri.sampling.pixels import ReplicaVAE
 from distri.sampling.preparation import Preparation
 from distri.sampling.refiner import Refiner
 from distri.sampling.schedule import Schedule
+from distri.slots.decoder import Decoder
 from distri.slots.image_render import Parts
 from distri.slots.renders import Renders
+from distri.slots.room import Room
 from pipeline.checkpoints.checkpoint import ModelFiles
 from pipeline.checkpoints.kinds import Kind
 
@@ -46,6 +49,7 @@ class EngineSettings:
         most_work: of a patch rank, times the mean of all, before it hands tokens on to others, where whole rows do not
             divide; at least 1, and infinity means never. Displaced, such tokens are two evaluations old.
         resync: drift of the noise prediction above which another evaluation is synchronous; None means never.
+        exchange: how evaluations after the warm-up see the other ranks' activations, if not exact.
         native_px: side of the square that the model was trained on; None is what its UNet says.
         idle_ranks: render an image that has too few rows for the layout on fewer ranks, instead of refusing it.
         fused: use fused kernels on a GPU, each once it has given what the plain layers give.
@@ -57,6 +61,7 @@ class EngineSettings:
     norm_mode: NormMode = NormMode.CORRECTED
     most_work: float = MOST_WORK
     resync: float | None = None
+    exchange: Exchanged = Exchanged.DISPLACED
     native_px: int | None = None
     idle_ranks: bool = False
     fused: bool = True
@@ -117,6 +122,7 @@ class Engine:
                 norm_mode=settings.norm_mode,
                 most_work=settings.most_work,
                 kernels=self.kernels,
+                residual=settings.exchange is Exchanged.RESIDUAL,
                 recorder=recorder_of(settings.replay, mesh.device),
                 spans=self.spans,
             )
@@ -126,17 +132,23 @@ class Engine:
         sample_size = model.unet.config.sample_size
         if not (settings.native_px or isinstance(sample_size, int)):
             raise ModelError(f"the UNet's sample_size is {sample_size}: set EngineSettings.native_px, 1024 for SDXL")
+        self.native_px = settings.native_px or sample_size * split_vae.factor
         preparation = Preparation(
             model,
             unet,
             mesh,
             self.spans,
             factor=split_vae.factor,
-            native_px=settings.native_px or sample_size * split_vae.factor,
+            native_px=self.native_px,
             idle_ranks=settings.idle_ranks,
         )
         own_refiner = None if refiner is None else Refiner(refiner, split(refiner.unet), mesh, self.spans)
-        self._parts = Parts(mesh, preparation, unet, own_refiner, ReplicaVAE(split_vae, mesh), self.spans, self._now_ns)
+        vae = ReplicaVAE(split_vae, mesh, memory_bytes=memory_of(mesh.device, mesh.layout.ranks))
+        self._parts = Parts(
+            *(mesh, preparation, unet, own_refiner, vae, self.spans, self._now_ns),
+            decoder=Decoder(vae, mesh, self.spans),
+            room=Room(mesh, held=1 if recorder_of(settings.replay, mesh.device) is None else 2),
+        )
 
     @classmethod
     def load(
@@ -182,10 +194,12 @@ class Engine:
         Args:
             control: asked on the leader before every evaluation; ignored on the other ranks.
             slots: how many are evaluated together at most.
-            low_memory: use as little memory as can be: see `SamplingOptions`; buffers kept for other images are freed.
+            low_memory: use as little memory as can be: see `SamplingOptions`; buffers kept for other images are freed,
+                and the VAE computes large pictures in strips.
             on_final_latent: called on every rank with each image's final latent, 1CHW, float32, before it is decoded;
                 what it raises ends the render, so it must raise on all ranks or on none.
         """
+        self._parts.vae.save_memory(wanted=low_memory)
         options = SamplingOptions(self.settings.schedule, self.settings.idle_ranks, low_memory)
         return Renders(self._parts, options, slots=slots, control=control, on_final_latent=on_final_latent)
 
@@ -226,7 +240,7 @@ class Engine:
             One result per image, in order.
 
         Raises:
-            BadImage, TooManyRanks: on all ranks, before any evaluation; BadLora after they have agreed on it.
+            BadImage, TooManyRanks: on all ranks, before it is evaluated; BadLora after they have agreed on it.
             Stopped, LeaderFailed: see `Table.evaluate`.
             OutOfMemory, GpuFailed: on the rank whose device it is, and maybe on no other; its process should end.
         """
@@ -235,11 +249,13 @@ class Engine:
         renders = self.renders(
             control=control, slots=len(images), low_memory=low_memory, on_final_latent=on_final_latent
         )
+        finished: dict[str, Rendered] = {}
         for number, image in enumerate(images):
+            while renders.full:  # until it is known that memory holds more, or one ends
+                finished |= {one.name: one.rendered for one in renders.advance(1)}
             renders.join(image, str(number))
         if upcoming is not None:
             renders.embed_ahead(upcoming)
-        finished: dict[str, Rendered] = {}
         while renders.count:
             finished |= {one.name: one.rendered for one in renders.advance()}
         return [finished[str(number)] for number in range(len(images))]
@@ -254,5 +270,5 @@ class Engine:
 
     def _now_ns(self) -> int:
         if self.mesh.device.type == "cuda":
-            torch.cuda.synchronize(self.mesh.device)
+            torch.cuda.current_stream(self.mesh.device).synchronize()  # a decode on another stream goes on
         return time.monotonic_ns()

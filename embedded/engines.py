@@ -20,7 +20,7 @@ import structlog
 
 from embedded.processes.marked import kill_marked
 from embedded.run_with_parent import with_parent
-from pipeline.client.warm_engines import WarmEngine, engines_folder, forget_about, write_about
+from pipeline.client.warm_engines import WarmEngine, forget_about, write_about
 from pipeline.errors import RecordUnreadable
 from pipeline.names import (
     ATTEMPT_VARIABLE,
@@ -106,16 +106,16 @@ class Engines:
     """All engines of a node.
 
     Args:
-        data_dir: of the stack.
+        root: where each has its folder.
         command: of an attempt's processes.
         grace_s: from the request to end to the kill.
         warm_s: how long an engine waits for another attempt; 0: none does.
     """
 
     def __init__(
-        self, data_dir: Path, command: Callable[[AttemptSpec], Sequence[str]], *, grace_s: float, warm_s: float
+        self, root: Path, command: Callable[[AttemptSpec], Sequence[str]], *, grace_s: float, warm_s: float
     ) -> None:
-        self._root = engines_folder(data_dir)
+        self._root = root
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._command, self._grace_s, self._warm_s = command, grace_s, warm_s
         self._idle: list[Engine] = []
@@ -185,6 +185,10 @@ class Engines:
             if (gone or (engine.kill_at is not None and now > engine.kill_at)) and engine.kill():
                 self._idle.remove(engine)
                 log.info("engine that waited has ended", engine=engine.uid)
+
+    def kill_idle(self) -> None:
+        """End all that wait, at once: they have nothing to save."""
+        self._idle = [engine for engine in self._idle if not engine.kill()]
 
     def end_idle(self) -> None:
         """Ask all that wait to end."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from embedded.processes.child import Child, Program, stop_all
 from embedded.services.readiness import StopRequested
+from pipeline.checkpoints.hashes import folder_revision
 from pipeline.errors import ServiceError
 from pipeline.process.private import tighten
 
@@ -21,6 +22,10 @@ NATIVE_PX = 256
 # Made by `python -m training WORK models/demo`; not in a wheel.
 TRAINED = Path(__file__).parents[1] / "models" / "demo"
 
+# Beside it, for it alone, by the names that rows call them; made by `python -m training.demonstrators`.
+CONTROLNETS = {"canny": Path("canny") / "diffusion_pytorch_model.safetensors"}
+IP_ADAPTERS = {"scene": Path("scene") / "ip-adapter.safetensors"}
+
 _POLL_S = 0.05
 _UNFINISHED = "demo.unfinished"
 
@@ -28,6 +33,12 @@ _UNFINISHED = "demo.unfinished"
 def demo_model(data_dir: Path) -> Path:
     """Where the model is, or will be."""
     return data_dir / "models" / "demo"
+
+
+def beside_demo(files: Mapping[str, Path], revision: str, *, trained: Path = TRAINED) -> dict[str, Path]:
+    """Those of the files that are there, if the model of this revision is the one that they were trained for."""
+    found = {name: trained.parent / path for name, path in files.items() if (trained.parent / path).is_file()}
+    return found if found and trained.is_dir() and folder_revision(trained) == revision else {}
 
 
 def start_demo_model(data_dir: Path, environment: Mapping[str, str], *, trained: Path = TRAINED) -> Child | None:

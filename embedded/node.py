@@ -24,11 +24,12 @@ import structlog
 from embedded.attempts import AttemptFolder, AttemptStatus
 from embedded.engines import AttemptFiles, Engine, Engines
 from embedded.processes.marked import kill_marked
-from pipeline.client.local_stack import log_tail
+from pipeline.client.warm_engines import engines_folder
 from pipeline.deployment.settings import MachineSettings, load_part
 from pipeline.errors import RecordTooNew, RecordUnreadable
 from pipeline.names import POD_UID_VARIABLE
 from pipeline.process import flock
+from pipeline.process.log_tail import log_tail
 from pipeline.process.logs import configure_logging
 from pipeline.records.attempt import (
     REPORT_LIMIT_BYTES,
@@ -76,7 +77,7 @@ class Node:
         self._logs = data_dir / "logs" / "attempts"
         for folder in (self._scratch, self._logs):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._engines = Engines(data_dir, command, grace_s=grace_s, warm_s=warm_s)
+        self._engines = Engines(engines_folder(data_dir), command, grace_s=grace_s, warm_s=warm_s)
         self._grace_s = grace_s
         self._running: dict[str, _Running] = {}
         self._ended: set[str] = set()
@@ -244,7 +245,7 @@ class Node:
             if not running.status.deleted:
                 running.status = running.status.model_copy(update={"node_lost": True})
             self._ask_to_end(name, running)
-        self._engines.end_idle()
+        self._engines.kill_idle()
         while self._running or self._engines.idle:
             for name in list(self._running):
                 self._check_on(name)

@@ -52,7 +52,7 @@ def guard(command: Sequence[str], parent: int) -> int:
     """
     if os.getppid() != parent:
         return _CANNOT_RUN
-    child = subprocess.Popen(command, start_new_session=True)
+    child = subprocess.Popen(command, start_new_session=True, close_fds=False)  # also what was handed down to us
 
     def hand_on(number: int, _frame: FrameType | None) -> None:
         os.killpg(child.pid, number)

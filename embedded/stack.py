@@ -21,11 +21,13 @@ import structlog
 
 from embedded.model import await_demo_model, start_demo_model
 from embedded.processes.child import Child, Program, stop_all
+from embedded.processes.on_demand import OnDemand, listen
 from embedded.processes.supervisor import supervise
 from embedded.services.readiness import StopRequested
-from embedded.services.services import Services, await_services, no_proxy, start_services, stop_services
+from embedded.services.services import Services, no_proxy, start_services, stop_services
 from embedded.stack_settings import Wishes, stack_settings
-from pipeline.client.local_stack import LOCK_FILE, MARKER_FILE, STATE_FILE, StackState, without_deployment
+from pipeline.client.local_stack import LOCK_FILE, MARKER_FILE, STATE_FILE, StackState, missing_for_page
+from pipeline.client.stack_environment import without_deployment
 from pipeline.errors import TesseraError
 from pipeline.process import flock
 from pipeline.process.files import write_private
@@ -37,6 +39,10 @@ from pipeline.process.private import UMASK, private_folder, tighten
 WORKERS: Mapping[str, Sequence[str]] = {
     name: (sys.executable, "-P", "-m", "tasks.worker", name) for name in ("control", "render", "beat")
 }
+
+# The HTTP API and its page, started when somebody first asks; it takes over a socket.
+SERVE = (sys.executable, "-P", "-m", "pipeline", "serve")
+_USUAL_PORT = 8080
 
 _SERVICES_S = 30.0
 _MODEL_S = 120.0
@@ -61,12 +67,16 @@ class Stack:
             device=options.device,
             default_model=options.default_model,
             loras=options.loras,
+            embeddings=options.embeddings,
+            controlnets=options.controlnets,
+            ip_adapters=options.ip_adapters,
             demo_model=not options.no_model,
         )
         self._workers = workers
         self._services: Services | None = None
         self._model: Child | None = None
         self._children: list[Child] = []  # node first, then workers
+        self._page: OnDemand | None = None
         self._stopping = False
         self._tighten_at = 0.0
         self._began = time.monotonic()
@@ -77,10 +87,11 @@ class Stack:
 
     def start(self) -> None:
         """Start everything and write the state file. Raises TesseraError, StopRequested."""
+        without = self._options.no_page or missing_for_page()
+        listener = None if without else listen(self._options.port, _USUAL_PORT)
         plain = without_deployment(os.environ) | _OF_EVERY_CHILD
-        self._services = start_services(self._data_dir)
         self._model = None if self._options.no_model else start_demo_model(self._data_dir, plain)
-        await_services(self._services, _SERVICES_S, lambda: self._stopping, on_ready=self._report)
+        self._services = start_services(self._data_dir, _SERVICES_S, lambda: self._stopping, on_ready=self._report)
         if self._model is not None:
             await_demo_model(self._model, self._data_dir, _MODEL_S, lambda: self._stopping)
             self._report("demo model")
@@ -95,11 +106,15 @@ class Stack:
             child.start()
             self._children.append(child)
         self._report("node and workers")
+        if listener is not None:
+            log_file = self._data_dir / "logs" / "serve.log"
+            self._page = OnDemand(Program("serve", SERVE, environment, self._data_dir, log_file), listener, "--fd")
         state = StackState(
             pid=os.getpid(),
             started_at=datetime.now(UTC),
             data_dir=self._data_dir,
             logs=self._data_dir / "logs",
+            page=self._page.url if self._page else None,
             # A client chooses how it logs by itself.
             environment={name: value for name, value in deployment.items() if not name.startswith("TESSERA_LOG_")},
         )
@@ -110,9 +125,12 @@ class Stack:
     def watch(self) -> None:
         """Restart every process that ends, until asked to stop."""
         servers = [self._services.redis, self._services.s3] if self._services else []
-        supervise([*servers, *self._children], self._asked_to_stop)
+        page = [self._page.child] if self._page else []
+        supervise([*servers, *self._children, *page], self._asked_to_stop)
 
     def _asked_to_stop(self) -> bool:
+        if self._page is not None:
+            self._page.start_if_asked()
         if (now := time.monotonic()) > self._tighten_at:
             self._tighten_at = now + _TIGHTEN_S
             tighten(self._data_dir / "s3")  # SeaweedFS opens a few of its files to all by itself
@@ -123,7 +141,8 @@ class Stack:
         began = time.monotonic()
         (self._data_dir / STATE_FILE).unlink(missing_ok=True)
         killed = stop_all([self._model] if self._model else [], grace_s=0)
-        killed += stop_all(self._children[1:], _WORKER_GRACE_S)
+        page = [self._page.child] if self._page else []
+        killed += stop_all([*page, *self._children[1:]], _WORKER_GRACE_S)
         killed += stop_all(self._children[:1], _NODE_GRACE_S)
         if self._services is not None:
             stop_services(self._services)
@@ -196,8 +215,18 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="what they compute on")
     parser.add_argument("--default-model", help="model of rows that name none")
     parser.add_argument("--loras", type=json.loads, default={}, help="LoRA files by name, as JSON")
+    parser.add_argument("--embeddings", type=json.loads, default={}, help="embedding files by name, as JSON")
+    parser.add_argument("--controlnets", type=json.loads, default={}, help="ControlNet files by name, as JSON")
+    parser.add_argument(
+        "--ip-adapters",
+        type=json.loads,
+        default={},
+        help="IP-Adapters by name, as JSON: file and encoder's folder",
+    )
     parser.add_argument("--images-per-job", type=int, help="most images in a job")
     parser.add_argument("--with-parent", type=int, metavar="PID", help="end when this process, our parent, ends")
+    parser.add_argument("--port", type=int, help="of the HTTP API and its page; by default 8080, or a free one")
+    parser.add_argument("--no-page", action="store_true", help="start without the HTTP API and its page")
     parser.add_argument("--no-model", action="store_true", help="start without the demo model; nothing can be rendered")
     parser.add_argument(
         "--workers", type=json.loads, default=WORKERS, help="commands to run instead of the workers, by name, as JSON"

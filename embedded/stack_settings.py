@@ -5,7 +5,6 @@ Where its own Redis, bucket and node are, the stack decides by itself.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -14,12 +13,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from embedded.model import NATIVE_PX, demo_model
-from pipeline.checkpoints.hashes import folder_revision
-from pipeline.client.local_stack import heeded
+from embedded.model import CONTROLNETS, IP_ADAPTERS, NATIVE_PX, beside_demo, demo_model
+from pipeline.checkpoints.hashes import folder_revision, hashes_of
+from pipeline.checkpoints.ip_adapter import WEIGHTS
+from pipeline.client.stack_environment import heeded
 from pipeline.deployment.layouts import Layout
-from pipeline.deployment.model_file import added_models
-from pipeline.deployment.settings import LoraSource, ModelSource, Settings, load_settings, variable_name
+from pipeline.deployment.model_file import added_default, added_models
+from pipeline.deployment.settings import (
+    ControlNetSource,
+    EmbeddingSource,
+    IPAdapterSource,
+    LoraSource,
+    ModelSource,
+    Settings,
+    StandaloneSettings,
+    load_part,
+    load_settings,
+    variable_name,
+)
 
 _NVIDIA_SMI_S = 20.0
 _LOOPBACK = ("127.0.0.0/8", "::1/128")
@@ -37,7 +48,8 @@ class Wishes:
         images_per_job: at most.
         device: what the ranks compute on.
         default_model: of rows that name none.
-        loras: file by id.
+        loras, embeddings, controlnets: file by id.
+        ip_adapters: file and image encoder's folder by id.
         demo_model: whether the demo model is one of the models.
     """
 
@@ -47,6 +59,9 @@ class Wishes:
     device: str | None = None
     default_model: str | None = None
     loras: Mapping[str, str] = field(default_factory=dict)
+    embeddings: Mapping[str, str] = field(default_factory=dict)
+    controlnets: Mapping[str, str] = field(default_factory=dict)
+    ip_adapters: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     demo_model: bool = True
 
 
@@ -71,7 +86,20 @@ def stack_settings(
 
     Raises SettingsError naming what cannot be used.
     """
-    said = heeded(environ)
+    decided = _decided(wishes, data_dir, environ, gpus, webhook_key=webhook_key)
+    return load_settings(heeded(environ, data_dir), **{**decided, **services})
+
+
+def standalone_settings(data_dir: Path, environ: Mapping[str, str], gpus: int | None = None) -> StandaloneSettings:
+    """Those of one picture without a stack, which is to come out as the stack renders it. Arguments as above."""
+    return load_part(StandaloneSettings, heeded(environ, data_dir), **_decided(Wishes(), data_dir, environ, gpus))
+
+
+def _decided(
+    wishes: Wishes, data_dir: Path, environ: Mapping[str, str], gpus: int | None, *, webhook_key: str | None = None
+) -> dict[str, Any]:
+    """What is not left to the environment, or suits this machine where that says nothing."""
+    said = heeded(environ, data_dir)
     wished: dict[str, Any] = {
         "worker_slots": wishes.slots,
         "gpus": wishes.ranks,
@@ -88,18 +116,21 @@ def stack_settings(
     models = {"demo": _demo(data_dir)} if wishes.demo_model else {}
     others = {**_of_environment(said, "models"), **added_models(data_dir)}
     if variable_name("default_model") not in said:
-        defaults["default_model"] = wishes.default_model or ("demo" if models and others else None)
-    decided: dict[str, Any] = {**defaults, **chosen, **services}
-    return load_settings(
-        said,
-        **decided,
-        models=others | models,
-        loras=_of_environment(said, "loras") | {name: _lora(Path(path)) for name, path in wishes.loras.items()},
-        launcher="local",
-        image="local",
-        data_dir=data_dir,
-        log_format="json",
-    )
+        chosen_model = wishes.default_model or added_default(data_dir)
+        defaults["default_model"] = chosen_model or ("demo" if models and others else None)
+    return {
+        **defaults,
+        **chosen,
+        "models": others | models,
+        "loras": _listed(said, "loras", LoraSource, wishes.loras),
+        "embeddings": _listed(said, "embeddings", EmbeddingSource, wishes.embeddings),
+        "controlnets": _demo_controlnets(models) | _listed(said, "controlnets", ControlNetSource, wishes.controlnets),
+        "ip_adapters": _demo_adapters(models) | _of_environment(said, "ip_adapters") | _adapters(wishes.ip_adapters),
+        "launcher": "local",
+        "image": "local",
+        "data_dir": data_dir,
+        "log_format": "json",
+    }
 
 
 def gpus_of_machine() -> int:
@@ -124,7 +155,7 @@ def _hardware(found: int, device: str, chosen: Mapping[str, Any], said: Mapping[
 
 
 def _of_environment(said: Mapping[str, str], name: str) -> dict[str, Any]:
-    """Models or LoRAs of the environment; what is no JSON object, the settings themselves refuse."""
+    """Models, LoRAs or embeddings of the environment; what is no JSON object, the settings themselves refuse."""
     try:
         value = json.loads(said.get(variable_name(name), "{}"))
     except ValueError:
@@ -137,6 +168,45 @@ def _demo(data_dir: Path) -> ModelSource:
     return ModelSource(path=str(model), revision=folder_revision(model), native_px=NATIVE_PX)
 
 
-def _lora(path: Path) -> LoraSource:
-    with path.open("rb") as file:
-        return LoraSource(path=str(path), sha256=hashlib.file_digest(file, "sha256").hexdigest())
+def _demo_controlnets(models: Mapping[str, ModelSource]) -> dict[str, Any]:
+    """The control networks of the demo model, if that is one of the models."""
+    return {
+        name: ControlNetSource(path=str(path), sha256=hashes_of(path).sha256, models=(demo,))
+        for demo, source in models.items()
+        for name, path in beside_demo(CONTROLNETS, source.revision).items()
+    }
+
+
+def _demo_adapters(models: Mapping[str, ModelSource]) -> dict[str, Any]:
+    """Likewise its IP-Adapters, each with its image encoder beside it."""
+    found = {
+        name: (demo, str(path))
+        for demo, source in models.items()
+        for name, path in beside_demo(IP_ADAPTERS, source.revision).items()
+    }
+    read = _adapters({name: (path, str(Path(path).parent / "image_encoder")) for name, (_, path) in found.items()})
+    return {name: one.model_copy(update={"models": (found[name][0],)}) for name, one in read.items()}
+
+
+def _listed(
+    said: Mapping[str, str],
+    name: str,
+    kind: type[LoraSource | EmbeddingSource | ControlNetSource],
+    wished: Mapping[str, str],
+) -> dict[str, Any]:
+    """A list of the environment, and over it the files of the command line."""
+    files = {identity: kind(path=path, sha256=hashes_of(Path(path)).sha256) for identity, path in wished.items()}
+    return _of_environment(said, name) | files
+
+
+def _adapters(wished: Mapping[str, tuple[str, str]]) -> dict[str, IPAdapterSource]:
+    """Those of the command line."""
+    return {
+        name: IPAdapterSource(
+            path=path,
+            sha256=hashes_of(Path(path)).sha256,
+            image_encoder=encoder,
+            image_encoder_sha256=hashes_of(Path(encoder) / WEIGHTS).sha256,
+        )
+        for name, (path, encoder) in wished.items()
+    }

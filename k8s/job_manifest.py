@@ -39,6 +39,8 @@ FOR_PODS = (
     "models",
     "loras",
     "embeddings",
+    "controlnets",
+    "ip_adapters",
     "fused",
     "replay",
     "collective_timeout_s",

@@ -17,11 +17,15 @@ import structlog
 
 from k8s.inventory import RESERVED, BadWeights, Inventory, locked
 from pipeline.bucket.artifacts import Artifacts
+from pipeline.checkpoints.control_files import ControlFile, control_file_of
+from pipeline.checkpoints.hashes import hashes_of
 from pipeline.deployment.model_check import check_model
-from pipeline.deployment.settings import ModelSource, load_settings
+from pipeline.deployment.settings import ModelSource, Settings, load_settings
 from pipeline.errors import BadCheckpoint, StoreUnavailable, TesseraError
+from pipeline.loras.report import base_of_file
 from pipeline.process.files import whole_file
 from pipeline.process.logs import configure_logging
+from pipeline.records.listed_files import LISTED_FILES, ListedFiles
 from pipeline.records.object_keys import checked_key
 
 SUMS = "SHA256SUMS"
@@ -79,6 +83,36 @@ def check_models(models: Mapping[str, ModelSource], target: Path) -> int:
     return checked
 
 
+def note_bases(artifacts: Artifacts, settings: Settings, target: Path) -> None:
+    """Leave in the bucket for which base models the listed files below `target` are: LoRAs, embeddings and so on.
+
+    And what control networks are. Who checks rows cannot see these files. One that is not what its setting
+    pins is passed over: its picture fails with the reason. Raises StoreUnavailable.
+    """
+    bases: dict[str, str] = {}
+    controls: dict[str, ControlFile] = {}
+    lists = settings.loras, settings.embeddings, settings.controlnets, settings.ip_adapters
+    listed = [item for one in lists for item in one.items()]
+    for name, source in listed:
+        path = Path(source.path)
+        if not path.is_relative_to(target):
+            continue
+        try:
+            base, control = base_of_file(path), control_file_of(path)
+            found = hashes_of(path).sha256
+        except (BadCheckpoint, OSError) as error:
+            log.warning("a listed file cannot be used", name=name, reason=str(error))
+            continue
+        if found != source.sha256:
+            log.warning("a listed file is not the one that is pinned", name=name, found=found, wanted=source.sha256)
+        else:
+            bases |= {} if base is None else {found: base}
+            controls |= {} if control is None else {found: control}
+    if listed:
+        body = ListedFiles(bases=bases, control_files=controls).model_dump_json().encode()
+        artifacts.put(LISTED_FILES, body, content_type="application/json")
+
+
 def _copy(artifacts: Artifacts, key: str, path: Path, wanted: str) -> None:
     with whole_file(path) as file:
         found = artifacts.copy_to(key, file)
@@ -126,6 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
         copied = fetch(Artifacts(settings), options.source, options.target, read=options.check)
         if options.check:
             check_models(settings.models, options.target)
+            note_bases(Artifacts(settings), settings, options.target)
     except (TesseraError, OSError) as error:  # a full or read-only volume, too
         print(f"weights: {error}", file=sys.stderr)  # noqa: T201 - becomes the termination message
         return 1

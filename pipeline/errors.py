@@ -10,6 +10,7 @@ TesseraError
 │   ├── UnknownBatch       no batch of that id
 │   ├── UnknownSchedule    no schedule of that name
 │   ├── UnknownFile        no uploaded file of that id
+│   ├── UnknownWebhook     no webhook, or no delivery, of that id
 │   └── NothingNew         no row of a prompt set is wanted
 ├── ServiceError           something outside is away or refuses us; nothing was lost, try again once it is mended
 │   ├── LedgerUnavailable  Redis
@@ -96,6 +97,10 @@ class UnknownFile(RequestError):
         super().__init__(f"no file {file_id[:80]!r}: `GET /v1/files` lists the ones there are")
 
 
+class UnknownWebhook(RequestError):
+    """No webhook or delivery of that id is known here."""
+
+
 class NothingNew(RequestError):
     """Every row of the prompt set is left out, because none is new."""
 
@@ -126,13 +131,20 @@ class RowWarning:
         return f"line {self.line}{more}: " + (f"{self.field}: {self.message}" if self.field else self.message)
 
 
+SHOWN_ERRORS = 50
+
+
 class PromptSetError(TesseraError):
-    """Rows that cannot be rendered as written: all of them, up to a cap, so that one pass mends the file."""
+    """Rows that cannot be rendered as written: all of them, up to a cap, so that one pass mends the file.
+
+    Its message has the first fifty.
+    """
 
     def __init__(self, source: str, errors: Sequence[RowError], total: int) -> None:
         self.source, self.errors, self.total = source, tuple(errors), total
-        shown = "\n".join(f"  {error}" for error in self.errors)
-        more = f"\n  and {total - len(self.errors)} more" if total > len(self.errors) else ""
+        first = self.errors[:SHOWN_ERRORS]
+        shown = "\n".join(f"  {error}" for error in first)
+        more = f"\n  and {total - len(first)} more" if total > len(first) else ""
         noun = "error" if total == 1 else "errors"
         super().__init__(f"{source}: {total} {noun}, nothing was submitted\n{shown}{more}")
 

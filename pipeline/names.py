@@ -5,6 +5,7 @@ Nothing that a user writes is part of a name but the batch id, whose characters 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Annotated
 
@@ -17,13 +18,19 @@ ATTEMPT_VARIABLE = "TESSERA_ATTEMPT"  # the attempt's spec, as JSON
 POD_UID_VARIABLE = "TESSERA_POD_UID"
 TERMINATION_LOG_VARIABLE = "TESSERA_TERMINATION_LOG"  # where its report goes; unset, a kubelet's own place
 ENGINE_FOLDER_VARIABLE = "TESSERA_ENGINE_FOLDER"  # where it may wait for another attempt; unset, it ends with this one
-POD_VARIABLES = frozenset({ATTEMPT_VARIABLE, POD_UID_VARIABLE, TERMINATION_LOG_VARIABLE, ENGINE_FOLDER_VARIABLE})
+STANDALONE_VARIABLE = "TESSERA_STANDALONE"  # rows and pictures are files of its working folder: no Redis, no S3
+POD_VARIABLES = frozenset(
+    {ATTEMPT_VARIABLE, POD_UID_VARIABLE, TERMINATION_LOG_VARIABLE, ENGINE_FOLDER_VARIABLE, STANDALONE_VARIABLE}
+)
 
 # How a client names an HTTP API instead of Redis and S3. They are no settings of a deployment.
 URL_VARIABLE, TOKEN_VARIABLE = "TESSERA_URL", "TESSERA_TOKEN"  # a name
 CLIENT_VARIABLES = frozenset({URL_VARIABLE, TOKEN_VARIABLE})
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+# How the newest batch is named where an id is wanted.
+LAST = "last"
 
 # Of records: an id that may be part of a key, a name and a path as it stands.
 Id = Annotated[str, StringConstraints(pattern=f"^{ID.pattern}$")]
@@ -44,6 +51,11 @@ def checked_id(text: str, what: str) -> str:
 def checked_batch_id(batch_id: str) -> str:
     """The id itself. Raises RequestError."""
     return checked_id(batch_id, "batch id")
+
+
+def seed_of(batch_id: str) -> int:
+    """The seed of a batch that was given none: the same submission under the same id has the same seeds."""
+    return int.from_bytes(hashlib.sha256(batch_id.encode()).digest()[:4], "big")
 
 
 def image_id(row: int, number: int) -> str:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from functools import partial
+from operator import eq, is_, not_
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from pipeline.input_picture import MAX_SIDE_PX, AdapterReference, Control, Fit, Inpainting, InputPicture
+
+IS_NONE = partial(is_, None)  # asked of many fields of a million rows: no frame of Python's for each
+
 SettingValue = bool | int | float | str
 
-MAX_SIDE_PX = 16_384
 MAX_STEPS = 1_000
 WHOLE_SCHEDULE = (0.0, 1.0)
 CLIP_SKIP, MAX_CLIP_SKIP = 2, 12  # SDXL's own layer, and the layers of its smaller text encoder
@@ -42,6 +47,10 @@ class Scheduler(_Plain):
 
     name: str = Field(description="Diffusers class name.")
     settings: dict[str, SettingValue] = Field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        """Rows that agree in it are decided together."""
+        return hash((self.name, *sorted(self.settings.items())))
 
 
 LoraScale = Annotated[float, Field(ge=-4, le=4)]
@@ -99,6 +108,15 @@ class Highres(_Plain):
     )
 
 
+class Cascade(_Plain):
+    """Of a picture whose early evaluations are those of smaller ones, on one trajectory."""
+
+    switch_at: float = Field(0.6, ge=0, lt=1, description="Share of the schedule after which its own size begins.")
+    base_px: int | None = Field(
+        None, ge=64, le=4096, description="Side of a square with about the first area; None: the model's native size."
+    )
+
+
 class HighresAttention(StrEnum):
     """What self-attention sees in the later passes of a refined picture."""
 
@@ -127,21 +145,13 @@ class LaterPasses(_Plain):
 AS_THE_FIRST = LaterPasses()
 
 
-class Fit(StrEnum):
-    """How a picture to begin with comes to another shape."""
+class NormMode(StrEnum):
+    """Where GroupNorm's statistics come from in a displaced evaluation."""
 
-    FILL = "fill"  # it covers the size; what is left over is cut off evenly on both sides
-    FIT = "fit"  # all of it is there; what is missing at two sides continues its border
-    STRETCH = "stretch"  # both sides on their own
-
-
-class InputPicture(_Plain):
-    """A picture that rendering begins with: it lies beside the batch's rows, a PNG of 8-bit sRGB."""
-
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    width: int = Field(ge=1, le=MAX_SIDE_PX)
-    height: int = Field(ge=1, le=MAX_SIDE_PX)
-    name: str = Field("", description="Of the file as the row had it, without its folder.")
+    CORRECTED = "corrected"  # stale ones of the whole image, moved by the rank's own drift
+    STALE = "stale"  # the rank's own fresh, the others' stale
+    SYNCHRONOUS = "synchronous"  # gathered fresh, which waits
+    LOCAL = "local"  # the rank's own alone
 
 
 class Conditioning(_Plain):
@@ -187,63 +197,83 @@ class Picture(BaseModel):
     guidance_rescale: float
     guidance_interval: tuple[float, float] = Field(
         WHOLE_SCHEDULE,
-        exclude_if=lambda value: value == WHOLE_SCHEDULE,
+        exclude_if=partial(eq, WHOLE_SCHEDULE),
         description="Shares of the schedule between which there is guidance.",
     )
     scheduler: Scheduler | None = Field(None, description="None: the model's own.")
     timesteps: tuple[float, ...] | None = Field(
-        None, exclude_if=lambda value: value is None, description="One per step, falling; None: the scheduler's own."
+        None, exclude_if=IS_NONE, description="One per step, falling; None: the scheduler's own."
     )
     sigmas: tuple[float, ...] | None = Field(
         None,
-        exclude_if=lambda value: value is None,
+        exclude_if=IS_NONE,
         description="The same in sigmas, without the last one, which is 0.",
     )
     model: str
     loras: tuple[Lora, ...] = ()
     syntax: Syntax | None = Field(
-        None, exclude_if=lambda value: value is None, description="How its prompts are read; None: as literal text."
+        None, exclude_if=IS_NONE, description="How its prompts are read; None: as literal text."
     )
-    embeddings: tuple[str, ...] = Field(
-        (), exclude_if=lambda value: not value, description="Ids of those that its prompts name."
-    )
+    embeddings: tuple[str, ...] = Field((), exclude_if=not_, description="Ids of those that its prompts name.")
     clip_skip: int = Field(
         CLIP_SKIP,
         ge=1,
         le=MAX_CLIP_SKIP,
-        exclude_if=lambda value: value == CLIP_SKIP,
+        exclude_if=partial(eq, CLIP_SKIP),
         description="Which layer of the text encoders is read, counted from the last, which is 1.",
     )
     highres: Highres = Highres()
     # Beside `highres`, which earlier versions read strictly.
     later_passes: LaterPasses = Field(
         AS_THE_FIRST,
-        exclude_if=lambda value: value == AS_THE_FIRST,
+        exclude_if=lambda value: value is AS_THE_FIRST or value == AS_THE_FIRST,  # most are; models compare slowly
         description="Of `refine`; none of them is the first.",
     )
-    image: InputPicture | None = Field(
-        None, exclude_if=lambda value: value is None, description="Begun with; None: with noise alone."
+    cascade: Cascade | None = Field(None, exclude_if=IS_NONE, description="None: all passes have their own schedules.")
+    resync: float | None = Field(
+        None,
+        gt=0,
+        exclude_if=IS_NONE,
+        description="None: as the deployment has it.",
     )
+    norm_mode: NormMode | None = Field(None, exclude_if=IS_NONE)
+    most_work: float | None = Field(None, ge=1, exclude_if=IS_NONE)
+    image: InputPicture | None = Field(None, exclude_if=IS_NONE, description="Begun with; None: with noise alone.")
     strength: float | None = Field(
         None,
         gt=0,
         le=1,
-        exclude_if=lambda value: value is None,
+        exclude_if=IS_NONE,
         description="Share of the schedule that is walked from the picture; None: there is none.",
     )
-    fit: Fit | None = Field(
-        None, exclude_if=lambda value: value is None, description="How the picture comes to this shape."
+    fit: Fit | None = Field(None, exclude_if=IS_NONE, description="How the picture comes to this shape.")
+    inpaint: Inpainting | None = Field(
+        None,
+        exclude_if=IS_NONE,
+        description="What of the picture is painted anew; None: all of it.",
     )
+    control: tuple[Control, ...] = Field((), exclude_if=not_, description="What steers it; several add up.")
+    reference: tuple[AdapterReference, ...] = Field((), exclude_if=not_, description="What it resembles; adds up.")
     refiner_switch_at: float | None = Field(
         None,
         gt=0,
         lt=1,
-        exclude_if=lambda value: value is None,
+        exclude_if=IS_NONE,
         description="Share of the schedule after which the model's refiner takes over; None: it has none.",
     )
     conditioning: Conditioning = Conditioning()
     file: File = File()
     metadata: dict[str, str | int | float | bool | None]
+
+    @property
+    def inputs(self) -> tuple[InputPicture, ...]:
+        """The pictures that it is made of: what it begins with, the mask, what steers it, what it resembles."""
+        begins = () if self.image is None else (self.image,)
+        masks = () if self.inpaint is None else (self.inpaint.mask,)
+        if not (self.control or self.reference):  # a million rows are asked
+            return (*begins, *masks)
+        references = (picture for one in self.reference for picture in one.inputs)
+        return (*begins, *masks, *(one.image for one in self.control), *references)
 
 
 class Stage(_Plain):

@@ -114,7 +114,8 @@ def _field_names(kind: type[BaseModel]) -> set[str]:
     if not issubclass(kind, RootModel):
         return set(kind.model_fields)
     annotation = kind.model_fields["root"].annotation
-    return {name for one in get_args(annotation) or (annotation,) for name in one.model_fields}
+    kinds = get_args(annotation) or (annotation,)
+    return {name for one in kinds for name in getattr(one, "model_fields", ())}  # it may be no record at all
 
 
 def _not_json(body: str | bytes) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.bucket.imagefile import ImageFile, image_file
-from pipeline.deployment.announcement import SYNTAXES, AllowedModel, Deployment
+from pipeline.deployment.allowed import AllowedModel
+from pipeline.deployment.announcement import SYNTAXES, Deployment
 from pipeline.promptset.row import ResolvedRow
 from pipeline.records.attempt import AttemptSpec
 from pipeline.records.batch import BatchManifest, BatchRecord, JobRecord
@@ -38,6 +39,8 @@ def deployment(**changes: Any) -> Deployment:
         "max_rows": 1000,
         "syntaxes": SYNTAXES,
         "guidance_intervals": True,
+        "displacements": True,
+        "cascades": True,
         "highres_attention": "windows",
         "layout": "1x1x2",
     }

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from distri.layers.resolution import halvings_before_conv, halvings_of
+from distri.layers.resolution import evaluated, halvings_before_conv, halvings_of
 from distri.layers.windows import windows_of
 from distri.ranks.patches import split
 
@@ -34,13 +34,13 @@ def of_unet(unet: Any, height: int, width: int, *, window: int | None = None) ->
     """Arithmetic for one row of the batch; embeddings of time and text, which every rank does, are left out.
 
     Args:
-        unet: a diffusers UNet that the engine splits; its weights are not read.
+        unet: a diffusers UNet that the engine splits, or a ControlNet; its weights are not read.
         height, width: of the latent.
         window: side in latent elements of the windows that self-attention is computed in; None means the whole.
     """
     whole = split(height, width, 1, unit=1)
     rows = tokens = 0
-    for site, module in unet.named_modules():
+    for site, module in evaluated(unet):
         if isinstance(module, nn.Conv2d) and "attentions" not in site:
             leaving = whole.at(halvings_before_conv(unet, site)).at(module.stride[0] - 1)
             rows += leaving.area(0) * module.weight.numel()

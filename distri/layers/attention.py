@@ -1,4 +1,4 @@
-"""Attention of one patch: its own queries over everybody's keys and values, or over the text."""
+"""Attention of one patch: its own queries over everybody's keys and values, or over text and reference pictures."""
 
 # B batch, T tokens of this rank's patch, K tokens of the whole image, L tokens of text, C channels
 
@@ -12,9 +12,11 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from distri.layers.context import Context
 from distri.layers.kernels.fused import FusedKernels
+from distri.layers.references import mask_place, place_of, put
 from distri.layers.wide_heads import attend_in_chunks, is_too_wide
 from distri.layers.windows import Windows, windows_of
 from distri.ranks.errors import Unsplittable
+from distri.ranks.residuals import Keep
 from distri.ranks.rows import Rows
 from distri.ranks.sites import Incoming, Outgoing
 
@@ -70,7 +72,7 @@ class PatchSelfAttention:
         module = self.module
         if encoder_hidden_states is not None or attention_mask is not None:
             raise Unsplittable(self.site, "Attention", "self-attention was given a mask or other states")
-        windows = windows_of(self.context.patches, self.context.window, self.halvings)
+        windows = windows_of(self.context.patches, self.context.window, self.halvings, self.site)
         if not self.context.split and windows is None and not is_too_wide(x, module.to_q.out_features // module.heads):
             return torch.as_tensor(type(module).forward(module, x))
         x_BTC = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x
@@ -79,7 +81,7 @@ class PatchSelfAttention:
         q_BTC = module.to_q(x_BTC)
         if windows is not None:
             out_BTC = self._attend_in_windows(windows, q_BTC, x_BTC)
-        elif self.context.split and self.context.side_by_side:
+        elif self.context.split and self.context.side_by_side and self.context.keep is Keep.NOTHING:
             out_BTC = self._attend_side_by_side(q_BTC, x_BTC)
         else:
             k_BKC, v_BKC = module.to_k(x_BTC), module.to_v(x_BTC)
@@ -98,11 +100,16 @@ class PatchSelfAttention:
         context, axis = self.context, self.context.axis
         batch, found, channels = k_BTC.shape
         tokens = self._tokens(found)
+        if context.keep is Keep.RESIDUAL:
+            others = context.residuals.swap(context.exchange, self.site, (k_BTC, v_BTC), axis.others)
+            return self._in_rank_order(k_BTC, others[0::2]), self._in_rank_order(v_BTC, others[1::2])
         outgoing = [Outgoing(axis.others, tensor, everyone=True) for tensor in (k_BTC, v_BTC)]
         incoming = [
             Incoming(peer, (batch, tokens[peer], channels), everyone=True) for peer in axis.others for _ in range(2)
         ]
         with context.exchange.trade(self.site, outgoing, incoming, context.evaluation, like=k_BTC) as received:
+            if context.keep is Keep.BASE:
+                context.residuals.keep(self.site, (k_BTC, v_BTC), received)
             return self._in_rank_order(k_BTC, received[0::2]), self._in_rank_order(v_BTC, received[1::2])
 
     def _attend_side_by_side(self, q_BTC: Tensor, x_BTC: Tensor) -> Tensor:
@@ -190,40 +197,54 @@ class PatchSelfAttention:
 
 
 class TextCrossAttention:
-    """Attention over the text: local, its keys and values computed once per image.
+    """Attention over the text, and over reference pictures: local, their keys and values computed once per image.
 
     Args:
         module: owner of the projections.
         site: the module's name.
         context: holds the keys and values; its owner sees to it that they are those of the image.
+        halvings: how many stride-2 layers lie before it.
     """
 
-    def __init__(self, module: Any, site: str, context: Context) -> None:
+    def __init__(self, module: Any, site: str, context: Context, halvings: int) -> None:
         refuse_unknown(module, site)
         self.module = module
         self.site = site
         self.context = context
+        self.halvings = halvings
 
     def __call__(
         self, x_BTC: Tensor, encoder_hidden_states: Tensor, attention_mask: Tensor | None = None, **_: Any
     ) -> Tensor:
         """This rank's patch of the output, BTC. No communication."""
-        module, cache = self.module, self.context.text
+        module, cache, kernels = self.module, self.context.text, self.context.kernels
         if attention_mask is not None:
             raise Unsplittable(self.site, "Attention", "cross-attention was given a mask")
         if self.site not in cache:
             self.read(encoder_hidden_states)
+        q_BTC = module.to_q(x_BTC)
         k_BLC, v_BLC = cache[self.site]
-        out_BTC: Tensor = module.to_out[0](attend(module.to_q(x_BTC), k_BLC, v_BLC, module.heads, self.context.kernels))
-        return _rescaled(out_BTC, module)
+        out_BTC = attend(q_BTC, k_BLC, v_BLC, module.heads, kernels)
+        for number in self._references:
+            k_BNC, v_BNC = cache[place_of(self.site, number)]
+            added_BTC = attend(q_BTC, k_BNC, v_BNC, module.heads, kernels)
+            if self.context.references[number].mask is not None:
+                (mask_BT1,) = cache[mask_place(number, self.halvings)]
+                added_BTC = added_BTC * mask_BT1
+            out_BTC = out_BTC + added_BTC
+        return _rescaled(module.to_out[0](out_BTC), module)
 
     def read(self, text_BLC: Tensor) -> None:
-        """Compute keys and values of a text, into the place of those that are there."""
+        """Compute keys and values of a text and of references, into the place of those that are there."""
         module, cache = self.module, self.context.text
-        fresh = module.to_k(text_BLC), module.to_v(text_BLC)
-        for place, value in zip(cache.setdefault(self.site, fresh), fresh, strict=True):
-            if place is not value:
-                place.copy_(value)
+        put(cache, self.site, (module.to_k(text_BLC), module.to_v(text_BLC)))
+        for number in self._references:
+            put(cache, place_of(self.site, number), self.context.references[number].keys_and_values(self.site))
+
+    @property
+    def _references(self) -> list[int]:
+        """Those that have projections for this layer; a control network's layers attend to none."""
+        return [number for number, one in enumerate(self.context.references) if self.site in one.projections]
 
 
 def _rescaled(out: Tensor, module: Any) -> Tensor:

@@ -7,10 +7,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from distri.layers.kernels.fused import FusedKernels
+from distri.layers.references import ReferenceRows
+from distri.layers.strip_norms import StripNorms
 from distri.ranks.exchange import Exchange
 from distri.ranks.mesh import Axis, axis_of_one
 from distri.ranks.patches import ROWS, Patches
 from distri.ranks.phase import EXACT, Evaluation, NormMode, Phase
+from distri.ranks.residuals import Keep, Residuals
 
 
 @dataclass
@@ -23,10 +26,14 @@ class Context:
         exchange: the buffers for this shape on this axis.
         evaluation: phase of the current evaluation.
         norm_mode: GroupNorm in the displaced phase.
+        keep: whether keys and values of peers cross whole or as residuals.
+        residuals: what is kept for the latter, of this shape on this axis.
         window: side in latent elements of the window that self-attention sees; None means the whole image.
-        text: keys and values of cross-attention by layer, of this image's text.
+        text: keys and values of cross-attention by layer, of this image's text and references; the references' masks.
+        references: pictures that cross-attention attends to beside the text.
         kernels: the fused kernels, and which of them are used.
         channels_last: whether the network is laid so.
+        strips: what norms know of the whole image while a patch is computed in strips.
         side_by_side: whether keys and values of all ranks stand in one buffer, so that nothing is joined.
     """
 
@@ -35,11 +42,15 @@ class Context:
     exchange: Exchange
     evaluation: Evaluation = EXACT
     norm_mode: NormMode = NormMode.CORRECTED
+    keep: Keep = Keep.NOTHING
+    residuals: Residuals = field(default_factory=Residuals)
     window: int | None = None
-    text: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    text: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    references: tuple[ReferenceRows, ...] = ()
     kernels: FusedKernels = field(default_factory=FusedKernels)
     channels_last: bool = False
     side_by_side: bool = False
+    strips: StripNorms | None = None
     _activated: tuple[Tensor, Tensor] | None = None
 
     @classmethod

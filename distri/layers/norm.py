@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distri.layers.context import Context
+from distri.layers.strip_norms import StripNorms
 from distri.ranks.phase import NormMode
 from distri.ranks.sites import Incoming, Outgoing
 
@@ -139,6 +140,8 @@ class PatchGroupNorm:
             silu: whether SiLU of the output is what is wanted.
         """
         context, module = self.context, self.module
+        if context.strips is not None:
+            return self._of_strip(context.strips, x_BCS, added_BC, silu)
         if context.kernels.takes(x_BCS):
             return self._fused(x_BCS, added_BC, silu)
         x_BCS = _added(x_BCS, added_BC)
@@ -147,6 +150,22 @@ class PatchGroupNorm:
         else:
             y_BCS = nn.GroupNorm.forward(module, x_BCS)
         return functional.silu(y_BCS) if silu else y_BCS
+
+    def _of_strip(self, strips: StripNorms, x_BCS: Tensor, added_BC: Tensor | None, silu: bool) -> Tensor:
+        """A strip's output by the moments of the whole image; raises Unmeasured if these are not known yet."""
+        module, kernels = self.module, self.context.kernels
+        image_2BG = strips.known.get(self.site)
+        if image_2BG is None:
+            own_BCS = strips.own(x_BCS)
+            strips.measure(self.site, moments(_added(own_BCS, added_BC), module.num_groups), own_BCS[0, 0].numel())
+
+        def plain() -> Tensor:
+            y_BCS = normalised(_added(x_BCS, added_BC), image_2BG, module)
+            return functional.silu(y_BCS) if silu else y_BCS
+
+        if not kernels.takes(x_BCS):
+            return plain()
+        return kernels.scaled(x_BCS, image_2BG, module, silu=silu, added_BC=added_BC, plain=plain)
 
     def _fused(self, x_BCS: Tensor, added_BC: Tensor | None, silu: bool) -> Tensor:
         kernels, module, groups = self.context.kernels, self.module, self.module.num_groups

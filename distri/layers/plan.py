@@ -29,7 +29,7 @@ SPLIT: dict[str, Callable[[Any, str, Context, int], Callable[..., Any]]] = {
     "GroupNorm": PatchGroupNorm,
     "Transformer2DModel": PatchTransformer2d,
     "Attention": lambda module, site, context, halvings: (
-        TextCrossAttention(module, site, context)
+        TextCrossAttention(module, site, context, halvings)
         if module.is_cross_attention
         else PatchSelfAttention(module, site, context, halvings)
     ),
@@ -48,7 +48,7 @@ FOLLOWED = {"conv_norm_out": "conv_act"}
 LOCAL = frozenset(
     {
         *("Linear", "LayerNorm", "Dropout", "SiLU", "Timesteps", "TimestepEmbedding", "FeedForward"),
-        *("ModuleList", "UNet2DConditionModel", "BasicTransformerBlock"),
+        *("ModuleList", "UNet2DConditionModel", "ControlNetModel", "BasicTransformerBlock"),
         *("DownBlock2D", "CrossAttnDownBlock2D", "UNetMidBlock2DCrossAttn", "CrossAttnUpBlock2D", "UpBlock2D"),
         *("Upsample2D", "Decoder", "UNetMidBlock2D", "UpDecoderBlock2D", "Encoder", "DownEncoderBlock2D"),
     }
@@ -66,18 +66,32 @@ class SplitLayers:
         network: a diffusers module.
         context: what all its layers read.
         halvings: how many stride-2 layers lie before the norms and attentions of a module, by the module's name.
+        prefix: before the names of its layers in the exchange, where several networks share one.
+        plain: parts that are left as they are, by name.
 
     Raises:
         Unsplittable: a module has no place in the tables, or a setting that its layer does not know. Nothing has been
             changed then.
     """
 
-    def __init__(self, network: nn.Module, context: Context, halvings: Callable[[str], int]) -> None:
-        kinds = [(site, module, _kind(site, module)) for site, module in network.named_modules()]
+    def __init__(
+        self,
+        network: nn.Module,
+        context: Context,
+        halvings: Callable[[str], int],
+        *,
+        prefix: str = "",
+        plain: tuple[str, ...] = (),
+    ) -> None:
+        kinds = [
+            (site, module, _kind(site, module))
+            for site, module in network.named_modules()
+            if site.partition(".")[0] not in plain
+        ]
         layers: dict[nn.Module, Callable[..., Any]] = {}
         for site, module, kind in kinds:
             if kind in SPLIT:
-                layers[module] = SPLIT[kind](module, site, context, halvings(site))
+                layers[module] = SPLIT[kind](module, prefix + site, context, halvings(site))
             elif kind in FUSED:
                 layers[module] = FUSED[kind](module, context)
         for name, act_name in FOLLOWED.items():

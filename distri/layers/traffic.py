@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from distri.layers.resolution import halvings_before_conv, halvings_of
+from distri.layers.resolution import evaluated, halvings_before_conv, halvings_of
 from distri.layers.windows import windows_of
 from distri.ranks.buckets import ALIGNMENT_BYTES
 from distri.ranks.patches import ROWS, Patches
+from distri.ranks.residuals import sent_bytes
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Traffic:
         sent_displaced: per displaced one; the same tensors, each filled up to the buckets' alignment.
         halo_sent: the part of `sent` that goes to neighbours only.
         buffers: kept from evaluation to evaluation for this shape.
+        sent_residual: per evaluation whose keys and values cross as residuals; the rest is that of a synchronous one.
+        kept_residual: then kept in the place of `buffers`: keys and values as the ranks have them of each other.
     """
 
     sent: int
@@ -32,6 +35,8 @@ class Traffic:
     sent_displaced: int
     halo_sent: int
     buffers: int
+    sent_residual: int = 0
+    kept_residual: int = 0
 
 
 def of_unet(
@@ -40,7 +45,8 @@ def of_unet(
     """Traffic of patch rank `index`.
 
     Args:
-        unet: a diffusers UNet that the engine splits; its weights are not read.
+        unet: a diffusers UNet that the engine splits, or a ControlNet, whose traffic comes on top; its weights are not
+            read.
         patches: how the latent is split, by `distri.layers.unet.patches_of`.
         index: place on the patch axis.
         batch: rows of the batch that this rank evaluates: 2 an image where both halves of guidance are one batch.
@@ -50,10 +56,10 @@ def of_unet(
     neighbours = (index > 0) + (index < patches.count - 1)
     others = patches.count - 1
     moment_bytes = max(4, element_bytes)
-    sent = received = displaced = halo_sent = buffers = 0
-    for site, module in unet.named_modules():
+    sent = received = displaced = halo_sent = buffers = saved = kept = 0
+    for site, module in evaluated(unet):
         halvings = halvings_of(unet, site)
-        here, windows = patches.at(halvings), windows_of(patches, window, halvings)
+        here, windows = patches.at(halvings), windows_of(patches, window, halvings, site)
         if isinstance(module, nn.Conv2d) and module.kernel_size[0] > 1:
             entering = patches.at(halvings_before_conv(unet, site))
             across = entering.width if entering.dim == ROWS else entering.height
@@ -98,7 +104,11 @@ def of_unet(
             displaced += 2 * others * aligned(each[index])
             received += 2 * (sum(each) - each[index])
             buffers += 2 * sum(aligned(size) for size in each)
-    return Traffic(sent + halo_sent, received, displaced, halo_sent, buffers)
+            coded = sent_bytes(module.inner_kv_dim, here.tokens[index], batch=batch, receivers=others)
+            saved += 2 * others * each[index] - coded
+            kept += 2 * sum(each)
+    whole = sent + halo_sent
+    return Traffic(whole, received, displaced, halo_sent, buffers, whole - saved, kept)
 
 
 def prediction_bytes(patches: Patches, index: int, *, batch: int, receivers: int) -> int:

@@ -1,52 +1,33 @@
 """SDXL's UNet on one rank's patch of the latent."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from distri.layers import arithmetic
+from distri.layers import arithmetic, steering_networks
+from distri.layers.conditions import Conditions
 from distri.layers.context import Context
+from distri.layers.controlnet import ControlRows, added_up
 from distri.layers.kernels.fused import FusedKernels
 from distri.layers.plan import SplitLayers
+from distri.layers.references import ReferenceRows, mask_place, put, token_mask
 from distri.layers.resolution import halvings_of
+from distri.layers.steering_networks import SteeringNetwork
 from distri.layers.windows import windows_of
 from distri.ranks.errors import Unsplittable
 from distri.ranks.exchange import Exchange
 from distri.ranks.kept_shapes import KeptShape, KeptShapes, Text, kept_bytes_of
 from distri.ranks.mesh import Axis, axis_of_one
 from distri.ranks.patches import MOST_WORK, Patches, TokenBalance, split
-from distri.ranks.phase import Evaluation, NormMode
+from distri.ranks.phase import EXACT, Evaluation, NormMode
 from distri.ranks.recorder import Recorder
 from distri.ranks.replay import Replays
+from distri.ranks.residuals import Keep, Residuals
 from distri.ranks.spans import Spans
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What the UNet gets besides latent and time; B counts both halves of guidance where they are one batch.
-
-    Attributes:
-        text: BLC, prompt embeddings of both text encoders side by side.
-        pooled: BC, pooled embedding of the second encoder.
-        time_ids: B6, original height and width, crop top and left, target height and width, in pixels.
-    """
-
-    text: Tensor
-    pooled: Tensor
-    time_ids: Tensor
-
-
-def together(parts: Sequence[Conditions]) -> Conditions:
-    """Several conditions as one batch, in their order."""
-    return Conditions(
-        torch.cat([part.text for part in parts]),
-        torch.cat([part.pooled for part in parts]),
-        torch.cat([part.time_ids for part in parts]),
-    )
 
 
 class SplitUNet:
@@ -63,6 +44,8 @@ class SplitUNet:
         recorder: what records evaluations, so that they are replayed; None for nothing.
         spans: where it is noted what was recorded.
         kernels: the fused kernels; None is those that a GPU has.
+        residual: whether what would be displaced waits, but for keys and values, which cross as residuals; nothing of
+            that is recorded.
     """
 
     def __init__(
@@ -75,6 +58,7 @@ class SplitUNet:
         recorder: Recorder | None = None,
         spans: Spans | None = None,
         kernels: FusedKernels | None = None,
+        residual: bool = False,
     ) -> None:
         if unet.config.time_cond_proj_dim is not None:
             raise Unsplittable(
@@ -86,12 +70,27 @@ class SplitUNet:
         self.unet = unet
         self.shapes = KeptShapes(kept_bytes_of(unet.device) if kept_bytes is None else kept_bytes, recorder)
         self._recorder, self._spans = recorder, Spans() if spans is None else spans
-        self._most_work = most_work
+        self._most_work, self._residual = most_work, residual
         self._context = Context.alone(norm_mode, kernels or FusedKernels(), like=unet.conv_in.weight)
         self._layers = SplitLayers(unet, self._context, partial(halvings_of, unet))
         self._conditions: Conditions | None = None
         self._replays: Replays | None = None
         self._texts: dict[Hashable, Text] = {}
+        self._controlnets: dict[str, SteeringNetwork] = {}
+        self._control: tuple[ControlRows, ...] = ()  # of the image, cut to this rank's patch
+
+    def add_controlnet(self, name: str, network: Any) -> None:
+        """Let a network steer images that name it; see `steering_networks.split`. Raises Unsplittable."""
+        self._controlnets[name] = steering_networks.split(network, name, self._context)
+
+    def remove_controlnet(self, name: str) -> None:
+        """Restore the plain network; no image in progress may name it."""
+        self.shapes.drop_recordings()  # which read its weights
+        self._controlnets.pop(name).remove()
+
+    def controlnet(self, name: str) -> SteeringNetwork:
+        """One that was added."""
+        return self._controlnets[name]
 
     @property
     def unit(self) -> int:
@@ -107,6 +106,7 @@ class SplitUNet:
         *,
         window: int | None = None,
         replay: bool = True,
+        control: Sequence[ControlRows] = (),
     ) -> Patches:
         """Prepare for one image; no communication.
 
@@ -116,6 +116,7 @@ class SplitUNet:
             height, width: of the latent.
             window: side in latent elements of the windows that self-attention is computed in; None means the whole.
             replay: whether its evaluations may be recorded and replayed, where there is a recorder.
+            control: the control networks that steer it, each added before.
 
         Returns:
             How the latent is split among the ranks of the axis.
@@ -128,11 +129,13 @@ class SplitUNet:
         context.exchange.drain()
         context.axis, context.patches, context.window = axis, patches, window
         batch = conditions.text.shape[0]
-        shape = (axis.name, axis.ranks, batch, height, width, window, self.unet.dtype, context.norm_mode)
+        steered = tuple(rows.name for rows in control)
+        shape = (axis.name, axis.ranks, batch, height, width, window, self.unet.dtype, context.norm_mode, steered)
         kept = self.shapes.get(shape, lambda: self._keep(shape, axis, batch, height, width))
-        context.exchange = kept.exchange
-        recorded = replay and self._recorder is not None
+        context.exchange, context.residuals = kept.exchange, kept.residuals
+        recorded = replay and not self._residual and self._recorder is not None
         self._replays, self._texts = (kept.replays, kept.texts) if recorded else (None, {})
+        self._control = tuple(self._own_rows(rows, patches) for rows in control)
         self.change(conditions)
         return patches
 
@@ -144,12 +147,39 @@ class SplitUNet:
                 evaluations are replayed into the place of those before, from which recordings read them.
         """
         context = self._context
+        context.references = conditions.references
         if self._replays is None:
             context.text = {}
         else:
-            context.text = self._texts.setdefault(tuple(conditions.text.shape), {})
+            context.text = self._texts.setdefault(conditions.kind, {})
             self._layers.read_text(conditions.text)
+            for rows in self._control:
+                self._controlnets[rows.name].read_text(conditions.text)
+        self._read_masks(conditions.references)
         self._conditions = conditions
+
+    def _own_rows(self, rows: ControlRows, patches: Patches) -> ControlRows:
+        """With this rank's patch of what the network sees, and a scale as the network multiplies with it."""
+        context = self._context
+        seen = []
+        for whole, halvings in zip(rows.seen, self._controlnets[rows.name].halvings, strict=True):
+            if halvings is None:
+                seen.append(whole)
+                continue
+            own_BCHW = patches.at(halvings).cut(whole, context.axis.index)
+            seen.append(own_BCHW.contiguous(memory_format=context.memory_format))
+        return ControlRows(rows.name, tuple(seen), rows.scale.to(self.unet.dtype).view(-1, 1, 1, 1))
+
+    def _read_masks(self, references: Sequence[ReferenceRows]) -> None:
+        """Compute the masks of references for every resolution, into the place of those that are there."""
+        context = self._context
+        for number, reference in enumerate(references):
+            if reference.mask is None:
+                continue
+            for halvings in range(len(self.unet.config.block_out_channels)):
+                patches, index = context.patches.at(halvings), context.axis.index
+                mask_BT1 = token_mask(reference.mask, patches, index, split=context.split).to(self.unet.dtype)
+                put(context.text, mask_place(number, halvings), (mask_BT1,))
 
     def _keep(self, shape: Hashable, axis: Axis, batch: int, height: int, width: int) -> KeptShape:
         exchange = Exchange(axis)
@@ -170,23 +200,45 @@ class SplitUNet:
         if self._conditions is None:
             raise AssertionError("begin comes before the first evaluation")
         context, conditions = self._context, self._conditions
-        context.evaluation = evaluation
+        context.evaluation, context.keep = (
+            (EXACT, Keep.of(evaluation)) if self._residual else (evaluation, Keep.NOTHING)
+        )
 
-        def compute(latent_BCHW: Tensor, time: Tensor, pooled_BC: Tensor, time_ids_B6: Tensor) -> Tensor:
+        steering = self._control
+
+        def compute(
+            latent_BCHW: Tensor, time: Tensor, pooled_BC: Tensor, time_ids_B6: Tensor, *control: Tensor
+        ) -> Tensor:
+            patch = context.patches.cut(latent_BCHW, context.axis.index)
+            patch_BCHW = patch.contiguous(memory_format=context.memory_format)
+            added = {"text_embeds": pooled_BC, "time_ids": time_ids_B6}
+            # Without what a network for inpainting reads beside it.
+            own_BCHW = patch_BCHW[:, : self.unet.config.out_channels].contiguous(memory_format=context.memory_format)
+            inputs = iter(control)
+            steered = added_up(
+                [
+                    self._controlnets[rows.name](own_BCHW, time, conditions.text, added, rows.of(inputs))
+                    for rows in steering
+                ]
+            )
             (noise_BCHW,) = self.unet(
-                context.patches.cut(latent_BCHW, context.axis.index).contiguous(memory_format=context.memory_format),
+                patch_BCHW,
                 time,
                 encoder_hidden_states=conditions.text,
-                added_cond_kwargs={"text_embeds": pooled_BC, "time_ids": time_ids_B6},
+                added_cond_kwargs=added,
+                down_block_additional_residuals=steered.down,
+                mid_block_additional_residual=steered.middle,
+                down_intrablock_additional_residuals=steered.within,
                 return_dict=False,
             )
             return torch.as_tensor(noise_BCHW).contiguous()
 
+        own = (conditions.pooled, conditions.time_ids, *(tensor for rows in steering for tensor in rows.tensors))
         if self._replays is None:
-            noise_BCHW = compute(latent_BCHW, timestep, conditions.pooled, conditions.time_ids)
+            noise_BCHW = compute(latent_BCHW, timestep, *own)
         else:
-            inputs = (latent_BCHW, _on(latent_BCHW.device, timestep), conditions.pooled, conditions.time_ids)
-            noise_BCHW = self._replays.evaluate(evaluation, inputs, compute, reads=tuple(conditions.text.shape))
+            inputs = (latent_BCHW, _on(latent_BCHW.device, timestep), *own)
+            noise_BCHW = self._replays.evaluate(evaluation, inputs, compute, reads=conditions.kind)
         context.exchange.end_evaluation()
         self.shapes.drop_surplus()
         return noise_BCHW
@@ -194,18 +246,22 @@ class SplitUNet:
     def end(self) -> None:
         """Wait for messages in flight and forget the image; its buffers stay for the next of that shape."""
         self._context.exchange.drain()
-        self._context.text, self._conditions, self._replays, self._texts = {}, None, None, {}
+        self._context.references = ()
+        self._context.text, self._conditions, self._replays, self._texts, self._control = {}, None, None, {}, ()
 
     def free(self) -> None:
         """Forget the image, and drop all that is kept from one to the next."""
         self.end()
         self.shapes.clear()
-        self._context.exchange = Exchange(axis_of_one())
+        self._context.exchange, self._context.residuals = Exchange(axis_of_one()), Residuals()
 
     def remove(self) -> None:
         """Restore the plain network."""
         self.free()
         self._layers.remove()
+        for controlnet in self._controlnets.values():
+            controlnet.remove()
+        self._controlnets = {}
 
 
 def unit_of(unet: Any) -> int:

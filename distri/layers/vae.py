@@ -1,20 +1,27 @@
 """The VAE on one rank's patch of the image: exact, with about 1/N of the activations on each of N ranks."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from distri.layers import strips
 from distri.layers.context import Context
 from distri.layers.kernels.fused import FusedKernels
 from distri.layers.plan import SplitLayers
+from distri.layers.strips import Piece
 from distri.ranks.errors import BadSize
 from distri.ranks.exchange import Exchange
 from distri.ranks.mesh import Axis
 from distri.ranks.patches import Patches, split
 from distri.ranks.phase import EXACT, NormMode
+
+# Of a strip's widest activation. Smaller ones compute more rows twice; larger ones are no faster.
+MOST_STRIP_BYTES = 1 << 30
+STRIPS_AT_LEAST = 4  # else a strip holds as much as the whole
 
 
 class SplitVAE:
@@ -25,13 +32,15 @@ class SplitVAE:
 
     Args:
         vae: in the dtype to compute in; float32 is safe, float16 overflows with SDXL's own weights.
+        most_bytes: of one activation of a rank's patch; what is wider is computed in strips (`distri.layers.strips`).
         kernels: the fused kernels; None is those that a GPU has.
     """
 
     unit = 1  # latent rows: nothing is downsampled
 
-    def __init__(self, vae: Any, *, kernels: FusedKernels | None = None) -> None:
+    def __init__(self, vae: Any, *, kernels: FusedKernels | None = None, most_bytes: float = math.inf) -> None:
         self.vae = vae
+        self.most_bytes = most_bytes
         self._context = Context.alone(NormMode.SYNCHRONOUS, kernels or FusedKernels(), like=vae.decoder.conv_in.weight)
         self._levels = len(vae.config.block_out_channels)
         self._layers = [
@@ -72,7 +81,8 @@ class SplitVAE:
             z_BCHW = z_BCHW * deviation + mean
         if self.vae.post_quant_conv is not None:
             z_BCHW = self.vae.post_quant_conv(z_BCHW)
-        return self.vae.decoder(self._laid(z_BCHW)).contiguous(), patches.at(1 - self._levels)
+        decoded_BCHW = self._through(strips.decoder_pieces(self.vae.decoder), self._laid(z_BCHW), patches)
+        return decoded_BCHW.contiguous(), patches.at(1 - self._levels)
 
     def encode(self, image_BCHW: Tensor, axis: Axis) -> tuple[Tensor, Tensor, Patches]:
         """This rank's patch of what the VAE makes of an image, and how the latent is split.
@@ -95,8 +105,9 @@ class SplitVAE:
         if height % self.factor or width % self.factor:
             raise BadSize(width, height, f"to encode it, both sides must be multiples of {self.factor}")
         patches = self._begin(height // self.factor, width // self.factor, axis)
-        own_BCHW = patches.at(1 - self._levels).cut(image_BCHW, axis.index).to(self.vae.dtype)
-        moments_BCHW = self.vae.encoder(self._laid(own_BCHW))
+        pixels = patches.at(1 - self._levels)
+        own_BCHW = pixels.cut(image_BCHW, axis.index).to(self.vae.dtype)
+        moments_BCHW = self._through(strips.encoder_pieces(self.vae.encoder), self._laid(own_BCHW), pixels)
         if self.vae.quant_conv is not None:
             moments_BCHW = self.vae.quant_conv(moments_BCHW)
         mean_BCHW, log_variance_BCHW = moments_BCHW.contiguous().chunk(2, dim=1)
@@ -123,6 +134,22 @@ class SplitVAE:
         """Restore the plain network."""
         for layers in self._layers:
             layers.remove()
+
+    def _through(self, pieces: Sequence[Piece], x_BCHW: Tensor, patches: Patches) -> Tensor:
+        """This rank's patch of what the pieces give; segments that are too wide in strips. Blocks.
+
+        Which these are follows from shapes alone, so it is the same on all ranks.
+        """
+        for segment in strips.segments_of(pieces):
+            pixels = x_BCHW.shape[0] * max(patches.areas)
+            widest_bytes = segment.widest_numbers(pixels) * x_BCHW.element_size()
+            if widest_bytes > self.most_bytes and strips.is_divisible(segment, patches):
+                size = max(1, int(min(MOST_STRIP_BYTES, self.most_bytes / STRIPS_AT_LEAST)))
+                x_BCHW = strips.in_strips(segment, x_BCHW, patches, self._context, strip_bytes=size)
+            else:
+                x_BCHW = strips.walk(segment, x_BCHW)
+            patches = patches.at(segment.halvings)
+        return x_BCHW
 
     def _laid(self, x_BCHW: Tensor) -> Tensor:
         return x_BCHW.contiguous(memory_format=self._context.memory_format)

@@ -3,7 +3,8 @@
 Neighbourhood patch attention (ScaleDiff, NeurIPS 2025): tokens are divided into square blocks of half a window's side,
 and all tokens of a block see the keys and values of the window around it. At the borders of the image the window is
 moved inwards, so that every token sees as many keys. Blocks are counted from the image's top left corner, whatever the
-ranks hold, so what a token sees is the same for every number of ranks.
+ranks hold, so what a token sees is the same for every number of ranks. In some layers they begin half a block later:
+otherwise the borders of blocks would lie in the same places in all of them, and show.
 """
 
 # B batch, H and W rows and columns of tokens, C channels, N blocks side by side
@@ -32,15 +33,18 @@ class Block:
 
 
 @cache
-def blocks_of(length: int, side: int) -> tuple[Block, ...]:
-    """The blocks of so many rows or columns, for windows of this side: one block where all fit into a window."""
+def blocks_of(length: int, side: int, shift: int = 0) -> tuple[Block, ...]:
+    """The blocks of so many rows or columns, for windows of this side: one block where all fit into a window.
+
+    The first block ends after `shift` rows, which are fewer than a block's.
+    """
     if length <= side:
         return (Block(0, length, 0, length),)
     width = max(1, side // 2)
     before = (side - width) // 2
     return tuple(
-        Block(start, min(start + width, length), min(max(0, start - before), length - side), side)
-        for start in range(0, length, width)
+        Block(max(0, start), min(start + width, length), min(max(0, start - before), length - side), side)
+        for start in range(shift - width if shift else 0, length, width)
     )
 
 
@@ -51,10 +55,12 @@ class Windows:
     Attributes:
         patches: which tokens each rank has; without tokens that are handed on.
         side: of a window, in tokens.
+        shift: rows and columns of tokens before the second block.
     """
 
     patches: Patches
     side: int
+    shift: int = 0
 
     @property
     def keys(self) -> int:
@@ -134,7 +140,7 @@ class Windows:
 
     def blocks(self, dim: int) -> tuple[Block, ...]:
         """All blocks of one dimension, ROWS or COLUMNS."""
-        return blocks_of(self.patches.height if dim == ROWS else self.patches.width, self.side)
+        return blocks_of(self.patches.height if dim == ROWS else self.patches.width, self.side, self.shift)
 
     def edges(self, index: int) -> tuple[int, int]:
         """First and end of the rows that a rank holds."""
@@ -146,17 +152,29 @@ def side_at(side: int, halvings: int) -> int:
     return -(-side >> halvings)
 
 
-def windows_of(patches: Patches, side: int | None, halvings: int) -> Windows | None:
-    """The windows of one resolution; None where every token sees all others.
+def windows_of(patches: Patches, side: int | None, halvings: int, site: str = "") -> Windows | None:
+    """The windows of one layer; None where every token sees all others.
 
     Args:
         patches: of the latent.
         side: of a window, in latent elements; None means whole attention.
         halvings: how many stride-2 layers lie before.
+        site: name of the layer.
     """
     if side is None or (patches.height <= side and patches.width <= side):
         return None
-    return Windows(patches.at(halvings), side_at(side, halvings))
+    tokens = side_at(side, halvings)
+    return Windows(patches.at(halvings), tokens, tokens // 4 if is_shifted(site) else 0)
+
+
+def is_shifted(site: str) -> bool:
+    """Whether the blocks of a layer begin half a block later, so that no border runs through all layers.
+
+    It is so in about every fourth layer, spread over levels and depths. Blocks that lie across the borders of ranks
+    trade twice the rows: this many keep what is traded and kept below a third of whole attention (decision 537).
+    """
+    own = site.rpartition(": ")[2]  # without the name of a control network
+    return sum(int(part) for part in own.split(".") if part.isdigit()) % 4 == 1
 
 
 @cache

@@ -7,8 +7,10 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
+from distri.model.controlnets import ControlNet
 from distri.model.lora import Lora
 from distri.model.prompts import LongPrompt
+from distri.model.references import ReferencePicture
 from distri.model.schedulers import ETA, Schedule
 from distri.model.stages import Highres, Stage, Start
 from distri.model.weighted_prompt import Prompt
@@ -29,6 +31,26 @@ class Fit(StrEnum):
 
 
 @dataclass(frozen=True)
+class Inpaint:
+    """What of a picture is painted anew.
+
+    Attributes:
+        grow: pixels of the picture by which the mask is larger on all sides.
+        feather: pixels around it over which the new picture passes into the old one; 0 is a sharp edge.
+        region: left, top, right and bottom of the part that is rendered, and pasted into the rest; None is all of it.
+        mask: uint8, height x width of the picture, at least 128 where it is painted anew, equal on all ranks of a
+            replica; None as long as it is not read.
+        rounds: in how many it is filled in the first pass, where the prediction is most certain first; 1 is at once.
+    """
+
+    grow: int = 0
+    feather: int = 0
+    region: tuple[int, int, int, int] | None = None
+    mask: Pixels | None = field(default=None, compare=False, repr=False)
+    rounds: int = 1
+
+
+@dataclass(frozen=True)
 class StartPicture:
     """A picture that rendering begins with.
 
@@ -37,6 +59,8 @@ class StartPicture:
         strength: share of the schedule that is walked from it, above 0 and at most 1.
         fit: how it comes to the shape of the image.
         pixels: uint8, height x width x 3, equal on all ranks of a replica; None as long as they are not read.
+        inpaint: what of it is painted anew; None is all of it. Of a region that is rendered alone, the image's size is
+            the one in which it is rendered; what comes out has the picture's.
     """
 
     width: int
@@ -44,11 +68,37 @@ class StartPicture:
     strength: float
     fit: Fit = Fit.FILL
     pixels: Pixels | None = field(default=None, compare=False, repr=False)
+    inpaint: Inpaint | None = None
 
     @property
     def start(self) -> Start:
         """As far as passes follow from it."""
-        return Start(self.width, self.height, self.strength)
+        if self.inpaint is None or self.inpaint.region is None:
+            return Start(self.width, self.height, self.strength)
+        left, top, right, bottom = self.inpaint.region
+        return Start(right - left, bottom - top, self.strength)
+
+
+@dataclass(frozen=True)
+class ControlPicture:
+    """A picture that a control network steers the image by.
+
+    Attributes:
+        network: that reads it.
+        scale: what all that it adds is multiplied with.
+        start, end: shares of each pass's evaluations between which it does.
+        fit: how the picture comes to the shape of the image.
+        mode: what the picture is, for a ControlNet-Union, which several may be for, at the same times.
+        pixels: uint8, height x width x 3, equal on all ranks of a replica; None as long as they are not read.
+    """
+
+    network: ControlNet
+    scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    fit: Fit = Fit.FILL
+    mode: int | None = None
+    pixels: Pixels | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -74,6 +124,8 @@ class ImageSpec:
         loras: fused into the model for this image.
         highres: how to render above the model's native size.
         picture: what rendering begins with; None is noise.
+        control: what steers it; several add up.
+        references: pictures that it shall resemble, read by IP-Adapters; the refiner does not see them.
         refiner_switch_at: share of the schedule after which the refiner takes over, above 0 and below 1; None is
             without it.
         original_size, target_size: height and width that the model is conditioned on; None is the requested size in
@@ -103,6 +155,8 @@ class ImageSpec:
     loras: tuple[Lora, ...] = ()
     highres: Highres = field(default_factory=Highres)
     picture: StartPicture | None = None
+    control: tuple[ControlPicture, ...] = ()
+    references: tuple[ReferencePicture, ...] = ()
     refiner_switch_at: float | None = None
     original_size: tuple[int, int] | None = None
     crop: tuple[int, int] = (0, 0)
@@ -147,7 +201,8 @@ class Rendered:
     """One image, and what it took on this rank.
 
     Attributes:
-        pixels: uint8, height x width x 3, on the leader of the replica; None elsewhere.
+        pixels: uint8, height x width x 3, on the leader of the replica; None elsewhere. Where a part of a picture was
+            painted anew, with the rest of it around.
         encode_s, denoise_s, decode_s: wall time in seconds; of an evaluation of several images, an equal share. Between
             two passes, decoding and encoding again count as decoding.
         evaluations: of the UNet.

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from distri.model.latent_detail import LatentDetail
 from distri.model.schedulers import SchedulerRecipe
 from distri.model.stages import FACTOR
 from distri.model.weights import load_network, load_tokenizer
@@ -15,6 +16,7 @@ from distri.ranks.device_errors import raise_device_failures
 from distri.ranks.errors import EngineError, ModelError, UnknownScheduler
 from pipeline.checkpoints import clip
 from pipeline.checkpoints.checkpoint import ModelFiles, open_checkpoint
+from pipeline.checkpoints.consistency import inpaints
 from pipeline.checkpoints.kinds import Kind
 from pipeline.checkpoints.matching import TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE
 from pipeline.errors import BadCheckpoint
@@ -44,6 +46,7 @@ class Model:
         scheduler: the recipe of the model's own.
         zeros_for_none: whether a missing negative prompt means zeroed embeddings (SDXL base) or the empty text.
         notes: what a user may want to know of how its files were read.
+        detail: of its latents, if that was measured.
     """
 
     unet: Any
@@ -53,6 +56,12 @@ class Model:
     scheduler: SchedulerRecipe
     zeros_for_none: bool
     notes: tuple[str, ...] = ()
+    detail: LatentDetail | None = None
+
+    @property
+    def inpaints(self) -> bool:
+        """Whether the UNet reads a mask and the latent of what is around it beside its own."""
+        return inpaints(self.unet.config)
 
 
 def load(
@@ -108,6 +117,7 @@ def load(
         recipe,
         zeros_for_none=checkpoint.zeros_for_none,
         notes=checkpoint.notes,
+        detail=LatentDetail.read(files.path),
     )
 
 
@@ -136,10 +146,15 @@ def check(model: Model) -> None:
     """Whether the parts go together as the engine puts them together. Raises ModelError."""
     unet, vae = model.unet.config, model.vae.config
     channels = (unet.in_channels, unet.out_channels, vae.latent_channels)
-    if len(set(channels)) > 1:
+    if channels[1] != channels[2] or not (channels[0] == channels[1] or model.inpaints):
         raise ModelError(
             f"the UNet takes {channels[0]} channels and gives {channels[1]}, the VAE's latents have {channels[2]}; "
-            "equal numbers wanted (no inpainting, no refiner that takes more)"
+            "equal numbers wanted, or to be taken one more than twice as many (inpainting)"
+        )
+    if model.detail is not None and len(model.detail.variances) != vae.latent_channels:
+        raise ModelError(
+            f"its latent detail is that of {len(model.detail.variances)} channels, the VAE's latents have "
+            f"{vae.latent_channels}; `python -m distri.measure_detail` measures it anew"
         )
     smaller = 1 << (len(vae.block_out_channels) - 1)
     if FACTOR % smaller:

@@ -33,6 +33,8 @@ class Highres:
             picture.
         guidance_scale: of later passes; None is as in the first, and at most 1 switches guidance off there.
         enlargement: what is enlarged between passes.
+        switch_at: of a cascade (`distri.model.cascade`), the share of the schedule after which its own size begins, 0
+            to below 1; None is without.
     """
 
     refine: bool = False
@@ -42,6 +44,21 @@ class Highres:
     window_px: int | None = None
     guidance_scale: float | None = None
     enlargement: Enlargement = Enlargement.PIXELS
+    switch_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of one schedule that several passes share.
+
+    Attributes:
+        first, end: steps, from the first of the schedule; `end` is the first one after it.
+        halvings: how often the sides of the picture are halved that is evaluated there.
+    """
+
+    first: int
+    end: int
+    halvings: int
 
 
 @dataclass(frozen=True)
@@ -69,6 +86,7 @@ class Stage:
         seed: of its noise.
         window_px: side of the windows that self-attention is computed in; None is the whole picture.
         guidance_scale: its own; None is the image's.
+        part: of a schedule that it shares with other passes; None is a schedule of its own.
     """
 
     width: int
@@ -78,6 +96,7 @@ class Stage:
     seed: int
     window_px: int | None = None
     guidance_scale: float | None = None
+    part: Part | None = None
 
     @property
     def size(self) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """What holds for some steps of a pass, and something else after them."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -31,6 +32,12 @@ class Timeline(Generic[T]):
         """What holds once so many steps are behind, counted from there."""
         later = (pair for pair in self.periods if pair[0] is None or pair[0] > steps)
         return Timeline(tuple((None if until is None else until - steps, value) for until, value in later))
+
+    def spread_over(self, share: float) -> "Timeline[T]":
+        """The same for a pass of this share of the steps: what holds at some time there begins with its own step."""
+        return Timeline(
+            tuple((None if until is None else math.ceil(until * share), value) for until, value in self.periods)
+        )
 
     def map(self, change: Callable[[T], U]) -> "Timeline[U]":
         """The same periods of something else."""

@@ -10,6 +10,8 @@
     |  |- PromptTooLong       more tokens than the text encoder reads
     |  |- UnknownScheduler    not a diffusers scheduler, or settings of one, that fit the model
     |  |- BadLora             a LoRA file that cannot be used with the model
+    |  |- BadControlNet       a file of a control network that cannot be used with the model
+    |  |- BadReference        an IP-Adapter or image encoder that cannot be used with the model
     |  `- BadInversion        a file of a textual inversion that cannot be used with the model
     |- PeerLost               a message failed or never came; on each rank that noticed, naming those that are missing
     |- OutOfMemory            an allocation failed on this rank; the others may wait for it, so the process should end
@@ -97,6 +99,24 @@ class BadLora(BadImage):
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"LoRA {name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+
+class BadControlNet(BadImage):
+    """A file of a control network that cannot be read, is not what it claims to be, or does not fit the model."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"ControlNet {name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+
+class BadReference(BadImage):
+    """An IP-Adapter or its image encoder that cannot be read, is not what it claims to be, or does not fit."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"IP-Adapter {name}: {reason}")
         self.name = name
         self.reason = reason
 

@@ -10,12 +10,13 @@ from torch import Tensor
 from distri.ranks.exchange import Exchange
 from distri.ranks.recorder import Recorder
 from distri.ranks.replay import Replays
+from distri.ranks.residuals import Residuals
 
 # Of a GPU's memory; SDXL at 3840 pixels on eight patch ranks takes 10 GB of buffers, at 1024 pixels 0.7.
 SHARE_OF_DEVICE = 0.25
 BYTES_WITHOUT_DEVICE = 1 << 30
 
-Text = dict[str, tuple[Tensor, Tensor]]  # keys and values by layer
+Text = dict[str, tuple[Tensor, ...]]  # keys and values by layer, of a text and of references; their masks
 
 
 @dataclass
@@ -25,18 +26,22 @@ class KeptShape:
     Attributes:
         exchange: its buffers.
         replays: its recordings.
-        texts: keys and values of texts by the texts' shape; recordings read them at their place.
+        residuals: what it has of other ranks' keys and values, where these cross as residuals.
+        texts: keys and values of texts and references, by the kind of conditions; recordings read them at their place.
     """
 
     exchange: Exchange
     replays: Replays
+    residuals: Residuals = field(default_factory=Residuals)
     texts: dict[Hashable, Text] = field(default_factory=dict)
 
     @property
     def weight_bytes(self) -> int:
         """What it counts for, without its recordings; equal on all ranks."""
-        return self.exchange.weight_bytes + sum(
-            tensor.nbytes for text in self.texts.values() for both in text.values() for tensor in both
+        return (
+            self.exchange.weight_bytes
+            + self.residuals.held_bytes
+            + sum(tensor.nbytes for text in self.texts.values() for both in text.values() for tensor in both)
         )
 
 
@@ -88,7 +93,7 @@ class KeptShapes:
     @property
     def buffer_bytes(self) -> int:
         """Held on this rank by the exchanges."""
-        return sum(kept.exchange.buffer_bytes for kept in self._by_shape.values())
+        return sum(kept.exchange.buffer_bytes + kept.residuals.held_bytes for kept in self._by_shape.values())
 
     @property
     def recordings(self) -> int:

@@ -15,6 +15,7 @@ from distri.ranks.device_errors import raise_device_failures
 from distri.ranks.errors import LayoutError, PeerLost
 from distri.ranks.groups import AxisGroups, make_groups
 from distri.ranks.heartbeat import Heartbeat
+from distri.ranks.memory import DeviceMemory, Memory
 from distri.ranks.missing_ranks import Witness, name_missing
 from distri.ranks.progress import Progress
 
@@ -73,11 +74,7 @@ class Layout:
 
 @dataclass
 class TrafficCounter:
-    """Counts what this rank has sent since the mesh was made.
-
-    Attributes:
-        sent_bytes: payload, each receiver counted.
-    """
+    """What this rank has sent since the mesh was made: `sent_bytes` of payload, each receiver counted."""
 
     sent_bytes: int = 0
 
@@ -148,6 +145,7 @@ class Mesh:
         alone: an axis of this rank only.
         traffic: bytes sent.
         progress: how far this rank is, and how long it stood still for messages.
+        memory: of its device; None where it is not measured, as on a CPU.
     """
 
     def __init__(
@@ -165,6 +163,7 @@ class Mesh:
         self.rank = rank
         self.traffic = TrafficCounter()
         self.progress = progress
+        self.memory: Memory | None = DeviceMemory(device) if device.type == "cuda" else None
         self.data_index, within = divmod(rank, layout.cfg * layout.patch)
         self.cfg_index = within // layout.patch
         self._groups = groups

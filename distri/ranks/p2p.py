@@ -108,6 +108,12 @@ def hand_on(axis: Axis, tensors: Sequence[Tensor]) -> None:
         swap(axis, [], [Message(0, tensor, GATHER_TAG) for tensor in tensors])
 
 
+def least(mesh: Mesh, own: int) -> int:
+    """The least number of all ranks of the replica, on all of them; blocks, through gloo."""
+    numbers = collect(mesh.replica, torch.tensor([own], dtype=torch.int64), [(1,)] * mesh.replica.size)
+    return mesh.broadcast_int(min((int(number.item()) for number in numbers), default=own))
+
+
 def all_agree(mesh: Mesh, axis: Axis, own: bool) -> bool:
     """Whether all ranks of the leader's axis say yes, on all ranks of the replica; blocks, through gloo."""
     flag = torch.tensor([own], dtype=torch.uint8)

@@ -11,6 +11,13 @@ class Phase(Enum):
     DISPLACED = "displaced"  # as they were in the evaluation before: nothing waits
 
 
+class Exchanged(Enum):
+    """How evaluations after the warm-up see the other ranks' activations."""
+
+    DISPLACED = "displaced"  # as they were in the evaluation before
+    RESIDUAL = "residual"  # as they are, keys and values in few bits
+
+
 class NormMode(Enum):
     """Where GroupNorm's statistics come from in the displaced phase (DistriFusion, section 4.3 and table 4)."""
 

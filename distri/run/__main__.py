@@ -16,6 +16,7 @@ die_with_parent(int(os.environ[PARENT_PID_VARIABLE]) if PARENT_PID_VARIABLE in o
 import secrets  # noqa: E402
 import sys  # noqa: E402
 from datetime import timedelta  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 import structlog  # noqa: E402
 import torch  # noqa: E402
@@ -25,18 +26,18 @@ from distri.ranks.errors import LeaderFailed, PeerLost  # noqa: E402
 from distri.ranks.mesh import Layout, Mesh  # noqa: E402
 from distri.ranks.spans import Spans  # noqa: E402
 from distri.run.ending import code_of, commit_what_is_rendered, end_from_a_thread, report_error  # noqa: E402
-from distri.run.leader import Leader  # noqa: E402
 from distri.run.loaded import LoadedEngine  # noqa: E402
 from distri.run.nccl import set_nccl  # noqa: E402
 from distri.run.next_attempt import NextAttempt  # noqa: E402
 from distri.run.report import write_report  # noqa: E402
 from distri.run.shard import LeaderRefused, PodMisconfigured, render_shard  # noqa: E402
+from distri.run.signals import Leads  # noqa: E402
 from distri.run.sigterm import on_sigterm  # noqa: E402
 from distri.run.tracing import gather_trace, memory_bytes, note_start  # noqa: E402
 from pipeline.bucket.trace import Trace, TracePhase, usage_of  # noqa: E402
-from pipeline.deployment.settings import Settings, load_settings  # noqa: E402
+from pipeline.deployment.settings import Settings, StandaloneSettings, load_part, load_settings  # noqa: E402
 from pipeline.errors import RecordTooNew, RecordUnreadable  # noqa: E402
-from pipeline.names import ATTEMPT_VARIABLE, POD_UID_VARIABLE  # noqa: E402
+from pipeline.names import ATTEMPT_VARIABLE, POD_UID_VARIABLE, STANDALONE_VARIABLE  # noqa: E402
 from pipeline.process.logs import configure_logging  # noqa: E402
 from pipeline.records.attempt import EXIT_CONFIG, EXIT_USAGE, AttemptSpec, Code, PodReport  # noqa: E402
 from pipeline.records.results import ImageResult  # noqa: E402
@@ -53,7 +54,7 @@ class _Rank:
         self.loaded, self.spans = LoadedEngine(), Spans()
         self.asked_to_end = False
         self._mesh: Mesh | None = None
-        self._leader: Leader | None = None
+        self._leader: Leads | None = None
 
     def ask_to_end(self) -> None:
         """SIGTERM came: end after what is being rendered."""
@@ -63,7 +64,7 @@ class _Rank:
 
     def attempt(self) -> int:
         """Render the attempt that the environment names. Raises Exception, and then this process is of no more use."""
-        settings = load_settings(newer=True)
+        settings = _settings()
         configure_logging(settings.log_format, settings.log_level)
         spec = _read_attempt()
         disable_progress_bar()  # type: ignore[no-untyped-call]  # it writes hundreds of lines into a pod's log
@@ -72,7 +73,7 @@ class _Rank:
         structlog.contextvars.bind_contextvars(**about, rank=self.number)
         mesh = self._joined(spec, settings)
         uid = os.environ.get(POD_UID_VARIABLE) or secrets.token_hex(8)
-        leader = self._leader = Leader(spec, uid, settings, self.spans) if mesh.is_leader else None
+        leader = self._leader = _leader(spec, uid, settings, self.spans) if mesh.is_leader else None
         if self.asked_to_end:
             self.ask_to_end()
         render_shard(mesh, leader, spec, settings, self.spans, loaded=self.loaded)
@@ -88,7 +89,7 @@ class _Rank:
         write_report(_report(leader, Code.SUCCEEDED, "", trace))
         return 0
 
-    def _joined(self, spec: AttemptSpec, settings: Settings) -> Mesh:
+    def _joined(self, spec: AttemptSpec, settings: StandaloneSettings) -> Mesh:
         """The ranks, which meet once; whoever gives them another attempt gives one of the same layout."""
         if self._mesh is not None:
             self._mesh.traffic.sent_bytes = 0
@@ -147,6 +148,24 @@ def main() -> int:
     return code
 
 
+def _settings() -> StandaloneSettings:
+    if STANDALONE_VARIABLE in os.environ:
+        return load_part(StandaloneSettings, newer=True)
+    return load_settings(newer=True)
+
+
+def _leader(spec: AttemptSpec, uid: str, settings: StandaloneSettings, spans: Spans) -> Leads:
+    """What leads, imported here: the clients of Redis and S3 take half a second that one picture has no use for."""
+    if isinstance(settings, Settings):
+        from distri.run.leader import Leader
+
+        return Leader(spec, uid, settings, spans)
+    from distri.run.standalone import StandaloneLeader
+    from pipeline.records.standalone import PictureFolder
+
+    return StandaloneLeader(spec, PictureFolder(Path.cwd()))
+
+
 class UnreadableAttempt(PodMisconfigured):
     """The environment names no attempt that this version can read."""
 
@@ -165,8 +184,8 @@ def _read_attempt() -> AttemptSpec:
         ) from error
 
 
-def _report(leader: Leader, code: Code, message: str, trace: Trace | None) -> PodReport:
-    outcomes = leader.committer.outcomes.values()
+def _report(leader: Leads, code: Code, message: str, trace: Trace | None) -> PodReport:
+    outcomes = leader.outcomes.values()
     committed = sum(isinstance(outcome, ImageResult) for outcome in outcomes)
     usage = usage_of(trace) if trace is not None else None
     return PodReport(code=code, message=message, committed=committed, failed=len(outcomes) - committed, usage=usage)

@@ -9,10 +9,10 @@ import structlog
 
 from distri.ranks.device_errors import device_failure
 from distri.ranks.errors import EngineError, GpuFailed, LayoutError, OutOfMemory, PeerLost
-from distri.run.leader import Leader
 from distri.run.replica import ImageTooLarge
 from distri.run.report import write_report
 from distri.run.shard import PodMisconfigured
+from distri.run.signals import Leads
 from pipeline.errors import ClaimRefused, RecordTooNew, RecordUnreadable, ServiceError, SettingsError
 from pipeline.process.redact import redacted
 from pipeline.records.attempt import Code, PodReport
@@ -32,17 +32,17 @@ def report_error(error: Exception, rank: int) -> None:
     write_report(PodReport(code=code_of(error), message=message, rank=lost, image=image))
 
 
-def commit_what_is_rendered(leader: Leader | None) -> None:
+def commit_what_is_rendered(leader: Leads | None) -> None:
     """Finish the uploads, so that no image is rendered twice. In an outage torchrun's SIGTERM ends the wait."""
     if leader is None or not leader.claimed:
         return
     try:
-        leader.committer.flush()
+        leader.flush()
     except Exception:
         log.exception("some images will be rendered again")  # why this rank ends is reported already
 
 
-def end_from_a_thread(error: PeerLost, rank: int, leader: Leader | None) -> None:
+def end_from_a_thread(error: PeerLost, rank: int, leader: Leads | None) -> None:
     """Report, commit for a while, and end the process: a stream that hangs and who waits for it cannot be unwound."""
     report_error(error, rank)
     committing = threading.Thread(target=commit_what_is_rendered, args=(leader,), daemon=True)

@@ -5,29 +5,29 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import IntEnum
+from collections.abc import Mapping
 
 import structlog
 
 from distri.model.image import Rendered
-from distri.ranks.mesh import Mesh
 from distri.ranks.spans import Spans
 from distri.run.committer import Committer, PodIdentity
-from distri.run.input_pictures import InputLost, InputPictures
-from distri.run.translate import render_details_of
+from distri.run.input_pictures import InputPictures
+from distri.run.input_pixels import InputLost
+from distri.run.signals import LeaderSignal, LoadedShard
+from distri.run.translate import outcome_of
 from distri.sampling.control import Control
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.job_outcomes import known_outcomes
 from pipeline.bucket.trace import Trace
 from pipeline.deployment.settings import Settings
 from pipeline.errors import BatchLost, ClaimRefused, RecordUnreadable, ServiceError, StoreUnavailable, UnknownBatch
+from pipeline.input_picture import InputPicture
 from pipeline.ledger import Ledger
 from pipeline.records.attempt import AttemptSpec, Code
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.provenance import Provenance
-from pipeline.records.results import FailureCode, ImageOutcome, failure_of, result_of
+from pipeline.records.results import FailureCode, ImageFailure, ImageOutcome, failure_of
 from pipeline.records.shards import ImageTask, images_of, parsed_shard
 from pipeline.states import BatchState
 
@@ -39,30 +39,6 @@ WATCH_S = 1.0
 WAIT_S = 5.0
 # A pod that cannot begin within this time ends: its attempt fails, with the reason.
 BEGIN_S, BEGIN_PAUSE_S = 120.0, 1.0
-
-
-class LeaderSignal(IntEnum):
-    """What the leader tells the other ranks of its replica before each image, at the start and at the end."""
-
-    RENDER = 0
-    SKIP = 1
-    STOP = 2
-    WAIT = 3  # ask again
-
-
-@dataclass(frozen=True)
-class LoadedShard:
-    """A job's shard: its bytes as they were read, and the images that they name."""
-
-    body: bytes
-    tasks: list[ImageTask]
-
-
-def await_signal(mesh: Mesh, ask: Callable[[], LeaderSignal]) -> LeaderSignal:
-    """The leader's next signal but WAIT, which it sends often enough that no collective times out; blocks."""
-    while (signal := LeaderSignal(mesh.broadcast_int(ask()))) is LeaderSignal.WAIT:
-        continue
-    return signal
 
 
 class Leader:
@@ -172,9 +148,9 @@ class Leader:
         self.committer.mark_started(task)
         return LeaderSignal.RENDER
 
-    def input_png(self, task: ImageTask) -> bytes:
-        """The file that this image begins with, if it does; it was read when it was decided."""
-        return b"" if task.row.image is None else self._inputs.png(task.row.image)
+    def input_png(self, picture: InputPicture) -> bytes:
+        """The file of a picture that an image is made of; it was read when the image was decided."""
+        return self._inputs.png(picture)
 
     def control(self) -> Control:
         """Whether to go on, asked before every evaluation."""
@@ -182,15 +158,11 @@ class Leader:
 
     def commit(self, task: ImageTask, rendered: Rendered, provenance: Provenance) -> None:
         """Commit a rendered image, or record that it shows nothing."""
-        if not rendered.finite or rendered.blank:
-            what = "holds values that are not finite" if not rendered.finite else "is of one colour"
-            failure = failure_of(task, FailureCode.BLACK, f"the decoded picture {what}", retryable=True)
-            self.committer.commit_failed(task, failure)
-            return
-        seconds = rendered.encode_s + rendered.denoise_s + rendered.decode_s
-        details = render_details_of(task.row, rendered, low_memory=provenance.lean)
-        result = result_of(task, self._objects, provenance, round(seconds, 3), details)
-        self.committer.commit_rendered(task, result, rendered.pixels)
+        outcome = outcome_of(task, self._objects, rendered, provenance)
+        if isinstance(outcome, ImageFailure):
+            self.committer.commit_failed(task, outcome)
+        else:
+            self.committer.commit_rendered(task, outcome, rendered.pixels)
 
     def fail(self, task: ImageTask, code: FailureCode, message: str) -> None:
         """Record why this image cannot be rendered."""
@@ -198,18 +170,18 @@ class Leader:
 
     def read_ahead(self, task: ImageTask) -> None:
         """Begin to read what an image begins with that is likely to be decided next."""
-        self._inputs.ahead(task.row.image)
+        for picture in task.row.inputs:
+            self._inputs.ahead(picture)
 
     def _has_input(self, task: ImageTask, *, wait: bool) -> bool:
         """Whether what the image begins with is at hand; if it never will be, the image has failed."""
-        picture = task.row.image
-        if picture is None:
-            return True
-        self._inputs.ahead(picture)
-        if not (wait or self._inputs.has(picture)):
+        for picture in task.row.inputs:
+            self._inputs.ahead(picture)
+        if not (wait or all(map(self._inputs.has, task.row.inputs))):
             return False
         try:
-            self._inputs.png(picture)
+            for picture in task.row.inputs:
+                self._inputs.png(picture)
         except StoreUnavailable as error:
             log.warning("rendering waits for the picture that an image begins with", reason=str(error))
             time.sleep(BEGIN_PAUSE_S if wait else 0)
@@ -221,8 +193,21 @@ class Leader:
             return False
         return True
 
+    @property
+    def outcomes(self) -> Mapping[int, ImageOutcome]:
+        """What became of each image, by index."""
+        return self.committer.outcomes
+
+    def finish(self, fragment: int | None) -> None:
+        """Take no more images; at the end write the job's fragment, if a number is given."""
+        self.committer.finish(fragment)
+
+    def flush(self) -> None:
+        """Finish without a fragment, and wait until everything is uploaded and reported."""
+        self.committer.flush()
+
     def wait_until_finished(self) -> LeaderSignal:
-        """STOP once everything is uploaded and reported, else WAIT; `committer.finish` comes first."""
+        """STOP once everything is uploaded and reported, else WAIT; `finish` comes first."""
         return LeaderSignal.STOP if self.committer.wait_until_finished(WAIT_S) else LeaderSignal.WAIT
 
     def store_trace(self, trace: Trace) -> None:

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,14 @@ import torch
 
 from distri.model.schedulers import SchedulerRecipe
 from distri.ranks.mesh import Mesh
-from pipeline.deployment.settings import EmbeddingSource, LoraSource, ModelSource
+from pipeline.deployment.allow_lists import stem
+from pipeline.deployment.settings import (
+    ControlNetSource,
+    EmbeddingSource,
+    IPAdapterSource,
+    LoraSource,
+    ModelSource,
+)
 from pipeline.picture import Scheduler
 from pipeline.promptset.samplers import READS, shown_name
 from pipeline.records.attempt import AttemptSpec
@@ -33,7 +40,7 @@ class Provenances:
     Attributes:
         of_job: what is the same for all of them.
         recipe: of the model's own scheduler.
-        loras, embeddings: the allow-lists of this pod.
+        loras, embeddings, controlnets, ip_adapters: the allow-lists of this pod.
         lean: images that are rendered in as little memory as can be, by index.
     """
 
@@ -42,11 +49,14 @@ class Provenances:
     loras: Mapping[str, LoraSource]
     embeddings: Mapping[str, EmbeddingSource]
     lean: tuple[int, ...]
+    controlnets: Mapping[str, ControlNetSource] = field(default_factory=dict)
+    ip_adapters: Mapping[str, IPAdapterSource] = field(default_factory=dict)
 
     def of(self, task: ImageTask, *, others: int = 0) -> Provenance:
         """That of one rendered image, which was evaluated with so many others at most."""
         used = scheduler_used(self.recipe, task.row.scheduler)
         sources = {one.name: self.loras[one.name] for one in task.row.loras}
+        adapters = {one.adapter: self.ip_adapters[one.adapter] for one in task.row.reference}
         return self.of_job.model_copy(
             update={
                 "lean": task.index in self.lean,
@@ -54,6 +64,9 @@ class Provenances:
                 "loras": {name: source.sha256 for name, source in sources.items()},
                 "lora_tensors": {name: tensors_sha256(Path(source.path)) for name, source in sources.items()},
                 "embeddings": {name: self.embeddings[name].sha256 for name in task.row.embeddings},
+                "controlnets": {one.model: self.controlnets[one.model].sha256 for one in task.row.control},
+                "ip_adapters": {name: source.sha256 for name, source in adapters.items()},
+                "image_encoders": {name: source.image_encoder_sha256 for name, source in adapters.items()},
                 "sampler": shown_name(used),
                 "scheduler": used,
             }
@@ -68,6 +81,7 @@ def provenance_of_job(
         model_revision=source.revision,
         model_sha256=source.sha256,
         refiner_revision=source.refiner.revision if source.refiner is not None else None,
+        refiner=stem(source.refiner.path) if source.refiner is not None else None,
         vae=Path(source.vae).name if source.vae is not None else None,
         layout=mesh.layout,
         ranks=mesh.layout.ranks,

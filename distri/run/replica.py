@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import NoReturn
 
 import structlog
 
 from distri.engine import Engine
-from distri.model.image import ImageSpec, Rendered
+from distri.model.image import ImageSpec, Pixels, Rendered
 from distri.ranks.errors import BadImage, EngineError, OutOfMemory, PromptTooLong, Stopped, TooManyRanks
 from distri.ranks.mesh import Mesh
-from distri.run.input_pictures import shared_pixels
-from distri.run.leader import Leader, LeaderSignal, await_signal
+from distri.run.input_pixels import SharedPixels
 from distri.run.provenance import Provenances
+from distri.run.signals import LeaderSignal, Leads, await_signal
 from distri.run.tracing import memory_bytes
 from distri.run.translate import image_of
 from distri.sampling.control import Control
 from distri.slots.renders import Renders
 from pipeline.bucket.trace import TracePhase
-from pipeline.deployment.settings import EmbeddingSource, LoraSource
+from pipeline.deployment.settings import ControlNetSource, EmbeddingSource, IPAdapterSource, LoraSource
 from pipeline.errors import TesseraError
+from pipeline.input_picture import InputPicture
 from pipeline.records.attempt import AttemptSpec
 from pipeline.records.results import FailureCode
 from pipeline.records.shards import ImageTask
@@ -44,20 +46,33 @@ class Replica:
 
     mesh: Mesh
     engine: Engine
-    leader: Leader | None
+    leader: Leads | None
     spec: AttemptSpec
     loras: Mapping[str, LoraSource]
     embeddings: Mapping[str, EmbeddingSource]
     provenances: Provenances
+    controlnets: Mapping[str, ControlNetSource] = field(default_factory=dict)
+    ip_adapters: Mapping[str, IPAdapterSource] = field(default_factory=dict)
 
     def image_of(self, task: ImageTask) -> ImageSpec:
         """The image as the engine is asked for it, without the pixels that it begins with. Raises BadImage."""
-        return image_of(task, self.loras, self.embeddings)
+        return self._image_of(task, {})
 
     def whole_image_of(self, task: ImageTask) -> ImageSpec:
         """The same with them, which the leader hands on; blocks. Raises BadImage."""
-        png = self.leader.input_png(task) if self.leader is not None else b""
-        return image_of(task, self.loras, self.embeddings, shared_pixels(self.mesh, task.row.image, png))
+        pixels = {one.sha256: self._pixels.of(one, partial(self._png, one)) for one in task.row.inputs}
+        return self._image_of(task, pixels)
+
+    @cached_property
+    def _pixels(self) -> SharedPixels:
+        return SharedPixels(self.mesh)
+
+    def _png(self, picture: InputPicture) -> bytes:
+        return self.leader.input_png(picture) if self.leader is not None else b""
+
+    def _image_of(self, task: ImageTask, pixels: Mapping[str, Pixels]) -> ImageSpec:
+        further = self.controlnets, self.ip_adapters
+        return image_of(task, self.loras, self.embeddings, *further, pixels=pixels)
 
 
 def render_images(replica: Replica, tasks: Sequence[ImageTask]) -> None:
@@ -104,8 +119,10 @@ class _Queue:
         try:
             finished = self._renders.advance(1 if self._asks_again else None)
         except Stopped:
-            self._rendering.clear()
             self._left.clear()
+            for one in self._renders.decoded():
+                self._hand_over(self._rendering.pop(one.name), one.rendered)
+            self._rendering.clear()
             return
         except OutOfMemory as error:
             self._raise_out_of_memory(error)

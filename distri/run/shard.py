@@ -8,16 +8,16 @@ import torch
 from distri.engine import Engine, EngineSettings
 from distri.ranks.errors import LayoutError, ModelError, Unsplittable
 from distri.ranks.mesh import Mesh
-from distri.ranks.phase import NormMode
+from distri.ranks.phase import Exchanged, NormMode
 from distri.ranks.recorder import Replay
 from distri.ranks.spans import Spans
 from distri.run.kernels_pay import gpu_of, keep_start, kernels_pay
-from distri.run.leader import Leader, LeaderSignal, LoadedShard, await_signal
 from distri.run.loaded import LoadedEngine
 from distri.run.provenance import Provenances, provenance_of_job
 from distri.run.replica import Replica, render_images
+from distri.run.signals import LeaderSignal, Leads, LoadedShard, await_signal
 from pipeline.bucket.trace import TracePhase
-from pipeline.deployment.settings import ModelSource, Settings
+from pipeline.deployment.settings import ModelSource, RenderingSettings
 from pipeline.errors import TesseraError
 from pipeline.records.attempt import AttemptSpec
 from pipeline.records.shards import ImageTask, images_of, parsed_shard
@@ -35,9 +35,9 @@ class LeaderRefused(TesseraError):
 
 def render_shard(
     mesh: Mesh,
-    leader: Leader | None,
+    leader: Leads | None,
     spec: AttemptSpec,
-    settings: Settings,
+    settings: RenderingSettings,
     spans: Spans,
     *,
     loaded: LoadedEngine | None = None,
@@ -65,16 +65,18 @@ def render_shard(
         raise PodMisconfigured(f"model {model_id!r}: {error}") from error
     dtype, vae_dtype = _dtype(spec.dtype, mesh.device), vae_dtype_of(spec, mesh.device)
     of_job = provenance_of_job(mesh, spec, source, dtype=dtype, vae_dtype=vae_dtype)
-    provenances = Provenances(of_job, engine.scheduler, settings.loras, settings.embeddings, spec.lean)
+    listed = settings.loras, settings.embeddings
+    further = settings.controlnets, settings.ip_adapters
+    provenances = Provenances(of_job, engine.scheduler, *listed, spec.lean, *further)
     log.info("model loaded", model=model_id, revision=source.revision, images=len(tasks), notes=engine.notes)
-    replica = Replica(mesh, engine, leader, spec, settings.loras, settings.embeddings, provenances)
+    replica = Replica(mesh, engine, leader, spec, *listed, provenances, *further)
     render_images(replica, tasks[mesh.data_index :: mesh.layout.data])
     if mesh.rank == 0:
         keep_start(engine, gpu_of(mesh.device))
     with spans.span(TracePhase.FINISH):
         if leader is not None:
             whole = mesh.layout.data == 1 and leader.stopped_because is None
-            leader.committer.finish(spec.job_index if whole else None)
+            leader.finish(spec.job_index if whole else None)
         await_signal(mesh, lambda: leader.wait_until_finished() if leader is not None else LeaderSignal.WAIT)
 
 
@@ -99,6 +101,7 @@ def engine_settings(spec: AttemptSpec, source: ModelSource, *, fused: bool, repl
         resync=spec.displacement.resync,
         norm_mode=NormMode(spec.displacement.norm_mode.value),
         most_work=spec.displacement.most_work,
+        exchange=Exchanged(spec.displacement.exchange.value),
         native_px=source.native_px,
         idle_ranks=spec.idle_ranks,
         fused=fused,
@@ -106,7 +109,7 @@ def engine_settings(spec: AttemptSpec, source: ModelSource, *, fused: bool, repl
     )
 
 
-def _share_tasks(mesh: Mesh, leader: Leader | None, spec: AttemptSpec) -> list[ImageTask]:
+def _share_tasks(mesh: Mesh, leader: Leads | None, spec: AttemptSpec) -> list[ImageTask]:
     """The job's images: the leader broadcasts its shard's bytes as it has read them; blocks.
 
     If the leader cannot begin, all ranks raise, the leader with its own error.

@@ -60,7 +60,7 @@ def gather_trace(mesh: Mesh, spans: Spans, spec: AttemptSpec) -> Trace | None:
         forgotten=spans.forgotten,
         sent_bytes=mesh.traffic.sent_bytes,
         stalled_s=mesh.progress.stalled_s(),
-        peak_memory_bytes=torch.cuda.max_memory_allocated(mesh.device) if cuda else _peak_of_process(),
+        peak_memory_bytes=mesh.memory.highest_bytes if mesh.memory is not None else _peak_of_process(),
     )
     ranks = mesh.gather_objects(own.model_dump(mode="json"))
     if not ranks:

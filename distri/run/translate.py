@@ -7,18 +7,29 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from distri.model.image import Fit, ImageSpec, Pixels, Rendered, StartPicture
+from distri.model.controlnets import ControlNet
+from distri.model.image import ControlPicture, Fit, ImageSpec, Inpaint, Pixels, Rendered, StartPicture
+from distri.model.ip_adapter import IPAdapter
 from distri.model.lora import Lora
 from distri.model.prompts import LongPrompt
+from distri.model.references import ReferencePicture
 from distri.model.stages import Enlargement, Highres
-from distri.ranks.errors import BadLora
+from distri.ranks.errors import BadControlNet, BadLora, BadReference
+from distri.run.preprocessors import preprocessed
 from distri.run.prompts import prompts_of
-from pipeline.deployment.settings import EmbeddingSource, LoraSource
+from pipeline.deployment.settings import ControlNetSource, EmbeddingSource, IPAdapterSource, LoraSource
+from pipeline.input_picture import AdapterReference, Control
 from pipeline.picture import Conditioning, HighresMode, Picture, RenderDetails, Stage
 from pipeline.picture import Lora as RowLora
 from pipeline.promptset.prompts import unread_syntax, unread_warning
+from pipeline.records.object_keys import BatchObjects
+from pipeline.records.provenance import Provenance
+from pipeline.records.results import FailureCode, ImageFailure, ImageResult, failure_of, result_of
 from pipeline.records.shards import ImageTask
 
+_NO_CONTROL: Mapping[str, ControlNetSource] = {}
+_NO_ADAPTERS: Mapping[str, IPAdapterSource] = {}
+_NO_PIXELS: Mapping[str, Pixels] = {}
 LOW_MEMORY_REPAIR = "rendered again in the leaner layout: out of memory before"
 
 # What a row and the engine's image call alike; what is translated comes over it.
@@ -29,17 +40,21 @@ def image_of(
     task: ImageTask,
     loras: Mapping[str, LoraSource],
     embeddings: Mapping[str, EmbeddingSource],
-    pixels: Pixels | None = None,
+    controlnets: Mapping[str, ControlNetSource] = _NO_CONTROL,
+    ip_adapters: Mapping[str, IPAdapterSource] = _NO_ADAPTERS,
+    *,
+    pixels: Mapping[str, Pixels] = _NO_PIXELS,
 ) -> ImageSpec:
     """The image as the engine is asked for it. Sizes are width and height in a row, height and width in the engine.
 
     Args:
         task: the image.
-        loras, embeddings: the allow-lists of this pod.
-        pixels: of the picture that the row begins with.
+        loras, embeddings, controlnets, ip_adapters: the allow-lists of this pod.
+        pixels: of the pictures and masks that the row is made of, by SHA-256; none where it is only decided what goes
+            together.
 
     Raises:
-        BadLora, BadInversion: the row names one that is not on them; the same on all ranks.
+        BadLora, BadInversion, BadControlNet, BadReference: the row names what is not on them; the same on all ranks.
         BadImage: a prompt cannot be read in the row's syntax.
     """
     row, conditioning = task.row, task.row.conditioning
@@ -50,18 +65,23 @@ def image_of(
         "scheduler": row.scheduler.name if row.scheduler is not None else None,
         "scheduler_settings": row.scheduler.settings if row.scheduler is not None else {},
         "picture": _picture(row, pixels),
+        "control": tuple(_control(one, controlnets, pixels.get(one.image.sha256)) for one in row.control),
+        "references": tuple(_reference(one, ip_adapters, pixels) for one in row.reference),
         "loras": tuple(_lora(one, loras) for one in row.loras),
         "highres": Highres(
+            switch_at=None if row.cascade is None else row.cascade.switch_at,
             refine=row.highres.mode is HighresMode.REFINE,
             strength=row.highres.strength,
             steps=row.highres.steps,
-            base_px=row.highres.base_px,
+            base_px=row.highres.base_px if row.cascade is None else row.cascade.base_px,
             window_px=row.later_passes.window_px,
             guidance_scale=row.later_passes.guidance_scale,
             enlargement=Enlargement(row.later_passes.enlargement.value),
         ),
     }
     sizes = {name: _height_first(getattr(conditioning, name)) for name in Conditioning.model_fields}
+    if row.inpaint is not None and row.inpaint.region is not None:
+        translated["width"], translated["height"] = row.inpaint.region.rendered
     return ImageSpec(**{name: getattr(row, name) for name in _OF_ONE_NAME} | sizes | translated)
 
 
@@ -84,11 +104,59 @@ def render_details_of(row: Picture, rendered: Rendered, *, low_memory: bool) -> 
     )
 
 
-def _picture(row: Picture, pixels: Pixels | None) -> StartPicture | None:
-    """`pixels` are None where it is only decided what is rendered together."""
+def outcome_of(
+    task: ImageTask, objects: BatchObjects, rendered: Rendered, provenance: Provenance
+) -> ImageResult | ImageFailure:
+    """The result of a rendered image; or why it is none: it shows nothing."""
+    if not rendered.finite or rendered.blank:
+        what = "holds values that are not finite" if not rendered.finite else "is of one colour"
+        return failure_of(task, FailureCode.BLACK, f"the decoded picture {what}", retryable=True)
+    seconds = rendered.encode_s + rendered.denoise_s + rendered.decode_s
+    details = render_details_of(task.row, rendered, low_memory=provenance.lean)
+    return result_of(task, objects, provenance, round(seconds, 3), details)
+
+
+def _picture(row: Picture, pixels: Mapping[str, Pixels]) -> StartPicture | None:
     if row.image is None:
         return None
-    return StartPicture(row.image.width, row.image.height, row.strength or 1.0, Fit(row.fit or Fit.FILL), pixels)
+    inpaint, size = None, (row.image.width, row.image.height)
+    if (painted := row.inpaint) is not None:
+        at = painted.region
+        region = None if at is None else (at.left, at.top, at.left + at.width, at.top + at.height)
+        mask = pixels.get(painted.mask.sha256)
+        inpaint = Inpaint(painted.grow, painted.feather, region, mask, painted.rounds)
+    return StartPicture(*size, row.strength or 1.0, Fit(row.fit or Fit.FILL), pixels.get(row.image.sha256), inpaint)
+
+
+def _control(wanted: Control, controlnets: Mapping[str, ControlNetSource], pixels: Pixels | None) -> ControlPicture:
+    source = controlnets.get(wanted.model)
+    if source is None:
+        raise BadControlNet(wanted.model, "it is not in TESSERA_CONTROLNETS of this pod")
+    return ControlPicture(
+        ControlNet(Path(source.path), source.sha256),
+        wanted.scale,
+        wanted.start,
+        wanted.end,
+        Fit(wanted.fit),
+        wanted.mode,
+        None if pixels is None else preprocessed(pixels, wanted.preprocess),
+    )
+
+
+def _reference(
+    wanted: AdapterReference, ip_adapters: Mapping[str, IPAdapterSource], pixels: Mapping[str, Pixels]
+) -> ReferencePicture:
+    source = ip_adapters.get(wanted.adapter)
+    if source is None:
+        raise BadReference(wanted.adapter, "it is not in TESSERA_IP_ADAPTERS of this pod")
+    return ReferencePicture(
+        IPAdapter(Path(source.path), Path(source.image_encoder), source.sha256, source.image_encoder_sha256),
+        wanted.image.sha256,
+        wanted.scale,
+        pixels.get(wanted.image.sha256),
+        None if wanted.mask is None else pixels.get(wanted.mask.sha256),
+        masked=wanted.mask is not None,
+    )
 
 
 def _lora(wanted: RowLora, loras: Mapping[str, LoraSource]) -> Lora:

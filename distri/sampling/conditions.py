@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from distri.layers.unet import Conditions
+from distri.layers.conditions import Conditions
 from distri.model.timeline import Timeline
 
 
@@ -33,6 +33,11 @@ class PassConditions:
     def at(self, step: int, *, guided: bool) -> list[Conditions]:
         """Those of the negative prompt, where the step is guided, and of the prompts."""
         return [timeline.at(step) for timeline in self._timelines(guided)]
+
+    def spread_over(self, share: float) -> "PassConditions":
+        """The same in a pass of this share of the steps."""
+        negative = None if self.negative is None else self.negative.spread_over(share)
+        return PassConditions(negative, tuple(one.spread_over(share) for one in self.positives), self.weights)
 
     @property
     def changes(self) -> frozenset[int]:

@@ -5,6 +5,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from distri.model.image import ImageSpec
+from distri.model.weighted_prompt import WeightedPrompt
+from distri.ranks.errors import BadImage
+
 ALWAYS = (0.0, 1.0)
 
 
@@ -62,3 +66,25 @@ def compose(negative: Tensor, positives: Sequence[Tensor], weights: Sequence[flo
     for positive, weight in zip(positives, weights, strict=True):
         composed = composed + weight * (positive - negative)
     return composed
+
+
+def guidance_of(image: ImageSpec) -> Guidance:
+    """How an image is guided. Prompts joined by AND, or one with a weight, need the negative half.
+
+    Raises:
+        BadImage: at every step, so that an interval does not go with them; or the interval is none.
+    """
+    composed = any(
+        len(prompt.composables) > 1 or any(one.weight != 1 for one in prompt.composables)
+        for prompt in (image.prompt, image.prompt_2)
+        if isinstance(prompt, WeightedPrompt)
+    )
+    first, end = image.guidance_interval
+    if not 0 <= first < end <= 1:
+        raise BadImage(f"guidance_interval {first:g} to {end:g}: two rising shares of the schedule wanted, 0 to 1")
+    if composed and image.guidance_interval != ALWAYS:
+        raise BadImage(
+            "guidance_interval does not go with prompts joined by AND or weighted as a whole, which are guided away "
+            "from the negative prompt at every step"
+        )
+    return Guidance(image.guidance_scale, image.guidance_rescale, composed, image.guidance_interval)

@@ -1,5 +1,6 @@
 """Between latents and pixels, on all ranks of a replica: decode, decode again in float32, enlarge, encode."""
 
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -15,6 +16,14 @@ from distri.model.stages import Enlargement, Stage
 from distri.ranks import p2p
 from distri.ranks.mesh import Axis, Mesh
 from distri.ranks.patches import Patches, largest_degree
+
+# Of a rank's memory for activations of the VAE; weights, latents and what is kept for evaluations have the rest.
+SHARE_OF_MEMORY = 0.5
+
+# Activations as wide as the widest that are held at once: 3.0 counted (docs/engine.md), and what convolutions work in.
+WIDEST_AT_ONCE = 3.5
+
+LEAN_BYTES = 1 << 28  # of an activation, where memory has run out before
 
 BLANK_SPREAD = 2  # levels of 255: an image whose pixels differ by no more shows nothing
 
@@ -37,21 +46,40 @@ class DecodedImage:
 
 
 class ReplicaVAE:
-    """A VAE whose work all ranks of a replica share. They call it together, in the same order."""
+    """A VAE whose work all ranks of a replica share. They call it together, in the same order.
 
-    def __init__(self, vae: SplitVAE, mesh: Mesh) -> None:
+    What would not fit into a rank's memory is computed in strips. That depends on the size of the picture and of the
+    memory and on nothing else, since strips round in another order: an image is to be the same whatever was before it.
+
+    Args:
+        vae: split.
+        mesh: whose replica it is.
+        memory_bytes: of a rank.
+    """
+
+    def __init__(self, vae: SplitVAE, mesh: Mesh, *, memory_bytes: float = math.inf) -> None:
         self._vae = vae
         self._mesh = mesh
+        self._memory_bytes = memory_bytes
+        self.save_memory(wanted=False)
 
-    def decode(self, latent_1CHW: Tensor, crop: tuple[int, int], size: tuple[int, int]) -> DecodedImage:
+    def save_memory(self, *, wanted: bool) -> None:
+        """Whether to use as little as can be, from the next picture on."""
+        usual = self._memory_bytes * SHARE_OF_MEMORY / WIDEST_AT_ONCE
+        self._vae.most_bytes = min(usual, LEAN_BYTES) if wanted else usual
+
+    def decode(
+        self, latent_1CHW: Tensor, crop: tuple[int, int], size: tuple[int, int], *, repairs: bool = True
+    ) -> DecodedImage:
         """The picture of a final latent. Blocks.
 
         Args:
             latent_1CHW: whole, equal on all ranks.
             crop: left and top of what is wanted, in pixels of the canvas.
             size: its width and height.
+            repairs: whether what is not finite may be decoded again, for which the weights are converted.
         """
-        axis, patch_13HW, patches, finite, repairs = self._decode(latent_1CHW)
+        axis, patch_13HW, patches, finite, done = self._decode(latent_1CHW, repairs=repairs)
         levels = ((patch_13HW / 2 + 0.5).clamp(0, 1) * 255).nan_to_num().round().to(torch.uint8)
         parts = p2p.collect(axis, levels, [(1, 3, *patches.size(place)) for place in range(axis.size)])
         pixels, blank = None, False
@@ -60,7 +88,7 @@ class ReplicaVAE:
             (left, top), (width, height) = crop, size
             pixels = whole_HW3[top : top + height, left : left + width].contiguous().numpy()
             blank = int(pixels.max()) - int(pixels.min()) <= BLANK_SPREAD
-        return DecodedImage(pixels, finite, bool(self._mesh.broadcast_int(blank)), repairs)
+        return DecodedImage(pixels, finite, bool(self._mesh.broadcast_int(blank)), done)
 
     def decode_patch(self, latent_1CHW: Tensor) -> tuple[Tensor, Patches]:
         """This rank's patch of a final latent's picture before it is rounded, about -1 to 1, and the split. Blocks.
@@ -98,17 +126,19 @@ class ReplicaVAE:
         """
         return self._encode(picture_13HW)
 
-    def _decode(self, latent_1CHW: Tensor) -> tuple[Axis, Tensor, Patches, bool, tuple[str, ...]]:
+    def _decode(
+        self, latent_1CHW: Tensor, *, repairs: bool = True
+    ) -> tuple[Axis, Tensor, Patches, bool, tuple[str, ...]]:
         axis = self._axis_for(latent_1CHW.shape[2], latent_1CHW.shape[3])
         patch_13HW, patches = self._vae.decode(latent_1CHW, axis)
         finite = self._all_finite(axis, patch_13HW)
-        repairs: tuple[str, ...] = ()
-        if not finite and self._repairable and bool(torch.isfinite(latent_1CHW).all()):
-            repairs = (f"decoded again in float32: not finite in {_name(self._vae.vae.dtype)}",)
+        done: tuple[str, ...] = ()
+        if not finite and repairs and self._repairable and bool(torch.isfinite(latent_1CHW).all()):
+            done = (f"decoded again in float32: not finite in {_name(self._vae.vae.dtype)}",)
             with self._vae.in_float32():
                 patch_13HW, patches = self._vae.decode(latent_1CHW, axis)
             finite = self._all_finite(axis, patch_13HW)
-        return axis, patch_13HW, patches, finite, repairs
+        return axis, patch_13HW, patches, finite, done
 
     def _encode(self, picture_13HW: Tensor) -> tuple[Tensor, tuple[str, ...]]:
         factor = self._vae.factor

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import torch
 
-from distri.layers.unet import Conditions, SplitUNet
+from distri.layers.conditions import Conditions
+from distri.layers.unet import SplitUNet
 from distri.model.embeddings import EmbeddedSide, Embedding, Embeddings
 from distri.model.model import Model
 from distri.model.prompts import Prompts, Side, Text, Wording
@@ -19,8 +20,8 @@ from distri.model.timeline import Timeline
 from distri.ranks.mesh import Mesh
 from distri.ranks.spans import Spans
 from distri.sampling.conditions import PassConditions
-from distri.sampling.denoising import Denoising
-from distri.sampling.preparation import PreparedImage
+from distri.sampling.denoising import Denoising, Kept
+from distri.sampling.prepared import PreparedImage
 
 # What diffusers conditions the two halves on by default.
 AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
@@ -42,10 +43,16 @@ class Refiner:
         self._model, self._mesh = model, mesh
         self._embeddings = Embeddings(model, spans)
 
-    def denoising(self, number: int, prepared: PreparedImage, *, window: int | None) -> Denoising | None:
+    def denoising(
+        self, number: int, prepared: PreparedImage, *, window: int | None, kept: Kept | None
+    ) -> Denoising | None:
         """What is left of pass `number` for the refiner; None if its share holds no timestep.
 
-        `window`: side in latent elements of the pass's windows; None is the whole.
+        Args:
+            number: of the pass.
+            prepared: whose it is.
+            window: side in latent elements of the pass's windows; None is the whole.
+            kept: what stays of a picture in it.
         """
         image, stage = prepared.image, prepared.plan.stages[number]
         last = stage is prepared.plan.stages[-1]
@@ -81,6 +88,7 @@ class Refiner:
             ),
             guidance,
             window,
+            kept,
         )
 
     def _conditions(self, embeddings: Timeline[Embedding], sizes: tuple[float, ...]) -> Timeline[Conditions]:

@@ -1,6 +1,7 @@
 """One image on its path from prompts to pixels: its passes one after the other, and what it has taken of the time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -14,11 +15,15 @@ from distri.model.stages import Stage
 from distri.ranks.errors import BadImage
 from distri.ranks.mesh import Mesh
 from distri.ranks.spans import RenderSpan, Spans
+from distri.sampling.certainty import Filling
 from distri.sampling.denoising import Denoising
-from distri.sampling.pixels import ReplicaVAE
-from distri.sampling.preparation import Preparation, PreparedImage
+from distri.sampling.pixels import DecodedImage, ReplicaVAE
+from distri.sampling.preparation import Preparation
+from distri.sampling.prepared import EncodedPicture, PreparedImage
 from distri.sampling.refiner import Refiner
+from distri.slots.decoder import Decoder
 from distri.slots.laps import Laps, Taken
+from distri.slots.room import Room
 from distri.slots.slot import Slot
 
 T = TypeVar("T")
@@ -26,12 +31,27 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Kind:
-    """What passes of one table share, besides LoRAs: a network, the size of their latents, and their windows."""
+    """What passes of one table share, besides LoRAs.
+
+    Attributes:
+        height, width: of their latents.
+        refines: whether their network is the refiner's.
+        window: side of the windows that self-attention is computed in.
+        control: the control networks that steer them.
+        references: the kinds of pictures that they shall resemble.
+    """
 
     height: int
     width: int
     refines: bool = False
     window: int | None = None
+    control: tuple[str, ...] = ()
+    references: tuple[Hashable, ...] = ()
+
+
+def kinds_of(image: ImageSpec) -> tuple[Hashable, ...]:
+    """The kinds of an image's references."""
+    return tuple(reference.kind for reference in image.references)
 
 
 @dataclass(frozen=True)
@@ -40,6 +60,14 @@ class Pass:
 
     kind: Kind
     slot: Slot
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """A final latent, 1CHW, that is decoded beside the evaluations of others, and the picture that it becomes."""
+
+    latent: Tensor
+    picture: "Future[DecodedImage | None]"
 
 
 @dataclass(frozen=True)
@@ -54,6 +82,8 @@ class Parts:
         vae: between latents and pixels.
         spans: where it is noted what is done and when.
         now_ns: the clock; on a GPU it waits for the device first.
+        decoder: beside evaluations.
+        room: how much of what memory holds.
     """
 
     mesh: Mesh
@@ -63,6 +93,8 @@ class Parts:
     vae: ReplicaVAE
     spans: Spans
     now_ns: Callable[[], int]
+    decoder: Decoder
+    room: Room
 
     def unet_of(self, kind: Kind) -> SplitUNet:
         """The network that evaluates passes of this kind."""
@@ -82,6 +114,7 @@ class Parts:
 
     def with_room(self, work: Callable[[], T]) -> T:
         """Work of the VAE, which needs much memory for a moment, done again without recordings if it lacked some."""
+        self.decoder.wait()
         try:
             return work()
         except torch.OutOfMemoryError:
@@ -106,6 +139,7 @@ class ImageRender:
         self._number, self._refines = 0, False  # of the pass, and whether it is the refiner's
         self._evaluations, self._others = Evaluations(0, 0), 0
         self._repairs: tuple[str, ...] = ()
+        self._filling: Filling | None = None  # while a hole is filled in rounds
         self._of_loras = parts.preparation.loras.warnings  # others come with the LoRAs of other images
 
     @classmethod
@@ -115,7 +149,7 @@ class ImageRender:
         """Read and embed its prompts; returns it with its first pass. Blocks.
 
         Raises:
-            BadImage, TooManyRanks, BadLora: see `Renders.join`.
+            BadImage, TooManyRanks, BadLora, BadControlNet: see `Renders.join`.
         """
         if low_memory:
             parts.free_buffers()
@@ -124,26 +158,53 @@ class ImageRender:
         with parts.spans.about(**_about(name)):
             render = cls(parts, parts.preparation.prepare(image, low_memory=low_memory), name)
             laps.lap(RenderSpan.ENCODE, [render.taken])
-            begun_1CHW = render._begun_with(laps)
-        return render, render._pass(*parts.preparation.start_pass(0, render._prepared, begun_1CHW))
+            begun = render._picture(laps)
+        return render, render._first_pass(begun)
 
-    def _begun_with(self, laps: Laps) -> Tensor | None:
-        """The latent of the picture that the image begins with, if it does."""
+    def _first_pass(self, begun: EncodedPicture | None) -> Pass:
+        """The first pass, or the first walk of the rounds in which it fills a hole."""
+        prepared, preparation = self._prepared, self._parts.preparation
+        if begun is not None and prepared.scene is not None and prepared.scene.inpaint.rounds > 1:
+            new_11HW = prepared.scene.latent_mask(*prepared.place(0)).to(begun.latent)
+            self._filling = Filling(begun.latent, new_11HW, prepared.scene.inpaint.rounds)
+        latent_1CHW = None if begun is None else begun.latent
+        return self._pass(*preparation.start_pass(0, prepared, latent_1CHW, begun, filling=self._filling))
+
+    def _fill(self, filling: Filling, ended: Slot) -> Pass | None:
+        """What is to be denoised after a walk of a hole that is filled in rounds; None if that was the pass itself."""
+        if filling.probe is None:
+            self._filling = None
+            return None
+        filling.note(ended.predicted, ended.level)
+        picture = EncodedPicture(filling.picture, None)
+        start = self._parts.preparation.start_pass
+        return self._pass(*start(0, self._prepared, filling.picture, picture, filling=filling))
+
+    def _picture(self, laps: Laps) -> EncodedPicture | None:
+        """The picture that the image begins with, if it does, in the size of this pass."""
         parts = self._parts
-        picture_13HW = parts.preparation.picture(self._prepared)
+        picture_13HW = parts.preparation.picture(self._prepared, self._number)
         if picture_13HW is None:
             return None
-        latent_1CHW, self._repairs = parts.with_room(partial(parts.vae.encode, picture_13HW))
+        latent_1CHW, repairs = parts.with_room(partial(parts.vae.encode, picture_13HW))
+        around_13HW, masked_1CHW = parts.preparation.masked_picture(self._prepared, picture_13HW, self._number), None
+        if around_13HW is not None:
+            masked_1CHW, again = parts.with_room(partial(parts.vae.encode, around_13HW))
+            repairs += again
+        self._repairs += repairs
         laps.lap(RenderSpan.BEGIN, [self.taken])
-        return latent_1CHW
+        return EncodedPicture(latent_1CHW, masked_1CHW)
 
     def next_pass(self, ended: Slot, laps: Laps) -> Pass | None:
         """What is to be denoised after this pass: the refiner's share of it, or the next size; None at the end."""
         self._evaluations += Evaluations(ended.synchronous, ended.displaced)
         self._others = max(self._others, ended.others)
         parts, prepared = self._parts, self._prepared
+        if self._filling is not None and (following := self._fill(self._filling, ended)) is not None:
+            return following
         if not self._refines and prepared.image.refiner_switch_at is not None and parts.refiner is not None:
-            rest = parts.refiner.denoising(self._number, prepared, window=parts.preparation.window_of(self._stage))
+            window = parts.preparation.window_of(self._stage)
+            rest = parts.refiner.denoising(self._number, prepared, window=window, kept=ended.kept)
             if rest is not None:
                 self._refines = True
                 return self._pass(ended.latent_1CHW, rest)
@@ -152,23 +213,55 @@ class ImageRender:
             return None
         self._number += 1
         stage, how = self._stage, prepared.image.highres.enlargement
+        if stage.part is not None:  # the same trajectory goes on
+            return self._pass(*parts.preparation.start_pass(self._number, prepared, ended.latent_1CHW))
         with parts.spans.about(**self.about):
             latent_1CHW, repairs = parts.with_room(
                 partial(parts.vae.enlarge, ended.latent_1CHW, stage.height, stage.width, how)
             )
             self._repairs += repairs
             laps.lap(RenderSpan.ENLARGE, [self.taken])
-        return self._pass(*parts.preparation.start_pass(self._number, prepared, latent_1CHW))
+            picture = self._picture(laps) if prepared.scene is not None else None
+        return self._pass(*parts.preparation.start_pass(self._number, prepared, latent_1CHW, picture))
 
     def finish(self, latent_1CHW: Tensor, laps: Laps) -> Rendered:
         """The picture of the final latent. Blocks."""
-        parts, image, crop = self._parts, self._prepared.image, self._prepared.plan.crop
+        parts, (crop, size) = self._parts, self._cut
         with parts.spans.about(**self.about):
-            picture = parts.with_room(partial(parts.vae.decode, latent_1CHW, crop, (image.width, image.height)))
+            picture = parts.with_room(partial(parts.vae.decode, latent_1CHW, crop, size))
             laps.lap(RenderSpan.DECODE, [self.taken])
-        plan, seconds = self._prepared.plan, self.taken.seconds
+        return self._rendered(picture)
+
+    def leave(self, latent_1CHW: Tensor) -> Leaving:
+        """Begin to decode the final latent beside the evaluations of others."""
+        return Leaving(latent_1CHW, self._parts.decoder.decode(latent_1CHW, *self._cut, self.about))
+
+    def finish_beside(self, leaving: Leaving, laps: Laps) -> Rendered:
+        """The picture, decoded now if that had no room there or is not finite. Blocks until it is there.
+
+        Of its seconds those count in which the rank waited for it.
+        """
+        if not leaving.picture.done():
+            with self._parts.spans.about(**self.about):
+                wait((leaving.picture,))
+                laps.lap(RenderSpan.DECODE, [self.taken])
+        picture = leaving.picture.result()
+        if picture is None or not picture.finite:
+            return self.finish(leaving.latent, laps)
+        return self._rendered(picture)
+
+    @property
+    def _cut(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Where the picture lies on its canvas, and its size."""
+        return self._prepared.plan.crop, (self._prepared.image.width, self._prepared.image.height)
+
+    def _rendered(self, picture: DecodedImage) -> Rendered:
+        image, plan, seconds = self._prepared.image, self._prepared.plan, self.taken.seconds
+        scene, pixels = self._prepared.scene, picture.pixels
+        if scene is not None and pixels is not None:
+            pixels = scene.pasted(pixels)
         return Rendered(
-            pixels=picture.pixels,
+            pixels=pixels,
             encode_s=seconds[RenderSpan.ENCODE],
             denoise_s=seconds[RenderSpan.DENOISE],
             decode_s=seconds[RenderSpan.DECODE] + seconds[RenderSpan.ENLARGE],
@@ -187,7 +280,10 @@ class ImageRender:
 
     def _pass(self, latent_1CHW: Tensor, denoising: Denoising) -> Pass:
         height, width = latent_1CHW.shape[2:]
-        return Pass(Kind(height, width, self._refines, denoising.window), Slot(latent_1CHW, denoising))
+        control = tuple(one.name for one in denoising.control)
+        references = () if self._refines else kinds_of(self._prepared.image)
+        kind = Kind(height, width, self._refines, denoising.window, control, references)
+        return Pass(kind, Slot(latent_1CHW, denoising))
 
     @property
     def _stage(self) -> Stage:

@@ -1,7 +1,9 @@
 """Images that are rendered at the same time: who joins, who is denoised together, and what becomes of who leaves."""
 
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +15,7 @@ from distri.ranks.errors import BadImage
 from distri.ranks.spans import RenderSpan
 from distri.sampling.control import Control
 from distri.sampling.denoising import SamplingOptions
-from distri.slots.image_render import ImageRender, Kind, Parts, Pass
+from distri.slots.image_render import ImageRender, Kind, Leaving, Parts, Pass, kinds_of
 from distri.slots.laps import Laps
 from distri.slots.slot import Slot
 from distri.slots.table import Table
@@ -46,7 +48,12 @@ class Renders:
     """Images that are rendered at the same time. All ranks of the replica call it together, with equal arguments.
 
     One table is evaluated at a time. Images whose next pass is of another size, or the refiner's, wait until it is
-    empty; then the table is of the kind of who waited for longest.
+    empty; then the table is of the kind of who waited for longest. Of a kind that was never evaluated the first image
+    begins alone, to measure how many fit into memory.
+
+    An image whose passes are over leaves its slot and is decoded beside the evaluations of others, where there are
+    several slots, one rank has the whole image, and memory holds both; else between two evaluations. At most as many
+    latents as there are slots wait for that.
 
     Args:
         parts: what they are rendered with.
@@ -76,17 +83,31 @@ class Renders:
         self._table: Table | None = None
         self._seats: dict[Slot, _Seat] = {}
         self._waiting: list[tuple[ImageRender, Pass]] = []
+        self._leaving: deque[tuple[ImageRender, Leaving]] = deque()
 
     @property
     def count(self) -> int:
         """How many images are being rendered."""
-        return len(self._seats) + len(self._waiting)
+        return len(self._seats) + len(self._waiting) + len(self._leaving)
+
+    @property
+    def capacity(self) -> int:
+        """How many images the table takes: the slots, or fewer where memory does not hold so many of its kind."""
+        if self._kind is None or self._parts.room.is_measured(self._kind):
+            fit = self._parts.room.fit(self._kind)
+            return self.slots if fit is None else min(self.slots, fit.images)
+        return 1
+
+    @property
+    def full(self) -> bool:
+        """Whether all slots that memory allows are taken, for now."""
+        return len(self._seats) >= self.capacity
 
     def admits(self, image: ImageSpec) -> bool:
         """Whether an image may join now; any may while no other is being rendered."""
-        if not self.count:
+        if not (self._seats or self._waiting):
             return True
-        if len(self._seats) >= self.slots or len(self._waiting) >= self.slots:
+        if self.full or len(self._waiting) >= self.slots:
             return False
         if any(own.kind == self._kind for _, own in self._waiting):
             return False  # whose text does not fit would wait for ever
@@ -95,7 +116,9 @@ class Renders:
             stage = preparation.plan(image).stages[0]
         except BadImage:
             return True  # it is refused when it joins
-        return Kind(*preparation.latent_size(stage)) == self._kind and preparation.loras.holds(image.loras)
+        control = tuple(dict.fromkeys(one.network.name for one in image.control))
+        kind = Kind(*preparation.latent_size(stage), control=control, references=kinds_of(image))
+        return kind == self._kind and preparation.loras.holds(image.loras)
 
     @raise_device_failures()
     @torch.inference_mode()
@@ -103,12 +126,15 @@ class Renders:
         """Begin to render an image that is admitted. Blocks.
 
         Raises:
-            BadImage, TooManyRanks: on all ranks, before any communication; BadLora after they have agreed on it. The
-                other images are unharmed.
+            BadImage, TooManyRanks: on all ranks, before any communication; BadLora, BadControlNet, BadReference after
+                they have agreed on it. The other images are unharmed.
             OutOfMemory, GpuFailed: see `advance`.
         """
         if not self.admits(image):
-            raise BadImage("images that are rendered together must agree in size and LoRAs, and each needs a slot")
+            raise BadImage(
+                "images that are rendered together must agree in size, LoRAs, ControlNets and kinds of references, and "
+                "each needs a slot"
+            )
         self._laps.begin()
         render, first = ImageRender.begin(self._parts, image, name, self._laps, low_memory=self._options.low_memory)
         self._seat(render, first)
@@ -124,13 +150,16 @@ class Renders:
         """Evaluate the table until an image is at the end of its pass, or `most` times; then do what comes after it.
 
         Returns:
-            Images that are finished. There may be none although others are still being rendered.
+            Images that are finished. There may be none although others are still being rendered, and there are some
+            where nothing is left but to decode.
 
         Raises:
             Stopped, LeaderFailed: see `Table.evaluate`.
             OutOfMemory, GpuFailed: on the rank whose device it is, and maybe on no other; its process should end.
         """
         self._laps.begin()
+        if not (self._seats or self._waiting):
+            return self._decoded(len(self._leaving) - 1)
         ended = self._denoise(self._filled_table(), most)
         finished = []
         for slot in ended:
@@ -144,22 +173,54 @@ class Renders:
                 continue
             if self._on_final_latent is not None:
                 self._on_final_latent(slot.latent_1CHW)
-            finished.append(Finished(seat.render.name, seat.render.finish(slot.latent_1CHW, self._laps)))
+            finished += self._leave(seat.render, slot.latent_1CHW)
+        return finished + self._decoded(self.slots)
+
+    @raise_device_failures()
+    @torch.inference_mode()
+    def decoded(self) -> list[Finished]:
+        """Wait for the images that are being decoded, and return them: for who renders no more. Blocks."""
+        self._laps.begin()
+        return self._decoded(0)
+
+    def _decoded(self, most: int) -> list[Finished]:
+        """Images that are decoded by now, and those that must be until at most so many wait."""
+        finished = []
+        while self._leaving and (len(self._leaving) > most or self._leaving[0][1].picture.done()):
+            render, leaving = self._leaving.popleft()
+            finished.append(Finished(render.name, render.finish_beside(leaving, self._laps)))
         return finished
+
+    def _leave(self, render: ImageRender, latent_1CHW: Tensor) -> list[Finished]:
+        """Decode a final latent, beside the evaluations of others if that can be; the image unless it is under way."""
+        parts = self._parts
+        if self.slots > 1 and parts.decoder.usable and parts.room.holds_decode(self._kind, self.slots):
+            self._leaving.append((render, render.leave(latent_1CHW)))
+            return []
+        with parts.room.decode(self._kind):
+            return [Finished(render.name, render.finish(latent_1CHW, self._laps))]
 
     def _denoise(self, table: Table, most: int | None) -> list[Slot]:
         renders = [seat.render for seat in self._seats.values()]
         count = min(slot.left for slot in self._seats)
         count = count if most is None else min(most, count)
+        room, kind = self._parts.room, self._kind
+        measures = not (self._options.low_memory or room.is_measured(kind))
+        capacity = self.capacity
+        if measures:
+            self._parts.decoder.wait()
+            count = 1  # then others may join
+            measures = all(all(slot.active) for slot in self._seats)  # of an evaluation that all networks steer
         one = next(iter(self._seats))
         synchronous = one.synchronous
         ended: list[Slot] = []
-        for _ in range(count):
-            ended = table.evaluate()
+        with room.evaluation(kind, sum(slot.most_rows for slot in self._seats)) if measures else nullcontext():
+            for _ in range(count):
+                ended = table.evaluate()
         synchronous = one.synchronous - synchronous
         detail = {"synchronous": synchronous, "displaced": count - synchronous}
         if self.slots > 1:
-            detail |= {"images": len(renders), "slots": self.slots}
+            detail |= {"images": len(renders), "slots": capacity}
         with self._parts.spans.about(**(renders[0].about if len(renders) == 1 else {})):
             self._laps.lap(RenderSpan.DENOISE, [render.taken for render in renders], **detail)
         return ended
@@ -177,7 +238,7 @@ class Renders:
 
     def _seat(self, render: ImageRender, own: Pass) -> None:
         """Give a pass a slot of the table if it is of its kind and has room; else it waits."""
-        if not self.count:
+        if not (self._seats or self._waiting):
             self._kind = self._table = None
         if self._kind is None:
             self._kind = own.kind
@@ -185,8 +246,16 @@ class Renders:
             size = kind.height, kind.width
             self._table = Table(parts.unet_of(kind), parts.mesh, size, self._options, self._control, window=kind.window)
         free = set(range(self.slots)) - {seat.number for seat in self._seats.values()}
-        if self._table is None or own.kind != self._kind or not free or not self._table.fits(own.slot):
+        if self._table is None or own.kind != self._kind or not (free and self._has_room(own.slot)):
             self._waiting.append((render, own))
             return
         self._table.join(own.slot)
         self._seats[own.slot] = _Seat(min(free), render, time.monotonic_ns())
+
+    def _has_room(self, slot: Slot) -> bool:
+        """Whether the table can take it: its text beside the others, and its rows in memory."""
+        if self._table is None or not self._table.fits(slot):
+            return False
+        fit = self._parts.room.fit(self._kind)
+        rows = slot.most_rows + sum(seated.most_rows for seated in self._seats)
+        return not self._seats or (self._parts.room.is_measured(self._kind) and (fit is None or rows <= fit.rows))

@@ -1,13 +1,15 @@
 """One image's pass: its latent, and where it stands between noise and the end."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from distri.layers.unet import Conditions
+from distri.layers.conditions import Conditions
+from distri.model.host_numbers import upload
 from distri.ranks.phase import Evaluation, Phase
-from distri.sampling.denoising import Denoising
+from distri.sampling.denoising import Denoising, Kept, PassControl, noise
 from distri.sampling.guidance import compose
 from distri.sampling.schedule import Place
 
@@ -24,6 +26,7 @@ class Slot:
         index: how many evaluations are behind it.
         synchronous, displaced: how many of them were which.
         others: most images that were evaluated together with it at a time.
+        predicted: the latent without noise as each evaluation saw it, where the pass is for that.
     """
 
     def __init__(self, latent_1CHW: Tensor, denoising: Denoising) -> None:
@@ -31,12 +34,17 @@ class Slot:
         if guidance.on != (conditions.negative is not None):
             raise AssertionError("guidance needs the negative half, and nothing else does")
         self.latent_1CHW = latent_1CHW
+        self.predicted: list[Tensor] = []
         self.index = self.synchronous = self.displaced = self.others = 0
         self._denoising = denoising
         self._timesteps = steps.timesteps
         self._on_device = steps.timesteps_on_device().to(torch.float32)  # what the network makes of any
         self._guided = [guidance.on_at(steps.share(index)) for index in range(self.total)]
         switches = {index for index in range(1, self.total) if self._guided[index] != self._guided[index - 1]}
+        active = [self._active_at(index) for index in range(self.total)]
+        switches |= {index for index in range(1, self.total) if active[index] != active[index - 1]}
+        if denoising.redraws is not None:  # what is stale is of other noise
+            switches |= set(range(self.total))
         self._waits = frozenset(switches | {step * steps.order for step in conditions.changes})
 
     @property
@@ -45,9 +53,19 @@ class Slot:
         return len(self._timesteps)
 
     @property
+    def kept(self) -> Kept | None:
+        """What stays of a picture in it."""
+        return self._denoising.kept
+
+    @property
     def left(self) -> int:
         """How many of them are to come."""
         return self.total - self.index
+
+    @property
+    def level(self) -> float:
+        """Timestep of the last evaluation."""
+        return float(self._timesteps[self.index - 1])
 
     @property
     def place(self) -> Place:
@@ -60,6 +78,19 @@ class Slot:
         return self._guided[self.index]
 
     @property
+    def control(self) -> tuple[PassControl, ...]:
+        """What steers the pass, whether now or not."""
+        return self._denoising.control
+
+    @property
+    def active(self) -> tuple[bool, ...]:
+        """Which of them steer the next evaluation."""
+        return self._active_at(self.index)
+
+    def _active_at(self, index: int) -> tuple[bool, ...]:
+        return tuple(one.on_at(index, self.total) for one in self.control)
+
+    @property
     def timestep(self) -> Tensor:
         """Of the next evaluation: one float32 where the latent is."""
         return self._on_device[self.index]
@@ -69,6 +100,12 @@ class Slot:
         step = self.index // self._denoising.steps.order
         return self._denoising.conditions.at(step, guided=self.guided)
 
+    @property
+    def most_rows(self) -> int:
+        """How many conditions an evaluation of it has at most."""
+        own = self._denoising.conditions
+        return len(own.positives) + int(own.negative is not None)
+
     def text_lengths(self) -> set[int]:
         """Of all its conditions, in tokens."""
         own = self._denoising.conditions
@@ -76,8 +113,10 @@ class Slot:
         return {one.text.shape[1] for timeline in timelines for one in timeline.values}
 
     def scaled(self) -> Tensor:
-        """The latent as the network wants it; call it once an evaluation, since schedulers count."""
-        return self._denoising.steps.scaled(self.latent_1CHW, self._timesteps[self.index])
+        """The latent as the network wants it, with what it reads beside it; once an evaluation: schedulers count."""
+        scaled_1CHW = self._denoising.steps.scaled(self.latent_1CHW, self._timesteps[self.index])
+        around = self._denoising.around
+        return scaled_1CHW if around is None else torch.cat([scaled_1CHW, around.to(scaled_1CHW.dtype)], dim=1)
 
     def step(self, predictions: Sequence[Tensor], evaluation: Evaluation, *, others: int) -> Tensor:
         """Go on by one evaluation, whose predictions, 1CHW in float32, stand in the order of `conditions`.
@@ -87,8 +126,17 @@ class Slot:
         """
         prediction_1CHW = self._combined(predictions)
         timestep = self._timesteps[self.index]
-        self.latent_1CHW = self._denoising.steps.step(prediction_1CHW, timestep, self.latent_1CHW).float()
+        steps, kept = self._denoising.steps, None if self._denoising.around is not None else self._denoising.kept
+        if self._denoising.redraws is not None:
+            clean_1CHW = steps.predicted(prediction_1CHW, self.latent_1CHW, self.index)
+            self.predicted.append(clean_1CHW)
+            unit = upload(noise(self._denoising.redraws, *clean_1CHW.shape[1:]), clean_1CHW.device)
+            latent_1CHW = steps.noised(clean_1CHW, unit, self.index + 1)
+            kept = None if kept is None else replace(kept, noise=unit)
+        else:
+            latent_1CHW = steps.step(prediction_1CHW, timestep, self.latent_1CHW).float()
         self.index += 1
+        self.latent_1CHW = latent_1CHW if kept is None else kept.around(latent_1CHW, steps, self.index).float()
         self.others = max(self.others, others)
         if evaluation.phase is Phase.SYNCHRONOUS:
             self.synchronous += 1

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from distri.layers.unet import Conditions, SplitUNet, together
+from distri.layers.conditions import Conditions, together
+from distri.layers.controlnet import ControlRows
+from distri.layers.unet import SplitUNet
 from distri.ranks.errors import LeaderFailed, Stopped
 from distri.ranks.mesh import Mesh
 from distri.ranks.patches import split
@@ -63,6 +65,7 @@ class Table:
         self._phases = Phases(options.schedule, lag=int(mesh.device.type == "cuda"))
         self._evaluations = 0
         self._rows: list[_Row] = []
+        self._active: list[tuple[bool, ...]] = []  # what steered the evaluation before, by slot
 
     def fits(self, slot: Slot) -> bool:
         """Whether its text can stand beside those that are there."""
@@ -96,7 +99,7 @@ class Table:
 
     def _end(self) -> None:
         self._unet.end()
-        self._rows = []
+        self._rows, self._active = [], []
 
     def _evaluate(self) -> list[Slot]:
         low_memory, slots = self._options.low_memory, self.slots
@@ -138,7 +141,10 @@ class Table:
     def _take(self, rows: list[_Row], own: list[_Row], sharing: Sharing) -> bool:
         """Begin with these rows unless they are those of the evaluation before; whether they are others."""
         before, self._rows = self._rows, rows
-        same = [(row.slot, row.number) for row in before] == [(row.slot, row.number) for row in rows]
+        active_before, self._active = self._active, [slot.active for slot in self.slots]
+        same = self._active == active_before and [(row.slot, row.number) for row in before] == [
+            (row.slot, row.number) for row in rows
+        ]
         if sharing.axis is None or self._options.low_memory:
             return not same
         if not same:
@@ -153,7 +159,9 @@ class Table:
         height, width = self._size
         # Recordings keep their memory.
         replay = not self._options.low_memory
-        self._unet.begin(_together(rows), sharing.axis, height, width, window=self._window, replay=replay)
+        self._unet.begin(
+            *(_together(rows), sharing.axis, height, width), window=self._window, replay=replay, control=_control(rows)
+        )
 
     def _predict(
         self, rows: list[_Row], scaled: dict[Slot, Tensor], sharing: Sharing, evaluation: Evaluation
@@ -198,6 +206,20 @@ def _together(rows: list[_Row]) -> Conditions:
         return conditions if times == 1 else replace(conditions, text=conditions.text.repeat(1, times, 1))
 
     return together([repeated(row.conditions) for row in rows])
+
+
+def _control(rows: list[_Row]) -> list[ControlRows]:
+    """What steers these rows: each network that does so for one of them, with a scale of 0 for the others."""
+    first = rows[0].slot.control  # of all, by name
+    found = []
+    for number, one in enumerate(first):
+        steered = [(row.slot.control[number], row.slot.active[number]) for row in rows]
+        if any(active for _, active in steered):
+            scales = [control.scale if active else 0.0 for control, active in steered]
+            seen = tuple(map(torch.cat, zip(*(control.seen for control, _ in steered), strict=True)))
+            scale = torch.tensor(scales, dtype=torch.float32).to(seen[0].device, non_blocking=True)
+            found.append(ControlRows(one.name, seen, scale))
+    return found
 
 
 def _name(slots: list[Slot]) -> str:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedded.run_with_parent import with_parent
-from pipeline.client.local_stack import log_tail
 from pipeline.errors import ServiceError
 from pipeline.process import flock
+from pipeline.process.log_tail import log_tail
 from pipeline.process.private import UMASK, open_log
 
 _LOG_LIMIT_BYTES = 16 * 2**20
@@ -31,6 +31,7 @@ class Program:
     folder: Path
     log: Path
     lock: Path | None = None  # held while the process lives, so that two servers never share their data
+    descriptors: tuple[int, ...] = ()  # of ours, which it has too
 
 
 class Child:
@@ -73,7 +74,7 @@ class Child:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,  # a terminal's Ctrl-C must reach only us: we stop the children in order
-                    pass_fds=held,
+                    pass_fds=(*held, *program.descriptors),
                     umask=UMASK,
                 )
         finally:

@@ -79,7 +79,7 @@ def load_endpoints(data_dir: Path) -> Endpoints:
             f"{path} is not what this version writes there ({error.found} found); the credentials of the "
             f"data beside it are lost. Wipe {data_dir} or name another folder."
         ) from error
-    if set(known.ports) != set(PORT_NAMES) or not all(is_free(port) for port in known.ports.values()):
+    if set(known.ports) != set(PORT_NAMES) or not all_free(known):
         known = known.model_copy(update={"ports": free_ports()})
     write_private(path, known.model_dump_json(indent=2))
     return known
@@ -94,6 +94,11 @@ def free_ports() -> dict[str, int]:
         if len(found) == len(PORT_NAMES):
             return dict(zip(PORT_NAMES, found, strict=True))
     raise ServiceError(f"fewer than {len(PORT_NAMES)} free ports between {_PORTS.start} and {_PORTS.stop}")
+
+
+def all_free(endpoints: Endpoints) -> bool:
+    """Whether servers could listen on all of its ports now."""
+    return all(is_free(port) for port in endpoints.ports.values())
 
 
 def is_free(port: int) -> bool:

@@ -10,13 +10,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from embedded.processes.child import Child, stop_all
-from embedded.services.endpoints import Endpoints, load_endpoints
+from embedded.services.endpoints import Endpoints, all_free, load_endpoints
 from embedded.services.readiness import wait_until_ready
 from embedded.services.seaweedfs import BUCKET, REGION, check_seaweedfs, remove_sockets, s3_client, seaweedfs
 from embedded.services.valkey import check_valkey, valkey
+from pipeline.errors import ServiceError
 from pipeline.process.private import private_folder
 
+log = structlog.get_logger(__name__)
+
+_STARTS = 5
 _S3_GRACE_S = 8.0
 _REDIS_GRACE_S = 10.0
 
@@ -59,33 +65,49 @@ class Services:
         }
 
 
-def start_services(data_dir: Path) -> Services:
-    """Start both and return at once; call `await_services` before using them. From the main thread only."""
+def start_services(
+    data_dir: Path,
+    timeout_s: float,
+    give_up: Callable[[], bool] = lambda: False,
+    on_ready: Callable[[str], None] = lambda _name: None,
+) -> Services:
+    """Start both; returns when both have answered a real request. From the main thread only.
+
+    A port that another program has taken between our look and the service's start is replaced, and both start again.
+    Raises ServiceError, StopRequested; neither runs then.
+    """
     private_folder(data_dir / "logs")
+    deadline = time.monotonic() + timeout_s
+    for left in reversed(range(_STARTS)):
+        services = _services(data_dir)
+        try:
+            services.s3.start()  # first, because it takes longer
+            services.redis.start()
+            _await(services, deadline, give_up, on_ready)
+        except ServiceError as error:
+            stop_services(services)
+            if not left or all_free(services.endpoints):
+                raise
+            log.warning("a port of the services was taken meanwhile; they start on others", reason=str(error))
+        except BaseException:
+            stop_services(services)
+            raise
+        else:
+            return services
+    raise AssertionError
+
+
+def _services(data_dir: Path) -> Services:
     endpoints = load_endpoints(data_dir)
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    services = Services(
+    return Services(
         endpoints,
         redis=Child(valkey(endpoints, data_dir, environment)),
         s3=Child(seaweedfs(endpoints, data_dir, environment)),
     )
-    services.s3.start()  # first, because it takes longer
-    try:
-        services.redis.start()
-    except BaseException:
-        stop_services(services)
-        raise
-    return services
 
 
-def await_services(
-    services: Services,
-    timeout_s: float,
-    give_up: Callable[[], bool] = lambda: False,
-    on_ready: Callable[[str], None] = lambda _name: None,
-) -> None:
-    """Return when both have answered a real request. Raises ServiceError, StopRequested."""
-    deadline = time.monotonic() + timeout_s
+def _await(services: Services, deadline: float, give_up: Callable[[], bool], on_ready: Callable[[str], None]) -> None:
     wait_until_ready(services.redis, lambda: check_valkey(services.endpoints), deadline, give_up)
     on_ready(services.redis.name)
     client = s3_client(services.endpoints)
@@ -104,9 +126,8 @@ def stop_services(services: Services) -> None:
 @contextmanager
 def running_services(data_dir: Path, timeout_s: float = 30.0) -> Iterator[Services]:
     """Both services for the length of a `with` block."""
-    services = start_services(data_dir)
+    services = start_services(data_dir, timeout_s)
     try:
-        await_services(services, timeout_s)
         yield services
     finally:
         stop_services(services)

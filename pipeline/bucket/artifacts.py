@@ -84,7 +84,7 @@ class Artifacts:
         self._prefix = f"{settings.s3_prefix}/" if settings.s3_prefix else ""
         self._endpoint = settings.s3_endpoint
         clients = connect(settings, credentials)
-        self._client, self._impatient = clients.patient, clients.impatient
+        self._client, self._impatient, self._links = clients.patient, clients.impatient, clients.links
         self._deletes_singly = False
 
     def check(self) -> None:
@@ -382,7 +382,7 @@ class Artifacts:
     def presigned(self, key: str, life: timedelta) -> str:
         """A URL that fetches the object without credentials for so long. It is a credential: never log it."""
         with self._errors():
-            return self._client.generate_presigned_url(
+            return self._links.generate_presigned_url(
                 "get_object",
                 Params={"Bucket": self.bucket, "Key": self._prefix + key},
                 ExpiresIn=int(life.total_seconds()),

@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from pipeline.bucket.metadata.exif import exif
 from pipeline.bucket.metadata.parameters import parameters_text
+from pipeline.bucket.opened import opened
 from pipeline.bucket.thumbnail import thumbnail
 from pipeline.errors import RecordTooNew, RecordUnreadable
 from pipeline.picture import Format
@@ -92,7 +93,7 @@ def has_record(body: bytes) -> bool:
 
 def _text_in(body: bytes) -> str | None:
     try:
-        with Image.open(io.BytesIO(body), formats=["PNG", "JPEG", "WEBP"]) as image:
+        with opened(body) as image:
             image.load()
             return _record_text(image)
     except (OSError, SyntaxError, ValueError, RecursionError, Image.DecompressionBombError):
@@ -102,7 +103,7 @@ def _text_in(body: bytes) -> str | None:
 def is_whole(body: bytes, width: int, height: int) -> bool:
     """Whether a file decodes to a picture of this size in pixels."""
     try:
-        with Image.open(io.BytesIO(body), formats=["PNG", "JPEG", "WEBP"]) as image:
+        with opened(body) as image:
             image.load()
             return image.size == (width, height)
     except (OSError, SyntaxError, ValueError, RecursionError, Image.DecompressionBombError):

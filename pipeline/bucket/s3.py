@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 
 import boto3
 import botocore.exceptions as s3_errors
+import botocore.session
 from botocore.config import Config
+from botocore.utils import parse_timestamp
 
 from pipeline.deployment.settings import Settings
 from pipeline.errors import ClockSkewed, StoreRefused, StoreUnavailable
+from pipeline.version import installed_version
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -42,22 +45,30 @@ class Credentials:
 
 @dataclass(frozen=True)
 class Clients:
-    """The client for all work, and one that asks once and gives up soon, for a check."""
+    """The client for all work, one that asks once and gives up soon, for a check, and one that signs links."""
 
     patient: S3Client
     impatient: S3Client
+    links: S3Client
 
 
 def connect(settings: Settings, credentials: Credentials | None) -> Clients:
     """Clients of the store that the settings name; nothing is sent yet."""
     # Reading boto3's models costs more than a request does: one session for both, made here because making clients is
     # not safe between threads.
+    own = botocore.session.Session()
+    own.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=time_of)
     session = boto3.session.Session(
+        botocore_session=own,
         aws_access_key_id=credentials.access_key_id if credentials else None,
         aws_secret_access_key=credentials.secret_access_key if credentials else None,
     )
+    patient = _client(session, settings, READ_TIMEOUT_S, MAX_ATTEMPTS)
+    # A link is signed for the host that it names.
+    outside = settings.model_copy(update={"s3_endpoint": settings.api_links_endpoint})
     return Clients(
-        patient=_client(session, settings, READ_TIMEOUT_S, MAX_ATTEMPTS),
+        patient=patient,
+        links=patient if outside.s3_endpoint is None else _client(session, outside, READ_TIMEOUT_S, MAX_ATTEMPTS),
         impatient=_client(session, settings, settings.connect_timeout_s, 1),
     )
 
@@ -75,10 +86,23 @@ def _client(session: boto3.session.Session, settings: Settings, read_timeout_s: 
             max_pool_connections=max(32, settings.worker_slots),
             # Links are signed the old way for some regions otherwise, which newer ones and other stores refuse.
             signature_version="s3v4",
+            # botocore would put its own together for each request, which takes a tenth of a request's CPU time.
+            user_agent=f"Tessera/{installed_version()} Boto3/{boto3.__version__} Botocore/{botocore.__version__}",
             # Path style works with every endpoint; AWS keeps it for buckets that exist.
             s3={"addressing_style": "path"} if settings.s3_endpoint else {},
         ),
     )
+
+
+def time_of(text: str) -> datetime:
+    """A time in an answer, as S3 writes them in XML and in headers: botocore guesses the form of each, which takes
+    longer than all else of a list.
+    """
+    try:
+        found = datetime.fromisoformat(text) if text[4:5] == "-" else parsedate_to_datetime(text)
+    except (TypeError, ValueError):
+        return parse_timestamp(text)
+    return found if found.tzinfo is not None else parse_timestamp(text)
 
 
 @contextmanager

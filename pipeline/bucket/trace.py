@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.errors import RecordForeign, RequestError
 from pipeline.names import Id, parsed_job_ref
-from pipeline.records.attempt import Usage
 from pipeline.records.object_keys import BatchObjects
+from pipeline.records.usage import Usage
 from pipeline.schema import Versioned, read_record
 
 SCHEMA_VERSION = 1

@@ -13,10 +13,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pipeline.checkpoints.consistency import check_together
+from pipeline.checkpoints.consistency import check_together, inpaints
 from pipeline.checkpoints.folders import kind_of_folder, part_headers, read_json
 from pipeline.checkpoints.header import Header, read_header
-from pipeline.checkpoints.kinds import Kind, kind_of
+from pipeline.checkpoints.kinds import Kind, in_channels, kind_of
 from pipeline.checkpoints.matching import FP8, TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE, Network, match, surplus
 from pipeline.checkpoints.schedulers import Prediction, own_scheduler, trained_as, zero_terminal_snr
 from pipeline.checkpoints.tokenizers import find_tokenizers
@@ -72,6 +72,11 @@ class Checkpoint:
     tokenizers: Mapping[str, Path | None]
     zeros_for_none: bool
     notes: tuple[str, ...]
+
+    @property
+    def inpaints(self) -> bool:
+        """Whether it reads a mask and what is around it beside the latent, and so renders masked pictures alone."""
+        return inpaints(self.networks[UNET].config)
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,9 @@ def _of_file(model: ModelFiles, header: Header) -> _Described:
         return _of_folder(model.config)
     own = shipped(kind)
     configs = {name: own[name] for name in NETWORKS[kind]}
+    read = configs[UNET] | {"in_channels": in_channels(header.tensors)}
+    if kind is Kind.BASE and inpaints(read):
+        configs[UNET] = read
     return _Described(kind, configs, own["scheduler"], own["zeros_for_none"], None)
 
 

@@ -12,6 +12,7 @@ from pipeline.errors import BadCheckpoint
 # Numbers of micro-conditioning: original size, crop and target size; the refiner has an aesthetic score for the last.
 TIME_IDS = {Kind.BASE: 6, Kind.REFINER: 5}
 FACTOR = 8  # pixels along one side of a latent element
+LATENT_CHANNELS = 4
 
 
 def check_together(name: str, configs: Mapping[str, Mapping[str, Any]], kind: Kind) -> None:
@@ -42,12 +43,17 @@ def check_together(name: str, configs: Mapping[str, Mapping[str, Any]], kind: Ki
             raise BadCheckpoint(f"{name}: the {part}'s width {odd[0]} is no multiple of its {groups} norm groups")
 
 
+def inpaints(unet: Mapping[str, Any]) -> bool:
+    """Whether a UNet of this configuration reads, beside a latent, a mask and the latent of what is around it."""
+    return bool(unet.get("in_channels") == 2 * unet.get("out_channels", 0) + 1)
+
+
 def _check_vae(name: str, unet: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
-    channels = (unet.get("in_channels"), unet.get("out_channels"), vae.get("latent_channels"))
-    if len(set(channels)) > 1:
+    taken, given, latent = unet.get("in_channels"), unet.get("out_channels"), vae.get("latent_channels")
+    if given != latent or not (taken == given or inpaints(unet)):
         raise BadCheckpoint(
-            f"{name}: the UNet takes {channels[0]} channels and gives {channels[1]}, the VAE's latents have "
-            f"{channels[2]}; equal numbers wanted (no inpainting)"
+            f"{name}: the UNet takes {taken} channels and gives {given}, the VAE's latents have {latent}; equal "
+            "numbers wanted, or to be taken one more than twice as many (inpainting)"
         )
     smaller = 1 << (len(vae["block_out_channels"]) - 1)
     if FACTOR % smaller:

@@ -14,6 +14,8 @@ INDEX = "model_index.json"
 BASE_PIPELINE = "StableDiffusionXLPipeline"
 # The refiner's own folder is an image-to-image pipeline without a first text encoder.
 REFINER_PIPELINE = "StableDiffusionXLImg2ImgPipeline"
+# A model of nine channels that was trained to fill masks; one of four can be saved as this, too.
+INPAINTING_PIPELINE = "StableDiffusionXLInpaintPipeline"
 
 # Names of weights without their ending: diffusers' parts, transformers' parts.
 _STEMS = ("diffusion_pytorch_model", "model")
@@ -46,7 +48,7 @@ def kind_of_folder(folder: Path) -> tuple[Kind, dict[str, Any]]:
         raise BadCheckpoint(f"{INDEX} in {folder.name} names no _class_name; {BASE_PIPELINE} wanted")
     if found == REFINER_PIPELINE and not _names_part(index, "text_encoder"):
         return Kind.REFINER, index
-    if found not in (BASE_PIPELINE, REFINER_PIPELINE):
+    if found not in (BASE_PIPELINE, REFINER_PIPELINE, INPAINTING_PIPELINE):
         raise BadCheckpoint(f"{folder.name}: found a {str(found)[:80]}, wanted a {BASE_PIPELINE}")
     return Kind.BASE, index
 

@@ -166,7 +166,7 @@ def _tensor(key: str, entry: Any, name: str) -> StoredTensor:
     numbers = (*shape, start, end)
     if len(shape) > MAX_DIMENSIONS or not all(type(one) is int and 0 <= one < 2**63 for one in numbers):
         raise BadCheckpoint(f"{name}: the shape or the place of {key[:80]!r} are no numbers; is the file damaged?")
-    if dtype not in BITS:
+    if not isinstance(dtype, str) or dtype not in BITS:
         raise BadCheckpoint(f"{name}: {key[:80]!r} is of type {str(dtype)[:40]!r}, which is not known here")
     elements = 1
     for side in shape:

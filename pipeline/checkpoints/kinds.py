@@ -34,7 +34,7 @@ it belongs into TESSERA_LORAS, beside a model",
     (("edm_mean", "edm_vpred.sigma_max"), "an EDM model (Playground 2.5, CosXL), whose noise levels are not SDXL's"),
     (("image_encoder.", "ip_adapter.", "image_proj."), "an IP-Adapter"),
 )
-_IN_CHANNELS = {9: "an inpainting model", 8: "an image-editing model (InstructPix2Pix)", 5: "a depth model"}
+_IN_CHANNELS = {8: "an image-editing model (InstructPix2Pix)", 5: "a depth model"}
 _BY_TEXT_WIDTH = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x"}
 _KINDS = {2048: Kind.BASE, 1280: Kind.REFINER}
 
@@ -55,12 +55,13 @@ def kind_of(tensors: Tensors, name: str, *, of_any_size: bool = False) -> Kind:
     for marks, what in _BY_NAME:
         if any(mark in key for key in tensors for mark in marks):
             raise BadCheckpoint(f"{name} is {what}; {WANTED}")
-    first = _shape(tensors, ("input_blocks.0.0.weight", "conv_in.weight"))
+    first = _first_convolution(tensors)
     if first is None or not _is_unet(tensors):
         raise BadCheckpoint(f"{name} has no UNet: {_without_unet(tensors)}; {WANTED}")
     if len(first) == 4 and first[1] in _IN_CHANNELS:
         raise BadCheckpoint(
-            f"{name} is {_IN_CHANNELS[first[1]]}: its UNet takes {first[1]} channels, and 4 come; {WANTED}"
+            f"{name} is {_IN_CHANNELS[first[1]]}: its UNet takes {first[1]} channels; 4 wanted, or 9 of a model for "
+            f"inpainting; {WANTED}"
         )
     text = _shape(tensors, (".attn2.to_k.weight",))
     width = text[-1] if text else None
@@ -76,6 +77,16 @@ def kind_of(tensors: Tensors, name: str, *, of_any_size: bool = False) -> Kind:
             "another size needs `config`, a folder with its configuration"
         )
     return _KINDS[width]
+
+
+def in_channels(tensors: Tensors) -> int | None:
+    """What the UNet among these tensors reads an element of the latent; None if there is none."""
+    first = _first_convolution(tensors)
+    return first[1] if first is not None and len(first) == 4 else None
+
+
+def _first_convolution(tensors: Tensors) -> tuple[int, ...] | None:
+    return _shape(tensors, ("input_blocks.0.0.weight", "conv_in.weight"))
 
 
 def _is_unet(tensors: Tensors) -> bool:

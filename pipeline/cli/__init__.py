@@ -3,6 +3,6 @@
 Belongs here: options, printing, exit codes. Does not belong here: anything that the Python client could not do too.
 """
 
-from pipeline.cli.main import main
+from pipeline.cli.entry import main
 
 __all__ = ["main"]

@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "render": (
         "render",
-        "Render one picture and print where it is. Without a deployment, the local stack is started, and left running.",
+        "Render one picture and print where it is: by the deployment if there is one, else by this machine as it is.",
     ),
     "submit": (
         "promptsets",

@@ -1,19 +1,25 @@
-"""What a shell completes: ids of batches, and the values of options. A deployment that is away completes nothing."""
+"""What a shell completes: ids of batches, and the values of options. A deployment that is away completes nothing.
+
+Whatever asks one is imported when it is asked: every command has completions, and most runs complete nothing.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 
-from pipeline.client.connect import connect
 from pipeline.errors import TesseraError
-from pipeline.operations.batch_ids import LAST, ids_beginning
+from pipeline.names import LAST
 from pipeline.promptset import samplers
 
 
 def batch_ids(incomplete: str) -> list[str]:
     """Ids of the newest batches that begin so, and `last`."""
+    from pipeline.client.connect import connect
+    from pipeline.operations.batch_ids import ids_beginning
+
     try:
-        found = ids_beginning(connect().ledger, incomplete)
+        found = ids_beginning(connect(os.environ).ledger, incomplete)
     except TesseraError:
         found = []
     return [*([LAST] if LAST.startswith(incomplete) else []), *found]
@@ -28,6 +34,13 @@ def one_of(names: Iterable[str]) -> Callable[[str], list[str]]:
 schedulers = one_of(samplers.known_names())
 
 
+def failure_codes(incomplete: str) -> list[str]:
+    """Codes of failures, such as `E_OOM`."""
+    from pipeline.records.results import FailureCode
+
+    return one_of(FailureCode)(incomplete)
+
+
 def models(incomplete: str) -> list[str]:
     """Ids of the deployment's models that begin so."""
     return _announced(lambda deployment: deployment.models, incomplete)
@@ -39,7 +52,9 @@ def loras(incomplete: str) -> list[str]:
 
 
 def _announced(names: Callable[..., Iterable[str]], incomplete: str) -> list[str]:
+    from pipeline.client.connect import connect
+
     try:
-        return [name for name in names(connect().ledger.deployment()) if name.startswith(incomplete)]
+        return [name for name in names(connect(os.environ).ledger.deployment()) if name.startswith(incomplete)]
     except TesseraError:
         return []

@@ -70,6 +70,8 @@ def _run(arguments: list[str]) -> int:
     except BrokenPipeError:  # `tessera list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    if code == INTERRUPTED:  # what Typer makes of Ctrl-C, without a word
+        typer.echo("interrupted", err=True)
     return code if isinstance(code, int) else 0
 
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from pipeline.cli import complete
-from pipeline.client.client import Client
 from pipeline.errors import ServiceError
 from pipeline.promptset.formats import InputFormat
 
+if TYPE_CHECKING:
+    from pipeline.client.client import Client
+
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
+
+
+def _client() -> Client:
+    """Imported when it is asked: a command that needs no deployment does not wait for Redis' and S3's clients."""
+    from pipeline.client.client import Client
+
+    return Client()
 
 
 def _full_job_ref(context: typer.Context, named: str) -> str:
@@ -19,20 +28,48 @@ def _full_job_ref(context: typer.Context, named: str) -> str:
     if not slash or context.resilient_parsing:
         return named
     try:
-        return f"{Client().full_id(batch)}/{job}"
+        return f"{_client().full_id(batch)}/{job}"
     except ServiceError:  # a trace is in the bucket, and can be seen while Redis is away
         return named
 
 
-def _full_id(context: typer.Context, named: str) -> str:
-    return named if context.resilient_parsing else Client().full_id(named)
+def _full_id(context: typer.Context, named: str | None) -> str | None:
+    return named if named is None or context.resilient_parsing else _client().full_id(named)
+
+
+def _full_ids(context: typer.Context, named: list[str] | None) -> list[str]:
+    ids = named or []
+    if context.resilient_parsing or not ids:
+        return ids
+    client = _client()
+    return list(dict.fromkeys(map(client.full_id, ids)))
 
 
 BatchId = Annotated[
     str,
     typer.Argument(
+        metavar="BATCH",
         help="Id of a batch, the beginning of one, or last.",
         show_default=False,
+        callback=_full_id,
+        autocompletion=complete.batch_ids,
+    ),
+]
+BatchIds = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="BATCH",
+        help="Ids of batches, the beginning of one, or last.",
+        show_default=False,
+        callback=_full_ids,
+        autocompletion=complete.batch_ids,
+    ),
+]
+OfBatch = Annotated[
+    str | None,
+    typer.Option(
+        "--batch",
+        help="Only of this batch: its id, the beginning of one, or last.",
         callback=_full_id,
         autocompletion=complete.batch_ids,
     ),
@@ -43,7 +80,12 @@ Label = Annotated[
 ]
 JobRef = Annotated[
     str,
-    typer.Argument(help="BATCH/JOB, such as summer-catalogue/3 or last/0.", show_default=False, callback=_full_job_ref),
+    typer.Argument(
+        metavar="BATCH/JOB",
+        help="BATCH/JOB, such as summer-catalogue/3 or last/0.",
+        show_default=False,
+        callback=_full_job_ref,
+    ),
 ]
 File = Annotated[
     str,

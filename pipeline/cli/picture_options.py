@@ -19,7 +19,7 @@ from pipeline.cli import complete
 from pipeline.cli.assignments import assigned
 from pipeline.cli.options import Override
 from pipeline.errors import RequestError
-from pipeline.operations.submit import checked_options
+from pipeline.promptset.checked import checked_options
 from pipeline.promptset.kinds import plain_type
 from pipeline.promptset.levels import beside
 from pipeline.promptset.row import Options
@@ -38,9 +38,15 @@ _METAVARS = {
     "aspect": "WIDTH:HEIGHT",
     "guidance_interval": "FROM,TO",
     "scheduler": "NAME[, KEY=VALUE...]",
-    "highres": "auto|direct|refine[, KEY=VALUE...]",
+    "highres": "auto|direct|refine|cascade[, KEY=VALUE...]",
     "image": "PATH|s3://...|batch://ID/ROW",
     "fit": "fill|fit|stretch",
+    "control": "NAME, image=PATH[, KEY=VALUE...]",
+    "reference": "NAME, image=PATH[, KEY=VALUE...]",
+    "norm_mode": "corrected|stale|synchronous|local",
+    "mask": "alpha|PATH|s3://...",
+    "canvas": "WIDTHxHEIGHT[+LEFT+TOP]",
+    "masked_size": "WIDTHxHEIGHT",
     "original_size": "WIDTHxHEIGHT",
     "crop": "LEFT,TOP",
     "target_size": "WIDTHxHEIGHT",

@@ -13,6 +13,7 @@ A little over 300 lines: what can be asked of a deployment is a method here.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -30,7 +31,8 @@ from pipeline.client.remote.connection import RemoteConnection, connect_remotely
 from pipeline.client.replay import Replay, compare, only_row
 from pipeline.client.schedules import Schedules
 from pipeline.client.webhooks import Webhooks
-from pipeline.errors import RecordTooNew, RecordUnreadable, RequestError, UnknownBatch
+from pipeline.deployment.settings import MachineSettings, load_part
+from pipeline.errors import NoneConfigured, RecordTooNew, RecordUnreadable, RequestError, UnknownBatch
 from pipeline.ledger.workers import ALL, Drain, Worker
 from pipeline.names import TOKEN_VARIABLE
 from pipeline.operations.batch_ids import full_id
@@ -45,6 +47,7 @@ from pipeline.operations.status import BatchStatus, Unreadable, batch_status
 from pipeline.operations.submit import TIMEOUT_S, Acceptance, Submission, accept, checked_options, from_here
 from pipeline.outputs.pictures import open_prompts
 from pipeline.process.deadline import Deadline, OutOfTime
+from pipeline.promptset.checked import one_picture
 from pipeline.promptset.formats import DEFAULT_OPTIONS, InputFormat
 from pipeline.promptset.keywords import PictureFields
 from pipeline.promptset.levels import unreached_lines
@@ -60,7 +63,10 @@ log = structlog.get_logger(__name__)
 
 
 class Client:
-    """A client of a deployment: of the one that the environment names, or of the local stack (`tessera up`)."""
+    """A client of a deployment: of the one that the environment names, or of the local stack (`tessera up`).
+
+    Where there is neither, only `render` works; all else raises NoneConfigured.
+    """
 
     def __new__(cls, connection: Connection | str | None = None, *, token: str | None = None) -> Client:
         """An instance of the subclass that asks an HTTP API, where that is what the connection leads to."""
@@ -73,7 +79,8 @@ class Client:
             made: Client = super().__new__(RemoteClient)
         else:
             made = super().__new__(cls)
-        made._connection = found
+        if found is not None:
+            made._connection = found
         return made
 
     def __init__(self, connection: Connection | str | None = None, *, token: str | None = None) -> None:
@@ -83,8 +90,13 @@ class Client:
             connection: of `connect`, by default as the environment has it; or the address of an HTTP API.
             token: of that API; by default TESSERA_TOKEN.
         """
-        if "_connection" not in self.__dict__:
-            self._connection = _connection(connection, token)
+        if "_connection" not in self.__dict__ and (found := _connection(connection, token)) is not None:
+            self._connection = found
+
+    @cached_property
+    def _connection(self) -> Connection:
+        """To a deployment that has come up since. Raises NoneConfigured."""
+        return connect()
 
     @cached_property
     def schedules(self) -> Schedules:
@@ -165,6 +177,8 @@ class Client:
     ) -> RenderedImage:
         """Render one picture and wait for it: `client.render("a fox", size="1024x1024").save("fox.png")`.
 
+        Where there is no deployment, this machine renders it without one, and keeps the model for TESSERA_WARM_S.
+
         Args:
             prompt: what to paint.
             timeout_s: how long to wait for it.
@@ -173,13 +187,21 @@ class Client:
 
         Raises RenderFailed with the reason, PromptSetError, RequestError, WaitTimeout, ServiceError.
         """
-        if picture.get("num_images", 1) != 1:
-            raise RequestError(
-                f"num_images {picture['num_images']} found; render makes one picture, submit makes several"
-            )
+        one_picture(picture)
+        if not self._is_connected():
+            from pipeline.client.render_here import render_here
+
+            data_dir, news = load_part(MachineSettings).data_dir, _print_line if progress else log.info
+            return render_here(data_dir, os.environ, prompt, picture, timeout_s=timeout_s, on_news=news)
         batch = self.submit([{"prompt": prompt}], priority=PRIORITIES[0], **picture)
         batch.wait(timeout_s, progress=progress)
         return batch.only_image()
+
+    def _is_connected(self) -> bool:
+        try:
+            return self._connection is not None
+        except NoneConfigured:
+            return False
 
     def accept(self, submission: Submission) -> Acceptance:
         """Submit, and return what was accepted."""
@@ -358,7 +380,15 @@ class Client:
         return full_id(self._connection.ledger, named)
 
 
-def _connection(named: Connection | str | None, token: str | None) -> Connection:
+def _connection(named: Connection | str | None, token: str | None) -> Connection | None:
+    """That to what is named, or found; None if nothing is."""
     if isinstance(named, str):
         return connect_remotely(named, os.environ.get(TOKEN_VARIABLE, "") if token is None else token)
-    return named or connect()
+    try:
+        return named or connect()
+    except NoneConfigured:
+        return None
+
+
+def _print_line(line: str) -> None:
+    sys.stderr.write(f"{line}\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 import shutil
 import sys
@@ -19,7 +20,8 @@ from pipeline.bucket.requirements import CLOCK, NOTABLE_SKEW_S, Requirement
 from pipeline.client.connect import connect
 from pipeline.client.connection import Connection
 from pipeline.client.local_stack import missing_parts, running_stack
-from pipeline.client.warm_engines import warm_engines
+from pipeline.client.standalone import is_serving
+from pipeline.client.warm_engines import engines_folder, standalone_engines_folder, warm_engines
 from pipeline.deployment.settings import MachineSettings, load_part
 from pipeline.errors import SettingsError, TesseraError
 from pipeline.ledger import Ledger
@@ -141,7 +143,9 @@ def _local() -> Iterator[Finding]:
         return  # reported under "settings"
     state = running_stack(folder)
     yield Finding(Verdict.OK, "local stack", f"up, logs in {state.logs}" if state else "installed, not running")
-    for engine in warm_engines(folder) if state else ():
+    kept = [engines_folder(folder)] if state else []
+    kept += [standalone_engines_folder(folder)] if is_serving(folder) else []
+    for engine in itertools.chain.from_iterable(map(warm_engines, kept)):
         yield Finding(Verdict.OK, "warm engine", str(engine))
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(existing).free

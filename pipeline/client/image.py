@@ -10,17 +10,19 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.bucket import outcomes
-from pipeline.client.connection import Connection
 from pipeline.errors import RequestError
-from pipeline.outputs.links import DEFAULT_LIFE, links
 from pipeline.process.folder import TargetFolder
 from pipeline.records.results import ImageResult
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from pipeline.client.connection import Connection
+
+# What asks the bucket is imported where it is asked: an image may be of this machine.
+_LIFE = timedelta(hours=1)
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+_SHOWN_PX = 4096  # a notebook holds the whole file as text
 
 
 def _check_suffix(path: Path, own: str) -> None:
@@ -32,7 +34,7 @@ def _check_suffix(path: Path, own: str) -> None:
 
 
 class RenderedImage:
-    """An image in the bucket."""
+    """An image: in the bucket, or in memory where it was rendered without a stack."""
 
     def __init__(self, result: ImageResult, connection: Connection) -> None:
         self.result = result
@@ -43,13 +45,15 @@ class RenderedImage:
 
     def bytes(self) -> bytes:
         """The file, checked against its recorded digest."""
+        from pipeline.bucket import outcomes
+
         return outcomes.image_bytes(self._connection.artifacts, self.result)
 
     def open(self) -> Image:
-        """The image for Pillow."""
-        import PIL.Image
+        """The image for Pillow, however large it is."""
+        from pipeline.bucket.opened import opened
 
-        return PIL.Image.open(io.BytesIO(self.bytes()))
+        return opened(self.bytes())
 
     def pil(self) -> Image:
         """The image for Pillow, read whole."""
@@ -57,8 +61,10 @@ class RenderedImage:
         image.load()
         return image
 
-    def url(self, life: timedelta = DEFAULT_LIFE) -> str:
+    def url(self, life: timedelta = _LIFE) -> str:
         """A link that fetches it without credentials for so long, 7 days at most: treat it like a password."""
+        from pipeline.outputs.links import links
+
         [link] = links(self._connection.artifacts, [self.result], life)
         return link.url
 
@@ -69,14 +75,19 @@ class RenderedImage:
 
     def thumbnail_html(self) -> str:
         """An `img` element with its thumbnail inside."""
-        small = base64.b64encode(outcomes.thumbnail_bytes(self._connection.artifacts, self.result)).decode()
+        small = base64.b64encode(self._thumbnail()).decode()
         name = html.escape(self.result.custom_id, quote=True)
         return f'<img src="data:image;base64,{small}" alt="{name}" title="{name}" style="height: 96px; margin: 2px">'
 
+    def _thumbnail(self) -> builtins.bytes:
+        from pipeline.bucket import outcomes
+
+        return outcomes.thumbnail_bytes(self._connection.artifacts, self.result)
+
     def _repr_png_(self) -> builtins.bytes:
-        """How a notebook shows it."""
-        body = io.BytesIO()
-        self.open().convert("RGB").save(body, "PNG")
+        """How a notebook shows it: smaller where a browser would not."""
+        image, body = self.open(), io.BytesIO()
+        image.reduce(-(-max(image.size) // _SHOWN_PX)).convert("RGB").save(body, "PNG")
         return body.getvalue()
 
     def save(self, target: str | Path) -> Path:
@@ -98,3 +109,26 @@ class RenderedImage:
         with folder.write(name, replace=True) as file:
             file.write(self.bytes())
         return folder.path / name
+
+
+class ImageInMemory(RenderedImage):
+    """An image that was rendered without a stack: in no bucket, and of no batch that anybody knows."""
+
+    def __init__(self, result: ImageResult, body: builtins.bytes) -> None:
+        self.result = result
+        self._body = body
+
+    def bytes(self) -> builtins.bytes:
+        """The file."""
+        return self._body
+
+    def url(self, life: timedelta = _LIFE) -> str:
+        """The image itself as a `data:` URL, which does not expire."""
+        del life
+        kind = self.result.file.format.value
+        return f"data:image/{kind};base64,{base64.b64encode(self._body).decode()}"
+
+    def _thumbnail(self) -> builtins.bytes:
+        from pipeline.bucket.thumbnail import thumbnail
+
+        return thumbnail(self.pil())

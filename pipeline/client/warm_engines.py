@@ -49,6 +49,11 @@ def engines_folder(data_dir: Path) -> Path:
     return data_dir / "node" / "engines"
 
 
+def standalone_engines_folder(data_dir: Path) -> Path:
+    """Where one has it that renders without a stack."""
+    return data_dir / "standalone" / "engines"
+
+
 def write_about(folder: Path, about: WarmEngine) -> None:
     """Say that the engine of this folder waits. For the node only."""
     write_private(folder / _ABOUT, about.model_dump_json())
@@ -59,10 +64,10 @@ def forget_about(folder: Path) -> None:
     (folder / _ABOUT).unlink(missing_ok=True)
 
 
-def warm_engines(data_dir: Path) -> list[WarmEngine]:
-    """Those of a local stack that wait now. Ask only while it runs: a killed node leaves its folders."""
+def warm_engines(root: Path) -> list[WarmEngine]:
+    """Those below that wait now. Ask only while somebody keeps them: who is killed leaves their folders."""
     found = []
-    for path in sorted(engines_folder(data_dir).glob(f"*/{_ABOUT}")):
+    for path in sorted(root.glob(f"*/{_ABOUT}")):
         try:
             found.append(read_record(WarmEngine, path.read_bytes(), what=str(path)))
         except (FileNotFoundError, RecordUnreadable):

@@ -16,16 +16,21 @@ class Webhooks:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def add(self, url: str, *, tenant: str = "default", events: Sequence[str] = ()) -> WebhookEndpoint:
-        """Send the events of all batches of a tenant to this URL; none means all events. Raises RequestError."""
-        return webhooks.add_endpoint(self._connection.ledger, url, tenant=tenant, events=events)
+    def add(
+        self, url: str, *, tenant: str = "default", batch_id: str | None = None, events: Sequence[str] = ()
+    ) -> WebhookEndpoint:
+        """Send the events of all batches of a tenant to this URL, or of one batch; no events means all of them.
 
-    def list(self, tenant: str | None = None) -> list[WebhookEndpoint]:
-        """The webhooks of a tenant, or of all."""
-        return [one for one in self._connection.ledger.webhooks.endpoints() if tenant in (None, one.tenant)]
+        Raises RequestError, UnknownBatch.
+        """
+        return webhooks.add_endpoint(self._connection.ledger, url, tenant=tenant, batch_id=batch_id, events=events)
+
+    def list(self, tenant: str | None = None, *, batch_id: str | None = None) -> list[WebhookEndpoint]:
+        """The webhooks of a tenant, or of all; or those that were added to one batch."""
+        return webhooks.endpoints(self._connection.ledger, tenant, batch_id=batch_id)
 
     def remove(self, webhook_id: str) -> None:
-        """Send nothing there any more. Raises RequestError if there is none of this id."""
+        """Send nothing there any more. Raises UnknownWebhook."""
         webhooks.remove_endpoint(self._connection.ledger, webhook_id)
 
     def deliveries(
@@ -40,7 +45,7 @@ class Webhooks:
         return webhooks.deliveries(self._connection.ledger, DeliveryFilter(batch_id, tenant, state), limit)
 
     def resend(self, delivery_id: str) -> Delivery:
-        """Send a delivery once more. Raises RequestError if there is none of this id."""
+        """Send a delivery once more. Raises UnknownWebhook."""
         return webhooks.resend(self._connection.ledger, delivery_id)
 
     def secrets(self, tenant: str = "default") -> tuple[str, ...]:

@@ -1,25 +1,42 @@
-"""What a deployment renders, as its controller announces it in Redis, so that a client can refuse bad rows itself."""
+"""What a deployment renders, as its controller announces it in Redis, so that a client can refuse bad rows itself.
+
+A record with a line for each thing that a client may have to know, some 300 lines.
+"""
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
-from pipeline.checkpoints.clip import has_clip_vocabulary
+from pipeline.checkpoints.control_files import ControlFile
 from pipeline.deployment.allow_lists import AnyName, Names
+from pipeline.deployment.allowed import (
+    AllowedControlNet,
+    AllowedEmbedding,
+    AllowedIPAdapter,
+    AllowedLora,
+    AllowedModel,
+    Everything,
+)
 from pipeline.deployment.cost import SDXL_NATIVE_PX
+from pipeline.deployment.displacement import Exchange
 from pipeline.deployment.layout_choice import Load, fastest_layout
 from pipeline.deployment.layouts import Layout, planned_layout
-from pipeline.deployment.recipes import ModelDefaults, with_recipe
+from pipeline.deployment.recipes import with_recipe
+from pipeline.deployment.seen_files import (
+    allowed_controlnets,
+    allowed_files,
+    base_seen,
+    clip_vocabulary,
+    inpainting_seen,
+)
 from pipeline.deployment.settings import (
     ConnectionSettings,
     MachineSettings,
-    ModelSource,
     Settings,
+    StandaloneSettings,
     default_of,
     variable_name,
 )
@@ -30,41 +47,6 @@ from pipeline.schema import Versioned
 
 SCHEMA_VERSION = 1
 SYNTAXES = tuple(one.value for one in Syntax)
-
-
-class AllowedModel(BaseModel):
-    """What a client needs to know of a model that rows may name."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    revision: str
-    native_px: int
-    defaults: ModelDefaults = Field(ModelDefaults(), description="What rows get with it where they say nothing.")
-    refiner_switch_at: float | None = Field(None, description="Where its refiner takes over; none: it has none.")
-    clip_vocabulary: bool | None = Field(
-        None, description="Whether its tokenizers have CLIP's, so that tokens can be counted; None: it is not known."
-    )
-
-
-class _AllowedFile(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    models: tuple[str, ...] = Field((), description="Model ids that it fits; none means all.")
-    names: tuple[str, ...] = Field((), description="Those beside its id: aliases and its file's name.")
-
-    def fits(self, model: str) -> bool:
-        """Whether it was made for this model."""
-        return not self.models or model in self.models
-
-
-class AllowedLora(_AllowedFile):
-    """What a client needs to know of a LoRA that rows may name."""
-
-    defaults: ModelDefaults = Field(ModelDefaults(), description="What rows get with it where they say nothing.")
-
-
-class AllowedEmbedding(_AllowedFile):
-    """What a client needs to know of an embedding (textual inversion) that prompts may name."""
 
 
 class AnnouncedLimits(TenantLimits):
@@ -93,11 +75,25 @@ class Deployment(Versioned):
     embeddings: dict[str, AllowedEmbedding] = Field(
         default_factory=dict, description="Embeddings that prompts may name."
     )
+    controlnets: dict[str, AllowedControlNet] = Field(
+        default_factory=dict, exclude_if=_empty, description="Control networks that rows may name."
+    )
+    ip_adapters: dict[str, AllowedIPAdapter] = Field(
+        default_factory=dict, exclude_if=_empty, description="IP-Adapters that rows may name."
+    )
     guidance_intervals: bool = Field(
         False, description="Whether its pods read `guidance_interval`; earlier versions guide at every step."
     )
+    displacements: bool = Field(
+        False, description="Whether rows say how displaced evaluations are computed; earlier versions do not ask them."
+    )
     syntaxes: tuple[str, ...] = Field((), description="Prompt syntaxes that its pods read; earlier versions read none.")
     images_in: bool = Field(False, description="Whether its pods begin with pictures; earlier versions do not.")
+    masks: bool = Field(False, description="Whether its pods paint masked parts of them; earlier versions do not.")
+    mask_rounds: bool = Field(False, description="Whether its pods fill masks in rounds; earlier versions do not.")
+    cascades: bool = Field(False, description="Whether its pods know cascades; earlier versions do not.")
+    control: bool = Field(False, description="Whether its pods read `control`; earlier versions do not.")
+    references: bool = Field(False, description="Whether its pods read `reference`; earlier versions do not.")
     prompt_syntax: str = Field(default_of("prompt_syntax").value, description="Of rows that do not say theirs.")
     max_megapixels: float
     max_rows: int
@@ -121,6 +117,7 @@ class Deployment(Versioned):
     device: str = Field("auto", description="What a pod's ranks compute on.")
     one_gpu_megapixels: float = default_of("one_gpu_megapixels")
     exact: bool = default_of("exact")
+    exchange: Exchange = default_of("exchange")
     gpus: int = Field(default_of("gpus"), description="Of one pod.")
     images_per_job: int = default_of("images_per_job")
     job_seconds: float = default_of("job_seconds")
@@ -143,8 +140,19 @@ class Deployment(Versioned):
     )
 
     @classmethod
-    def of(cls, settings: Settings, version: str) -> Deployment:
-        """What these settings render."""
+    def of(
+        cls,
+        settings: StandaloneSettings,
+        version: str,
+        bases: Mapping[str, str] | None = None,
+        control_files: Mapping[str, ControlFile] | None = None,
+    ) -> Deployment:
+        """What these settings render.
+
+        `bases`: of LoRAs and embeddings that cannot be seen from here, the base model by SHA-256, where it is known.
+        `control_files`: likewise, what control networks are.
+        """
+        known = bases or {}
         return cls(
             version=version,
             models={
@@ -153,23 +161,33 @@ class Deployment(Versioned):
                     native_px=model.native_px,
                     defaults=with_recipe(model.recipe, model.defaults),
                     refiner_switch_at=model.refiner.switch_at if model.refiner is not None else None,
-                    clip_vocabulary=_has_clips_vocabulary(model),
+                    clip_vocabulary=clip_vocabulary(model),
+                    inpainting=inpainting_seen(model),
                 )
                 for name, model in settings.models.items()
             },
             default_model=settings.model_by_default,
             loras={
                 name: AllowedLora(
-                    models=lora.models, names=lora.names, defaults=with_recipe(lora.recipe, lora.defaults)
+                    models=lora.models,
+                    names=lora.names,
+                    base=known.get(lora.sha256) or base_seen(lora.path),
+                    defaults=with_recipe(lora.recipe, lora.defaults),
                 )
                 for name, lora in settings.loras.items()
             },
-            embeddings={
-                name: AllowedEmbedding(models=one.models, names=one.names) for name, one in settings.embeddings.items()
-            },
+            embeddings=allowed_files(AllowedEmbedding, settings.embeddings, known),
+            controlnets=allowed_controlnets(settings.controlnets, known, control_files or {}),
+            ip_adapters=allowed_files(AllowedIPAdapter, settings.ip_adapters, known),
             guidance_intervals=True,
+            displacements=True,
             syntaxes=SYNTAXES,
             images_in=True,
+            masks=True,
+            mask_rounds=True,
+            cascades=True,
+            control=True,
+            references=True,
             prompt_syntax=settings.prompt_syntax.value,
             highres_attention=settings.highres_attention,
             highres_window_px=settings.highres_window_px,
@@ -185,6 +203,7 @@ class Deployment(Versioned):
             device=settings.device,
             one_gpu_megapixels=settings.one_gpu_megapixels,
             exact=settings.exact,
+            exchange=settings.exchange,
             gpus=settings.gpus,
             images_per_job=settings.images_per_job,
             job_seconds=settings.job_seconds,
@@ -201,13 +220,21 @@ class Deployment(Versioned):
         """One that renders whatever is asked for: rows are checked against it where there is no deployment."""
         return cls.model_construct(
             version="none",
-            models=_Everything(AllowedModel(revision="any", native_px=SDXL_NATIVE_PX, refiner_switch_at=1.0)),
+            models=Everything(AllowedModel(revision="any", native_px=SDXL_NATIVE_PX, refiner_switch_at=1.0)),
             default_model="any",
-            loras=_Everything(AllowedLora()),
-            embeddings=_Everything(AllowedEmbedding()),
+            loras=Everything(AllowedLora()),
+            embeddings=Everything(AllowedEmbedding()),
+            controlnets=Everything(AllowedControlNet()),
+            ip_adapters=Everything(AllowedIPAdapter()),
             guidance_intervals=True,
+            displacements=True,
             syntaxes=SYNTAXES,
             images_in=True,
+            masks=True,
+            mask_rounds=True,
+            cascades=True,
+            control=True,
+            references=True,
             max_megapixels=float("inf"),
             max_rows=10**9,
             max_images=10**12,
@@ -217,12 +244,22 @@ class Deployment(Versioned):
     @cached_property
     def lora_names(self) -> Names:
         """The names that prompts know its LoRAs by."""
-        return AnyName() if isinstance(self.loras, _Everything) else Names(self.loras)
+        return AnyName() if isinstance(self.loras, Everything) else Names(self.loras)
 
     @cached_property
     def embedding_names(self) -> Names:
         """The names that prompts know its embeddings by."""
-        return AnyName() if isinstance(self.embeddings, _Everything) else Names(self.embeddings)
+        return AnyName() if isinstance(self.embeddings, Everything) else Names(self.embeddings)
+
+    @cached_property
+    def controlnet_names(self) -> Names:
+        """The names that rows know its control networks by."""
+        return AnyName() if isinstance(self.controlnets, Everything) else Names(self.controlnets)
+
+    @cached_property
+    def ip_adapter_names(self) -> Names:
+        """The names that rows know its IP-Adapters by."""
+        return AnyName() if isinstance(self.ip_adapters, Everything) else Names(self.ip_adapters)
 
     def usual_layout(self, width: int, height: int) -> Layout:
         """The layout of a pod that has many images of this size to render."""
@@ -241,7 +278,7 @@ class Deployment(Versioned):
         return ", ".join(sorted(self.models)) or "none"
 
 
-def _megapixels_in_memory(settings: Settings) -> float | None:
+def _megapixels_in_memory(settings: StandaloneSettings) -> float | None:
     """What all GPUs of one replica hold, as patches; None where one GPU's share is a default, which is no promise."""
     if "one_gpu_megapixels" not in settings.model_fields_set:
         return None
@@ -249,37 +286,8 @@ def _megapixels_in_memory(settings: Settings) -> float | None:
     return settings.one_gpu_megapixels * settings.gpus / replicas
 
 
-def _of_pods(settings: Settings) -> dict[str, str]:
+def _of_pods(settings: StandaloneSettings) -> dict[str, str]:
     """The settings that are no connection and belong to no machine, for whoever builds a pod's Job elsewhere."""
     apart = {variable_name(name) for part in (ConnectionSettings, MachineSettings) for name in part.model_fields}
     defaults = {variable_name(name) for name in Settings.model_fields.keys() - settings.model_fields_set}
     return {name: text for name, text in settings.environment().items() if name not in apart | defaults}
-
-
-def _has_clips_vocabulary(model: ModelSource) -> bool:
-    """As the settings say, or the model's folder where it can be seen from here; every SDXL model's is CLIP's."""
-    if model.clip_vocabulary is not None:
-        return model.clip_vocabulary
-    tokenizer = Path(model.path) / "tokenizer"
-    changed = tokenizer.stat().st_mtime if tokenizer.is_dir() else None
-    return _looked_up(model.path, changed)
-
-
-@functools.lru_cache(maxsize=256)
-def _looked_up(path: str, _changed: float | None) -> bool:
-    found = has_clip_vocabulary(Path(path))
-    return True if found is None else found
-
-
-class _Everything(dict[str, Any]):
-    """An allow-list with every name on it."""
-
-    def __init__(self, each: Any) -> None:
-        super().__init__()
-        self._each = each
-
-    def __contains__(self, _name: object) -> bool:
-        return True
-
-    def __missing__(self, _name: str) -> Any:
-        return self._each

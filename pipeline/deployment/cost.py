@@ -12,10 +12,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipeline.deployment.control_cost import CONTROLNET, MEGA, REFERENCE, features_tera, steered_share
 from pipeline.deployment.layouts import Layout
-from pipeline.picture import Enlargement, HighresMode, Picture, Syntax
-
-MEGA = 2**20
+from pipeline.picture import Cascade, Enlargement, HighresMode, Picture, Syntax
 
 SDXL_NATIVE_PX = 1024  # side of the square that SDXL was trained on; models of other sizes say so
 
@@ -51,6 +50,10 @@ UNKNOWN_IMAGES = 64
 
 def tera_operations(picture: Picture, native_px: int) -> float:
     """Work of one image: every pass, both halves of guidance, decode, and what a refining pass adds."""
+    return _of_passes(picture, native_px) + features_tera(picture)
+
+
+def _of_passes(picture: Picture, native_px: int) -> float:
     halves = _conditions_a_step(picture, picture.guidance_scale)
     twice = 2 if picture.scheduler is not None and picture.scheduler.name in TWO_EVALUATIONS else 1
     highres, later = picture.highres, picture.later_passes
@@ -61,23 +64,45 @@ def tera_operations(picture: Picture, native_px: int) -> float:
     if highres.mode is HighresMode.REFINE:
         first = min(whole, (highres.base_px or native_px) ** 2 / MEGA)
         passes = math.ceil(math.log(math.sqrt(whole / first)) / math.log(LARGEST_STEP) - 1e-9) if whole > first else 0
+    if picture.cascade is not None:
+        return _of_cascade(picture, picture.cascade, twice * halves, native_px)
     if picture.image is not None:
         return _from_picture(picture, whole, twice * halves, twice * later_halves)
-    total: float = picture.steps * twice * halves * _at(UNET, first if passes else whole)
+    total: float = picture.steps * twice * halves * _evaluation(picture, first if passes else whole, None)
     for number in range(1, passes + 1):
         pixels = first * math.pow(whole / first, number / passes)
         before = first * math.pow(whole / first, (number - 1) / passes)
         evaluations = max(1, round((highres.steps or picture.steps) * highres.strength)) * twice * later_halves
         if later.enlargement is not Enlargement.LATENTS:
             total += _at(DECODE, before) + _at(ENCODE, pixels)
-        total += evaluations * unet_tera(pixels, later.window_px)
+        total += evaluations * _evaluation(picture, pixels, later.window_px)
+    return total + _at(DECODE, whole)
+
+
+def cascade_halvings(width: int, height: int, base_px: int) -> int:
+    """How often both sides of a cascade's first picture are halved: as distri.model.cascade has it, and a test."""
+    return max(0, round(math.log2(math.sqrt(width * height) / base_px)))
+
+
+def _of_cascade(picture: Picture, cascade: Cascade, each: float, native_px: int) -> float:
+    """One schedule, whose early steps are those of smaller pictures, an equal number of each size; one decode."""
+    whole = picture.width * picture.height / MEGA
+    halvings = cascade_halvings(picture.width, picture.height, cascade.base_px or native_px)
+    total, done = 0.0, 0
+    for level in range(halvings, -1, -1):
+        share = cascade.switch_at * (halvings - level + 1) / halvings if level else 1.0
+        end = min(round(picture.steps * share), picture.steps - 1) if level else picture.steps
+        total += max(0, end - done) * each * _evaluation(picture, whole / 4**level, None)
+        done = max(done, end)
     return total + _at(DECODE, whole)
 
 
 def _from_picture(picture: Picture, whole: float, each: float, each_later: float) -> float:
     """Passes that begin with a picture: the first walks its own share of the schedule, later ones that of highres."""
-    image, highres, later = picture.image, picture.highres, picture.later_passes
+    image, highres, later, painted = picture.image, picture.highres, picture.later_passes, picture.inpaint
     begins = image.width * image.height / MEGA if image is not None else whole
+    if painted is not None and painted.region is not None:
+        begins = whole = painted.region.rendered[0] * painted.region.rendered[1] / MEGA
     passes = 1
     if highres.mode is HighresMode.REFINE and whole > begins:
         passes = math.ceil(math.log(math.sqrt(whole / begins)) / math.log(LARGEST_STEP) - 1e-9)
@@ -89,8 +114,11 @@ def _from_picture(picture: Picture, whole: float, each: float, each_later: float
         strength = (picture.strength or 1.0) if first else highres.strength
         if first or later.enlargement is not Enlargement.LATENTS:
             total += (0.0 if first else _at(DECODE, before)) + _at(ENCODE, pixels)
-        evaluations = max(1, int(steps * strength)) * (each if first else each_later)
-        total += evaluations * unet_tera(pixels, later.window_px)
+        if painted is not None and not first:
+            total += _at(ENCODE, pixels)  # what stays of the picture, in this size
+        probing = painted.probing_evaluations if painted is not None and first else 0
+        evaluations = (max(1, int(steps * strength)) + probing) * (each if first else each_later)
+        total += evaluations * _evaluation(picture, pixels, later.window_px)
         before = pixels
     return total + _at(DECODE, whole)
 
@@ -107,9 +135,19 @@ def _conditions_a_step(picture: Picture, guidance_scale: float) -> float:
     return 1 + (end - first) / picture.steps
 
 
+def _evaluation(picture: Picture, megapixels: float, window_px: int | None) -> float:
+    """Of one evaluation for one condition, with what steers it: each network in the share of steps in which it does."""
+    own = unet_tera(megapixels, window_px) + len(picture.reference) * REFERENCE * megapixels
+    return own + steered_share(picture) * _within(CONTROLNET, megapixels, window_px)
+
+
 def unet_tera(megapixels: float, window_px: int | None) -> float:
     """Of one evaluation for one condition; within windows a token sees as many others as a window has."""
-    linear, square = UNET
+    return _within(UNET, megapixels, window_px)
+
+
+def _within(coefficients: tuple[float, float], megapixels: float, window_px: int | None) -> float:
+    linear, square = coefficients
     seen = megapixels if window_px is None else min(megapixels, window_px**2 / MEGA)
     return linear * megapixels + square * megapixels * seen
 
@@ -146,7 +184,10 @@ class Speed:
 
 @dataclass(frozen=True)
 class SpeedKey:
-    """What makes jobs comparable. `size` is a size class: half an octave of pixels; `slots` are images at a time."""
+    """What makes jobs comparable. `size` is a size class: half an octave of pixels; `slots` are images at a time.
+
+    `residual`: keys and values crossed as residuals.
+    """
 
     model: str
     layout: Layout
@@ -154,12 +195,23 @@ class SpeedKey:
     device: str
     size: int
     slots: int = 1
+    residual: bool = False
 
     @classmethod
-    def of(cls, model: str, layout: Layout, *, exact: bool, device: str, pixels: int, together: int = 1) -> SpeedKey:
+    def of(
+        cls,
+        model: str,
+        layout: Layout,
+        *,
+        exact: bool,
+        device: str,
+        pixels: int,
+        together: int = 1,
+        residual: bool = False,
+    ) -> SpeedKey:
         """The kind that an image of so many pixels belongs to, of which so many were evaluated together."""
         slots = max(one for one in SLOTS if one <= together)
-        return cls(model, layout, exact, device, size_class(pixels), slots)
+        return cls(model, layout, exact, device, size_class(pixels), slots, residual)
 
 
 def size_class(pixels: int) -> int:
@@ -183,32 +235,44 @@ class Expectation:
 
 
 def expected_speed(
-    speeds: Mapping[SpeedKey, Speed], *, model: str, layout: Layout, exact: bool, pixels: int, slots: int = 1
+    speeds: Mapping[SpeedKey, Speed],
+    *,
+    model: str,
+    layout: Layout,
+    exact: bool,
+    pixels: int,
+    slots: int = 1,
+    residual: bool = False,
 ) -> Expectation:
     """The speed of a replica for images of this size: learned from the nearest size that was rendered, or assumed.
 
     A speed of another size or layout is carried over by the published figures of what patches lose, one of another
-    number of slots by `slots_speedup`.
+    number of slots by `slots_speedup`. Of residuals nothing else is assumed than of displaced evaluations, with which
+    they were published as equal where GPUs are joined by PCIe (arXiv 2507.17511, table 2).
     """
+    exchange = ", residual exchange" if residual else ""
     wanted = SpeedKey(model, layout, exact, "", size_class(pixels))
     learned = [(key, speed) for key, speed in speeds.items() if key.model == model and speed.seconds > 0]
     if not learned:
-        basis = f"assumed from published figures of an A100, layout {layout}: nothing was rendered here yet"
+        basis = f"assumed from published figures of an A100, layout {layout}{exchange}: nothing was rendered here yet"
         rate = assumed_rate(layout, pixels / MEGA) * slots_speedup(slots, pixels / MEGA)
         return Expectation(rate, learned=False, basis=basis)
 
-    def distance(item: tuple[SpeedKey, Speed]) -> tuple[bool, bool, int, int, int]:
+    def distance(item: tuple[SpeedKey, Speed]) -> tuple[bool, bool, bool, int, int, int]:
         key, speed = item
         away, others = abs(key.size - wanted.size), abs(key.slots - slots)
-        return key.layout != layout, key.exact != exact, away, others, -speed.images
+        return key.layout != layout, key.exact != exact, key.residual != residual, away, others, -speed.images
 
     key, speed = min(learned, key=distance)
     megapixels = 2 ** (key.size / CLASSES_PER_OCTAVE)
     known = assumed_rate(key.layout, megapixels) * slots_speedup(key.slots, megapixels)
     rate = assumed_rate(layout, pixels / MEGA) * slots_speedup(slots, pixels / MEGA)
-    same = (key.layout, key.exact, key.size, key.slots) == (layout, exact, wanted.size, slots)
+    of_key = key.layout, key.exact, key.size, key.slots, key.residual
+    same = of_key == (layout, exact, wanted.size, slots, residual)
+    exchange = ", residual exchange" if key.residual else ""
     at_a_time = f", {key.slots} at a time" if key.slots > 1 else ""
-    basis = f"{speed.images} images on {key.device}, layout {key.layout}{at_a_time}{'' if same else ', carried over'}"
+    carried = "" if same else ", carried over"
+    basis = f"{speed.images} images on {key.device}, layout {key.layout}{at_a_time}{exchange}{carried}"
     return Expectation(speed.tera / speed.seconds * rate / known, learned=True, basis=basis)
 
 

@@ -6,16 +6,16 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.picture import NormMode, Picture
+
 MOST_WORK = 1.04  # as distri.ranks.patches has it, which stands alone; a test holds them together
 
 
-class NormMode(StrEnum):
-    """Where GroupNorm's statistics come from in a displaced evaluation."""
+class Exchange(StrEnum):
+    """How evaluations after the warm-up see the other ranks' activations, where not all of them are exact."""
 
-    CORRECTED = "corrected"  # stale ones of the whole image, moved by the rank's own drift
-    STALE = "stale"  # the rank's own fresh, the others' stale
-    SYNCHRONOUS = "synchronous"  # gathered fresh, which waits
-    LOCAL = "local"  # the rank's own alone
+    DISPLACED = "displaced"  # as they were in the evaluation before: nothing waits
+    RESIDUAL = "residual"  # as they are: layers wait, keys and values cross as what is new, in few bits
 
 
 class Displacement(BaseModel):
@@ -39,5 +39,14 @@ class Displacement(BaseModel):
         description="Of a rank, times the mean, above which it hands tokens on.",
     )
 
+    exchange: Exchange = Field(Exchange.DISPLACED, exclude_if=lambda value: value is Exchange.DISPLACED)
+
+    def of(self, picture: Picture) -> Displacement:
+        """As this one, but for what the picture's row says otherwise."""
+        said = {name: getattr(picture, name) for name in OF_ROWS}
+        return self.model_copy(update={name: value for name, value in said.items() if value is not None})
+
+
+OF_ROWS = tuple(name for name in Displacement.model_fields if name in Picture.model_fields)  # what rows may say
 
 AS_ENGINE = Displacement()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.deployment.cost import MEGA, assumed_rate
+from pipeline.deployment.control_cost import MEGA
+from pipeline.deployment.cost import assumed_rate
 from pipeline.deployment.layouts import Layout, planned_layout
 
 
@@ -56,6 +57,22 @@ def fastest_layout(gpus: int, images: Sequence[Load], *, one_gpu_megapixels: flo
     if others:
         reason += f", expected {min(others)[0] / seconds:.2g} times as fast as {min(others)[1]}"
     return LayoutChoice(layout, reason)
+
+
+def chosen_layout(
+    gpus: int,
+    pinned: Layout | None,
+    goal: str,
+    images: Callable[[], Sequence[Load]],
+    *,
+    one_gpu_megapixels: float,
+) -> LayoutChoice:
+    """The layout of a job: the one that settings name, or whichever serves the deployment's goal."""
+    if pinned is not None:
+        return LayoutChoice(planned_layout(gpus, pinned), "TESSERA_LAYOUT names it")
+    if goal == "throughput":
+        return fastest_layout(gpus, images(), one_gpu_megapixels=one_gpu_megapixels)
+    return LayoutChoice(planned_layout(gpus), "the goal is latency: all GPUs on one image")
 
 
 def _layouts_of(gpus: int) -> Iterator[Layout]:

@@ -42,8 +42,9 @@ class FoundModel:
         trained = f"{scheduler['_class_name']}, {scheduler.get('prediction_type', 'epsilon')}"
         if scheduler.get("rescale_betas_zero_snr"):
             trained += ", zero terminal SNR"
+        inpainting = " for inpainting" if self.checkpoint.inpaints else ""
         lines = [
-            f"SDXL {self.checkpoint.kind}: {', '.join(networks)}",
+            f"SDXL {self.checkpoint.kind}{inpainting}: {', '.join(networks)}",
             f"scheduler: {trained}",
             "tokenizers: " + ("CLIP's own" if None in self.checkpoint.tokenizers.values() else "of its folder"),
         ]
@@ -65,6 +66,9 @@ def check_model(source: ModelSource, *, whole: bool = False) -> FoundModel:
     checkpoint = open_checkpoint(source.files, wanted=Kind.BASE)
     if whole and source.sha256 is not None and (found := hashes_of(Path(source.path)).sha256) != source.sha256:
         raise BadCheckpoint(f"{checkpoint.name} has SHA-256 {found}, its setting says {source.sha256}")
+    if source.inpainting not in (None, checkpoint.inpaints):
+        found = "fills masks (nine channels)" if checkpoint.inpaints else "fills no masks (four channels)"
+        raise BadCheckpoint(f"{checkpoint.name} {found}, its setting says inpainting {source.inpainting}")
     refiner = None
     if source.refiner is not None:
         refiner = open_checkpoint(source.refiner.files, wanted=Kind.REFINER)
@@ -89,9 +93,11 @@ def source_of(path: Path) -> ModelSource:
         BadCheckpoint: it cannot be rendered with, and why.
     """
     source = ModelSource(path=str(path), revision="unknown", variant=only_variant(ModelFiles(path)))
-    check_model(source)
+    checkpoint = check_model(source).checkpoint
     revision, hashes = revision_of(path)
     found: dict[str, Any] = {"revision": revision, "sha256": hashes.sha256 if hashes is not None else None}
+    if checkpoint.inpaints:
+        found["inpainting"] = True
     if path.is_dir() and isinstance(side := read_json(path / "unet" / "config.json").get("sample_size"), int):
         found["native_px"] = side * PX_OF_LATENT
     return source.model_copy(update=found)

@@ -20,19 +20,29 @@ class AddedModels(Versioned):
 
     schema_version: int = SCHEMA_VERSION
     models: dict[str, ModelSource] = Field(default_factory=dict)
+    default: str | None = Field(None, exclude_if=lambda value: value is None, description="Of rows that name none.")
 
 
 def added_models(data_dir: Path) -> Mapping[str, ModelSource]:
     """The models of a data folder; none if it has no such file. Raises RecordUnreadable."""
+    return _added(data_dir).models
+
+
+def added_default(data_dir: Path) -> str | None:
+    """The model there that rows get which name none, if one was chosen. Raises RecordUnreadable."""
+    return _added(data_dir).default
+
+
+def _added(data_dir: Path) -> AddedModels:
     path = data_dir / MODELS_FILE
     if not path.is_file():
-        return {}
-    return read_record(AddedModels, path.read_text(encoding="utf-8"), what=str(path)).models
+        return AddedModels()
+    return read_record(AddedModels, path.read_text(encoding="utf-8"), what=str(path))
 
 
-def add_model(data_dir: Path, name: str, source: ModelSource) -> Path:
+def add_model(data_dir: Path, name: str, source: ModelSource, *, default: bool = False) -> Path:
     """Add a model to a data folder's file, or replace the one of that id; returns the file."""
-    path = data_dir / MODELS_FILE
-    added = AddedModels(models={**added_models(data_dir), name: source})
+    path, before = data_dir / MODELS_FILE, _added(data_dir)
+    added = AddedModels(models={**before.models, name: source}, default=name if default else before.default)
     write_private(path, added.model_dump_json(indent=2, exclude_none=True) + "\n")
     return path

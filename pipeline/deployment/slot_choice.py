@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.deployment.cost import SLOTS, Speed, SpeedKey, expected_speed
+from pipeline.deployment.cost import SLOTS, Speed, SpeedKey, expected_speed, size_class
 from pipeline.deployment.layouts import Layout
 
 # Less is not worth what a larger table takes: memory, and the time until an image is finished.
 WORTH = 1.1
+# One job in so many tries another number, until so many images were rendered with it: what nobody tries nobody learns.
+TRY_EVERY, TRIED_IMAGES = 16, 64
 
 
 @dataclass(frozen=True)
@@ -58,3 +60,34 @@ def chosen_slots(
     best = max(rates.values())
     slots = next(slots for slots, rate in sorted(rates.items()) if rate * WORTH >= best)
     return SlotChoice(slots, f"expected {rates[slots] / rates[1]:.2g} times as many images an hour as one")
+
+
+def slots_to_try(
+    choice: SlotChoice,
+    speeds: Mapping[SpeedKey, Speed],
+    *,
+    model: str,
+    layout: Layout,
+    exact: bool,
+    pixels: int,
+    images: int,
+) -> SlotChoice:
+    """Half or twice as many as chosen, whichever is known less; the choice where both are known, or it is not itself.
+
+    Args:
+        choice, speeds, model, layout, exact, pixels, images: see `chosen_slots`.
+    """
+
+    def rendered(slots: int) -> int:
+        alike = model, layout, exact, size_class(pixels), slots
+        return sum(
+            speed.images
+            for key, speed in speeds.items()
+            if (key.model, key.layout, key.exact, key.size, key.slots) == alike
+        )
+
+    near = [slots for slots in SLOTS if slots in (choice.slots // 2, choice.slots * 2) and slots <= images]
+    unknown = [slots for slots in near if rendered(slots) < TRIED_IMAGES]
+    if not unknown or rendered(choice.slots) < TRIED_IMAGES:
+        return choice
+    return SlotChoice(min(unknown, key=rendered), f"tried, to learn whether it is better than {choice.slots}")

@@ -1,4 +1,7 @@
-"""The pictures that the rows of one prompt set begin with: each read once, and kept until the batch is accepted."""
+"""The pictures that the rows of one prompt set begin with: each read once, and kept until the batch is accepted.
+
+What lies around a picture on a canvas is filled and masked here, so that a pod knows pictures and masks alone.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
 
+from PIL import Image, ImageChops
+
 from pipeline.errors import RequestError, StoreRefused
-from pipeline.inputs.plain import MAX_BYTES, plain_picture, read_bounded
-from pipeline.inputs.reference import InBucket, OfBatch, OfInput, OnDisk, Reference, parsed
-from pipeline.picture import InputPicture
+from pipeline.input_picture import InputMask, InputPicture
+from pipeline.inputs.masks import RESEMBLED, around, filled, on_canvas, opened_mask, place_of, transparent
+from pipeline.inputs.plain import MAX_BYTES, OpenedPicture, opened_picture, plain_picture, png_of, read_bounded
+from pipeline.inputs.reference import ALPHA, InBucket, OfBatch, OfInput, OnDisk, Reference, WantedPlace, parsed
 
 MAX_NAME_CHARACTERS = 120
 
@@ -27,10 +33,11 @@ class Bucket(Protocol):
 
 @dataclass(frozen=True)
 class Gathered:
-    """A picture, and what the user should know of how it was read."""
+    """A picture and what of it is painted anew; and what the user should know of them, each with its field."""
 
     picture: InputPicture
-    notes: tuple[str, ...] = ()
+    mask: InputMask | None = None
+    notes: tuple[tuple[str, str], ...] = ()
 
 
 class InputPictures:
@@ -56,34 +63,105 @@ class InputPictures:
     ) -> None:
         self._folders, self._bucket, self._of_batch = folders, bucket, of_batch
         self._check_url, self._keep = check_url, keep
-        self._found: dict[str, Gathered | str] = {}
+        self._found: dict[tuple[str, str | None, WantedPlace | None], Gathered | tuple[str, str]] = {}
 
-    def take(self, text: str) -> Gathered:
-        """The picture that a row names. Raises ValueError that says why there is none, ServiceError."""
-        found = self._found.get(text)
+    def take(self, image: str, mask: str | None = None, canvas: WantedPlace | None = None) -> Gathered:
+        """The picture that a row names, and its mask.
+
+        Args:
+            image: where it lies.
+            mask: where its mask lies, or `ALPHA`; None is without one.
+            canvas: that it lies on; what is around it is masked, too.
+
+        Raises ValueError with (field, message) that says why there is none, ServiceError.
+        """
+        key = image, mask, canvas
+        found = self._found.get(key)
         if found is None:
-            try:
-                found = self._read(text)
-            except (ValueError, RequestError, StoreRefused) as error:
-                found = str(error)
-            self._found[text] = found
+            found = self._found[key] = self._taken(image, mask, canvas)
         if isinstance(found, Gathered):
             return found
-        raise ValueError(found)
+        raise ValueError(*found)
+
+    def take_mask(self, mask: str) -> Gathered:
+        """The mask of a reference, by itself: both parts of a `Gathered`. Raises as `take` does."""
+        key = "", mask, None
+        found = self._found.get(key)
+        if found is None:
+            try:
+                white, notes = opened_mask(self._body(parsed(mask)), RESEMBLED)
+            except (ValueError, RequestError, StoreRefused) as error:
+                found = "mask", str(error)
+            else:
+                kept = self._kept_mask(white, mask)
+                found = Gathered(kept, kept, tuple(("mask", note) for note in notes))
+            self._found[key] = found
+        if isinstance(found, Gathered):
+            return found
+        raise ValueError(*found)
 
     def kept(self, digests: Iterable[str]) -> Iterator[tuple[str, Path]]:
         """Of pictures that were taken, by their digests, the files."""
         if self._keep is not None:
             yield from ((digest, self._keep / f"{digest}.png") for digest in digests)
 
-    def _read(self, text: str) -> Gathered:
-        reference = parsed(text)
-        plain = plain_picture(self._body(reference))
-        digest = hashlib.sha256(plain.png).hexdigest()
+    def _taken(self, image: str, mask: str | None, canvas: WantedPlace | None) -> Gathered | tuple[str, str]:
+        field = "image"
+        try:
+            body = self._body(parsed(image))
+            if mask is None and canvas is None:
+                plain = plain_picture(body)
+                notes = tuple(("image", note) for note in plain.notes)
+                return Gathered(self._picture(plain.png, image, (plain.width, plain.height)), notes=notes)
+            opened = opened_picture(body)
+            noted = [("image", note) for note in opened.notes]
+            colours, painted = opened.colours, None
+            if mask is not None:
+                field = "mask"
+                painted = self._mask(mask, opened, noted)
+            if mask == ALPHA and painted is not None:
+                colours = filled(colours, painted)
+            elif opened.alpha is not None:
+                noted.append(("image", "its transparent parts were laid on white"))
+                colours = Image.composite(colours, Image.new("RGB", colours.size, (255, 255, 255)), opened.alpha)
+            if canvas is not None:
+                field = "canvas"
+                place = place_of(colours.size, canvas)
+                outside = around(colours.size, place)
+                colours = filled(on_canvas(colours, place, (0, 0, 0)), outside)
+                painted = outside if painted is None else ImageChops.lighter(on_canvas(painted, place, 0), outside)
+        except (ValueError, RequestError, StoreRefused) as error:
+            return field, str(error)
+        picture = self._picture(png_of(colours), image, colours.size)
+        if painted is None:
+            raise AssertionError("neither mask nor canvas was let through")
+        own = self._kept_mask(painted, image if mask in (None, ALPHA) else str(mask))
+        return Gathered(picture, own, tuple(noted))
+
+    def _mask(self, mask: str, opened: OpenedPicture, noted: list[tuple[str, str]]) -> Image.Image:
+        if mask == ALPHA:
+            return transparent(opened)
+        found, notes = opened_mask(self._body(parsed(mask)))
+        if found.size != (size := opened.colours.size):
+            raise ValueError(
+                f"{found.width}x{found.height} pixels found, and the image has {size[0]}x{size[1]}; equal sizes wanted"
+            )
+        noted += [("mask", note) for note in notes]
+        return found
+
+    def _picture(self, png: bytes, text: str, size: tuple[int, int]) -> InputPicture:
+        """Keep a file, and name it by its digest."""
+        digest = hashlib.sha256(png).hexdigest()
         if self._keep is not None:
-            (self._keep / f"{digest}.png").write_bytes(plain.png)
+            (self._keep / f"{digest}.png").write_bytes(png)
         name = text.rstrip("/").replace("\\", "/").rsplit("/", 1)[-1][-MAX_NAME_CHARACTERS:]
-        return Gathered(InputPicture(sha256=digest, width=plain.width, height=plain.height, name=name), plain.notes)
+        return InputPicture(sha256=digest, width=size[0], height=size[1], name=name)
+
+    def _kept_mask(self, white: Image.Image, text: str) -> InputMask:
+        box = white.getbbox()
+        if box is None:
+            raise AssertionError("a mask without white was let through")
+        return InputMask(**self._picture(png_of(white), text, white.size).model_dump(), box=box)
 
     def _body(self, reference: Reference) -> bytes:
         if isinstance(reference, OnDisk):

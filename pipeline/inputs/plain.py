@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, TypeVar
 
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from pipeline.picture import MAX_SIDE_PX
+from pipeline.input_picture import MAX_SIDE_PX
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 MAX_BYTES = 512 << 20
@@ -33,6 +34,24 @@ _SAID = {
 }
 
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class OpenedPicture:
+    """A picture as it was read, upright.
+
+    Attributes:
+        colours: 8-bit RGB, those beneath transparent parts, too.
+        alpha: of 8 bits, 0 where it is transparent; None if it is nowhere.
+        notes: what the user should know.
+    """
+
+    colours: Image.Image
+    alpha: Image.Image | None
+    notes: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class PlainPicture:
     """A picture that was read.
@@ -51,6 +70,25 @@ class PlainPicture:
 
 def plain_picture(body: bytes) -> PlainPicture:
     """Read a picture. Raises ValueError that says what was found and what is wanted."""
+    opened = opened_picture(body)
+    colours, notes = opened.colours, opened.notes
+    if opened.alpha is not None:
+        notes = (*notes, "its transparent parts were laid on white")
+        white = Image.new("RGB", colours.size, (255, 255, 255))
+        colours = Image.composite(colours, white, opened.alpha)
+    return PlainPicture(png_of(colours), colours.width, colours.height, notes)
+
+
+def opened_picture(body: bytes) -> OpenedPicture:
+    """Read a picture with its transparency. Raises ValueError that says what was found and what is wanted."""
+    return checked(body, _srgb)
+
+
+def checked(body: bytes, read: Callable[[Image.Image], T]) -> T:
+    """What `read` makes of a file's picture, upright; it is bounded before anything is decoded.
+
+    Raises ValueError that says what was found and what is wanted.
+    """
     if len(body) > MAX_BYTES:
         raise ValueError(f"{len(body) >> 20} MiB found; at most {MAX_BYTES >> 20} MiB wanted")
     if not body:
@@ -61,7 +99,7 @@ def plain_picture(body: bytes) -> PlainPicture:
             _check(image)
             upright = ImageOps.exif_transpose(image)
             image.load()
-            picture, notes = _srgb(upright)
+            return read(upright)
     except UnidentifiedImageError as error:
         found = _SAID.get(body[:4].lower() if body[:1] == b"<" else body[:4], "no picture that is known here")
         raise ValueError(f"{found} found; {_wanted()} wanted") from error
@@ -72,9 +110,22 @@ def plain_picture(body: bytes) -> PlainPicture:
     except (OSError, SyntaxError, EOFError, MemoryError) as error:
         reason = str(error) or type(error).__name__
         raise ValueError(f"it cannot be read: {reason[:200]}; half a download, maybe") from error
+
+
+def png_of(image: Image.Image) -> bytes:
+    """The file of a plain picture or mask; equal pixels have equal bytes."""
     file = io.BytesIO()
-    picture.save(file, "PNG", compress_level=_COMPRESSION)
-    return PlainPicture(file.getvalue(), picture.width, picture.height, notes)
+    image.save(file, "PNG", compress_level=_COMPRESSION)
+    return file.getvalue()
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits in 8, any other as it is. Raises ValueError for floats."""
+    if image.mode in _SIXTEEN_BITS:
+        return image.convert("I").point(lambda level: level * (1 / 257) + 0.5).convert("L")
+    if image.mode == "F":
+        raise ValueError("pixels of 32-bit floats found; 8 or 16 bits a channel wanted")
+    return image
 
 
 def read_bounded(file: IO[bytes]) -> bytes:
@@ -92,16 +143,14 @@ def _check(image: Image.Image) -> None:
         raise ValueError(f"{width}x{height} pixels found; at most {MAX_MEGAPIXELS} megapixels wanted")
 
 
-def _srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    """In 8 bits, opaque and in sRGB, and what was done that a user would want to know."""
+def _srgb(image: Image.Image) -> OpenedPicture:
+    """In 8 bits and in sRGB, and what was done that a user would want to know."""
     notes: list[str] = []
     profile = image.info.get("icc_profile")
     if image.mode in _SIXTEEN_BITS:
-        image = image.convert("I").point(lambda level: level * (1 / 257) + 0.5).convert("L")
         profile = None  # of grey levels: little to convert
-    elif image.mode == "F":
-        raise ValueError("pixels of 32-bit floats found; 8 or 16 bits a channel wanted")
-    elif image.mode == "P" or "transparency" in image.info:
+    image = eight_bits(image)
+    if image.mode == "P" or "transparency" in image.info:
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     elif image.mode in ("1", "LAB", "HSV", "YCbCr", "RGBX"):
         image, profile = image.convert("RGB"), None
@@ -109,11 +158,9 @@ def _srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     if alpha is not None:
         image = image.convert("RGB") if image.mode == "RGBA" else image.convert("L")
     colours = _converted(image, profile, notes)
-    if alpha is not None and alpha.getextrema() != (255, 255):
-        notes.append("its transparent parts were laid on white")
-        white = Image.new("RGB", colours.size, (255, 255, 255))
-        colours = Image.composite(colours, white, alpha)
-    return colours, tuple(notes)
+    if alpha is not None and alpha.getextrema() == (255, 255):
+        alpha = None
+    return OpenedPicture(colours, alpha, tuple(notes))
 
 
 def _converted(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 MAX_CHARACTERS = 1_000
+ALPHA = "alpha"  # a row's mask: the transparent parts of its image
 
 _ID = r"(?P<batch>[A-Za-z0-9._-]{1,100})"
 _OF_BATCH, _OF_INPUT = "batch", "input"  # schemes
@@ -46,6 +47,9 @@ class OnDisk:
 
 
 Reference = OfBatch | OfInput | InBucket | OnDisk
+
+WantedPlace = tuple[int, int, int | None, int | None]
+"""Width and height of a canvas, left and top of the picture on it; None is in the middle."""
 
 
 def parsed(text: str) -> Reference:

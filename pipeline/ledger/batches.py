@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import redis
 import structlog
@@ -12,25 +12,19 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import LedgerBehind, RecordUnreadable, StaleWrite, UnknownBatch
 from pipeline.ledger.assumed import NOTHING, Assumed
-from pipeline.ledger.replace import Damaged, damaged, remove_batch, replace_batch, seen_batch
+from pipeline.ledger.counts import Counts, counts_of
+from pipeline.ledger.inspections import Inspections, Seen, parsed_batch, state_of
+from pipeline.ledger.replace import Damaged, damaged, remove_batch, remove_job, replace_batch, seen_batch
 from pipeline.ledger.store import Store
 from pipeline.ledger.update import Updated, update
 from pipeline.records.batch import BatchRecord
 from pipeline.schema import read_record
-from pipeline.states import BatchState, ImageState, JobState, is_final
+from pipeline.states import BatchState, ImageState, is_final
 
 log = structlog.get_logger(__name__)
 
 _PAGE = 500
 _STATES: Mapping[str, BatchState] = {state.value: state for state in BatchState}
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How many images and jobs of a batch are in each state; every state is there."""
-
-    images: Mapping[ImageState, int]
-    jobs: Mapping[JobState, int]
 
 
 @dataclass(frozen=True)
@@ -65,33 +59,12 @@ def _tenant_of(batch_id: str, text: str) -> str | None:
         return None
 
 
-# What Redis answered: an exception, in a pipeline, where something else lies in the place of what is ours.
-
-
-def _state(batch_id: str, found: str | redis.ResponseError) -> BatchState:
-    state = None if isinstance(found, redis.ResponseError) else _STATES.get(found)
-    if state is None:
-        raise RecordUnreadable(f"state of batch {batch_id}", "something else", "a state")
-    return state
-
-
-def _counts(batch_id: str, found: Mapping[str, str] | redis.ResponseError) -> Counts:
-    try:
-        if isinstance(found, redis.ResponseError):
-            raise found
-        return Counts(
-            images={state: int(found.get(f"image.{state}", 0)) for state in ImageState},
-            jobs={state: int(found.get(f"job.{state}", 0)) for state in JobState},
-        )
-    except (ValueError, redis.ResponseError):
-        raise RecordUnreadable(f"counters of batch {batch_id}", "something else", "numbers") from None
-
-
 class Batches:
     """Read and write batch records; a write fails if the record has changed since it was read."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._inspections = Inspections(store)
 
     def create(self, record: BatchRecord) -> bool:
         """Put a new batch into the ledger; False if there is one of that id already, which is not changed."""
@@ -165,7 +138,7 @@ class Batches:
             state = self._store.redis.hget(self._store.keys.batch(batch_id), "state")
         if state is None:
             raise UnknownBatch(batch_id)
-        return _state(batch_id, state)
+        return state_of(batch_id, state)
 
     def states(self, batch_ids: Sequence[str]) -> dict[str, BatchState]:
         """The states of those of these batches that are known here, page by page."""
@@ -176,11 +149,25 @@ class Batches:
             states.update({one: _STATES[state] for one, state in zip(page, found, strict=True) if state in _STATES})
         return states
 
+    def look(self, batch_id: str) -> tuple[BatchRecord, Counts, datetime]:
+        """Record, counters and Redis' time, asked for together. Raises as `get`."""
+        keys = self._store.keys
+        with self._store.errors():
+            pipe = self._store.redis.pipeline(transaction=False)
+            pipe.hget(keys.batch(batch_id), "record")
+            pipe.hgetall(keys.counts(batch_id))
+            pipe.time()
+            text, counts, (seconds, microseconds) = pipe.execute(raise_on_error=False)
+            if isinstance(text, redis.ResponseError):
+                raise text
+        record = self.get(batch_id) if text is None else parsed_batch(batch_id, str(text))
+        return record, counts_of(batch_id, counts), datetime.fromtimestamp(seconds + microseconds / 1e6, UTC)
+
     def counts(self, batch_id: str) -> Counts:
         """How many of its images and jobs are in each state, read in one step."""
         with self._store.errors():
             found = self._store.redis.hgetall(self._store.keys.counts(batch_id))
-        return _counts(batch_id, found)
+        return counts_of(batch_id, found)
 
     def newest(self, limit: int, *, first: int = 0) -> list[str]:
         """Ids of batches, newest first, from the `first` on."""
@@ -235,8 +222,8 @@ class Batches:
                 if state is None or batch_id in open_ones:
                     continue
                 try:
-                    if is_final(ended := _state(batch_id, state)):
-                        yield batch_id, ended, _counts(batch_id, counts)
+                    if is_final(ended := state_of(batch_id, state)):
+                        yield batch_id, ended, counts_of(batch_id, counts)
                 except RecordUnreadable:
                     yield batch_id
             if len(ids) < _PAGE:
@@ -247,15 +234,27 @@ class Batches:
         """What stands beside the record of a batch that cannot be read; None if there is no such batch any more."""
         return damaged(self._store, batch_id)
 
-    def check(self, batch_id: str) -> None:
-        """Raise RecordUnreadable if the record or the counters of a batch are damaged; UnknownBatch."""
-        self.get(batch_id)
-        self.state(batch_id)
-        self.counts(batch_id)
+    def check(self, batch_id: str, *, waiting: bool = False) -> None:
+        """Raise RecordUnreadable if the record of a batch, or what is kept beside it, is damaged; UnknownBatch.
+
+        With `waiting`, which a controller may ask for, also of jobs that are set aside and of events.
+        """
+        for _, seen in self._inspections.inspect([batch_id], waiting=waiting):
+            if not isinstance(seen, Seen):
+                raise seen
+
+    def inspect(self, batch_ids: Sequence[str]) -> Iterator[tuple[str, Seen | UnknownBatch | RecordUnreadable]]:
+        """Each of these batches, or what keeps it from being read, read page by page."""
+        for first in range(0, len(batch_ids), _PAGE):
+            yield from self._inspections.inspect(batch_ids[first : first + _PAGE])
 
     def remove(self, found: BatchRecord | Damaged) -> None:
         """Remove a batch and its jobs for good; safe to repeat if it was interrupted. Raises StaleWrite."""
         remove_batch(self._store, seen_batch(found))
+
+    def remove_job(self, record: BatchRecord, index: int) -> None:
+        """Remove a job that is of another incarnation of this batch. Raises StaleWrite."""
+        remove_job(self._store, seen_batch(record), index)
 
     def restart(self, before: BatchRecord | Damaged, after: BatchRecord) -> None:
         """Put a record of another incarnation in the place of `before`, as if nothing of the batch had been done.

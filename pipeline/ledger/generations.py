@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import redis
 
+from pipeline.errors import RecordUnreadable
 from pipeline.ledger.store import Store
 from pipeline.records.generation import Generation
 
@@ -52,15 +53,18 @@ class Generations:
         self._known: _Known | None = None
 
     def read(self) -> Standing | None:
-        """The generation of this ledger; None if it has none: it is new, or was emptied."""
-        with self._store.errors():
-            found = self._store.redis.hgetall(self._store.keys.generation)
-        if not found:
+        """The generation of this ledger; None if it has none: it is new, or was emptied, or something else lies there.
+
+        That is removed by the controller's next tick.
+        """
+        try:
+            with self._store.errors():
+                found = self._store.redis.hgetall(self._store.keys.generation)
+            generation = Generation(token=found["token"], sequence=int(found["sequence"]))
+            server, why = found["server"], found["doubt"]
+        except (RecordUnreadable, KeyError, ValueError):
             return None
-        generation = Generation(token=found["token"], sequence=int(found["sequence"]))
-        return Standing(
-            generation, found["server"], found["doubt"], _moment(found.get("good_ms")), _moment(found.get("since_ms"))
-        )
+        return Standing(generation, server, why, _moment(found.get("good_ms")), _moment(found.get("since_ms")))
 
     def server(self) -> str:
         """Which Redis answers, and which history of writes it is on: both change when it restarts or fails over."""
@@ -113,4 +117,7 @@ class Generations:
 
 
 def _moment(milliseconds: str | None) -> datetime | None:
-    return None if milliseconds is None else datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
+    try:
+        return None if milliseconds is None else datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from pipeline.errors import BatchLost, ClaimRefused, LeaseLost, StaleWrite
+from pipeline.errors import BatchLost, ClaimRefused, LeaseLost, RecordUnreadable, StaleWrite
 from pipeline.ledger.keys import BITS_PER_IMAGE
 from pipeline.ledger.store import Store
 from pipeline.states import IMAGE_CODES, IMAGE_MOVES, REOPENED_IMAGES, ImageState, sources
@@ -12,6 +12,9 @@ from pipeline.states import IMAGE_CODES, IMAGE_MOVES, REOPENED_IMAGES, ImageStat
 _BY_CODE = {code: state for state, code in IMAGE_CODES.items()}
 _NAMES = ",".join(_BY_CODE[code].value for code in sorted(_BY_CODE))
 _CHUNK = 500
+# States are looked through eight at a time, the first of them in the highest bits.
+_IN_A_WORD, _AT_A_LOOK = 8, 2500
+_ONE = (1 << BITS_PER_IMAGE) - 1
 
 NOT_KNOWN = -2
 OTHER_INCARNATION = -3
@@ -118,11 +121,31 @@ class Images:
         return total
 
     def states(self, batch_id: str, indices: Sequence[int]) -> list[ImageState]:
-        """The states of these images, in their order."""
+        """The states of these images, in their order. Raises RecordUnreadable."""
         if not indices:
             return []
         with self._store.errors():
             field = self._store.redis.bitfield(self._store.keys.images(batch_id))
             for index in indices:
                 field.get(f"u{BITS_PER_IMAGE}", f"#{index}")
-            return [_BY_CODE[code] for code in field.execute()]
+            codes = field.execute()
+        try:
+            return [_BY_CODE[code] for code in codes]
+        except KeyError:
+            raise RecordUnreadable(f"images of batch {batch_id}", "something else", "states") from None
+
+    def in_state(self, batch_id: str, state: ImageState, total: int) -> Iterator[int]:
+        """The indices of a batch's images in this state, in order; asks as far as it is followed."""
+        code = IMAGE_CODES[state]
+        for first in range(0, total, _AT_A_LOOK * _IN_A_WORD):
+            with self._store.errors():
+                field = self._store.redis.bitfield(self._store.keys.images(batch_id))
+                words = range(first // _IN_A_WORD, min(first // _IN_A_WORD + _AT_A_LOOK, -(-total // _IN_A_WORD)))
+                for word in words:
+                    field.get(f"u{_IN_A_WORD * BITS_PER_IMAGE}", f"#{word}")
+                found = field.execute()
+            for word, value in zip(words, found, strict=True):
+                for place in range(_IN_A_WORD):
+                    index = word * _IN_A_WORD + place
+                    if value >> BITS_PER_IMAGE * (_IN_A_WORD - 1 - place) & _ONE == code and index < total:
+                        yield index

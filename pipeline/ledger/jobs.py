@@ -101,9 +101,12 @@ class Jobs:
             new += sum(_is_new(record, answer) for record, answer in zip(some, answers, strict=True))
         return new
 
-    def reprioritize(self, batch_id: str, priority: int) -> int:
-        """Give all jobs of a batch that are not final this priority; returns how many there are."""
-        return int(self._store.run("reprioritize", batch=batch_id, priority=priority))
+    def reprioritize(self, batch_id: str, priority: int, *, mark: str) -> int:
+        """Give all jobs of a batch that are not final this priority; returns how many there are.
+
+        `mark` is what an inspection of the batch finds from then on; '' leaves that as it was.
+        """
+        return int(self._store.run("reprioritize", batch=batch_id, priority=priority, mark=mark))
 
     def write(self, record: JobRecord, place: QueuePlace, *, fence: str, delay_s: float = 0) -> int:
         """Write a record that was made from the one that was read.
@@ -132,8 +135,13 @@ class Jobs:
 
         Raises StaleWrite or LeaseLost.
         """
-        with self._store.errors():
-            revision = int(self._store.redis.hget(self._store.keys.job(record.ref), "revision") or 0)
+        try:
+            with self._store.errors():
+                revision = int(self._store.redis.hget(self._store.keys.job(record.ref), "revision") or 0)
+        except (RecordUnreadable, ValueError):
+            with self._store.errors():  # nothing is known of it
+                self._store.redis.delete(self._store.keys.job(record.ref))
+            revision = 0
         if revision:
             self.write(record.model_copy(update={"revision": revision + 1}), place, fence=fence, delay_s=delay_s)
         else:
@@ -141,9 +149,12 @@ class Jobs:
             _is_new(record, int(self._store.run("write_job", **step)))
 
     def attempt_on_record(self, ref: str) -> int:
-        """Number of the job's current or last attempt, also if its record cannot be read; 0 if it has none."""
-        with self._store.errors():
-            return int(self._store.redis.hget(self._store.keys.ticket(ref), "attempt") or 0)
+        """Number of the job's current or last attempt, also if its record cannot be read; 0 if none is known."""
+        try:
+            with self._store.errors():
+                return int(self._store.redis.hget(self._store.keys.ticket(ref), "attempt") or 0)
+        except (RecordUnreadable, ValueError):
+            return 0
 
     def unfinished(self, batch_id: str) -> list[str]:
         """Refs of the jobs of a batch that are not final, in order."""

@@ -45,6 +45,7 @@ them (server/acl.py). What Celery keeps stands in pipeline/deployment/broker_key
 | `rest:<name>` | string | while this exists, that work is not due; it expires by itself |
 | `absent:<key>` | string | since when an object is looked for in vain; expires |
 | `tokens` | hash | tokens of the HTTP API by their id: records (JSON) with digests |
+| `sign_in:<id>` | string | a link that begins a session once (JSON), its secret as SHA-256; expires |
 | `rate:<token>@<minute>` | string | how many requests this token has made in this minute; expires |
 | `trial:<model>` | string | which job tries a model (its digest), or that it is proven; expires |
 | `refusal:<model>` | string | what a pod found wrong with a model in one batch; expires |
@@ -132,6 +133,7 @@ class Keys:
     refusal = _Each("refusal:{}")
     lock = _Each("lock:{}")
     tokens = _One("tokens")
+    sign_in = _Each("sign_in:{}")
     rate = _Each("rate:{}")
 
 

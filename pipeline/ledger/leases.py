@@ -146,9 +146,14 @@ class Leases:
                 pipe.zcard(self._store.keys.backlog(tenant))
             waiting = pipe.execute()
         return sum(
-            min(jobs, max(0, self._most_jobs(tenant) - int(leases)))
+            min(jobs, max(0, self._most_jobs(tenant) - _held(leases)))
             for (tenant, leases), jobs in zip(held.items(), waiting, strict=True)
         )
 
     def _most_jobs(self, tenant: str) -> int:
         return limits_of(self._tenants, tenant).running_jobs or _UNLIMITED
+
+
+def _held(text: str) -> int:
+    """How many leases a tenant has; where something else stands there, claims count them anew."""
+    return int(text) if text.lstrip("-").isdecimal() else 0

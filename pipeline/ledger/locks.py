@@ -7,7 +7,7 @@ are guarded by revisions and their objects follow from their inputs.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,8 @@ log = structlog.get_logger(__name__)
 
 # How long others wait after a holder was killed; a living one renews its lock for as long as its work takes.
 TTL_S = 10.0
+# What ends after so many times the life of a lock is none.
+_MOST_TIMES = 10
 
 
 class Locks:
@@ -56,7 +58,7 @@ class Locks:
         # The token is shared with the thread that renews.
         lock = self._store.redis.lock(self._store.keys.lock(name), timeout=ttl_s, blocking=False, thread_local=False)
         with self._store.errors():
-            mine = lock.acquire()
+            mine = lock.acquire() or (self._cleared(name, ttl_s) and lock.acquire())
         if not mine:
             yield False
             return
@@ -74,6 +76,18 @@ class Locks:
             except (LockError, LedgerUnavailable) as error:
                 log.warning("lock was lost while its work was done", lock=name, reason=str(error))
 
+    def _cleared(self, name: str, ttl_s: float) -> bool:
+        """Whether what lies in the place of a lock was nobody's, and was removed.
+
+        It ends never, or much later than any lock: somebody else wrote it, or the clock of Redis was set back since.
+        """
+        key = self._store.keys.lock(name)
+        left_ms = self._store.redis.pttl(key)
+        if left_ms != -1 and left_ms <= _MOST_TIMES * ttl_s * 1000:
+            return False
+        log.error("something else lay in the place of a lock, and was removed", lock=name)
+        return bool(self._store.redis.delete(key))
+
     def _renew(self, lock: Any, ttl_s: float, done: threading.Event) -> None:
         while not done.wait(ttl_s / 3):
             try:
@@ -86,7 +100,13 @@ class Locks:
 
     def due(self, name: str, every_s: float) -> bool:
         """True once in `every_s`, for one of all the processes that ask; also after Redis' clock was set back."""
-        return bool(self._store.run("due", name=name, every_ms=int(every_s * 1000)))
+        return name in self.which_due({name: every_s})
+
+    def which_due(self, every_s: Mapping[str, float]) -> set[str]:
+        """Which of these works are due, each by its own interval, as `due`."""
+        (first, first_s), *others = every_s.items()
+        more = [part for name, seconds in others for part in (name, int(seconds * 1000))]
+        return set(self._store.run("due", *more, first=first, every_ms=int(first_s * 1000)))
 
     def absent_for(self, key: str, late_s: float) -> bool:
         """Whether an object has been looked for in vain for so long: until then it may only be late.
@@ -99,8 +119,11 @@ class Locks:
         name = self._store.keys.absent(key)
         with self._store.errors():
             self._store.redis.set(name, now_ms, nx=True, px=int(2000 * late_s))
-            first = self._store.redis.get(name)
-        return first is not None and now_ms - int(first) >= late_s * 1000
+            [first] = self._store.redis.mget(name)  # nothing where something else lies
+            if first is None or not first.isdecimal():
+                self._store.redis.delete(name)
+                return False
+        return now_ms - int(first) >= late_s * 1000
 
     def rest(self, name: str, seconds: float) -> None:
         """Make this work not due for so many seconds from now, whatever its interval."""

@@ -24,6 +24,10 @@ class Damaged:
     incarnation: str
     state: BatchState | None
 
+    def is_of(self, record: BatchRecord) -> bool:
+        """Whether it stands beside this record."""
+        return (self.revision, self.incarnation) == (record.revision, record.manifest.incarnation)
+
 
 @dataclass(frozen=True)
 class SeenBatch:
@@ -75,6 +79,11 @@ def replace_batch(store: Store, batch: SeenBatch, after: BatchRecord) -> None:
     )
     if not done:
         raise StaleWrite(f"batch {batch.id} has moved on from revision {batch.revision}")
+
+
+def remove_job(store: Store, batch: SeenBatch, index: int) -> None:
+    """Remove one job of the batch. Raises StaleWrite."""
+    _remove(store, batch, [index], ending=False)
 
 
 def _remove_jobs(store: Store, batch: SeenBatch) -> None:

@@ -105,7 +105,7 @@ class Store:
                 f"Redis at {self.where} refuses our credentials ({error}); check user and password in TESSERA_REDIS_URL"
             ) from error
         except redis.ResponseError as error:
-            if "WRONGTYPE" in _tokens(error):
+            if is_of_wrong_type(error):
                 raise RecordUnreadable("a key in Redis", "a value of another type", "the ledger's own") from error
             if "is not an integer" in str(error):
                 raise RecordUnreadable("a counter in Redis", "something else", "a number") from error
@@ -148,6 +148,11 @@ class Store:
     def where(self) -> str:
         """The URL without its credentials."""
         return without_credentials(self._url)
+
+
+def is_of_wrong_type(error: redis.ResponseError) -> bool:
+    """Whether a key holds something else than what the command is for."""
+    return "WRONGTYPE" in _tokens(error)
 
 
 def _tokens(error: redis.ResponseError) -> list[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from pipeline.ledger.store import Store
-from pipeline.records.tokens import TokenRecord
+from pipeline.records.tokens import SignIn, TokenRecord
 from pipeline.schema import read_record
 
 
@@ -18,6 +19,12 @@ class Use:
     record: TokenRecord
     this_minute: int
     at: datetime
+
+
+@lru_cache(maxsize=1024)
+def _parsed(token_id: str, text: str) -> TokenRecord:
+    """The same token comes with every request."""
+    return read_record(TokenRecord, text, what=f"token {token_id}")
 
 
 class Tokens:
@@ -43,11 +50,21 @@ class Tokens:
         records = [read_record(TokenRecord, text, what=f"token {name}") for name, text in found.items()]
         return iter(sorted(records, key=lambda record: record.created_at))
 
+    def put_sign_in(self, sign_in_id: str, sign_in: SignIn, life: timedelta) -> None:
+        """Keep a link that begins a session, for so long."""
+        with self._store.errors():
+            self._store.redis.set(self._store.keys.sign_in(sign_in_id), sign_in.model_dump_json(), ex=life)
+
+    def take_sign_in(self, sign_in_id: str) -> SignIn | None:
+        """The link of this id, which works no more from now on; None if there is none, or none any more."""
+        with self._store.errors():
+            text = self._store.redis.getdel(self._store.keys.sign_in(sign_in_id))
+        return read_record(SignIn, text, what=f"sign-in {sign_in_id}") if text else None
+
     def use(self, token_id: str) -> Use | None:
         """Count one use of a token; None if there is no such token. Raises RecordUnreadable."""
         found = self._store.run("use_token", id=token_id)
         if not found:
             return None
         text, uses, now_ms = found
-        record = read_record(TokenRecord, str(text), what=f"token {token_id}")
-        return Use(record, int(uses), datetime.fromtimestamp(int(now_ms) / 1000, UTC))
+        return Use(_parsed(token_id, str(text)), int(uses), datetime.fromtimestamp(int(now_ms) / 1000, UTC))

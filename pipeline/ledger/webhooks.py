@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from pipeline.errors import RecordUnreadable
+from pipeline.errors import RecordTooNew, RecordUnreadable
 from pipeline.ledger.store import Store
 from pipeline.records.webhooks import Delivery, DeliveryState, HandedOver, WebhookEndpoint
 from pipeline.schema import read_record
@@ -72,10 +72,23 @@ class WebhookRecords:
                 self._store.redis.srem(self._keys.watched, *batch_ids)
 
     def handed_over(self, batch_id: str) -> tuple[HandedOver, str]:
-        """What of the batch has become deliveries, and its text as it stands."""
+        """What of the batch has become deliveries, and its text as it stands.
+
+        Where that cannot be read, nothing: a delivery has the same id again, so that it is not made twice.
+        """
+        key = self._keys.handed(batch_id)
         with self._store.errors():
-            text = self._store.redis.get(self._keys.handed(batch_id)) or ""
-        return read_record(HandedOver, text, what=f"events of {batch_id}") if text else HandedOver(), text
+            [text] = self._store.redis.mget(key)
+            if text is None:
+                self._store.redis.delete(key)  # what lies there if it is no text
+                return HandedOver(), ""
+        try:
+            return read_record(HandedOver, text, what=f"events of {batch_id}"), text
+        except RecordTooNew:
+            raise
+        except RecordUnreadable as error:
+            log.warning("which events were handed over is not known", batch=batch_id, reason=str(error))
+            return HandedOver(), text
 
     def hand_over(
         self, batch_id: str, *, revision: int, before: str, after: HandedOver, deliveries: Sequence[Delivery]

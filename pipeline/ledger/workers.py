@@ -51,21 +51,30 @@ class Workers:
             pipe.hdel(self._store.keys.slots, worker)
             pipe.execute()
 
-    def forget_silent(self) -> None:
-        """Forget workers that have been silent for too long."""
-        with self._store.errors():
-            oldest = self._store.now().timestamp() - SILENT_AFTER_S
-            for worker in self._store.redis.zrangebyscore(self._store.keys.workers, "-inf", oldest):
-                self.leave(worker)
+    def forget_silent(self) -> dict[str, int]:
+        """Forget workers that have been silent for too long; returns the free slots of the others."""
+        free, silent = self._read()
+        for worker in silent:
+            self.leave(worker)
+        return free
 
     def free_slots(self) -> dict[str, int]:
         """Free slots of each living worker."""
+        return self._read()[0]
+
+    def _read(self) -> tuple[dict[str, int], list[str]]:
+        """Free slots of each living worker, and those that have been silent for too long."""
         with self._store.errors():
-            oldest = self._store.now().timestamp() - SILENT_AFTER_S
-            slots = self._store.redis.hgetall(self._store.keys.slots)
-            living = self._store.redis.zrangebyscore(self._store.keys.workers, f"({oldest}", "+inf")
-            drained = self._store.redis.hgetall(self._store.keys.draining)
-        return {w: 0 if w in drained or ALL in drained else int(slots.get(w, 0)) for w in living}
+            pipe = self._store.redis.pipeline(transaction=False)
+            pipe.time()
+            pipe.zrange(self._store.keys.workers, 0, -1, withscores=True)
+            pipe.hgetall(self._store.keys.slots)
+            pipe.hgetall(self._store.keys.draining)
+            (seconds, microseconds), reports, slots, drained = pipe.execute()
+        oldest = seconds + microseconds / 1e6 - SILENT_AFTER_S
+        living = [worker for worker, at in reports if at > oldest]
+        free = {w: 0 if w in drained or ALL in drained else _count(slots.get(w)) for w in living}
+        return free, [worker for worker, at in reports if at <= oldest]
 
     def listing(self) -> list[Worker]:
         """Every living worker, with what it holds."""
@@ -103,3 +112,8 @@ class Workers:
         """How many hints wait in the broker's list until a worker takes them."""
         with self._store.errors():
             return int(self._store.redis.llen(key))
+
+
+def _count(text: str | None) -> int:
+    """What a worker reported; it reports again soon where something else stands there."""
+    return int(text) if text is not None and text.isdecimal() else 0

@@ -4,7 +4,7 @@ Trainers and user interfaces name one module in many ways: with dots or undersco
 the original network (LDM: `input_blocks.4.1`), behind a prefix of their own. All are brought to one form, in which dots
 are underscores, and looked up among the names of the modules that a model has.
 
-Sources: kohya-ss/sd-scripts (`lora_unet_`, `lora_te1_`), LyCORIS (`lycoris_`), diffusers (`unet.`), peft
+Sources: kohya-ss/sd-scripts (`lora_unet_`, `lora_te1_`, `oft_unet_`), LyCORIS (`lycoris_`), diffusers (`unet.`), peft
 (`base_model.model.`), ComfyUI (`diffusion_model.`, `text_encoders.clip_l.`), OneTrainer (`clip_l.`, `bundle_emb.`).
 """
 
@@ -22,16 +22,16 @@ BUNDLE = "bundle_emb."  # before the names of textual inversions that OneTrainer
 _PREFIXES = (
     (
         TEXT_ENCODER_2,
-        r"(?:base_model_model_)?(?:(?:lora|lycoris)_te2_|text_encoder_2_|(?:text_encoders_)?clip_g_(?:transformer_)?)",
+        r"(?:base_model_model_)?(?:(?:lora|lycoris|oft)_te2_|text_encoder_2_|(?:text_encoders_)?clip_g_(?:transformer_)?)",
     ),
     (
         TEXT_ENCODER,
-        r"(?:base_model_model_)?(?:(?:lora|lycoris)_te1?_|text_encoder_|(?:text_encoders_)?clip_l_(?:transformer_)?"
+        r"(?:base_model_model_)?(?:(?:lora|lycoris|oft)_te1?_|text_encoder_|(?:text_encoders_)?clip_l_(?:transformer_)?"
         r"|conditioner_embedders_0_transformer_)?",
     ),
     (
         UNET,
-        r"(?:base_model_model_)?(?:lora_unet_|lycoris_unet_|lycoris_|unet_|(?:model_)?diffusion_model_)?",
+        r"(?:base_model_model_)?(?:(?:lora|lycoris|oft)_unet_|lycoris_|unet_|(?:model_)?diffusion_model_)?",
     ),
 )
 _PLACES = tuple((part, re.compile(prefix)) for part, prefix in _PREFIXES)
@@ -59,6 +59,7 @@ _SIDES = {
     **{f".lokr_{name}": f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
     **{f".{name}.weight": f"glora_{name}" for name in ("a1", "a2", "b1", "b2")},
     ".oft_blocks": "oft_blocks",
+    ".oft_diag": "oft_blocks",  # LyCORIS before 2.0
     ".rescale": "rescale",
     ".on_input": "on_input",
     ".weight": "weight",

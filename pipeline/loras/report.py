@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.checkpoints.checkpoint import shipped
+from pipeline.checkpoints.control_files import base_of_adapter
 from pipeline.checkpoints.hashes import Hashes, hashes_of
 from pipeline.checkpoints.header import Header, read_header
 from pipeline.checkpoints.kinds import Kind
 from pipeline.checkpoints.networks import text_encoder_tensors, unet_tensors
-from pipeline.loras.bases import SDXL, base_of
+from pipeline.loras.bases import SDXL, base_of, base_of_embedding, base_of_network, instead_of_lora
 from pipeline.loras.kinds import AdapterKind, kind_of
 from pipeline.loras.names import (
     BUNDLE,
@@ -53,6 +54,7 @@ class LoraReport:
         dtypes: of its tensors, as safetensors names them.
         unused: by reason, names of layers that SDXL would not use.
         embeddings: textual inversions that it brings along.
+        instead: what it is if it is no LoRA; None if that is not known.
     """
 
     path: Path
@@ -66,13 +68,16 @@ class LoraReport:
     dtypes: tuple[str, ...]
     unused: Mapping[str, tuple[str, ...]]
     embeddings: tuple[str, ...]
+    instead: str | None = None
 
     @property
     def refusal(self) -> str | None:
         """Why an SDXL model cannot use it; None if it can. Weights are not looked at, so NaN is not seen."""
         if self.base not in (None, SDXL):
             return f"it was made for {self.base}, not for SDXL"
-        return None if self.layers else "nothing in it fits SDXL"
+        if self.layers:
+            return None
+        return f"it is {self.instead}" if self.instead else "nothing in it fits SDXL"
 
 
 def report(path: Path) -> LoraReport:
@@ -113,7 +118,20 @@ def report(path: Path) -> LoraReport:
         dtypes=tuple(sorted({tensor.dtype for tensor in header.tensors.values()})),
         unused=unused.names(),
         embeddings=tuple(sorted(embeddings)),
+        instead=None if layers else instead_of_lora(header.tensors),
     )
+
+
+def base_of_file(path: Path) -> str | None:
+    """The base model that a LoRA, an embedding, a control network or an IP-Adapter is for; None if it does not tell.
+
+    Raises BadCheckpoint.
+    """
+    header = read_header(path)
+    shapes = {key: tensor.shape for key, tensor in header.tensors.items()}
+    if (base := base_of_adapter(shapes)) is not None:
+        return base
+    return base_of_network(shapes) or base_of(shapes, header.metadata) or base_of_embedding(shapes)
 
 
 class _Unused:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from pipeline.errors import RequestError
 from pipeline.ledger import Ledger
-from pipeline.names import ID
+from pipeline.names import ID, LAST
 
-LAST = "last"
 # A beginning is looked for among so many, newest first.
 SEARCHED = 10_000
 _SHOWN = 5

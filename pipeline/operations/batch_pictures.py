@@ -12,9 +12,8 @@ from pipeline.inputs.gathered import InputPictures
 from pipeline.inputs.plain import MAX_BYTES
 from pipeline.inputs.reference import OfBatch, OfInput
 from pipeline.names import checked_batch_id
-from pipeline.records.batch import BatchManifest
+from pipeline.records.manifests import read_manifest
 from pipeline.records.object_keys import BatchObjects
-from pipeline.schema import read_record
 
 
 def no_urls(_url: str) -> None:
@@ -77,7 +76,7 @@ class BatchPictures:
         objects = BatchObjects(checked_batch_id(batch_id))
         body = self._artifacts.get(objects.manifest)
         try:
-            manifest = None if body is None else read_record(BatchManifest, body, what=objects.manifest)
+            manifest = None if body is None else read_manifest(body, batch_id)
         except RecordUnreadable as error:
             raise RequestError(f"batch {batch_id!r}: {error}") from error
         if manifest is None or manifest.tenant != self._tenant:

@@ -67,7 +67,7 @@ MEANINGS: Mapping[DiscrepancyKind, Meaning] = {
     _K.GONE_FROM_BUCKET: Meaning(
         "nothing of it is in the bucket (was it purged?)", _PICTURES, "its record in Redis is removed"
     ),
-    _K.MANIFEST_GONE: Meaning("batch.json is gone, other objects are there", _NONE, "written again from Redis"),
+    _K.MANIFEST_GONE: Meaning("batch.json is gone or damaged", _NONE, "written again from Redis"),
     _K.ANOTHER_BATCH: Meaning("the bucket has another batch of this id", _NONE, _ANEW),
     _K.PURGE_UNFINISHED: Meaning("purged in the bucket, known to Redis, or not all removed", _NONE, "it is finished"),
     _K.STATE_DIFFERS: Meaning("Redis and the marker in the bucket differ about its end", _NONE, _ANEW),

@@ -14,11 +14,12 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.errors import BatchLost, RecordTooNew, RecordUnreadable, RequestError, UnknownBatch
+from pipeline.errors import BatchLost, RecordForeign, RecordTooNew, RecordUnreadable, RequestError, UnknownBatch
 from pipeline.ledger import Ledger
 from pipeline.ledger.update import update
 from pipeline.names import checked_batch_id
 from pipeline.records.batch import PRIORITIES, BatchManifest, BatchRecord, Purge, changed
+from pipeline.records.manifests import read_manifest
 from pipeline.records.object_keys import BatchObjects
 from pipeline.schema import read_record
 from pipeline.states import BatchState, is_final
@@ -74,7 +75,7 @@ def _purge_unread(ledger: Ledger, artifacts: Artifacts, batch_id: str, purge: Pu
     manifest = _nobodys(batch_id, ledger.now())
     if there is not None:
         try:
-            manifest = read_record(BatchManifest, there.body, what=key)
+            manifest = read_manifest(there.body, batch_id)
         except RecordTooNew:
             raise
         except RecordUnreadable:
@@ -135,8 +136,10 @@ def mark_purged(artifacts: Artifacts, manifest: BatchManifest) -> Owner:
         return Owner.NOBODY
     there: BatchManifest | None = None
     try:
-        there = read_record(BatchManifest, body, what=key)
+        there = read_manifest(body, manifest.id)
         staged: str | None = there.staged
+    except RecordForeign:
+        staged = None  # nobody can take it for this batch
     except RecordUnreadable:
         try:
             staged = read_record(_Staged, body, what=key).staged
@@ -154,7 +157,7 @@ def is_purged(artifacts: Artifacts, batch_id: str) -> bool:
     """Whether the bucket only has the rest of a purged batch under this id. Raises RequestError."""
     key = BatchObjects(checked_batch_id(batch_id)).manifest
     body = artifacts.get(key)
-    return body is not None and read_record(BatchManifest, body, what=key).purge is not None
+    return body is not None and read_manifest(body, batch_id).purge is not None
 
 
 def _restore_record(ledger: Ledger, artifacts: Artifacts, batch_id: str) -> BatchRecord:
@@ -163,7 +166,7 @@ def _restore_record(ledger: Ledger, artifacts: Artifacts, batch_id: str) -> Batc
     body = artifacts.get(key)
     if body is None:
         raise UnknownBatch(batch_id)
-    manifest = read_record(BatchManifest, body, what=key)
+    manifest = read_manifest(body, batch_id)
     if manifest.purge is None:
         raise BatchLost(batch_id)
     again = manifest.model_copy(update={"incarnation": secrets.token_hex(4)})

@@ -14,9 +14,9 @@ from pipeline.bucket.artifacts import Artifacts
 from pipeline.errors import RecordTooNew, RecordUnreadable, UnknownBatch
 from pipeline.ledger import Ledger
 from pipeline.process.parallel import in_order
-from pipeline.records.batch import BatchManifest, BatchRecord, Repair, changed
+from pipeline.records.batch import BatchRecord, Repair, changed
+from pipeline.records.manifests import read_manifest
 from pipeline.records.object_keys import MARKERS, BatchObjects
-from pipeline.schema import read_record
 from pipeline.states import BatchState, is_final
 
 log = structlog.get_logger(__name__)
@@ -46,7 +46,7 @@ def request_repair(ledger: Ledger, artifacts: Artifacts, batch_id: str, repair: 
         key = BatchObjects(batch_id).manifest
         if (body := artifacts.get(key)) is None:
             raise
-        manifest = read_record(BatchManifest, body, what=key).model_copy(update={"incarnation": secrets.token_hex(4)})
+        manifest = read_manifest(body, batch_id).model_copy(update={"incarnation": secrets.token_hex(4)})
         purged = manifest.purge is not None
         state = BatchState.CANCELLED if purged else BatchState.VALIDATING
         ledger.batches.create(

@@ -19,8 +19,8 @@ from pipeline.errors import BatchLost, RecordUnreadable, RequestError
 from pipeline.ledger import Ledger
 from pipeline.names import checked_batch_id
 from pipeline.records.batch import BatchManifest, BatchRecord
+from pipeline.records.manifests import read_manifest
 from pipeline.records.object_keys import BATCHES, MARKERS, BatchObjects
-from pipeline.schema import read_record
 
 log = structlog.get_logger(__name__)
 
@@ -38,14 +38,20 @@ def unknown_batches(ledger: Ledger, artifacts: Artifacts, *, ended: bool) -> Ite
         if body is None:
             continue  # staged, not accepted
         try:
-            manifest = read_record(BatchManifest, body, what=objects.manifest)
+            manifest = read_manifest(body, batch_id)
         except RecordUnreadable as error:
             log.error("a batch.json is left alone", batch=batch_id, reason=str(error))
             continue
         if manifest.purge is not None:
             continue
-        if ended or not any(artifacts.head(objects.marker(state)) for state in MARKERS):
+        if ended or not has_ended(artifacts, batch_id):
             yield manifest
+
+
+def has_ended(artifacts: Artifacts, batch_id: str) -> bool:
+    """Whether the bucket says that a batch is over. Raises ServiceError."""
+    objects = BatchObjects(batch_id)
+    return any(artifacts.head(objects.marker(state)) is not None for state in MARKERS)
 
 
 def _unknown(ledger: Ledger, batch_ids: Iterator[str]) -> Iterator[str]:
@@ -72,5 +78,5 @@ def check_lost(artifacts: Artifacts, batch_id: str) -> None:
         return
     key = BatchObjects(batch_id).manifest
     body = artifacts.get(key)
-    if body is not None and read_record(BatchManifest, body, what=key).purge is None:
+    if body is not None and read_manifest(body, batch_id).purge is None:
         raise BatchLost(batch_id)

@@ -178,9 +178,14 @@ class JobStatus:
     @property
     def history(self) -> str:
         """The attempt's number, and how those before it ended: `attempt 4 (1 failed, 2 disrupted)`."""
+        return f"attempt {self.history_short}"
+
+    @property
+    def history_short(self) -> str:
+        """The same where a title says what it is: `4 (1 failed, 2 disrupted)`."""
         counts = ((self.failed_attempts, "failed"), (self.disruptions, "disrupted"))
         before = ", ".join(f"{count} {how}" for count, how in counts if count)
-        return f"attempt {self.attempt}" + (f" ({before})" if before else "")
+        return str(self.attempt) + (f" ({before})" if before else "")
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, for scripts."""
@@ -240,15 +245,14 @@ def _detail(job: JobRecord) -> str:
 
 def batch_status(ledger: Ledger, batch_id: str) -> BatchStatus:
     """The status of a batch now. Raises UnknownBatch."""
-    record = ledger.batches.get(batch_id)
-    counts = ledger.batches.counts(batch_id)
+    record, counts, now = ledger.batches.look(batch_id)
     return BatchStatus(
         id=batch_id,
         state=record.state,
         reason=record.reason or _wait(ledger, record, counts.jobs),
         created_at=record.manifest.created_at,
         updated_at=record.updated_at,
-        seen_at=ledger.now(),
+        seen_at=now,
         images=dict(counts.images),
         jobs=dict(counts.jobs),
         invalid_rows=record.manifest.invalid_rows,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 
@@ -25,7 +25,7 @@ from pipeline.errors import (
 )
 from pipeline.inputs.gathered import kept_for_a_while
 from pipeline.ledger import Ledger
-from pipeline.names import checked_batch_id, checked_id
+from pipeline.names import checked_batch_id, checked_id, seed_of
 from pipeline.operations.batch_pictures import any_url, inputs_of, no_urls
 from pipeline.operations.put_manifest import put_manifest
 from pipeline.operations.staging import append, put_picture, stage, unstage
@@ -33,19 +33,22 @@ from pipeline.operations.webhooks import checked_webhooks
 from pipeline.outputs.pictures import open_prompts
 from pipeline.process.deadline import Deadline, OutOfTime
 from pipeline.process.files import spool
+from pipeline.promptset.checked import checked_options
 from pipeline.promptset.formats import DEFAULT_OPTIONS, InputFormat
 from pipeline.promptset.lines import ReadOptions
 from pipeline.promptset.row import Options, ResolvedRow
 from pipeline.promptset.source import Prompts, folders_of
-from pipeline.promptset.validate import Validation, fields_errors, resolved_rows
+from pipeline.promptset.validate import Validation, resolved_rows
 from pipeline.promptset.values import MAX_SEED
 from pipeline.records.batch import PRIORITIES, BatchManifest, BatchRecord, BatchRequest, Origin
 from pipeline.records.labels import checked_labels
+from pipeline.records.manifests import read_manifest
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import RefusedLine
 from pipeline.records.webhooks import Webhook
-from pipeline.schema import read_record
 from pipeline.version import installed_version
+
+__all__ = ["TIMEOUT_S", "Acceptance", "RowFilter", "Submission", "accept", "checked_options", "from_here"]
 
 log = structlog.get_logger(__name__)
 
@@ -111,13 +114,6 @@ def from_here(submission: Submission) -> Submission:
     return replace(submission, folders=folders_of(submission.prompts), check_url=any_url)
 
 
-def checked_options(values: Mapping[str, Any]) -> Options:
-    """Options that hold for all rows. Raises RequestError naming each that cannot be used."""
-    if problems := fields_errors(0, values, Options):
-        raise RequestError("; ".join(f"{problem.field}: {problem.message}" for problem in problems))
-    return Options.model_validate(values)
-
-
 def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acceptance:
     """Validate and stage a batch, then put it into the ledger.
 
@@ -137,7 +133,7 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
     deadline.call(f"checking {s3}; nothing was accepted", artifacts.check)
     objects = BatchObjects(batch_id)
     # Follows from the id, so that the same submission under the same id has the same seeds.
-    seed = submission.seed if submission.seed is not None else _seed_of(batch_id)
+    seed = submission.seed if submission.seed is not None else seed_of(batch_id)
     source = open_prompts(
         submission.prompts,
         input_format=submission.input_format,
@@ -166,8 +162,7 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
             overrides=submission.overrides,
             wanted=wanted,
         ):
-            if row.image is not None:
-                begun_with.add(row.image.sha256)
+            begun_with.update(one.sha256 for one in row.inputs)
             digest.update(append(rows, row.model_dump_json().encode()))
         validation.raise_if_refused(skip_invalid=submission.skip_invalid)
         if row_filter is not None:
@@ -260,16 +255,12 @@ def _checked(submission: Submission) -> str | None:
     return checked_batch_id(submission.batch_id) if submission.batch_id is not None else None
 
 
-def _seed_of(batch_id: str) -> int:
-    return int.from_bytes(hashlib.sha256(batch_id.encode()).digest()[:4], "big")
-
-
 def _accepted_before(artifacts: Artifacts, manifest: BatchManifest) -> BatchManifest | None:
     key = BatchObjects(manifest.id).manifest
     body = artifacts.get(key)
     if body is None:
         return None
-    before = read_record(BatchManifest, body, what=key)
+    before = read_manifest(body, manifest.id)
     if before.purge is not None:
         raise RequestError(
             f"batch id {manifest.id!r} is of a batch that is being purged, or whose images were kept when it was; "

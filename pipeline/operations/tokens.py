@@ -7,7 +7,15 @@ from datetime import timedelta
 from pipeline.errors import RequestError
 from pipeline.ledger import Ledger
 from pipeline.names import checked_id
-from pipeline.records.tokens import EVERY_TENANT, NewToken, Scope, TokenRecord, new_token
+from pipeline.records.tokens import (
+    EVERY_TENANT,
+    NewToken,
+    Scope,
+    TokenRecord,
+    new_sign_in,
+    new_token,
+    parsed_sign_in,
+)
 
 _NOTE_CHARACTERS = 200
 
@@ -24,6 +32,22 @@ def create_token(
     made = new_token(tenant, scopes, now, expires_at=None if life is None else now + life, note=note)
     ledger.tokens.put(made.record)
     return made
+
+
+def create_sign_in(ledger: Ledger, tenant: str, scopes: tuple[Scope, ...], *, life: timedelta) -> str:
+    """What stands behind the # of a link that begins one session in a browser, within `life`."""
+    sign_in_id, text, record = new_sign_in(tenant, scopes)
+    ledger.tokens.put_sign_in(sign_in_id, record, life)
+    return text
+
+
+def use_sign_in(ledger: Ledger, text: str, *, life: timedelta) -> NewToken | None:
+    """A token for the session that this link begins, for `life`; None if it does not work, or has worked before."""
+    parsed = parsed_sign_in(text)
+    found = ledger.tokens.take_sign_in(parsed[0]) if parsed else None
+    if parsed is None or found is None or not found.matches(parsed[1]):
+        return None
+    return create_token(ledger, found.tenant, found.scopes, life=life, note="a browser, by the link of `tessera up`")
 
 
 def list_tokens(ledger: Ledger) -> list[TokenRecord]:

@@ -21,8 +21,8 @@ from pipeline.process.parallel import in_order
 from pipeline.records.batch import BatchManifest, BatchRecord
 from pipeline.records.coverage import Coverage
 from pipeline.records.end_marker import EndMarker, Vouched, read_marker
+from pipeline.records.manifests import read_manifest
 from pipeline.records.object_keys import MARKERS, BatchObjects
-from pipeline.schema import read_record
 from pipeline.states import BatchState, ImageState, is_final
 
 AT_A_TIME = 8  # jobs that are looked at
@@ -142,7 +142,15 @@ class _Look:
         """The batch as it was accepted, from Redis if the bucket has lost only that; None if there is no batch."""
         body = self.artifacts.get(self.objects.manifest)
         if body is not None:
-            return read_record(BatchManifest, body, what=self.objects.manifest)
+            try:
+                return read_manifest(body, self.objects.batch_id)
+            except RecordTooNew:
+                raise
+            except RecordUnreadable:
+                if self.record is None or self.record.manifest.purge is not None:
+                    raise
+                self.add(DiscrepancyKind.MANIFEST_GONE, self.objects.manifest)
+                return self.record.manifest
         if self.record is None and not self.damaged:
             raise UnknownBatch(self.objects.batch_id)
         if self.record is not None and self.record.manifest.purge is not None:

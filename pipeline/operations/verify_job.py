@@ -58,7 +58,10 @@ class JobCheck:
         states: dict[int, ImageState] = {}
         if self.record is not None and tasks is not None:
             indices = [task.index for task in tasks]
-            states = dict(zip(indices, self.ledger.images.states(self.objects.batch_id, indices), strict=True))
+            try:
+                states = dict(zip(indices, self.ledger.images.states(self.objects.batch_id, indices), strict=True))
+            except RecordUnreadable as error:
+                seen.add(DiscrepancyKind.IMAGE_STATES_DIFFER, error.what)
         if self.ended or (job is not None and is_final(job.state)):
             outcomes = self._reported(index, tasks, seen)
             self._compare_objects(outcomes, seen)
@@ -76,9 +79,11 @@ class JobCheck:
         ref = job_ref(self.objects.batch_id, index)
         try:
             job = self.ledger.jobs.get(ref)
-        except RecordUnreadable as error:
+        except RecordTooNew as error:
             seen.add(DiscrepancyKind.UNREADABLE, error.what)
             return None
+        except RecordUnreadable:
+            job = None  # as good as gone
         if job is None:
             seen.add(DiscrepancyKind.JOBS_DIFFER, ref)
         return job

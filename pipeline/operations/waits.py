@@ -46,7 +46,7 @@ def _for_a_worker(ledger: Ledger, tenant: str, workers: Sequence[Worker]) -> str
         return f"waits for a render worker: all {len(workers)} are drained (`tessera undrain --all`)"
     if not any(worker.free for worker in workers):
         held = sum(worker.jobs for worker in workers)
-        return f"waits for a free slot: the render workers look after {held} jobs and take no more"
+        return f"waits for a free slot: the render workers hold as many jobs as they take ({held})"
     most = limits_of(ledger.deployment().tenants, tenant).running_jobs
     if most is not None:
         return f"waits for its turn: tenant {tenant!r} may have {most} jobs at a time"

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pipeline.deployment.announcement import Deployment
 from pipeline.deployment.settings import Settings
 from pipeline.deployment.signing import secrets_of
-from pipeline.errors import RequestError, SettingsError
+from pipeline.errors import RequestError, SettingsError, UnknownWebhook
 from pipeline.ledger import Ledger
 from pipeline.names import checked_id
 from pipeline.process.outgoing import is_allowed
@@ -25,6 +25,7 @@ from pipeline.records.webhooks import (
     WebhookEndpoint,
     checked_event,
     checked_url,
+    endpoint_version,
     shown_url,
 )
 
@@ -80,20 +81,45 @@ def _check_address(url: str, deployment: Deployment) -> None:
         raise ValueError(f"{address} is not public; whoever runs the deployment can allow its network")
 
 
-def add_endpoint(ledger: Ledger, url: str, *, tenant: str, events: Sequence[str] = ()) -> WebhookEndpoint:
-    """Send the events of all batches of a tenant to this URL. Raises RequestError, ServiceError."""
+def add_endpoint(
+    ledger: Ledger, url: str, *, tenant: str = "default", batch_id: str | None = None, events: Sequence[str] = ()
+) -> WebhookEndpoint:
+    """Send the events of all batches of a tenant to this URL, or those of one batch, whosever it is.
+
+    Raises RequestError, UnknownBatch, ServiceError.
+    """
+    if batch_id is not None:
+        tenant = ledger.batches.get(batch_id).manifest.tenant
+        if len(endpoints(ledger, tenant, batch_id=batch_id)) >= MOST_OF_A_BATCH:
+            raise RequestError(f"batch {batch_id!r} has {MOST_OF_A_BATCH} webhooks already; remove one first")
     checked_id(tenant, "tenant")
     (webhook,) = checked_webhooks(webhooks_of([url], events), ledger.deployment())
-    endpoint = WebhookEndpoint(id=f"wh-{secrets.token_hex(4)}", tenant=tenant, webhook=webhook, created_at=ledger.now())
+    endpoint = WebhookEndpoint(
+        schema_version=endpoint_version(batch_id),
+        id=f"wh-{secrets.token_hex(4)}",
+        tenant=tenant,
+        batch_id=batch_id,
+        webhook=webhook,
+        created_at=ledger.now(),
+    )
     ledger.webhooks.add_endpoint(endpoint)
     return endpoint
 
 
-def remove_endpoint(ledger: Ledger, endpoint_id: str, *, tenant: str | None = None) -> None:
-    """Send nothing there any more; deliveries on their way are still tried. Raises RequestError if there is none."""
-    there = {one.id for one in ledger.webhooks.endpoints() if tenant in (None, one.tenant)}
+def endpoints(ledger: Ledger, tenant: str | None = None, *, batch_id: str | None = None) -> list[WebhookEndpoint]:
+    """Those of a tenant, or of all, oldest first; or of one batch only."""
+    return [
+        one for one in ledger.webhooks.endpoints() if tenant in (None, one.tenant) and batch_id in (None, one.batch_id)
+    ]
+
+
+def remove_endpoint(
+    ledger: Ledger, endpoint_id: str, *, tenant: str | None = None, batch_id: str | None = None
+) -> None:
+    """Send nothing there any more; deliveries on their way are still tried. Raises UnknownWebhook."""
+    there = {one.id for one in endpoints(ledger, tenant, batch_id=batch_id)}
     if endpoint_id not in there or not ledger.webhooks.remove_endpoint(endpoint_id):
-        raise RequestError(f"no webhook {endpoint_id[:60]!r}: `tessera webhook list` shows the ones there are")
+        raise UnknownWebhook(f"no webhook {endpoint_id[:60]!r}: `tessera webhook list` shows the ones there are")
 
 
 @dataclass(frozen=True)
@@ -118,10 +144,10 @@ def deliveries(ledger: Ledger, wanted: DeliveryFilter = DeliveryFilter(), limit:
 
 
 def resend(ledger: Ledger, delivery_id: str, *, tenant: str | None = None) -> Delivery:
-    """Send a delivery once more, now, and try for as long as a new one is. Raises RequestError if there is none."""
+    """Send a delivery once more, now, and try for as long as a new one is. Raises UnknownWebhook."""
     before = ledger.webhooks.get(delivery_id)
     if before is None or tenant not in (None, before.tenant):
-        raise RequestError(
+        raise UnknownWebhook(
             f"no delivery {delivery_id[:60]!r}; `tessera webhook deliveries` shows those of the last seven days"
         )
     now = ledger.now()
@@ -158,6 +184,7 @@ def endpoint_as_dict(endpoint: WebhookEndpoint) -> dict[str, Any]:
     return {
         "id": endpoint.id,
         "tenant": endpoint.tenant,
+        **({"batch": endpoint.batch_id} if endpoint.batch_id is not None else {}),
         "to": shown_url(endpoint.webhook.url),
         "events": list(endpoint.webhook.events),
         "created_at": endpoint.created_at.isoformat(),

@@ -7,7 +7,6 @@ or file that is no good costs itself only.
 from __future__ import annotations
 
 import heapq
-import io
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from PIL import Image
 
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.bodies import split_lines
+from pipeline.bucket.opened import opened
 from pipeline.bucket.outcomes import OnUnreadable, failures, failures_in, missing_or_damaged, results, results_in
 from pipeline.bucket.thumbnail import thumbnail
 from pipeline.errors import DownloadIncomplete, FileRefused, RecordUnreadable, RequestError
@@ -207,7 +207,7 @@ def _write_page(pieces: Iterator[str], file: IO[bytes]) -> None:
 
 def _made_small(body: bytes, key: str) -> bytes:
     try:
-        with Image.open(io.BytesIO(body), formats=["PNG", "JPEG", "WEBP"]) as image:
+        with opened(body) as image:
             return thumbnail(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise _Unfit(f"{key} is not in the bucket, and its image cannot be read: {error}") from error

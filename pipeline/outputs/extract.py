@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.bucket.imagefile import record_in
 from pipeline.errors import RecordTooNew, RecordUnreadable, RequestError
+from pipeline.input_picture import AdapterReference
 from pipeline.picture import Format, HighresAttention, HighresMode, Picture, Syntax
 from pipeline.records.results import ImageResult
 from pipeline.schema import read_lines
@@ -19,7 +20,21 @@ from pipeline.schema import read_lines
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 _MAGIC, _MAGIC_BYTES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF"), 4
 # Parts of a result that are fields of their own in a row, have another form there, or follow from its prompts.
-_PARTS = frozenset({"file", "conditioning", "highres", "later_passes", "metadata", "embeddings", "image"})
+_PARTS = frozenset(
+    {
+        "file",
+        "conditioning",
+        "highres",
+        "later_passes",
+        "cascade",
+        "metadata",
+        "embeddings",
+        "image",
+        "inpaint",
+        "control",
+        "reference",
+    }
+)
 _EMPTY: tuple[object, ...] = (None, [], (0, 0), [0, 0], {})
 # Fields that count even if they are empty: a row without them would get the defaults.
 _ALWAYS = frozenset({"prompt_2", "negative_prompt", "negative_prompt_2", "scheduler", "loras"})
@@ -81,8 +96,27 @@ def row_of(result: ImageResult) -> dict[str, Any]:
     if result.highres.mode is HighresMode.REFINE:
         attention = HighresAttention.WHOLE if result.later_passes.window_px is None else HighresAttention.WINDOWS
         highres = values["highres"] | {"attention": attention.value} | result.later_passes.model_dump(mode="json")
+    if result.cascade is not None:
+        highres = {"mode": "cascade"} | result.cascade.model_dump(mode="json")
     if result.image is not None:
         fields["image"] = f"input://{result.batch_id}/{result.image.sha256}"
+    if (painted := result.inpaint) is not None:
+        fields["mask"] = f"input://{result.batch_id}/{painted.mask.sha256}"
+        fields |= {"mask_grow": painted.grow, "mask_feather": painted.feather}
+        fields |= {"mask_rounds": painted.rounds} if painted.rounds > 1 else {}
+        if (region := painted.region) is not None:
+            fields |= {"only_masked": True, "mask_padding": region.padding, "masked_size": list(region.rendered)}
+    fields["control"] = [
+        one.model_dump(mode="json", exclude={"kind"}) | {"image": f"input://{result.batch_id}/{one.image.sha256}"}
+        for one in result.control
+    ]
+    fields["reference"] = [_reference(result.batch_id, one) for one in result.reference]
     fields["highres"] = {name: value for name, value in highres.items() if value is not None}
     fields = {name: value for name, value in fields.items() if name in _ALWAYS or value not in _EMPTY}
     return {"custom_id": result.custom_id, "seed": result.seed, **fields}
+
+
+def _reference(batch_id: str, reference: AdapterReference) -> dict[str, Any]:
+    mask = {} if reference.mask is None else {"mask": f"input://{batch_id}/{reference.mask.sha256}"}
+    image = f"input://{batch_id}/{reference.image.sha256}"
+    return {"adapter": reference.adapter, "image": image, "scale": reference.scale} | mask

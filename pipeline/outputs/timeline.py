@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.bucket.trace import RANK_TRACK, SpanRecord, Trace, TracePhase, in_order, summarised
 
-WIDTH_PX, LEFT_PX, RIGHT_PX, LANE_PX, GAP_PX, TOP_PX = 1600, 230, 150, 22, 6, 70
+WIDTH_PX, LEFT_PX, RIGHT_PX, LANE_PX, GAP_PX, TOP_PX = 1600, 230, 190, 22, 6, 70
 INK, PAPER, GRID = (32, 34, 40), (255, 255, 255), (226, 228, 233)
 # Strong colours for rendering, pale ones for start-up; colour-blind people can tell them apart (Okabe and Ito).
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -62,6 +62,11 @@ def timeline_png(trace: Trace) -> bytes:
             # At least one pixel wide, so that short spans can be seen.
             right = max(x_of(span.end_ns), x_of(span.start_ns) + 1)
             draw.rectangle((x_of(span.start_ns), y, right, y + LANE_PX), fill=colours[span.name])
+            if (steps := span.detail.get("evaluations")) is not None:  # an image in its slot, beside the next one
+                left, number = x_of(span.start_ns), str(steps)
+                draw.line((left, y, left, y + LANE_PX), fill=PAPER, width=2)
+                if draw.textlength(number, font=font) + 6 < right - left:
+                    draw.text(((left + right) / 2, y + LANE_PX / 2), number, fill=PAPER, font=font, anchor="mm")
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()

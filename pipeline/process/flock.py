@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 _RETRY_S = 0.02
@@ -46,3 +48,33 @@ def is_held(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def holder(path: Path) -> int | None:
+    """Process id that the lock's holder has written into the file; None if it has not, or there is no file."""
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def end_holder(path: Path, *, grace_s: float, kill_s: float) -> int | None:
+    """End the process that holds a lock and has written its id into it: with SIGTERM, after the grace with SIGKILL.
+
+    Returns its id, or 0 if that was not known; None if the lock is still held `kill_s` after that.
+    """
+    for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, kill_s)):
+        deadline = time.monotonic() + wait_s
+        signalled = 0
+        while is_held(path):
+            pid = holder(path)
+            if pid is not None and pid != signalled:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+                signalled = pid
+            if time.monotonic() > deadline:
+                break
+            time.sleep(_RETRY_S)
+        else:
+            return signalled
+    return None

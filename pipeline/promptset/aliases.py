@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pipeline.promptset.sampler_names import schedule_of
+from pipeline.promptset.unknown_samplers import is_sampler
 
 # Other name: field.
 ALIASES: Mapping[str, str] = MappingProxyType(
@@ -20,13 +21,22 @@ ALIASES: Mapping[str, str] = MappingProxyType(
         "guidance": "guidance_scale",
         "cfg_rescale": "guidance_rescale",
         "prompt_syntax": "syntax",
-        "CLIP_stop_at_last_layers": "clip_skip",
         "sampler": "scheduler",
         "sampler_name": "scheduler",
         "sampler_index": "scheduler",
+        "controlnet": "control",
+        "controlnets": "control",
+        "references": "reference",
+        "ip_adapter": "reference",
+        "ip_adapters": "reference",
         "init_image": "image",
         "input_image": "image",
         "image_path": "image",
+        "mask_image": "mask",
+        "mask_blur": "mask_feather",
+        "certainty": "mask_rounds",
+        "inpaint_full_res": "only_masked",
+        "inpaint_full_res_padding": "mask_padding",
         "n": "num_images",
         "n_iter": "num_images",
         "num_outputs": "num_images",
@@ -39,6 +49,18 @@ ALIASES: Mapping[str, str] = MappingProxyType(
         "output_compression": "quality",
     }
 )
+
+# What other tools and data sets call a field, and what is not read as it without being asked: what it may mean.
+_MEANT: Mapping[str, str] = {
+    **dict.fromkeys(("text", "caption", "captions", "description", "inputs", "query", "positive_text"), "prompt"),
+    **dict.fromkeys(("negative_text", "uncond", "negativeprompt", "uc"), "negative_prompt"),
+    **dict.fromkeys(("image_size", "resolution", "dimensions", "img_size", "resolutions"), "size"),
+    **dict.fromkeys(("samples", "count", "batchcount", "number_of_images", "batch_count", "repeats"), "num_images"),
+    **dict.fromkeys(("name", "key", "title", "file_name", "filename", "image_id", "uuid"), "custom_id"),
+    **dict.fromkeys(("w", "img_width"), "width"),
+    **dict.fromkeys(("h", "img_height"), "height"),
+    **dict.fromkeys(("scale", "cfgscale"), "guidance_scale"),
+}
 
 # Other tools name a sampler and the spacing of its steps apart; ComfyUI and the web UIs call the latter `scheduler`.
 _SAMPLERS = ("sampler_name", "sampler", "sampler_index")
@@ -105,13 +127,18 @@ def _with_schedule(given: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _is_schedule(value: Any) -> bool:
-    return isinstance(value, str) and schedule_of(value) is not None
+    """Beside a sampler's name: what is no sampler itself, though it may be no schedule, either."""
+    if isinstance(value, str):
+        return schedule_of(value) is not None or not is_sampler(value)
+    return value is not None and not isinstance(value, Mapping)
 
 
 def nearest(name: str, fields: Collection[str]) -> str:
     """What a message says of an unknown field: the one that was meant, or the three whose names come nearest."""
     if name in SCHEDULES:
         return "a sampler wanted beside it, as sampler_name"
+    if (meant := _MEANT.get(name.lower().replace(" ", "_"))) in fields:
+        return f"did you mean {meant}?"
     known = [*fields, *(alias for alias, field in ALIASES.items() if field in fields)]
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.0)
     if difflib.get_close_matches(name.lower(), near[:1], cutoff=0.7):

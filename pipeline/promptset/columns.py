@@ -34,6 +34,7 @@ class Columns:
 
     Attributes:
         wrong: columns that are no fields, and why.
+        any_known: whether one at least is a field.
 
     Args:
         names: as the header has them.
@@ -53,6 +54,7 @@ class Columns:
         ]
         if self._index:
             self._names[0] = ""
+        self.any_known = any(field is not None for field in known)
         self._decimal_comma = decimal_comma
         self.wrong = list(
             dict.fromkeys(

@@ -47,6 +47,8 @@ def as_utf8(file: io.BufferedReader, name: str) -> io.BufferedReader:
             raise RequestError(f"{name}: {what} found; {wanted}")
     if _HTML.match(begin.removeprefix(codecs.BOM_UTF8)):
         raise RequestError(f"{name}: HTML found, a page and not the file that it may link to; {_AS_TEXT}")
+    if begin.removeprefix(codecs.BOM_UTF8).startswith(b"<?xml"):
+        raise RequestError(f"{name}: XML found; {_AS_TEXT}")
     line = begin.partition(b"\n")[0]  # of a later line, zeros cost that line alone
     zeros = [line[start::2].count(b"\0") for start in (0, 1)]
     if max(zeros) > 0.3 * len(line) and min(zeros) < 0.05 * len(line):

@@ -28,6 +28,7 @@ TOO_MANY_STEPS: Mapping[str, Mapping[str, int]] = {
     "leading": dict.fromkeys(_SOLVERS, 999) | dict.fromkeys(("DDIMScheduler", "DDPMScheduler", "PNDMScheduler"), 1000),
     "linspace": dict.fromkeys(_SOLVERS, 1000),
 }
+_ERROR = LongPrompt.ERROR
 SDXLS_SPACING = "leading"  # of a model's own scheduler; few differ
 
 
@@ -45,7 +46,7 @@ def check_feasible(row: ResolvedRow, deployment: Deployment, line: int) -> RowWa
         )
     if row.steps >= _MANY_STEPS and (warning := _too_many_steps(row, line)) is not None:
         return warning
-    if row.long_prompt is not LongPrompt.ERROR:
+    if row.long_prompt is not _ERROR:
         return None
     known = deployment.models[row.model].clip_vocabulary
     if known is False or (found := _too_long(row)) is None:

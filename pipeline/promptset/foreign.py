@@ -31,6 +31,8 @@ RENAMED: Mapping[str, str] = MappingProxyType(
         "ckpt_name": "model",
         "sd_model": "model",
         "cfg_rescale_multiplier": "guidance_rescale",
+        "samples": "num_images",
+        "CLIP_stop_at_last_layers": "clip_skip",
     }
 )
 # What changes no picture here, and so is passed over.
@@ -74,6 +76,11 @@ PASSED_OVER = frozenset(
 # What would change a picture and has no place here: what a warning says of it.
 IGNORED: Mapping[str, str] = MappingProxyType(
     {
+        **dict.fromkeys(
+            ("expand_prompt", "enhance_prompt", "prompt_upsampling", "prompt_extend", "magic_prompt"),
+            "no prompt is rewritten",
+        ),
+        **dict.fromkeys(("style_preset", "preset_style"), "styles of other services are none of SDXL's"),
         "style": "styles of OpenAI's models are none of SDXL's; write it into the prompt",
         "styles": "styles of a web UI are not known here; write them into the prompt",
         "restore_faces": "no faces are restored",
@@ -107,9 +114,10 @@ IGNORED: Mapping[str, str] = MappingProxyType(
 )
 # What asks for another kind of picture than one from a text.
 REFUSED: Mapping[str, str] = MappingProxyType(
-    dict.fromkeys(("mask", "mask_image", "latent_image"), "no part of a picture is masked here, and no latent is read")
+    dict.fromkeys(("latent_image",), "no latent is read here")
     | dict.fromkeys(("init_images", "images"), "pictures inside a row are not read; image names a file or an object")
     | dict.fromkeys(("alwayson_scripts", "script_name", "script_args", "controlnet_units"), "no extensions run here")
+    | {"text_prompts": "weighted texts are Stability's; prompt and negative_prompt hold them"}
     | {"tiling": "no picture tiles here", "sampler_cfg_function": "no extensions run here"}
 )
 _HIRES = (
@@ -123,6 +131,9 @@ _HIRES = (
     "prompt_strength",
 )
 _SEVERAL = (*_HIRES, "batch_size", "override_settings", "crops_coords_top_left", "background")
+# Objects in which other services have a row's fields, and what they have beside them.
+_INSIDE = ("input", "parameters", "params")
+_BESIDE = frozenset({"version", "webhook", "webhook_events_filter", "inputs", "nsfw", "censor_nsfw", "r2", "shared"})
 FOREIGN = frozenset({*RENAMED, *PASSED_OVER, *IGNORED, *REFUSED, *_SEVERAL})
 # Settings that a payload of the web UIs may carry for one picture.
 _OVERRIDES = {"sd_model_checkpoint": "model", "CLIP_stop_at_last_layers": "clip_skip"}
@@ -140,6 +151,7 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "lora_scale": (0.6, 1),
     "high_noise_frac": (1, 0.8),
     "eta": (1,),
+    "CLIP_stop_at_last_layers": (1,),  # of SDXL no web UI reads the last layer: it means SDXL's own, which is 2 here
 }
 _INTEGERS = {name for name, field in Row.model_fields.items() if plain_type(field) is int}
 _NULLABLE = {name for name, field in Row.model_fields.items() if NoneType in get_args(field.annotation)}
@@ -156,7 +168,7 @@ class Translated:
 
 def is_foreign(item: Mapping[str, Any]) -> bool:
     """Whether a row may hold fields of other tools: seen in its names alone."""
-    return "body" in item or not FOREIGN.isdisjoint(item)
+    return "body" in item or not FOREIGN.isdisjoint(item) or any(name in item for name in _INSIDE)
 
 
 def translated(item: Mapping[str, Any]) -> Translated:
@@ -165,7 +177,20 @@ def translated(item: Mapping[str, Any]) -> Translated:
     if isinstance(body, Mapping) and "body" not in Row.model_fields:
         inside = _fields(body)
         return Translated({**item, "body": inside.fields}, inside.warnings, inside.problems)
+    for name in _INSIDE:
+        if isinstance(inner := item.get(name), Mapping):
+            return _unwrapped({key: value for key, value in item.items() if key != name}, inner)
     return _fields(item)
+
+
+def _unwrapped(outer: Mapping[str, Any], inner: Mapping[str, Any]) -> Translated:
+    """A row of a service that has its fields in an object: Replicate's `input`, Hugging Face's `parameters`."""
+    beside = {key: value for key, value in outer.items() if key not in _BESIDE}
+    if isinstance(text := outer.get("inputs"), str):
+        beside["prompt"] = text
+    twice = tuple((key, "given twice, beside the other fields and inside; one wanted") for key in beside.keys() & inner)
+    found = _fields({**beside, **inner})
+    return Translated(found.fields, found.warnings, (*found.problems, *twice))
 
 
 def _fields(item: Mapping[str, Any]) -> Translated:
@@ -200,9 +225,11 @@ def _several(foreign: Mapping[str, Any], fields: dict[str, Any], problems: list[
         fields["crop"] = [crop[1], crop[0]]
     overrides = foreign.get("override_settings")
     for name, value in overrides.items() if isinstance(overrides, Mapping) else ():
+        if value is None or value in _NEUTRAL.get(name, ()):
+            continue
         if (ours := _OVERRIDES.get(name)) in Row.model_fields:
             fields.setdefault(str(ours), value)
-        elif value is not None:
+        else:
             problems.append(("override_settings", f"{ascii(name)[:60]} is no setting of a row here"))
     strengths = [name for name in ("denoising_strength", "denoise", "prompt_strength") if name in foreign]
     if strengths and any(_is("image", name) for name in fields) and not foreign.get("enable_hr"):

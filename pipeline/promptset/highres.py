@@ -8,12 +8,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.deployment.announcement import Deployment
-from pipeline.picture import AS_THE_FIRST, Enlargement, Highres, HighresAttention, HighresMode, LaterPasses
-from pipeline.promptset.row import HighresChoice
+from pipeline.deployment.cost import cascade_halvings
+from pipeline.picture import (
+    AS_THE_FIRST,
+    Cascade,
+    Enlargement,
+    Highres,
+    HighresAttention,
+    HighresMode,
+    LaterPasses,
+    Scheduler,
+)
+from pipeline.promptset.highres_options import HighresChoice
+from pipeline.promptset.samplers import CASCADING, shown_name
 
 # Above so many native areas large shapes repeat in a picture that is rendered directly: 1.5 megapixels for 1024 px.
 DIRECT_AREAS = 1.5e6 / 1024**2
 _DIRECT = Highres()
+# Members of enums have a price where a million rows are resolved.
+_REFINED, _AUTO = HighresMode.REFINE, HighresChoice.AUTO
+_ONE_SCHEDULE = (HighresChoice.DIRECT, HighresChoice.CASCADE)
 
 
 def highres_wish(of_row: Mapping[str, Any], of_batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,7 +46,7 @@ def decided_later_passes(
 
     Raises ValueError with (field, message) for options that do not go together, or that the deployment does not read.
     """
-    if highres.mode is not HighresMode.REFINE:
+    if highres.mode is not _REFINED:
         return AS_THE_FIRST
     attention = wish.get("attention")
     if deployment.highres_attention is None:  # as all versions do that know of nothing else
@@ -68,11 +82,11 @@ def decided_highres(wish: Mapping[str, Any], steps: int, pixels: int, native_px:
 
     Raises ValueError with (field, message).
     """
-    mode = wish.get("mode", HighresChoice.AUTO)
+    mode = wish.get("mode", _AUTO)
     base_px = wish.get("base_px", native_px)
-    if mode is HighresChoice.AUTO:
-        mode = HighresChoice.REFINE if pixels > max(DIRECT_AREAS * native_px**2, base_px**2) else HighresChoice.DIRECT
-    if mode is HighresChoice.DIRECT:
+    if mode is _AUTO and pixels <= max(DIRECT_AREAS * native_px**2, base_px**2):
+        return _DIRECT
+    if mode in _ONE_SCHEDULE:
         return _DIRECT
     if pixels <= base_px**2:
         raise ValueError(
@@ -90,6 +104,39 @@ def decided_highres(wish: Mapping[str, Any], steps: int, pixels: int, native_px:
     return refine
 
 
+def decided_cascade(
+    wish: Mapping[str, Any],
+    scheduler: Scheduler | None,
+    size: tuple[int, int],
+    native_px: int,
+    deployment: Deployment,
+    *,
+    refiner: bool,
+) -> Cascade | None:
+    """The cascade of a picture of this size, if one is wished.
+
+    `refiner`: whether a refiner takes over. Raises ValueError with (field, message).
+    """
+    if wish.get("mode") is not HighresChoice.CASCADE:
+        return None
+    if not deployment.cascades:
+        raise ValueError("highres", f"cascade found, which the deployment's version {deployment.version} does not read")
+    if scheduler is not None and scheduler.name not in CASCADING:
+        wanted = " or ".join(shown_name(Scheduler(name=name)) for name in CASCADING)
+        raise ValueError("highres", f"cascade found beside {shown_name(scheduler)}, which has other steps; {wanted} do")
+    if refiner:
+        raise ValueError("highres", "cascade found beside a refiner; refiner_switch_at 1 wanted, which is without it")
+    cascade = Cascade(**{name: wish[name] for name in ("switch_at", "base_px") if name in wish})
+    if not cascade_halvings(*size, cascade.base_px or native_px):
+        base_px = cascade.base_px or native_px
+        raise ValueError(
+            "highres",
+            f"cascade found for {size[0]}x{size[1]}, no twice the first size of {base_px}x{base_px}; auto or "
+            "direct wanted",
+        )
+    return cascade
+
+
 # Most rows of a batch agree in these, and a million of each would take their time.
 @functools.lru_cache(maxsize=256)
 def _same_highres(wish: tuple[tuple[str, Any], ...]) -> Highres:
@@ -98,4 +145,5 @@ def _same_highres(wish: tuple[tuple[str, Any], ...]) -> Highres:
 
 @functools.lru_cache(maxsize=256)
 def _same_passes(window_px: int | None, guidance_scale: float | None, enlargement: Enlargement) -> LaterPasses:
-    return LaterPasses(window_px=window_px, guidance_scale=guidance_scale, enlargement=enlargement)
+    passes = LaterPasses(window_px=window_px, guidance_scale=guidance_scale, enlargement=enlargement)
+    return AS_THE_FIRST if passes == AS_THE_FIRST else passes

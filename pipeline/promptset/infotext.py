@@ -18,13 +18,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.picture import MAX_SIDE_PX, MAX_STEPS
+from pipeline.input_picture import MAX_SIDE_PX
+from pipeline.picture import MAX_STEPS
 
 NEGATIVE = "Negative prompt:"
 OWN_VERSION = "tessera"  # of what Tessera itself has written
 MAX_SETTINGS = 1_000
 
 _IS_SETTINGS = re.compile(r"\s*Steps: *\d{1,6} *(?:[,|]|$)")
+_INLINE = re.compile(r"(?<=[^\s.,])[ .,]+(?=Steps: *\d{1,6} *,)")
+_INLINE_NEGATIVE = re.compile(rf"(?<![ .,])[ .,]*\b{NEGATIVE}")
 _BESIDE_STEPS = re.compile(r"[,|] *(?:Sampler|CFG scale|Seed|Size|Model|Model hash|Version): *\S")
 _NAME = re.compile(r"[A-Za-z][^:,\n]{0,60}")
 _SIZE = re.compile(r"(\d{1,6}) *x *(\d{1,6})")
@@ -41,6 +44,7 @@ _SAME: Mapping[str, tuple[str, type]] = {
     "cfg rescale": ("guidance_rescale", float),
     "cfg rescale phi": ("guidance_rescale", float),
     "cfg rescale φ": ("guidance_rescale", float),
+    "refiner switch at": ("refiner_switch_at", float),
 }
 # What says how a picture came about, and would change nothing about another.
 _PROVENANCE = frozenset(
@@ -68,7 +72,8 @@ _PROVENANCE = frozenset(
 )
 # Several settings that belong together.
 _HIRES = frozenset({"hires upscale", "hires resize", "hires steps", "denoising strength"})
-_KNOWN = frozenset({"sampler", "schedule type", "size", "model", *_SAME, *_PROVENANCE, *_HIRES})
+_SCHEDULES = ("schedule type", "schedule", "scheduler")  # of Civitai's kin, too
+_KNOWN = frozenset({"sampler", *_SCHEDULES, "size", "model", *_SAME, *_PROVENANCE, *_HIRES})
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,14 @@ class Infotext:
 def is_settings_line(line: str) -> bool:
     """Whether a line is the last one of an infotext: `Steps: 30, Sampler: ...`."""
     return bool(_IS_SETTINGS.match(line) and _BESIDE_STEPS.search(line))
+
+
+def of_one_line(line: str) -> str | None:
+    """An infotext whose line ends were lost, as pages and spreadsheets lose them, with them; None if it is none."""
+    found = _INLINE.search(line) if "Steps:" in line else None
+    if found is None or not is_settings_line(settings := line[found.start() :].lstrip(" .,")):
+        return None
+    return _INLINE_NEGATIVE.sub(f"\n{NEGATIVE}", line[: found.start()], count=1) + f"\n{settings}"
 
 
 def parse_infotext(text: str) -> Infotext | None:
@@ -177,8 +190,11 @@ def _fields(settings: Mapping[str, str]) -> dict[str, Any]:
     for key, (name, kind) in _SAME.items():
         if key in settings:
             fields[name] = _number(settings[key], kind)
+    # Of SDXL no web UI reads the last layer: A1111 and SD.Next pass over a clip skip of 1, and Forge makes 2 of it.
+    if fields.get("clip_skip") == 1 and not settings.get("version", "").startswith(OWN_VERSION):
+        del fields["clip_skip"]
     if sampler := settings.get("sampler"):
-        schedule = settings.get("schedule type")
+        schedule = next((settings[name] for name in _SCHEDULES if name in settings), None)
         fields["scheduler"] = f"{sampler} {schedule}" if schedule else sampler
     if found := _SIZE.fullmatch(settings.get("size", "")):
         width, height = int(found[1]), int(found[2])

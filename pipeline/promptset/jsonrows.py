@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.errors import RequestError, RowError
+from pipeline.promptset.aliases import ALIASES
 from pipeline.promptset.lines import MAX_FIELDS, MAX_LINE_BYTES, EmptyLines, Item, lines_of
+from pipeline.promptset.row import Row
 
 _CHUNK_BYTES = 1 << 16
 _TOO_DEEP = "broken JSON: brackets within brackets without end found; a flat object wanted"
 _BLANKS = " \t\r\n"
+_FIELDS = frozenset({*Row.model_fields, *ALIASES})
 _LISTED = 5  # names of fields that a message shows
 
 
@@ -44,8 +47,9 @@ def json_line(number: int, line: str) -> Item:
     try:
         value = STRICT.decode(line.rstrip())
     except json.JSONDecodeError as error:
-        hint = "; an object a line wanted" if line.strip() in ("{", "[") else ""
-        return RowError(number, None, f"broken JSON at column {error.colno}: {error.msg}{hint}")
+        return RowError(
+            number, None, f"broken JSON at column {error.colno}: {error.msg}{_hint(line.strip(), error.pos)}"
+        )
     except _TooMuch as error:
         return RowError(number, None, str(error))
     except RecursionError:
@@ -55,6 +59,14 @@ def json_line(number: int, line: str) -> Item:
     if not isinstance(value, dict):
         return RowError(number, None, f"{type(value).__name__} found; a JSON object wanted")
     return value
+
+
+def _hint(line: str, at: int) -> str:
+    if line in ("{", "["):
+        return "; an object a line wanted"
+    if line[at - 1 : at] == "}" or line[at : at + 1] in ("{", ","):
+        return {",": "; no comma wanted between lines", "{": "; an object a line wanted"}.get(line[at : at + 1], "")
+    return ""
 
 
 def json_rows(file: io.BufferedReader, name: str, *, lines: bool) -> Iterator[tuple[int, Item]]:
@@ -108,6 +120,8 @@ def _object(file: io.BufferedReader, name: str) -> Iterator[tuple[int, Item]]:
         number += 1
         value = text.value(number)
         if isinstance(value, dict):
+            if wrong := _no_row(value):
+                raise RequestError(f"{name}: {wrong}")
             lists = [key for key, one in value.items() if isinstance(one, list) and one and _is_row(one[0])]
             if len(lists) == 1 and not {"prompt", "body"} & value.keys():
                 shown = ascii(lists[0])[:60]
@@ -118,6 +132,21 @@ def _object(file: io.BufferedReader, name: str) -> Iterator[tuple[int, Item]]:
             if "nodes" in value or any(isinstance(one, dict) and "class_type" in one for one in value.values()):
                 raise RequestError(f"{name}: a graph of ComfyUI found; rows wanted, as tessera extract makes of images")
         yield number, value if isinstance(value, dict | RowError) else RowError(number, None, "a JSON object wanted")
+
+
+def _no_row(value: dict[str, Any]) -> str | None:
+    """What an object is that is none of rows, where that is known."""
+    if "nbformat" in value:
+        return "a notebook found; rows wanted, as an array or JSON Lines"
+    if {"columns", "data"} <= value.keys() or isinstance(value.get("prompt"), list | dict):
+        return 'columns found, as pandas writes them; rows wanted, as from to_json(orient="records", lines=True)'
+    if len(value) > 1 and "prompt" not in value and not value.keys() & _FIELDS and all(map(_is_text, value.values())):
+        return "an object of texts by name found; an array of prompts, or of objects with custom_id and prompt, wanted"
+    return None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _is_row(value: object) -> bool:

@@ -36,11 +36,24 @@ class PictureFields(TypedDict, total=False):
     sigmas: str | Sequence[float] | None
     model: str | None
     loras: str | Sequence[str | Mapping[str, Any]]
-    highres: Literal["auto", "direct", "refine"] | str | Mapping[str, Any]
+    highres: Literal["auto", "direct", "refine", "cascade"] | str | Mapping[str, Any]
     image: str | None
     strength: float | None
     fit: Literal["fill", "fit", "stretch"] | None
+    mask: str | None
+    mask_grow: int
+    mask_feather: int
+    mask_rounds: int
+    canvas: str | Sequence[int] | None
+    only_masked: bool
+    mask_padding: int
+    masked_size: Pair | None
+    control: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
+    reference: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
     refiner_switch_at: float | None
+    resync: float | None
+    norm_mode: Literal["corrected", "stale", "synchronous", "local"] | None
+    most_work: float | None
     original_size: Pair | None
     crop: Pair
     target_size: Pair | None

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.picture import Format
-from pipeline.promptset.row import HighresOptions, Options, Row
+from pipeline.promptset.highres_options import HighresOptions
+from pipeline.promptset.row import Options, Row
 from pipeline.promptset.sizes import GivenSize, size
 
 SIZE = frozenset({"width", "height", "size", "aspect", "megapixels"})
@@ -78,5 +79,8 @@ def unreached_lines(counts: Mapping[str, int], rows: int) -> Iterator[str]:
         rows: of the prompt set.
     """
     for name, count in sorted(counts.items()):
-        found = f"all {rows:,} rows" if count == rows else f"{count:,} of {rows:,} rows"
-        yield f"{name}: {found} name their own, which comes first; --override {name}=... replaces theirs"
+        if rows == 1:
+            found = "the only row names its own"
+        else:
+            found = (f"all {rows:,}" if count == rows else f"{count:,} of {rows:,}") + " rows name their own"
+        yield f"{name}: {found}, which comes first; --override {name}=... replaces {'it' if rows == 1 else 'theirs'}"

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from pipeline.deployment.allow_lists import Names
 from pipeline.deployment.announcement import Deployment
+from pipeline.loras import blocks
 from pipeline.picture import Lora, Picture, Syntax
 from pipeline.promptset.shorthand import lora_blocks
 from pipeline.promptset.syntax import reading
 from pipeline.promptset.syntax.inversions import Inversions
 from pipeline.promptset.syntax.parsed import BadSyntax, Blend, Composed, Inversion, LoraTag
-from pipeline.promptset.syntax.unread import WILDCARDS, unread
+from pipeline.promptset.syntax.slips import slips
+from pipeline.promptset.syntax.unread import ELSEWHERE, WILDCARDS, unread
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,6 +26,11 @@ MAX_LORA_SCALE = 4.0
 PROMPTS = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2")
 _NEGATIVE = frozenset(PROMPTS[2:])
 _NONE = Syntax.NONE
+_LORA = re.compile(r"<(?:lora|lyco):([^<>]*)>")
+_OF_SD1 = (
+    "block weights of SD 1.x found, in a list of 17 or a preset: of SDXL's blocks, IN00, IN03, IN06 and OUT00 to OUT02 "
+    "get 0, as in sd-webui-lora-block-weight; 12 or 20 numbers say them"
+)
 
 
 def loras_named(values: Mapping[str, Any], syntax: Syntax, deployment: Deployment) -> tuple[Lora, ...]:
@@ -64,6 +72,8 @@ def read_prompts(values: Mapping[str, Any], syntax: Syntax, deployment: Deployme
     if values["prompt_2"] is not None and first != second:
         raise ValueError("prompt_2", f"{second} prompts between AND found; as many as in prompt wanted, {first}")
     for one, name in embeddings.items():
+        if (refusal := deployment.embeddings[one].refusal) is not None:
+            raise ValueError(name, f"embedding {one[:80]!r} {refusal}; a prompt without it wanted")
         if not (allowed := deployment.embeddings[one]).fits(model):
             made_for = ", ".join(allowed.models)
             raise ValueError(name, f"embedding {one[:80]!r} is for {made_for}; the row's model is {model!r}")
@@ -89,10 +99,30 @@ def unread_syntax(picture: Picture) -> Iterator[tuple[str, str]]:
             yield name, found
 
 
+def slips_of(picture: Picture) -> Iterator[tuple[str, str]]:
+    """What is read and is probably a slip: field and warning."""
+    values = picture.__dict__  # a million rows are asked
+    syntax = values["syntax"]
+    if syntax is None or syntax is _NONE:
+        return
+    for name in PROMPTS:
+        if text := values[name]:
+            for warning in slips(text, syntax, negative=name in _NEGATIVE):
+                yield name, warning
+            if "<l" in text and any(map(_of_sd1, _LORA.findall(text))):
+                yield name, _OF_SD1
+
+
+def _of_sd1(arguments: str) -> bool:
+    return any(blocks.are_of_sd1(one.strip().removeprefix("lbw=")) for one in arguments.split(":")[1:])
+
+
 def unread_warning(example: str, syntax: Syntax | None) -> str:
     """What to do about it."""
     if example in WILDCARDS:
         return f"looks like a wildcard, as in {example}, which is read as literal text; a row for each choice wanted"
+    if example in ELSEWHERE:
+        return f"looks like {example}, {ELSEWHERE[example]}. It is read as literal text"
     if example == "(word:1,3)":
         return f"looks like a weight with a comma, as in {example}, which no syntax reads; (word:1.3) wanted"
     if syntax is None:
@@ -143,13 +173,14 @@ def _lora(tag: LoraTag) -> Lora:
 
 
 def _blocks(tag: LoraTag) -> dict[str, float]:
-    if not tag.blocks or tag.blocks.upper() == "ALL":
+    if not tag.blocks:
         return {}
     try:
-        blocks = lora_blocks(",".join(["0"] * 20) if tag.blocks.upper() == "NONE" else tag.blocks)
-        return Lora.model_validate({"name": tag.name, "blocks": blocks}).blocks
+        return Lora.model_validate({"name": tag.name, "blocks": lora_blocks(tag.blocks)}).blocks
     except ValueError:
+        random = {"R", "U"} & {one.strip().upper() for one in tag.blocks.split(",")}
         raise BadSyntax(
-            f"<lora:{tag.name[:80]}> with block weights that cannot be read found; 12, 20 or 26 numbers from "
-            f"{-MAX_LORA_SCALE:g} to {MAX_LORA_SCALE:g} wanted, as lbw=1,0,0.5,..., or lbw=ALL or NONE"
+            f"<lora:{tag.name[:80]}> with block weights that cannot be read found"
+            f"{' (R and U are drawn at random there)' if random else ''}; lbw= wanted with {blocks.WANTED}, "
+            f"numbers from {-MAX_LORA_SCALE:g} to {MAX_LORA_SCALE:g}"
         ) from None

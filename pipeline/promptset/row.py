@@ -9,39 +9,42 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from enum import StrEnum
-from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any, Self, Unpack
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from pipeline.input_picture import Fit
+from pipeline.inputs.reference import WantedPlace
 from pipeline.names import MAX_IMAGES_OF_BATCH
 from pipeline.picture import (
     CLIP_SKIP,
     MAX_CLIP_SKIP,
-    MAX_SIDE_PX,
     MAX_STEPS,
     WHOLE_SCHEDULE,
-    Enlargement,
-    Fit,
     Format,
-    HighresAttention,
     LongPrompt,
     Lora,
+    NormMode,
     Picture,
     Scheduler,
     Syntax,
 )
 from pipeline.promptset import shorthand
 from pipeline.promptset.aliases import BadFields, resolve_aliases
+from pipeline.promptset.control import Controls
+from pipeline.promptset.highres_options import HighresOptions
 from pipeline.promptset.keywords import PictureFields
+from pipeline.promptset.reference import References
 from pipeline.promptset.values import (
     MAX_IMAGES_PER_ROW,
     MAX_LORAS,
     ConditioningSize,
     Crop,
     CustomId,
+    EdgePx,
     InputReference,
+    MaskReference,
+    MaskRounds,
     Metadata,
     Prompt,
     Seed,
@@ -56,44 +59,7 @@ from pipeline.schema import Versioned
 
 SCHEMA_VERSION = 1
 
-
 _SIZES = ("size", "aspect", "megapixels")  # beside the sides
-
-
-class HighresChoice(StrEnum):
-    """How a user wants a large picture made."""
-
-    AUTO = "auto"  # refine where the picture is much larger than the model's native size, else direct
-    DIRECT = "direct"
-    REFINE = "refine"
-
-
-class HighresOptions(BaseModel):
-    """How a large picture is made, as far as a user decides it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
-
-    mode: HighresChoice = HighresChoice.AUTO
-    strength: float = Field(0.3, strict=True, gt=0, le=1)
-    steps: int = Field(30, strict=True, ge=1, le=1000)
-    base_px: int = Field(1024, strict=True, ge=64, le=4096)
-    attention: HighresAttention = HighresAttention.WHOLE
-    window_px: int = Field(1024, strict=True, ge=64, le=MAX_SIDE_PX)
-    guidance_scale: float = Field(5.0, strict=True, ge=0, le=100)
-    enlargement: Enlargement = Enlargement.PIXELS
-
-    @model_validator(mode="before")
-    @classmethod
-    def _base_size(cls, given: Any) -> Any:
-        if isinstance(given, Mapping) and "base_size" in given and "base_px" not in given:
-            return {"base_px" if key == "base_size" else key: value for key, value in given.items()}
-        return given
-
-    @model_validator(mode="after")
-    def _windows_of_windows(self) -> Self:
-        if {"attention", "window_px"} <= self.model_fields_set and self.attention is HighresAttention.WHOLE:
-            raise BadFields({"window_px": "given beside attention whole, which has no windows"})
-        return self
 
 
 class Options(BaseModel):
@@ -111,7 +77,7 @@ class Options(BaseModel):
     negative_prompt_2: Text | None = Field(
         None, description="Negative prompt of the second text encoder; null: the negative prompt itself."
     )
-    syntax: Annotated[Syntax, BeforeValidator(lower)] | None = Field(
+    syntax: Annotated[Syntax, BeforeValidator(shorthand.syntax)] | None = Field(
         None, description="Whose brackets, weights, `BREAK` and so on prompts have (docs/prompts.md); none: letters."
     )
     clip_skip: int = Field(
@@ -147,8 +113,7 @@ class Options(BaseModel):
         0.0, strict=True, ge=0, le=1, description="Against overexposure at high guidance scales."
     )
     guidance_interval: Annotated[tuple[float, float], BeforeValidator(shorthand.interval)] = Field(
-        WHOLE_SCHEDULE,
-        description="Shares of the schedule between which there is guidance: faster, less saturated.",
+        WHOLE_SCHEDULE, description="Shares of the schedule between which there is guidance: faster, less saturated."
     )
     scheduler: Annotated[Scheduler, BeforeValidator(shorthand.scheduler)] | None = Field(
         None, description="Sampler, by the name users know or by its diffusers class; by default the model's own."
@@ -166,7 +131,7 @@ class Options(BaseModel):
         (), max_length=MAX_LORAS, description="LoRAs from the deployment's allow-list, with scales; added up."
     )
     highres: Annotated[HighresOptions, BeforeValidator(shorthand.highres)] = Field(
-        HighresOptions(), description="How a large picture is made: auto, direct or refine; options below."
+        HighresOptions(), description="How a large picture is made: auto, direct, refine or cascade; options below."
     )
     image: InputReference | None = Field(
         None,
@@ -182,6 +147,29 @@ class Options(BaseModel):
     fit: Annotated[Fit, BeforeValidator(lower)] | None = Field(
         None, description="An image of another shape than the picture's: fill cuts off, fit adds, stretch distorts."
     )
+    mask: MaskReference | None = Field(
+        None, description="Painted anew: a picture of the image's size, white there, or alpha: its transparent parts."
+    )
+    mask_grow: EdgePx = Field(0, description="Pixels by which the mask is larger on all sides.")
+    mask_feather: EdgePx = Field(
+        0, description="Pixels around the mask over which new passes into old; 0 keeps all outside bit for bit."
+    )
+    mask_rounds: MaskRounds = Field(1, description="In which a large hole is filled, the most certain part first.")
+    canvas: Annotated[WantedPlace, BeforeValidator(shorthand.canvas)] | None = Field(
+        None,
+        description="Larger picture that the image lies in, in the middle or where it says; what is around is painted.",
+    )
+    only_masked: bool = Field(
+        False, strict=True, description="Render the mask and its surroundings alone, large, and paste them in."
+    )
+    mask_padding: int = Field(
+        32, strict=True, ge=0, le=4096, description="Pixels around the mask that only_masked renders, too."
+    )
+    masked_size: Size | None = Field(
+        None, description="Size in which only_masked renders; by default the model's native number of pixels at least."
+    )
+    control: Controls = Field((), description="ControlNets, each with its picture (docs/images-in.md).")
+    reference: References = Field((), description="Pictures that it shall resemble, each by an IP-Adapter.")
     refiner_switch_at: float | None = Field(
         None,
         strict=True,
@@ -189,6 +177,18 @@ class Options(BaseModel):
         le=1,
         description="Share of the schedule after which the model's refiner takes over; null: as its setting has it, 1: "
         "without it.",
+    )
+    resync: float | None = Field(
+        None,
+        strict=True,
+        gt=0,
+        description="Drift above which one more evaluation is synchronous (docs/fidelity.md); null: the deployment's.",
+    )
+    norm_mode: Annotated[NormMode, BeforeValidator(lower)] | None = Field(
+        None, description="Where displaced evaluations have GroupNorm's statistics from; null: the deployment's."
+    )
+    most_work: float | None = Field(
+        None, strict=True, ge=1, description="Of a rank, times the mean, before it hands on tokens; null: deployment's."
     )
     original_size: ConditioningSize = Field(
         None, description="Size that the model is told its picture had; null: its own."
@@ -273,15 +273,14 @@ class ResolvedRow(Versioned, Picture):
     num_images: int = Field(ge=1, le=MAX_IMAGES_PER_ROW)
 
     @classmethod
-    def of_checked(cls, values: Mapping[str, Any]) -> Self:
-        """The row of values that are of their fields' types and within their bounds, as `resolve` decides them.
+    def of_checked(cls, values: dict[str, Any]) -> Self:
+        """The row of values as `resolve` decides them: of their fields' types, within their bounds, and `in_order`.
 
-        Every field is in `values`, and what else there is is left out. Nothing is validated a second time, which would
-        be a tenth of the time that a million rows take.
+        It keeps `values`. Nothing is validated again, which would take a tenth of the time of a million rows.
         """
         row = cls.__new__(cls)
         put = object.__setattr__  # it is frozen
-        put(row, "__dict__", dict(zip(_FIELDS, _in_order(values), strict=True)))
+        put(row, "__dict__", values)
         put(row, "__pydantic_fields_set__", set(_FIELDS))
         put(row, "__pydantic_extra__", {})
         put(row, "__pydantic_private__", None)
@@ -289,7 +288,11 @@ class ResolvedRow(Versioned, Picture):
 
 
 _FIELDS = tuple(ResolvedRow.model_fields)
-_in_order = itemgetter(*_FIELDS)
+
+
+def in_order(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a resolved row in their order, from values that have them all; others are left out."""
+    return {name: values[name] for name in _FIELDS}
 
 
 def derived_seed(batch_seed: int, custom_id: str) -> int:

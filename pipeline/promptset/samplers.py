@@ -19,18 +19,20 @@ from pipeline.promptset.sampler_names import (
     NAMES,
     SCHEDULES,
     Sampler,
-    key_of,
     sampler_of,
     schedule_of,
 )
+from pipeline.promptset.unknown_samplers import unknown_sampler, unknown_schedule
 
 FLAG = (True, False)
+SHARE = range(2)  # any number from 0 to 1
 MAX_NUMBER = 1e6
 
 # What a walk takes beside the class: how much noise each step adds anew. An engine's setting, not one of the class.
 ETA = "eta"
 
-SHARE = range(2)  # any number from 0 to 1
+# Whose steps a cascade of smaller pictures can share, as distri.model.schedulers has them; a test holds them equal.
+CASCADING = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 
 # What a setting may be: one of these values, or any value of this type, or a share.
 Wanted = tuple[SettingValue, ...] | type | range
@@ -179,12 +181,8 @@ LCM_MAX_GUIDANCE, LCM_STEPS, LCM_GUIDANCE, LCM_ORIGINAL_STEPS = 2.0, 8, 1.0, 50
 
 def known_names() -> list[str]:
     """The names that users know, Karras forms among them, as documentation shows them."""
-    names = []
-    for name, (kind, _) in NAMES.items():
-        names.append(name)
-        if "use_karras_sigmas" in READS[kind]:
-            names.append(f"{name} Karras")
-    return names
+    karras = {name: "use_karras_sigmas" in READS[kind] for name, (kind, _) in NAMES.items()}
+    return [shown for name, has in karras.items() for shown in (name, *([f"{name} Karras"] if has else ()))]
 
 
 def scheduler_of(name: str, settings: Mapping[str, Any] | None = None, schedule: str | None = None) -> Scheduler:
@@ -250,12 +248,14 @@ def schedule_refusal(scheduler: Scheduler | None, name: str) -> str | None:
 
 @functools.lru_cache(maxsize=1024)
 def _meant(name: str, schedule: str | None) -> tuple[str, Mapping[str, SettingValue]]:
+    if schedule is not None and schedule_of(schedule) is None:
+        raise ValueError(unknown_schedule(schedule))
     sampler = sampler_of(name, schedule)
     if sampler is None:
         given = name.strip().lower()
         kind = next((kind for kind in READS if given in (kind.lower(), kind.removesuffix("Scheduler").lower())), None)
         if kind is None:
-            raise ValueError(_unknown(name))
+            raise ValueError(unknown_sampler(name, READS))
         plain = next(known for known, (of, _) in NAMES.items() if of == kind)
         spaced = sampler_of(plain, schedule) or Sampler(plain, None, kind, {})
         own = {key: value for key, value in spaced.settings.items() if key not in NAMES[plain][1]}
@@ -273,16 +273,6 @@ def _meant(name: str, schedule: str | None) -> tuple[str, Mapping[str, SettingVa
             f"the nearest is {sampler.name}"
         )
     return sampler.kind, sampler.settings
-
-
-def _unknown(name: str) -> str:
-    names = [*known_names(), *READS]
-    if schedule_of(name) is not None:
-        return f"{name[:60]!r} is a schedule; a sampler wanted with it, as Euler {schedule_of(name)}"
-    near = difflib.get_close_matches(key_of(name), [key_of(known) for known in names], n=1, cutoff=0.0)
-    meant = next(one for one in names if key_of(one) == near[0]) if near else "Euler"
-    known = f"known are {', '.join(NAMES)}, and their diffusers classes"
-    return f"{name[:60]!r} is no scheduler; did you mean {meant}? {known}"
 
 
 def _check(kind: str, setting: str, value: object) -> None:

@@ -7,6 +7,7 @@
     refine, strength=0.4            the way to a large picture
     999, 845, 730, 587              timesteps, or sigmas
     0.2, 0.8                        an interval of the schedule
+    1536x1024+256+0                 a canvas, and left and top of the image on it
 
 A text that begins with { or [ is JSON. Errors are ValueErrors that say what was found and wanted.
 """
@@ -21,24 +22,29 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.input_picture import MAX_SIDE_PX
+from pipeline.loras import blocks
 from pipeline.picture import MAX_STEPS, Scheduler
+from pipeline.promptset import lora_objects
 from pipeline.promptset.samplers import scheduler_of
 
 _PAIR = re.compile(r"\s*(\d{1,6})\s*[x×,*]\s*(\d{1,6})\s*", re.IGNORECASE)  # noqa: RUF001  # users write the sign too
 _ASPECT = re.compile(r"\s*(\d{1,5}(?:\.\d{1,4})?)\s*[:/x]\s*(\d{1,5}(?:\.\d{1,4})?)\s*", re.IGNORECASE)
+_CANVAS = re.compile(r"\s*(\d{1,6})\s*[x×]\s*(\d{1,6})\s*(?:\+\s*(\d{1,6})\s*\+\s*(\d{1,6})\s*)?", re.IGNORECASE)  # noqa: RUF001
 MOST_EXTREME_ASPECT = 64
 MAX_CHARACTERS = 10_000
+_SYNTAX_OF: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("automatic1111", "automatic", "auto1111", "webui", "forge", "reforge", "sdnext", "sd.next"), "a1111"
+    ),
+    **{"comfyui": "comfy"},
+    **dict.fromkeys(("invokeai", "invoke"), "compel"),
+    **dict.fromkeys(("literal", "plain", "text"), "none"),
+}
 _MOST_LORAS = 100  # that are looked at
+_LORAS = 'LoRAs wanted, as film:0.8, grain or [{"name": "film", "scale": 0.8}]'
 LAST_TIMESTEP = 999  # SDXL's schedule of noise has 1,000
 MAX_SIGMA = 1e6
-
-# The blocks of SDXL's UNet as web UIs name them; BASE is the text encoders.
-_SDXL_BLOCKS = ("BASE", *(f"IN{n:02}" for n in range(9)), "M00", *(f"OUT{n:02}" for n in range(9)))
-_BLOCK_FORMS = {
-    12: ("BASE", "IN04", "IN05", "IN07", "IN08", "M00", *(f"OUT{n:02}" for n in range(6))),
-    20: _SDXL_BLOCKS,
-    26: ("BASE", *(f"IN{n:02}" for n in range(12)), "M00", *(f"OUT{n:02}" for n in range(12))),
-}
 
 
 def pair(value: object, form: str = "1024x1536, or [1024, 1536]") -> tuple[int, int]:
@@ -49,6 +55,23 @@ def pair(value: object, form: str = "1024x1536, or [1024, 1536]") -> tuple[int, 
     if isinstance(value, Sequence) and not isinstance(value, str) and [type(part) for part in value] == [int, int]:
         return value[0], value[1]
     raise ValueError(f"{shortened(value)} found; {form} wanted")
+
+
+def canvas(value: object) -> tuple[int, int, int | None, int | None]:
+    """Width and height of a canvas, left and top of the image on it: 1536x1024, or 1536x1024+256+0."""
+    value = _unpacked(value)
+    numbers: Sequence[Any] = value if isinstance(value, Sequence) and not isinstance(value, str) else ()
+    if isinstance(value, str) and (match := _CANVAS.fullmatch(value)):
+        numbers = [None if part is None else int(part) for part in match.groups()]
+    numbers = [*numbers, None, None] if len(numbers) == 2 else numbers
+    sides, corner = numbers[:2], numbers[2:]
+    if [type(part) for part in sides] != [int, int] or not all(0 < part <= MAX_SIDE_PX for part in sides):
+        raise ValueError(f"{shortened(value)} found; 1536x1024 or 1536x1024+LEFT+TOP wanted, sides to {MAX_SIDE_PX} px")
+    if len(corner) != 2 or not (
+        corner == [None, None] or all(type(part) is int and 0 <= part <= MAX_SIDE_PX for part in corner)
+    ):
+        raise ValueError(f"{shortened(value)} found; left and top of the image wanted behind the size, from 0 on")
+    return sides[0], sides[1], corner[0], corner[1]
 
 
 def aspect(value: object) -> float:
@@ -78,6 +101,8 @@ def scheduler(value: object) -> Scheduler:
         if known and isinstance(name, str) and isinstance(given, Mapping) and isinstance(schedule, str | None):
             plain, settings = _named(name)
             return scheduler_of(plain, {**settings, **given}, schedule)
+        if known and isinstance(name, str) and isinstance(given, Mapping):
+            raise ValueError(f"{shortened(schedule)} found as the schedule; a name as Karras wanted")
     raise ValueError(
         f'{shortened(value)} found; a name as "DPM++ 2M Karras", or {{"name", "settings", "schedule"}} wanted'
     )
@@ -138,36 +163,59 @@ def _falling(value: object, form: str) -> tuple[float, ...]:
     return tuple(float(one) for one in value)
 
 
+def syntax(value: object) -> object:
+    """The name of a prompt syntax, by that of a program whose it is."""
+    name = value.strip().lower() if isinstance(value, str) else value
+    return _SYNTAX_OF.get(name, name) if isinstance(name, str) else name
+
+
 def loras(value: object) -> object:
-    """LoRAs as objects: from `film:0.8, grain`, or a list of names and objects."""
+    """LoRAs as objects: from `film:0.8, grain`, `<lora:film:0.8>`, or a list of names, pairs and objects."""
     value = _unpacked(value)
     if isinstance(value, str):
-        value = [part for part in value.split(",") if part.strip()]
-    if not isinstance(value, Sequence) or len(value) > _MOST_LORAS:
+        parts: list[object] = [part for part in value.split(",") if part.strip()]
+        value = lora_objects.of_tags(value) or parts
+    if isinstance(value, Mapping):
+        value = lora_objects.of_mapping(value)
+    if not isinstance(value, Sequence):
+        raise ValueError(f"{shortened(value)} found; {_LORAS}")  # noqa: TRY004  # pydantic reads only these
+    if len(value) > _MOST_LORAS:
         return value  # the field refuses it
-    return [_lora(one) if isinstance(one, str) else _with_blocks(one) for one in value]
+    return [_lora(one) if isinstance(one, str) else _with_blocks(_lora_object(one)) for one in value]
+
+
+def _lora_object(one: object) -> object:
+    """One of a list, under our names. Raises ValueError for what is none."""
+    found = lora_objects.of_one(one)
+    if found is None:
+        raise ValueError(f"{shortened(one)} found; {_LORAS}")
+    return found
 
 
 def lora_blocks(value: object) -> object:
-    """Block weights of a LoRA as an object: from the 12, 20 or 26 numbers of sd-webui-lora-block-weight, list or text.
+    """Block weights of a LoRA as an object: from a list, a preset or an object as `pipeline/loras/blocks.py` has them.
 
-    As there, a block that a shorter form leaves out gets 0. The 26 have blocks that SDXL does not; they are left out.
+    Numbers may be a list or a text. Of 26, those of blocks that SDXL does not have are left out.
     """
     if isinstance(value, str) and not value.lstrip().startswith("{"):
+        preset = blocks.of_preset(value)
+        if preset is not None:
+            return preset
         value = [part.strip() for part in value[:MAX_CHARACTERS].strip("[] ").split(",")]
     value = _unpacked(value)
     if isinstance(value, Mapping):
+        if blocks.are_scales_of_diffusers(value):
+            return blocks.of_scales(value)
         return {_block(name): factor for name, factor in value.items()}
-    if not isinstance(value, Sequence) or (names := _BLOCK_FORMS.get(len(value))) is None:
+    if not isinstance(value, Sequence) or len(value) not in blocks.FORMS:
         raise ValueError(
-            f"{shortened(value)} found; block weights wanted: 12, 20 or 26 numbers in the order of "
-            'sd-webui-lora-block-weight, or an object as {"IN04": 0.5} or {"up_blocks.0": 0}'
+            f"{shortened(value)} found; block weights wanted: {blocks.WANTED}, or an object as "
+            '{"IN04": 0.5} or {"up_blocks.0": 0}'
         )
     try:
-        numbers = dict(zip(names, map(float, value), strict=True))
+        return blocks.of_list([float(number) for number in value])
     except (TypeError, ValueError):
         raise ValueError(f"{shortened(value)} found; numbers wanted as block weights") from None
-    return {name: numbers.get(name, 0.0) for name in _SDXL_BLOCKS}
 
 
 def _with_blocks(lora: object) -> object:
@@ -179,13 +227,16 @@ def _with_blocks(lora: object) -> object:
 def _block(name: object) -> object:
     upper = name.upper() if isinstance(name, str) else ""
     if upper == "MID":
-        return "M00"
-    return upper if upper in _SDXL_BLOCKS else name
+        return blocks.MIDDLE
+    return upper if upper in blocks.SDXL_BLOCKS else name
 
 
 def highres(value: object) -> object:
     """The way to a large picture as an object: from `refine, strength=0.4`."""
     value = _unpacked(value)
+    if isinstance(value, bool | int | float) or (isinstance(value, Sequence) and not isinstance(value, str)):
+        wanted = "auto, direct, refine or cascade wanted, as refine, strength=0.4"
+        raise ValueError(f"{shortened(value)} found; {wanted}")  # noqa: TRY004  # pydantic reads only these
     if not isinstance(value, str):
         return value
     mode, settings = _named(value)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 UNIT_PX = 8  # a latent pixel: such sizes need no cropping
+MAX_WEBP_PX, MAX_WEBP_MEGAPIXELS = 16_383, 178  # of the format, and what Pillow, and so most programs, read of it
 
 
 @dataclass(frozen=True)
@@ -63,3 +64,15 @@ def _shaped(row: GivenSize, batch: GivenSize, aspect: float, native_px: int) -> 
 
 def _rounded(side: float) -> int:
     return max(UNIT_PX, round(side / UNIT_PX) * UNIT_PX)
+
+
+def check_webp(width: int, height: int) -> None:
+    """Raises ValueError with (field, message) for a picture that WebP does not hold, or that hardly anybody reads."""
+    if (longest_px := max(width, height)) > MAX_WEBP_PX:
+        raise ValueError("format", f"webp found for a side of {longest_px} pixels; it holds up to {MAX_WEBP_PX}")
+    if width * height > MAX_WEBP_MEGAPIXELS * 1e6:
+        raise ValueError(
+            "format",
+            f"webp found for {width * height / 1e6:.0f} megapixels; programs read up to {MAX_WEBP_MEGAPIXELS} of it. "
+            "png or jpeg wanted",
+        )

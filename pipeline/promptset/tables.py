@@ -11,20 +11,27 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from pipeline.errors import RequestError, RowError
+from pipeline.errors import RequestError, RowError, RowWarning
 from pipeline.promptset.columns import Columns
 from pipeline.promptset.lines import LONE_RETURNS, MAX_FIELDS, MAX_LINE_BYTES, EmptyLines, Item, Line, ReadOptions
 
-_DELIMITERS = ",;\t"
+_DELIMITERS = ",;\t|"
 _SEPARATOR = re.compile(r'\s*"?sep=(.)"?\s*', re.IGNORECASE)  # Excel's first line
 MAX_LINES_OF_RECORD = 1_000
 MAX_LINES_AGAIN = 5_000_000  # that are read once more behind bad quotes
+_NO_HEADER = (
+    "none of the first line's columns is a field. A first line of names wanted, as prompt,steps; for prompts alone, a "
+    "name that ends in .txt; --comments leaves lines with # before it out"
+)
 _OPEN = "a quote is opened and not closed in this line"
 
 
 def csv_rows(lines: Iterator[Line], empty: EmptyLines, options: ReadOptions) -> Iterator[tuple[int, Item]]:
-    """The rows of a table. The delimiter is seen in the header, or said in a line `sep=;` before it."""
-    number, header, delimiter = _header(lines, empty)
+    """The rows of a table. The delimiter is seen in the header, or said in a line `sep=;` before it.
+
+    Under `comments`, lines with # before the header are none of it.
+    """
+    number, header, delimiter = _header(lines, empty, options)
     if header is None:
         return
     names: list[str] = []
@@ -40,6 +47,9 @@ def csv_rows(lines: Iterator[Line], empty: EmptyLines, options: ReadOptions) -> 
         yield number, wrong
         return
     columns = Columns(names, options, decimal_comma=delimiter != ",")
+    if not columns.any_known:
+        yield number, RowError(number, None, f"no header found: {_NO_HEADER}")
+        return
     if columns.wrong:
         yield from ((number, RowError(number, name, why)) for name, why in columns.wrong)
         return
@@ -48,12 +58,14 @@ def csv_rows(lines: Iterator[Line], empty: EmptyLines, options: ReadOptions) -> 
             yield number, cells
         elif not any(cell.strip() for cell in cells):
             empty.add()
+        elif cells == names:
+            yield number, RowWarning(number, None, "the header once more, which is left out")
         else:
             for item in columns.row(number, cells):
                 yield number, item
 
 
-def _header(lines: Iterator[Line], empty: EmptyLines) -> tuple[int, str | RowError | None, str]:
+def _header(lines: Iterator[Line], empty: EmptyLines, options: ReadOptions) -> tuple[int, str | RowError | None, str]:
     """The first line that holds something, and the delimiter; a line `sep=;` before it says the latter."""
     separator = None
     for number, line in lines:
@@ -61,6 +73,8 @@ def _header(lines: Iterator[Line], empty: EmptyLines) -> tuple[int, str | RowErr
             return number, line, ","
         if found := _SEPARATOR.fullmatch(line):
             separator = found[1]
+        elif options.comments and line.lstrip().startswith("#"):
+            empty.add()
         elif line.strip():
             return number, line, separator or max(_DELIMITERS, key=line.count)
         else:

@@ -7,23 +7,21 @@ code, comments unless they are asked for, wildcards that another program fills i
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Iterator
 
-from pipeline.errors import RequestError, RowError, RowWarning
-from pipeline.promptset.aliases import ALIASES
-from pipeline.promptset.infotext import infotexts_in, is_settings_line, parse_infotext
+from pipeline.errors import RowError, RowWarning
+from pipeline.promptset.infotext import infotexts_in, is_settings_line, of_one_line, parse_infotext
 from pipeline.promptset.lines import LONE_RETURNS, EmptyLines, Item, Line, ReadOptions
 from pipeline.promptset.optionlines import as_a1111, option_line
-from pipeline.promptset.row import Row
+from pipeline.promptset.other_forms import LABEL, LABELLED, refuse_other_forms
 
 _LOOKED_AT = 1_000  # lines that say what the text is
 _LOOKED_AT_CHARACTERS = 1 << 20
 _WILDCARD = re.compile(r"__[\w/*.\-]{1,80}__|\{[^{}|]{0,200}\|[^{}]{0,2000}\}|\{\d+(?:-\d+)?\$\$|\$\{[A-Za-z]\w*[=}]")
 _LISTED = re.compile(r"\s*(?:\d{1,6}[.)]|[-*\u2022])\s+\S")  # 1. or - or *, or a bullet
 _COMMENT = re.compile(r"\s*(?:#|//)")
-_CODE = re.compile(r"\s*```")
+_QUOTED = re.compile(r"\s*([\"'\u201c\u2018])[^\"'\u201d\u2019]*[\"'\u201d\u2019]\s*$")
 
 
 def text_rows(lines: Iterator[Line], empty: EmptyLines, options: ReadOptions) -> Iterator[tuple[int, Item]]:
@@ -42,17 +40,19 @@ def text_rows(lines: Iterator[Line], empty: EmptyLines, options: ReadOptions) ->
     if any(is_settings_line(line) for line in texts):
         yield from _infotexts(all_lines)
         return
-    if len(texts) > 1 and all(_LISTED.match(line) for line in texts):
-        yield (
-            begin[0][0],
-            RowWarning(begin[0][0], None, "every line begins as of a list, and that is part of its prompt"),
-        )
+    quoted = len(texts) > 1 and all(_QUOTED.match(line) for line in texts)
     for number, line in all_lines:
         if isinstance(line, RowError):
             yield number, line
         elif not line.strip() or (options.comments and line.lstrip().startswith("#")):
             empty.add()
+        elif (infotext := of_one_line(line)) is not None:
+            yield from _of_infotext(number, infotext)
         else:
+            if _LISTED.match(line):
+                yield number, RowWarning(number, None, "it begins as of a list, and that is part of its prompt")
+            if quoted:
+                yield number, RowWarning(number, None, "it is in quotes, which are part of its prompt")
             yield number, _row(number, line)
 
 
@@ -67,6 +67,12 @@ def _row(number: int, line: str) -> Item:
             how = "--comments leaves lines with # out" if prompt[0] == "#" else "leave it out"
             return RowError(
                 number, None, f"it begins as a comment: {how}; a prompt that begins so goes into CSV or JSON"
+            )
+        if LABEL.match(prompt):
+            return RowError(
+                number,
+                None,
+                f"{LABELLED}; only the prompt wanted, or CSV or JSON Lines, which have negative_prompt, too",
             )
     if isinstance(row, dict) and (found := _WILDCARD.search(str(row.get("prompt", "")))):
         form = "__NAME__" if found[0].startswith("__") else "{A|B}"
@@ -92,49 +98,18 @@ def _infotexts(lines: Iterator[Line]) -> Iterator[tuple[int, Item]]:
     for number, text in infotexts_in(texts()):
         yield from ((error.line, error) for error in broken)
         broken.clear()
-        found = parse_infotext(text)
-        if found is None:
-            yield number, RowError(number, None, "no line of settings (Steps: 30, Sampler: ...) found at its end")
-            continue
-        for one in found.left_out:
-            yield number, RowWarning(number, None, f"not carried over: {one.partition(':')[0]}")
-        if found.model is not None:
-            message = "not carried over: the checkpoint's name; say a model of the deployment, or its own renders this"
-            yield number, RowWarning(number, "model", message)
-        yield number, as_a1111(dict(found.fields))
+        yield from _of_infotext(number, text)
     yield from ((error.line, error) for error in broken)
 
 
-def refuse_other_forms(lines: list[str], name: str) -> None:
-    """Raise RequestError if lines are clearly no prompts: of JSON, of a table, of code."""
-    if not lines:
+def _of_infotext(number: int, text: str) -> Iterator[tuple[int, Item]]:
+    found = parse_infotext(text)
+    if found is None:
+        yield number, RowError(number, None, "no line of settings (Steps: 30, Sampler: ...) found at its end")
         return
-    first = lines[0].strip()
-    if first[:1] in ("{", "[") and _is_json(lines):
-        form, how = ("json", "an array") if first[0] == "[" else ("jsonl", "JSON Lines")
-        raise RequestError(f"{name}: {how} found; say --input-format {form}, or name it .{form}")
-    for delimiter, form in (("\t", ".tsv"), (",", ".csv"), (";", ".csv")):
-        cells = [cell.strip().strip('"').lower().replace(" ", "_") for cell in first.split(delimiter)]
-        known = [cell for cell in cells if cell in Row.model_fields or cell in ALIASES]
-        if "prompt" in cells and (len(known) == len(cells) or (delimiter == "\t" and len(cells) > 1)):
-            raise RequestError(f"{name}: a table with a header found; say --input-format csv, or name it {form}")
-    tabs = {line.rstrip("\r\n").count("\t") for line in lines}
-    if len(lines) > 2 and len(tabs) == 1 and tabs != {0}:
-        raise RequestError(
-            f"{name}: columns parted by tabs found; a header with the names of fields before them wanted, and a name "
-            "that ends in .tsv"
-        )
-    if any(_CODE.match(line) for line in lines):
-        raise RequestError(f"{name}: code fences (```) found, as of Markdown; only the prompts wanted, one a line")
-
-
-def _is_json(lines: list[str]) -> bool:
-    """Whether the text begins with JSON: a line that is, or an object or array over several."""
-    first = lines[0].strip()
-    try:
-        return isinstance(json.loads(first), dict | list)
-    except RecursionError:
-        return True
-    except ValueError:
-        following = lines[1].strip() if len(lines) > 1 else ""
-        return first in ("{", "[") or first.startswith(('{"', '["', "[{")) or following.startswith('"')
+    for one in found.left_out:
+        yield number, RowWarning(number, None, f"not carried over: {one.partition(':')[0]}")
+    if found.model is not None:
+        message = "not carried over: the checkpoint's name; say a model of the deployment, or its own renders this"
+        yield number, RowWarning(number, "model", message)
+    yield number, as_a1111(dict(found.fields))

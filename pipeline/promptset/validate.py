@@ -16,18 +16,19 @@ from pydantic import ValidationError
 from pipeline.deployment.announcement import Deployment
 from pipeline.errors import PromptSetError, RequestError, RowError, RowWarning
 from pipeline.inputs.gathered import InputPictures
-from pipeline.picture import InputPicture
 from pipeline.promptset.aliases import BadFields, nearest, resolve_aliases
+from pipeline.promptset.decisions import Decisions
 from pipeline.promptset.feasible import check_feasible
 from pipeline.promptset.foreign import is_foreign, translated
 from pipeline.promptset.levels import overridden, unreached
-from pipeline.promptset.prompts import unread_syntax, unread_warning
+from pipeline.promptset.named_pictures import NamedPictures
+from pipeline.promptset.prompts import slips_of, unread_syntax, unread_warning
 from pipeline.promptset.resolve import resolve
 from pipeline.promptset.row import Options, ResolvedRow, Row
 from pipeline.promptset.shorthand import shortened
 from pipeline.promptset.source import Source
 
-SHOWN_ERRORS = 50
+KEPT_WARNINGS, KEPT_ERRORS = 50, 10_000
 # After so many invalid rows no more is read. Where they are left out, it is after as many as there may be rows.
 MAX_INVALID_ROWS = 10_000
 # A name that was meant is looked for in so many invalid rows: it takes longer than all else.
@@ -68,7 +69,7 @@ class Validation:
         key = warning.field, warning.message
         if (before := self._warnings.get(key)) is not None:
             self._warnings[key] = replace(before, rows=before.rows + warning.rows)
-        elif len(self._warnings) < SHOWN_ERRORS:
+        elif len(self._warnings) < KEPT_WARNINGS:
             self._warnings[key] = warning
 
     def refuse(self, *errors: RowError) -> None:
@@ -78,7 +79,7 @@ class Validation:
         for error in errors:
             if self.sink is not None:
                 self.sink(error)
-            if len(self.errors) < SHOWN_ERRORS:
+            if len(self.errors) < KEPT_ERRORS:
                 self.errors.append(error)
 
     def raise_if_refused(self, *, skip_invalid: bool = False) -> None:
@@ -109,6 +110,7 @@ def resolved_rows(
         wanted: is asked about each valid row; those that are not wanted are left out as if they were not there.
     """
     seen: dict[bytes, int] = {}
+    decisions = Decisions(defaults, deployment)
     for line, item in source.rows:
         errors: list[RowError] = []
         resolved: ResolvedRow | None = None
@@ -123,7 +125,7 @@ def resolved_rows(
                 item,
                 defaults=defaults,
                 overrides=overrides,
-                deployment=deployment,
+                decisions=decisions,
                 validation=validation,
                 batch_seed=batch_seed,
             )
@@ -142,6 +144,8 @@ def resolved_rows(
             validation.images += resolved.num_images
             for name, example in unread_syntax(resolved):
                 validation.warn(RowWarning(line, name, unread_warning(example, resolved.syntax)))
+            for name, message in slips_of(resolved):
+                validation.warn(RowWarning(line, name, message))
             yield resolved
         _check_bounds(validation, deployment)
     if not (validation.rows or validation.unwanted or validation.invalid):
@@ -164,7 +168,7 @@ def _resolved(
     *,
     defaults: Options,
     overrides: Options | None,
-    deployment: Deployment,
+    decisions: Decisions,
     validation: Validation,
     batch_seed: int,
 ) -> tuple[list[RowError], ResolvedRow | None]:
@@ -173,17 +177,18 @@ def _resolved(
         return row, None
     if overrides is not None:
         row = overridden(row, overrides)
+    deployment = decisions.deployment
     try:
-        picture = _picture_of(line, row, defaults, deployment, validation)
+        named = NamedPictures(row, defaults, deployment, validation.inputs)
+        made_of = named.read()
         resolved = resolve(
             row,
-            defaults,
-            deployment,
+            decisions,
             line=line,
             index=validation.rows,
             first_image=validation.images,
             batch_seed=batch_seed,
-            picture=picture,
+            made_of=made_of,
         )
         warning = check_feasible(resolved, deployment, line)
     except ValueError as error:
@@ -191,31 +196,12 @@ def _resolved(
         return [RowError(line, name, message)], None
     if warning is not None:
         validation.warn(warning)
+    for name, message in named.notes:
+        validation.warn(RowWarning(line, name, message))
     if defaults.model_fields_set:
         replaced = overrides.model_fields_set if overrides is not None else frozenset()
         validation.unreached.update(name for name in unreached(row, defaults) if name not in replaced)
     return [], resolved
-
-
-def _picture_of(
-    line: int, row: Row, defaults: Options, deployment: Deployment, validation: Validation
-) -> InputPicture | None:
-    """What the row begins with. Raises ValueError with (field, message)."""
-    image = row.image if "image" in row.model_fields_set else defaults.image
-    if image is None:
-        for name in ("strength", "fit"):
-            if name in defaults.model_fields_set:
-                validation.warn(RowWarning(line, name, "given for all rows, and without effect: it has no image"))
-        return None
-    if not deployment.images_in:
-        raise ValueError("image", f"found; the deployment's version {deployment.version} begins with noise alone")
-    try:
-        gathered = validation.inputs.take(image)
-    except ValueError as error:
-        raise ValueError("image", f"{shortened(image)}: {error}") from error
-    for note in gathered.notes:
-        validation.warn(RowWarning(line, "image", note))
-    return gathered.picture
 
 
 def _row_of(line: int, item: Mapping[str, Any], validation: Validation) -> Row | list[RowError]:

@@ -8,13 +8,15 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from pipeline.inputs.reference import parsed
-from pipeline.picture import MAX_SIDE_PX, Lora
+from pipeline.input_picture import MAX_EDGE_PX, MAX_MASK_ROUNDS, MAX_SIDE_PX
+from pipeline.inputs.reference import ALPHA, parsed
+from pipeline.picture import Lora
 from pipeline.promptset import shorthand
 
 MAX_PROMPT_CHARACTERS = 20_000
 MAX_IMAGES_PER_ROW = 1_000
 MAX_LORAS = 16
+DEFAULT_MASK_ROUNDS = 4  # of who says true
 MAX_METADATA_CHARACTERS = 20_000
 MIN_SIDE_PX = 64
 # Image i of a row has seed + i, and the sum must stay inside what torch takes as a seed.
@@ -22,6 +24,10 @@ MAX_SEED = 2**63 - 1 - MAX_IMAGES_PER_ROW
 # As web UIs write it: another one for each row.
 ANY_SEED = -1
 
+# Blanks of no width, marks of direction and the like, alone or among blanks.
+_UNSEEN = " \t\r\n\u00a0\u00ad\u115f\u1160\u180e\u3000\u3164\ufeff\uffa0" + "".join(
+    map(chr, (*range(0x2000, 0x2010), *range(0x2028, 0x2030), *range(0x205F, 0x2070)))
+)
 _CONTROL = re.compile(r"[^\t\n\r -~\u00a0-\U0010ffff]")
 
 
@@ -65,7 +71,7 @@ def _identifier(value: str) -> str:
 
 
 def _prompt(value: str) -> str:
-    if not value.strip():
+    if not value.strip() or not value.strip(_UNSEEN):
         raise ValueError("empty; a text wanted")
     return _text(value)
 
@@ -80,6 +86,22 @@ def each_once(value: tuple[Lora, ...]) -> tuple[Lora, ...]:
 
 def _reference(value: str) -> str:
     parsed(value)
+    return value
+
+
+def _mask_reference(value: str) -> str:
+    return ALPHA if value.lower() == ALPHA else _reference(value)
+
+
+def _rounds(value: object) -> object:
+    """A number of rounds, also as a text, or whether there shall be several."""
+    text = str(value).strip().lower() if isinstance(value, str | bool) else ""
+    if text in ("true", "false"):
+        return DEFAULT_MASK_ROUNDS if text == "true" else 1
+    if isinstance(value, str):
+        if not re.fullmatch(r"[0-9]{1,3}", text):
+            raise ValueError(f"{shorthand.shortened(value)} found; a number of rounds, or true, wanted")
+        return int(text)
     return value
 
 
@@ -100,6 +122,9 @@ Prompt = Annotated[str, Field(strict=True, max_length=MAX_PROMPT_CHARACTERS), Af
 CustomId = Annotated[str, Field(strict=True, min_length=1, max_length=256), AfterValidator(_identifier)]
 Size = Annotated[tuple[int, int], BeforeValidator(_size)]
 ConditioningSize = Annotated[tuple[int, int] | None, BeforeValidator(_conditioning_size)]
+EdgePx = Annotated[int, Field(strict=True, ge=0, le=MAX_EDGE_PX)]
+MaskRounds = Annotated[int, BeforeValidator(_rounds), Field(strict=True, ge=1, le=MAX_MASK_ROUNDS)]
+MaskReference = Annotated[str, Field(strict=True), AfterValidator(_mask_reference)]
 InputReference = Annotated[str, Field(strict=True), AfterValidator(_reference)]
 Crop = Annotated[tuple[int, int], BeforeValidator(_crop)]
 

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
+from pipeline.deployment.cost import tera_operations
 from pipeline.deployment.displacement import AS_ENGINE, Displacement
+from pipeline.deployment.layout_choice import Load
 from pipeline.deployment.layouts import Layout
+from pipeline.deployment.settings import RenderingSettings
 from pipeline.errors import ConflictError, RecordUnreadable
 from pipeline.names import job_ref
+from pipeline.picture import Picture
 from pipeline.records.object_keys import ObjectKey
+from pipeline.records.usage import Usage
 from pipeline.schema import OpenCode, Versioned, read_record
 
 SCHEMA_VERSION = 1
@@ -91,6 +96,27 @@ class AttemptSpec(Versioned):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
 
+def decided_by(settings: RenderingSettings, row: Picture) -> dict[str, Any]:
+    """What settings, and a row of the job, decide of an attempt, by the names of the spec's fields."""
+    return {
+        "gpus": settings.gpus,
+        "exact": settings.exact,
+        "warmup_steps": settings.warmup_steps,
+        "displacement": settings.displacement.of(row),
+        "device": settings.device,
+        "dtype": settings.dtype,
+        "vae_dtype": "float32" if settings.vae_dtype == "auto" else settings.vae_dtype,
+        "vae_dtype_on_gpu": "bfloat16" if settings.vae_dtype == "auto" and not settings.exact else None,
+        "idle_ranks": settings.idle_ranks,
+    }
+
+
+def loads_of(rows: Iterable[Picture], settings: RenderingSettings) -> list[Load]:
+    """Rows as a layout sees them. A model that is not there any more fails in the pod, with a reason."""
+    native_px = {name: model.native_px for name, model in settings.models.items()}
+    return [Load(row.width, row.height, tera_operations(row, native_px.get(row.model, row.width))) for row in rows]
+
+
 # What torchrun's --shutdown-timeout reads where it is not given: whole seconds that ranks get to end after SIGTERM.
 SHUTDOWN_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 
@@ -141,22 +167,6 @@ DISRUPTIONS = frozenset(
 NO_FAILURES = DISRUPTIONS | {Code.PAUSED, Code.SUCCEEDED}
 
 
-class Usage(BaseModel):
-    """What an attempt spent, as its leader measured it.
-
-    `seconds` are the wall time of the leader by phase, `rank_seconds` that of all ranks together; the others are sums
-    over the ranks, `peak_memory_bytes` the largest of any.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
-
-    seconds: dict[str, float] = Field(default_factory=dict)
-    rank_seconds: float = 0.0
-    stalled_s: float = 0.0
-    sent_bytes: int = 0
-    peak_memory_bytes: int = 0
-
-
 class PodReport(BaseModel):
     """What a pod writes to its termination log when it ends, at most 4096 bytes of JSON.
 
@@ -179,6 +189,16 @@ class PodReport(BaseModel):
     @classmethod
     def _of_ours(cls, code: Code) -> Code:
         return code if code in Code else Code.UNKNOWN
+
+    @field_validator("usage", mode="wrap")
+    @classmethod
+    def _nothing_impossible(cls, usage: object, read: ValidatorFunctionWrapHandler) -> Usage | None:
+        """What cannot have been spent is not counted, and takes nothing else of the report with it."""
+        try:
+            found: Usage | None = read(usage)
+        except ValidationError:
+            return None
+        return found
 
     @classmethod
     def from_message(cls, message: str) -> Self | None:

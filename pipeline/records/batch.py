@@ -12,7 +12,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
 
-from pipeline.deployment.cost import MEGA, SDXL_NATIVE_PX, assumed_rate, tera_operations
+from pipeline.deployment.control_cost import MEGA
+from pipeline.deployment.cost import SDXL_NATIVE_PX, assumed_rate, tera_operations
 from pipeline.deployment.layouts import Layout
 from pipeline.errors import IllegalMove
 from pipeline.names import MAX_IMAGES_OF_BATCH, Id, job_ref
@@ -134,7 +135,7 @@ class Pace(BaseModel):
 
     job_seconds: float
     layout: Layout
-    faster: dict[str, float]
+    faster: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
     native_px: dict[str, int]
 
     def seconds(self, row: ResolvedRow) -> float:

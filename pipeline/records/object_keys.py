@@ -18,6 +18,7 @@
                  _SUCCESS               last of all, when the batch is completed; or _CANCELLED, or _FAILED: what it
                                         vouches for (pipeline/records/end_marker.py)
 
+    listed-files.json      for which base models LoRAs and embeddings are (pipeline/records/listed_files.py)
     uploads/<tenant>/      files that were uploaded over HTTP (pipeline/records/uploads.py)
 
 Each submission stages under a token of its own, and `batch.json` names the one that was accepted: two that submit at

@@ -5,7 +5,7 @@ Whoever may write the bucket could otherwise end a controller with one large obj
 
 from __future__ import annotations
 
-from pipeline.picture import MAX_SIDE_PX
+from pipeline.input_picture import MAX_SIDE_PX
 from pipeline.records.object_keys import BATCHES
 
 RECORD_BYTES = 4 << 20  # four texts of 20,000 characters, metadata, and once more what was cut off of the texts

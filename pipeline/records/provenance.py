@@ -41,6 +41,9 @@ class Provenance(BaseModel):
     refiner_revision: str | None = Field(
         None, exclude_if=lambda value: value is None, description="Of the model's refiner, where it has one."
     )
+    refiner: str | None = Field(
+        None, exclude_if=lambda value: value is None, description="Name of its file or folder, without the ending."
+    )
     vae: str | None = Field(
         None, exclude_if=lambda value: value is None, description="Name of another VAE's file than the model's own."
     )
@@ -56,6 +59,21 @@ class Provenance(BaseModel):
     )
     embeddings: dict[str, str] = Field(
         default_factory=dict, exclude_if=lambda value: not value, description="SHA-256 of each embedding's file, by id."
+    )
+    controlnets: dict[str, str] = Field(
+        default_factory=dict,
+        exclude_if=lambda value: not value,
+        description="SHA-256 of each control network's file, by id.",
+    )
+    ip_adapters: dict[str, str] = Field(
+        default_factory=dict,
+        exclude_if=lambda value: not value,
+        description="SHA-256 of each IP-Adapter's file, by id.",
+    )
+    image_encoders: dict[str, str] = Field(
+        default_factory=dict,
+        exclude_if=lambda value: not value,
+        description="SHA-256 of the weights of what read pictures for it, by the IP-Adapter's id.",
     )
     attempt: int
     versions: dict[str, str]

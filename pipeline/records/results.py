@@ -68,7 +68,7 @@ class ImageResult(_Line, Picture):
     seed: int
     made: RenderDetails = RenderDetails()
     provenance: Provenance
-    seconds: float
+    seconds: float = Field(ge=0, allow_inf_nan=False)
     sha256: str = Field("", pattern="^([0-9a-f]{64})?$")
     size_bytes: int = Field(0, ge=0)
 

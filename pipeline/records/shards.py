@@ -122,7 +122,7 @@ def cut(
             room = bounds.images - images
             if each_s > 0 and bounds.seconds < math.inf:
                 room = min(room, int((bounds.seconds - seconds) / each_s))
-            if shard and (room < 1 or shard[-1].row.model != row.model):
+            if shard and (room < 1 or _rendered_by(shard[-1].row) != _rendered_by(row)):
                 yield shard
                 shard, images, seconds = [], 0, 0.0
                 continue
@@ -133,6 +133,11 @@ def cut(
             start = stop
     if shard:
         yield shard
+
+
+def _rendered_by(row: ResolvedRow) -> tuple[object, ...]:
+    """What all images of a job have in common, for an attempt has one of each."""
+    return row.model, row.resync, row.norm_mode, row.most_work
 
 
 def _together(rows: Iterable[ResolvedRow]) -> Iterator[ResolvedRow]:
@@ -151,8 +156,10 @@ def _grouped(window: list[ResolvedRow]) -> list[ResolvedRow]:
     first: dict[tuple[object, ...], int] = {}
 
     def place(row: ResolvedRow) -> list[int]:
-        traits = (row.model, row.loras, row.width, row.height)
-        return [first.setdefault(traits[:length], row.row) for length in (1, 2, 4)]
+        steered = tuple(one.model for one in row.control)
+        resembles = tuple((one.adapter, one.mask is not None) for one in row.reference)
+        traits = (_rendered_by(row), row.loras, row.width, row.height, (steered, resembles))
+        return [first.setdefault(traits[:length], row.row) for length in (1, 2, 5)]
 
     return sorted(window, key=place)
 

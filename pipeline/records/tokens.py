@@ -16,6 +16,7 @@ from pipeline.schema import Versioned
 SCHEMA_VERSION = 1
 
 EVERY_TENANT = "*"
+_SIGN_IN = re.compile(r"([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 _TOKEN = re.compile(r"tess_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 
 
@@ -74,6 +75,33 @@ def new_token(
         note=note,
     )
     return NewToken(text=f"tess_{token_id}_{secret}", record=record)
+
+
+class SignIn(Versioned):
+    """What is kept of a link that begins a session once: whose, and the SHA-256 of its secret."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    schema_version: int = SCHEMA_VERSION
+    digest: str
+    tenant: str
+    scopes: tuple[Scope, ...]
+
+    def matches(self, secret: str) -> bool:
+        """Whether this is the secret part of the link."""
+        return hmac.compare_digest(self.digest, _digest(secret))
+
+
+def new_sign_in(tenant: str, scopes: tuple[Scope, ...]) -> tuple[str, str, SignIn]:
+    """The id of a link, the text that stands behind its #, and what is kept of it."""
+    sign_in_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+    return sign_in_id, f"{sign_in_id}_{secret}", SignIn(digest=_digest(secret), tenant=tenant, scopes=scopes)
+
+
+def parsed_sign_in(text: str) -> tuple[str, str] | None:
+    """The id and the secret of a link; None if this is none."""
+    found = _SIGN_IN.fullmatch(text)
+    return (found[1], found[2]) if found else None
 
 
 def parsed_token(text: str) -> tuple[str, str] | None:

@@ -23,6 +23,9 @@ from pipeline.schema import Versioned
 SCHEMA_VERSION = 1
 MAX_URL_CHARACTERS = 2000
 
+# Of an endpoint of one batch: a version that would send it the events of all cannot read it.
+_OF_ONE_BATCH = 3
+
 _URL = re.compile(r"[!-~]+")
 
 
@@ -88,12 +91,19 @@ class _Record(Versioned):
 
 
 class WebhookEndpoint(_Record):
-    """A URL that is sent the events of all batches of a tenant."""
+    """A URL that is sent the events of all batches of a tenant, or of one of them."""
 
+    schema_version: int = _OF_ONE_BATCH
     id: Id
     tenant: Id
+    batch_id: Id | None = Field(None, exclude_if=lambda batch_id: batch_id is None)
     webhook: Webhook
     created_at: datetime
+
+
+def endpoint_version(batch_id: str | None) -> int:
+    """The schema version of an endpoint of this batch, or of all of a tenant's, which earlier versions know."""
+    return SCHEMA_VERSION if batch_id is None else _OF_ONE_BATCH
 
 
 class HandedOver(BaseModel):

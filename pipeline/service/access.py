@@ -52,7 +52,7 @@ class Caller:
     def tenant_of_new(self, wanted: str | None) -> str:
         """The tenant of what this one makes. Raises RequestError if another was named."""
         if self.operator:
-            return wanted or "default"
+            return checked_id(wanted or "default", "tenant")
         if wanted not in (None, self.tenant):
             raise RequestError(f"tenant {str(wanted)[:80]!r} found; this token is of tenant {self.tenant!r}")
         return self.tenant
@@ -122,12 +122,17 @@ def requiring(scope: Scope) -> Callable[[CallerOf], Awaitable[Caller]]:
 
     # What waits for nothing is async: FastAPI gives everything else a thread, which costs more than it does.
     async def check(caller: CallerOf) -> Caller:
-        if not may(caller.scopes, scope):
-            there = ", ".join(sorted(caller.scopes)) or "none"
-            raise Forbidden(f"scope {scope.value!r} wanted; this token has {there}")
-        return caller
+        return check_scope(caller, scope)
 
     return check
+
+
+def check_scope(caller: Caller, scope: Scope) -> Caller:
+    """The caller themselves, if they have this scope. Raises Forbidden."""
+    if not may(caller.scopes, scope):
+        there = ", ".join(sorted(caller.scopes)) or "none"
+        raise Forbidden(f"scope {scope.value!r} wanted; this token has {there}")
+    return caller
 
 
 def may(scopes: Collection[Scope], wanted: Scope) -> bool:

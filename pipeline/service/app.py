@@ -22,6 +22,7 @@ from pipeline.service.routes import (
     objects,
     prompt_sets,
     schedules,
+    webhooks,
 )
 from pipeline.version import installed_version
 
@@ -45,6 +46,8 @@ def create_app(connection: Connection) -> FastAPI:
         *(models, files, openai_batches, generations),
     ):
         app.include_router(routes.router)
+    app.include_router(webhooks.router)
+    app.include_router(webhooks.of_batch)
     app.include_router(files.own_router)
     app.include_router(sharing.own_router)
     for part in (session, sharing, pages):

@@ -7,9 +7,9 @@ from pipeline.errors import BatchLost, RecordUnreadable, UnknownBatch, UnknownSc
 from pipeline.names import ID
 from pipeline.operations.status import BatchStatus, batch_status
 from pipeline.records.batch import BatchManifest
+from pipeline.records.manifests import read_manifest
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.schedules.schedule import ScheduleRecord, checked_name
-from pipeline.schema import read_record
 from pipeline.service.access import Caller
 from pipeline.service.context import Service
 
@@ -56,7 +56,7 @@ def own_schedule(service: Service, caller: Caller, name: str) -> ScheduleRecord:
 def _manifest(service: Service, batch_id: str) -> BatchManifest | None:
     key = BatchObjects(batch_id).manifest
     body = service.artifacts.get(key)
-    return None if body is None else read_record(BatchManifest, body, what=key)
+    return None if body is None else read_manifest(body, batch_id)
 
 
 def _check_lost(service: Service, caller: Caller, batch_id: str) -> None:

@@ -28,10 +28,12 @@ from pipeline.errors import (
     RecordUnreadable,
     RequestError,
     ServiceError,
+    SettingsError,
     TesseraError,
     UnknownBatch,
     UnknownFile,
     UnknownSchedule,
+    UnknownWebhook,
 )
 from pipeline.process.redact import redacted
 
@@ -103,6 +105,8 @@ _STATUSES: Mapping[type[TesseraError], int] = {
     UnknownBatch: 404,
     UnknownFile: 404,
     UnknownSchedule: 404,
+    UnknownWebhook: 404,
+    SettingsError: 409,
     BatchExists: 409,
     LimitReached: 429,
     RequestError: 400,

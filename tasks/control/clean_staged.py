@@ -13,9 +13,8 @@ import structlog
 
 from pipeline.bucket.artifacts import PROBES, Artifacts
 from pipeline.errors import RecordUnreadable
-from pipeline.records.batch import BatchManifest
+from pipeline.records.manifests import read_manifest
 from pipeline.records.object_keys import BATCHES, BatchObjects
-from pipeline.schema import read_record
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +43,7 @@ def _accepted_tokens(artifacts: Artifacts, objects: BatchObjects) -> set[str] | 
         log.error("staged rows kept, batch.json is gone and the batch was cut into jobs", batch=objects.batch_id)
         return None
     try:
-        return {read_record(BatchManifest, body, what=objects.manifest).staged}
+        return {read_manifest(body, objects.batch_id).staged}
     except RecordUnreadable as error:
         log.error("staged rows kept, batch.json cannot be read", batch=objects.batch_id, reason=str(error))
         return None

@@ -23,27 +23,21 @@ def clear_queues(context: Context) -> None:
         fill_queues(context)
 
 
-def fill_queues_if_due(context: Context) -> None:
-    """Look at the jobs of batches under way, and more seldom at all batches."""
-    if context.ledger.locks.due("lists", LISTS_EVERY_S):
-        _list_again(context)
-    if context.ledger.locks.due("jobs", JOBS_EVERY_S):
-        _requeue_all(context)
-
-
 def fill_queues(context: Context) -> None:
-    """Look at all of them now."""
-    _list_again(context)
-    _requeue_all(context)
+    """Look at all batches and at all jobs of those under way."""
+    list_again(context)
+    requeue_all(context)
     context.ledger.queues.count_leases()
 
 
-def _list_again(context: Context) -> None:
+def list_again(context: Context) -> None:
+    """Put every batch that has a record into the lists of batches."""
     if found := context.ledger.queues.list_again():
         log.error("batches that no list had are listed again", batches=len(found), first=found[0])
 
 
-def _requeue_all(context: Context) -> None:
+def requeue_all(context: Context) -> None:
+    """Have every job of batches under way that stands in no queue claimed again."""
     put = sum(_requeue(context, batch_id) for batch_id in context.ledger.batches.unfinished())
     if put:
         context.ledger.queues.count_leases()  # some of them may have been held

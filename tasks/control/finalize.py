@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import structlog
 
-from pipeline.errors import LedgerBehind
+from pipeline.errors import LedgerBehind, RecordUnreadable
 from pipeline.ledger.assumed import Assumed
 from pipeline.names import job_ref
 from pipeline.records.batch import BatchRecord, advance
@@ -107,8 +107,11 @@ def _write_what_is_known(context: Context, record: BatchRecord, jobs: int, end: 
     to = ImageState.CANCELLED if end is BatchState.CANCELLED else ImageState.FAILED
     for first in range(0, record.manifest.images, _IMAGES_AT_A_TIME):
         some = range(first, min(first + _IMAGES_AT_A_TIME, record.manifest.images))
-        states = context.ledger.images.states(record.id, some)
-        left = [index for index, state in zip(some, states, strict=True) if state in open_states]
+        try:
+            states = context.ledger.images.states(record.id, some)
+            left = [index for index, state in zip(some, states, strict=True) if state in open_states]
+        except RecordUnreadable:
+            left = list(some)  # those that may not move stay as they are
         context.ledger.images.move_by_worker(
             record.id, job_ref(record.id, 0), left, to, incarnation=incarnation, fence=""
         )

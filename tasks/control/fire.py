@@ -28,11 +28,13 @@ from pipeline.errors import (
 from pipeline.ledger.update import update
 from pipeline.operations.cancel import request_cancel
 from pipeline.operations.prompt_files import OWN
+from pipeline.operations.resume import has_ended, recover_batch
 from pipeline.operations.status import batch_status
 from pipeline.operations.submit import Submission, accept
 from pipeline.promptset.lines import ReadOptions
 from pipeline.promptset.row import derived_seed
 from pipeline.records.batch import BatchManifest, Origin
+from pipeline.records.manifests import read_manifest
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.schedules.due import Turn, next_turn
 from pipeline.records.schedules.schedule import (
@@ -43,7 +45,6 @@ from pipeline.records.schedules.schedule import (
     changed,
 )
 from pipeline.records.schedules.schedule_keys import ScheduleObjects
-from pipeline.schema import read_record
 from tasks.control.new_rows import NewRowsFilter, new_rows_filter
 from tasks.control.unfinished_rows import is_unfinished
 from tasks.process.context import Context
@@ -131,7 +132,7 @@ def _submit(
 ) -> tuple[BatchManifest, int]:
     """The batch of this firing, accepted now or before, and how many rows were left out."""
     if (before := _accepted_before(context, turn)) is not None:
-        return before, 0
+        return _known_to_ledger(context, before), 0
     spec = record.spec
     seed = spec.seed if spec.seed is not None else derived_seed(0, f"schedule {record.name}")
     _check_allowed(context, record, spec.prompts)
@@ -155,7 +156,7 @@ def _submit(
     except BatchExists:
         if (before := _accepted_before(context, turn)) is None:
             raise
-        return before, 0
+        return _known_to_ledger(context, before), 0
     return accepted.manifest, accepted.left_out
 
 
@@ -199,13 +200,20 @@ def _accepted_before(context: Context, turn: Turn) -> BatchManifest | None:
     if body is None:
         return None
     try:
-        manifest = read_record(BatchManifest, body, what=key)
+        manifest = read_manifest(body, turn.id)
     except RecordTooNew:
         raise
     except RecordUnreadable as error:
         raise RequestError(str(error)) from error  # otherwise it would repeat at every tick
     if manifest.origin is None or manifest.origin.schedule != turn.schedule:
         raise BatchExists(f"batch {turn.id!r} exists and is not of schedule {turn.schedule!r}; this firing is left out")
+    return manifest
+
+
+def _known_to_ledger(context: Context, manifest: BatchManifest) -> BatchManifest:
+    """The same, after the ledger has it: whoever accepted it may have died in between."""
+    if manifest.purge is None and not has_ended(context.artifacts, manifest.id):
+        recover_batch(context.ledger, manifest)
     return manifest
 
 

@@ -26,22 +26,25 @@ BUCKET_EVERY_S = 10.0
 def check_ledger(context: Context) -> bool:
     """Whether the ledger may be acted upon; if not, it is asked for to be verified. Raises LedgerUnavailable.
 
-    Which server answers is asked at every tick; the bucket every BUCKET_EVERY_S, and it costs one small object. While
-    S3 is away, the server alone speaks.
+    Which server answers is asked for over a new connection and every few seconds; the bucket every BUCKET_EVERY_S, and
+    it costs one small object. While S3 is away, the server alone speaks.
     """
     generations = context.ledger.generations
-    if context.ledger.locks.due("generation", BUCKET_EVERY_S) or generations.read() is None:
+    standing = None if context.ledger.locks.due("generation", BUCKET_EVERY_S) else generations.read()
+    if standing is None:
         try:
             _compare(context)
         except RecordUnreadable as error:  # too new, or too large to be ours
             log.warning("the ledger is not compared with the bucket", reason=str(error))
         except StoreUnavailable as error:
             log.warning("the ledger is compared with the bucket later", reason=str(error))
+        in_doubt = generations.is_in_doubt()
     else:
-        standing, server = generations.read(), generations.server()
-        if standing is not None and (why := doubt(standing, None, server)) is not None:
+        why = doubt(standing, None, generations.known_server())
+        if why is not None:
             _doubt(context, standing, standing.generation.sequence, why)
-    if in_doubt := generations.is_in_doubt():
+        in_doubt = why is not None or bool(standing.doubt)
+    if in_doubt:
         send_hint(context.app, VERIFY_LEDGER)
     return not in_doubt
 

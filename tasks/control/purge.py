@@ -17,6 +17,7 @@ from pipeline.bucket.artifacts import Artifacts
 from pipeline.deployment.broker import CANCEL, send_hint
 from pipeline.errors import RecordUnreadable
 from pipeline.operations.purge import Owner, mark_purged, request_purge
+from pipeline.operations.webhooks import endpoints
 from pipeline.process.parallel import in_order
 from pipeline.records.batch import BatchRecord, Purge
 from pipeline.records.object_keys import MARKERS, BatchObjects
@@ -60,6 +61,8 @@ def purge(context: Context, batch_id: str) -> None:
                 context.artifacts.delete(objects.manifest)
         with suppress(RecordUnreadable):  # nobody knows what happened to it
             hand_over_last(context, record)
+        for endpoint in endpoints(context.ledger, batch_id=batch_id):
+            context.ledger.webhooks.remove_endpoint(endpoint.id)
         context.ledger.batches.remove(record)
         log.info("batch removed", batch=batch_id, kept=wanted is Purge.KEEP_IMAGES)
 

@@ -57,7 +57,7 @@ def find_remains(context: Context, record: BatchRecord) -> Remains:
 
 def restore_job(context: Context, job: JobRecord, tasks: Sequence[ImageTask], remains: Remains) -> None:
     """Create the job in the ledger in the state that its remains show; an existing one stays as it is."""
-    if context.ledger.jobs.get(job.ref) is not None:
+    if _is_there(context, job):
         return
     objects = BatchObjects(job.batch_id)
     # One that a late list hides is rendered again, and found by its commit.
@@ -76,6 +76,21 @@ def restore_job(context: Context, job: JobRecord, tasks: Sequence[ImageTask], re
     # Before the job exists: afterwards a worker may claim it.
     record_outcomes(context, job, "", known)
     context.ledger.jobs.create(job, place)
+
+
+def _is_there(context: Context, job: JobRecord) -> bool:
+    """Whether the job is in the ledger. One of a record of its batch that was lost is removed."""
+    try:
+        there = context.ledger.jobs.get(job.ref)
+    except RecordTooNew:
+        raise
+    except RecordUnreadable as error:
+        log.error("a job is made anew", job=job.ref, reason=str(error))
+    else:
+        if there is None or there.incarnation == job.incarnation:
+            return there is not None
+    context.ledger.batches.remove_job(context.ledger.batches.get(job.batch_id), job.index)
+    return False
 
 
 def end_of(artifacts: Artifacts, objects: BatchObjects) -> EndMarker | None:
@@ -179,6 +194,6 @@ def _restore_ended_job(
     context: Context, record: BatchRecord, index: int, outcomes: list[ImageOutcome], now: datetime
 ) -> None:
     job = JobRecord.queued(record, index, len(outcomes), now).model_copy(update={"state": final_state(outcomes)})
-    if context.ledger.jobs.get(job.ref) is None:
+    if not _is_there(context, job):
         record_outcomes(context, job, "", {outcome.index: outcome for outcome in outcomes})
         context.ledger.jobs.create(job, QueuePlace.DONE)

@@ -23,8 +23,8 @@ from pipeline.operations.purge import request_purge
 from pipeline.operations.resume import recover_batch
 from pipeline.operations.verify import verify
 from pipeline.records.batch import BatchManifest, BatchRecord, Repair, changed
+from pipeline.records.manifests import read_manifest
 from pipeline.records.object_keys import SUFFIXES, BatchObjects
-from pipeline.schema import read_record
 from pipeline.states import BatchState, is_final
 from tasks.control.restart import restart, state_after, withdraw_results
 from tasks.jobs.shards import InputChanged, ShardLost, check_input, rebuild_shard
@@ -79,14 +79,15 @@ def reconcile(context: Context, batch_id: str) -> Reconciled:
 
 
 def _reconcile(context: Context, batch_id: str) -> Reconciled:
+    record = None
     try:
         record = _record(context, batch_id)
         if record is not None:
-            context.ledger.batches.check(batch_id)
+            context.ledger.batches.check(batch_id, waiting=True)
     except RecordTooNew:
         raise
     except RecordUnreadable as error:
-        return _write_record_again(context, batch_id, str(error))
+        return _write_record_again(context, batch_id, record, str(error))
     deep = record is not None and record.repair is Repair.FILES
     found: dict[DiscrepancyKind, list[str]] = {}
 
@@ -109,18 +110,25 @@ def _record(context: Context, batch_id: str) -> BatchRecord | None:
         return None
 
 
-def _write_record_again(context: Context, batch_id: str, reason: str) -> Reconciled:
-    """Put a batch whose record or counters are damaged into the ledger anew, as the bucket has it."""
+def _write_record_again(context: Context, batch_id: str, readable: BatchRecord | None, reason: str) -> Reconciled:
+    """Put a batch whose record, or what is kept beside it, is damaged into the ledger anew.
+
+    As the bucket has it; a record that is `readable` says also what has become of the batch since it was accepted.
+    """
     objects, batches = BatchObjects(batch_id), context.ledger.batches
     if (damaged := batches.damaged(batch_id)) is None:
         return Reconciled.UNKNOWN
+    if readable is not None and readable.manifest.purge is None and damaged.is_of(readable):
+        log.error("what is kept of a batch is damaged", batch=batch_id, reason=reason)
+        restart(context, readable)
+        return Reconciled.REBUILT
     body = context.artifacts.get(objects.manifest)
     if body is None and next(context.artifacts.list(objects.root), None) is None:
         _delete_attempts(context, batch_id)
         batches.remove(damaged)
         return Reconciled.REMOVED
     try:
-        manifest = read_record(BatchManifest, body or b"", what=objects.manifest)
+        manifest = read_manifest(body or b"", batch_id)
     except RecordUnreadable as error:
         log.error("neither ledger nor bucket can be read: purge it", batch=batch_id, reason=reason, bucket=str(error))
         return Reconciled.UNREADABLE
@@ -149,11 +157,10 @@ def _mend(context: Context, batch_id: str, record: BatchRecord | None, found: Fo
         context.ledger.batches.remove(record)
         return Reconciled.REMOVED
     if _K.MANIFEST_GONE in found and record is not None:
-        text = record.manifest.model_dump_json().encode()
-        artifacts.put_new(objects.manifest, text, content_type="application/json")
+        _write_manifest_again(artifacts, record.manifest)
     if (body := artifacts.get(objects.manifest)) is None:
         return _answered(context, record, Reconciled.AGREES)  # it is being removed
-    manifest = read_record(BatchManifest, body, what=objects.manifest)
+    manifest = read_manifest(body, batch_id)
     if manifest.purge is not None:
         return _finish_purge(context, record, manifest, found)
     _mend_sidecars(artifacts, found.get(_K.SIDECAR_DIFFERS, ()))
@@ -175,6 +182,23 @@ def _mend(context: Context, batch_id: str, record: BatchRecord | None, found: Fo
         _answered(context, _record(context, batch_id), Reconciled.REBUILT)
         send_hint(context.app, EXPAND, batch_id)
     return Reconciled.REBUILT
+
+
+def _write_manifest_again(artifacts: Artifacts, manifest: BatchManifest) -> None:
+    """Put `batch.json` where there is none that can be read. Raises RecordTooNew."""
+    key = BatchObjects(manifest.id).manifest
+    there = artifacts.get_tagged(key)
+    if there is not None:
+        try:
+            read_manifest(there.body, manifest.id)
+        except RecordTooNew:
+            raise
+        except RecordUnreadable as error:
+            log.error("batch.json is written again", batch=manifest.id, reason=str(error))
+        else:
+            return  # it was written meanwhile
+    text, over = manifest.model_dump_json().encode(), there.etag if there is not None else None
+    artifacts.put_new(key, text, content_type="application/json", over=over)
 
 
 def _withdraw(context: Context, manifest: BatchManifest, found: Found) -> None:

@@ -19,12 +19,14 @@ from pipeline.errors import (
     TesseraError,
     UnknownBatch,
 )
+from pipeline.ledger.inspections import Seen
 from pipeline.names import job_ref
-from pipeline.operations.resume import recover_batch, unknown_batches
+from pipeline.operations.resume import has_ended, recover_batch, unknown_batches
+from pipeline.records.listed_files import ListedFiles
 from pipeline.states import BatchState, is_final
 from pipeline.version import installed_version
+from tasks.control import fill_queues
 from tasks.control.clean_staged import clean_staged
-from tasks.control.fill_queues import clear_queues, fill_queues_if_due
 from tasks.control.fire import request_firings
 from tasks.control.generation import check_ledger
 from tasks.control.purge import purge_expired
@@ -51,7 +53,7 @@ def tick(context: Context) -> None:
     with context.ledger.locks.only_one("tick") as mine:
         if not mine:
             return
-        clear_queues(context)
+        fill_queues.clear_queues(context)
         expired, due = context.ledger.leases.promote()
         if expired or due:
             log.info("jobs may be claimed again", expired_leases=expired, delays_over=due)
@@ -60,16 +62,30 @@ def tick(context: Context) -> None:
         announce(context)
         if not check_ledger(context):
             return  # what follows cannot all be undone
-        for batch_id in context.ledger.batches.unfinished():
+        for batch_id, seen in context.ledger.batches.inspect(context.ledger.batches.unfinished()):
             with _go_on_after_errors("next_step", batch=batch_id):
-                request_next_step(context, batch_id)
+                _request(context, batch_id, seen)
         request_firings(context)
-        with _go_on_after_errors("queues"):
-            fill_queues_if_due(context)
-        if context.ledger.locks.due("orphans", ORPHANS_EVERY_S):
+        works = context.ledger.locks.which_due(
+            {
+                "lists": fill_queues.LISTS_EVERY_S,
+                "jobs": fill_queues.JOBS_EVERY_S,
+                "orphans": ORPHANS_EVERY_S,
+                "bucket": BUCKET_EVERY_S,
+                "retention": RETENTION_EVERY_S,
+                "tidy": CLEAN_STAGED_EVERY_S,
+            }
+        )
+        if "lists" in works:
+            with _go_on_after_errors("lists"):
+                fill_queues.list_again(context)
+        if "jobs" in works:
+            with _go_on_after_errors("jobs"):
+                fill_queues.requeue_all(context)
+        if "orphans" in works:
             with _go_on_after_errors("orphans"):
                 delete_orphans(context)
-        if context.ledger.locks.due("bucket", BUCKET_EVERY_S):
+        if "bucket" in works:
             began = time.monotonic()
             with _go_on_after_errors("bucket"):
                 recover_batches(context)
@@ -78,10 +94,10 @@ def tick(context: Context) -> None:
             # Listing takes longer the more batches there are; the share of time spent on it stays the same.
             took_s = time.monotonic() - began
             context.ledger.locks.rest("bucket", min(took_s / BUCKET_SHARE, LONGEST_REST_S))
-        if context.ledger.locks.due("retention", RETENTION_EVERY_S):
+        if "retention" in works:
             with _go_on_after_errors("retention"):
                 purge_expired(context)
-        if context.ledger.locks.due("tidy", CLEAN_STAGED_EVERY_S):
+        if "tidy" in works:
             with _go_on_after_errors("clean_staged"):
                 clean_staged(context.artifacts, context.ledger.now())
 
@@ -101,7 +117,11 @@ def _go_on_after_errors(part: str, **bound: str) -> Iterator[None]:
 
 def announce(context: Context) -> None:
     """Tell clients what this deployment renders."""
-    deployment = Deployment.of(context.settings, installed_version())
+    settings = context.settings
+    listed = settings.loras or settings.embeddings or settings.controlnets or settings.ip_adapters
+    unseen = settings.launcher == "kubernetes" and bool(listed)
+    known = context.bases.of(context.artifacts) if unseen else ListedFiles()
+    deployment = Deployment.of(settings, installed_version(), known.bases, known.control_files)
     try:
         waits = {name: context.launcher.awaits([name]) for name in context.settings.models}
     except ServiceError as error:
@@ -112,24 +132,26 @@ def announce(context: Context) -> None:
 
 
 def request_next_step(context: Context, batch_id: str) -> None:
-    """Send a hint for the next task that a batch as a whole needs."""
-    try:
-        context.ledger.batches.check(batch_id)
-        record = context.ledger.batches.get(batch_id)
-    except RecordTooNew:
-        raise
-    except RecordUnreadable:
+    """Send a hint for the next task that a batch as a whole needs. Raises UnknownBatch, RecordTooNew."""
+    for _, seen in context.ledger.batches.inspect([batch_id]):
+        _request(context, batch_id, seen)
+
+
+def _request(context: Context, batch_id: str, seen: Seen | UnknownBatch | RecordUnreadable) -> None:
+    if isinstance(seen, RecordUnreadable) and not isinstance(seen, RecordTooNew):
         send_hint(context.app, RECONCILE, batch_id)  # it is written again from the bucket
         return
+    if not isinstance(seen, Seen):
+        raise seen
+    record = seen.record
     if record.manifest.purge is not None:
         send_hint(context.app, PURGE, batch_id)
     if record.repair is not None:
         send_hint(context.app, RECONCILE, batch_id)
     if is_final(record.state):
         return
-    if record.priority is not None:
-        context.ledger.jobs.reprioritize(batch_id, record.priority)
-    if back := context.ledger.leases.unpark(batch_id):
+    _reprioritize(context, seen)
+    if seen.parked and (back := context.ledger.leases.unpark(batch_id)):
         log.info("jobs may be claimed again", batch=batch_id, after_pause=back)
     if record.state is BatchState.PAUSED and (record.jobs is None or record.reopen is not None):
         return
@@ -138,16 +160,26 @@ def request_next_step(context: Context, batch_id: str) -> None:
         return
     if record.reopen is not None:
         send_hint(context.app, REOPEN, batch_id)
-    elif not context.ledger.jobs.any_unfinished(batch_id):
+    elif not seen.unfinished:
         send_hint(context.app, FINALIZE, batch_id)
     elif record.state is BatchState.CANCELLING:
         send_hint(context.app, CANCEL, batch_id)
 
 
+def _reprioritize(context: Context, seen: Seen) -> None:
+    """Give the jobs of a batch its priority, once after that has changed and while jobs are being made or opened."""
+    record = seen.record
+    if record.priority is None:
+        return
+    mark = f"{record.manifest.incarnation} {record.round} {record.priority}"
+    if seen.prioritized != mark:
+        all_there = record.jobs is not None and record.reopen is None
+        context.ledger.jobs.reprioritize(record.id, record.priority, mark=mark if all_there else "")
+
+
 def publish_hints(context: Context) -> None:
     """Have as many hints waiting as there are jobs that workers have free slots for; other jobs wait in the ledger."""
-    context.ledger.workers.forget_silent()
-    free = sum(context.ledger.workers.free_slots().values())
+    free = sum(context.ledger.workers.forget_silent().values())
     wanted = min(free, context.ledger.leases.backlog())
     if wanted == 0:
         return
@@ -158,20 +190,23 @@ def publish_hints(context: Context) -> None:
 
 
 def delete_orphans(context: Context) -> None:
-    """Delete attempts that are not the recorded attempt of their job.
+    """Delete attempts that are not the recorded attempt of their job, or whose batch is over.
 
-    Only of batches whose jobs the ledger knows: an unknown batch may be one that it lost, and one without jobs is being
-    rebuilt.
+    A batch that the ledger does not know may be one that it lost, and one without jobs may be being rebuilt: their
+    attempts are left alone until that has ended, with a marker in the bucket or in the ledger.
     """
     for name, seen in context.launcher.observe().items():
         if seen.batch_id is None or seen.job_index is None:
             continue
         try:
-            if context.ledger.batches.get(seen.batch_id).jobs is None:
+            record = context.ledger.batches.get(seen.batch_id)
+            if record.jobs is None and not is_final(record.state):
                 continue
             job = context.ledger.jobs.get(job_ref(seen.batch_id, seen.job_index))
         except UnknownBatch:
-            continue
+            if not has_ended(context.artifacts, seen.batch_id):
+                continue
+            job = None
         except RecordUnreadable as error:
             log.warning("attempt kept, its job cannot be read", name=name, reason=str(error))
             continue

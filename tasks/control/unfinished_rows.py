@@ -8,9 +8,10 @@ from itertools import islice
 from pipeline.errors import ObjectGone, RecordTooNew, RecordUnreadable, RequestError, UnknownBatch
 from pipeline.promptset.row import ResolvedRow
 from pipeline.records.batch import BatchManifest
+from pipeline.records.manifests import read_manifest
 from pipeline.records.object_keys import MARKERS, BatchObjects
 from pipeline.records.schedules.row_digests import row_digest
-from pipeline.schema import read_lines, read_record
+from pipeline.schema import read_lines
 from pipeline.states import BatchState, ImageState, is_final
 from tasks.process.context import Context
 
@@ -58,7 +59,7 @@ def _manifest(context: Context, objects: BatchObjects) -> BatchManifest | None:
         if body is None:
             record = context.ledger.batches.get(objects.batch_id)
             return record.manifest if record.manifest.purge is None else None
-        return read_record(BatchManifest, body, what=objects.manifest)
+        return read_manifest(body, objects.batch_id)
     except UnknownBatch:
         return None
     except RecordTooNew:

@@ -16,7 +16,8 @@ import structlog
 
 from pipeline.deployment.broker import TICK, send_hint
 from pipeline.errors import ConflictError, LedgerUnavailable, RecordUnreadable, TesseraError, UnknownBatch
-from pipeline.ledger.batches import Counts
+from pipeline.ledger.counts import Counts
+from pipeline.operations.purge import is_purged
 from pipeline.operations.resume import recover_batch, unknown_batches
 from pipeline.process.parallel import in_order
 from pipeline.records.attempt import AttemptPhase
@@ -119,19 +120,20 @@ def _adopt_forgotten(context: Context) -> set[str]:
 
 
 def _differs(context: Context, batch_id: str, state: BatchState, counts: Counts) -> bool:
-    """Whether the bucket does not say of a batch's end what the ledger says."""
+    """Whether the bucket does not say of a batch's end what the ledger says, or that it is to be purged."""
     key = BatchObjects(batch_id).marker(state)
     body = context.artifacts.get(key)
     if body is None:
         return True
     try:
         marker = read_marker(body, state, what=key)
+        purged = is_purged(context.artifacts, batch_id)
     except RecordUnreadable:
         return True
     images, vouched = counts.images, marker.vouched
     counted = (images[ImageState.SUCCEEDED], images[ImageState.FAILED], images[ImageState.CANCELLED])
     proved = counted if vouched is None else (vouched.succeeded, vouched.failed, vouched.cancelled)
-    return marker.damaged or counted != proved
+    return purged or marker.damaged or counted != proved
 
 
 def _reconciled(context: Context, batch_id: str) -> str:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from pipeline.errors import RecordUnreadable, UnknownBatch
-from pipeline.ledger.batches import Counts
+from pipeline.ledger.counts import Counts
 from pipeline.records.batch import BatchRecord
 from pipeline.records.webhooks import (
     Delivery,
@@ -108,7 +108,9 @@ def due_events(
 
 def _hooks(record: BatchRecord, endpoints: Iterable[WebhookEndpoint]) -> list[Webhook]:
     """Who is sent the events of a batch; each URL once, with the events of all who name it."""
-    named = [*record.manifest.webhooks, *(one.webhook for one in endpoints if one.tenant == record.manifest.tenant)]
+    manifest = record.manifest
+    added = [one for one in endpoints if one.tenant == manifest.tenant and one.batch_id in (None, manifest.id)]
+    named = [*manifest.webhooks, *(one.webhook for one in added)]
     by_url: dict[str, set[str]] = {}
     for hook in named:
         by_url.setdefault(hook.url, set()).update(hook.events)

@@ -10,13 +10,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 import structlog
 
-from pipeline.deployment.cost import Speed, SpeedKey, tera_operations
-from pipeline.deployment.layout_choice import LayoutChoice, Load, fastest_layout
-from pipeline.deployment.layouts import Layout, planned_layout
-from pipeline.deployment.slot_choice import SlotChoice, chosen_slots, fixed_slots
+from pipeline.deployment.cost import Speed, SpeedKey
+from pipeline.deployment.layout_choice import LayoutChoice, chosen_layout
+from pipeline.deployment.layouts import Layout
+from pipeline.deployment.slot_choice import TRY_EVERY, SlotChoice, chosen_slots, fixed_slots, slots_to_try
 from pipeline.errors import ServiceError
 from pipeline.ledger.jobs import QueuePlace
 from pipeline.ledger.leases import Held
@@ -29,6 +30,8 @@ from pipeline.records.attempt import (
     LaunchResult,
     NameTaken,
     Observation,
+    decided_by,
+    loads_of,
 )
 from pipeline.records.batch import JobRecord, Wait, advance, changed
 from pipeline.records.object_keys import BatchObjects
@@ -40,7 +43,7 @@ from tasks.jobs.images import job_images
 from tasks.jobs.mend_job import FENCE_S, delete_attempt
 from tasks.jobs.outage import PODS_END_WITHIN_S, REASON_LIMIT, PodGoesOn, WeightsUnderWay, has_waited, record_wait
 from tasks.jobs.poison import images_out_of_memory, images_to_isolate, layout_to_isolate, slots_that_fit
-from tasks.jobs.trial import has_to_wait, note_progress, refusal
+from tasks.jobs.trial import ModelRefused, given_up_by, has_to_wait, note_progress
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
@@ -74,10 +77,11 @@ def advance_job(context: Context, held: Held, fence: str) -> bool:
         if job.reopen is not None:
             job = clear_failures(context, job, fence)
         spec, reason = next_attempt(context, job)
-        if (wrong := refusal(context, job, spec)) is not None:
-            abandon_job(context, job, fence, FailureCode.ATTEMPTS_EXHAUSTED, wrong)
-            return False
-        if has_to_wait(context, job, spec, fence):
+        try:
+            if has_to_wait(context, job, spec, fence):
+                return False
+        except ModelRefused as error:
+            abandon_job(context, job, fence, FailureCode.ATTEMPTS_EXHAUSTED, str(error))
             return False
         job = record_attempt(context, job, spec, reason, at=held.at, fence=fence)
     if job.attempt is None:
@@ -85,7 +89,8 @@ def advance_job(context: Context, held: Held, fence: str) -> bool:
     held = replace(held, job=job)
     with structlog.contextvars.bound_contextvars(attempt=job.attempt.number):
         if not job.confirmed and not cancelling:
-            return launch(context, held, job.attempt, fence)
+            with given_up_by(context, job, job.attempt):
+                return launch(context, held, job.attempt, fence)
         return observe(context, held, job.attempt, fence)
 
 
@@ -104,16 +109,8 @@ def next_attempt(context: Context, job: JobRecord) -> tuple[AttemptSpec, str]:
         token=secrets.token_hex(16),
         # A batch keeps its image when the deployment is upgraded.
         image=context.ledger.batches.get(job.batch_id).pod_image or settings.image,
-        gpus=settings.gpus,
         layout=choice.layout,
-        exact=settings.exact,
-        warmup_steps=settings.warmup_steps,
-        displacement=settings.displacement,
-        device=settings.device,
-        dtype=settings.dtype,
-        vae_dtype="float32" if settings.vae_dtype == "auto" else settings.vae_dtype,
-        vae_dtype_on_gpu="bfloat16" if settings.vae_dtype == "auto" and not settings.exact else None,
-        idle_ranks=settings.idle_ranks,
+        **decided_by(settings, job_images(context, job)[0].row),
         lean=images_out_of_memory(job),
         slots=slots.slots,
         alone=images_to_isolate(job),
@@ -144,16 +141,13 @@ def record_attempt(
 
 def _choose_layout(context: Context, job: JobRecord) -> LayoutChoice:
     settings = context.settings
-    if settings.layout is not None:
-        choice = LayoutChoice(planned_layout(settings.gpus, settings.layout), "TESSERA_LAYOUT names it")
-    elif settings.goal == "throughput":
-        # A model that is not there any more fails in the pod, with a reason.
-        native_px = {name: model.native_px for name, model in settings.models.items()}
-        rows = [task.row for task in job_images(context, job)]
-        loads = [Load(r.width, r.height, tera_operations(r, native_px.get(r.model, r.width))) for r in rows]
-        choice = fastest_layout(settings.gpus, loads, one_gpu_megapixels=settings.one_gpu_megapixels)
-    else:
-        choice = LayoutChoice(planned_layout(settings.gpus), "the goal is latency: all GPUs on one image")
+    choice = chosen_layout(
+        settings.gpus,
+        settings.layout,
+        settings.goal,
+        lambda: loads_of((task.row for task in job_images(context, job)), settings),
+        one_gpu_megapixels=settings.one_gpu_megapixels,
+    )
     if choice.layout.data > 1 and job.ended and len(job.ended[-1].rendering) > 1:
         single = layout_to_isolate(job_images(context, job), settings.gpus, choice.layout)
         choice = LayoutChoice(single, "one image at a time, to find out which one killed the pod before")
@@ -164,16 +158,19 @@ def _choose_slots(context: Context, job: JobRecord, layout: Layout) -> SlotChoic
     """How many images at a time: fewer than before if several did not fit into memory together."""
     settings, tasks = context.settings, job_images(context, job)
     largest = max((task.row for task in tasks), key=lambda row: row.width * row.height)
-    choice = chosen_slots(
-        fixed_slots(settings.slots, settings.goal),
-        _speeds(context) if settings.slots is None and settings.goal == "throughput" else {},
-        model=largest.model,
-        layout=layout,
-        exact=settings.exact,
-        pixels=largest.width * largest.height,
-        images=-(-len(tasks) // layout.data),
-        device=settings.device,
-    )
+    of_job: dict[str, Any] = {
+        "model": largest.model,
+        "layout": layout,
+        "exact": settings.exact,
+        "pixels": largest.width * largest.height,
+        "images": -(-len(tasks) // layout.data),
+    }
+    fixed = fixed_slots(settings.slots, settings.goal)
+    speeds = _speeds(context) if fixed is None else {}
+    choice = chosen_slots(fixed, speeds, device=settings.device, **of_job)
+    tries = fixed is None and not job.ended and job.index % TRY_EVERY == TRY_EVERY - 1
+    if tries:
+        choice = slots_to_try(choice, speeds, **of_job)
     most = slots_that_fit(job)
     if most is not None and most < choice.slots:
         return SlotChoice(most, "more did not fit into memory together")
@@ -198,7 +195,7 @@ def launch(context: Context, held: Held, spec: AttemptSpec, fence: str) -> bool:
         result = LaunchResult.ADOPTED if begun else context.launcher.launch(spec)
     except NameTaken as error:
         # It was created before and is gone, or is not ours: never create it again, count it as ended.
-        finish_attempt(context, job, fence, AttemptOutcome(Code.UNKNOWN, str(error)))
+        finish_attempt(context, job, fence, AttemptOutcome(Code.UNKNOWN, str(error)), at=held.at)
         return False
     log.info("attempt launched", name=spec.name, how=result.value)
     context.ledger.jobs.write(changed(job, at=held.at, confirmed=True, wait=None), QueuePlace.HELD, fence=fence)
@@ -231,7 +228,7 @@ def observe(context: Context, held: Held, spec: AttemptSpec, fence: str) -> bool
     else:
         seen_outcome = seen.outcome
     if seen_outcome is not None:
-        finish_attempt(context, job, fence, seen_outcome)
+        finish_attempt(context, job, fence, seen_outcome, at=held.at)
         delete_attempt(context, spec.name)
         return False
     if seen is not None:

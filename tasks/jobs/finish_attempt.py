@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from datetime import datetime
 
 import structlog
 
@@ -31,14 +32,16 @@ from tasks.jobs.learn import learn
 from tasks.jobs.outage import REASON_LIMIT
 from tasks.jobs.poison import find_poison, find_suspects
 from tasks.jobs.retry_policy import GiveUp, Limits, Retry, Tally, decide
-from tasks.jobs.trial import note_end
+from tasks.jobs.trial import give_up, note_end
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
 
 
-def finish_attempt(context: Context, job: JobRecord, fence: str, ended: AttemptOutcome) -> None:
+def finish_attempt(context: Context, job: JobRecord, fence: str, ended: AttemptOutcome, *, at: datetime) -> None:
     """Finish the job if every image has an outcome; otherwise have it tried again, or give it up.
+
+    `at` is when its end was seen, by the ledger's clock.
 
     Raises LeaseLost, StaleWrite or ServiceError; then nothing final was written, and doing it again gives the same.
     """
@@ -55,7 +58,7 @@ def finish_attempt(context: Context, job: JobRecord, fence: str, ended: AttemptO
         number=spec.number,
         code=ended.code,
         reason=ended.reason,
-        ended_at=context.ledger.now(),
+        ended_at=at,
         node=ended.node,
         rendering=tuple(task.index for task in suspected),
     )
@@ -72,7 +75,7 @@ def finish_attempt(context: Context, job: JobRecord, fence: str, ended: AttemptO
         # A worker that died while it gave the job up has already written the failures.
         state = final_state(known.values())
         as_written = reported.outcomes if reported.whole else None
-        finish_job(context, job, fence, state=state, tasks=tasks, known=known, reported=as_written)
+        finish_job(context, job, fence, state=state, tasks=tasks, known=known, reported=as_written, at=at)
         learn(context, known.values(), ended.report.usage if ended.report else None, spec.gpus)
         return
     limits = Limits(context.settings.max_attempts, context.settings.max_disruptions)
@@ -121,6 +124,7 @@ def abandon_job(context: Context, job: JobRecord, fence: str, code: FailureCode,
     """
     tasks = images_at_hand(context, job.batch_id, job.index, job.images)
     known = known_outcomes(context.artifacts, BatchObjects(job.batch_id), job.index, tasks, by_key=True)
+    give_up(context, job, tasks)
     fail_job(context, job, fence, tasks=tasks, known=known, code=code, reason=reason)
 
 
@@ -135,6 +139,7 @@ def cancel_job(context: Context, job: JobRecord, fence: str) -> None:
     for task in tasks:  # only in the job's fragment: an object for each could be a million
         if task.index not in known:
             known[task.index] = failure_of(task, FailureCode.CANCELLED, "the batch was cancelled", retryable=True)
+    give_up(context, job, tasks)
     finish_job(context, job, fence, state=JobState.CANCELLED, tasks=tasks, known=known)
 
 
@@ -177,15 +182,18 @@ def finish_job(
     tasks: list[ImageTask],
     known: dict[int, ImageOutcome],
     reported: Mapping[int, ImageOutcome] | None = None,
+    at: datetime | None = None,
 ) -> None:
     """Write the job's fragment, then its images and itself to the ledger; the last job of a batch has it finalized.
 
-    A fragment that says the same already is left as the pod wrote it.
+    A fragment that says the same already is left as the pod wrote it. `at` is the time by the ledger's clock, which is
+    asked for otherwise.
     """
     if tasks and known != reported:
         write_fragment(context, job, [known[task.index] for task in tasks])
     record_outcomes(context, job, fence, known)
-    left = context.ledger.jobs.write(advance(job, state, at=context.ledger.now()), QueuePlace.DONE, fence=fence)
+    ended = advance(job, state, at=at or context.ledger.now())
+    left = context.ledger.jobs.write(ended, QueuePlace.DONE, fence=fence)
     context.metrics.count_images(known.values())
     log.info("job finished", state=state.value, jobs_left=left)
     if left == 0:

@@ -9,9 +9,10 @@ from dataclasses import replace
 import structlog
 
 from pipeline.deployment.cost import Speed, SpeedKey, tera_operations
+from pipeline.deployment.displacement import Exchange
 from pipeline.errors import ServiceError
-from pipeline.records.attempt import Usage
 from pipeline.records.results import ImageOutcome, ImageResult
+from pipeline.records.usage import Usage
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
@@ -31,6 +32,7 @@ def learn(context: Context, outcomes: Iterable[ImageOutcome], usage: Usage | Non
                 device=made.device,
                 pixels=pixels,
                 together=1 + made.others,
+                residual=made.displacement.exchange is Exchange.RESIDUAL and not made.exact,
             )
             known = sums[key]
             sums[key] = replace(

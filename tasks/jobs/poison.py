@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import structlog
+
 from pipeline.deployment.layouts import Layout, planned_layout
+from pipeline.errors import RecordUnreadable
 from pipeline.records.attempt import AttemptOutcome
 from pipeline.records.batch import AttemptEnd, JobRecord
 from pipeline.records.results import FailureCode, ImageFailure, failure_of
@@ -17,6 +20,8 @@ from pipeline.records.shards import ImageTask
 from pipeline.states import ImageState
 from tasks.jobs.retry_policy import BLAMES_AN_IMAGE, WANTS_MEMORY
 from tasks.process.context import Context
+
+log = structlog.get_logger(__name__)
 
 
 def find_suspects(
@@ -33,7 +38,11 @@ def find_suspects(
     named = ended.report.image if ended.report is not None else None
     if of_ours := tuple(task for task in undone if task.index == named):
         return of_ours
-    states = context.ledger.images.states(job.batch_id, [task.index for task in undone])
+    try:
+        states = context.ledger.images.states(job.batch_id, [task.index for task in undone])
+    except RecordUnreadable as error:  # the batch is rebuilt when it ends; until then nobody is blamed
+        log.warning("which images were begun is not known", reason=str(error))
+        return ()
     begun = [task for task, state in zip(undone, states, strict=True) if state is ImageState.RUNNING]
     spec = job.attempt
     if spec.layout.data > 1:

@@ -56,8 +56,11 @@ def run_job(context: Context, lease: Lease) -> None:
         log.info("job claimed", state=lease.job.state.value)
         try:
             _repeat(context, ref, lease.fence, advance_job)
-        except (LeaseLost, UnknownBatch) as error:
+        except LeaseLost as error:
             log.warning("job belongs to another worker", reason=str(error))
+        except UnknownBatch as error:
+            log.warning("job of a batch that was lost is put back until that is found", reason=str(error))
+            _release(context, ref, lease.fence, UNREADABLE_DELAY_S)
         except ShardLost as error:
             log.error("job cannot go on, its batch fails", reason=str(error))
             context.ledger.leases.release(ref, lease.fence)  # whoever claims it next ends it

@@ -8,16 +8,16 @@ other jobs of its batch that would load the same: `tessera retry` opens a batch 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import structlog
 
-from pipeline.deployment.settings import ModelSource
+from pipeline.errors import RecordUnreadable, TesseraError
 from pipeline.process.backoff import CAP_S
 from pipeline.records.attempt import AttemptOutcome, AttemptSpec, Code
 from pipeline.records.batch import JobRecord
+from pipeline.records.shards import ImageTask
 from pipeline.states import ImageState
 from tasks.jobs.images import job_images
 from tasks.jobs.outage import record_wait
@@ -29,14 +29,22 @@ log = structlog.get_logger(__name__)
 PAUSE_S, LOOK_S = 1.0, 0.02
 
 
+class ModelRefused(TesseraError):
+    """A pod of the batch has found that it cannot render with this model; the message says why."""
+
+
 def has_to_wait(context: Context, job: JobRecord, spec: AttemptSpec, fence: str) -> bool:
     """Whether another job tries this model now; the job is given back then, and its record says why.
 
-    Raises LeaseLost, StaleWrite or ServiceError.
+    Raises ModelRefused with what a pod of the job's batch found wrong with the model, LeaseLost, StaleWrite or
+    ServiceError.
     """
     model = job_images(context, job)[0].row.model
-    tries = context.ledger.trials.begin(_digest(context, spec, model), job.ref)
-    if tries is None:
+    digest = _digest(context, spec, model)
+    proven, wrong = context.ledger.trials.standing(digest, _in_batch(job, digest))
+    if wrong is not None:
+        raise ModelRefused(wrong)
+    if proven or (tries := context.ledger.trials.begin(digest, job.ref)) is None:
         return False
     reason = f"job {tries} tries model {model!r}, which no pod has loaded yet"
     if job.wait is None or job.wait.reason != reason:
@@ -47,10 +55,22 @@ def has_to_wait(context: Context, job: JobRecord, spec: AttemptSpec, fence: str)
     return True
 
 
-def refusal(context: Context, job: JobRecord, spec: AttemptSpec) -> str | None:
-    """What a pod of the job's batch found wrong with the model that this attempt would load."""
-    model = job_images(context, job)[0].row.model
-    return context.ledger.trials.refusal(_in_batch(job, _digest(context, spec, model)))
+@contextmanager
+def given_up_by(context: Context, job: JobRecord, spec: AttemptSpec) -> Iterator[None]:
+    """Let another job try the model at once where our own program fails over this one."""
+    try:
+        yield
+    except TesseraError:
+        raise
+    except Exception:
+        context.ledger.trials.end(_digest(context, spec, job_images(context, job)[0].row.model), job.ref)
+        raise
+
+
+def give_up(context: Context, job: JobRecord, tasks: Sequence[ImageTask]) -> None:
+    """Let another job try the model of one that ends without an end of its attempt, as a cancelled one does."""
+    if job.attempt is not None and tasks:
+        context.ledger.trials.end(_digest(context, job.attempt, tasks[0].row.model), job.ref)
 
 
 def note_progress(context: Context, job: JobRecord, spec: AttemptSpec) -> None:
@@ -59,7 +79,10 @@ def note_progress(context: Context, job: JobRecord, spec: AttemptSpec) -> None:
     model = _digest(context, spec, tasks[0].row.model)
     if context.ledger.trials.is_proven(model):
         return
-    states = context.ledger.images.states(job.batch_id, [task.index for task in tasks])
+    try:
+        states = context.ledger.images.states(job.batch_id, [task.index for task in tasks])
+    except RecordUnreadable:  # it is proven by its end, then
+        states = []
     if sum(state is not ImageState.QUEUED for state in states) > job.done:
         context.ledger.trials.prove(model)
     else:
@@ -88,21 +111,5 @@ def _in_batch(job: JobRecord, model: str) -> str:
 
 def _digest(context: Context, spec: AttemptSpec, model: str) -> str:
     """Of all that decides whether a pod can load this model, as far as a worker knows it."""
-    source = context.settings.models.get(model)
     how = (spec.image, spec.gpus, str(spec.layout), spec.exact, spec.device, spec.dtype, spec.vae_dtype)
-    files = list(_files(source)) if source is not None else []
-    what = [model, source.model_dump(mode="json") if source is not None else None, how, files]
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
-
-
-def _files(source: ModelSource) -> Iterator[tuple[str, int, int]]:
-    """Name, size and time of a model's files where this machine has them: corrected, it is to be tried again."""
-    parts = [source.path, source.vae, source.text_encoders, source.config]
-    parts += [source.refiner.path, source.refiner.config] if source.refiner is not None else []
-    for part in parts:
-        path = Path(part) if part is not None else None
-        if path is None or not path.exists():
-            continue
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            stat = file.stat()
-            yield str(file), stat.st_size, stat.st_mtime_ns
+    return context.models.of(model, context.settings.models.get(model), how)

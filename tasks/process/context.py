@@ -14,7 +14,9 @@ from pipeline.deployment.settings import Settings
 from pipeline.ledger import Ledger
 from pipeline.records.attempt import Launcher
 from pipeline.records.shards import ImageTask
+from tasks.process.known_bases import KnownBases
 from tasks.process.metrics import Metrics
+from tasks.process.model_digests import ModelDigests
 from tasks.process.observer import Observer
 
 
@@ -90,3 +92,5 @@ class Context:
     )  # the worker is drained: others take its jobs
     metrics: Metrics = field(default_factory=Metrics)
     images: HeldImages = field(default_factory=HeldImages)
+    bases: KnownBases = field(default_factory=KnownBases)
+    models: ModelDigests = field(default_factory=ModelDigests)

@@ -16,14 +16,19 @@ from prometheus_client.registry import Collector
 from pipeline.errors import RecordUnreadable, ServiceError
 from pipeline.ledger import Ledger
 from pipeline.ledger.dead_letters import Malformed
-from pipeline.records.attempt import AttemptOutcome, Code, Usage
+from pipeline.records.attempt import AttemptOutcome, Code
 from pipeline.records.results import FailureCode, ImageOutcome, ImageResult
+from pipeline.records.usage import Usage
 from pipeline.states import ImageState, JobState
 
 log = structlog.get_logger(__name__)
 
 # An image at 1024 px takes seconds, a poster on one GPU minutes.
 IMAGE_SECONDS = (0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320, 640)
+
+
+# Series by names that come from pods, and the one of all that come later.
+MOST_NAMES, OTHER = 100, "other"
 
 
 class Metrics:
@@ -39,6 +44,7 @@ class Metrics:
             registry=self.registry,
         )
         self._attempts = Counter("tessera_attempts", "Attempts that ended.", ["outcome"], registry=self.registry)
+        self._names: set[tuple[Counter, str]] = set()
         self._phases = Counter(
             "tessera_phase_seconds", "Wall time of a pod's leader by phase.", ["phase"], registry=self.registry
         )
@@ -80,7 +86,7 @@ class Metrics:
 
     def _count_usage(self, usage: Usage) -> None:
         for phase, seconds in usage.seconds.items():
-            self._phases.labels(phase).inc(seconds)
+            self._labelled(self._phases, phase).inc(seconds)
         self._gpu.inc(usage.rank_seconds)
         self._stalled.inc(usage.stalled_s)
         self._exchanged.inc(usage.sent_bytes)
@@ -93,7 +99,14 @@ class Metrics:
                 self._image_seconds.observe(outcome.seconds)
                 self._uploaded.inc(outcome.size_bytes)
             else:
-                self._images.labels(outcome.code.value).inc()
+                self._labelled(self._images, outcome.code.value).inc()
+
+    def _labelled(self, counter: Counter, name: str) -> Counter:
+        """The series of a name that a pod chose: of so many at most, each of which costs memory for good."""
+        if (counter, name) not in self._names and len(self._names) >= MOST_NAMES:
+            return counter.labels(OTHER)
+        self._names.add((counter, name))
+        return counter.labels(name)
 
     def count_doubt(self) -> None:
         """Count that the ledger may have been rolled back."""

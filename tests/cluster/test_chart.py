@@ -16,11 +16,11 @@ from tasks.probe import main
 from tests.cluster.api import Namespace, until
 from tests.helm.chart import CHART, VALUES, helm, of_kind, render
 
-# This server is older than the chart's Kubernetes and has PodDisruptionBudgets under another name; nobody has installed
-# the kinds of the Prometheus operator and of the Gateway API.
+# This server is older than the chart's Kubernetes and has PodDisruptionBudgets and autoscalers under other names, and
+# nobody has installed the kinds of the Prometheus operator and of the Gateway API.
 NOT_HERE = (
     "podDisruptionBudget.enabled=false,metrics.serviceMonitor.enabled=false,metrics.rules.enabled=false,"
-    "api.gateway.name="
+    "api.gateway.name=,api.maxReplicas=0"
 )
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from distri.engine import EngineSettings
-from distri.layers.unet import Conditions, SplitUNet
+from distri.layers.conditions import Conditions
+from distri.layers.unet import SplitUNet
 from distri.model.image import ImageSpec
 from distri.ranks.phase import EXACT, Evaluation, Phase
 from distri.sampling.control import Control

@@ -26,6 +26,17 @@ UNET = [
 ]
 TEXT = ["encoder.layers.0.self_attn.q_proj", "encoder.layers.1.self_attn.out_proj", "encoder.layers.1.mlp.fc1"]
 
+IN_BLOCKS = [
+    *(name for name in UNET if "attentions" in name),
+    "down_blocks.0.resnets.0.conv1",
+    "down_blocks.1.resnets.1.conv2",
+    "down_blocks.1.downsamplers.0.conv",
+    "mid_block.resnets.0.conv1",
+    "up_blocks.0.resnets.2.conv1",
+    "up_blocks.0.upsamplers.0.conv",
+    "up_blocks.2.resnets.1.time_emb_proj",
+]
+
 # Names of some of the same in the network that kohya's scripts train.
 KOHYA = {
     "input_blocks_1_0_in_layers_2": "down_blocks.0.resnets.0.conv1",
@@ -61,6 +72,21 @@ def peft(path: Path, parts: dict[str, Any], *, seed: int = 1, alpha: float | Non
         header |= {f"{part}.r": RANK, f"{part}.lora_alpha": alpha}
         header |= {f"{part}.target_modules": [n if part == "unet" else n.split(".")[-1] for n in names]}
     save_file(state, path, {METADATA_KEY: json.dumps(header)} if alpha else None)
+    return path
+
+
+def attentions(path: Path, parts: dict[str, Any], *, seed: int = 6) -> Path:
+    """As peft writes a LoRA of blocks with transformers: of these, of the resnets beside them, of the text encoders.
+
+    diffusers cannot give scales by block to what lies elsewhere.
+    """
+    state: dict[str, torch.Tensor] = {}
+    for part, names in (("unet", IN_BLOCKS), ("text_encoder", TEXT), ("text_encoder_2", TEXT)):
+        for number, name in enumerate(names):
+            down, up = _pair(_module(parts[part], name), 100 * seed + number)
+            inner = f"text_model.{name}" if part != "unet" else name
+            state |= {f"{part}.{inner}.lora_A.weight": down, f"{part}.{inner}.lora_B.weight": up}
+    save_file(state, path)
     return path
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 
 TEXT_TOKENS, TEXT_WIDTH, POOLED_WIDTH = 7, 24, 16
 
@@ -27,6 +27,16 @@ def unet(dtype: torch.dtype = torch.float64, *, layers_per_block: int = 2) -> An
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=6 * 8 + POOLED_WIDTH,
     )
+    return network.to(dtype).eval().requires_grad_(False)
+
+
+def controlnet(dtype: torch.dtype = torch.float64) -> Any:
+    """A ControlNet for that UNet, which adds something."""
+    network: Any = ControlNetModel.from_unet(unet(dtype))
+    torch.manual_seed(3)
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
     return network.to(dtype).eval().requires_grad_(False)
 
 

@@ -31,3 +31,13 @@ def render(model_dir: Path, layout: str, settings: EngineSettings, images: list[
     """Render one after the other with one engine."""
     own = engine(model_dir, layout, settings)
     return [own.render(image, control=lambda: Control.GO) for image in images]
+
+
+def latents(model_dir: Path, layout: str, settings: EngineSettings, images: list[ImageSpec]) -> list[Any]:
+    """Final latents and results, one after the other with one engine."""
+    own, found = engine(model_dir, layout, settings), list[Any]()
+    for image in images:
+        final: list[torch.Tensor] = []
+        rendered = own.render(image, control=lambda: Control.GO, on_final_latent=final.append)
+        found.append((final[0].cpu().clone(), rendered))
+    return found

@@ -81,7 +81,7 @@ def test_its_images_are_finite_coloured_and_not_blank(model_dir: Path, width: in
 @pytest.mark.parametrize(
     ("part", "changed", "match"),
     [
-        ("unet", {"in_channels": 9}, "takes 9 channels and gives 4, the VAE's latents have 4"),
+        ("unet", {"in_channels": 8}, "takes 8 channels and gives 4, the VAE's latents have 4"),
         ("unet", {"projection_class_embeddings_input_dim": 7}, "takes 7 numbers of pooled text and sizes"),
         ("unet", {"sample_size": None}, "sample_size is None: set EngineSettings.native_px"),
         ("vae", {"block_out_channels": (8,) * 5}, "16 times smaller than its pixels; at most 8 wanted"),

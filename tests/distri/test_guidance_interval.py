@@ -1,21 +1,26 @@
 """Guidance between two shares of the schedule alone."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+import torch.distributed as dist
 
 from distri.engine import Engine, EngineSettings
-from distri.model.image import ImageSpec
+from distri.layers.unet import SplitUNet
+from distri.model.image import ImageSpec, Rendered
 from distri.ranks.errors import BadImage
 from distri.ranks.mesh import Mesh
 from distri.sampling.control import Control
 from distri.sampling.guidance import Guidance
-from tests.distri import reference
+from tests.distri import on_ranks, reference
+from tests.distri.pool import Ranks
 from tests.distri.test_composed import BOTH
 
 IMAGE = ImageSpec("a cat", "blurry", seed=7, width=64, height=64, steps=5, guidance_scale=5.0)
@@ -60,6 +65,34 @@ def test_the_picture_is_that_of_plain_diffusers_with_the_same_rule(
     found = engine.render(image, control=lambda: Control.GO).pixels
     assert found is not None
     assert np.abs(found - _wanted(model_dir, image) * 255).max() < 1
+
+
+def _on_four_ranks(model_dir: Path, image: ImageSpec) -> tuple[Rendered, list[int]]:
+    """An image, and how many ranks shared its latent, each time that this changed; no rank makes a group."""
+    engine = on_ranks.engine(model_dir, "1x2x2", EngineSettings(exact=True, native_px=64))
+    shared: list[int] = []
+
+    def begins(unet: SplitUNet, conditions: Any, axis: Any, *args: Any, **options: Any) -> Any:
+        shared.append(axis.size)
+        return begin(unet, conditions, axis, *args, **options)
+
+    begin = SplitUNet.begin
+    with mock.patch.object(SplitUNet, "begin", begins), mock.patch.object(dist, "new_group", _no_group):
+        return engine.render(image, control=lambda: Control.GO), shared
+
+
+def _no_group(*_: Any, **__: Any) -> None:
+    raise AssertionError("a process group is made in mid-image")
+
+
+def test_halves_that_have_ranks_of_their_own_become_patches_where_there_is_no_guidance(
+    ranks: Callable[[int], Ranks], model_dir: Path
+) -> None:
+    """cfg 2 x patch 2 is patch 4 before and after the interval."""
+    image = replace(IMAGE, width=128, height=128, guidance_interval=(0.2, 0.8))
+    answers = ranks(4).run(_on_four_ranks, model_dir, image)
+    assert [shared for _, shared in answers] == [[4, 2, 4]] * 4
+    assert np.abs(answers[0][0].pixels - _wanted(model_dir, image) * 255).max() < 1
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from distri.layers.unet import Conditions, SplitUNet
+from distri.layers.conditions import Conditions
+from distri.layers.unet import SplitUNet
 from distri.model import host_numbers, schedulers
 from distri.model.host_numbers import HostNumbers
 from distri.model.schedulers import SchedulerRecipe, Steps

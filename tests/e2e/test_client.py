@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
 from pipeline import Client, WaitTimeout
 from pipeline.errors import PromptSetError, RequestError, UnknownBatch
@@ -104,9 +104,19 @@ def test_a_row_that_begins_with_a_picture_keeps_what_was_there(client: Client, t
     assert (result.width, result.height, result.strength) == (64, 96, 0.5)
     assert result.image is not None
     assert [stage.strength for stage in result.made.stages] == [0.5]
-    again = client.submit([{"prompt": "a tree", "image": f"batch://{first.id}/red", "steps": 2, "strength": 0.5}])
+    mask = Image.new("L", (64, 96))
+    mask.paste(255, (8, 8, 40, 56))
+    mask.save(tmp_path / "mask.png")
+    masked = {"image": f"batch://{first.id}/red", "mask": str(tmp_path / "mask.png")}
+    again = client.submit([{"prompt": "a house", "steps": 2, **masked}])
     assert again.wait(240).state is BatchState.COMPLETED
-    image.save(tmp_path / "tree.png")
+    image.save(tmp_path / "before.png")
+    again.only_image().save(tmp_path / "tree.png")
+    before, after = (Image.open(tmp_path / name).convert("RGB") for name in ("before.png", "tree.png"))
+    changed = ImageChops.difference(before, after)
+    assert changed.getbbox() is not None
+    changed.paste(0, (8, 8, 40, 56))
+    assert changed.getbbox() is None, "what is outside of the mask stays bit for bit"
     replayed = client.replay(tmp_path / "tree.png", timeout_s=240)
     assert replayed.likeness is not None
     assert replayed.likeness.same

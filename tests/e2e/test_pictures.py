@@ -12,7 +12,7 @@ from PIL import Image
 from distri.demo_model import write
 from pipeline import Client
 from pipeline.promptset.row import Row
-from tests.distri import loras, reference
+from tests.distri import ip_adapters, loras, reference
 from tests.e2e.stack import User
 
 
@@ -77,14 +77,21 @@ def test_rows_and_keywords_of_the_client_are_typed(client: Client, tmp_path: Pat
     assert again.likeness.same
 
 
-def test_a_row_with_a_lora_is_painted_by_it_and_its_neighbours_are_not(user: User, tmp_path: Path) -> None:
+def test_rows_with_a_lora_or_a_reference_are_painted_by_it_and_others_are_not(user: User, tmp_path: Path) -> None:
     parts = reference.pipeline(write(tmp_path / "model")).components
     film = loras.peft(tmp_path / "film.safetensors", parts)
-    done = user.run("up", "--lora", f"film={film}")
+    encoder = ip_adapters.write_encoder(tmp_path / "image_encoder")  # where it is looked for
+    face = ip_adapters.write_adapter(tmp_path / "face.safetensors", parts["unet"], encoder).path
+    Image.effect_noise((64, 64), 90).convert("RGB").save(user.folder / "anna.png")
+    done = user.run("up", "--lora", f"film={film}", "--ip-adapter", f"face={face}")
     assert done.returncode == 0, done.stderr
     row = {"prompt": "a hill", "width": 128, "height": 128, "steps": 2, "seed": 5}
     rows = user.manifest(
-        "rows.jsonl", row, row | {"loras": ["film"]}, row | {"loras": [{"name": "film", "scale": 0.5}]}
+        "rows.jsonl",
+        row,
+        row | {"loras": ["film"]},
+        row | {"loras": [{"name": "film", "scale": 0.5}]},
+        row | {"reference": "face, image=anna.png, scale=0.8"},
     )
     done = user.run("submit", rows, "-o", "out")
     assert done.returncode == 0, done.stderr
@@ -92,14 +99,15 @@ def test_a_row_with_a_lora_is_painted_by_it_and_its_neighbours_are_not(user: Use
     assert done.returncode == 0, done.stderr
     results = [json.loads(line) for line in (user.folder / "out" / "results.jsonl").read_text().splitlines()]
     digest = hashlib.sha256(film.read_bytes()).hexdigest()
-    assert [result["provenance"]["loras"] for result in results] == [{}, {"film": digest}, {"film": digest}]
+    assert [result["provenance"]["loras"] for result in results] == [{}, {"film": digest}, {"film": digest}, {}]
+    assert results[3]["provenance"]["ip_adapters"] == {"face": hashlib.sha256(face.read_bytes()).hexdigest()}
     pixels = []
     for folder in ("out", "again"):
         for path in sorted((user.folder / folder).glob("images/*/*.png")):
             with Image.open(path) as image:
                 pixels.append(image.tobytes())
-    assert len(set(pixels[:3])) == 3
-    assert pixels[:3] == pixels[3:]
+    assert len(set(pixels[:4])) == 4
+    assert pixels[:4] == pixels[4:]
     refused = user.run("submit", user.manifest("bad.jsonl", row | {"loras": ["other"]}))
     assert refused.returncode == 2
     assert "film" in refused.stderr

@@ -59,7 +59,7 @@ def test_an_image_whose_pod_is_killed_twice_is_isolated_and_retried_when_asked(c
     assert [failure.code for failure in batch.errors()] == [FailureCode.POISON]
     done = studio.run("retry", batch.id, "--code", "E_POISON", "--watch")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{batch.id} is opened again for 1 images\n"
+    assert done.stdout == f"{batch.id} is opened again for 1 image\n"
     assert len(list(batch.images())) == 3
     assert studio.json("retry", batch.id) == {"batch": batch.id, "images": 0, "failed": {}}
 

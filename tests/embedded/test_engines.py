@@ -130,11 +130,11 @@ def test_the_next_attempt_of_a_kind_gets_the_same_process_and_a_report_log_and_u
 def test_an_engine_that_waits_says_which_model_it_holds(bench: Bench) -> None:
     bench.start_node()
     bench.run(_spec(1))
-    [waits] = warm_engines(bench.data_dir)
+    [waits] = warm_engines(engines_folder(bench.data_dir))
     assert (waits.model, waits.ranks, waits.memory_bytes, waits.ends_after_s) == ("demo", 1, 7, 300)
     bench.launcher.launch(_spec(2, "goes on"))
     bench.pid(_spec(2))
-    assert warm_engines(bench.data_dir) == []
+    assert warm_engines(engines_folder(bench.data_dir)) == []
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,14 @@
 import os
 from pathlib import Path
 
-from embedded.model import await_demo_model, demo_model, start_demo_model
+from embedded.model import (
+    CONTROLNETS,
+    IP_ADAPTERS,
+    await_demo_model,
+    beside_demo,
+    demo_model,
+    start_demo_model,
+)
 from pipeline.checkpoints.hashes import folder_revision
 
 ENVIRONMENT = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
@@ -34,3 +41,15 @@ def test_without_a_trained_model_one_with_random_weights_is_made(tmp_path: Path)
     assert child is not None
     await_demo_model(child, tmp_path, 250, lambda: False)
     assert (demo_model(tmp_path) / "unet" / "diffusion_pytorch_model.safetensors").is_file()
+
+
+def test_what_lies_beside_the_model_belongs_to_the_one_that_it_was_trained_for_alone(tmp_path: Path) -> None:
+    trained, other = _trained(tmp_path / "models" / "demo", b"learnt"), _trained(tmp_path / "other", b"random")
+    assert beside_demo(CONTROLNETS, folder_revision(trained), trained=trained) == {}
+    weights = tmp_path / "models" / "canny" / "diffusion_pytorch_model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"edges")
+    assert beside_demo(CONTROLNETS, folder_revision(trained), trained=trained) == {"canny": weights}
+    assert beside_demo(IP_ADAPTERS, folder_revision(trained), trained=trained) == {}
+    assert beside_demo(CONTROLNETS, folder_revision(other), trained=trained) == {}
+    assert beside_demo(CONTROLNETS, folder_revision(other), trained=tmp_path / "nothing") == {}

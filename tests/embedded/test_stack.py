@@ -6,8 +6,10 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import boto3
 import pytest
 import redis
 
+from embedded.processes.on_demand import listen
 from pipeline.client.local_stack import StackState, running_stack, start_stack, stop_stack, wipe
 from pipeline.deployment.model_file import add_model
 from pipeline.deployment.settings import ModelSource, load_settings
@@ -95,7 +98,12 @@ def test_the_life_of_a_stack(data_dir: Path, monkeypatch: pytest.MonkeyPatch, pa
 
     _redis(state).set("kept", "yes")
     family = _family(state.pid)
-    assert len(family) == 5  # supervisor, Redis, S3, node, one worker
+    assert len(family) == 5  # supervisor, Redis, S3, node, one worker; the page runs once somebody asks for it
+    assert state.page is not None
+    with urllib.request.urlopen(f"{state.page}/healthz", timeout=60) as answer:  # noqa: S310  # our own server
+        assert answer.status == 200
+    family = _family(state.pid)
+    assert len(family) == 6
     assert stop_stack(data_dir)
     patience.gone(*family)
     assert not stop_stack(data_dir)
@@ -167,6 +175,15 @@ def test_a_stack_that_cannot_come_up_says_why_and_leaves_nothing(data_dir: Path)
     with pytest.raises(ServiceError, match=r"(?s)did not start.*services\.json is not what this version writes"):
         _start(data_dir, workers=broken)
     assert running_stack(data_dir) is None
+
+
+def test_a_port_that_is_taken_is_refused_if_it_was_wanted_and_else_replaced(data_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ServiceError, match=rf"port {port} .* --no-page"):
+            _start(data_dir, port=port)
+        with listen(None, usual=port) as other:
+            assert other.getsockname()[1] != port
 
 
 def test_asking_to_stop_while_it_starts_is_an_orderly_end(data_dir: Path, patience: Any) -> None:

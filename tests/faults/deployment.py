@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from embedded.services.services import Services, no_proxy
 from pipeline import Batch, Client
 from pipeline.checkpoints.hashes import folder_revision
 from pipeline.client.connect import Connection, connect_to_stack
-from pipeline.client.local_stack import without_deployment
+from pipeline.client.stack_environment import without_deployment
 from pipeline.deployment.settings import ModelSource, Settings, load_settings
 from pipeline.names import job_ref
 from pipeline.records.batch import JobRecord
@@ -32,6 +32,9 @@ PATIENCE_S = 120.0
 # Small enough for a second, and for several evaluations in which something may happen.
 TINY = {"width": 64, "height": 64, "steps": 2}
 LONGER: dict[str, Any] = {"width": 128, "height": 128, "steps": 12}
+
+# Images that a pod renders at the same time: `make test-faults SLOTS=4`.
+SLOTS = int(os.environ.get("FAULTS_SLOTS") or 1)
 
 
 class Deployment:
@@ -58,6 +61,7 @@ class Deployment:
             "warm_s": 0.0,  # whether a pod is left is seen by its processes
             "layout": "1x1x2",
             "images_per_job": 4,
+            **({"slots": SLOTS} if SLOTS > 1 else {}),
             "worker_slots": 1,
             "data_dir": folder,
             "log_format": "json",
@@ -127,14 +131,24 @@ class Deployment:
 
     def submit(self, images: int = 4, *, batch_id: str | None = None, **row: Any) -> Batch:
         """A batch of so many images; the invariants will be asked of it."""
-        prompts = [f"hill {number}" for number in range(images)]
-        batch = self.client.submit(prompts, batch_id=batch_id, **(TINY | row))
+        rows = [(TINY | row) | {"prompt": f"hill {number}"} for number in range(images)]
+        return self.submit_rows(rows, batch_id=batch_id)
+
+    def submit_rows(self, rows: Sequence[Mapping[str, Any]], *, batch_id: str | None = None) -> Batch:
+        """The same of any rows."""
+        batch = self.client.submit(rows, batch_id=batch_id)
         self.batches[batch.id] = False
         return batch
 
     def rendering(self, images: int = 4, **row: Any) -> Batch:
-        """A batch of images that take a while, the first of which is committed and the second has begun."""
-        batch = self.submit(images, **(LONGER | row))
+        """A batch of images that take a while, the first of which is committed and the second has begun.
+
+        With several slots the others have begun with the first, which has a few steps alone.
+        """
+        rows = [(LONGER | row) | {"prompt": f"hill {number}"} for number in range(images)]
+        if (self.settings.slots or 1) > 1:
+            rows[0]["steps"] = 2
+        batch = self.submit_rows(rows)
         until("an image is committed", lambda: batch.status().succeeded)
         return batch
 

@@ -73,7 +73,7 @@ def test_while_it_is_pending(deployment: Deployment) -> None:
 def test_while_it_uploads(deployment: Deployment) -> None:
     with deployment.s3_wire.breaking(method="PUT", key=r"/images/.*\.png$", hold=True) as rule:
         batch = deployment.submit(8, **LONGER)
-        assert rule.reached.wait(90)
+        assert rule.reached.wait(180)  # several slots end late, and together
         assert batch.cancel() is BatchState.CANCELLING
         until("it was told", lambda: "stopping" in deployment.attempt_log())  # by the ledger, or by the end of its pod
     ends_well(deployment, batch, BatchState.CANCELLED)
@@ -89,8 +89,9 @@ def test_while_it_waits_for_its_next_attempt(deployment: Deployment) -> None:
 
 
 @slow
-def test_while_it_is_paused(deployment: Deployment) -> None:
+def test_while_it_is_paused(started: Started) -> None:
     """Its job waits for its next attempt, and nobody renders."""
+    deployment = started(images_per_job=30)
     batch = deployment.rendering(30)
     assert batch.pause() is BatchState.PAUSED
     deployment.in_state(batch, JobState.RETRYING)

@@ -151,22 +151,23 @@ def test_a_shard_that_is_deleted_with_its_rows_fails_the_batch_by_name(started: 
 
 @slow
 @pytest.mark.parametrize(
-    "key",
+    "spoil",
     [
-        lambda o: o.image(0, 0, Format.PNG),
-        lambda o: o.marker(BatchState.COMPLETED),
-        lambda o: o.results,
-        lambda o: o.fragment(1),
-        lambda o: o.manifest,
+        _spoil(lambda o: o.image(0, 0, Format.PNG)),
+        _spoil(lambda o: o.marker(BatchState.COMPLETED)),
+        _spoil(lambda o: o.results),
+        _spoil(lambda o: o.fragment(1)),
+        _spoil(lambda o: o.manifest),
+        _spoil(lambda o: o.manifest, body=b'{"schema_version": 1'),
     ],
-    ids=["image", "marker", "results", "fragment", "batch.json"],
+    ids=["image", "marker", "results", "fragment", "batch.json", "batch.json damaged"],
 )
 def test_what_is_deleted_after_the_end_is_found_and_repaired(
-    deployment: Deployment, key: Callable[[BatchObjects], str]
+    deployment: Deployment, spoil: Callable[[Deployment, Batch], None]
 ) -> None:
     batch = deployment.submit(6)
     batch.wait(timeout_s=300)
-    deployment.artifacts.delete(key(BatchObjects(batch.id)))
+    spoil(deployment, batch)
     assert not batch.verify().ok
     _repaired(batch)
     ends_well(deployment, batch, harmed={_image(batch): 1})

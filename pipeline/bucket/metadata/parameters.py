@@ -12,12 +12,15 @@ import json
 import re
 
 from pipeline.deployment.allow_lists import Names
-from pipeline.picture import HighresMode, Lora, Scheduler, Syntax
+from pipeline.input_picture import AdapterReference, Control, Fit, Preprocess
+from pipeline.loras.blocks import as_list
+from pipeline.picture import WHOLE_SCHEDULE, HighresMode, Lora, Scheduler, Syntax
 from pipeline.promptset.samplers import shown_name
 from pipeline.promptset.syntax import reading
 from pipeline.promptset.syntax.escape import as_a1111, escape
 from pipeline.promptset.syntax.inversions import Inversions
 from pipeline.promptset.syntax.parsed import BadSyntax
+from pipeline.records.provenance import Provenance
 from pipeline.records.results import ImageResult
 
 AUTOV2, AUTOV3 = 10, 12  # hexadecimal digits: of a file's SHA-256, and of that of its tensors without the header
@@ -29,6 +32,15 @@ _SIGMAS = {
     "use_exponential_sigmas": "Exponential",
     "use_beta_sigmas": "Beta",
 }
+# As sd-webui-controlnet calls what is made of a picture, and how it comes to a size.
+_MODULES = {
+    Preprocess.NONE: "none",
+    Preprocess.CANNY: "canny",
+    Preprocess.GREY: "recolor_luminance",
+    Preprocess.BLUR: "blur_gaussian",
+    Preprocess.TILE: "tile_resample",
+}
+_RESIZES = {Fit.FILL: "Crop and Resize", Fit.FIT: "Resize and Fill", Fit.STRETCH: "Just Resize"}
 _NEGATIVE = "Negative prompt:"
 # Readers find the parts of the text by how its lines begin.
 _NEWLINE_BEFORE_MARK = re.compile(rf"\n(?=\s*(?:{_NEGATIVE}|Steps:))")
@@ -111,10 +123,17 @@ def _settings(result: ImageResult) -> dict[str, object]:
     }
     if made.vae is not None:
         settings["VAE"] = _quoted(made.vae)
+    if made.refiner_revision is not None and result.refiner_switch_at is not None:
+        refiner = made.refiner or "refiner"  # earlier versions did not record its name
+        settings["Refiner"] = _quoted(f"{refiner} [{model_hash(refiner, made.refiner_revision, None)}]")
+        settings["Refiner switch at"] = f"{result.refiner_switch_at:g}"
     settings |= hires
     settings["Clip skip"] = result.clip_skip
     if result.guidance_rescale:
         settings["CFG Rescale"] = f"{result.guidance_rescale:g}"
+    # A web UI has one extension for both.
+    units = [_control(one, made) for one in result.control] + [_reference(one, made) for one in result.reference]
+    settings |= {f"ControlNet {number}": unit for number, unit in enumerate(units)}
     settings["RNG"] = "CPU"
     settings |= _hashes(result, str(settings["Model hash"]))
     settings["Version"] = f"tessera {made.versions.get('tessera-render', '')}".strip()
@@ -125,7 +144,12 @@ def _passes(result: ImageResult) -> tuple[int, int, dict[str, object]]:
     """Width and height of the first pass, and what is said of the later ones."""
     stages = result.made.stages
     if result.image is not None:
-        return result.width, result.height, {"Denoising strength": f"{result.strength:g}"}
+        painted: dict[str, object] = {}
+        if result.inpaint is not None:
+            painted = {"Mask blur": result.inpaint.feather}
+            if (region := result.inpaint.region) is not None:
+                painted |= {"Inpaint area": "Only masked", "Masked area padding": region.padding}
+        return result.width, result.height, {"Denoising strength": f"{result.strength:g}", **painted}
     if result.highres.mode is not HighresMode.REFINE or len(stages) < 2:
         return result.width, result.height, {}
     first, last = stages[0], stages[-1]
@@ -158,6 +182,36 @@ def _hashes(result: ImageResult, of_model: str) -> dict[str, object]:
     return found
 
 
+def _control(control: Control, made: Provenance) -> str:
+    """A control network as sd-webui-controlnet writes one."""
+    return _unit(
+        _MODULES[control.preprocess],
+        f"{control.model} [{made.controlnets.get(control.model, '')[:8]}]",
+        control.scale,
+        control.fit,
+        (control.start, control.end),
+    )
+
+
+def _reference(reference: AdapterReference, made: Provenance) -> str:
+    """An IP-Adapter likewise; where a mask lets it count has no place there."""
+    file = f"{reference.adapter} [{made.ip_adapters.get(reference.adapter, '')[:8]}]"
+    return _unit("ip-adapter-auto", file, reference.scale, Fit.FILL, WHOLE_SCHEDULE)
+
+
+def _unit(module: str, model: str, scale: float, fit: Fit, steps: tuple[float, float]) -> str:
+    parts = {
+        "Module": module,
+        "Model": model,
+        "Weight": f"{scale:g}",
+        "Resize Mode": _RESIZES[fit],
+        "Guidance Start": f"{steps[0]:g}",
+        "Guidance End": f"{steps[1]:g}",
+        "Control Mode": "Balanced",
+    }
+    return _quoted(", ".join(f"{name}: {value}" for name, value in parts.items()))
+
+
 def _lines_of(prompt: str) -> str:
     """The prompt on lines of which none begins as a part of the whole does."""
     return _NEWLINE_BEFORE_MARK.sub(" ", "\n".join(prompt.strip().splitlines()))
@@ -169,5 +223,8 @@ def _quoted(value: str) -> str:
 
 
 def _scales(lora: Lora) -> str:
-    """A web UI's: one for all, or that of the text encoders before that of the UNet."""
-    return f"{lora.scale:g}" if lora.text_scale is None else f"{lora.text_scale:g}:{lora.scale:g}"
+    """A web UI's: one for all, or that of the text encoders before that of the UNet; and behind both, block weights."""
+    text_scale = lora.scale if lora.text_scale is None else lora.text_scale
+    if lora.blocks and (weights := as_list(lora.blocks)) is not None:
+        return f"{text_scale:g}:{lora.scale:g}:lbw={weights}"
+    return f"{lora.scale:g}" if lora.text_scale is None else f"{text_scale:g}:{lora.scale:g}"

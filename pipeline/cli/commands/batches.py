@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli import complete
+from pipeline.cli.counts import counted
 from pipeline.cli.exits import OK
 from pipeline.cli.failures import print_failures
 from pipeline.cli.follow import follow
@@ -144,7 +146,7 @@ def _row(seen: BatchStatus | Unreadable) -> Sequence[str]:
         f"{seen.succeeded}/{seen.total}",
         str(seen.failed or ""),
         str(seen.cancelled or ""),
-        f"{seen.created_at:%Y-%m-%d %H:%M:%S}",
+        f"{seen.created_at:%Y-%m-%d %H:%M}",
         duration(seen.elapsed_s),
         "" if seen.finished or seen.reason is None else seen.reason.removeprefix("waits for "),
     )
@@ -192,7 +194,11 @@ def _print_state(batch_id: str, state: BatchState, *, as_json: bool) -> None:
 def retry(
     batch_id: BatchId,
     code: Annotated[
-        list[str] | None, typer.Option(help="Only failures with this code, such as E_POISON; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="Only failures with this code, such as E_POISON; may be repeated.",
+            autocompletion=complete.failure_codes,
+        ),
     ] = None,
     watch: Watch = False,
     timeout: Timeout = None,
@@ -204,7 +210,7 @@ def retry(
     if as_json:
         write_json({"batch": batch_id, "images": retried.images, "failed": retried.failed})
     elif retried.images:
-        typer.echo(f"{batch_id} is opened again for {retried.images} images")
+        typer.echo(f"{batch_id} is opened again for {counted(retried.images, 'image')}")
     else:
         there = ", ".join(f"{count} {name}" for name, count in sorted(retried.failed.items())) or "none"
         typer.echo(f"{batch_id}: nothing to retry; failures: {there}")

@@ -7,12 +7,12 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from pipeline.cli.exits import OK, OUR_FAULT
 from pipeline.cli.options import AsJson
+from pipeline.cli.table import console
 from pipeline.client.doctor import Verdict, examine
 from pipeline.process.redact import redacted
 
@@ -40,10 +40,11 @@ def doctor(
     if as_json:
         sys.stdout.write(redacted(json.dumps([finding.as_dict() for finding in found])) + "\n")
     else:
-        table = Table("", "what", "found", "what to do", box=None, pad_edge=False)
+        titles = ("", "what", "found", "what to do")
+        table = Table(*(Column(title, overflow="fold") for title in titles), box=None, pad_edge=False)
         for finding in found:
             colour = _COLOURS[finding.verdict]
             cells = (escape(redacted(text)) for text in (finding.what, finding.found, finding.advice))
             table.add_row(f"[{colour}]{finding.verdict.value}[/]", *cells)
-        Console(soft_wrap=True).print(table)
+        console().print(table)
     return OUR_FAULT if any(finding.verdict is Verdict.WRONG for finding in found) else OK

@@ -95,6 +95,8 @@ def add(
         revision, hashes = revision_of(whole)  # reads it whole, so what is wrong with it is said before
         if "refiner" in given:
             given["refiner"]["revision"], _ = revision_of(Path(given["refiner"]["path"]))
+        if found.checkpoint.inpaints:
+            given["inpainting"] = True
         source = ModelSource(revision=revision, sha256=hashes.sha256 if hashes is not None else None, **given)
     except ValidationError as error:
         raise RequestError("; ".join(str(item["msg"]) for item in error.errors())) from error

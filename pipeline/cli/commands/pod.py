@@ -14,6 +14,7 @@ from pipeline.cli.exits import OUR_FAULT
 from pipeline.cli.options import JobRef
 from pipeline.client.connect import environment_of_deployment
 from pipeline.errors import RequestError
+from pipeline.names import URL_VARIABLE
 
 
 def add_to(app: typer.Typer) -> None:
@@ -33,6 +34,11 @@ def pod(
     """
     if live and importlib.util.find_spec("kubernetes") is None:
         raise RequestError("--live needs the Kubernetes client: pip install 'tessera-render[worker]'")
+    if os.environ.get(URL_VARIABLE):
+        raise RequestError(
+            f"{URL_VARIABLE} found; `pod` reads Redis, which a token does not give: run it where TESSERA_REDIS_URL is "
+            f"set, without {URL_VARIABLE}"
+        )
     # By name: this side imports nothing of k8s.
     command = [sys.executable, "-P", "-m", "k8s.show", job, *(["--live"] if live else [])]
     code = subprocess.run(command, env=environment_of_deployment(os.environ), check=False).returncode

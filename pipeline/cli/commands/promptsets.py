@@ -8,6 +8,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from pipeline.cli.counts import counted, rows_and_images
 from pipeline.cli.exits import OK
 from pipeline.cli.follow import follow
 from pipeline.cli.json_out import write_json
@@ -31,7 +32,7 @@ from pipeline.client.client import Client
 from pipeline.client.connect import Connection, connect
 from pipeline.client.progress import duration
 from pipeline.deployment.announcement import Deployment
-from pipeline.errors import RowWarning, SettingsError
+from pipeline.errors import SHOWN_ERRORS, RowWarning, SettingsError
 from pipeline.inputs.gathered import InputPictures
 from pipeline.operations.estimate import Estimate
 from pipeline.operations.prompt_files import put_prompt_file
@@ -113,10 +114,10 @@ def submit(
             | _unreached(manifest.unreached)
         )
     elif watch or output:
-        typer.echo(f"batch {manifest.id}: {manifest.rows} rows, {manifest.images} images", err=True)
+        typer.echo(f"batch {manifest.id}: {rows_and_images(manifest.rows, manifest.images)}", err=True)
     else:
         what = "accepted" if accepted.created else "accepted before, nothing changed"
-        typer.echo(f"{manifest.id}  {what}: {manifest.rows} rows, {manifest.images} images")
+        typer.echo(f"{manifest.id}  {what}: {rows_and_images(manifest.rows, manifest.images)}")
         typer.echo(f"follow it with: tessera watch {manifest.id}", err=True)
     _print_unreached(manifest.unreached, manifest.rows)
     if manifest.invalid_rows:
@@ -164,17 +165,17 @@ def validate(
         pass
     found.raise_if_refused(skip_invalid=skip_invalid)
     _show_warnings(found.warnings)
-    for error in found.errors:
+    for error in found.errors[:SHOWN_ERRORS]:
         typer.echo(f"left out: {error}", err=True)
-    if found.invalid > len(found.errors):
-        typer.echo(f"and {found.invalid - len(found.errors):,} more errors", err=True)
+    if found.invalid > SHOWN_ERRORS:
+        typer.echo(f"and {found.invalid - SHOWN_ERRORS:,} more errors", err=True)
     if as_json:
         counts = {"rows": found.rows, "images": found.images, "invalid_rows": found.invalid_rows}
         warnings = [str(one) for one in found.warnings]
         write_json(counts | {"warnings": warnings, "checked_against": where} | _unreached(found.unreached))
     else:
         left_out = f"{_left_out(found.invalid_rows)}, " if found.invalid_rows else ""
-        typer.echo(f"{file}: {found.rows} rows, {found.images} images, {left_out}valid for {where}")
+        typer.echo(f"{file}: {rows_and_images(found.rows, found.images)}, {left_out}valid for {where}")
     _print_unreached(found.unreached, found.rows)
     return OK
 
@@ -185,7 +186,7 @@ def _show_warnings(warnings: Iterable[RowWarning]) -> None:
 
 
 def _left_out(rows: int) -> str:
-    return f"{rows:,} invalid {'row' if rows == 1 else 'rows'} left out"
+    return f"{counted(rows, 'invalid row')} left out"
 
 
 @with_picture
@@ -247,10 +248,10 @@ def _print_unreached(counts: Mapping[str, int], rows: int) -> None:
 
 
 def _lines(found: Estimate) -> list[str]:
-    pods = f"{found.pods} {'pod' if found.pods == 1 else 'pods'} of {found.gpus} GPUs at a time"
+    pods = f"{counted(found.pods, 'pod')} of {counted(found.gpus, 'GPU')} at a time"
     return [
         *([_left_out(found.left_out)] if found.left_out else []),
-        f"{found.images:,} images in {found.jobs:,} jobs, about {_bytes(found.bytes)}",
+        f"{counted(found.images, 'image')} in {counted(found.jobs, 'job')}, about {_bytes(found.bytes)}",
         f"{found.gpu_hours:,.2f} GPU hours; {duration(found.wall_s)} with {pods}",
         f"of that, {found.idle_s / max(1e-9, found.idle_s + found.render_s):.0%} is pods that start, load and end",
         *(f"  {'learned' if found.learned else 'not learned'}: {line}" for line in found.basis),

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.counts import counted
 from pipeline.cli.exits import OK
 from pipeline.cli.json_out import write_json
-from pipeline.cli.options import AsJson
+from pipeline.cli.options import AsJson, BatchIds
 from pipeline.client.client import Client
 from pipeline.errors import RequestError
 from pipeline.operations.purge import may_be_purged
@@ -24,7 +25,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def purge(
-    batch_ids: Annotated[list[str] | None, typer.Argument(help="Ids of batches.", show_default=False)] = None,
+    batch_ids: BatchIds = None,
     older_than: Annotated[
         str | None, typer.Option(help="All batches that ended longer ago than this, such as 30d.")
     ] = None,
@@ -43,14 +44,13 @@ def purge(
     client = Client()
     chosen = _chosen(client, batch_ids, older_than, state)
     images = sum(status.succeeded for status in chosen.values() if status)
-    what = f"{len(chosen)} {'batch' if len(chosen) == 1 else 'batches'} with {images} images"
+    what = f"{counted(len(chosen), 'batch', 'batches')} with {counted(images, 'image')}"
     if keep_images:
         what += ", which stay"
     if not as_json:
         for batch_id, status in chosen.items():
-            typer.echo(
-                f"{batch_id}  " + (f"{status.state.value}, {status.succeeded} images" if status else "what is left")
-            )
+            ended = f"{status.state.value}, {counted(status.succeeded, 'image')}" if status else "what is left"
+            typer.echo(f"{batch_id}  {ended}")
     if chosen and not dry_run:
         if not (yes or as_json) and not sys.stdin.isatty():
             raise RequestError(f"{what}: there is no terminal to ask on, so --yes wanted")

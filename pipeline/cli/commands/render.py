@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,10 +13,13 @@ from pipeline.cli.exits import OK
 from pipeline.cli.json_out import write_json
 from pipeline.cli.options import AsJson, Timeout
 from pipeline.cli.picture_options import with_picture
-from pipeline.cli.ready_stack import local_stack
-from pipeline.client.client import Client
-from pipeline.client.connect import connect, connect_to_stack
-from pipeline.errors import NoneConfigured
+from pipeline.client.image import ImageInMemory, RenderedImage
+from pipeline.client.local_stack import LOCK_FILE
+from pipeline.client.render_here import render_here
+from pipeline.client.stack_environment import unheeded
+from pipeline.deployment.settings import MachineSettings, load_part
+from pipeline.names import URL_VARIABLE
+from pipeline.process import flock
 from pipeline.promptset.row import Options
 
 _SLUG = re.compile(r"[^a-z0-9]+")
@@ -39,24 +43,39 @@ def render(
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> int:
-    """Render one picture and print where it is. Without a deployment, the local stack is started, and left running."""
+    """Render one picture and print where it is: by the deployment if there is one, else by this machine as it is."""
     fields = picture.explicit_values() | overrides.explicit_values()
-    image = _client().render(prompt, timeout_s=timeout, progress=not as_json, **fields)
+    image = _rendered(prompt, fields, timeout, progress=not as_json)
     path = image.save(output or Path("renders") / f"{_slug(prompt)}-{image.result.seed}{image.suffix}")
     if as_json:
-        write_json({"file": str(path), "seed": image.result.seed, "batch": image.result.batch_id})
+        batch = None if isinstance(image, ImageInMemory) else image.result.batch_id
+        write_json({"file": str(path), "seed": image.result.seed, "batch": batch})
     else:
         typer.echo(str(path))
     return OK
 
 
-def _client() -> Client:
+def _rendered(prompt: str, fields: dict[str, Any], timeout_s: float | None, *, progress: bool) -> RenderedImage:
+    """Imports the clients of Redis and S3 only where a deployment is: they take half a second."""
+    folder = load_part(MachineSettings).data_dir
+    if not any(map(os.environ.get, (URL_VARIABLE, "TESSERA_REDIS_URL"))) and not flock.is_held(folder / LOCK_FILE):
+        for name in unheeded(os.environ):
+            typer.echo(f"{name} changes nothing here: no deployment is named", err=True)
+        return render_here(folder, os.environ, prompt, fields, timeout_s=timeout_s, on_news=_print_line)
+    from pipeline.cli.ready_stack import local_stack
+    from pipeline.client.client import Client
+    from pipeline.client.connect import connect, connect_to_stack
+    from pipeline.errors import NoneConfigured
+
     try:
-        return Client(connect())
-    except NoneConfigured:
-        pass
-    typer.echo("no deployment is there: starting the local stack, which stays up (`tessera down` stops it)", err=True)
-    return Client(connect_to_stack(local_stack()))
+        client = Client(connect())
+    except NoneConfigured:  # it is coming up
+        client = Client(connect_to_stack(local_stack()))
+    return client.render(prompt, timeout_s=timeout_s, progress=progress, **fields)
+
+
+def _print_line(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def _slug(prompt: str) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, cast
 import typer
 
 from pipeline.cli.assignments import assigned
+from pipeline.cli.counts import counted, rows_and_images
 from pipeline.cli.exits import OK
 from pipeline.cli.json_out import write_json
 from pipeline.cli.options import AsJson, BatchSeed, Comments, ExtraColumns, Override, Priority, Tenant
@@ -215,9 +216,9 @@ def _line(seen: FiringStatus) -> str:
     firing = seen.firing
     parts = [f"{firing.fire_at:%Y-%m-%d %H:%M:%S} UTC", f"{seen.result:<12}", firing.id]
     if firing.images:
-        parts.append(f"{firing.rows} rows, {firing.images} images")
+        parts.append(rows_and_images(firing.rows, firing.images))
     if firing.unchanged:
-        parts.append(f"{firing.unchanged} rows unchanged")
+        parts.append(f"{counted(firing.unchanged, 'row')} unchanged")
     parts += unreached_lines(firing.unreached, firing.rows)
     if firing.replaced:
         parts.append(f"replaces {', '.join(firing.replaced)}")

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from pipeline.checkpoints.header import read_header
+from pipeline.cli.added_files import ControlNets, Embeddings, IPAdapters, Loras, stack_options
+from pipeline.cli.counts import rows_and_images
 from pipeline.cli.exits import OK
 from pipeline.cli.json_out import write_json
 from pipeline.cli.options import AsJson
 from pipeline.cli.ready_stack import data_folder, print_progress, wait_for_workers
 from pipeline.client.client import Client
 from pipeline.client.connect import connect_to_stack
-from pipeline.client.local_stack import StackState, running_stack, start_stack, stop_stack, unheeded, wipe
+from pipeline.client.local_stack import StackState, running_stack, start_stack, stop_stack, wipe
+from pipeline.client.stack_environment import SETTINGS_FILE, settings_of_file, unheeded, without_effect
+from pipeline.client.standalone import stop_standalone
 from pipeline.deployment.model_check import model_id, source_of
 from pipeline.deployment.model_file import add_model
-from pipeline.deployment.settings import default_of, variable_name
+from pipeline.deployment.settings import default_of, load_settings, variable_name
 from pipeline.errors import RequestError
+from pipeline.ledger import Ledger
 from pipeline.operations.submit import Submission, checked_options, from_here
+from pipeline.operations.tokens import create_sign_in
 from pipeline.process.lifeline import die_with_parent
 from pipeline.process.private import private_folder
+from pipeline.records.tokens import EVERY_TENANT, Scope
 
 # How long a stack may take to end in order before it is killed: in general, and when somebody waits who pressed Ctrl-C.
 _GRACE_S, _INTERRUPTED_S = 40.0, 0.5
+# A link to sign in works for so long.
+_SIGN_IN = timedelta(minutes=10)
 
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder for all its data; by default TESSERA_DATA_DIR, or ~/.tessera.")
@@ -47,12 +55,11 @@ Models = Annotated[
         "the first is the model of rows that name none. May be repeated.",
     ),
 ]
-Loras = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--lora", metavar="NAME=FILE", help="A LoRA for the demo model, which rows may name; may be repeated."
-    ),
+Port = Annotated[
+    int | None,
+    typer.Option(help="Port of its page and HTTP API.", min=1, max=65535, show_default="8080, or a free one"),
 ]
+NoPage = Annotated[bool, typer.Option("--no-page", help="Leave its page and HTTP API out.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -69,43 +76,79 @@ def up(
     slots: Slots = None,
     ranks: Ranks = None,
     lora: Loras = None,
+    port: Port = None,
+    no_page: NoPage = False,
+    embedding: Embeddings = None,
+    controlnet: ControlNets = None,
+    ip_adapter: IPAdapters = None,
     as_json: AsJson = False,
 ) -> int:
     """Start Redis, S3, workers and a node on this machine, and leave them running; `tessera down` stops them.
 
-    It finds the GPUs of the machine. Settings of the environment (TESSERA_*, docs/settings.md) hold where no option is
-    given, but for those of its own Redis, bucket and node.
+    It finds the GPUs of the machine. Settings (TESSERA_*, docs/settings.md) hold where no option is given: those of the
+    environment, then those of settings.env in the data folder; but for those of its own Redis, bucket and node.
     """
     folder = data_folder(data_dir)
     before = running_stack(folder)
-    if before is not None and (lora or model):
-        what = "LoRAs" if lora else "models"
+    given = {
+        "LoRAs": lora,
+        "embeddings": embedding,
+        "ControlNets": controlnet,
+        "IP-Adapters": ip_adapter,
+        "models": model,
+    }
+    if before is not None and (what := next((what for what, listed in given.items() if listed), None)):
         raise RequestError(f"the local stack runs already, and takes {what} when it starts; `tessera down` stops it")
     for name in unheeded(os.environ):
         typer.echo(f"{name} changes nothing here: the local stack has its own", err=True)
     if before is not None:
+        for name in sorted({*without_effect(os.environ, before.environment)} - {*unheeded(os.environ)}):
+            typer.echo(f"{name} changes nothing: the stack runs already; `tessera down` stops it", err=True)
         _say_what_changes_nothing(before, {"slots": slots, "ranks": ranks, "device": device})
-    added = [_add_model(folder, text) for text in model or ()]
-    loras = json.dumps(_files(lora or []))
-    state = before or start_stack(
-        folder,
-        detached=True,
-        on_progress=print_progress,
-        slots=slots,
-        gpus=ranks,
-        device=device,
-        default_model=added[0] if added else None,
-        loras=loras,
-    )
-    wait_for_workers(state)
+        if port is not None and not (before.page or "").endswith(f":{port}"):
+            typer.echo(f"--port {port} changes nothing: the stack runs already; `tessera down` stops it", err=True)
+    if of_file := settings_of_file(folder):
+        typer.echo(f"{folder / SETTINGS_FILE} says {', '.join(sorted(of_file))}", err=True)
+    added = [_add_model(folder, text, default=number == 0) for number, text in enumerate(model or ())]
+    files = stack_options(lora, embedding, controlnet, ip_adapter)
+    try:
+        state = before or start_stack(
+            folder,
+            detached=True,
+            on_progress=print_progress,
+            slots=slots,
+            gpus=ranks,
+            device=device,
+            default_model=added[0] if added else None,
+            port=port,
+            no_page=no_page,
+            **files,
+        )
+        wait_for_workers(state)
+    except KeyboardInterrupt:
+        if before is None:
+            typer.echo("interrupted: ending the local stack, which was coming up", err=True)
+            stop_stack(folder, _INTERRUPTED_S)
+        raise
     if as_json:
-        write_json({"data_dir": str(folder), "pid": state.pid, "started": before is None})
+        write_json({"data_dir": str(folder), "pid": state.pid, "started": before is None, "page": state.page})
         return OK
     what = "runs already" if before else "is up"
     typer.echo(f"the local stack {what}: data in {folder}, logs in {state.logs}")
+    if state.page is not None:
+        typer.echo(f"page and HTTP API: {state.page}")
+        typer.echo(f"sign in, once and within {_SIGN_IN.seconds // 60} minutes: {_sign_in_link(state)}", err=True)
+    elif not no_page:
+        typer.echo("it has no page: pip install 'tessera-render[serve]', or it was started with --no-page", err=True)
     named = "" if data_dir is None else f"TESSERA_DATA_DIR={folder} "
     typer.echo(f"try: {named}tessera submit PROMPTS.jsonl --watch", err=True)
     return OK
+
+
+def _sign_in_link(state: StackState) -> str:
+    """A link that signs the owner of this stack in, in a browser."""
+    ledger = Ledger(load_settings(state.client_environment(os.environ)))  # without S3's client, which takes longer
+    return f"{state.page}/sign-in#{create_sign_in(ledger, EVERY_TENANT, (Scope.ADMIN,), life=_SIGN_IN)}"
 
 
 _SETTINGS = {"slots": "worker_slots", "ranks": "gpus", "device": "device"}
@@ -121,7 +164,7 @@ def _say_what_changes_nothing(running: StackState, given: Mapping[str, str | int
             )
 
 
-def _add_model(folder: Path, text: str) -> str:
+def _add_model(folder: Path, text: str, *, default: bool) -> str:
     """Check a model and add it to the data folder; returns its id. Raises RequestError, BadCheckpoint."""
     named, equals, path = text.partition("=")
     whole = Path(path if equals else text).expanduser().absolute()
@@ -130,21 +173,9 @@ def _add_model(folder: Path, text: str) -> str:
     source = source_of(whole)
     name = named if equals else model_id(whole)
     private_folder(folder)
-    add_model(folder, name, source)
+    add_model(folder, name, source, default=default)
     print_progress(f"model {name}: {whole}")
     return name
-
-
-def _files(loras: list[str]) -> dict[str, str]:
-    """File by name. Raises RequestError, BadCheckpoint."""
-    files = {}
-    for text in loras:
-        name, _, path = text.partition("=")
-        if not name or not Path(path).is_file():
-            raise RequestError(f"--lora {text[:200]!r}: NAME=FILE wanted, and the file must be there")
-        read_header(Path(path))  # a web page or half a download is refused before anything starts
-        files[name] = str(Path(path).absolute())
-    return files
 
 
 def down(
@@ -154,6 +185,7 @@ def down(
 ) -> int:
     """Stop the local stack. Its data stay, and unfinished batches go on when it is up again."""
     folder = data_folder(data_dir)
+    warm = stop_standalone(folder)
     ran = stop_stack(folder)
     if wipe_data:
         wipe(folder)
@@ -161,7 +193,9 @@ def down(
         write_json({"data_dir": str(folder), "stopped": ran, "wiped": wipe_data})
     else:
         data = "its data are removed" if wipe_data else f"its data stay in {folder}"
-        typer.echo(f"the local stack {'is down' if ran else 'was not running'}; {data}")
+        what = "is down" if ran else "was not running"
+        model = "; the model that `tessera render` kept in memory is freed" if warm else ""
+        typer.echo(f"the local stack {what}{model}; {data}")
     return OK
 
 
@@ -172,6 +206,8 @@ def demo(
     slots: Slots = None,
     ranks: Ranks = None,
     timeout: Annotated[float, typer.Option(help="Give up after this many seconds (exit code 5).")] = 600,
+    port: Port = None,
+    no_page: NoPage = False,
     with_parent: Annotated[
         bool, typer.Option(help="Stop when the process that started this one ends, however it ends.")
     ] = False,
@@ -185,10 +221,14 @@ def demo(
     folder = data_folder(data_dir)
     running = running_stack(folder)
     typer.echo("using the local stack that is up" if running else f"starting the local stack in {folder}", err=True)
-    state = running or start_stack(folder, detached=False, on_progress=print_progress, slots=slots, gpus=ranks)
     grace_s = _GRACE_S
     try:
+        state = running or start_stack(
+            folder, detached=False, on_progress=print_progress, slots=slots, gpus=ranks, port=port, no_page=no_page
+        )
         wait_for_workers(state)
+        if state.page is not None:
+            typer.echo(f"watch it, until it ends: {_sign_in_link(state)}", err=True)
         return _render(state, prompts, output, timeout)
     except KeyboardInterrupt:
         grace_s = _INTERRUPTED_S
@@ -204,7 +244,7 @@ def _render(state: StackState, prompts: Path | None, output: Path, timeout_s: fl
     client = Client(connect_to_stack(state.client_environment(os.environ)))
     accepted = client.accept(from_here(Submission(prompts or _examples(), checked_options({}))))
     manifest = accepted.manifest
-    typer.echo(f"batch {manifest.id}: {manifest.rows} rows, {manifest.images} images", err=True)
+    typer.echo(f"batch {manifest.id}: {rows_and_images(manifest.rows, manifest.images)}", err=True)
     batch = client.batch(manifest.id)
     status = batch.wait(timeout_s, progress=True)
     page = batch.download(output / manifest.id).resolve()

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from pipeline.bucket.trace import Trace, chrome_events, find_trace, in_order, summarised
 from pipeline.cli.exits import OK
 from pipeline.cli.json_out import write_json
 from pipeline.cli.options import AsJson, JobRef
+from pipeline.cli.table import console
 from pipeline.client.connect import connect
 from pipeline.outputs.timeline import timeline_png
 from pipeline.process.files import write_whole
@@ -46,7 +46,7 @@ def trace(
         sums = [summary.model_dump() for summary in summarised(found)]
         write_json({"files": [str(file) for file in files], "ranks": sums})
         return OK
-    Console().print(_table(found))
+    console().print(_table(found))
     for file in files:
         typer.echo(str(file))
     return OK

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from pipeline.cli.exits import OK, PARTLY
 from pipeline.cli.json_out import write_json
 from pipeline.cli.options import AsJson, BatchId
+from pipeline.cli.table import console
 from pipeline.client.client import Client
 from pipeline.operations.discrepancies import Verification
 
@@ -52,8 +52,9 @@ def _show(found: Verification) -> None:
     if found.ok:
         typer.echo("  nothing is wrong")
         return
-    table = Table("found", "how many", "what", "harm", "a repair", "for example", box=None, pad_edge=False)
+    titles = ("found", "how many", "what", "harm", "a repair", "for example")
+    table = Table(*(Column(title, overflow="fold") for title in titles), box=None, pad_edge=False)
     for one in found.discrepancies:
         meaning = one.meaning
         table.add_row(one.kind.value, str(one.count), meaning.says, meaning.harm.value, meaning.repair, one.examples[0])
-    Console().print(table)
+    console().print(table)

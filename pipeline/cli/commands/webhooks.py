@@ -8,7 +8,7 @@ import typer
 
 from pipeline.cli.exits import OK
 from pipeline.cli.json_out import write_json
-from pipeline.cli.options import AsJson, Tenant, WebhookEvents
+from pipeline.cli.options import AsJson, OfBatch, Tenant, WebhookEvents
 from pipeline.cli.table import print_table
 from pipeline.client.client import Client
 from pipeline.operations.webhooks import delivery_as_dict, endpoint_as_dict
@@ -28,29 +28,34 @@ def add_to(app: typer.Typer) -> None:
 def add(
     url: Annotated[str, typer.Argument(help="https://HOST/PATH that events are sent to.", show_default=False)],
     tenant: Tenant = "default",
+    batch: OfBatch = None,
     event: WebhookEvents = None,
     as_json: AsJson = False,
 ) -> int:
-    """Send the events of all batches of a tenant to a URL. For one batch: `tessera submit --webhook URL`."""
-    added = Client().webhooks.add(url, tenant=tenant, events=event or ())
+    """Send the events of all batches of a tenant to a URL, or those of one batch, as `submit --webhook URL` does."""
+    added = Client().webhooks.add(url, tenant=tenant, batch_id=batch, events=event or ())
     if as_json:
         write_json(endpoint_as_dict(added))
     else:
-        typer.echo(f"{added.id}  {', '.join(added.webhook.events)} of tenant {tenant} go to {shown_url(url)}")
-        typer.echo(f"what it checks signatures with: tessera webhook secret --tenant {tenant}", err=True)
+        whose = f"tenant {added.tenant}" if added.batch_id is None else f"batch {added.batch_id}"
+        typer.echo(f"{added.id}  {', '.join(added.webhook.events)} of {whose} go to {shown_url(url)}")
+        typer.echo(f"what it checks signatures with: tessera webhook secret --tenant {added.tenant}", err=True)
     return OK
 
 
 @_app.command("list")
-def list_webhooks(tenant: OfTenant = None, as_json: AsJson = False) -> int:
-    """List the webhooks of tenants. Paths of URLs are not shown: with many services they are passwords."""
-    found = Client().webhooks.list(tenant)
+def list_webhooks(tenant: OfTenant = None, batch: OfBatch = None, as_json: AsJson = False) -> int:
+    """List the webhooks of tenants, and those added to batches. Paths of URLs are not shown: they may be passwords."""
+    found = Client().webhooks.list(tenant, batch_id=batch)
     if as_json:
         for one in found:
             write_json(endpoint_as_dict(one))
         return OK
-    rows = [(one.id, one.tenant, shown_url(one.webhook.url), ", ".join(one.webhook.events)) for one in found]
-    print_table("webhook", "tenant", "to", "events", rows=rows)
+    rows = [
+        (one.id, one.tenant, one.batch_id or "", shown_url(one.webhook.url), ", ".join(one.webhook.events))
+        for one in found
+    ]
+    print_table("webhook", "tenant", "batch", "to", "events", rows=rows)
     return OK
 
 
@@ -64,7 +69,7 @@ def remove(webhook_id: Annotated[str, typer.Argument(help="Id of a webhook.", sh
 
 @_app.command()
 def deliveries(
-    batch: Annotated[str | None, typer.Option(help="Only of this batch.")] = None,
+    batch: OfBatch = None,
     tenant: OfTenant = None,
     state: Annotated[DeliveryState | None, typer.Option(help="Only in this state.")] = None,
     limit: Annotated[int, typer.Option(help="How many.", min=1)] = 20,

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from pipeline.cli.exits import OK
 from pipeline.cli.json_out import write_json
 from pipeline.cli.options import AsJson
+from pipeline.cli.table import print_table
 from pipeline.client.client import Client
 from pipeline.errors import RequestError
 
@@ -32,10 +31,8 @@ def workers(as_json: AsJson = False) -> int:
             line = {"worker": one.name, "free": one.free, "jobs": one.jobs, "drain": one.drain and one.drain.value}
             write_json(line)
         return OK
-    table = Table("worker", "free", "jobs", "drained", box=None, pad_edge=False)
-    for one in found:
-        table.add_row(one.name, str(one.free), str(one.jobs), one.drain.value if one.drain else "")
-    Console().print(table)
+    rows = [(one.name, str(one.free), str(one.jobs), one.drain.value if one.drain else "") for one in found]
+    print_table("worker", "free", "jobs", "drained", rows=rows)
     return OK
 
 

@@ -9,13 +9,15 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, NoReturn, Unpack
+from urllib.parse import quote
 
 from pipeline.client.batch import Batch
 from pipeline.client.client import Client
 from pipeline.client.over_http.batch import RemoteBatch
 from pipeline.client.over_http.schedules import RemoteSchedules
+from pipeline.client.over_http.webhooks import RemoteWebhooks
 from pipeline.client.remote.connection import RemoteConnection
-from pipeline.errors import PromptSetError, RequestError, RowError, RowWarning
+from pipeline.errors import PromptSetError, RequestError, RowError, RowWarning, UnknownBatch
 from pipeline.ledger.workers import Drain, Worker
 from pipeline.operations.estimate import Estimate
 from pipeline.operations.listing import EVERY, BatchFilter
@@ -44,13 +46,21 @@ class RemoteClient(Client):
         """Its schedules."""
         return RemoteSchedules(self._connection)
 
+    @cached_property
+    def webhooks(self) -> RemoteWebhooks:
+        """The webhooks that the token's tenant may see."""
+        return RemoteWebhooks(self._connection)
+
     def batch(self, batch_id: str) -> Batch:
         """A batch that was submitted before. Nothing is asked yet."""
         return RemoteBatch(self._connection, batch_id)
 
     def full_id(self, named: str) -> str:
         """The id of the batch that is meant by its beginning, or by `last`."""
-        return str(self._connection.api.ask("GET", f"/api/batch-id/{named}")["id"])
+        try:
+            return str(self._connection.api.ask("GET", f"/api/batch-id/{quote(named, safe='')}")["id"])
+        except UnknownBatch:
+            return named  # whose own error is clearer then
 
     def accept(self, submission: Submission) -> Acceptance:
         """Submit, and return what was accepted."""

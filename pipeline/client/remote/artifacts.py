@@ -36,6 +36,11 @@ class RemoteArtifacts(Artifacts):
     _impatient = _client
 
     @property
+    def root(self) -> str:
+        """Only who has its credentials names objects by URL."""
+        return str(self._client)
+
+    @property
     def where(self) -> str:
         """The API's address, for messages."""
         return self._api.url

@@ -25,6 +25,9 @@ class ApiSettings(SettingsPart):
         "streamed",
         description="How files are fetched: through the API, or from the bucket, where clients can reach it.",
     )
+    api_links_endpoint: str | None = Field(
+        None, description="URL of the S3 endpoint as clients reach it, for presigned links; none: `s3_endpoint`."
+    )
     api_link_minutes: float = Field(15.0, gt=0, le=7 * 24 * 60, description="How long a presigned link works.")
     api_trusted_header: str | None = Field(
         None,

@@ -34,7 +34,9 @@ class ConnectionSettings(SettingsPart):
     s3_region: str = Field("us-east-1", description="Region that requests are signed for.")
     s3_bucket: str = Field(description="Bucket of all artifacts; it must exist.")
     s3_prefix: str = Field("", description="Folder inside the bucket, without slashes at its ends.")
-    connect_timeout_s: float = Field(5.0, gt=0, description="How long a first connection may take before it fails.")
+    connect_timeout_s: float = Field(
+        5.0, gt=0, le=300, description="How long a first connection may take before it fails."
+    )
 
     @field_validator("redis_url")
     @classmethod

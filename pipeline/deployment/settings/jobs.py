@@ -25,12 +25,14 @@ class JobSettings(SettingsPart):
     # How jobs run
     launcher: Literal["local", "kubernetes"] = Field("kubernetes", description="Who runs an attempt.")
     images_per_job: int = Field(1000, ge=1, description="Most images of one job.")
-    job_seconds: float = Field(900, gt=0, description="Rendering that one job is cut to, by the estimate.")
+    job_seconds: float = Field(
+        900, gt=0, le=30 * 24 * 3600, description="Rendering that one job is cut to, by the estimate."
+    )
     max_attempts: int = Field(3, ge=1, description="Attempts of a job that may fail in a row without a new image.")
     max_disruptions: int = Field(
         100, ge=1, description="Attempts of a job that the cluster may take away in a row without a new image."
     )
-    deadline_s: float = Field(6 * 3600, gt=0, description="Longest running time of one attempt.")
+    deadline_s: float = Field(6 * 3600, gt=0, le=366 * 24 * 3600, description="Longest running time of one attempt.")
     lease_s: float = Field(20.0, ge=2, le=3600, description="A worker that is silent this long has lost its jobs.")
     observe_s: float = Field(1.0, gt=0, le=300, description="Pause between two looks at what runs.")
     tick_s: float = Field(2.0, gt=0, le=600, description="Pause between two of the controller's ticks.")

@@ -11,12 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pipeline.checkpoints.checkpoint import ModelFiles
 from pipeline.deployment.allow_lists import stem
 from pipeline.deployment.cost import SDXL_NATIVE_PX
-from pipeline.deployment.displacement import MOST_WORK, Displacement, NormMode
+from pipeline.deployment.displacement import MOST_WORK, Displacement, Exchange
 from pipeline.deployment.layouts import Layout
 from pipeline.deployment.recipes import ModelDefaults, Recipe
 from pipeline.deployment.settings.variables import SettingsPart
 from pipeline.deployment.tenants import Tenants
-from pipeline.picture import Enlargement, HighresAttention, Syntax
+from pipeline.picture import Enlargement, HighresAttention, NormMode, Syntax
 
 
 class RefinerSource(BaseModel):
@@ -64,6 +64,9 @@ class ModelSource(BaseModel):
     clip_vocabulary: bool | None = Field(
         None, description="Whether its tokenizers have CLIP's vocabulary, by which long prompts are found."
     )
+    inpainting: bool | None = Field(
+        None, description="Whether it was made to fill masks (nine channels); None: as its files say, where seen."
+    )
 
     @property
     def files(self) -> ModelFiles:
@@ -74,7 +77,9 @@ class ModelSource(BaseModel):
         )
 
 
-class _AddedFile(BaseModel):
+class AddedFile(BaseModel):
+    """A file of an allow-list that is added to a model."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str = Field(description="Safetensors file, as the pod sees it: beside the models, on the same volume.")
@@ -90,7 +95,7 @@ class _AddedFile(BaseModel):
         return (*self.aliases, stem(self.path))
 
 
-class LoraSource(_AddedFile):
+class LoraSource(AddedFile):
     """A LoRA of the allow-list: its file in the pod, which file it must be, and the models it was made for."""
 
     recipe: Recipe | None = Field(
@@ -99,8 +104,23 @@ class LoraSource(_AddedFile):
     defaults: ModelDefaults | None = Field(None, description="Likewise, one by one, over those of the recipe.")
 
 
-class EmbeddingSource(_AddedFile):
+class EmbeddingSource(AddedFile):
     """An embedding (textual inversion) of the allow-list: its file, which it must be, the models it was made for."""
+
+
+class ControlNetSource(AddedFile):
+    """A control network of the allow-list: its file in diffusers' naming, which it must be, its models."""
+
+
+class IPAdapterSource(AddedFile):
+    """An IP-Adapter of the allow-list: its file in its authors' naming, which it must be, and its image encoder."""
+
+    image_encoder: str = Field(
+        description="Folder of the CLIP image encoder that it was made with: `config.json` and `model.safetensors`."
+    )
+    image_encoder_sha256: str = Field(
+        description="Of the encoder's `model.safetensors`, checked before use.", pattern=r"^[0-9a-f]{64}$"
+    )
 
 
 class RenderingSettings(SettingsPart):
@@ -114,6 +134,12 @@ class RenderingSettings(SettingsPart):
     loras: dict[str, LoraSource] = Field(default_factory=dict, description="Allow-list: LoRA id to its source (JSON).")
     embeddings: dict[str, EmbeddingSource] = Field(
         default_factory=dict, description="Allow-list: embedding (textual inversion) id to its source (JSON)."
+    )
+    controlnets: dict[str, ControlNetSource] = Field(
+        default_factory=dict, description="Allow-list: control network id to its source (JSON)."
+    )
+    ip_adapters: dict[str, IPAdapterSource] = Field(
+        default_factory=dict, description="Allow-list: IP-Adapter id to its source (JSON)."
     )
     prompt_syntax: Syntax = Field(
         Syntax.NONE, description="How prompts of rows that do not say `syntax` are read; `none` as literal text."
@@ -163,6 +189,11 @@ class RenderingSettings(SettingsPart):
         allow_inf_nan=False,
         description="Work of a rank, times the mean, above which it hands tokens on; a large number: never.",
     )
+    exchange: Exchange = Field(
+        Exchange.DISPLACED,
+        description="How evaluations after the warm-up see other ranks' activations: `displaced`, an evaluation late; "
+        "`residual`, as they are, keys and values in few bits, for GPUs joined by PCIe or Ethernet.",
+    )
     highres_attention: HighresAttention = Field(
         HighresAttention.WHOLE,
         description="What self-attention sees in later passes of `refine` where rows do not say: `whole` or `windows`.",
@@ -192,7 +223,9 @@ class RenderingSettings(SettingsPart):
     replay: Literal["auto", "never"] = Field(
         "auto", description="Whether evaluations are recorded once a shape and replayed; `auto` does so on a GPU."
     )
-    collective_timeout_s: float = Field(300.0, ge=10, description="A rank that is silent so long ends its attempt.")
+    collective_timeout_s: float = Field(
+        300.0, ge=10, le=24 * 3600, description="A rank that is silent so long ends its attempt."
+    )
     image: str = Field("local", description="Container image of a pod, by digest; `local` for processes.")
 
     pod: dict[str, Any] = Field(
@@ -207,7 +240,12 @@ class RenderingSettings(SettingsPart):
 
     @model_validator(mode="after")
     def _check_models_of_files(self) -> Self:
-        files: dict[str, Mapping[str, _AddedFile]] = {"lora": self.loras, "embedding": self.embeddings}
+        files: dict[str, Mapping[str, AddedFile]] = {
+            "lora": self.loras,
+            "embedding": self.embeddings,
+            "controlnet": self.controlnets,
+            "IP-Adapter": self.ip_adapters,
+        }
         for kind, listed in files.items():
             for name, file in listed.items():
                 if unknown := sorted(set(file.models) - self.models.keys()):
@@ -218,7 +256,9 @@ class RenderingSettings(SettingsPart):
     @property
     def displacement(self) -> Displacement:
         """How displaced evaluations are computed."""
-        return Displacement(resync=self.resync, norm_mode=self.norm_mode, most_work=self.most_work)
+        return Displacement(
+            resync=self.resync, norm_mode=self.norm_mode, most_work=self.most_work, exchange=self.exchange
+        )
 
     @property
     def model_by_default(self) -> str | None:

@@ -20,7 +20,8 @@ HomePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolut
 class SettingsPart(BaseModel):
     """Settings that one kind of reader needs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    # Infinity is no number in JSON, in which settings reach plans and attempts.
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 def variable_name(name: str) -> str:

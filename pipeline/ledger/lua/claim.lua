@@ -12,7 +12,8 @@ if server ~= '' then
   end
 end
 promote(100)
-if redis.call('HEXISTS', keys.draining, worker) == 1 or redis.call('HEXISTS', keys.draining, '*') == 1 then
+local drained = redis.call('HMGET', keys.draining, worker, '*')
+if drained[1] or drained[2] then
   return false
 end
 local function head_of(tenant)
@@ -23,7 +24,7 @@ local function head_of(tenant)
       return head
     end
     local batch = batch_of(head[1])
-    local state = redis.call('HGET', keys.job(head[1]), 'state')
+    local state = of_own_type('HGET', keys.job(head[1]), 'state')
     local waits = state == 'queued' or state == 'retrying'
     if not waits or redis.call('HGET', keys.batch(batch), 'state') ~= 'paused' then
       return head
@@ -41,6 +42,10 @@ local best, best_tenant, best_priority, best_held, best_score
 local tenants = redis.call('HGETALL', keys.tenants)
 for i = 1, #tenants, 2 do
   local tenant, held = tenants[i], tonumber(tenants[i + 1])
+  if not held then -- the controller counts them anew
+    redis.call('HSET', keys.tenants, tenant, 0)
+    held = 0
+  end
   local room = held < (most[tenant] or most['*'] or math.huge)
   local head = room and head_of(tenant) or {}
   if head[1] then

@@ -6,7 +6,7 @@ for i = 1, #tenants, 2 do
 end
 local leases = redis.call('ZRANGE', keys.leases, 0, most - 1)
 for _, ref in ipairs(leases) do
-  local tenant = redis.call('HGET', keys.job(ref), 'tenant')
+  local tenant = of_own_type('HGET', keys.job(ref), 'tenant')
   if tenant then
     redis.call('HINCRBY', keys.tenants, tenant, 1)
   end

@@ -32,9 +32,10 @@ for one in string.gmatch(sources, '[^,]+') do may_leave[one] = true end
 for name in string.gmatch(names, '[^,]+') do name_of[#name_of + 1] = name end
 local images, counts = keys.images(batch), keys.counts(batch)
 if not ours then
-  local total = 0
-  for _, name in ipairs(name_of) do
-    total = total + tonumber(redis.call('HGET', counts, 'image.' .. name) or '0')
+  local fields, total = {}, 0
+  for place, name in ipairs(name_of) do fields[place] = 'image.' .. name end
+  for _, count in ipairs(redis.call('HMGET', counts, unpack(fields))) do
+    total = total + tonumber(count or '0')
   end
   ours = string.format('0-%.0f', math.max(total, 2 * redis.call('STRLEN', images)) - 1)
 end

@@ -4,18 +4,35 @@ local function arguments_after(count)
   return {unpack(ARGV, count + 1)}
 end
 
+local moment -- a step takes no time
 local function now_ms()
-  local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
+  if not moment then
+    local t = redis.call('TIME')
+    moment = t[1] * 1000 + math.floor(t[2] / 1000)
+  end
+  return moment
 end
 
 local function batch_of(ref)
   return string.match(ref, '^(.*)/')
 end
 
+-- Runs a command of a key. What stands in the key's place and is of another type goes: nothing can be known of it, and
+-- an error in the middle of a step would leave the half of it done.
+local function of_own_type(command, key, ...)
+  local found = redis.pcall(command, key, ...)
+  if type(found) == 'table' and found.err then
+    if string.find(found.err, 'WRONGTYPE', 1, true) then
+      redis.call('DEL', key)
+    end
+    return redis.call(command, key, ...) -- another error is raised
+  end
+  return found
+end
+
 local function to_backlog(ref)
-  local job = redis.call('HMGET', keys.job(ref), 'tenant', 'score')
-  if job[1] and job[2] then
+  local job = of_own_type('HMGET', keys.job(ref), 'tenant', 'score')
+  if job[1] and tonumber(job[2]) then
     redis.call('HSETNX', keys.tenants, job[1], 0)
     redis.call('ZADD', keys.backlog(job[1]), job[2], ref)
   end
@@ -23,9 +40,11 @@ end
 
 local function drop_lease(ref)
   if redis.call('ZREM', keys.leases, ref) == 1 then
-    local tenant = redis.call('HGET', keys.job(ref), 'tenant')
+    local tenant = of_own_type('HGET', keys.job(ref), 'tenant')
     if tenant then -- a ledger that was rolled back may have the lease of a job that it does not know
-      redis.call('HINCRBY', keys.tenants, tenant, -1)
+      if type(redis.pcall('HINCRBY', keys.tenants, tenant, -1)) == 'table' then
+        redis.call('HSET', keys.tenants, tenant, 0) -- no number stood there
+      end
       redis.call('HSET', keys.job(ref), 'worker', '')
     end
   end
@@ -53,7 +72,7 @@ local function may_write(ref, fence)
   if fence == '' then
     return not held
   end
-  return held and redis.call('HGET', keys.job(ref), 'fence') == fence
+  return held and of_own_type('HGET', keys.job(ref), 'fence') == fence
 end
 
 -- Whether the record has another incarnation than the one its writer read: the ledger was lost and rebuilt meanwhile.
@@ -69,8 +88,9 @@ local function lacks_batch(id, incarnation)
   return not found[1] or (incarnation ~= '' and found[2] and found[2] ~= incarnation)
 end
 
+-- Whatever lies in the stream's place is in no step's way: the controller finds it.
 local function add_event(batch, what, id, state)
-  redis.call(
+  redis.pcall(
     'XADD', keys.events(batch), 'MAXLEN', '~', EVENTS_KEPT, '*', 'what', what, 'id', id, 'state', state
   )
 end

@@ -7,7 +7,7 @@ if redis.call('HGET', batch, 'revision') ~= revision or is_of_another_incarnatio
   return redis.call('EXISTS', batch) == 0 and 1 or 0
 end
 for _, ref in ipairs(refs) do
-  local tenant = redis.call('HGET', keys.job(ref), 'tenant')
+  local tenant = of_own_type('HGET', keys.job(ref), 'tenant')
   drop_lease(ref)
   redis.call('ZREM', keys.delayed, ref)
   if tenant then

@@ -10,7 +10,7 @@ for _, ref in ipairs(redis.call('ZRANGE', keys.jobs(batch), first, first + limit
     redis.call('ZREM', keys.jobs(batch), ref)
   else
     stay = stay + 1
-    local tenant, score = unpack(redis.call('HMGET', keys.job(ref), 'tenant', 'score'))
+    local tenant, score = unpack(of_own_type('HMGET', keys.job(ref), 'tenant', 'score'))
     local stands = redis.call('ZSCORE', keys.leases, ref)
       or redis.call('ZSCORE', keys.delayed, ref)
       or redis.call('SISMEMBER', keys.parked(batch), ref) == 1

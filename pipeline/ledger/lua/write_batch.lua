@@ -35,6 +35,8 @@ redis.call(
   'cut_at', revision + 1, 'cut_into', cut_into
 )
 if expected == '0' then
+  -- What may be left of a batch of this id whose record was lost.
+  redis.call('DEL', keys.counts(id), keys.images(id), keys.jobs(id), keys.begun(id), keys.parked(id))
   redis.call('ZADD', keys.batches, created_ms, id)
   redis.call('HSET', keys.counts(id), 'image.queued', images)
 end

@@ -17,7 +17,7 @@ local function jobs_of(id)
   return jobs and jobs ~= cjson.null and string.format('%.0f', jobs) or ''
 end
 local job, counts, jobs, begun = keys.job(ref), keys.counts(batch), keys.jobs(batch), keys.begun(batch)
-local revision = redis.call('HGET', job, 'revision') or '0'
+local revision = of_own_type('HGET', job, 'revision') or '0'
 if revision ~= expected or is_of_another_incarnation(job, incarnation) then
   return -1
 end
@@ -35,7 +35,7 @@ if before then
     redis.call('HINCRBY', counts, 'reopened', 1) -- so that who opens jobs again knows whether they all stayed open
   end
 else
-  local lost = redis.call('HGET', keys.ticket(ref), 'state') -- of a record that is gone, and still counted
+  local lost = of_own_type('HGET', keys.ticket(ref), 'state') -- of a record that is gone, and still counted
   if lost then
     redis.call('HINCRBY', counts, 'job.' .. lost, -1)
   end
@@ -54,7 +54,7 @@ redis.call('HINCRBY', counts, 'job.' .. state, 1)
 redis.call('HSET', job, 'record', record, 'state', state, 'revision', revision + 1)
 -- What a pod may read of its job: not the record, which holds the token.
 local open = place ~= 'done' and state ~= 'queued' and state ~= 'retrying' and 1 or 0
-redis.call(
+of_own_type(
   'HSET', keys.ticket(ref), 'attempt', attempt, 'token', redis.sha1hex(token), 'state', state, 'open', open
 )
 if indices ~= '' then

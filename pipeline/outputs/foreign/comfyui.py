@@ -195,9 +195,8 @@ class _Walk:
         if not isinstance(name, str) or scale is None:
             raise NotCarriedOver(f"{node} names no LoRA")
         of_text = number(self._value(node, "strength_clip"), float) if node.kind == "LoraLoader" else 0.0
-        if of_text != scale:
-            self._found.leave_out(f"strength {of_text:g} of LoRA {name} in the text encoders: it is {scale:g} as well")
-        self._loras.append({"name": name, "scale": scale})
+        text_scale = {} if of_text is None or of_text == scale else {"text_scale": of_text}
+        self._loras.append({"name": name, "scale": scale, **text_scale})
 
     def _string(self, node: _Node, name: str) -> str:
         value = self._value(node, name)

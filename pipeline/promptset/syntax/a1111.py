@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from pipeline.loras import blocks
 from pipeline.promptset.syntax import changes, emphasis
 from pipeline.promptset.syntax.inversions import Inversions
 from pipeline.promptset.syntax.parsed import (
@@ -27,6 +28,12 @@ from pipeline.promptset.syntax.parsed import (
 
 _NETWORK = re.compile(r"<(\w{1,100}):([^>]{1,1000})>")  # bounded, so that many unclosed ones are soon over
 _LORA_KINDS = ("lora", "lyco")
+# Of sd-webui-lora-block-weight, and of A1111.
+_NOT_OF_LORAS = {
+    **dict.fromkeys(("start", "stop", "step"), ", for some of the steps: a LoRA is fused for all of them"),
+    **dict.fromkeys(("lbwe", "x"), ", by presets of an installation"),
+    "dyn": ", for another rank than the file's",
+}
 _AND = re.compile(r"\bAND\b")
 _NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?|\d*\.\d+))\s*")
 _NO_NUMBER = frozenset("abcdefghijklmnopqrstuvwxyz)],")  # what most prompts end with
@@ -55,7 +62,8 @@ def read(text: str, steps: int, *, negative: bool = False, inversions: Inversion
 def lora_tags(text: str) -> tuple[LoraTag, ...]:
     """The LoRAs that a positive prompt names: `<lora:name>`, `<lora:name:te>`, `<lora:name:te:unet>`, `te=`, `unet=`.
 
-    Each may have block weights, as sd-webui-lora-block-weight reads them: `lbw=1,0,...`, or such a list at its end.
+    Each may have block weights, as sd-webui-lora-block-weight reads them: `lbw=1,0,...`, or such a list or preset at
+    its end.
     Raises BadSyntax, also for extra networks that are none.
     """
     return tuple(_lora(match[1], match[2]) for match in _NETWORK.finditer(text)) if "<" in text else ()
@@ -118,17 +126,18 @@ def _lora(kind: str, arguments: str) -> LoraTag:
             positional.append(argument)
     if not positional or not positional[0].strip():
         raise BadSyntax(f"a <{kind}:...> without a name found; <lora:NAME:SCALE> wanted")
-    blocks = named.pop("lbw", "")
-    if not blocks and len(positional) > 1 and "," in positional[-1]:
-        blocks = positional.pop()
+    weights = named.pop("lbw", None) or named.pop("w", "")
+    if not weights and len(positional) > 1 and ("," in positional[-1] or blocks.of_preset(positional[-1]) is not None):
+        weights = positional.pop()
     unknown = sorted({*named} - {"te", "unet"})
     if unknown or len(positional) > 3:
         what = f"{unknown[0][:20]}=..." if unknown else f"{len(positional) - 1} numbers"
-        raise BadSyntax(f"a <{kind}:...> with {what} found; <lora:NAME:TE:UNET> wanted, or te=, unet=, lbw=")
+        why = _NOT_OF_LORAS.get(unknown[0], "") if unknown else ""
+        raise BadSyntax(f"a <{kind}:...> with {what} found{why}; <lora:NAME:TE:UNET> wanted, or te=, unet=, lbw=")
     numbers = [_scale(value) for value in positional[1:]]
     text_scale = _scale(named["te"]) if "te" in named else numbers[0] if numbers else 1.0
     scale = _scale(named["unet"]) if "unet" in named else numbers[1] if len(numbers) > 1 else text_scale
-    return LoraTag(positional[0].strip(), scale, text_scale, blocks.strip())
+    return LoraTag(positional[0].strip(), scale, text_scale, weights.strip())
 
 
 def _scale(text: str) -> float:

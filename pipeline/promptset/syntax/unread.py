@@ -43,6 +43,31 @@ _look("++", "word++", (_COMPEL,), r"(?<![\w+-])(?!c\+\+|(?i:notepad)\+\+)(?:[A-Z
 WILDCARDS = ("__name__", "{a|b}")
 _look("__", WILDCARDS[0], (), r"(?<!\w)__\w[\w/*.-]{0,60}?__(?!\w)")
 _look("{", WILDCARDS[1], (_COMFY,), r"\{[^{}|]{1,200}\|[^{}]{1,200}\}")
+# Signs of East Asian keyboards, which look like those of ASCII.
+_WIDE = "\uff08word\uff1a1.3\uff09"
+# Of other programs, which no syntax here has, and what to do.
+ELSEWHERE = {
+    "<random:a,b>": "SwarmUI's, which no syntax here reads but for <lora:...>; what it stands for wanted",
+    "--ar 16:9": "a parameter of Midjourney; fields of a row wanted, as aspect or negative_prompt",
+    "word::2": "a weight of Midjourney; (word:1.3) in syntax a1111 wanted",
+    _WIDE: "a weight or a LoRA in full-width signs, which no syntax reads; ( : ) < > of ASCII wanted",
+    "{prompt}": "a place for a prompt, as styles have; the prompt itself wanted there",
+    "fox ### blurry": "a negative prompt as Stable Horde has it; negative_prompt wanted",
+}
+_look(
+    "<",
+    "<random:a,b>",
+    (),
+    r"<(?i:random|wildcard|alternate|fromto|segment|object|region|preset|setvar|var|repeat|trigger|embed)(?:\[[^\]]*\])?:",
+)
+_look("{prompt}", "{prompt}", (), r"\{prompt\}")
+_look("###", "fox ### blurry", (), r"\S\s*###\s*\S")
+_look("--", "--ar 16:9", (), r"(?:\s|\A)--(?:ar|aspect|no|stylize|chaos|niji|v|iw|weird|sref|cref)\s+[\w.:]")
+_look("::", "word::2", (), r"[^\W\d_]::-?\d*\.?\d+(?=[\s,]|\.(?!\d)|\Z)")
+_WEIGHT = r"[^()\uff08\uff09]{0,200}[^()\uff08\uff09\d\s]%s\s*[\d.\uff0e]+\s*"
+_look("\uff08", _WIDE, (), r"\uff08" + _WEIGHT % r"[:\uff1a]" + r"[)\uff09]")
+_look("\uff1a", _WIDE, (), r"\(" + _WEIGHT % r"\uff1a" + r"\)|<(?i:lora|lyco)\uff1a")
+_look("\uff1c", _WIDE, (), r"\uff1c(?i:lora|lyco)[:\uff1a]")
 
 
 # What A1111 does not read in a negative prompt.
@@ -50,14 +75,17 @@ _NOT_IN_NEGATIVE = ("<", "AND")
 
 
 @functools.cache
-def _unread_by(syntax: Syntax, negative: bool) -> tuple[tuple[str, str, re.Pattern[str]], ...]:
-    """What this syntax does not read: a mark that every such text has, an example, what it looks like."""
-    return tuple(
-        (mark, example, pattern)
+def _unread_by(syntax: Syntax, negative: bool) -> tuple[tuple[str, tuple[tuple[str, re.Pattern[str]], ...]], ...]:
+    """What this syntax does not read: a mark that every such text has, and of each an example, what it looks like."""
+    found = {
+        mark: tuple(
+            (example, pattern)
+            for example, read_by, pattern in looks
+            if syntax not in read_by or (negative and mark in _NOT_IN_NEGATIVE)
+        )
         for mark, looks in _LOOKS.items()
-        for example, read_by, pattern in looks
-        if syntax not in read_by or (negative and mark in _NOT_IN_NEGATIVE)
-    )
+    }
+    return tuple((mark, looks) for mark, looks in found.items() if looks)
 
 
 def unread(text: str, syntax: Syntax = Syntax.NONE, *, negative: bool = False) -> str | None:
@@ -65,7 +93,9 @@ def unread(text: str, syntax: Syntax = Syntax.NONE, *, negative: bool = False) -
 
     Plain English is not taken for it: `(16:9)`, `(see below)`, `[sic]`, `C++`, "ROCK AND ROLL".
     """
-    for mark, example, pattern in _unread_by(syntax, negative):
-        if mark in text and pattern.search(text):
-            return example
+    for mark, looks in _unread_by(syntax, negative):
+        if mark in text:
+            for example, pattern in looks:
+                if pattern.search(text):
+                    return example
     return None

@@ -56,14 +56,20 @@ class PageRoute(APIRoute):
         async def handle(request: Request) -> Response:
             try:
                 return await handler(request)
-            except Unauthorized:
-                return RedirectResponse(f"/login?next={quote(request.url.path)}", 303)
             except TesseraError as error:
-                answer = error_response(error)
-                message = redacted(error_body(error)["error"]["message"])
-                shown = page("error.html", status_of(error), message=message, code=status_of(error))
-                if wait_s := answer.headers.get("Retry-After"):
-                    shown.headers["Retry-After"] = wait_s
-                return shown
+                return _answer_to(error, request)
 
         return handle
+
+
+def _answer_to(error: TesseraError, request: Request) -> Response:
+    """Of what our script asks, as JSON, of everything else a page."""
+    if "application/json" in request.headers.get("accept", ""):
+        return error_response(error)
+    if isinstance(error, Unauthorized):
+        return RedirectResponse(f"/login?next={quote(request.url.path)}", 303)
+    answer, code = error_response(error), status_of(error)
+    shown = page("error.html", code, message=redacted(error_body(error)["error"]["message"]), code=code)
+    if wait_s := answer.headers.get("Retry-After"):
+        shown.headers["Retry-After"] = wait_s
+    return shown

@@ -27,7 +27,11 @@ from pipeline.states import ImageState
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 _BATCHES_SHOWN, _JOBS_OF_BATCHES, _FIRINGS_SHOWN = 50, 50, 6
-_STATIC = {"app.css": "text/css", "app.js": "text/javascript", "icon.svg": "image/svg+xml"}
+_STATIC = {
+    "app.css": "text/css",
+    **dict.fromkeys(("app.js", "grid.js", "submit.js"), "text/javascript"),
+    "icon.svg": "image/svg+xml",
+}
 
 
 @router.get("/static/{name}")
@@ -55,9 +59,9 @@ def live_batches(service: ServiceOf, caller: Reader) -> Response:
 def submit(service: ServiceOf, caller: Reader) -> Response:
     """A form for prompts, or a place to drop a file."""
     deployment = service.ledger.deployment()
-    return page(
-        "submit.html", **_frame(caller, "submit"), models=sorted(deployment.models), default=deployment.default_model
-    )
+    nets = sorted(name for name, one in deployment.controlnets.items() if one.refusal is None)
+    shown: dict[str, Any] = {"models": sorted(deployment.models), "default": deployment.default_model}
+    return page("submit.html", **_frame(caller, "submit"), **shown, controlnets=nets)
 
 
 @router.get("/schedules")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Request
-from starlette.responses import RedirectResponse, Response
+from fastapi import APIRouter, Body, Form, Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
+from pipeline.operations.tokens import use_sign_in
 from pipeline.service.access import SESSION_COOKIE, check_origin, check_token
-from pipeline.service.context import ServiceOf
+from pipeline.service.context import Service, ServiceOf
 from pipeline.service.page.html import PageRoute, page
-from pipeline.service.refusals import Unauthorized
+from pipeline.service.refusals import NotFound, Unauthorized
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
@@ -36,10 +38,33 @@ def login(
         check_token(service.ledger, token.strip(), service.settings)
     except Unauthorized as error:
         return page("login.html", 401, next=_own_path(next), problem=str(error))
-    answer = RedirectResponse(_own_path(next), 303)
+    return _begin(RedirectResponse(_own_path(next), 303), token.strip(), request, service)
+
+
+@router.get("/sign-in")
+def open_link() -> Response:
+    """The page of a link that begins a session: its script has what stands behind the #."""
+    return page("opening.html", to="/sign-in")
+
+
+@router.post("/sign-in")
+def use_link(
+    request: Request, service: ServiceOf, secret: Annotated[str, Body(embed=True, max_length=100)]
+) -> Response:
+    """Begin a session by a link of the local stack, which works once. Raises NotFound."""
+    check_origin(request)
+    # Elsewhere the API's Redis user may make no tokens.
+    local = service.settings.launcher == "local"
+    made = use_sign_in(service.ledger, secret, life=timedelta(seconds=_LASTS_S)) if local else None
+    if made is None:
+        raise NotFound("this link does not work, or no more; `tessera up` prints a new one")
+    return _begin(JSONResponse({"to": "/"}), made.text, request, service)
+
+
+def _begin(answer: Response, token: str, request: Request, service: Service) -> Response:
     answer.set_cookie(
         SESSION_COOKIE,
-        token.strip(),
+        token,
         max_age=_LASTS_S,
         httponly=True,
         samesite="strict",

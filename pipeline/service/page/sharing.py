@@ -62,7 +62,7 @@ def stop_sharing(service: ServiceOf, caller: Submitter, batch_id: str) -> None:
 @router.get("/share")
 def open_share() -> Response:
     """The page of a link: its script has what stands behind the #."""
-    return page("share.html")
+    return page("opening.html", to="/share")
 
 
 @router.post("/share")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import bisect
+import itertools
+import json
 import re
 from array import array
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from pipeline.bucket.artifacts import Artifacts
@@ -12,6 +15,7 @@ from pipeline.ledger import Ledger
 from pipeline.names import image_id
 from pipeline.records.batch import BatchManifest
 from pipeline.records.object_keys import BatchObjects
+from pipeline.states import ImageState
 
 MOST = 500
 
@@ -26,6 +30,57 @@ def tiles(ledger: Ledger, artifacts: Artifacts, manifest: BatchManifest, first: 
     states = ledger.images.states(manifest.id, stretch)
     starts = None if manifest.rows == manifest.images else _starts(artifacts, _input(manifest))
     return [[_id(index, starts), state.value] for index, state in zip(stretch, states, strict=True)]
+
+
+def found_tiles(
+    ledger: Ledger, artifacts: Artifacts, manifest: BatchManifest, text: str, state: ImageState | None
+) -> list[list[str | int]]:
+    """[image id, state, index, custom_id] of the first images that are meant, one more than MOST if there are more.
+
+    Args:
+        text: what stands in any case in custom_id, prompt or negative prompt of their rows; empty: anything.
+        state: theirs; None: any.
+    """
+    found: list[list[str | int]] = []
+    images = (
+        _with_text(artifacts.lines(_input(manifest)), text) if text else _in_state(ledger, artifacts, manifest, state)
+    )
+    while len(found) <= MOST and (some := list(itertools.islice(images, MOST + 1))):
+        states = ledger.images.states(manifest.id, [index for _, index, _ in some])
+        found += [
+            [name, has.value, index, custom_id]
+            for (name, index, custom_id), has in zip(some, states, strict=True)
+            if state in (None, has)
+        ]
+    return found[: MOST + 1]
+
+
+def _in_state(
+    ledger: Ledger, artifacts: Artifacts, manifest: BatchManifest, state: ImageState | None
+) -> Iterator[tuple[str, int, str]]:
+    starts = None if manifest.rows == manifest.images else _starts(artifacts, _input(manifest))
+    every = range(manifest.images)
+    for index in every if state is None else ledger.images.in_state(manifest.id, state, manifest.images):
+        yield _id(index, starts), index, ""
+
+
+def _with_text(lines: Iterable[bytes], text: str) -> Iterator[tuple[str, int, str]]:
+    """Images of the rows that have this text. Most lines are passed over as they stand: they do not hold it at all."""
+    wanted = text.casefold()
+    quoted = json.dumps(text, ensure_ascii=False)[1:-1]
+    ascii_only = re.compile(re.escape(quoted.encode()), re.IGNORECASE) if quoted.isascii() else None
+    folded = quoted.casefold()
+    for line in lines:
+        if ascii_only is not None:
+            if ascii_only.search(line) is None:
+                continue
+        elif folded not in line.decode(errors="replace").casefold():
+            continue
+        row = json.loads(line)
+        texts = (row["custom_id"], row["prompt"], row.get("negative_prompt"))
+        if any(wanted in (one or "").casefold() for one in texts):
+            for number in range(row.get("num_images", 1)):
+                yield image_id(row["row"], number), row["first_image"] + number, row["custom_id"]
 
 
 def _id(index: int, starts: array[int] | None) -> str:

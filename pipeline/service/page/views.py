@@ -19,10 +19,10 @@ from pipeline.schema import read_record
 from pipeline.service.access import Caller, may
 from pipeline.service.context import Service
 from pipeline.service.page.html import PageRoute, page
-from pipeline.service.page.tiles import MOST, tiles
+from pipeline.service.page.tiles import MOST, found_tiles, tiles
 from pipeline.service.refusals import NotFound
 from pipeline.service.streamed import streamed
-from pipeline.states import BatchState
+from pipeline.states import BatchState, ImageState
 
 _LARGE_PX, _STEP_PX = 4096, 64
 
@@ -61,6 +61,25 @@ def batch_views(path: str, view_of: Any, *, files: bool) -> APIRouter:
         service = view.service
         manifest = service.ledger.batches.get(view.batch.id).manifest
         return {"first": first, "tiles": tiles(service.ledger, service.artifacts, manifest, first, count)}
+
+    @router.get("/tiles/found")
+    def find_tiles(
+        view: View = view_of,
+        search: Annotated[str, Query(max_length=200)] = "",
+        state: ImageState | None = None,
+    ) -> dict[str, Any]:
+        service = view.service
+        manifest = service.ledger.batches.get(view.batch.id).manifest
+        found = found_tiles(service.ledger, service.artifacts, manifest, search, state)
+        return {"tiles": found[:MOST], "more": len(found) > MOST}
+
+    @router.get("/images/{image_id}/input")
+    def show_input(image_id: str, view: View = view_of) -> Response:
+        begins_with = _result(view.service, view.batch.id, image_id).image
+        if begins_with is None:
+            raise NotFound("this image begins with noise")
+        key = BatchObjects(view.batch.id).input_picture(begins_with.sha256)
+        return streamed(view.service.artifacts, key, "", {})
 
     @router.get("/images/{image_id}")
     def show_picture(image_id: str, view: View = view_of) -> Response:

@@ -6,7 +6,8 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from pipeline.operations.batch_ids import LAST, SEARCHED, full_id, meant
+from pipeline.names import LAST
+from pipeline.operations.batch_ids import SEARCHED, full_id, meant
 from pipeline.operations.listing import BatchFilter, newest_batches
 from pipeline.service.access import Admin, CallerOf, Reader
 from pipeline.service.context import ServiceOf

@@ -60,4 +60,4 @@ def _checked(batch_id: str, name: str) -> str:
 
 
 def _open_to_users(objects: BatchObjects) -> tuple[str, ...]:
-    return (*objects.user_files, f"{objects.root}failures/")
+    return (*objects.user_files, f"{objects.root}failures/", objects.traces)

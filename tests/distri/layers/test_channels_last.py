@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from distri.layers.conditions import Conditions
 from distri.layers.kernels.fused import FusedKernels
-from distri.layers.unet import Conditions, SplitUNet
+from distri.layers.unet import SplitUNet
 from distri.layers.vae import SplitVAE
 from distri.ranks.mesh import Mesh
 from distri.ranks.phase import EXACT, Evaluation, Phase

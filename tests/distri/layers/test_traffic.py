@@ -1,30 +1,38 @@
 """The traffic formulas of the docs are what the wire counts and the exchange allocates."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from benchmarks.engine.networks import sdxl_unet
 from distri.layers import traffic
-from distri.layers.unet import Conditions, SplitUNet, patches_of
+from distri.layers.conditions import Conditions
+from distri.layers.controlnet import ControlRows, Shown
+from distri.layers.references import ReferenceRows
+from distri.layers.unet import SplitUNet, patches_of
 from distri.ranks.buckets import SHARES
 from distri.ranks.exchange import Exchange
 from distri.ranks.mesh import Axis, AxisName, TrafficCounter
 from distri.ranks.phase import EXACT, Evaluation, Phase
 from tests.distri import networks, on_ranks
 from tests.distri.exactness import TIME, conditions_of, latent
+from tests.distri.networks import seeded
 from tests.distri.pool import Ranks
 
 SIZES = [(256, 256, 2), (304, 208, 1), (232, 264, 1)]
 
 
 @torch.inference_mode()
-def _counted(width: int, height: int, batch: int) -> tuple[list[int], int]:
+def _counted(width: int, height: int, batch: int, *, referring: bool = False) -> tuple[list[int], int]:
     """Bytes sent by an exact, a publishing and a displaced evaluation, and the buffers afterwards."""
     mesh = on_ranks.mesh()
-    unet = SplitUNet(networks.unet(torch.float32))
-    unet.begin(conditions_of(batch), mesh.patch, height // 8, width // 8)
+    network = networks.unet(torch.float32)
+    conditions = replace(conditions_of(batch), references=(_reference(network, batch),) if referring else ())
+    unet = SplitUNet(network)
+    unet.begin(conditions, mesh.patch, height // 8, width // 8)
     sent, before = [], mesh.traffic.sent_bytes
     displaced = Evaluation(Phase.DISPLACED, publish=True)
     for evaluation in (EXACT, Evaluation(Phase.SYNCHRONOUS, publish=True), displaced):
@@ -36,6 +44,18 @@ def _counted(width: int, height: int, batch: int) -> tuple[list[int], int]:
     return sent, buffers
 
 
+def _reference(network: Any, batch: int) -> ReferenceRows:
+    """A picture that all layers attend to, in half of the image."""
+    projections = {
+        site: (module.to_k.weight, module.to_v.weight)
+        for site, module in network.named_modules()
+        if type(module).__name__ == "Attention" and module.is_cross_attention
+    }
+    tokens = seeded(7, batch, 4, networks.TEXT_WIDTH, dtype=torch.float32)
+    mask = (torch.arange(64) < 32).float().expand(batch, 1, 64, 64)
+    return ReferenceRows("adapter", projections, tokens, torch.ones(batch, 1, 1), mask)
+
+
 @pytest.mark.parametrize("count", [2, 3, 5])
 @pytest.mark.parametrize(("width", "height", "batch"), SIZES)
 def test_bytes_counted_are_those_of_the_formula(
@@ -45,6 +65,19 @@ def test_bytes_counted_are_those_of_the_formula(
     patches = patches_of(network, height // 8, width // 8, count)
     for index, (sent, buffers) in enumerate(ranks(count).run(_counted, width, height, batch)):
         formula = traffic.of_unet(network, patches, index, batch=batch, element_bytes=4)
+        assert sent == [formula.sent, formula.sent, formula.sent_displaced]
+        assert buffers == formula.buffers
+
+
+def _counted_referring() -> tuple[list[int], int]:
+    return _counted(264, 232, 1, referring=True)
+
+
+def test_references_add_no_bytes_and_no_buffers(ranks: Callable[[int], Ranks]) -> None:
+    network = networks.unet(torch.float32)
+    patches = patches_of(network, 29, 33, 3)
+    for index, (sent, buffers) in enumerate(ranks(3).run(_counted_referring)):
+        formula = traffic.of_unet(network, patches, index, batch=1, element_bytes=4)
         assert sent == [formula.sent, formula.sent, formula.sent_displaced]
         assert buffers == formula.buffers
 
@@ -97,3 +130,36 @@ def test_of_what_leaves_in_an_evaluation_of_sdxl_little_leaves_after_its_last_la
         sizes = _departures(pixels, count, shares)
         assert len(sizes) == 8
         assert 100 * sizes[-1] / sum(sizes) == pytest.approx(percent, abs=0.1)
+
+
+@torch.inference_mode()
+def _counted_steered() -> tuple[list[int], int, list[torch.Tensor]]:
+    """The same of an evaluation that a control network steers, and its three predictions."""
+    mesh = on_ranks.mesh()
+    unet = SplitUNet(networks.unet(torch.float32))
+    unet.add_controlnet("c", networks.controlnet(torch.float32))
+    seen = unet.controlnet("c").embed([Shown(seeded(4, 1, 3, 232, 264, dtype=torch.float32))])
+    control = [ControlRows("c", seen, torch.ones(1))]
+    unet.begin(conditions_of(1), mesh.patch, 29, 33, control=control)
+    sent, found, before = [], [], mesh.traffic.sent_bytes
+    displaced = Evaluation(Phase.DISPLACED, publish=True)
+    for evaluation in (EXACT, Evaluation(Phase.SYNCHRONOUS, publish=True), displaced):
+        found.append(unet(latent(264, 232, 1), TIME, evaluation))
+        sent.append(mesh.traffic.sent_bytes - before)
+        before = mesh.traffic.sent_bytes
+    buffers = unet.shapes.buffer_bytes
+    unet.remove()
+    return sent, buffers, found
+
+
+def test_a_control_network_adds_its_own_bytes_by_the_same_formula(ranks: Callable[[int], Ranks]) -> None:
+    own, control = networks.unet(torch.float32), networks.controlnet(torch.float32)
+    patches = patches_of(own, 29, 33, 3)
+    answers = ranks(3).run(_counted_steered)
+    for index, (sent, buffers, _) in enumerate(answers):
+        parts = [traffic.of_unet(one, patches, index, batch=1, element_bytes=4) for one in (own, control)]
+        assert sent[:2] == [sum(part.sent for part in parts)] * 2
+        assert sent[2] == sum(part.sent_displaced for part in parts)
+        assert buffers == sum(part.buffers for part in parts)
+    exact, *others = (torch.cat([found[step] for _, _, found in answers], dim=patches.dim) for step in range(3))
+    assert all(torch.allclose(one, exact, atol=1e-5) for one in others)  # of unchanged input

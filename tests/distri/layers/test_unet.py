@@ -7,7 +7,8 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
-from distri.layers.unet import Conditions, SplitUNet
+from distri.layers.conditions import Conditions
+from distri.layers.unet import SplitUNet
 from distri.ranks.errors import Unsplittable
 from distri.ranks.mesh import Mesh
 from distri.ranks.phase import EXACT, Evaluation, NormMode, Phase

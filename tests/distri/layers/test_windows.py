@@ -11,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from benchmarks.engine.networks import sdxl_unet
 from distri.layers import arithmetic, traffic
 from distri.layers.unet import SplitUNet, patches_of
-from distri.layers.windows import Windows, blocks_of
+from distri.layers.windows import Windows, blocks_of, is_shifted
 from distri.ranks.mesh import Mesh
 from distri.ranks.patches import split
 from distri.ranks.phase import EXACT, Evaluation
@@ -27,26 +27,27 @@ SIZES = [(27, 41), (33, 20), (13, 30), (26, 19)]
 WINDOW = 12
 
 
-def _sees(length: int, side: int) -> Tensor:
+def _sees(length: int, side: int, shift: int = 0) -> Tensor:
     """By query and key along one dimension, whether it is within the window: the definition, written out plainly."""
     sees = torch.zeros(length, length, dtype=torch.bool)
     width = max(1, side // 2)
     for query in range(length):
-        start = query // width * width - (side - width) // 2
+        start = (query - shift) // width * width + shift - (side - width) // 2
         start = max(0, min(start, length - side))
         sees[query, start : start + side] = True
     return sees
 
 
-def _mask(height: int, width: int, side: int) -> Tensor:
+def _mask(height: int, width: int, side: int, shift: int = 0) -> Tensor:
     """By query and key, tokens counted row by row."""
-    return torch.kron(_sees(height, side), _sees(width, side))
+    return torch.kron(_sees(height, side, shift), _sees(width, side, shift))
 
 
 class _Masked:
     """A processor of diffusers' for self-attention with a mask over the whole picture."""
 
-    def __init__(self, height: int, width: int, window: int) -> None:
+    def __init__(self, height: int, width: int, window: int, *, shifted: bool) -> None:
+        self.shifted = shifted
         self.sizes = [(-(-height >> level), -(-width >> level), -(-window >> level)) for level in range(3)]
 
     def __call__(self, attn: Any, x_BTC: Tensor, encoder_hidden_states: Any = None, **_: Any) -> Tensor:
@@ -57,14 +58,17 @@ class _Masked:
         )
         mask = None
         if encoder_hidden_states is None:
-            mask = next(_mask(*size) for size in self.sizes if size[0] * size[1] == x_BTC.shape[1])
+            size = next(size for size in self.sizes if size[0] * size[1] == x_BTC.shape[1])
+            mask = _mask(*size, shift=size[2] // 4 if self.shifted else 0)
         out = scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return torch.as_tensor(attn.to_out[0](out.transpose(1, 2).flatten(2)))
 
 
 def _plain(batch: int, height: int, width: int, change: int = 0) -> Tensor:
     network, conditions = networks.unet(), _conditions(batch)
-    network.set_attn_processor(_Masked(height, width, WINDOW))
+    shifted = {name: is_shifted(name) for name in network.attn_processors}
+    assert set(shifted.values()) == {True, False}
+    network.set_attn_processor({name: _Masked(height, width, WINDOW, shifted=at) for name, at in shifted.items()})
     added = {"text_embeds": conditions.pooled, "time_ids": conditions.time_ids}
     latent = _latent(change, batch, height, width)
     return torch.as_tensor(network(latent, TIME, conditions.text, added_cond_kwargs=added, return_dict=False)[0])
@@ -110,9 +114,10 @@ def test_a_picture_within_one_window_is_attended_to_as_a_whole() -> None:
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 8, 13])
-def test_every_row_is_in_one_block_and_sees_a_whole_window_around_it(side: int) -> None:
+@pytest.mark.parametrize("quarters", [0, 1])
+def test_every_row_is_in_one_block_and_sees_a_whole_window_around_it(side: int, quarters: int) -> None:
     for length in range(1, 40):
-        blocks = blocks_of(length, side)
+        blocks = blocks_of(length, side, quarters * (side // 4))
         assert [row for block in blocks for row in range(block.start, block.stop)] == list(range(length))
         for block in blocks:
             assert block.size == min(length, side)
@@ -120,10 +125,10 @@ def test_every_row_is_in_one_block_and_sees_a_whole_window_around_it(side: int) 
 
 
 @pytest.mark.parametrize(("height", "width"), [(27, 41), (64, 64), (45, 33)])
-@pytest.mark.parametrize("count", [2, 3, 5, 8])
-def test_no_score_outside_a_window_is_computed(height: int, width: int, count: int) -> None:
+@pytest.mark.parametrize(("count", "shift"), [(2, 2), (3, 0), (5, 1), (8, 2)])
+def test_no_score_outside_a_window_is_computed(height: int, width: int, count: int, shift: int) -> None:
     """All blocks of all ranks together ask for as many scores as tokens see keys."""
-    windows = Windows(split(height, width, count, unit=1), 8)
+    windows = Windows(split(height, width, count, unit=1), 8, shift)
     channels, scores = 2, 0
 
     def attend(q_BTC: Tensor, k_BKC: Tensor, v_BKC: Tensor) -> Tensor:
@@ -140,7 +145,7 @@ def test_no_score_outside_a_window_is_computed(height: int, width: int, count: i
         parts.append(windows.attend(index, own, seen, seen, attend))
     assert scores == height * width * windows.keys
     flat = whole.flatten(1, 2)
-    wanted = scaled_dot_product_attention(flat, flat, flat, attn_mask=_mask(height, width, 8))
+    wanted = scaled_dot_product_attention(flat, flat, flat, attn_mask=_mask(height, width, 8, shift))
     assert relative(torch.cat(parts, windows.patches.dim - 1).flatten(1, 2), wanted) < 1e-12
 
 

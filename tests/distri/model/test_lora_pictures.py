@@ -1,5 +1,6 @@
 """Whole pictures with a LoRA file of every kind, within half a level of 255 of those of its own trainer's code."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,14 @@ from distri.model.lora import Lora
 from distri.ranks.mesh import Mesh
 from distri.sampling.control import Control
 from pipeline.loras.kinds import AdapterKind
+from pipeline.picture import Lora as RowLora
+from pipeline.promptset.shorthand import lora_blocks
 from tests.distri import loras
 from tests.distri.lycoris_modules import CASES, Case, saved, trained_module
 
 PLAIN = ImageSpec("a photo of a cat", None, seed=7, width=64, height=64, steps=2, guidance_scale=5.0)
-# A whole level would be seen; half of one is what rounding to 8 bits leaves open.
-HALF_A_LEVEL = 0.5
+# Of 255, before both are rounded to 8 bits, which adds up to half a level. The largest that was measured was 0.001.
+MOST_APART = 0.5
 NORM = "down_blocks.1.attentions.0.norm"
 
 
@@ -50,17 +53,22 @@ def _wanted(pipe: Any) -> Any:
     return pipe(PLAIN.prompt, generator=generator, output_type="np", **arguments).images[0] * 255
 
 
-def _rendered(engine: Engine, image: ImageSpec) -> Any:
-    pixels = engine.render(image, control=lambda: Control.GO).pixels
+def _rendered(engine: Engine, image: ImageSpec) -> tuple[Any, Any]:
+    """In levels of 255: as the file has it, and before it was rounded to 8 bits."""
+    latents = list[torch.Tensor]()
+    pixels = engine.render(image, control=lambda: Control.GO, on_final_latent=latents.append).pixels
     assert pixels is not None
-    return pixels.astype(float)
+    exact, _ = engine.decode_patch(latents[0])
+    return pixels.astype(float), ((exact[0] / 2 + 0.5).clamp(0, 1) * 255).permute(1, 2, 0).numpy()
 
 
-def _check(engine: Engine, lora: Lora, wanted: Any) -> None:
-    plain, found = (_rendered(engine, image) for image in (PLAIN, replace(PLAIN, loras=(lora,))))
-    assert np.abs(found - np.rint(wanted)).max() <= 1  # where it lies between two levels
-    assert np.abs(found - wanted).max() <= HALF_A_LEVEL + 0.1
-    assert np.abs(found - plain).max() > 3
+def _check(engine: Engine, lora: Lora, wanted: Any, least: float = 3) -> None:
+    """`least`: how many levels the LoRA must make, so that none would be seen."""
+    (plain, _), (found, exact) = (_rendered(engine, image) for image in (PLAIN, replace(PLAIN, loras=(lora,))))
+    apart = np.abs(exact - wanted).max()
+    assert apart <= MOST_APART
+    assert np.array_equal(found, np.rint(exact))
+    assert np.abs(found - plain).max() > least
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in CASES.items()])
@@ -156,3 +164,64 @@ def test_what_diffusers_loads_with_peft(
 ) -> None:
     ours, theirs = OF_PEFT[kind](tmp_path, pipe.components)
     _check(engine, Lora(ours, 0.8), with_peft(theirs, 0.8))
+
+
+BLOCKS: dict[str, tuple[dict[str, Any], Any]] = {
+    "of some": ({"down": {"block_1": 0.3}, "mid": 0.0, "up": {"block_0": [1.0, 1.0, 1.6]}},) * 2,
+    "of all": ({"unet": {"down": 0.2, "mid": 1.5, "up": 0.6}, "text_encoder_2": 0.4},) * 2,
+    "one for the UNet": ({"unet": 0.4, "text_encoder": 0.0},) * 2,
+}
+
+
+@pytest.mark.parametrize("scales", list(BLOCKS))
+def test_scales_by_block_are_those_of_diffusers(
+    engine: Engine, pipe: Any, with_peft: Callable[[Path, Any], Any], tmp_path: Path, scales: str
+) -> None:
+    ours, theirs = BLOCKS[scales]
+    path = loras.attentions(tmp_path / "lora.safetensors", pipe.components)
+    asked = theirs if theirs.keys() & {"unet", "text_encoder", "text_encoder_2"} else {"unet": theirs}
+    blocks = tuple(RowLora.model_validate({"name": "a", "blocks": lora_blocks(ours)}).blocks.items())
+    _check(engine, Lora(path, blocks=blocks), with_peft(path, asked))
+
+
+LISTS = {
+    "12 of SDXL": "1,0.5,0,0.3,1,0,1.5,0.2,1,1,0,0.7",
+    "17 of SD 1.x": "0.4,1,0,0.5,1,0.2,1,0.6,1,0,1,0.3,0.9,1,1,1,1",
+    "20 of SDXL": "0.3,1,0,0.5,1,0.2,1,0.6,1,0,1,0.3,0.9,1,0,1,0.1,0.2,0.3,1",
+    "26": "0.3,1,0,0.5,1,0.2,1,0.6,1,0,1,1,1,0.4,0.3,0.9,1,0,1,0.1,0.2,0.3,1,1,1,1",
+    "OUTALL": "1,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,1",
+}
+# Its blocks by the length of a list, as the extension has them; "" are the text encoders, which the others come behind.
+IDS = {
+    12: ["", "IN04", "IN05", "IN07", "IN08", "M", *(f"OUT{n:02}" for n in range(6))],
+    17: ["", *(f"IN{n:02}" for n in (1, 2, 4, 5, 7, 8)), "M", *(f"OUT{n:02}" for n in range(3, 12))],
+    20: ["", *(f"IN{n:02}" for n in range(9)), "M", *(f"OUT{n:02}" for n in range(9))],
+    26: ["", *(f"IN{n:02}" for n in range(12)), "M", *(f"OUT{n:02}" for n in range(12))],
+}
+
+
+def _ratio(key: str, ratios: dict[str, float]) -> float:
+    """What sd-webui-lora-block-weight multiplies a module's `lora_up` with, by its name in the file."""
+    if key.startswith("lora_te"):
+        return ratios[""]
+    if "middle_block_" in key:
+        return ratios.get("M", 0.0)
+    side, number = re.findall(r"(input|output)_blocks_(\d+)_", key)[0]
+    return ratios.get(f"{'IN' if side == 'input' else 'OUT'}{int(number):02}", 0.0)
+
+
+@pytest.mark.parametrize("form", list(LISTS))
+def test_block_weights_are_those_of_the_web_ui_s_extension(
+    engine: Engine, pipe: Any, with_peft: Callable[[Path, Any], Any], tmp_path: Path, form: str
+) -> None:
+    path = loras.kohya(tmp_path / "lora.safetensors", pipe.components)
+    numbers = [float(number) for number in LISTS[form].split(",")]
+    ratios = dict(zip(IDS[len(numbers)], numbers, strict=True))
+    scaled = {
+        key: value * _ratio(key, ratios) if key.endswith(".lora_up.weight") else value
+        for key, value in load_file(path).items()
+    }
+    save_file(scaled, tmp_path / "scaled.safetensors")
+    given = form if form == "OUTALL" else LISTS[form]
+    blocks = tuple(RowLora.model_validate({"name": "a", "blocks": lora_blocks(given)}).blocks.items())
+    _check(engine, Lora(path, 0.8, blocks=blocks), with_peft(tmp_path / "scaled.safetensors", 0.8))

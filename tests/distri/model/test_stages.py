@@ -14,7 +14,17 @@ from pipeline.picture import HighresMode
 from tests.factories import resolved_row
 
 REFINE = Highres(refine=True)
-SIZES = [(2048, 2048), (4096, 4096), (3840, 2160), (1080, 1920), (2047, 1025), (6000, 1000), (1500, 8191), (1024, 1032)]
+SIZES = [
+    (2048, 2048),
+    (4096, 4096),
+    (3840, 2160),
+    (1080, 1920),
+    (2047, 1025),
+    (6000, 1000),
+    (1500, 8191),
+    (1024, 1032),
+    (16_384, 6_104),
+]
 
 
 def _plan(width: int, height: int, highres: Highres = REFINE, seed: int = 7) -> RenderPlan:
@@ -34,7 +44,7 @@ def test_a_refined_picture_begins_near_the_native_size_and_grows_by_about_two(wi
 
 
 @pytest.mark.parametrize(
-    ("size", "passes"), [(1024, 1), (1025, 2), (2048, 2), (2160, 2), (3072, 3), (4096, 3), (8192, 4)]
+    ("size", "passes"), [(1024, 1), (1025, 2), (2048, 2), (2160, 2), (3072, 3), (4096, 3), (8192, 4), (10_000, 4)]
 )
 def test_4096_takes_two_passes_after_the_first(size: int, passes: int) -> None:
     assert len(_plan(size, size).stages) == passes

@@ -17,10 +17,11 @@ from diffusers import Transformer2DModel
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
+from distri.layers.conditions import Conditions
 from distri.layers.context import Context
 from distri.layers.kernels.fused import FusedKernels
 from distri.layers.plan import SplitLayers
-from distri.layers.unet import Conditions, SplitUNet, patches_of
+from distri.layers.unet import SplitUNet, patches_of
 from distri.layers.vae import SplitVAE
 from distri.ranks import p2p
 from distri.ranks.exchange import Exchange

@@ -12,7 +12,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from distri.layers.unet import Conditions, SplitUNet
+from distri.layers.conditions import Conditions
+from distri.layers.unet import SplitUNet
 from distri.ranks import p2p
 from distri.ranks.mesh import Axis, Mesh
 from distri.ranks.operator_lists import OperatorRecorder

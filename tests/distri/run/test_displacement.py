@@ -8,7 +8,7 @@ import torch
 from distri.engine import EngineSettings
 from distri.ranks import patches
 from distri.ranks.mesh import Mesh
-from distri.ranks.phase import NormMode
+from distri.ranks.phase import Exchanged, NormMode
 from distri.ranks.recorder import Replay
 from distri.run.provenance import provenance_of_job
 from distri.run.shard import engine_settings
@@ -29,9 +29,10 @@ def _spec(**displaced: object) -> AttemptSpec:
 
 @pytest.mark.parametrize("mode", list(NormMode))
 def test_an_attempts_choice_reaches_the_engine_and_its_results(mode: NormMode) -> None:
-    spec = _spec(resync=0.2, norm_mode=mode.value, most_work=1.5)
+    spec = _spec(resync=0.2, norm_mode=mode.value, most_work=1.5, exchange="residual")
     settings = engine_settings(spec, SOURCE, fused=True, replay=Replay.AUTO)
     assert (settings.resync, settings.norm_mode, settings.most_work) == (0.2, mode, 1.5)
+    assert settings.exchange is Exchanged.RESIDUAL
     made = provenance_of_job(Mesh.single(), spec, SOURCE, dtype=torch.float32, vae_dtype=torch.float32)
     assert made.displacement == spec.displacement
 
@@ -43,6 +44,7 @@ def test_what_an_attempt_does_not_say_is_as_the_engine_has_it() -> None:
         EngineSettings.norm_mode,
         EngineSettings.most_work,
     )
+    assert settings.exchange is EngineSettings.exchange
     assert displacement.MOST_WORK == patches.MOST_WORK
     made = provenance_of_job(Mesh.single(), _spec(), SOURCE, dtype=torch.float32, vae_dtype=torch.float32)
     assert "displacement" not in made.model_dump(), "results of before have none"

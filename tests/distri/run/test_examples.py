@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
+from PIL import Image
 
 from distri.engine import Engine, EngineSettings
+from distri.model.image import ImageSpec, Pixels
 from distri.ranks.mesh import Mesh
 from distri.run.translate import image_of
 from distri.sampling.control import Control
+from embedded.model import IP_ADAPTERS, NATIVE_PX, TRAINED, beside_demo
+from pipeline.checkpoints.hashes import folder_revision, hashes_of
+from pipeline.deployment.allowed import AllowedIPAdapter
+from pipeline.deployment.settings import IPAdapterSource
+from pipeline.inputs.gathered import InputPictures
 from pipeline.promptset.lines import ReadOptions
 from pipeline.promptset.row import Options
 from pipeline.promptset.source import open_source
@@ -19,8 +30,11 @@ from pipeline.records.shards import ImageTask
 from tests.factories import deployment
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-FILES = sorted(path.name for path in EXAMPLES.iterdir() if path.suffix != ".py")
+STEERED = "steered.jsonl"  # needs what was trained for the demo model
+FILES = sorted(path.name for path in EXAMPLES.iterdir() if path.suffix not in ("", ".py") and path.name != STEERED)
 SMALL = Options(steps=4, size="64x64")
+# Masks and canvases are of their images' sizes.
+AS_LARGE_AS_THEIR_IMAGES = Options(steps=2)
 AS_THEY_NEED = ReadOptions(comments=True, extra_columns="metadata")
 
 
@@ -34,14 +48,61 @@ def test_there_is_one_of_each_dialect() -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_an_example_renders(engine: Engine, name: str) -> None:
+def test_an_example_renders(engine: Engine, name: str, tmp_path: Path) -> None:
     """Small and in few steps."""
-    found = Validation(name)
+    found = Validation(name, inputs=InputPictures([EXAMPLES], keep=tmp_path))
     source = open_source(EXAMPLES / name, options=AS_THEY_NEED)
-    rows = list(resolved_rows(source, Options(), deployment(max_megapixels=64.0), found, batch_seed=1, overrides=SMALL))
+    overrides = AS_LARGE_AS_THEIR_IMAGES if name == "images-in.jsonl" else SMALL
+    known = deployment(max_megapixels=64.0, images_in=True, masks=True)
+    rows = list(resolved_rows(source, Options(), known, found, batch_seed=1, overrides=overrides))
     assert (found.errors, found.warnings) == ([], [])
     assert len(rows) >= 2
     for row in rows:
-        rendered = engine.render(image_of(ImageTask(row, 0), {}, {}), control=lambda: Control.GO)
+        pixels = {one.sha256: np.array(Image.open(tmp_path / f"{one.sha256}.png")) for one in row.inputs}
+        rendered = engine.render(image_of(ImageTask(row, 0), {}, {}, pixels=pixels), control=lambda: Control.GO)
         assert rendered.finite
         assert not rendered.blank, row.custom_id
+
+
+def test_what_was_trained_for_the_demo_model_is_obeyed(tmp_path: Path) -> None:
+    """Colours are nearer to those of the reference than by the same prompts and seeds without it."""
+    files = beside_demo(IP_ADAPTERS, folder_revision(TRAINED))
+    known = deployment(
+        images_in=True, references=True, ip_adapters={name: AllowedIPAdapter(models=("demo",)) for name in files}
+    )
+    found = Validation(STEERED, inputs=InputPictures([EXAMPLES], keep=tmp_path))
+    rows = list(resolved_rows(open_source(EXAMPLES / STEERED), Options(), known, found, batch_seed=1))
+    assert (found.errors, found.warnings, len(rows)) == ([], [], 2)
+    pixels = {one.sha256: np.array(Image.open(tmp_path / f"{one.sha256}.png")) for row in rows for one in row.inputs}
+    engine = Engine.load(TRAINED, Mesh.single(), dtype=torch.float32, settings=EngineSettings(native_px=NATIVE_PX))
+    (wanted,) = (_colours(picture) for picture in pixels.values())
+    for row in rows:
+        spec = image_of(ImageTask(row, 0), {}, {}, ip_adapters=_adapters(files), pixels=pixels)
+        alike, free = (
+            np.abs(_colours(_rendered(engine, one)) - wanted).mean() for one in (spec, replace(spec, references=()))
+        )
+        assert alike < 0.7 * free, row.custom_id
+
+
+def _adapters(files: Mapping[str, Path]) -> dict[str, IPAdapterSource]:
+    return {
+        name: IPAdapterSource(
+            path=str(path),
+            sha256=hashes_of(path).sha256,
+            image_encoder=str(path.parent / "image_encoder"),
+            image_encoder_sha256=hashes_of(path.parent / "image_encoder" / "model.safetensors").sha256,
+        )
+        for name, path in files.items()
+    }
+
+
+def _rendered(engine: Engine, spec: ImageSpec) -> Pixels:
+    pixels = engine.render(spec, control=lambda: Control.GO).pixels
+    assert pixels is not None
+    return pixels
+
+
+def _colours(picture: Pixels) -> npt.NDArray[np.float64]:
+    """Medians of the sky and of the land."""
+    height = len(picture)
+    return np.stack([np.median(part, axis=(0, 1)) for part in (picture[: height // 6], picture[-height // 4 :])])

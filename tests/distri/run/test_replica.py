@@ -1,23 +1,40 @@
 """How a replica goes through its images: who joins whom, and how it stops."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from PIL import Image
 
 from distri.engine import Engine, EngineSettings
-from distri.model.image import Rendered
+from distri.model.image import ImageSpec, Pixels, Rendered
+from distri.model.image_encoder import ImageEncoder
+from distri.model.ip_adapter import IPAdapter
 from distri.ranks.errors import OutOfMemory
 from distri.ranks.mesh import Mesh
-from distri.run.leader import LeaderSignal
 from distri.run.replica import ImageTooLarge, Replica, render_images
+from distri.run.signals import LeaderSignal
 from distri.sampling.control import Control
 from distri.slots.table import Table
+from pipeline.deployment.allowed import AllowedIPAdapter, AllowedModel
+from pipeline.deployment.settings import ControlNetSource, IPAdapterSource
+from pipeline.input_picture import Control as RowControl
+from pipeline.input_picture import InputPicture
+from pipeline.inputs.gathered import InputPictures
+from pipeline.inputs.plain import png_of
+from pipeline.promptset.row import Options, ResolvedRow
+from pipeline.promptset.source import Source
+from pipeline.promptset.validate import Validation, resolved_rows
 from pipeline.records.results import FailureCode
 from pipeline.records.shards import ImageTask, ShardLine, images_of
-from tests.factories import attempt_spec, job_record, resolved_row
+from tests.distri import controlnets, ip_adapters, reference
+from tests.factories import attempt_spec, deployment, job_record, resolved_row
 
 STEPS = (2, 4, 3, 2, 5)
 
@@ -37,7 +54,7 @@ class _Leader:
         left = self.signals.get(task.index)
         return left.pop(0) if left else LeaderSignal.RENDER
 
-    def input_png(self, _: ImageTask) -> bytes:
+    def input_png(self, _: InputPicture) -> bytes:
         return b""
 
     def read_ahead(self, _: ImageTask) -> None:
@@ -113,6 +130,14 @@ def test_a_stop_lets_those_finish_that_are_rendered_unless_control_stops_them(en
     assert cancelled.committed == []
 
 
+def test_an_image_that_left_its_slot_before_a_stop_is_committed(engine: Engine) -> None:
+    """The first takes two evaluations; the third stops the others."""
+    leader, words = _Leader(), iter([Control.GO, Control.GO, Control.STOP])
+    leader.control = lambda: next(words)
+    _run(engine, leader, _tasks(), slots=2)
+    assert [index for index, _, _ in leader.committed] == [0]
+
+
 def test_an_image_that_cannot_be_rendered_fails_and_the_others_are_rendered(engine: Engine) -> None:
     leader, tasks = _Leader(), _tasks()
     long = resolved_row(1, prompt="a long walk " * 60)
@@ -132,3 +157,130 @@ def test_an_image_is_blamed_for_its_memory_only_if_it_was_alone(
     monkeypatch.setattr(Table, "evaluate", runs_out)
     with pytest.raises(error):
         _run(engine, _Leader(), _tasks(), slots=slots)
+
+
+class _Hands(_Leader):
+    """Hands pictures to its replica, and keeps what is rendered."""
+
+    def __init__(self, *pngs: bytes) -> None:
+        super().__init__()
+        self.pngs = {hashlib.sha256(png).hexdigest(): png for png in pngs}
+        self.handed, self.pixels = list[str](), dict[int, Pixels]()
+
+    def input_png(self, picture: InputPicture) -> bytes:
+        self.handed.append(picture.sha256)
+        return self.pngs[picture.sha256]
+
+    def commit(self, task: ImageTask, rendered: Rendered, others: int) -> None:
+        super().commit(task, rendered, others)
+        assert rendered.pixels is not None
+        self.pixels[task.index] = rendered.pixels
+
+
+def test_rows_that_the_same_network_steers_share_slots(engine: Engine, model_dir: Path) -> None:
+    body = png_of(Image.effect_noise((64, 64), 80).convert("RGB"))
+    picture = InputPicture(sha256=hashlib.sha256(body).hexdigest(), width=64, height=64)
+    path = controlnets.file(model_dir)
+    listed = {"edges": ControlNetSource(path=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest())}
+    shares = [(0.0, 1.0), (0.0, 0.5), (0.6, 1.0)]
+    steered = [(RowControl(model="edges", image=picture, start=start, end=end),) for start, end in shares]
+    rows = [resolved_row(row, steps=4, control=control) for row, control in enumerate([*steered, ()])]
+    tasks = images_of([ShardLine(row=row, start=0, stop=1) for row in rows])
+    found = []
+    for slots in (1, 3):
+        leader = _Hands(body)
+        spec = attempt_spec(job_record()).model_copy(update={"slots": slots})
+        parts: Any = (engine.mesh, engine, leader, spec, {}, {}, _Provenances(), listed)
+        render_images(Replica(*parts), tasks)
+        assert not leader.failed
+        assert leader.handed == [picture.sha256]
+        assert [others for _, others, _ in leader.committed] == ([0] * 4 if slots == 1 else [2, 2, 2, 0])
+        found.append(leader.pixels)
+    alone, together = found
+    for index in range(4):
+        assert np.abs(alone[index].astype(int) - together[index]).max() <= 1
+    assert all(not np.array_equal(alone[one], alone[3]) for one in range(3))
+
+
+def test_rows_that_resemble_a_picture_are_those_of_diffusers_and_it_is_embedded_once(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From prompt set to pixels: two rows with one picture, one of them within a mask."""
+    adapter = _adapter(model_dir, tmp_path)
+    source = IPAdapterSource(
+        path=str(adapter.path),
+        sha256=hashlib.sha256(adapter.path.read_bytes()).hexdigest(),
+        image_encoder=str(adapter.encoder),
+        image_encoder_sha256=hashlib.sha256((adapter.encoder / "model.safetensors").read_bytes()).hexdigest(),
+    )
+    Image.effect_noise((70, 50), 90).convert("RGB").save(tmp_path / "anna.png")
+    left = Image.new("L", (136, 96))
+    left.paste(255, (0, 0, 72, 96))
+    left.save(tmp_path / "left.png")
+    references = [{"adapter": "face", "image": "anna.png", "scale": 0.7} | mask for mask in ({}, {"mask": "left.png"})]
+    rows = _resolved(tmp_path, [{"reference": [one]} for one in references] + [{}], {"face": AllowedIPAdapter()})
+    embedded = list[bool]()
+    embed = ImageEncoder.embed
+
+    def noted(encoder: ImageEncoder, pixels: Pixels | None, *, hidden: bool) -> torch.Tensor:
+        embedded.append(pixels is not None)
+        return embed(encoder, pixels, hidden=hidden)
+
+    monkeypatch.setattr(ImageEncoder, "embed", noted)
+    engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=EngineSettings(native_px=96))
+    leader = _Hands(*((tmp_path / f"{one.sha256}.png").read_bytes() for row in rows for one in row.inputs))
+    spec = attempt_spec(job_record())
+    parts: Any = (engine.mesh, engine, leader, spec, {}, {}, _Provenances(), {}, {"face": source})
+    replica = Replica(*parts)
+    tasks = images_of([ShardLine(row=row, start=0, stop=1) for row in rows])
+    images = [replica.whole_image_of(task) for task in tasks]
+    render_images(replica, tasks)
+    assert not leader.failed
+    assert embedded == [True, False]
+    assert len(leader.handed) == 2
+    for index, image in enumerate(images):
+        assert np.abs(leader.pixels[index].astype(int) - _of_diffusers(model_dir, image)).max() <= 1, index
+    assert len({leader.pixels[index].tobytes() for index in range(3)}) == 3
+
+
+def _adapter(model_dir: Path, folder: Path) -> IPAdapter:
+    unet: Any = reference.pipeline(model_dir).unet
+    return ip_adapters.write_adapter(
+        folder / "face.safetensors", unet, ip_adapters.write_encoder(folder / "image_encoder"), plus=True
+    )
+
+
+def _resolved(folder: Path, rows: list[dict[str, Any]], adapters: dict[str, AllowedIPAdapter]) -> list[ResolvedRow]:
+    models = {"tiny": AllowedModel(revision="r", native_px=96)}
+    known = deployment(models=models, ip_adapters=adapters, references=True, layout="1x1x1")
+    found = Validation("rows", inputs=InputPictures([folder], keep=folder))
+    of_all: dict[str, Any] = {"prompt": "a photo of a cat", "negative_prompt": "blurry", "seed": 7, "steps": 3}
+    of_all |= {"model": "tiny", "size": "136x96", "highres": "direct"}
+    source = Source("rows", ((number, of_all | row) for number, row in enumerate(rows, 1)))
+    return list(resolved_rows(source, Options(), known, found, batch_seed=1))
+
+
+def _of_diffusers(model_dir: Path, image: ImageSpec) -> npt.NDArray[np.int64]:
+    unet: Any = UNet2DConditionModel
+    parts = reference.pipeline(model_dir).components | {
+        "unet": unet.from_pretrained(model_dir / "unet", local_files_only=True),
+        "scheduler": reference.scheduler(model_dir, image),
+    }
+    kind: Any = StableDiffusionXLPipeline
+    encoder = [one.adapter.encoder for one in image.references]
+    pipe = kind(**parts | (ip_adapters.parts_of(encoder[0]) if encoder else {}), add_watermarker=False)
+    pipe.set_progress_bar_config(disable=True)
+    given = ip_adapters.loaded_into(pipe, image.references, image.height, image.width) if encoder else {}
+    rendered = pipe(
+        prompt=image.prompt,
+        negative_prompt=image.negative_prompt,
+        num_inference_steps=image.steps,
+        guidance_scale=image.guidance_scale,
+        width=image.width,
+        height=image.height,
+        generator=torch.Generator().manual_seed(image.seed),
+        output_type="np",
+        **given,
+    )
+    found: npt.NDArray[np.int64] = np.round(rendered.images[0] * 255).astype(int)
+    return found

@@ -10,8 +10,8 @@ from distri.ranks.errors import Unsplittable
 from distri.ranks.mesh import Mesh
 from distri.ranks.spans import Spans
 from distri.run import shard
-from distri.run.leader import LoadedShard
 from distri.run.shard import LeaderRefused, PodMisconfigured
+from distri.run.signals import LoadedShard
 from pipeline.deployment.settings import load_settings
 from pipeline.errors import RecordTooNew
 from pipeline.records.shards import ShardLine, images_of, parsed_shard, shard_bytes

@@ -3,16 +3,21 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from distri.model.image import Evaluations, Rendered
+from distri.model.controlnets import ControlNet
+from distri.model.image import ControlPicture, Evaluations, Fit, Inpaint, Rendered, StartPicture
+from distri.model.ip_adapter import IPAdapter
 from distri.model.lora import Lora
 from distri.model.prompts import LongPrompt
 from distri.model.stages import Enlargement, Highres, Stage
-from distri.ranks.errors import BadLora
+from distri.ranks.errors import BadControlNet, BadLora, BadReference
+from distri.run.preprocessors import canny
 from distri.run.translate import LOW_MEMORY_REPAIR, image_of, render_details_of
-from pipeline.deployment.settings import EmbeddingSource, LoraSource
-from pipeline.picture import Conditioning, HighresMode, LaterPasses, RenderDetails, Scheduler
+from pipeline.deployment.settings import ControlNetSource, EmbeddingSource, IPAdapterSource, LoraSource
+from pipeline.input_picture import AdapterReference, Control, Inpainting, InputMask, InputPicture, Preprocess, Region
+from pipeline.picture import Cascade, Conditioning, HighresMode, LaterPasses, RenderDetails, Scheduler
 from pipeline.picture import Enlargement as RowEnlargement
 from pipeline.picture import Highres as RowHighres
 from pipeline.picture import LongPrompt as RowLongPrompt
@@ -109,3 +114,66 @@ def test_what_the_engine_made_is_in_the_result(low_memory: bool) -> None:
         ),
         repairs=(LOW_MEMORY_REPAIR, "r") if low_memory else ("r",),
     )
+
+
+def test_a_masked_region_is_asked_for_in_the_size_in_which_it_is_rendered() -> None:
+    picture = {"sha256": "a" * 64, "width": 640, "height": 480}
+    mask = InputMask(**picture | {"sha256": "c" * 64}, box=(100, 200, 180, 280))
+    region = Region(left=68, top=168, width=144, height=144, rendered=(1024, 1024), padding=32)
+    painted = Inpainting(mask=mask, grow=2, feather=5, region=region, rounds=3)
+    row = resolved_row(width=640, height=480, image=InputPicture(**picture), strength=1.0, inpaint=painted)
+    pixels, levels = np.zeros((480, 640, 3), np.uint8), np.zeros((480, 640), np.uint8)
+    image = image_of(ImageTask(row, 0), LORAS, EMBEDDINGS, pixels={"a" * 64: pixels, "c" * 64: levels})
+    assert (image.width, image.height) == (1024, 1024)
+    assert image.picture == StartPicture(640, 480, 1.0, Fit.FILL, None, Inpaint(2, 5, (68, 168, 212, 312), rounds=3))
+    assert image.picture.inpaint is not None
+    assert (image.picture.pixels is pixels, image.picture.inpaint.mask is levels) == (True, True)
+    assert image.picture.start.width == 144
+    assert not hasattr(image_of(ImageTask(resolved_row(inpaint=None), 0), LORAS, EMBEDDINGS).picture, "inpaint")
+
+
+def test_a_cascade_is_one_pass_until_its_own_size() -> None:
+    image = _image(width=512, height=512, cascade=Cascade(switch_at=0.5, base_px=300))
+    assert image.highres == Highres(switch_at=0.5, base_px=300)
+
+
+def test_control_is_asked_for_with_the_networks_of_the_pod_and_the_maps_of_its_pictures() -> None:
+    pixels = np.random.default_rng(1).integers(0, 255, (48, 64, 3)).astype(np.uint8)
+    picture = InputPicture(sha256="a" * 64, width=64, height=48)
+    wanted = Control(model="edges", image=picture, preprocess=Preprocess.CANNY, scale=0.7, end=0.5)
+    source = ControlNetSource(path="/models/canny.safetensors", sha256="b" * 64)
+    task = ImageTask(resolved_row(control=(wanted,)), 0)
+    (found,) = image_of(task, LORAS, EMBEDDINGS, {"edges": source}, pixels={"a" * 64: pixels}).control
+    assert found == ControlPicture(ControlNet(Path("/models/canny.safetensors"), "b" * 64), 0.7, 0.0, 0.5)
+    assert found.pixels is not None
+    assert np.array_equal(found.pixels, canny(pixels))
+    (ahead,) = image_of(task, LORAS, EMBEDDINGS, {"edges": source}).control
+    assert ahead.pixels is None
+    with pytest.raises(BadControlNet, match="not in TESSERA_CONTROLNETS"):
+        image_of(task, LORAS, EMBEDDINGS)
+
+
+def test_references_are_asked_for_with_the_adapters_of_the_pod_and_their_pictures_and_masks() -> None:
+    pixels, white = np.zeros((48, 64, 3), np.uint8), np.full((96, 136), 255, np.uint8)
+    picture = InputPicture(sha256="a" * 64, width=64, height=48)
+    mask = InputMask(sha256="c" * 64, width=136, height=96, box=(0, 0, 136, 96))
+    source = IPAdapterSource(
+        path="/models/face.safetensors",
+        sha256="b" * 64,
+        image_encoder="/models/image_encoder",
+        image_encoder_sha256="d" * 64,
+    )
+    task = ImageTask(
+        resolved_row(reference=(AdapterReference(adapter="face", image=picture, scale=0.6, mask=mask),)), 0
+    )
+    listed: Any = LORAS, EMBEDDINGS, {}, {"face": source}
+    (found,) = image_of(task, *listed, pixels={"a" * 64: pixels, "c" * 64: white}).references
+    adapter = IPAdapter(Path("/models/face.safetensors"), Path("/models/image_encoder"), "b" * 64, "d" * 64)
+    assert (found.adapter, found.sha256, found.scale) == (adapter, "a" * 64, 0.6)
+    assert found.pixels is pixels
+    assert found.mask is white
+    (ahead,) = image_of(task, *listed).references
+    assert (ahead.pixels, ahead.mask) == (None, None)
+    assert ahead.kind == found.kind
+    with pytest.raises(BadReference, match="TESSERA_IP_ADAPTERS"):
+        image_of(task, LORAS, EMBEDDINGS)

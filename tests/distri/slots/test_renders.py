@@ -24,7 +24,17 @@ from tests.distri import on_ranks
 from tests.distri.pool import Ranks
 
 CAT = ImageSpec("a cat", "blurry", seed=7, width=64, height=72, steps=3, guidance_scale=5.0)
-SCHEDULERS = (None, "EulerAncestralDiscreteScheduler", "DPMSolverMultistepScheduler", "HeunDiscreteScheduler")
+# Stochastic ones, some that look back at several steps, some that ask the network twice a step, and both at once.
+SCHEDULERS = (
+    None,
+    "EulerAncestralDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "UniPCMultistepScheduler",
+    "LCMScheduler",
+    "HeunDiscreteScheduler",
+)
 
 
 def _same(one: Rendered, other: Rendered) -> bool:
@@ -56,15 +66,15 @@ def _alone(model_dir: Path, number: int) -> Rendered:
 
 
 def _image(number: int) -> ImageSpec:
-    """Number 5 has a prompt of three pieces, 3 is not guided, 7 in the middle alone, and 8 is refined."""
+    """Number 5 has a prompt of three pieces, 6 of two, 3 is not guided, 7 in the middle alone, and 8 is refined."""
     return replace(
         CAT,
-        prompt="a long walk " * (60 if number == 5 else 1) + f"to hill {number}",
+        prompt="a long walk " * {5: 60, 6: 40}.get(number, 1) + f"to hill {number}",
         negative_prompt="blurry" if number % 2 else None,
         long_prompt=LongPrompt.CHUNK,
         seed=number,
         steps=(2, 5, 3, 4, 7)[number % 5],
-        scheduler=SCHEDULERS[number % 4],
+        scheduler=SCHEDULERS[number % len(SCHEDULERS)],
         guidance_scale=1.0 if number == 3 else 3.0 + number,
         guidance_rescale=0.5 if number == 4 else 0.0,
         guidance_interval=(0.3, 0.8) if number == 7 else (0.0, 1.0),
@@ -84,6 +94,14 @@ def _rendered(renders: Renders, arrivals: dict[str, ImageSpec], random_: random.
             name, image = left.pop(0)
             renders.join(image, name)
         found |= {one.name: one.rendered for one in renders.advance(random_.choice((1, 2, None)))}
+    return found
+
+
+def _rest(renders: Renders) -> dict[str, Rendered]:
+    """All that are being rendered, to their end."""
+    found: dict[str, Rendered] = {}
+    while renders.count:
+        found |= {one.name: one.rendered for one in renders.advance()}
     return found
 
 
@@ -111,6 +129,16 @@ def test_the_same_arrivals_give_the_same_bytes_recorded_or_not(model_dir: Path) 
         assert all(map(_same, pictures[0], others))
 
 
+def test_neighbours_do_not_change_a_byte_of_an_image(model_dir: Path) -> None:
+    """Of as many rows, and in the same slot, kernels do the same."""
+    pictures = []
+    for numbers in ((1, 2), (4, 0)):
+        others = [replace(IMAGES[number], steps=CAT.steps) for number in numbers]
+        pictures.append(_engine(model_dir).render_batch([others[0], CAT, others[1]], control=_go)[1])
+    assert pictures[0].others == pictures[1].others == 2
+    assert _same(*pictures)
+
+
 def test_an_image_that_does_not_fit_the_table_is_not_admitted_and_a_bad_one_harms_no_other(model_dir: Path) -> None:
     renders = _engine(model_dir).renders(control=_go, slots=2)
     renders.join(CAT, "cat")
@@ -121,7 +149,7 @@ def test_an_image_that_does_not_fit_the_table_is_not_admitted_and_a_bad_one_harm
         renders.join(replace(CAT, steps=0))
     renders.join(replace(CAT, seed=8), "other")
     assert not renders.admits(CAT)  # both slots are taken
-    finished = {one.name: one.rendered for one in renders.advance()}
+    finished = _rest(renders)
     again = _engine(model_dir).render_batch([CAT, replace(CAT, seed=8)], control=_go)
     assert _same(finished["cat"], again[0])
     assert [finished[name].others for name in ("cat", "other")] == [1, 1]
@@ -148,12 +176,11 @@ def _on_ranks(model_dir: Path, layout: str, settings: EngineSettings) -> tuple[l
             found |= {one.name: one.rendered for one in renders.advance()}
         renders.join(image, str(number))
         found |= {one.name: one.rendered for one in renders.advance(1)}
-    while renders.count:
-        found |= {one.name: one.rendered for one in renders.advance()}
+    found |= _rest(renders)
     return [found[name] for name in sorted(found)], [engine.render(image, control=_go) for image in images]
 
 
-@pytest.mark.parametrize(("count", "layout"), [(2, "1x2x1"), (4, "1x2x2")])
+@pytest.mark.parametrize(("count", "layout"), [(2, "1x2x1"), (2, "1x1x2"), (4, "1x2x2")])
 def test_exact_stays_exact_on_ranks_also_where_guidance_pauses(
     ranks: Callable[[int], Ranks], model_dir: Path, count: int, layout: str
 ) -> None:

@@ -17,7 +17,8 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from embedded.processes.child import Child, Program
-from embedded.services.endpoints import PORT_NAMES, load_endpoints
+from embedded.services import endpoints
+from embedded.services.endpoints import PORT_NAMES, all_free, free_ports, load_endpoints
 from embedded.services.readiness import NotReady, wait_until_ready
 from embedded.services.services import Services, running_services
 from pipeline.deployment.settings import Settings
@@ -130,6 +131,26 @@ def test_a_restart_on_the_same_folder_keeps_data_and_lets_the_same_clients_in(tm
         assert redis.Redis.from_url(third.endpoints.redis_url).get("kept") == b"yes"
         assert _get(third) == b"kept"
     assert not _sockets(first) | _sockets(second)
+
+
+def test_a_port_that_is_taken_before_the_service_has_it_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two programs have looked, and found the port free."""
+    looked, looks = free_ports(), iter([True])
+    monkeypatch.setattr(
+        endpoints, "free_ports", lambda: looked if not (tmp_path / "d" / "s3").exists() else free_ports()
+    )
+    monkeypatch.setattr(endpoints, "all_free", lambda known: next(looks, False) or all_free(known))
+    port = looked["admin"]
+    with socket.socket() as squatter:
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        squatter.bind(("127.0.0.1", port))
+        squatter.listen()
+        with running_services(tmp_path / "d") as services:
+            assert services.endpoints.ports != looked
+            assert port not in services.endpoints.ports.values()
+            assert redis.Redis.from_url(services.endpoints.redis_url).ping()
 
 
 def _sockets(services: Services) -> set[str]:

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import io
 import json
+from itertools import groupby
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from distri.ranks.spans import RenderSpan
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.bucket.trace import RankTrace, SpanRecord, Trace, chrome_events, find_trace, summarised, usage_of
+from pipeline.bucket.trace import (
+    RankTrace,
+    SpanRecord,
+    Trace,
+    TracePhase,
+    chrome_events,
+    find_trace,
+    summarised,
+    usage_of,
+)
 from pipeline.deployment.settings import Settings
 from pipeline.errors import RequestError
-from pipeline.outputs.timeline import COLOURS, OTHERS, timeline_png
+from pipeline.outputs.timeline import COLOURS, GAP_PX, LANE_PX, OTHERS, TOP_PX, timeline_png
+from pipeline.records.attempt import Code, PodReport
 from pipeline.records.object_keys import BatchObjects
 
 S = 1_000_000_000
@@ -74,6 +86,16 @@ def test_usage_adds_up_the_ranks() -> None:
     assert usage.seconds["denoise"] == 5
 
 
+def test_a_report_carries_every_phase_that_a_rank_has() -> None:
+    phases = list(dict.fromkeys(phase.value for phase in (*TracePhase, *RenderSpan)))
+    spans = tuple(_span(phase, place, place + 1) for place, phase in enumerate(phases))
+    trace = Trace(batch_id="b", job_index=0, attempt=1, ranks=(RankTrace(rank=0, device="cpu", spans=spans),))
+    report = PodReport.from_message(PodReport(code=Code.SUCCEEDED, usage=usage_of(trace)).model_dump_json())
+    assert report is not None
+    assert report.usage is not None
+    assert report.usage.seconds == dict.fromkeys(phases, 1.0)
+
+
 def test_a_rank_without_spans_is_no_error() -> None:
     empty = Trace(batch_id="b", job_index=0, attempt=1, ranks=(RankTrace(rank=0, device="cpu", spans=()),))
     assert summarised(empty)[0].busy == 0
@@ -97,6 +119,19 @@ def test_the_picture_shows_every_phase_in_its_colour() -> None:
     with Image.open(io.BytesIO(timeline_png(_trace()))) as image:
         colours = {pixel for _, pixel in image.getcolors(1 << 24) or []}
     assert {COLOURS["load"], COLOURS["denoise"], COLOURS["decode"], *OTHERS[:2]} <= colours  # the last: file and odd
+
+
+def test_images_that_follow_each_other_in_a_slot_can_be_told_apart() -> None:
+    spans = [
+        _span("denoise", start, start + 5, track="slot 0", detail={"image": str(start), "evaluations": 20})
+        for start in (0, 5)
+    ]
+    trace = Trace(batch_id="b", job_index=0, attempt=1, ranks=(RankTrace(rank=0, device="cpu", spans=tuple(spans)),))
+    with Image.open(io.BytesIO(timeline_png(trace))) as image:
+        top = TOP_PX + LANE_PX + GAP_PX + 2  # above the numbers, in the lane after the rank's own
+        lane = [image.getpixel((x, top)) for x in range(image.width)]
+    bars = [len(list(group)) for colour, group in groupby(lane) if colour == COLOURS["denoise"]]
+    assert len(bars) == 2
 
 
 def test_the_last_attempt_that_left_a_trace_is_found(settings: Settings) -> None:

@@ -12,9 +12,13 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.checkpoints.checkpoint import Checkpoint, ModelFiles, open_checkpoint
 from pipeline.checkpoints.kinds import Kind
+from pipeline.deployment.model_check import check_model, source_of
+from pipeline.deployment.seen_files import inpainting_seen
+from pipeline.deployment.settings import ModelSource
 from pipeline.errors import BadCheckpoint
 from tests import checkpoints
 from tests.checkpoints import ALL, full_size, single_file, sparse
+from tests.distri import inpainting_models
 
 DEMO = Path(__file__).parents[3] / "models" / "demo"
 UNET = "model.diffusion_model."
@@ -100,7 +104,6 @@ WRONG: dict[str, tuple[Callable[[dict[str, tuple[int, ...]]], None], str]] = {
     "no VAE": (_drop("first_stage_model."), "holds no vae: name a file or folder that has it as the model's `vae`"),
     "no text encoders": (_drop("conditioner."), "holds no text_encoder: .* `text_encoders`"),
     "half a VAE": (_drop("first_stage_model.decoder."), "its vae lacks"),
-    "inpainting": (_shaped(UNET + "input_blocks.0.0.weight", (320, 9, 3, 3)), "an inpainting model: its UNet takes 9"),
     "image editing": (_shaped(UNET + "input_blocks.0.0.weight", (320, 8, 3, 3)), "InstructPix2Pix"),
     "another shape": (_shaped(UNET + "out.2.bias", (8,)), r"out.2.bias has the shape \[8\]; \[4\] wanted"),
     "SD 1.5": (_narrower, "a Stable Diffusion 1.x model"),
@@ -115,6 +118,21 @@ def test_a_wrong_model_is_refused_by_what_is_wrong_with_it(tmp_path: Path, what:
     change, message = WRONG[what]
     with pytest.raises(BadCheckpoint, match=message):
         _open(full_size(tmp_path / "model.safetensors", change=change))
+
+
+def test_a_model_that_fills_masks_is_known_by_nine_channels(tmp_path: Path, demo: Path) -> None:
+    nine = _shaped(UNET + "input_blocks.0.0.weight", (320, 9, 3, 3))
+    found = _open(full_size(tmp_path / "model.safetensors", change=nine))
+    assert (found.inpaints, found.networks["unet"].config["in_channels"]) == (True, 9)
+    assert not _open(full_size(tmp_path / "plain.safetensors")).inpaints
+    folder = inpainting_models.write(tmp_path / "filler", demo)
+    assert _open(folder).inpaints
+    source = source_of(folder)
+    assert (source.inpainting, inpainting_seen(source)) == (True, True)
+    for path, wanted in ((folder, True), (tmp_path / "model.safetensors", True), (demo, False), (tmp_path / "x", None)):
+        assert inpainting_seen(ModelSource(path=str(path), revision="r")) is wanted
+    with pytest.raises(BadCheckpoint, match=r"fills masks \(nine channels\), its setting says inpainting False"):
+        check_model(source.model_copy(update={"inpainting": False}))
 
 
 @pytest.mark.parametrize(
@@ -200,9 +218,9 @@ def _pickled(demo: Path) -> None:
 
 FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no class": (lambda demo: _write(demo, "model_index.json", {}, "_class_name"), "names no _class_name"),
-    "inpainting": (
-        lambda demo: _write(demo, "model_index.json", {"_class_name": "StableDiffusionXLInpaintPipeline"}),
-        "found a StableDiffusionXLInpaintPipeline, wanted a StableDiffusionXLPipeline",
+    "of others": (
+        lambda demo: _write(demo, "model_index.json", {"_class_name": "StableDiffusionXLInstructPix2PixPipeline"}),
+        "found a StableDiffusionXLInstructPix2PixPipeline, wanted a StableDiffusionXLPipeline",
     ),
     "no index": (lambda demo: (demo / "model_index.json").unlink(), "has no model_index.json"),
     "index is a list": (lambda demo: (demo / "model_index.json").write_text("[]"), "found no JSON object"),

@@ -59,6 +59,7 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "hole": (_bytes({"a": _entry(0, 8), "b": _entry(16, 24)}, bytes(24)), "'b' begins at 16"),
     "shape too large": (_bytes({"a": _entry(shape=[2**40, 2**40])}, bytes(8)), "contradicts itself"),
     "unknown type": (_bytes({"a": _entry(dtype="Q4_K")}, bytes(8)), "'Q4_K', which is not known"),
+    "type of no name": (_bytes({"a": _entry() | {"dtype": ["F32"]}}, bytes(8)), "which is not known"),
     "metadata of numbers": (_bytes({"__metadata__": 3}), "__metadata__ is no JSON object"),
 }
 

@@ -65,6 +65,16 @@ def test_a_batch_is_named_by_what_only_it_has(tessera: Tessera) -> None:
         assert (code, words in complaint) == (2, True), complaint
 
 
+def test_several_batches_and_those_of_options_are_named_likewise(tessera: Tessera) -> None:
+    code, said, complaint = tessera("purge", "last", "bir", "--dry-run", "--json")
+    assert (code, json.loads(said or "{}").get("batches")) == (0, ["birds"]), complaint
+    for command in (["purge", "--dry-run"], ["webhook", "deliveries", "--batch"]):
+        code, _said, complaint = tessera(*command, "atlas")
+        assert (code, "2 batches begin with 'atlas'" in complaint) == (2, True), complaint
+        code, _said, complaint = tessera(*command, "bir")
+        assert code == 0, complaint
+
+
 FILTERS: list[tuple[list[str], list[str]]] = [
     ([], ["birds", "atlas-2", "atlas-1"]),
     (["--limit", "2"], ["birds", "atlas-2"]),
@@ -103,6 +113,7 @@ def test_a_shell_completes_ids_and_values(tessera: Tessera, monkeypatch: pytest.
     assert complete.batch_ids("l") == ["last"]
     assert "DPM++ 2M Karras" in complete.schedulers("dpm++ 2m k")
     assert complete.models("") == list(deployment().models)
+    assert complete.failure_codes("e_o") == ["E_OOM"]
     monkeypatch.setenv("TESSERA_REDIS_URL", "redis://127.0.0.1:1/0")
     assert complete.batch_ids("l") == ["last"]
     assert complete.models("") == []

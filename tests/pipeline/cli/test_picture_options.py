@@ -46,7 +46,26 @@ SAID: dict[str, tuple[list[str], object]] = {
     "image": (["--image", "room.png"], "room.png"),
     "strength": (["--strength", "0.4"], 0.4),
     "fit": (["--fit", "stretch"], "stretch"),
+    "mask": (["--mask", "alpha"], "alpha"),
+    "mask_grow": (["--mask-grow", "4"], 4),
+    "mask_feather": (["--mask-feather", "8"], 8),
+    "mask_rounds": (["--mask-rounds", "4"], 4),
+    "canvas": (["--canvas", "1536x1024+256+0"], [1536, 1024, 256, 0]),
+    "only_masked": (["--only-masked"], True),
+    "mask_padding": (["--mask-padding", "48"], 48),
+    "masked_size": (["--masked-size", "768x1024"], [768, 1024]),
+    "control": (
+        ["--control", "edges, image=house.png, scale=0.7"],
+        [{"model": "edges", "image": "house.png", "scale": 0.7}],
+    ),
+    "reference": (
+        ["--reference", "face, image=anna.png, scale=0.6"],
+        [{"adapter": "face", "image": "anna.png", "scale": 0.6}],
+    ),
     "refiner_switch_at": (["--refiner-switch-at", "0.7"], 0.7),
+    "resync": (["--resync", "0.1"], 0.1),
+    "norm_mode": (["--norm-mode", "Stale"], "stale"),
+    "most_work": (["--most-work", "1.2"], 1.2),
     "original_size": (["--original-size", "512x512"], [512, 512]),
     "crop": (["--crop", "0,64"], [0, 64]),
     "target_size": (["--target-size", "512x512"], [512, 512]),
@@ -212,7 +231,7 @@ def test_validate_without_a_deployment_takes_any_model_and_lora(
     path.write_text("a fox\n")
     done = CliRunner().invoke(app, ["validate", str(path), "--lora", "film:0.5", "--model", "sdxl"])
     assert done.exit_code == 0, done.output
-    assert "1 rows, 1 images, valid for any deployment" in done.output
+    assert "1 row, 1 image, valid for any deployment" in done.output
 
 
 def test_validate_says_where_an_option_has_no_effect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import types
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ import pytest
 from pipeline.client.progress import Progress, event, summary
 from pipeline.client.rate import Throughput
 from pipeline.operations.status import BatchStatus, JobStatus
+from pipeline.records.attempt import Code
+from pipeline.records.batch import AttemptEnd
 from pipeline.states import BatchState, ImageState, JobState
 from tests.factories import at
 
@@ -92,6 +95,25 @@ def test_a_terminal_has_a_table_with_each_pod_and_its_words_as_they_stand() -> N
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
     for wanted in ("39/100", "1 failed", "00003", "pending", "1x2x4", "[red]no GPU[/red]", "and 8 more"):
         assert wanted in text
+
+
+def test_at_80_columns_ids_numbers_and_what_ended_before_stand_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    codes = (Code.ENGINE_ERROR, Code.PREEMPTED, Code.PREEMPTED)
+    ended = tuple(AttemptEnd(number=n + 1, code=code, reason="r", ended_at=at(0)) for n, code in enumerate(codes))
+    pod = replace(POD, attempt=4, ended=ended, detail="0/4 nodes are available: 4 Insufficient nvidia.com/gpu")
+    stream = _Terminal()
+    with Progress(stream) as shown:
+        shown.show(replace(_look(0, 10), id="20261128-041725-82604f-summer-catalogue"), lambda: [pod])
+        shown.show(replace(_look(60, 40, failed=12), id="20261128-041725-82604f-summer-catalogue"), lambda: [pod])
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    lines = [line.rstrip() for line in text.splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert "20261128-041725-82604f-summer-catalogue in_progress  60 s" in lines
+    assert any(line.endswith("28/100 images  12 failed  30 images/min, about 2 min left") for line in lines)
+    [row] = [line for line in lines[-4:] if line.startswith("00003")]
+    assert row.startswith("00003  pending  4 (1 failed, 2 disrupted)  1x2x4   0/4 nodes are ")
+    assert row.endswith("…")
 
 
 def test_the_jobs_are_asked_for_once_a_second_and_not_at_the_end() -> None:

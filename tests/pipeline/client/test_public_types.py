@@ -18,6 +18,7 @@ from PIL.Image import Image
 from pydantic import BaseModel
 
 import pipeline
+from pipeline.client.connection import Connection
 from pipeline.client.schedules import ScheduleFields
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -224,7 +225,7 @@ def _annotations(public: Any) -> Iterator[Any]:
         function = member.fget if isinstance(member, property) else getattr(member, "func", member)
         ours = inspect.isfunction(function) and function.__module__.startswith("pipeline.")
         if ours and (name == "__init__" or not name.startswith("_")):
-            yield from get_type_hints(function, localns={"Image": Image}).values()
+            yield from get_type_hints(function, localns={"Image": Image, "Connection": Connection}).values()
 
 
 def _classes(annotation: Any) -> Iterator[type]:

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.deployment.cost import MEGA, Speed, SpeedKey, slots_speedup
+from pipeline.deployment.control_cost import MEGA
+from pipeline.deployment.cost import Speed, SpeedKey, slots_speedup
 from pipeline.deployment.layouts import Layout
-from pipeline.deployment.slot_choice import chosen_slots, fixed_slots
+from pipeline.deployment.slot_choice import SlotChoice, chosen_slots, fixed_slots, slots_to_try
 
 OF_JOB: dict[str, Any] = {"model": "sdxl", "layout": Layout(1, 1, 1), "exact": False, "images": 64}
 
@@ -61,3 +62,23 @@ def test_several_at_a_time_are_never_slower_than_expected_of_one() -> None:
         gains = [slots_speedup(slots, megapixels) for slots in (1, 2, 4, 8)]
         assert gains[0] == pytest.approx(1)
         assert gains == sorted(gains)
+
+
+@pytest.mark.parametrize(
+    ("images_by_slots", "tried"),
+    [
+        ({4: 10}, 4),  # it is not known itself
+        ({4: 64}, 2),
+        ({4: 64, 2: 30, 8: 10}, 8),
+        ({4: 64, 2: 64}, 8),
+        ({4: 64, 2: 64, 8: 64}, 4),
+    ],
+)
+def test_some_jobs_try_the_number_that_least_is_known_of(images_by_slots: dict[int, int], tried: int) -> None:
+    speeds = {
+        SpeedKey("sdxl", Layout(1, 1, 1), False, "GPU", 0, slots): Speed(images=images, tera=1.0, seconds=1.0)
+        for slots, images in images_by_slots.items()
+    }
+    found = slots_to_try(SlotChoice(4, "the best"), speeds, pixels=MEGA, **OF_JOB)
+    assert found.slots == tried
+    assert slots_to_try(SlotChoice(4, "the best"), speeds, pixels=MEGA, **OF_JOB | {"images": 4}).slots <= 4

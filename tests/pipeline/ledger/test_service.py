@@ -80,7 +80,7 @@ def test_a_redis_that_may_not_be_written_is_an_outage_and_says_why(
         ledger = _elsewhere(settings, endpoints.redis_url)
         for command in made:
             ledger.store.redis.execute_command(*command.split())
-        steps: list[dict[str, str | int]] = [{"name": "a-lock", "every_ms": 1}, {"name": "another", "every_ms": 1}]
+        steps: list[dict[str, str | int]] = [{"first": "a-lock", "every_ms": 1}, {"first": "another", "every_ms": 1}]
         for ask in (
             lambda: ledger.locks.due("a-lock", 1),
             lambda: ledger.batches.write(batch_record()),
@@ -170,6 +170,14 @@ def test_a_lock_is_kept_as_long_as_its_holder_works_and_ends_soon_after_a_killed
     key = ledger.store.keys.lock("x")
     ledger.store.redis.set(key, "a holder that was killed", px=300)
     bench.soon(lambda: not ledger.store.redis.exists(key), "the lock's end")
+
+
+@pytest.mark.parametrize("px", [None, 3_600_000])
+def test_what_lies_in_a_locks_place_and_does_not_end_soon_is_no_lock(ledger: Ledger, px: int | None) -> None:
+    """The second is a lock of a killed holder after the clock of Redis was set back by an hour."""
+    ledger.store.redis.set(ledger.store.keys.lock("x"), "zz", px=px)
+    with ledger.locks.only_one("x") as mine:
+        assert mine
 
 
 def test_a_lock_that_was_lost_goes_to_another_process_and_stays_there(ledger: Ledger, settings: Settings) -> None:

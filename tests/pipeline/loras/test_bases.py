@@ -5,6 +5,7 @@ import pytest
 from pipeline.loras.bases import base_of
 
 KEY = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
+OLD = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.processor.to_k_lora"  # of diffusers before peft
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,12 @@ KEY = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
         ({"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": (8, 3072)}, {}, "Flux"),
         ({"lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight": (8, 1536)}, {}, "SD 3"),
         ({"diffusion_model.blocks.0.self_attn.q.lora_A.weight": (8, 1536)}, {}, "Wan"),
+        ({"blocks.0.self_attn.q.lora_A.weight": (8, 1536)}, {}, "Wan"),
+        ({"diffusion_model.double_stream_blocks.0.block.attn1.to_q.lora_A.weight": (8, 2560)}, {}, "HiDream"),
+        ({"diffusion_model.distilled_guidance_layer.layers.0.lora_A.weight": (8, 64)}, {}, "Chroma"),
+        ({"lora_unet_transformer_blocks_0_attn_to_q.lora_down.weight": (8, 3072)}, {}, "a diffusion transformer"),
+        ({f"unet.{OLD}.down.weight": (8, 768)}, {}, "SD 1.x"),
+        ({f"unet.{OLD}.down.weight": (8, 2048)}, {}, "SDXL"),
         ({"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": (8, 768)}, {}, None),
         ({}, {"ss_base_model_version": "sd_v1"}, "SD 1.x"),
         ({}, {"ss_base_model_version": "sdxl_base_v1-0"}, "SDXL"),

@@ -66,6 +66,9 @@ FC, OUT_PROJ = "text_model.encoder.layers.3.mlp.fc1", "text_model.encoder.layers
     [
         ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_down.weight", "unet", Q, "down"),
         (f"lora_unet_{Q.replace('.', '_')}.lora_up.weight", "unet", Q, "up"),
+        ("oft_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.oft_blocks", "unet", Q, "oft_blocks"),
+        (f"lycoris_{Q.replace('.', '_')}.oft_diag", "unet", Q, "oft_blocks"),
+        (f"oft_te2_text_model_{FC.removeprefix('text_model.').replace('.', '_')}.alpha", "text_encoder_2", FC, "alpha"),
         (f"lycoris_{Q.replace('.', '_')}.lokr_w1_a", "unet", Q, "lokr_w1_a"),
         (f"unet.{Q}.lora_A.weight", "unet", Q, "down"),
         (f"unet.{Q}.lora.up.weight", "unet", Q, "up"),

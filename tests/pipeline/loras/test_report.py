@@ -77,6 +77,11 @@ def test_a_file_is_described_by_its_header(tmp_path: Path) -> None:
         ({f"{Q}.{DOWN}": (8, 768), f"{Q}.{UP}": (320, 8)}, "made for SD 1.x"),
         ({"lora_unet_double_blocks_0_x.lora_down.weight": (4, 4)}, "made for Flux"),
         ({"nothing": (4,)}, "nothing in it fits SDXL"),
+        ({"image_proj.proj.weight": (4, 4), "ip_adapter.1.to_k_ip.weight": (4, 4)}, "it is an IP-Adapter"),
+        ({"controlnet_cond_embedding.conv_in.weight": (4, 3, 3, 3)}, "it is a ControlNet"),
+        ({"clip_l": (2, 768), "clip_g": (2, 1280)}, "it is an embedding, which TESSERA_EMBEDDINGS lists"),
+        ({"model.diffusion_model.out.0.weight": (4,)}, "it is a whole checkpoint, which TESSERA_MODELS lists"),
+        ({"first_stage_model.decoder.conv_in.weight": (4, 4)}, "it is a VAE, which belongs beside a model"),
     ],
 )
 def test_a_file_for_another_base_is_refused_by_the_command(

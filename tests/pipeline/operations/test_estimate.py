@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.deployment.control_cost import MEGA
 from pipeline.deployment.cost import (
-    MEGA,
     UNKNOWN_IMAGES,
     Speed,
     SpeedKey,
@@ -40,6 +40,8 @@ def test_work_is_that_of_the_network_and_the_decoder() -> None:
     assert tera_operations(_row(guidance_scale=1.0), NATIVE_PX) == pytest.approx(50 * 6.709 + 10.47, rel=0.01)
     both = _row(guidance_scale=1.0, prompt="a cat AND a hill", syntax=Syntax.A1111)  # each, and the negative one
     assert tera_operations(both, NATIVE_PX) == pytest.approx(150 * 6.709 + 10.47, rel=0.01)
+    interval = _row(guidance_interval=(0.2, 0.8))  # 30 of 50 steps are guided
+    assert tera_operations(interval, NATIVE_PX) == pytest.approx(80 * 6.709 + 10.47, rel=0.01)
     heun = Scheduler(name="HeunDiscreteScheduler")
     assert tera_operations(_row(scheduler=heun), NATIVE_PX) == pytest.approx(200 * 6.709 + 10.47, rel=0.01)
 
@@ -152,6 +154,19 @@ def test_a_speed_of_the_same_layout_is_nearer_than_one_of_the_same_exactness() -
     assert "layout 1x1x1, carried over" in _basis({_key("1x1x2"): once, _key(exact=True): once})
 
 
+def test_speeds_with_residual_exchange_are_kept_apart_and_said() -> None:
+    once = Speed(images=5, tera=10, seconds=1)
+    speeds = {_key(): once, replace(_key(), residual=True): replace(once, seconds=2.0)}
+    asked: dict[str, Any] = {"model": "demo", "layout": Layout(1, 1, 1), "exact": False, "pixels": MEGA}
+    displaced, residual = (expected_speed(speeds, residual=one, **asked) for one in (False, True))
+    assert residual.tera_a_second == pytest.approx(displaced.tera_a_second / 2)
+    assert residual.basis == "5 images on A100, layout 1x1x1, residual exchange"
+    estimator = Estimator(deployment(layout="1x1x1", gpus=1, exchange="residual"), speeds)
+    estimator.add(_row(num_images=1))
+    assert "residual exchange" in estimator.estimate(pods=1).basis[0]
+    assert "residual exchange" in expected_speed({}, residual=True, **asked).basis
+
+
 def test_jobs_that_took_no_time_teach_no_speed() -> None:
     assert _basis({_key(): Speed(pods=1, idle_s=9)}).startswith("assumed")
 
@@ -192,9 +207,9 @@ def test_the_ledger_adds_up_what_jobs_did(settings: Settings) -> None:
     }
     # The very name under which earlier versions have learned.
     assert ledger.store.redis.smembers(ledger.store.keys.speeds) == {r'["a|b", "1x1x2", true, "an \"odd\" name", -4]'}
-    together = replace(key, slots=4)
-    ledger.speeds.learn({together: once})
-    assert ledger.speeds.all()[together] == once
+    for other in (replace(key, slots=4), replace(key, residual=True), replace(key, slots=4, residual=True)):
+        ledger.speeds.learn({other: once})
+        assert ledger.speeds.all()[other] == once
 
 
 def test_for_throughput_replicas_are_expected() -> None:

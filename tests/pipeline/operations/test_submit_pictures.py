@@ -48,7 +48,7 @@ def _png(colour: tuple[int, int, int], side: int = 64) -> bytes:
 
 @pytest.fixture
 def desk(ledger: Ledger, artifacts: Artifacts, tmp_path: Path) -> Desk:
-    ledger.announce(deployment(images_in=True))
+    ledger.announce(deployment(images_in=True, masks=True, max_rows=20_000))
     for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
         (tmp_path / f"{name}.png").write_bytes(_png(colour))
     return Desk(ledger, artifacts, tmp_path)
@@ -65,7 +65,7 @@ def test_a_picture_of_many_rows_is_read_and_uploaded_once(desk: Desk, monkeypatc
     monkeypatch.setattr(Artifacts, "put", counted)
     (desk.folder / "same.png").write_bytes((desk.folder / "red.png").read_bytes())
     names = ["red.png", "same.png", str(desk.folder / "red.png")]
-    desk.submit([{"image": names[number % 3]} for number in range(900)] + [{"image": "blue.png"}, {}])
+    desk.submit([{"image": names[number % 3]} for number in range(10_000)] + [{"image": "blue.png"}, {}])
     rows = desk.rows()
     digests = {row.image.sha256 for row in rows if row.image is not None}
     assert sorted(key for key in put if "/inputs/" in key) == sorted(desk.inputs())
@@ -134,3 +134,23 @@ def test_a_result_names_what_it_began_with(desk: Desk) -> None:
     assert row.image is not None
     assert row_of(result)["image"] == f"input://b/{row.image.sha256}"
     assert (row_of(result)["strength"], row_of(result)["fit"]) == (0.3, "fill")
+
+
+def test_a_mask_is_uploaded_once_and_a_replay_names_it(desk: Desk) -> None:
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (8, 8, 40, 40))
+    mask.save(desk.folder / "mask.png")
+    wanted = {"image": "red.png", "mask": "mask.png", "mask_feather": 3, "only_masked": True}
+    desk.submit([wanted, wanted, {"image": "red.png", "canvas": "96x64"}])
+    first, second, _ = desk.rows()
+    assert first.inputs == second.inputs
+    assert len(desk.inputs()) == 4
+    again = row_of(image_result(ImageTask(first, 0)))
+    assert again["mask"] == f"input://b/{first.inputs[1].sha256}"
+    fields = ("image", "strength", "fit", "mask", "mask_feather", "only_masked", "mask_padding", "masked_size")
+    desk.submit([{name: again[name] for name in fields}], "again")
+    (replayed,) = desk.rows("again")
+    assert replayed.inpaint is not None
+    assert first.inpaint is not None
+    assert replayed.inpaint.region == first.inpaint.region
+    assert [one.sha256 for one in replayed.inputs] == [one.sha256 for one in first.inputs]

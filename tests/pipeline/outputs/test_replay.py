@@ -14,12 +14,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline.cli.main import app
-from pipeline.deployment.announcement import AllowedLora, AllowedModel
+from pipeline.deployment.allowed import AllowedLora, AllowedModel
 from pipeline.errors import RequestError
+from pipeline.input_picture import AdapterReference, Control, Fit, Inpainting, InputMask, InputPicture, Preprocess
 from pipeline.outputs.comparison import Difference, differences, likeness
 from pipeline.outputs.extract import records_in, row_of
 from pipeline.outputs.pictures import picture_rows
 from pipeline.picture import (
+    Cascade,
     Conditioning,
     Enlargement,
     File,
@@ -29,9 +31,11 @@ from pipeline.picture import (
     LaterPasses,
     LongPrompt,
     Lora,
+    NormMode,
     Picture,
     Syntax,
 )
+from pipeline.promptset.decisions import Decisions
 from pipeline.promptset.resolve import resolve
 from pipeline.promptset.row import Options, Row
 from pipeline.promptset.samplers import scheduler_of
@@ -56,6 +60,9 @@ FULLEST: dict[str, Any] = {
     "later_passes": LaterPasses(window_px=512, guidance_scale=1.0, enlargement=Enlargement.LATENTS),
     "conditioning": Conditioning(original_size=(512, 768), crop=(0, 64), negative_target_size=(256, 256)),
     "file": File(format=Format.WEBP, quality=80, dpi=72, strip_metadata=True),
+    "resync": 0.1,
+    "norm_mode": NormMode.STALE,
+    "most_work": 1.2,
     "metadata": {"client": "x", "n": 1.5, "none": None},
 }
 
@@ -80,7 +87,12 @@ def _result(number: int = 0, **changes: Any) -> ImageResult:
     return image_result(ImageTask(resolved_row(num_images=3, **changes), number))
 
 
-@pytest.mark.parametrize("changes", [{}, FULLEST, {"negative_prompt": "rain"}, {"file": File(format=Format.JPEG)}])
+CASCADE = {"width": 512, "height": 520, "cascade": Cascade(switch_at=0.5, base_px=300)}
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, FULLEST, {"negative_prompt": "rain"}, {"file": File(format=Format.JPEG)}, CASCADE]
+)
 @pytest.mark.parametrize("defaults", [{}, FOR_ALL])
 def test_a_row_from_a_result_renders_the_same_picture_whatever_holds_for_all(
     changes: dict[str, Any], defaults: dict[str, Any]
@@ -89,10 +101,12 @@ def test_a_row_from_a_result_renders_the_same_picture_whatever_holds_for_all(
     row = Row.model_validate(json.loads(json.dumps(row_of(result))))
     again = resolve(
         row,
-        Options.model_validate(defaults | {"negative_prompt": "elsewhere", "model": "other"}),
-        deployment(
-            models={name: AllowedModel(revision="r", native_px=256) for name in ("demo", "other")},
-            loras={"film": AllowedLora(), "grain": AllowedLora()},
+        Decisions(
+            Options.model_validate(defaults | {"negative_prompt": "elsewhere", "model": "other"}),
+            deployment(
+                models={name: AllowedModel(revision="r", native_px=256) for name in ("demo", "other")},
+                loras={"film": AllowedLora(), "grain": AllowedLora()},
+            ),
         ),
         line=9,
         index=0,
@@ -214,3 +228,41 @@ def test_pixels_are_compared_by_their_peak_signal_to_noise_ratio() -> None:
     assert same is not None
     assert (same.psnr_db, same.same) == (math.inf, True)
     assert likeness(_png(first), _png(first[:-1])) is None
+
+
+def test_what_steered_a_picture_steers_its_replay() -> None:
+    picture = InputPicture(sha256="a" * 64, width=64, height=48)
+    wanted = Control(model="edges", image=picture, preprocess=Preprocess.CANNY, scale=0.7, end=0.5, fit=Fit.STRETCH)
+    result = image_result(ImageTask(resolved_row(control=(wanted,)), 0))
+    row = Row.model_validate(row_of(result))
+    (again,) = row.control
+    assert again.image == f"input://{result.batch_id}/{'a' * 64}"
+    values = ("model", "preprocess", "scale", "start", "end", "fit")
+    assert [getattr(again, name) for name in values] == [getattr(wanted, name) for name in values]
+
+
+def test_what_a_picture_resembled_its_replay_resembles() -> None:
+    picture = InputPicture(sha256="a" * 64, width=64, height=48)
+    mask = InputMask(sha256="b" * 64, width=1024, height=1024, box=(0, 0, 8, 8))
+    wanted = [
+        AdapterReference(adapter="face", image=picture, scale=0.6, mask=mask),
+        AdapterReference(adapter="style", image=picture),
+    ]
+    result = image_result(ImageTask(resolved_row(reference=tuple(wanted)), 0))
+    fields = row_of(result)
+    face, style = Row.model_validate(fields).reference
+    assert (face.adapter, face.scale, style.adapter, style.scale, style.mask) == ("face", 0.6, "style", 1.0, None)
+    assert face.image == style.image == f"input://{result.batch_id}/{'a' * 64}"
+    assert face.mask == f"input://{result.batch_id}/{'b' * 64}"
+    assert "control" not in fields
+
+
+def test_a_hole_that_was_filled_in_rounds_is_filled_so_again() -> None:
+    picture = InputPicture(sha256="a" * 64, width=1024, height=1024)
+    mask = InputMask(sha256="b" * 64, width=1024, height=1024, box=(0, 0, 512, 1024))
+    painted = [Inpainting(mask=mask, feather=3, rounds=rounds) for rounds in (4, 1)]
+    results = [image_result(ImageTask(resolved_row(image=picture, strength=1.0, inpaint=one), 0)) for one in painted]
+    fields, plain = map(row_of, results)
+    again = Row.model_validate(fields)
+    assert (again.mask_rounds, again.mask_feather) == (4, 3)
+    assert "mask_rounds" not in plain  # earlier versions read it as well

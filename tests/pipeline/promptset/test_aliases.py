@@ -18,7 +18,14 @@ from tests.factories import deployment
 
 # A value for each field that has another name.
 VALUES = {
+    "control": [{"model": "edges", "image": "house.png"}],
+    "reference": [{"adapter": "face", "image": "anna.png"}],
     "custom_id": "a",
+    "mask": "mask.png",
+    "mask_feather": 4,
+    "mask_rounds": 4,
+    "only_masked": True,
+    "mask_padding": 16,
     "steps": 7,
     "guidance_scale": 3.5,
     "guidance_rescale": 0.5,
@@ -69,7 +76,10 @@ def test_everything_wrong_with_a_row_comes_at_once_also_beside_a_double_name() -
         ("hieght", "did you mean height?"),
         ("num_inference_step", "did you mean num_inference_steps?"),
         ("Width", "did you mean width?"),
-        ("zzz", "the nearest are size, target_size, original_size (docs/prompt-sets.md has all)"),
+        ("caption", "did you mean prompt?"),
+        ("image_size", "did you mean size?"),
+        ("batchCount", "did you mean num_images?"),
+        ("zzz", "the nearest are size, target_size, masked_size (docs/prompt-sets.md has all)"),
     ],
 )
 def test_an_unknown_field_is_an_error_that_names_the_one_meant(field: str, words: str) -> None:
@@ -138,7 +148,7 @@ def test_a_sampler_and_its_schedule_may_be_two_fields(fields: dict[str, Any], fo
         ({"sampler_name": "DDIM", "scheduler": "Euler"}, "scheduler: given twice, as sampler_name and as scheduler"),
         ({"schedule_type": "karras"}, "schedule_type: unknown field; a sampler wanted beside it, as sampler_name"),
         ({"scheduler": "karras"}, "scheduler: 'karras' is a schedule; a sampler wanted with it, as Euler Karras"),
-        ({"sampler": "Euler", "schedule_type": 7}, "scheduler: {'name': 'Euler', 'schedule': 7} found; a name as"),
+        ({"sampler": "Euler", "schedule_type": 7}, "scheduler: 7 found as the schedule; a name as Karras wanted"),
     ],
 )
 def test_a_sampler_and_a_schedule_that_do_not_go_together_are_refused(fields: dict[str, Any], words: str) -> None:

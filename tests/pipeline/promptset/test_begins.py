@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.deployment.announcement import AllowedModel
+from pipeline.deployment.allowed import AllowedModel
 from pipeline.deployment.cost import tera_operations
+from pipeline.input_picture import Fit
 from pipeline.inputs.gathered import InputPictures
-from pipeline.picture import Fit, Highres, HighresMode
+from pipeline.picture import Highres, HighresMode
 from pipeline.promptset.row import Options, ResolvedRow
 from pipeline.promptset.source import Source
 from pipeline.promptset.validate import Validation, resolved_rows
@@ -30,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 def _found(folder: Path, *rows: dict[str, Any], **defaults: Any) -> tuple[list[ResolvedRow], Validation]:
     validation = Validation("rows", inputs=InputPictures([folder]))
     source = Source("rows", ((number, {"prompt": "p", "model": "sdxl"} | row) for number, row in enumerate(rows, 1)))
-    deployed = deployment(max_megapixels=64.0, models=SDXL, images_in=True)
+    deployed = deployment(max_megapixels=64.0, models=SDXL, images_in=True, masks=True)
     options = Options.model_validate(defaults)
     return list(resolved_rows(source, options, deployed, validation, batch_seed=1)), validation
 
@@ -82,7 +83,6 @@ def test_another_shape_must_say_how(folder: Path, fit: str) -> None:
         ({"image": "https://example.org/a.png"}, "not fetched"),
         ({"image": "s3://bucket/a.png"}, "no deployment is configured"),
         ({"image": "batch://b/row-1"}, "no deployment is configured"),
-        ({"image": "room.png", "mask": "mask.png"}, "no part of a picture is masked"),
     ],
 )
 def test_what_cannot_work_is_refused_by_row_and_field(folder: Path, row: dict[str, Any], message: str) -> None:

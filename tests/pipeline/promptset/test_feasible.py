@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline.checkpoints.clip import has_clip_vocabulary
-from pipeline.deployment.announcement import AllowedModel, Deployment
+from pipeline.deployment.allowed import AllowedModel
+from pipeline.deployment.announcement import Deployment
 from pipeline.deployment.settings import ModelSource, Settings
 from pipeline.promptset.row import Options
 from pipeline.promptset.source import Source

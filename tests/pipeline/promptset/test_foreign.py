@@ -123,6 +123,13 @@ def test_a_request_to_openai_is_a_row_in_a_batch_file_and_alone() -> None:
         ({"prompt": "b", "batch_size": 3}, {"num_images": 3}),
         ({"prompt": "b", "size": "auto", "quality": "auto"}, {"width": 256}),
         ({"prompt": "b", "ckpt_name": "demo"}, {"model": "demo"}),
+        ({"prompt": "b", "CLIP_stop_at_last_layers": 1}, {"clip_skip": 2}),  # SDXL's own, as A1111 and Forge have it
+        ({"prompt": "b", "override_settings": {"CLIP_stop_at_last_layers": 1}}, {"clip_skip": 2}),
+        ({"prompt": "b", "CLIP_stop_at_last_layers": 3}, {"clip_skip": 3}),
+        # Replicate, Hugging Face, Stable Horde
+        ({"version": "x", "input": {"prompt": "b", "num_outputs": 2}}, {"prompt": "b", "num_images": 2}),
+        ({"inputs": "b", "parameters": {"num_inference_steps": 9}}, {"prompt": "b", "steps": 9}),
+        ({"prompt": "b", "params": {"steps": 9, "cfg_scale": 4}, "nsfw": False}, {"steps": 9, "guidance_scale": 4.0}),
         ({"prompt": "b", "override_settings": {"sd_model_checkpoint": "demo"}}, {"model": "demo"}),
     ],
 )
@@ -147,6 +154,9 @@ def test_crops_of_diffusers_name_the_top_first() -> None:
         ({"enable_hr": True}, "enable_hr: width and height wanted beside it"),
         ({"positive": "b"}, "prompt: given twice, as prompt and as positive"),
         ({"override_settings": {"eta_ddim": 1}}, "override_settings: 'eta_ddim' is no setting of a row here"),
+        ({"text_prompts": [{"text": "b"}]}, "text_prompts: weighted texts are Stability's"),
+        ({"input": {"prompt": "b"}}, "prompt: given twice, beside the other fields and inside"),
+        ({"input": "b"}, "input: unknown field"),
         ({"batch_size": "many"}, "num_images: Input should be a valid integer"),
     ],
 )

@@ -138,3 +138,14 @@ def test_a_picture_of_no_size_is_not_enlarged(size: tuple[int, int]) -> None:
 def test_a_strength_of_next_to_nothing_has_as_many_steps_as_there_may_be() -> None:
     made = hires_fields(512, 512, scale=2.0, resized=(0, 0), strength=5e-324, steps=10)
     assert made["highres"]["steps"] == MAX_STEPS
+
+
+def test_a_clip_skip_of_1_is_sdxls_own_layer_but_where_tessera_wrote_it() -> None:
+    assert "clip_skip" not in _fields("Sampler: Euler, Clip skip: 1, App: SD.Next")
+    assert _fields("Sampler: Euler, Clip skip: 1, Version: tessera 1")["clip_skip"] == 1
+    assert _fields("Sampler: Euler, Clip skip: 3")["clip_skip"] == 3
+
+
+@pytest.mark.parametrize("name", ["Schedule type", "Schedule", "Scheduler"])
+def test_a_schedule_stands_under_several_names(name: str) -> None:
+    assert _fields(f"Sampler: dpmpp_2m, {name}: karras, Seed: 1")["scheduler"] == "dpmpp_2m karras"

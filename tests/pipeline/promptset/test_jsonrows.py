@@ -36,6 +36,11 @@ def test_a_json_file_may_be_one_object_or_several(tmp_path: Path) -> None:
     [
         ('{"prompts": [{"prompt": "a"}], "version": 1}', r"has its rows under 'prompts'; .* jq \.\[\"prompts\"\]"),
         ('{"3": {"class_type": "KSampler"}}', "a graph of ComfyUI found"),
+        ('{"nbformat": 4, "cells": []}', "a notebook found"),
+        ('{"prompt": {"0": "a"}, "steps": {"0": 20}}', "columns found, as pandas writes them"),
+        ('{"prompt": ["a", "b"]}', "columns found"),
+        ('{"columns": ["prompt"], "index": [0], "data": [["a"]]}', "columns found"),
+        ('{"1": "a fox", "2": "a bear"}', "an object of texts by name found; an array of prompts"),
         ('["a" "b"]', "broken JSON behind element 1: a comma or ] wanted"),
         ('["a", {"prompt": "b" x}]', "broken JSON in element 2: Expecting ',' delimiter"),
         ('["a", ', "breaks off behind element 1"),
@@ -67,3 +72,16 @@ def test_a_large_array_is_read_in_constant_memory() -> None:
         tracemalloc.stop()
     assert count == 40_001
     assert peak < 4_000_000
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"prompt": "a"},', "Extra data; no comma wanted between lines"),
+        ('{"prompt": "a"}{"prompt": "b"}', "Extra data; an object a line wanted"),
+        ('{"prompt": "a", }', "column 17"),
+    ],
+)
+def test_a_broken_line_says_what_is_too_much(tmp_path: Path, line: str, words: str) -> None:
+    _, found = read(tmp_path / "p.jsonl", f"{line}\n")
+    assert words in said(found)[0][0]

@@ -92,3 +92,6 @@ def test_the_line_says_how_many_rows_and_what_to_do() -> None:
     assert list(unreached_lines({"steps": 6}, 9)) == [
         "steps: 6 of 9 rows name their own, which comes first; --override steps=... replaces theirs"
     ]
+    assert list(unreached_lines({"steps": 1}, 1)) == [
+        "steps: the only row names its own, which comes first; --override steps=... replaces it"
+    ]

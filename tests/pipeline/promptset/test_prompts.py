@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.deployment.announcement import AllowedEmbedding, AllowedLora, AllowedModel, Deployment
+from pipeline.deployment.allowed import AllowedEmbedding, AllowedLora, AllowedModel
+from pipeline.deployment.announcement import Deployment
+from pipeline.loras.blocks import SDXL_BLOCKS
 from pipeline.picture import Lora, Syntax
 from pipeline.promptset.row import Options, ResolvedRow
 from pipeline.promptset.source import open_source
@@ -89,7 +91,7 @@ def test_embeddings_are_recorded_by_id() -> None:
         ({"prompt_2": "a AND b"}, "prompt_2: 2 prompts between AND found; as many as in prompt wanted, 1"),
         ({"loras": ["flim"]}, "loras: 'flim' is not on the allow-list; nearest film"),
         ({"loras": ["film", "FilmGrain_v2"]}, "loras: 'film' is there twice; add up its scales"),
-        ({"syntax": "webui"}, "syntax: "),
+        ({"syntax": "midjourney"}, "syntax: "),
         ({"clip_skip": 13}, "clip_skip: "),
     ],
 )
@@ -130,12 +132,40 @@ def test_block_weights_in_a_prompt_are_those_of_the_row_s_lora() -> None:
     assert not any(_row({"prompt": "<lora:film:1:lbw=none> p", "syntax": "a1111"}).loras[0].blocks.values())
 
 
-@pytest.mark.parametrize("blocks", ["MIDD", "1,0,1", "1,nan" + ",0" * 10, "1,9" + ",0" * 10, "1,x" + ",0" * 10])
+@pytest.mark.parametrize("blocks", ["MIDDLE", "1,0,1", "1,nan" + ",0" * 10, "1,9" + ",0" * 10, "1,x" + ",0" * 10])
 def test_block_weights_that_cannot_be_read_say_what_is_wanted(blocks: str) -> None:
     error = _error({"prompt": f"<lora:film:1:lbw={blocks}> a fox", "syntax": "a1111"})
-    assert "<lora:film> with block weights that cannot be read found; 12, 20 or 26 numbers" in error
+    assert (
+        "<lora:film> with block weights that cannot be read found; lbw= wanted with 12, 17, 20 or 26 numbers" in error
+    )
+
+
+def test_presets_are_those_that_everybody_has_and_random_numbers_are_none() -> None:
+    inward = _row({"prompt": "<lora:film:0.5:INALL> p", "syntax": "a1111"}).loras[0]
+    assert inward == _row({"prompt": "<lora:film:0.5:0.5:lbw=inall> p", "syntax": "a1111"}).loras[0]
+    assert (inward.scale, inward.blocks["IN08"], inward.blocks["IN03"], inward.blocks["OUT05"]) == (0.5, 1, 0, 0)
+    half = _row({"prompt": "<lora:film:1:lbw=ALL0.5> p", "syntax": "a1111"}).loras[0].blocks
+    assert half == dict.fromkeys(SDXL_BLOCKS, 0.5)
+    drawn = "<lora:film:1:lbw=1,R" + ",0" * 10 + ">"
+    assert "R and U are drawn at random" in _error({"prompt": drawn, "syntax": "a1111"})
+    for strange in ("start=5", "step=2-8", "lbwe=ATTNDEEPON", "dyn=4"):
+        assert strange.partition("=")[0] in _error({"prompt": f"<lora:film:1:{strange}> p", "syntax": "a1111"})
 
 
 def test_a_lora_that_is_there_twice_has_one_set_of_block_weights() -> None:
     prompt = "<lora:film><lora:film:1:lbw=NONE> a fox"
     assert "twice with different block weights" in _error({"prompt": prompt, "syntax": "a1111"})
+
+
+def test_a_lora_or_an_embedding_for_another_base_is_refused_where_a_row_is_read() -> None:
+    lists = {"loras": {"old": AllowedLora(base="SD 1.x")}, "embeddings": {"dim": AllowedEmbedding(base="SD 2.x")}}
+    where = deployment(**LISTS | lists)
+    named = _read({"prompt": "a fox", "loras": ["old"]}, where=where)[1].errors
+    tagged = _read({"prompt": "<lora:old:0.5> a fox", "syntax": "a1111"}, where=where)[1].errors
+    words = "'old' was made for SD 1.x, not for SDXL; a row without it wanted"
+    assert [(error.line, error.field, error.message) for error in named + tagged] == [(1, "loras", words)] * 2
+    (error,) = _read({"prompt": "a fox, embedding:dim", "syntax": "comfy"}, where=where)[1].errors
+    assert (error.field, error.message) == (
+        "prompt",
+        "embedding 'dim' was made for SD 2.x, not for SDXL; a prompt without it wanted",
+    )

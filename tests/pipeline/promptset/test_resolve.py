@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.deployment.announcement import AllowedLora, AllowedModel
+from pipeline.deployment.allowed import AllowedLora, AllowedModel
 from pipeline.deployment.recipes import RECIPES, ModelDefaults, Recipe, with_recipe
 from pipeline.picture import (
+    Cascade,
     Conditioning,
     Enlargement,
     File,
@@ -19,6 +20,7 @@ from pipeline.picture import (
     LongPrompt,
     Lora,
 )
+from pipeline.promptset.decisions import Decisions
 from pipeline.promptset.resolve import resolve
 from pipeline.promptset.row import Options, ResolvedRow, Row
 from pipeline.promptset.samplers import scheduler_of
@@ -30,8 +32,7 @@ SDXL = {"sdxl": AllowedModel(revision="r", native_px=1024)}
 def _resolved(row: dict[str, Any], defaults: dict[str, Any] | None = None, **deployed: Any) -> ResolvedRow:
     return resolve(
         Row.model_validate({"prompt": "p"} | row),
-        Options.model_validate(defaults or {}),
-        deployment(**({"max_megapixels": 64.0} | deployed)),
+        Decisions(Options.model_validate(defaults or {}), deployment(**({"max_megapixels": 64.0} | deployed))),
         line=3,
         index=2,
         first_image=5,
@@ -106,6 +107,45 @@ def test_how_it_is_refined_is_said_member_by_member() -> None:
 
 
 LARGE = {"size": "2048x2048"}
+
+
+@pytest.mark.parametrize(
+    ("highres", "wanted"),
+    [
+        ("cascade", Cascade(switch_at=0.6)),
+        ("cascade, switch_at=0.5, base_px=768", Cascade(switch_at=0.5, base_px=768)),
+        ({"mode": "cascade", "switch_at": 0}, Cascade(switch_at=0.0)),
+        ("refine", None),
+    ],
+)
+def test_a_cascade_has_no_later_passes(highres: Any, wanted: Cascade | None) -> None:
+    batch = {"highres": "auto, strength=0.2, attention=windows"}
+    found = _resolved(LARGE | {"highres": highres, "scheduler": "Euler a"}, batch, models=SDXL, default_model="sdxl")
+    assert found.cascade == wanted
+    assert (found.highres.mode is HighresMode.DIRECT) == (wanted is not None)
+    assert ("cascade" in found.model_dump()) == (wanted is not None), "earlier versions do not know it"
+
+
+@pytest.mark.parametrize(
+    ("row", "deployed", "words"),
+    [
+        ({"scheduler": "DPM++ 2M Karras"}, {}, "beside DPM.. 2M Karras, which has other steps; Euler or Euler a do"),
+        ({"size": "1200x1200"}, {}, "no twice the first size"),
+        ({}, {"cascades": False}, "the deployment's version .* does not read"),
+    ],
+)
+def test_a_cascade_that_cannot_be_had_is_refused(row: dict[str, Any], deployed: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words) as error:
+        _resolved(LARGE | {"highres": "cascade"} | row, models=SDXL, default_model="sdxl", **deployed)
+    assert error.value.args[0] == "highres"
+
+
+@pytest.mark.parametrize(
+    "highres", ["cascade, strength=0.3", "cascade, attention=whole", "refine, switch_at=0.5", "cascade, switch_at=1.0"]
+)
+def test_options_of_another_mode_are_refused(highres: str) -> None:
+    with pytest.raises(ValueError, match=r"cascade|less than 1"):
+        Row.model_validate({"prompt": "a", "highres": highres})
 
 
 @pytest.mark.parametrize(
@@ -215,6 +255,13 @@ def test_what_cannot_work_together_is_refused_by_field_with_the_reason(
     assert error.value.args[0] == field
 
 
+def test_webp_is_refused_where_other_programs_would_not_read_it() -> None:
+    large = {"size": "16000x12500", "highres": "direct"}
+    assert _resolved({**large, "format": "jpeg"}, max_megapixels=200.0).width == 16_000
+    with pytest.raises(ValueError, match=r"webp found for 200 megapixels; .* png or jpeg wanted"):
+        _resolved({**large, "format": "webp"}, max_megapixels=200.0)
+
+
 @pytest.mark.parametrize(
     ("row", "batch", "steps"),
     [
@@ -246,7 +293,15 @@ def test_timesteps_that_do_not_fit_are_refused(row: dict[str, Any], batch: dict[
 
 
 def test_a_row_without_timesteps_is_stored_as_before() -> None:
-    assert not {"timesteps", "sigmas", "guidance_interval"} & _resolved({}).model_dump().keys()
+    later = {"timesteps", "sigmas", "guidance_interval", "resync", "norm_mode", "most_work"}
+    assert not later & _resolved({}).model_dump().keys()
+
+
+@pytest.mark.parametrize(("field", "value"), [("resync", 0.1), ("norm_mode", "synchronous"), ("most_work", 1.5)])
+def test_a_row_says_how_it_is_displaced_where_the_deployment_asks_it(field: str, value: object) -> None:
+    assert _resolved({field: value}).model_dump(mode="json")[field] == value
+    with pytest.raises(ValueError, match="does not read"):
+        _resolved({field: value}, displacements=False)
 
 
 @pytest.mark.parametrize("written", ["0.2, 0.8", [0.2, 0.8], "[0.2, 0.8]"])

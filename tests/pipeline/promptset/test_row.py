@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from pipeline.promptset.decisions import Decisions
 from pipeline.promptset.resolve import resolve
 from pipeline.promptset.row import Options, ResolvedRow, Row, derived_seed
 from pipeline.promptset.values import MAX_IMAGES_PER_ROW, MAX_SEED
@@ -16,8 +17,7 @@ from tests.factories import deployment
 def _resolved(row: dict[str, Any], defaults: dict[str, Any] | None = None, **deployed: Any) -> ResolvedRow:
     return resolve(
         Row.model_validate({"prompt": "p"} | row),
-        Options.model_validate(defaults or {}),
-        deployment(**deployed),
+        Decisions(Options.model_validate(defaults or {}), deployment(**deployed)),
         line=3,
         index=2,
         first_image=5,
@@ -128,6 +128,9 @@ def test_seeds_follow_from_batch_and_row_id_unless_the_row_says_one() -> None:
         ({"guidance_interval": [0.8, 0.2]}, "guidance_interval"),
         ({"guidance_interval": "0.2"}, "guidance_interval"),
         ({"guidance_interval": [0, 1.5]}, "guidance_interval"),
+        ({"resync": 0}, "resync"),
+        ({"norm_mode": "none"}, "norm_mode"),
+        ({"most_work": 0.9}, "most_work"),
         ({"seed": -2}, "seed"),
         ({"seed": MAX_SEED + 1}, "seed"),
         ({"seed": 1.5}, "seed"),
@@ -176,3 +179,9 @@ def test_what_the_deployment_cannot_render_is_refused_with_its_limits(
 def test_ids_that_look_like_paths_or_html_are_ids_like_any_other() -> None:
     for custom_id in ("../../etc/passwd", "/root", "<script>alert(1)</script>", "a:b;c", "日本語"):
         assert _resolved({"custom_id": custom_id}).custom_id == custom_id
+
+
+@pytest.mark.parametrize("prompt", ["", "  ", "\u200b", "\u00a0\ufeff", "\u202e \u2060\u3000"])
+def test_a_prompt_of_which_nothing_is_seen_is_empty(prompt: str) -> None:
+    with pytest.raises(ValidationError, match="empty; a text wanted"):
+        Row.model_validate({"prompt": prompt})

@@ -122,7 +122,7 @@ def test_every_choice_of_the_table_is_one_that_diffusers_takes(name: str) -> Non
     ("name", "settings", "words"),
     [
         ("Eular", {}, "'Eular' is no scheduler; did you mean Euler\\? known are Euler, Euler a"),
-        ("", {}, "'' is no scheduler; did you mean"),
+        ("", {}, "is empty; leave it out for the model's own"),
         (
             "Euler a Karras",
             {},

@@ -75,9 +75,12 @@ def test_a_text_means_the_same_as_the_object(field: str, texts: list[str], value
         ("loras", "film, film:0.5", "'film' is there twice"),
         ("loras", "film:5", "less than or equal to 4"),
         ("loras", "film:nan", "finite number"),
-        ("loras", {"film": 1}, "valid tuple"),
+        ("loras", 5, "5 found; LoRAs wanted, as film:0.8, grain"),
         ("loras", [f"l{n}" for n in range(17)], "at most 16"),
-        ("highres", "refined", "'auto', 'direct' or 'refine'"),
+        ("highres", True, "True found; auto, direct, refine or cascade wanted"),
+        ("highres", [2], "found; auto, direct, refine or cascade wanted"),
+        ("syntax", "midjourney", "'none', 'a1111', 'comfy' or 'compel'"),
+        ("highres", "refined", "'auto', 'direct', 'refine' or 'cascade'"),
         ("highres", "refine, strength=2", "less than or equal to 1"),
         ("highres", "refine, power=2", "Extra inputs"),
         ("format", "bmp", "'png', 'jpeg' or 'webp'"),
@@ -162,13 +165,37 @@ TWENTY = ["BASE", *(f"IN{n:02}" for n in range(9)), "M00", *(f"OUT{n:02}" for n 
         (list(range(26)), dict(zip(TWENTY, [*range(10), 13, *range(14, 23)], strict=True))),
         ({"mid": 0.5, "in04": 1, "up_blocks.0": 0}, {"M00": 0.5, "IN04": 1, "up_blocks.0": 0}),
         ('{"BASE": 0}', {"BASE": 0}),
+        (
+            {"down": 0.5, "up": {"block_1": [0, 1, 2]}, "mid": [3]},
+            {
+                f"down_blocks.{block}.{kind}.{n}": 0.5
+                for block in (1, 2)
+                for kind in ("attentions", "resnets")
+                for n in (0, 1)
+            }
+            | {"down_blocks.1.downsamplers.0": 0.5, "up_blocks.1.upsamplers.0": 0, "mid_block.attentions.0": 3}
+            | {f"up_blocks.1.{kind}.{n}": n for kind in ("attentions", "resnets") for n in (0, 1, 2)},
+        ),
     ],
 )
 def test_block_weights_of_web_uis_are_an_object_by_block(given: object, found: dict[str, float]) -> None:
     assert shorthand.lora_blocks(given) == found
 
 
-@pytest.mark.parametrize("given", [[1] * 17, "1,2", "a," * 11 + "b", 3, [None] * 12])
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"down": {"block_0": 1}}, "'block_0' found in down; block_1 and block_2 wanted"),
+        ({"up": {"block_0": [1, 2]}}, "2 scales found in up.block_0; 3 wanted"),
+        ({"unet": {"middle": 1}}, "'middle' found in scales by block"),
+    ],
+)
+def test_scales_of_diffusers_for_blocks_that_sdxl_does_not_have_are_refused(given: object, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        shorthand.lora_blocks(given)
+
+
+@pytest.mark.parametrize("given", [[1] * 18, "1,2", "a," * 11 + "b", 3, [None] * 12])
 def test_other_numbers_of_block_weights_are_refused(given: object) -> None:
     with pytest.raises(ValueError, match=r"block weights"):
         shorthand.lora_blocks(given)
@@ -181,3 +208,17 @@ def test_a_lora_of_a_row_has_blocks_and_says_which_it_does_not_know() -> None:
     assert "blocks" not in Row(prompt="x", loras="film").model_dump_json(include={"loras"})
     with pytest.raises(ValueError, match="'XX9' found; a block wanted: BASE, IN04"):
         Row.model_validate({"prompt": "x", "loras": [{"name": "film", "blocks": {"XX9": 1}}]})
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("ComfyUI", "comfy"),
+        ("automatic1111", "a1111"),
+        (" Forge", "a1111"),
+        ("InvokeAI", "compel"),
+        ("literal", "none"),
+    ],
+)
+def test_a_syntax_goes_by_the_name_of_its_program(name: str, meant: str) -> None:
+    assert Options.model_validate({"syntax": name}).syntax == meant

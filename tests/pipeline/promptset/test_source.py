@@ -19,7 +19,7 @@ import pytest
 import zstandard
 
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.deployment.announcement import AllowedLora
+from pipeline.deployment.allowed import AllowedLora
 from pipeline.deployment.settings import Settings
 from pipeline.errors import RequestError, RowError
 from pipeline.promptset.formats import InputFormat

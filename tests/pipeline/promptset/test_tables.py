@@ -120,6 +120,26 @@ def test_columns_that_are_no_fields_go_where_one_says(tmp_path: Path) -> None:
     assert row.metadata == {"Category": "b", "n": "c"}
 
 
+def test_a_table_without_a_header_is_told_so_in_one_error(tmp_path: Path) -> None:
+    for body in ("a fox in snow\na bear\n", "a fox,20\na bear,30\n", "# mine\nprompt,steps\na,3\n"):
+        [error] = said(read(tmp_path / "p.csv", body)[1])[0]
+        assert error.startswith("line 1: no header found: none of the first line's columns is a field")
+    rows, found = read(tmp_path / "p.csv", "# mine\nprompt,steps\na,3\n", ReadOptions(comments=True))
+    assert (rows[0].steps, said(found)) == (3, ([], []))
+
+
+def test_a_header_among_the_rows_is_left_out(tmp_path: Path) -> None:
+    rows, found = read(tmp_path / "p.csv", "prompt\na\nprompt\nb\n")
+    assert [row.prompt for row in rows] == ["a", "b"]
+    assert said(found) == ([], ["line 3: the header once more, which is left out"])
+
+
+def test_columns_may_be_parted_by_bars(tmp_path: Path) -> None:
+    rows, found = read(tmp_path / "p.csv", "prompt|steps\na, b|3\n")
+    assert said(found) == ([], [])
+    assert values(rows[0], "prompt steps") == ["a, b", 3]
+
+
 @pytest.mark.parametrize("fields", [{"seed": 7.0, "steps": None, "guidance_scale": None, "format": None}])
 def test_null_and_7_0_are_alike_in_tables_and_objects(tmp_path: Path, fields: dict[str, Any]) -> None:
     import json

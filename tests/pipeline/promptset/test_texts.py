@@ -81,6 +81,7 @@ def test_options_of_kohya_are_fields(tmp_path: Path) -> None:
         ("a {red|blue} fox", r"prompt: a wildcard found, as \{A\|B\}"),
         ("a {2$$a|b}", "a wildcard found"),
         ("--prompt __animals/cat__", "a wildcard found"),
+        ("Negative prompt: blurry", "labels found, as prompt: of YAML"),
         ("# a fox", "it begins as a comment: --comments leaves"),
         ("// a fox", "it begins as a comment: leave it out"),
     ],
@@ -112,9 +113,9 @@ def test_infotexts_are_read_as_what_they_are(tmp_path: Path) -> None:
 
 
 def test_a_list_is_warned_of(tmp_path: Path) -> None:
-    rows, found = read(tmp_path / "p.txt", "1. a fox\n2. a dog\n")
-    assert len(rows) == 2
-    assert said(found)[1] == ["line 1: every line begins as of a list, and that is part of its prompt"]
+    rows, found = read(tmp_path / "p.txt", "Animals\n1. a fox\n- a dog\n")
+    assert len(rows) == 3
+    assert said(found)[1] == ["line 2 (and 1 more): it begins as of a list, and that is part of its prompt"]
 
 
 @pytest.mark.parametrize(
@@ -131,6 +132,11 @@ def test_a_list_is_warned_of(tmp_path: Path) -> None:
         ("a\t1\nb\t2\nc\t3\n", "columns parted by tabs found"),
         ("```\na fox\n```\n", "code fences"),
         ("<!DOCTYPE html>\n<html>", "HTML found"),
+        ("<?xml version='1.0'?>\n<prompts>", "XML found"),
+        ("prompt: a fox\nsteps: 20\n", "labels found, as prompt: of YAML"),
+        ("- Prompt: a fox\n", "labels found"),
+        ('negative_prompt = "blurry"\nprompt = "a fox"\n', "labels found"),
+        ("Positive prompt: a fox\nNegative: blurry\n", "labels found"),
         ("  <html lang=en>", "HTML found"),
         ("{\\rtf1\\ansi a}", "Rich Text"),
         (b"PK\x03\x04abc", "a zip archive, as Excel"),

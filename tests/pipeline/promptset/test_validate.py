@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import PromptSetError, RequestError, RowError, RowWarning
+from pipeline.errors import SHOWN_ERRORS, PromptSetError, RequestError, RowError, RowWarning
 from pipeline.promptset.lines import MAX_LINE_BYTES
 from pipeline.promptset.row import Options, ResolvedRow
 from pipeline.promptset.source import Prompts, Source, open_source
-from pipeline.promptset.validate import SHOWN_ERRORS, Validation, resolved_rows
+from pipeline.promptset.validate import KEPT_WARNINGS, Validation, resolved_rows
 from pipeline.records.results import RefusedLine
 from tests.factories import deployment, prompts_file
 
@@ -87,7 +87,7 @@ def test_all_errors_of_all_rows_come_at_once(tmp_path: Path) -> None:
         "line 2: broken JSON at column 1: Expecting value",
         "line 4: custom_id: 'a' was used on line 3; every row needs its own",
         "line 5: prompt: missing",
-        "line 5: colour: unknown field; the nearest are lora, loras, scheduler (docs/prompt-sets.md has all)",
+        "line 5: colour: unknown field; the nearest are lora, loras, control (docs/prompt-sets.md has all)",
     ]
 
 
@@ -96,7 +96,7 @@ def test_only_the_first_errors_are_shown_and_all_are_counted(tmp_path: Path) -> 
     _, validation = _read(path)
     with pytest.raises(PromptSetError) as error:
         validation.raise_if_refused()
-    assert (error.value.total, len(error.value.errors)) == (500, SHOWN_ERRORS)
+    assert (error.value.total, len(error.value.errors)) == (500, 500)
     assert "500 errors" in str(error.value)
     assert str(error.value).endswith(f"and {500 - SHOWN_ERRORS} more")
 
@@ -212,6 +212,6 @@ def test_warnings_of_valid_rows_are_kept_once_each_and_counted() -> None:
     rows = list(resolved_rows(source, Options(), deployment(), validation, batch_seed=1))
     assert (len(rows), validation.invalid_rows) == (1, 0)
     assert [str(warning) for warning in validation.warnings] == ["line 1 (and 1 more): odd"]
-    for number in range(SHOWN_ERRORS + 9):
+    for number in range(KEPT_WARNINGS + 9):
         validation.warn(RowWarning(number, "seed", f"odd {number}"))
-    assert len(validation.warnings) == SHOWN_ERRORS
+    assert len(validation.warnings) == KEPT_WARNINGS

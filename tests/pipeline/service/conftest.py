@@ -47,6 +47,7 @@ def _stage(services: Services, folder: Path) -> Stage:
         lease_s=5.0,
         data_dir=folder,
         api_upload_megabytes=2,
+        webhook_key="0" * 64,
         tenants={"small": {"open_images": 3}},
     )
     return Stage(settings)

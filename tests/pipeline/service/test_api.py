@@ -6,13 +6,17 @@ import contextlib
 import gzip
 import http.client
 import json
+import urllib.error
 import urllib.parse
+import urllib.request
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from pipeline.bucket.artifacts import Artifacts
 from pipeline.records.tokens import EVERY_TENANT, Scope
 from pipeline.states import BatchState
 from tests.pipeline.service.served import Answer, Served
@@ -168,6 +172,23 @@ def test_files_of_a_batch_are_those_that_users_look_at(served: Served, finished:
     manifest = served.stage.ledger.batches.get(finished).manifest
     for key in ("batch.json", f"staged/{manifest.staged}/input.jsonl", "images/../batch.json", "shards/00000.jsonl"):
         assert served.ask("GET", base + key).status == 404
+
+
+def test_presigned_links_lead_to_the_bucket_as_clients_reach_it(served: Served, finished: str) -> None:
+    before = served.connection.settings
+    outside = str(before.s3_endpoint).replace("127.0.0.1", "localhost")
+    changes = {"api_links": "presigned", "api_links_endpoint": outside, "api_link_minutes": 2.0}
+    settings = before.model_copy(update=changes)
+    with served.with_connection(replace(served.connection, settings=settings, artifacts=Artifacts(settings))):
+        url = served.ask("GET", f"/api/batches/{finished}/images/0000003-000").json["file_url"]
+        assert url.startswith(f"{outside}/")
+        assert "X-Amz-Expires=120" in url
+        for headers, status in (({}, 200), ({"Range": "bytes=1-3"}, 206)):  # no token: the link is enough
+            with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as answer:  # noqa: S310
+                assert (answer.status, b"PNG" in answer.read()[:4]) == (status, True)
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(url.replace("0000003", "0000004"), timeout=60)  # noqa: S310  # our own store
+        assert served.ask("GET", f"/api/batches/{finished}/images/0000003-000/file").body[1:4] == b"PNG"  # redirected
 
 
 def test_what_is_wanted_is_changed(served: Served) -> None:

@@ -148,9 +148,9 @@ def test_the_command_works_by_address(
     assert json.loads(run("watch", done, "--json").splitlines()[-1])["state"] == "completed"
     assert done in run("list")
     (tmp_path / "p.txt").write_text("a hill\n")
-    assert "1 rows, 1 images" in run("submit", "p.txt", "--size", "64x128")
+    assert "1 row, 1 image" in run("submit", "p.txt", "--size", "64x128")
     assert "valid for the deployment" in run("validate", "p.txt", "--size", "64x128")
-    assert "1 images in 1 jobs" in run("estimate", "p.txt", "--size", "64x128")
+    assert "1 image in 1 job" in run("estimate", "p.txt", "--size", "64x128")
     assert Path(run("download", done).strip()).name == "index.html"
     with pytest.raises(UnknownBatch):
         Client().batch("never").status()

@@ -12,13 +12,16 @@ from pipeline import Batch, Client
 from pipeline.client.connect import Connection
 from pipeline.errors import RecordTooNew, RequestError, UnknownBatch
 from pipeline.operations.discrepancies import DiscrepancyKind
+from pipeline.operations.priority import request_priority
+from pipeline.records.attempt import AttemptOutcome, Code
 from pipeline.records.object_keys import BatchObjects
 from pipeline.states import BatchState
+from tasks.app import render
 from tasks.control.cancel import cancel
 from tasks.control.expand import expand
 from tasks.control.purge import purge
 from tasks.control.reconcile import Reconciled, reconcile
-from tasks.control.tick import request_next_step
+from tasks.control.tick import recover_batches, request_next_step
 from tasks.control.wake import look
 from tasks.process.metrics import LedgerMetrics
 from tests.tasks.stage import Stage
@@ -42,6 +45,15 @@ def _another_type(stage: Stage, batch_id: str = "b") -> None:
         redis.set(key, "x")
 
 
+def _key_of_another_type(name: str) -> Harm:
+    def harm(stage: Stage) -> None:
+        key = getattr(stage.ledger.store.keys, name)("b")
+        stage.ledger.store.redis.delete(key)
+        stage.ledger.store.redis.hset(key, "x", "y")
+
+    return harm
+
+
 HARMS: dict[str, Harm] = {
     "cut": _record(b'{"schema_version": 1, "man'),
     "bytes": _record(b"\xff\xfe"),
@@ -51,6 +63,8 @@ HARMS: dict[str, Harm] = {
     "counters": lambda stage: stage.ledger.store.redis.hset(
         stage.ledger.store.keys.counts("b"), "image.queued", "many"
     ),
+    "images": _key_of_another_type("images"),
+    "jobs": _key_of_another_type("jobs"),
     "state": lambda stage: stage.ledger.store.redis.hset(stage.ledger.store.keys.batch("b"), "state", "odd"),
 }
 each_harm = pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
@@ -97,6 +111,82 @@ def test_the_controller_finds_it_by_itself_and_it_goes_on(stage: Stage, harm: Ha
     stage.finalized()
     assert stage.images() == ["succeeded"] * 9
     assert len(stage.node.launched) == launched + 3
+    assert _batch(stage).verify().ok
+
+
+@pytest.mark.parametrize("name", ["events", "parked", "begun"])
+def test_what_only_the_controller_sees_is_mended_too_and_changes_since_are_kept(stage: Stage, name: str) -> None:
+    stage.batch(5)
+    request_priority(stage.ledger, "b", 1)
+    _key_of_another_type(name)(stage)
+    request_next_step(stage.worker, "b")
+    assert "tessera.reconcile" in stage.hints()
+    assert reconcile(stage.worker, "b") is Reconciled.REBUILT
+    expand(stage.worker, "b")
+    stage.work()
+    stage.finalized()
+    assert (stage.images(), stage.ledger.batches.get("b").priority) == (["succeeded"] * 5, 1)
+    stage.ledger.batches.check("b", waiting=True)
+
+
+@pytest.mark.parametrize("in_the_bucket", [True, False])
+def test_jobs_of_a_batch_that_was_lost_end_no_worker_and_are_made_again(stage: Stage, in_the_bucket: bool) -> None:
+    """The key of the batch alone is gone: its jobs can still be claimed."""
+    stage.batch(5)
+    stage.node.play = lambda _: [AttemptOutcome(Code.PREEMPTED, "spot")]
+    render(stage.worker)
+    redis, keys = stage.ledger.store.redis, stage.ledger.store.keys
+    redis.delete(keys.batch("b"))
+    if not in_the_bucket:
+        for key in list(stage.artifacts.list(OBJECTS.root)):
+            stage.artifacts.delete(key)
+    stage.node.play = stage.all_well
+    stage.soon(lambda: stage.ledger.leases.promote() and stage.ledger.leases.backlog() == 2, "delays are over")
+    render(stage.worker)
+    assert not redis.zcard(keys.leases)
+    assert (stage.ledger.leases.backlog(), redis.zcard(keys.delayed)) == (0, 0)
+    recover_batches(stage.worker)
+    if not in_the_bucket:
+        assert not stage.ledger.batches.known("b")
+        return
+    expand(stage.worker, "b")
+    stage.work()
+    stage.finalized()
+    assert (stage.batch_state(), stage.images()) == (BatchState.COMPLETED, ["succeeded"] * 5)
+    assert _batch(stage).verify(deep=True).ok
+
+
+@pytest.mark.parametrize("record", [b"{", None], ids=["cut", "another type"])
+def test_a_repair_makes_the_record_of_a_job_that_had_ended_anew(stage: Stage, record: bytes | None) -> None:
+    stage.batch(5)
+    stage.work()
+    stage.finalized()
+    redis, key = stage.ledger.store.redis, stage.ledger.store.keys.job("b/00000")
+    if record is None:
+        redis.delete(key)
+        redis.set(key, "x")
+    else:
+        redis.hset(key, "record", record)
+    stage.ledger.store.redis.setrange(stage.ledger.store.keys.images("b"), 0, b"\xff")
+    kinds = {one.kind for one in _batch(stage).verify(repair=True).discrepancies}
+    assert kinds == {DiscrepancyKind.JOBS_DIFFER, DiscrepancyKind.IMAGE_STATES_DIFFER}
+    _look(stage)
+    expand(stage.worker, "b")
+    assert (stage.batch_state(), stage.images()) == (BatchState.COMPLETED, ["succeeded"] * 5)
+    assert _batch(stage).verify(deep=True).ok
+
+
+@pytest.mark.parametrize("name", ["job", "ticket", "claim"])
+def test_a_key_of_a_job_of_another_type_costs_no_other_job_anything(stage: Stage, name: str) -> None:
+    stage.batch(3)
+    stage.batch(3, "c")
+    redis, key = stage.ledger.store.redis, getattr(stage.ledger.store.keys, name)("b/00000")
+    redis.delete(key)
+    redis.rpush(key, "x")
+    for batch_id in ("b", "c"):
+        stage.work(batch_id)
+        stage.finalized(batch_id)
+        assert stage.images(batch_id) == ["succeeded"] * 3
     assert _batch(stage).verify().ok
 
 

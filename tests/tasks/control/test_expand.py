@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from pipeline.deployment.broker import EXPAND
+from pipeline.deployment.layouts import Layout
 from pipeline.errors import StoreUnavailable
 from pipeline.operations.cancel import request_cancel
-from pipeline.records.batch import JobRecord
+from pipeline.records.batch import JobRecord, Pace, Plan
 from pipeline.records.object_keys import BatchObjects
 from pipeline.states import BatchState, JobState
 from tasks.control import expand as module
@@ -286,7 +287,14 @@ def test_rows_that_are_late_are_waited_for_and_rows_that_are_gone_end_the_batch(
     assert stage.batch_state("gone") is BatchState.FAILED
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b"\x00" * 64])
+_ENDLESS = Plan(
+    images_per_job=2, pace=Pace(job_seconds=900, layout=Layout(1, 1, 2), faster={"demo": 1.0}, native_px={"demo": 256})
+)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b"\x00" * 64, _ENDLESS.model_dump_json().replace('{"demo":1.0}', '{"demo":0.0}').encode()]
+)
 def test_a_damaged_plan_is_made_anew(stage: Stage, body: bytes) -> None:
     """A ledger that was emptied has only the bucket's."""
     stage.accepted(4)

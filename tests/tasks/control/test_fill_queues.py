@@ -12,6 +12,7 @@ from pipeline.ledger.keys import Keys
 from pipeline.states import BatchState
 from tasks.control import fill_queues
 from tasks.control.tick import tick
+from tasks.control.verify_ledger import verify_ledger
 from tests.tasks.stage import Stage
 
 QUEUES: dict[str, Callable[[Keys], str]] = {
@@ -54,6 +55,36 @@ def test_a_queue_that_is_lost_or_damaged_is_filled_again(stage: Stage, queue: st
     redis.delete(key)
     if damaged:
         redis.set(key, "x")
+    _ends_well(stage)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("generation", None), ("due:bucket", None), ("due:jobs", "x"), ("rest:bucket", "x"), ("lock:tick", "x")],
+)
+def test_what_the_tick_itself_keeps_may_be_damaged(stage: Stage, name: str, text: str | None) -> None:
+    tick(stage.worker)
+    stage.batch(5)
+    key = f"{stage.settings.redis_prefix}:{name}"
+    redis = stage.ledger.store.redis
+    redis.delete(key, stage.ledger.store.keys.rest("bucket"))
+    redis.set(key, text) if text is not None else redis.rpush(key, "x")
+    assert stage.ledger.locks.due("bucket", 0.0)
+    tick(stage.worker)
+    verify_ledger(stage.worker)
+    _ends_well(stage)
+
+
+def test_numbers_and_names_that_are_none_stop_nobody(stage: Stage) -> None:
+    redis, keys = stage.ledger.store.redis, stage.ledger.store.keys
+    redis.sadd(keys.speeds, "zz", "[1]")
+    stage.batch(5)
+    redis.hset(keys.tenants, mapping={"default": "zz", "nobody": "{", "other": "nan"})
+    stage.ledger.workers.report("w1", 1)
+    redis.hset(keys.slots, "w1", "many")
+    assert stage.ledger.leases.claim("dead", lease_s=0.1) is not None
+    tick(stage.worker)
+    redis.hset(keys.tenants, "default", "zz")
     _ends_well(stage)
 
 

@@ -227,16 +227,16 @@ def test_the_command_chooses_says_and_asks(stage: Stage, monkeypatch: pytest.Mon
         _finished(stage, batch_id, rows=1)
         _aged(stage, batch_id, days)
     said = _run(stage, monkeypatch, "--older-than", "30d", "--dry-run")
-    assert "old  completed, 1 images" in said
+    assert "old  completed, 1 image" in said
     assert "young" not in said
-    assert "would remove 1 batch with 1 images" in said
+    assert "would remove 1 batch with 1 image" in said
     said = _run(stage, monkeypatch, "--older-than", "30d")
     assert "--yes wanted" in said
     assert all(stage.ledger.batches.get(one).manifest.purge is None for one in stage.ledger.batches.newest(9))
     said = _run(stage, monkeypatch, "--older-than", "30d", "--state", "cancelled", "--json")
     assert json.loads(said)["batches"] == []
     said = _run(stage, monkeypatch, "young", "--keep-images", "--yes")
-    assert "the controller removes 1 batch with 1 images, which stay" in said
+    assert "the controller removes 1 batch with 1 image, which stay" in said
     assert stage.ledger.batches.get("young").manifest.purge is Purge.KEEP_IMAGES
     said = _run(stage, monkeypatch, "--older-than", "30d", "--json")
     assert json.loads(said) == {"batches": ["old"], "images": 1, "removed": True}

@@ -191,6 +191,28 @@ def test_a_damaged_fragment_is_made_again_from_its_images(stage: Stage, body: by
     assert len(stage.node.launched) == launched
 
 
+@pytest.mark.parametrize("body", [b"", b"{}", None], ids=["empty", "of another kind", "of another batch"])
+def test_a_damaged_manifest_is_written_again_from_the_ledger(stage: Stage, body: bytes | None) -> None:
+    _ended(stage)
+    before = stage.artifacts.get(OBJECTS.manifest)
+    assert before is not None
+    wrong = body if body is not None else before.replace(b'"id":"b"', b'"id":"c"')
+    stage.artifacts.put(OBJECTS.manifest, wrong, content_type="application/json")
+    assert _kinds(stage) == {K.MANIFEST_GONE}
+    assert _settled(stage) is BatchState.COMPLETED
+    assert stage.artifacts.get(OBJECTS.manifest) == before
+    assert not stage.ledger.batches.known("c")
+
+
+def test_a_manifest_of_a_later_version_is_left_as_it_is(stage: Stage) -> None:
+    _ended(stage)
+    newer = b'{"schema_version": 99}'
+    stage.artifacts.put(OBJECTS.manifest, newer, content_type="application/json")
+    assert _kinds(stage) == {K.UNREADABLE}
+    assert reconcile(stage.worker, "b") is Reconciled.UNREADABLE
+    assert stage.artifacts.get(OBJECTS.manifest) == newer
+
+
 def test_a_file_that_changed_is_found_by_reading_it_and_rendered_again(stage: Stage) -> None:
     _ended(stage)
     key = OBJECTS.image(2, 0, Format.PNG)

@@ -179,6 +179,17 @@ def test_before_a_purge(stage: Stage, wanted: Purge) -> None:
     assert not stage.ledger.batches.known("b")
 
 
+def test_before_a_purge_that_nobody_has_begun(stage: Stage) -> None:
+    """Only its batch.json says so: the marker and all objects are there."""
+    stage.batch(3)
+    stage.work()
+    stage.finalized()
+    with forgotten(stage):
+        request_purge(stage.ledger, stage.artifacts, "b", Purge.EVERYTHING)
+    assert not stage.ledger.batches.known("b")
+    assert list(stage.artifacts.list(OBJECTS.root)) == []
+
+
 def test_in_the_middle_of_a_purge(stage: Stage) -> None:
     stage.batch(3)
     stage.work()

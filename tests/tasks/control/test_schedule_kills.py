@@ -105,6 +105,7 @@ def test_a_process_killed_before_any_of_its_requests_leaves_one_batch_after_the_
         assert [firing.fire_at for firing in mine] == [due], survived
         # every row of the batch before was cancelled before it was rendered, so each firing renders all three again
         assert ([firing.id for firing in mine], mine[0].outcome, mine[0].rows) == ([*new], "submitted", 3), survived
+        assert stage.ledger.batches.get(mine[0].id).manifest.rows == 3, survived
         open_batches = stage.ledger.schedules.get("nightly")
         assert open_batches is not None
         assert open_batches.open[-1] == mine[0].id

@@ -7,11 +7,13 @@ import threading
 import pytest
 
 from pipeline.deployment.broker import EXPAND, RENDER, REOPEN
+from pipeline.deployment.settings import LoraSource
 from pipeline.operations.cancel import request_cancel
 from pipeline.operations.retry import request_retry
 from pipeline.records.attempt import AttemptOutcome, AttemptPhase, Code
+from pipeline.records.listed_files import LISTED_FILES, ListedFiles
 from pipeline.records.object_keys import BatchObjects
-from pipeline.states import JobState
+from pipeline.states import BatchState, JobState
 from tasks.app import register
 from tasks.control import tick
 from tasks.control.expand import expand
@@ -96,6 +98,36 @@ def test_attempts_that_no_job_has_on_record_are_deleted_and_the_others_left_alon
         stage.node.put(spec)
     tick.delete_orphans(stage.worker)
     assert stage.node.running == {current, of_no_batch.name}
+
+
+def test_the_attempt_of_a_batch_that_ended_before_it_was_forgotten_is_an_orphan(stage: Stage) -> None:
+    """An emptied Redis takes no batch up again that is over: nobody else would ever end its pod."""
+    stage.batch(1)
+    stage.work()
+    stage.finalized()
+    spec = stage.job().attempt
+    assert spec is not None
+    stage.node.put(spec)
+    stage.ledger.store.redis.flushall()
+    tick.delete_orphans(stage.worker)
+    assert stage.node.running == set()
+
+
+def test_the_attempt_of_a_batch_that_failed_before_it_had_jobs_again_is_an_orphan(stage: Stage) -> None:
+    """Its ledger was emptied, and its rows were gone when it was rebuilt."""
+    stage.batch(1)
+    stage.node.put(attempt_spec(stage.job(), 1))
+    running = set(stage.node.running)
+    stage.ledger.store.redis.flushall()
+    tick.recover_batches(stage.worker)
+    tick.delete_orphans(stage.worker)
+    assert stage.node.running == running, "it may be the attempt of a job that is to be found again"
+    objects = BatchObjects("b")
+    stage.artifacts.delete_all([key for key in stage.artifacts.list(objects.root) if key != objects.manifest])
+    expand(stage.worker, "b")
+    assert (stage.batch_state(), stage.ledger.batches.get("b").jobs) == (BatchState.FAILED, None)
+    tick.delete_orphans(stage.worker)
+    assert stage.node.running == set()
 
 
 def test_the_attempt_of_a_job_that_is_over_is_an_orphan(stage: Stage) -> None:
@@ -212,3 +244,20 @@ def test_a_slot_that_has_become_free_is_told_of_at_once(stage: Stage, monkeypatc
         thread.join(60)
         assert not thread.is_alive()
     assert free() == {}
+
+
+def test_a_cluster_s_loras_have_the_bases_that_their_warm_up_left(stage: Stage) -> None:
+    listed = {"old": LoraSource(path="/models/old.safetensors", sha256="a" * 64)}
+    worker = stage.new_worker("w2", launcher="kubernetes", loras=listed)
+    tick.announce(worker)
+    assert stage.ledger.deployment().loras["old"].base is None
+    left = ListedFiles(bases={"a" * 64: "SD 1.x", "b" * 64: "Flux"}).model_dump_json().encode()
+    stage.artifacts.put(LISTED_FILES, left, content_type="application/json")
+    tick.announce(worker)  # a look within the minute asks nobody
+    assert stage.ledger.deployment().loras["old"].base is None
+    worker = stage.new_worker("w3", launcher="kubernetes", loras=listed)
+    tick.announce(worker)
+    assert stage.ledger.deployment().loras["old"].refusal == "was made for SD 1.x, not for SDXL"
+    stage.artifacts.put(LISTED_FILES, b"{", content_type="application/json")
+    tick.announce(stage.new_worker("w4", launcher="kubernetes", loras=listed))
+    assert stage.ledger.deployment().loras["old"].base is None

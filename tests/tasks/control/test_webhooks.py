@@ -158,6 +158,22 @@ def test_what_is_refused_is_sent_again_with_its_id_and_given_up_after_two_hours(
     assert deliver(sending, until=1)[0].state is DeliveryState.DELIVERED
 
 
+def test_a_webhook_of_one_batch_is_sent_nothing_of_others_and_goes_with_it(sending: Stage) -> None:
+    for name in ("b", "c"):
+        sending.batch(1, name)
+    endpoint = add_endpoint(sending.ledger, "https://x.example/", batch_id="c")
+    assert endpoint.schema_version == 3  # which the version before leaves alone
+    assert add_endpoint(sending.ledger, "https://y.example/", events=["failed"]).schema_version == 1
+    hand_over_events(sending.worker)
+    assert {one.batch_id for one in deliveries(sending.ledger)} == {"c"}
+    request_cancel(sending.ledger, "c")
+    cancel(sending.worker, "c")
+    sending.finalized("c")
+    request_purge(sending.ledger, sending.artifacts, "c", Purge.EVERYTHING)
+    purge(sending.worker, "c")
+    assert [one.batch_id for one in sending.ledger.webhooks.endpoints()] == [None]
+
+
 def test_an_end_after_a_retry_is_sent_too_and_cancellation(sending: Stage, receiver: Receiver) -> None:
     endpoint = add_endpoint(sending.ledger, receiver.url, tenant="default", events=["completed", "cancelled"])
     sending.batch(1)

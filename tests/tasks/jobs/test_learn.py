@@ -62,6 +62,21 @@ def test_images_that_are_not_there_teach_nothing(stage: Stage) -> None:
     assert stage.ledger.speeds.all() == {}
 
 
+@pytest.mark.parametrize("sums", [{"tera": "0"}, {"seconds": "nan"}, {"seconds": "inf"}, {"pixels": "-9e9"}])
+def test_sums_that_cannot_be_are_learned_again(stage: Stage, sums: dict[str, str]) -> None:
+    """A batch is cut by them: a share of them that is lost must not stand in its plan."""
+    stage.batch(1)
+    stage.work()
+    store = stage.ledger.store
+    [kind] = store.redis.smembers(store.keys.speeds)
+    store.redis.hset(store.keys.speed(kind), mapping=sums)
+    assert stage.ledger.speeds.all() == {}
+    stage.batch(2, "next")
+    stage.work("next")
+    assert stage.ledger.batches.get("next").jobs == 1
+    assert stage.ledger.speeds.all()
+
+
 def test_the_estimate_says_what_it_rests_on_before_and_after_the_first_job(studio: Stage, tmp_path: Path) -> None:
     path = prompts_file(tmp_path / "p.jsonl", [{"prompt": "a", "width": 64, "height": 64}] * 9 + [{"prompt": ""}])
     before = _estimate(path, "--skip-invalid")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.deployment.cost import Speed, SpeedKey
 from pipeline.deployment.layouts import Layout
 from pipeline.operations.status import jobs_status
 from pipeline.records.attempt import AttemptOutcome, AttemptPhase, AttemptSpec, Code
@@ -16,6 +17,8 @@ from pipeline.records.shards import Shard, parsed_shard
 from pipeline.states import BatchState, JobState
 from tasks.app import render
 from tasks.jobs import images, retry_policy
+from tasks.jobs.advance_job import next_attempt
+from tasks.jobs.images import job_images
 from tests.tasks.node import Node, Play
 from tests.tasks.stage import SUCCEEDED, Stage
 
@@ -73,6 +76,18 @@ def test_an_attempt_carries_the_settings_it_was_recorded_with(stage: Stage) -> N
     assert spec.displacement.model_dump(mode="json") == displaced
     assert (spec.vae_dtype, spec.vae_dtype_on_gpu) == ("float32", None)
     assert spec.name == f"tessera-{stage.job().incarnation}-00000-1" == stage.node.launched[0]
+
+
+def test_rows_that_are_displaced_otherwise_have_attempts_of_their_own(stage: Stage) -> None:
+    rows: list[dict[str, object]] = [{"norm_mode": "synchronous"}, {}, {"resync": 0.1}, {}]
+    stage.batch(prompts=[{"prompt": "p", "width": 64, "height": 64, **row} for row in rows])
+    stage.work(worker=stage.new_worker("w2", resync=0.2))
+    displaced = []
+    for index in range(3):
+        spec = stage.job(index).attempt
+        assert spec is not None
+        displaced.append(spec.displacement.model_dump(mode="json"))
+    assert displaced == [{"resync": 0.2, "norm_mode": "synchronous"}, {"resync": 0.2}, {"resync": 0.1}]
 
 
 @pytest.mark.parametrize(
@@ -357,3 +372,15 @@ def test_the_layout_and_its_reason_stand_in_the_jobs_record(
     assert job.attempt is not None
     assert str(job.attempt.layout).startswith(layout)
     assert said in job.layout_reason
+
+
+def test_one_job_in_sixteen_tries_another_number_of_slots_than_the_best_known(stage: Stage) -> None:
+    stage.worker = stage.new_worker("w1", goal="throughput", gpus=1, device="auto", images_per_job=4)
+    stage.batch(64)
+    rows = job_images(stage.worker, stage.job(15))
+    pixels = rows[0].row.width * rows[0].row.height
+    key = SpeedKey.of(rows[0].row.model, Layout(1, 1, 1), exact=False, device="GPU", pixels=pixels, together=4)
+    stage.ledger.speeds.learn({key: Speed(images=64, tera=1.0, seconds=1.0)})
+    found = {index: next_attempt(stage.worker, stage.job(index)) for index in (14, 15)}
+    assert {index: spec.slots for index, (spec, _) in found.items()} == {14: 4, 15: 2}
+    assert "tried" in found[15][1]

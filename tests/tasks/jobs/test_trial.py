@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from pipeline.ledger.trials import TRIAL_S
+from pipeline.operations.cancel import request_cancel
 from pipeline.operations.retry import request_retry
 from pipeline.records.attempt import AttemptOutcome, AttemptPhase, AttemptSpec, Code
 from pipeline.states import JobState
 from tasks.app import render
 from tasks.control.reopen import reopen
+from tasks.process.model_digests import ModelDigests
 from tests.tasks.node import Play
 from tests.tasks.stage import Stage
 
@@ -73,6 +77,31 @@ def test_a_trial_that_shows_nothing_goes_to_another_job(stage: Stage) -> None:
     assert (stage.state(0), stage.state(1), len(stage.node.launched)) == (JobState.SUCCEEDED, JobState.SUCCEEDED, 3)
 
 
+def test_what_somebody_else_wrote_in_a_trials_place_ends_like_a_trial(stage: Stage) -> None:
+    store = stage.ledger.store
+    lasting = store.keys.trial("m")
+    store.redis.set(lasting, "zz")
+    assert stage.ledger.trials.begin("m", "b/00000") == "zz"
+    assert 0 < store.redis.pttl(lasting) <= TRIAL_S * 1000
+    store.redis.pexpire(lasting, 5)
+    stage.soon(lambda: stage.ledger.trials.begin("m", "b/00000") is None, "the end of what was there")
+
+
+def test_a_cancelled_batch_leaves_its_trial_to_the_next_at_once(stage: Stage) -> None:
+    stage.batch(1)
+    stage.node.play = lambda _: [AttemptPhase.RUNNING]
+    stage.in_background(stage.worker)
+    stage.soon(lambda: stage.state() is JobState.RUNNING, "a pod that tries the model")
+    request_cancel(stage.ledger, "b")
+    stage.soon(lambda: stage.state() is JobState.CANCELLED, "the end of the job")
+    stage.node.play = stage.all_well
+    stage.batch(1, "next")
+    render(stage.new_worker("w2"))
+    job = stage.ledger.jobs.get("next/00000")
+    assert job is not None
+    assert (job.state, job.wait) == (JobState.SUCCEEDED, None)
+
+
 def test_a_retry_tries_a_refused_model_once_more(stage: Stage) -> None:
     stage.batch(6)
     stage.node.play = _wrong
@@ -90,7 +119,7 @@ def test_files_that_have_changed_are_tried_again(stage: Stage, tmp_path: Path) -
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"good")
     model = stage.settings.models["demo"].model_copy(update={"path": str(file)})
-    worker = stage.new_worker("w2", models={"demo": model})
+    worker = replace(stage.new_worker("w2", models={"demo": model}), models=ModelDigests(fresh_s=0))
     stage.batch(3)
     stage.work(worker=worker)
     file.write_bytes(b"broken")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import socket
 import urllib.request
 
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from pipeline.deployment.settings import Settings, load_settings
 from pipeline.ledger import Ledger
-from pipeline.records.attempt import AttemptOutcome, Code, PodReport, Usage
+from pipeline.records.attempt import AttemptOutcome, Code, PodReport
 from pipeline.records.results import FailureCode, failure_of
 from pipeline.records.shards import ImageTask
-from tasks.process.metrics import LedgerMetrics, Metrics
+from pipeline.records.usage import Usage
+from tasks.process.metrics import MOST_NAMES, OTHER, LedgerMetrics, Metrics
 from tests import factories
 
 
@@ -31,6 +33,27 @@ def test_attempts_and_what_their_pods_spent_are_counted() -> None:
     assert _value(metrics, "tessera_phase_seconds_total", phase="denoise") == 4
     assert _value(metrics, "tessera_gpu_seconds_total") == 16
     assert _value(metrics, "tessera_exchanged_bytes_total") == 7
+
+
+@pytest.mark.parametrize(
+    "usage",
+    ['{"rank_seconds": -1}', '{"stalled_s": Infinity}', '{"sent_bytes": 1e400}', '{"seconds": {"a\\u0007b": 1}}', "7"],
+)
+def test_what_a_pod_cannot_have_spent_is_not_counted_and_its_code_is(usage: str) -> None:
+    report = PodReport.from_message(f'{{"code": "OUT_OF_MEMORY", "usage": {usage}}}')
+    assert report is not None
+    assert (report.code, report.usage) == (Code.OUT_OF_MEMORY, None)
+    Metrics().count_attempt(AttemptOutcome(report.code, "", report=report))
+
+
+def test_names_that_pods_choose_make_no_endless_series() -> None:
+    metrics = Metrics()
+    for first in range(10):
+        names = (chr(97 + first) + chr(97 + second) for second in range(20))
+        report = PodReport(code=Code.SUCCEEDED, usage=Usage(seconds=dict.fromkeys(names, 1.0)))
+        metrics.count_attempt(AttemptOutcome(Code.SUCCEEDED, "", report=report))
+    assert _value(metrics, "tessera_phase_seconds_total", phase="aa") == 1
+    assert _value(metrics, "tessera_phase_seconds_total", phase=OTHER) == 200 - MOST_NAMES
 
 
 def test_images_of_a_job_are_counted_by_outcome() -> None:

@@ -1,6 +1,6 @@
 {{/*
-The pod of the Job that fills the claim. Only what concerns the weights is part of it, the models but no other setting,
-so that it does not run again where nothing of it has changed.
+The pod of the Job that fills the claim. Only what concerns the weights is part of it, the lists of
+models, LoRAs and embeddings but no other setting, so that it does not run again where nothing of it has changed.
 */}}
 {{- define "tessera.warmUp.template" -}}
 {{- $hub := .Values.weights.warmUp.hub }}
@@ -32,7 +32,7 @@ so that it does not run again where nothing of it has changed.
   "command" $command
   "container" (merge $container (dict "terminationMessagePolicy" "FallbackToLogsOnError") | toYaml)
   "spec" "restartPolicy: Never"
-  "checksums" (printf "checksum/models: %s" (.Values.settings.models | toJson | sha256sum))
+  "checksums" (printf "checksum/models: %s" (list .Values.settings.models .Values.settings.loras .Values.settings.embeddings | toJson | sha256sum))
 ) }}
 {{- end }}
 

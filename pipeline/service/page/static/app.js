@@ -1,7 +1,8 @@
-// The page's only script: parts that are live, the grid of pictures, buttons, the form. No library, nothing inline.
+// What all pages share: asking the service, parts that are live, buttons. No library, nothing inline.
+// Pictures are in grid.js, the form in submit.js; these run after this one.
 "use strict";
 
-const LIVE_MS = 1500, CHECK_MS = 500, MOST_TILES = 500;
+const LIVE_MS = 1500;
 const $ = (selector, from = document) => from.querySelector(selector);
 const $$ = (selector, from = document) => [...from.querySelectorAll(selector)];
 
@@ -20,7 +21,7 @@ async function ask(path, options = {}) {
 }
 
 async function askJson(path, method = "GET", body) {
-  const headers = body === undefined ? {} : { "Content-Type": "application/json" };
+  const headers = { Accept: "application/json", ...(body === undefined ? {} : { "Content-Type": "application/json" }) };
   const answer = await ask(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
   if (answer.status === 204) return {};
   const found = await answer.json().catch(() => ({}));
@@ -75,104 +76,6 @@ function keepLive(part) {
   showRates();
 }
 
-// The grid holds only the tiles that can be seen, whatever the batch has: ids and states come by the stretch.
-function showGrid(grid) {
-  const total = +grid.dataset.total, gap = 10, tiles = new Map(), known = new Map();
-  let columns = 1, side = 160, asking = false;
-  const label = { queued: "waiting", running: "rendering", failed: "failed", cancelled: "cancelled" };
-
-  function measure() {
-    const width = grid.clientWidth;
-    columns = Math.max(2, Math.floor((width + gap) / (170 + gap)));
-    side = (width - gap * (columns - 1)) / columns;
-    grid.style.height = `${Math.ceil(total / columns) * (side + gap)}px`;
-  }
-
-  function seen() {
-    const top = -grid.getBoundingClientRect().top, row = side + gap;
-    const first = Math.max(0, Math.floor(top / row) - 2) * columns;
-    const last = Math.min(total, (Math.ceil((top + innerHeight) / row) + 2) * columns);
-    return [Math.min(first, total), Math.max(first, last)];
-  }
-
-  function draw(tile, index) {
-    const [id, state] = known.get(index) || ["", "queued"];
-    if (tile.dataset.state === state && tile.dataset.id === id) return;
-    tile.dataset.state = state; tile.dataset.id = id;
-    tile.className = `tile ${state}`;
-    if (state === "succeeded") {
-      tile.href = `${grid.dataset.pages}/images/${id}`;
-      tile.setAttribute("aria-label", `picture ${index + 1} of ${total}`);
-      const image = new Image();
-      image.alt = ""; image.decoding = "async";
-      image.src = `${grid.dataset.files}/images/${id}/thumbnail`;
-      image.onerror = () => { image.onerror = null; image.src = `${grid.dataset.files}/images/${id}/file`; };
-      tile.replaceChildren(image);
-    } else {
-      tile.removeAttribute("href");
-      tile.removeAttribute("aria-label");
-      tile.textContent = label[state] || state;
-    }
-  }
-
-  function place() {
-    const [first, last] = seen();
-    for (const [index, item] of tiles) if (index < first || index >= last) { item.remove(); tiles.delete(index); }
-    for (let index = first; index < last; index++) {
-      let item = tiles.get(index);
-      if (!item) {
-        item = document.createElement("div");
-        item.setAttribute("role", "listitem");
-        const tile = document.createElement("a");
-        tile.dataset.index = index;
-        item.append(tile);
-        tiles.set(index, item);
-        grid.append(item);
-      }
-      const tile = item.firstChild;
-      draw(tile, index);
-      Object.assign(tile.style, { width: `${side}px`, height: `${side}px`, left: `${(index % columns) * (side + gap)}px`, top: `${Math.floor(index / columns) * (side + gap)}px` });
-    }
-  }
-
-  async function learn() {
-    if (asking) return;
-    asking = true;
-    try {
-      const [first, last] = seen();
-      for (let from = first; from < last; from += MOST_TILES) {
-        const found = await askJson(`${grid.dataset.tiles}?first=${from}&count=${Math.min(MOST_TILES, last - from)}`);
-        found.tiles.forEach((tile, number) => known.set(found.first + number, tile));
-      }
-      place();
-    } catch { /* the live part says that something is away */ } finally { asking = false; }
-  }
-
-  let timer;
-  addEventListener("scroll", () => { place(); clearTimeout(timer); timer = setTimeout(learn, 60); }, { passive: true });
-  addEventListener("resize", () => { measure(); place(); learn(); });
-  document.addEventListener("changed", learn);
-  grid.addEventListener("keydown", (event) => {
-    const at = event.target.dataset?.index, step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns }[event.key];
-    if (at === undefined || !step) return;
-    const next = tiles.get(+at + step)?.firstChild;
-    if (next?.href) { event.preventDefault(); next.focus(); }
-  });
-  measure(); place(); learn();
-}
-
-function neighbours(picture) {
-  addEventListener("keydown", async (event) => {
-    if (event.target.closest("input, textarea, dialog") || event.altKey || event.ctrlKey || event.metaKey) return;
-    if (event.key === "Escape") location.assign(picture.dataset.pages);
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    const index = +picture.dataset.index + (step || 0);
-    if (!step || index < 0) return;
-    const found = await askJson(`${picture.dataset.tiles}?first=${index}&count=1`);
-    if (found.tiles[0]?.[1] === "succeeded") location.assign(`${picture.dataset.pages}/images/${found.tiles[0][0]}`);
-  });
-}
-
 async function copy(text) {
   try { await navigator.clipboard.writeText(text); toast("Copied"); } catch { toast("The browser does not let us copy; select the text instead"); }
 }
@@ -187,23 +90,29 @@ async function again(button) {
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("button");
   if (!button) return;
-  const { act, copy: text, copyFrom, share, stopSharing, confirm: question } = button.dataset;
+  const { act, copy: text, copyFrom, share, stopSharing, dialog, priority, confirm: question } = button.dataset;
   if (text !== undefined) return copy(text);
   if (copyFrom) return copy($(copyFrom).value);
   if ("close" in button.dataset) return button.closest("dialog").close();
-  if (!act && !share && !stopSharing && !button.dataset.again) return;
+  if (dialog) return $(dialog).showModal();
+  if (!act && !share && !stopSharing && !priority && !button.dataset.again) return;
   if (question && !confirm(question)) return;
   button.disabled = true;
   try {
     if (button.dataset.again) return await again(button);
     if (share) {
-      const made = await askJson(`/api/batches/${share}/share`, "POST");
+      const made = await askJson(`/api/batches/${share}/share?hours=${$("#share-hours").value}`, "POST");
       $("#share-url").value = made.url;
-      $("dialog").showModal();
+      $("[data-made]").hidden = false;
+      $("#share-url").select();
     } else if (stopSharing) {
       await askJson(`/api/batches/${stopSharing}/share`, "DELETE");
-      $("dialog").close();
+      $("#share").close();
       toast("Links to this batch work no more");
+    } else if (priority) {
+      await askJson(`/api/batches/${priority}/priority`, "POST", { priority: +$("#priority-now").value });
+      $("#priority").close();
+      $$("[data-live]").forEach((part) => part.look());
     } else {
       await askJson(act, "POST");
       if ("reload" in button.dataset) location.reload();
@@ -212,109 +121,14 @@ document.addEventListener("click", async (event) => {
   } catch (error) { toast(error.message); } finally { button.disabled = false; }
 });
 
-function submitForm(form) {
-  const errors = $(".errors", form), estimate = $(".estimate", form), file = $("#file", form);
-  let uploaded = null, timer, turn = 0;
-
-  function body() {
-    const options = {};
-    for (const name of ["size", "model", "negative_prompt", "steps", "guidance_scale", "num_images", "seed"]) {
-      const field = form.elements[name];
-      if (field.value !== "") options[name] = field.type === "number" ? +field.value : field.value;
-    }
-    const lines = form.elements.prompts.value.split("\n").filter((line) => line.trim() !== "");
-    return { ...(uploaded ? { input_file: uploaded.id } : { prompts: lines }), options };
-  }
-
-  function showErrors(found, total, title) {
-    errors.hidden = total === 0;
-    $("h2", errors).textContent = title || `${total.toLocaleString("en")} ${total === 1 ? "error" : "errors"}: nothing is accepted until they are mended`;
-    $("tbody", errors).replaceChildren(...found.slice(0, 1000).map((one) => {
-      const row = document.createElement("tr");
-      for (const value of [one.line ?? "", one.field ?? "", one.message]) row.append(Object.assign(document.createElement("td"), { textContent: value }));
-      return row;
-    }));
-  }
-
-  const span = (seconds) => seconds < 90 ? `${Math.round(seconds)} s` : seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
-
-  async function check() {
-    const wanted = body(), mine = ++turn;
-    if (!uploaded && wanted.prompts.length === 0) { showErrors([], 0); estimate.textContent = "Type a prompt, and an estimate appears here."; return; }
-    estimate.textContent = "Checking …";
-    try {
-      const found = await askJson("/api/validate", "POST", wanted);
-      if (mine !== turn) return;
-      showErrors(found.errors, found.total);
-      if (!found.acceptable) { estimate.textContent = `${found.rows.toLocaleString("en")} rows are right.`; return; }
-      const cost = await askJson("/api/estimate", "POST", wanted);
-      if (mine === turn) estimate.textContent = `${cost.images.toLocaleString("en")} images, about ${span(cost.wall_s)} on ${cost.pods} ${cost.pods === 1 ? "pod" : "pods"}, ${cost.gpu_hours < 0.1 ? "under 0.1" : cost.gpu_hours.toFixed(1)} GPU hours${cost.learned ? "" : " (assumed; nothing was measured yet)"}`;
-    } catch (error) {
-      if (mine !== turn) return;
-      const listed = error.found?.errors;
-      showErrors(listed || [{ message: error.message }], error.found?.total || (listed || [1]).length);
-      estimate.textContent = "";
-    }
-  }
-
-  function soon() { clearTimeout(timer); timer = setTimeout(check, CHECK_MS); }
-
-  async function upload(one) {
-    if (!one) { uploaded = null; return check(); }
-    estimate.textContent = `Sending ${one.name} …`;
-    const form = new FormData();
-    form.append("file", one);
-    const tenant = $("#tenant")?.value;
-    try {
-      const answer = await ask("/api/files" + (tenant ? `?tenant=${encodeURIComponent(tenant)}` : ""), { method: "POST", body: form });
-      const found = await answer.json();
-      if (!answer.ok) throw new Error(found.error.message);
-      uploaded = found;
-      check();
-    } catch (error) { uploaded = null; showErrors([{ message: error.message }], 1); estimate.textContent = ""; }
-  }
-
-  form.addEventListener("input", (event) => {
-    if (event.target === file) return;
-    if (event.target === form.elements.prompts) { uploaded = null; file.value = ""; }  // what was done last counts
-    soon();
-  });
-  file.addEventListener("change", () => upload(file.files[0]));
-  addEventListener("dragover", (event) => { event.preventDefault(); form.classList.add("over"); });
-  addEventListener("dragleave", (event) => { if (!event.relatedTarget) form.classList.remove("over"); });
-  addEventListener("drop", (event) => {
-    event.preventDefault();
-    form.classList.remove("over");
-    if (event.dataTransfer.files.length) { file.files = event.dataTransfer.files; upload(file.files[0]); }
-  });
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    const more = { priority: $("#priority").value === "" ? undefined : +$("#priority").value, batch_id: $("#id").value || undefined, tenant: $("#tenant")?.value || undefined };
-    const button = $(".send button", form);
-    button.disabled = true;
-    try {
-      const made = await askJson("/api/batches", "POST", { ...body(), ...more });
-      location.assign(`/batches/${made.batch}`);
-    } catch (error) {
-      const listed = error.found?.errors;
-      showErrors(listed || [{ message: error.message }], error.found?.total || (listed || [1]).length);
-      button.disabled = false;
-      errors.scrollIntoView({ block: "nearest" });
-    }
-  });
-}
-
-async function openShare(part) {
+async function openLink(part) {
   try {
-    const found = await askJson("/share", "POST", { secret: location.hash.slice(1) });
+    const found = await askJson(part.dataset.open, "POST", { secret: location.hash.slice(1) });
     location.replace(found.to);
   } catch (error) { $("h1", part).textContent = "This link does not work"; $("p", part).textContent = error.message; }
 }
 
 $$("[data-live]").forEach(keepLive);
-$$(".grid[data-tiles]").forEach(showGrid);
-$$(".picture").forEach(neighbours);
-$$("[data-submit]").forEach(submitForm);
-$$("[data-open-share]").forEach(openShare);
+$$("[data-open]").forEach(openLink);
 const wait = $("[data-reload='5']");
 if (wait) setTimeout(() => location.reload(), 5000);

@@ -10,9 +10,10 @@ from structlog.testing import capture_logs
 from torch import Tensor, nn
 from torch.nn import functional
 
+from distri.layers.conditions import Conditions
 from distri.layers.kernels import fused, gating
 from distri.layers.kernels.fused import FusedKernels
-from distri.layers.unet import Conditions, SplitUNet
+from distri.layers.unet import SplitUNet
 from distri.layers.vae import SplitVAE
 from distri.ranks.mesh import Mesh
 from distri.ranks.phase import EXACT, Evaluation, Phase

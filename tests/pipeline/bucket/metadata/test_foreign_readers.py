@@ -95,3 +95,24 @@ def test_exifr_and_png_chunk_text_read_the_parameters(tmp_path: Path) -> None:
 
 def _output(command: list[str]) -> str:
     return subprocess.run(command, capture_output=True, check=True, timeout=60).stdout.decode()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("prompt", [LATIN, WIDE])
+def test_sd_prompt_reader_shows_prompts_and_settings(tmp_path: Path, kind: Format, prompt: str) -> None:
+    """Where it is installed (`pip install --no-deps sd-prompt-reader`): it pins an older Pillow than ours."""
+    reader: Any = pytest.importorskip("sd_prompt_reader.image_data_reader")
+    path, result = _file(tmp_path, kind, prompt)
+    with path.open("rb") as file:
+        read = reader.ImageDataReader(file)
+    assert (read.positive, read.negative) == (parameters_text(result).split("\n")[0], "blur")
+    shown = {name: read.parameter[name] for name in ("model", "sampler", "seed", "cfg", "steps", "size")}
+    size = f"{result.width}x{result.height}"
+    assert shown == {
+        "model": "demo",
+        "sampler": "DPM++ 2M",
+        "seed": str(result.seed),
+        "cfg": "5",
+        "steps": str(result.steps),
+        "size": size,
+    }

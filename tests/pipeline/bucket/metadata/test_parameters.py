@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from pipeline.bucket.metadata.parameters import parameters_text
+from pipeline.input_picture import AdapterReference, Control, InputPicture, Preprocess
 from pipeline.picture import Highres, HighresMode, Lora, RenderDetails, Scheduler, Stage, Syntax
 from pipeline.promptset.infotext import parse_infotext
 from pipeline.promptset.row import Row
 from pipeline.promptset.samplers import scheduler_of
+from pipeline.promptset.syntax import a1111
 from pipeline.promptset.syntax.escape import unescape
 from pipeline.records.results import ImageResult
 from pipeline.records.shards import ImageTask
@@ -98,6 +100,31 @@ def test_loras_stand_with_the_hashes_of_a1111_and_of_civitai() -> None:
     assert (settings["Lora hashes"], settings["Version"]) == ("film: fedcba987654, grain: fedcba987654", "tessera 0")
 
 
+def test_block_weights_stand_where_the_web_ui_s_extension_reads_them() -> None:
+    loras = (
+        Lora(name="film", scale=0.5, blocks={"IN04": 0.5, "OUT01": 0}),
+        Lora(name="odd", blocks={"up_blocks.0": 0}),
+    )
+    prompt = _read(parameters_text(_result({"loras": loras})))[0]
+    found = re.fullmatch(r"a harbour <lora:film:0.5:0.5:lbw=([^>]+)> <lora:odd:1>", prompt)
+    assert found is not None
+    (tag,) = a1111.lora_tags(prompt[: found.end(1) + 1])
+    assert (tag.scale, tag.text_scale, tag.blocks) == (0.5, 0.5, "1,1,1,1,1,0.5,1,1,1,1,1,1,0,1,1,1,1,1,1,1")
+
+
+def test_a_refiner_stands_as_a1111_writes_it_where_it_took_part() -> None:
+    made: dict[str, Any] = {"refiner": "sd_xl_refiner_1.0", "refiner_revision": "7440042bbdc8a24813002c09b6b69b64"}
+    text = parameters_text(_result({"refiner_switch_at": 0.8}, **made))
+    assert "Refiner: sd_xl_refiner_1.0 [7440042bbd], Refiner switch at: 0.8" in text
+    assert "Refiner" not in parameters_text(_result(**made))
+    unnamed = parameters_text(_result({"refiner_switch_at": 0.8}, refiner_revision="v1"))  # of an earlier version
+    assert re.search(r"Refiner: refiner \[[0-9a-f]{10}\], Refiner switch at: 0.8", unnamed)
+    found = parse_infotext(text)
+    assert found is not None
+    assert found.fields["refiner_switch_at"] == 0.8
+    assert found.left_out == ("Refiner: sd_xl_refiner_1.0 [7440042bbd]",)
+
+
 @pytest.mark.parametrize(
     ("syntax", "prompt", "shown"),
     [
@@ -122,6 +149,27 @@ def test_embeddings_vae_and_clip_skip_stand_where_they_apply() -> None:
     found = [settings[name] for name in ("TI hashes", "VAE", "Clip skip")]
     assert found == [f"easy: {SHA[:12]}", "fix.safetensors", "3"]
     assert f'"embed:easy": "{SHA[:10]}"' in text
+
+
+def test_control_stands_there_as_the_extension_of_web_uis_writes_it() -> None:
+    picture = InputPicture(sha256=SHA, width=64, height=64)
+    steered = Control(model="edges", image=picture, preprocess=Preprocess.CANNY, scale=0.7, end=0.5)
+    text = parameters_text(_result({"control": (steered,)}, controlnets={"edges": SHA}))
+    assert _read(text)[2]["ControlNet 0"] == (
+        f"Module: canny, Model: edges [{SHA[:8]}], Weight: 0.7, Resize Mode: Crop and Resize, Guidance Start: 0, "
+        "Guidance End: 0.5, Control Mode: Balanced"
+    )
+
+
+def test_references_stand_behind_control_as_units_of_the_same_extension() -> None:
+    picture = InputPicture(sha256=SHA, width=64, height=64)
+    row = {
+        "control": (Control(model="edges", image=picture),),
+        "reference": (AdapterReference(adapter="face", image=picture, scale=0.6),),
+    }
+    settings = _read(parameters_text(_result(row, ip_adapters={"face": SHA})))[2]
+    assert "Model: edges" in settings["ControlNet 0"]
+    assert settings["ControlNet 1"].startswith(f"Module: ip-adapter-auto, Model: face [{SHA[:8]}], Weight: 0.6, ")
 
 
 @pytest.mark.parametrize("negative", [None, "", "blur"])

@@ -33,7 +33,9 @@ def redis_with(tmp_path: Path, settings: Settings) -> Iterator[Callable[..., Led
         (folder / "logs").mkdir(parents=True)
         endpoints = load_endpoints(folder)
         program = valkey(endpoints, folder, {})
-        server = Child(dataclasses.replace(program, command=[*program.command, *options]))
+        # A cluster's bus listens on a port of its own: by default 10,000 above, among those of outgoing connections.
+        bus = str(endpoints.ports["admin"])
+        server = Child(dataclasses.replace(program, command=[*program.command, "--cluster-port", bus, *options]))
         started.append(server)
         server.start()
         wait_until_ready(server, lambda: check_valkey(endpoints), time.monotonic() + 60)

@@ -15,6 +15,9 @@ from pipeline.outputs.foreign.found import ForeignPicture, NotCarriedOver
 from pipeline.outputs.foreign.read import foreign_picture
 from pipeline.outputs.pictures import open_prompts, picture_rows
 from pipeline.promptset.row import Row
+from pipeline.promptset.syntax import a1111
+from pipeline.promptset.syntax.inversions import NO_INVERSIONS
+from pipeline.promptset.syntax.parsed import Part, Span
 from tests.pipeline.outputs.foreign.files import commented, png_with
 
 A1111 = (
@@ -149,11 +152,10 @@ def test_an_advanced_sampler_must_walk_its_whole_schedule() -> None:
 def test_what_only_changes_the_model_is_passed_over_and_named() -> None:
     patched = {"13": _node("FreeU_V2", model=["10", 0], b1=1.1)}
     found = _comfy(patched, {"3": {"model": ["13", 0], "seed": 2**64 - 1}, "10": {"strength_clip": 0.2}})
-    assert len(found.row["loras"]) == 2
+    assert found.row["loras"][-1] == {"name": "sub\\film.safetensors", "scale": 0.8, "text_scale": 0.2}
     assert [note.split(":")[0] for note in found.left_out] == [
         f"seed {2**64 - 1}",
         "node 'FreeU_V2' (13), which changes the model",
-        "strength 0.2 of LoRA sub\\film.safetensors in the text encoders",
     ]
 
 
@@ -242,9 +244,35 @@ def test_both_schemes_of_fooocus_become_rows() -> None:
 def test_a_file_of_novelai_becomes_a_row() -> None:
     comment = {"steps": 28, "sampler": "k_euler", "seed": 4, "scale": 5.0, "uc": "blur", "noise_schedule": "karras"}
     found = _of(Software="NovelAI", Description="{tower}", Comment=json.dumps(comment), Source="Stable Diffusion XL")
-    wanted = {"prompt": "{tower}", "negative_prompt": "blur", "scheduler": "k_euler karras", "seed": 4}
+    wanted = {"prompt": "(tower:1.05)", "negative_prompt": "blur", "scheduler": "k_euler karras", "seed": 4}
     assert wanted.items() <= found.row.items()
-    assert found.left_out == ("weights of { } and [ ], which are read as they stand",)
+    assert found.row["syntax"] == "a1111"
+    assert found.left_out == ()
+    plain = _of(Software="NovelAI", Description="a (tower)", Comment=json.dumps(comment))
+    assert (plain.row["prompt"], "syntax" in plain.row) == ("a (tower)", False)
+
+
+def test_weights_of_novelai_are_those_of_a1111_and_its_letters_stay_letters() -> None:
+    text = "a {{tall}} (old) tower, [fog], {a [b] c}, AND }sea {open"
+    comment = {"steps": 28, "sampler": "k_euler", "seed": 4, "scale": 5.0, "uc": "[blur]"}
+    row = _of(Software="NovelAI", Description=text, Comment=json.dumps(comment)).row
+    assert row["negative_prompt"] == "(blur:0.95238)"
+    (read,) = a1111.read(row["prompt"], 20, inversions=NO_INVERSIONS)
+    (part,) = read.schedule[0].parts
+    assert isinstance(part, Part)
+    spans = [(span.text, round(span.weight, 4)) for span in part.spans if isinstance(span, Span)]
+    assert spans == [
+        ("a ", 1.0),
+        ("tall", 1.1025),
+        (" (old) tower, ", 1.0),
+        ("fog", 0.9524),
+        (", ", 1.0),
+        ("a ", 1.05),
+        ("b", 1.0),
+        (" c", 1.05),
+        (", AND sea ", 1.0),
+        ("open", 1.05),
+    ]
 
 
 def test_what_no_row_can_say_is_named_by_its_program() -> None:

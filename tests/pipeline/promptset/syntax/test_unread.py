@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipeline.picture import Syntax
-from pipeline.promptset.syntax.unread import unread
+from pipeline.promptset.prompts import unread_warning
+from pipeline.promptset.syntax.unread import ELSEWHERE, unread
 
 
 @pytest.mark.parametrize(
@@ -15,6 +16,9 @@ from pipeline.promptset.syntax.unread import unread
         "<hypernet:x:1>", "a fox BREAK a hill", "fox, BREAK, hill", "a fox\nBREAK\na hill", "a cat AND a dog",
         "a [dog:cat:0.5]", "[cat:.3]", "a [red|blue] fox", "embedding:easy, fox", "a++ fox", "red++, fox", "(a fox)++",
         '("a fox", "a hill").and()', "(red:+1.3)", "(red:-0.5)", "(red:-1)", "(red:2.)", "(red:1,3)",
+        "\uff08red\uff1a1.3\uff09 fox", "a \uff08red:1.3\uff09", "(red\uff1a1.3)",
+        "\uff1clora\uff1afilm\uff1a1\uff1e fox",
+        "a {prompt} in oil", "a fox ### blurry", "fox::2", "fox::1.5, hen",
         "(red:nan)", "(red:1e9)", "<LORA:film:1> fox", "__animals__ in snow", "a {red|blue} fox", "a __style/ink*__ a",
     ],
 )  # fmt: skip
@@ -31,6 +35,7 @@ def test_syntax_is_noticed(text: str) -> None:
         "Disney+ logo",
         "smile :) and :(", "a list: [one, two]", "f(x) = (x+1)", "(a: b)", "(circa 1900: 3 men)", "x < y > z", "a+b",
         "(a very (small) fox)", "snake_case and __", "{a}", "a|b",
+        "\uff08\u6bd4\u7387 16\uff1a9\uff09", "\u72d0\u72f8\uff08\u96ea\uff09", "\u6642\u523b\uff1a12", "std::vector",
         "(x, 1,3)", "price: 1,30 (about)", "an embedding of words", "a fox, 50% off (until 12:00)",
     ],
 )  # fmt: skip
@@ -42,6 +47,7 @@ def test_what_the_row_s_own_syntax_reads_is_read() -> None:
     assert unread("a (red:1.3) fox, ((b)) embedding:x", Syntax.COMFY) is None
     assert unread("a (red:1.3) <lora:film:1>", Syntax.COMFY) == "<lora:name:0.8>"
     assert unread("(red:1.3) [a:b:0.5] BREAK <lora:film:1>", Syntax.A1111) is None
+    assert unread("a [fox::0.5] and [fox::10]", Syntax.A1111) is None
     assert unread("red++ fox", Syntax.A1111) == "word++"
     assert unread("a (red:1.3) fox", Syntax.COMPEL) == "(word:1.3)"
 
@@ -66,3 +72,18 @@ def test_a_long_prompt_is_looked_through_in_time(text: str) -> None:
 @pytest.mark.parametrize("text", ["(red:1e9)", "(red:nan)", "(red:1,3)", "__animals__", "a {red|blue} fox"])
 def test_what_a1111_paints_as_letters_is_noticed_there_too(text: str) -> None:
     assert unread(text, Syntax.A1111) is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a <random:red,blue> fox", "a <wildcard:animal>", "<segment:face> a fox", "a fox --ar 16:9", "a fox::2 hen::1"],
+)
+def test_what_other_programs_fill_in_is_noticed_with_its_name(text: str) -> None:
+    found = unread(text)
+    assert found in ELSEWHERE
+    assert found in unread_warning(str(found), None)
+
+
+@pytest.mark.parametrize("text", ["a fox -- and a hen", "std::vector", "a list[::2]", "a <random> walk", "12::30"])
+def test_what_looks_a_little_like_other_programs_is_plain(text: str) -> None:
+    assert unread(text) not in ELSEWHERE

@@ -1,0 +1,70 @@
+"""Measure how much detail a model's latents have: `python -m distri.measure_detail MODEL PROMPTS.txt`.
+
+Renders a picture of the model's own size for each line, and keeps the variance of their latents' finest detail beside
+the model (`distri.model.latent_detail`), where a cascade reads it.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from distri.engine import Engine, EngineSettings
+from distri.model.image import ImageSpec
+from distri.model.latent_detail import LatentDetail
+from distri.ranks.mesh import Mesh
+from distri.sampling.control import Control
+from distri.sampling.haar import analysed
+
+
+def detail_of(latents_BCHW: Tensor) -> LatentDetail:
+    """The detail of latents without noise; both sides are even."""
+    detail_BC3HW = analysed(latents_BCHW.double())[:, :, 1:]
+    variances_C3 = detail_BC3HW.square().mean(dim=(0, 3, 4))  # its mean is 0
+    return LatentDetail(len(latents_BCHW), tuple(tuple(round(one, 6) for one in row) for row in variances_C3.tolist()))
+
+
+def measured(
+    model: Path, prompts: list[str], *, side_px: int | None, steps: int, guidance_scale: float, device: str
+) -> LatentDetail:
+    """The detail of latents that a model makes of prompts, one picture each."""
+    half = device == "cuda"
+    mesh = Mesh.single(device=device)
+    settings = EngineSettings(exact=True, native_px=side_px)
+    engine = Engine.load(model, mesh, dtype=torch.float16 if half else torch.float32, settings=settings)
+    side = engine.native_px
+    found: list[Tensor] = []
+    for number, prompt in enumerate(prompts):
+        image = ImageSpec(prompt, None, number, side, side, steps, guidance_scale)
+        engine.render(image, control=lambda: Control.GO, on_final_latent=lambda one: found.append(one.float().cpu()))
+    return detail_of(torch.cat(found))
+
+
+def main() -> None:
+    """Measure and write; says where."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path, help="a diffusers folder or a single file")
+    parser.add_argument("prompts", type=Path, help="a text file, a prompt a line; some twenty, unlike each other")
+    parser.add_argument("--side", type=int, help="of a picture, in pixels; as the model says, if not given")
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--guidance-scale", type=float, default=5.0)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    asked = parser.parse_args()
+    prompts = [line for line in asked.prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not prompts:
+        parser.error(f"{asked.prompts} holds no prompt; one a line wanted")
+    found = measured(
+        asked.model,
+        prompts,
+        side_px=asked.side,
+        steps=asked.steps,
+        guidance_scale=asked.guidance_scale,
+        device=asked.device,
+    )
+    sys.stdout.write(f"{found.write(asked.model)}\n")
+
+
+if __name__ == "__main__":
+    main()

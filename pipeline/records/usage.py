@@ -1,0 +1,25 @@
+"""What an attempt has used, by its pod's word: bounded, since it is added up and shown."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, StringConstraints
+
+
+class Usage(BaseModel):
+    """What an attempt spent, as its leader measured it.
+
+    `seconds` are the wall time of the leader by phase, `rank_seconds` that of all ranks together; the others are sums
+    over the ranks, `peak_memory_bytes` the largest of any.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, allow_inf_nan=False)
+
+    seconds: dict[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_ ]{0,31}$")], NonNegativeFloat] = Field(
+        default_factory=dict, max_length=32
+    )
+    rank_seconds: NonNegativeFloat = 0.0
+    stalled_s: NonNegativeFloat = 0.0
+    sent_bytes: int = Field(0, ge=0, lt=2**63)
+    peak_memory_bytes: int = Field(0, ge=0, lt=2**63)

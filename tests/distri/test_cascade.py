@@ -1,0 +1,270 @@
+"""One trajectory over several sizes: its noise and variances, and the plain one where nothing is smaller."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import EulerDiscreteScheduler
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from distri.engine import Engine, EngineSettings
+from distri.measure_detail import detail_of
+from distri.model.cascade import halvings_for, plan_cascade
+from distri.model.image import ImageSpec, Rendered
+from distri.model.latent_detail import LatentDetail, file_beside
+from distri.model.schedulers import CASCADING, Steps
+from distri.model.stages import Highres, Part
+from distri.model.weighted_prompt import Composable, Period, Span, WeightedPrompt, Weighting
+from distri.model.weighted_prompt import Part as TextPart
+from distri.ranks.errors import BadImage, ModelError, UnknownScheduler
+from distri.ranks.mesh import Mesh
+from distri.sampling.cascade import UNMEASURED, begin_part, raised
+from distri.sampling.control import Control
+from distri.sampling.haar import analysed, halved, synthesised
+from pipeline.deployment import cost
+from pipeline.deployment.control_cost import MEGA
+from pipeline.picture import Cascade
+from pipeline.promptset import samplers
+from tests.distri import networks, on_ranks
+from tests.distri.networks import relative, seeded
+from tests.distri.pool import Ranks
+from tests.factories import resolved_row
+
+NATIVE_PX = 96
+EXACT = EngineSettings(exact=True, native_px=NATIVE_PX)
+IMAGE = ImageSpec(
+    *("a photo of a cat", "blurry"),
+    seed=7,
+    width=192,
+    height=176,
+    steps=5,
+    guidance_scale=5.0,
+    highres=Highres(switch_at=0.6),
+)
+CPU = torch.device("cpu")
+
+
+def test_down_after_up_is_the_identity_and_unit_noise_stays_unit() -> None:
+    x, noise = seeded(1, 1, 4, 6, 10), seeded(2, 1, 4, 12, 20)
+    up = raised(x, noise, 3.0, torch.zeros(4, 3))
+    assert relative(halved(up, 1), 2 * x) < 1e-6
+    assert relative(synthesised(analysed(noise)), noise) < 1e-6
+    # An orthonormal map of unit noise is unit noise: its matrix times its transpose is the identity.
+    basis = torch.eye(16, dtype=torch.float64).view(16, 1, 4, 4)
+    matrix = analysed(basis).reshape(16, 16)
+    assert (matrix @ matrix.T - torch.eye(16)).abs().max() < 1e-6
+    scaled = raised(halved(noise, 1) * 1.5, noise, 3.0, torch.zeros(4, 3))
+    assert relative(scaled, 3.0 * noise) < 1e-6
+
+
+def _walk(steps: int, part: Part) -> Steps:
+    scheduler: Any = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading"
+    )
+    return Steps(scheduler, steps, torch.Generator().manual_seed(0), CPU, part=part)
+
+
+def test_gaussian_latents_keep_their_variances_within_and_beside_the_subspace() -> None:
+    """With the exact score of Gaussian data of a known spectrum, through two growths."""
+    means, details = 1.0, torch.tensor([[0.5, 0.4, 0.3]])
+    variances = [means]  # of an element's first coefficient, from the smallest picture on
+    for _ in range(2):
+        variances.append(variances[-1] * 4)  # in the larger picture's units
+    steps, parts = 1000, [Part(0, 400, 2), Part(400, 650, 1), Part(650, 1000, 0)]
+    unit = _unit_noise()
+    latent: Tensor | None = None
+    detail = LatentDetail(1, tuple(map(tuple, details.tolist())))
+    for number, part in enumerate(parts):
+        walk = _walk(steps, part)
+        latent = begin_part(parts[: number + 1], walk, unit, latent, detail)
+        sigmas = [*(walk._scheduler.sigmas[part.first : part.end].tolist())]
+        for timestep, sigma in zip(walk.timesteps, sigmas, strict=True):
+            walk.scaled(latent, timestep)
+            latent = walk.step(_exact(latent, sigma, means, details, number), timestep, latent)
+    assert latent is not None
+    for level in (0, 1):
+        coefficients = analysed(latent)
+        found = coefficients[:, :, 1:].square().mean(dim=(0, 3, 4))
+        # In the larger picture's units the detail of a smaller one is twice as large a level.
+        assert ((found / (details * 4**level)) - 1).abs().max() < 0.01
+        latent = coefficients[:, :, 0]
+    assert abs(float(latent.square().mean()) / variances[-1] - 1) < 0.01
+
+
+def _unit_noise() -> Tensor:
+    """Each of whose coefficients has a mean square of 1, not about."""
+    coefficients = analysed(seeded(3, 1, 1, 32, 32, dtype=torch.float32))
+    low = analysed(coefficients[:, :, 0])
+    coefficients[:, :, 0] = synthesised(low / low.square().mean(dim=(3, 4), keepdim=True).sqrt())
+    return synthesised(coefficients / coefficients.square().mean(dim=(3, 4), keepdim=True).sqrt())
+
+
+def _exact(latent: Tensor, sigma: float, means: float, details: Tensor, number: int) -> Tensor:
+    """The noise in a latent, as far as it can be known of Gaussian data: by coefficient s x / (v + s^2)."""
+    if number == 0:
+        return latent * sigma / (means + sigma**2)
+    coefficients = analysed(latent)
+    low = _exact(coefficients[:, :, 0] / 2, sigma / 2, means, details, number - 1)
+    wanted = details[None, :, :, None, None] + sigma**2
+    return synthesised(torch.cat((low[:, :, None], coefficients[:, :, 1:] * sigma / wanted), 2))
+
+
+def test_a_smaller_picture_is_evaluated_at_the_timestep_of_its_own_noise() -> None:
+    whole, small = _walk(10, Part(0, 10, 0)), _walk(10, Part(0, 6, 1))
+    trained = ((1 - whole._scheduler.alphas_cumprod) / whole._scheduler.alphas_cumprod).sqrt()
+    known = np.interp(small.timesteps.numpy(), np.arange(1000), trained.numpy())
+    assert len(small.timesteps) == 6
+    assert np.allclose(known, whole._scheduler.sigmas[:6].numpy() / 2, rtol=1e-3)
+
+
+def _rendered(model_dir: Path, image: ImageSpec) -> Rendered:
+    engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=EXACT)
+    return engine.render(image, control=lambda: Control.GO)
+
+
+def test_a_switch_at_the_first_step_is_plain_sampling_bit_for_bit(model_dir: Path) -> None:
+    for name in CASCADING:
+        image = replace(IMAGE, scheduler=name, highres=Highres(switch_at=0.0), steps=3)
+        found, plain = _rendered(model_dir, image), _rendered(model_dir, replace(image, highres=Highres()))
+        assert found.pixels is not None and plain.pixels is not None  # noqa: PT018 - for mypy
+        assert np.array_equal(found.pixels, plain.pixels)
+        # The walk of a part that is the whole is the plain one, too.
+        own, noise = _walk(5, Part(0, 5, 0)), seeded(4, 1, 4, 4, 4, dtype=torch.float32)
+        assert torch.equal(begin_part([Part(0, 5, 0)], own, noise, None, None), own.begin(None, noise))
+
+
+@pytest.mark.parametrize(("count", "layout"), [(2, "1x1x2"), (3, "1x1x3"), (4, "1x2x2")])
+def test_a_cascade_is_the_same_for_every_layout(
+    ranks: Callable[[int], Ranks], model_dir: Path, count: int, layout: str
+) -> None:
+    """Of two growths, with noise that steps add, in a size that is cut out of its canvas."""
+    image = replace(IMAGE, width=331, height=281, scheduler=CASCADING[1], highres=Highres(switch_at=0.6))
+    alone = _rendered(model_dir, image)
+    answers = ranks(count).run(on_ranks.render, model_dir, layout, EXACT, [image])
+    found = answers[0][0]
+    assert np.abs(found.pixels.astype(int) - alone.pixels).max() <= 1
+    assert [(stage.size, stage.part) for stage in found.stages] == [
+        ((88, 72), Part(0, 2, 2)),
+        ((176, 144), Part(2, 3, 1)),
+        ((352, 288), Part(3, 5, 0)),
+    ]
+    assert (found.canvas, found.crop) == ((352, 288), (10, 3))
+    assert found.evaluations.synchronous == 5
+    assert UNMEASURED in found.warnings
+
+
+def test_every_size_warms_up_and_is_displaced_by_itself(ranks: Callable[[int], Ranks], model_dir: Path) -> None:
+    fast = EngineSettings(warmup=1, native_px=NATIVE_PX)
+    found = ranks(2).run(on_ranks.render, model_dir, "1x1x2", fast, [IMAGE])[0][0]
+    assert (found.evaluations.synchronous, found.evaluations.displaced) == (2, 3)
+
+
+def test_what_changes_in_the_middle_of_a_prompt_changes_at_that_step_of_the_whole(model_dir: Path) -> None:
+    engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=EXACT)
+    preparation = engine._parts.preparation
+    cat, dog = ((TextPart((Span(text),)),) for text in ("a cat", "a dog"))
+    changing = WeightedPrompt(Weighting.A1111, (Composable((Period(cat, 4), Period(dog, None)), 1.0),))
+    prepared = preparation.prepare(replace(IMAGE, prompt=changing), low_memory=False)
+    latent = torch.zeros(1, 4, *preparation.latent_size(prepared.plan.stages[0]))
+    first, second = (preparation.start_pass(number, prepared, [None, latent][number])[1] for number in (0, 1))
+    assert (first.conditions.changes, second.conditions.changes) == (frozenset({4}), frozenset({1}))
+    assert [first.steps.share(0), second.steps.share(0)] == [0, 0.6]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scheduler": "DPMSolverMultistepScheduler"}, "no cascade of smaller pictures with it"),
+        ({"scheduler": "DDIMScheduler"}, "DDIMScheduler"),
+        ({"highres": Highres(switch_at=1.0)}, "at least 0 and below 1"),
+        ({"highres": Highres(refine=True, switch_at=0.5)}, "one trajectory from noise"),
+    ],
+)
+def test_what_does_not_cascade_is_refused_before_anything_is_computed(
+    model_dir: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((BadImage, UnknownScheduler), match=message):
+        _rendered(model_dir, replace(IMAGE, **changes))
+
+
+def test_two_sizes_take_at_most_six_tenths_of_the_work_of_one_estimated_and_counted() -> None:
+    large: dict[str, Any] = {"width": 2048, "height": 2048, "steps": 30, "scheduler": None}
+    rows = [resolved_row(**large), resolved_row(**large, cascade=Cascade())]
+    direct, cascade = (cost.tera_operations(row, 1024) for row in rows)
+    assert cascade / direct <= 0.6
+    counted = {side: _operations(side) for side in (12, 24)}
+    plan = plan_cascade(192, 192, steps=30, seed=1, highres=Highres(switch_at=Cascade().switch_at), native_px=96)
+    walked = [(stage.width // 8, stage.part.end - stage.part.first) for stage in plan.stages if stage.part is not None]
+    assert sum(steps for _, steps in walked) == 30
+    assert sum(steps * counted[side] for side, steps in walked) / (30 * counted[24]) <= 0.6
+
+
+def _operations(side: int) -> int:
+    network = networks.unet(torch.float32).to("meta")
+    text, pooled = networks.TEXT_WIDTH, networks.POOLED_WIDTH
+    with FlopCounterMode(display=False) as counter:
+        network(
+            torch.empty(1, 4, side, side, device="meta"),
+            torch.empty(1, device="meta"),
+            torch.empty(1, networks.TEXT_TOKENS, text, device="meta"),
+            added_cond_kwargs={
+                "text_embeds": torch.empty(1, pooled, device="meta"),
+                "time_ids": torch.empty(1, 6, device="meta"),
+            },
+        )
+    return int(counter.get_total_flops())
+
+
+@pytest.mark.parametrize(
+    ("size", "base_px", "steps"), [((2048, 2048), 1024, 30), ((4096, 2304), 900, 7), ((1500, 1400), 1024, 2)]
+)
+def test_estimates_count_the_steps_that_are_walked_in_each_size(
+    size: tuple[int, int], base_px: int, steps: int
+) -> None:
+    plan = plan_cascade(*size, steps=steps, seed=1, highres=Highres(switch_at=0.6, base_px=base_px), native_px=1024)
+    row = resolved_row(width=size[0], height=size[1], steps=steps, cascade=Cascade(base_px=base_px), guidance_scale=1.0)
+    direct = resolved_row(width=size[0], height=size[1], steps=steps, guidance_scale=1.0)
+    megapixels = size[0] * size[1] / MEGA
+    whole = cost.unet_tera(megapixels, None)
+    saved = sum(
+        (stage.part.end - stage.part.first) * (whole - cost.unet_tera(megapixels / 4**stage.part.halvings, None))
+        for stage in plan.stages
+        if stage.part is not None
+    )
+    assert cost.tera_operations(row, 1024) == pytest.approx(cost.tera_operations(direct, 1024) - saved)
+    assert cost.cascade_halvings(*size, base_px) == halvings_for(*size, base_px)
+    assert CASCADING == samplers.CASCADING
+
+
+def test_detail_is_kept_beside_a_model(tmp_path: Path) -> None:
+    latents = 0.5 * torch.randn(2, 4, 64, 64, generator=torch.Generator().manual_seed(1))
+    found = detail_of(latents)
+    assert np.allclose(found.variances, 0.25, rtol=0.1)
+    assert LatentDetail.read(tmp_path) is None
+    found.write(tmp_path)
+    assert LatentDetail.read(tmp_path) == found
+    single = tmp_path / "model.safetensors"
+    single.touch()
+    found.write(single)
+    assert file_beside(single).name == "model.latent_detail.json"
+    file_beside(tmp_path).write_text('{"pictures": 1, "variances": [[1, 2]]}')
+    with pytest.raises(ModelError, match="measure_detail"):
+        LatentDetail.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("size", "stages"), [((1024, 1024), 1), ((2048, 2048), 2), ((4096, 2304), 3), ((1500, 1500), 2)]
+)
+def test_sides_are_halved_to_near_the_native_size(size: tuple[int, int], stages: int) -> None:
+    plan = plan_cascade(*size, steps=30, seed=1, highres=Highres(switch_at=0.6), native_px=1024)
+    assert len(plan.stages) == stages
+    assert 1024 / math.sqrt(2) < math.sqrt(math.prod(plan.stages[0].size)) < 1024 * math.sqrt(2) * 1.02
+    assert plan.canvas[0] >= size[0]
+    parts = [stage.part for stage in plan.stages if stage.part is not None]
+    assert [part.first for part in parts[1:]] == [part.end for part in parts[:-1]]
