@@ -1,7 +1,7 @@
 """Measure how much detail a model's latents have: `python -m distri.measure_detail MODEL PROMPTS.txt`.
 
 Renders a picture of the model's own size for each line, and keeps the variance of their latents' finest detail beside
-the model (`distri.model.latent_detail`), where a cascade reads it.
+the model (`distri.model.passes.latent_detail`), where a cascade reads it.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec
-from distri.model.latent_detail import LatentDetail
+from distri.model.passes.latent_detail import LatentDetail
 from distri.ranks.mesh import Mesh
 from distri.sampling.control import Control
 from distri.sampling.haar import analysed

@@ -49,10 +49,10 @@ if TYPE_CHECKING:
     from pipeline.operations.submit import Acceptance, Submission
     from pipeline.outputs.comparison import Difference, Likeness
     from pipeline.outputs.links import Link
-    from pipeline.promptset.formats import InputFormat
-    from pipeline.promptset.keywords import PictureFields
-    from pipeline.promptset.lines import ReadOptions
-    from pipeline.promptset.row import Options, Row
+    from pipeline.promptset.fields.keywords import PictureFields
+    from pipeline.promptset.fields.row import Options, Row
+    from pipeline.promptset.formats.by_form import InputFormat
+    from pipeline.promptset.formats.lines import ReadOptions
     from pipeline.records.batch import BatchManifest, Purge
     from pipeline.records.results import FailureCode, ImageFailure, ImageResult
     from pipeline.records.schedules.schedule import Firing, FiringOutcome, Overlap, ScheduleRecord, ScheduleSpec
@@ -102,10 +102,10 @@ _MODULES = {
     "pipeline.operations.submit": ("Acceptance", "Submission"),
     "pipeline.outputs.links": ("Link",),
     "pipeline.outputs.comparison": ("Difference", "Likeness"),
-    "pipeline.promptset.formats": ("InputFormat",),
-    "pipeline.promptset.keywords": ("PictureFields",),
-    "pipeline.promptset.lines": ("ReadOptions",),
-    "pipeline.promptset.row": ("Options", "Row"),
+    "pipeline.promptset.formats.by_form": ("InputFormat",),
+    "pipeline.promptset.fields.keywords": ("PictureFields",),
+    "pipeline.promptset.formats.lines": ("ReadOptions",),
+    "pipeline.promptset.fields.row": ("Options", "Row"),
     "pipeline.records.batch": ("BatchManifest", "Purge"),
     "pipeline.records.results": ("FailureCode", "ImageFailure", "ImageResult"),
     "pipeline.records.schedules.schedule": ("Firing", "FiringOutcome", "Overlap", "ScheduleRecord", "ScheduleSpec"),

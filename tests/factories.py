@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.bucket.imagefile import ImageFile, image_file
 from pipeline.deployment.allowed import AllowedModel
 from pipeline.deployment.announcement import SYNTAXES, Deployment
-from pipeline.promptset.row import ResolvedRow
+from pipeline.promptset.fields.row import ResolvedRow
 from pipeline.records.attempt import AttemptSpec
 from pipeline.records.batch import BatchManifest, BatchRecord, JobRecord
 from pipeline.records.object_keys import BatchObjects

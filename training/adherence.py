@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec
-from distri.model.stages import Highres
+from distri.model.passes.stages import Highres
 from distri.ranks.mesh import Mesh
 from distri.sampling.control import Control
 from training.paint import painted

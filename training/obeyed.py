@@ -25,10 +25,10 @@ import torch
 from PIL import Image, ImageFilter
 
 from distri.engine import Engine, EngineSettings
-from distri.model.controlnets import ControlNet
+from distri.model.control.controlnets import ControlNet
 from distri.model.image import ControlPicture, ImageSpec
-from distri.model.ip_adapter import IPAdapter
-from distri.model.references import ReferencePicture
+from distri.model.reference.ip_adapter import IPAdapter
+from distri.model.reference.references import ReferencePicture
 from distri.ranks.mesh import Mesh
 from distri.run.preprocessors import canny, gradients
 from distri.sampling.control import Control

@@ -9,10 +9,10 @@ from typing import Any
 
 from distri.engine import EngineSettings
 from distri.model.image import ImageSpec
-from distri.model.stages import Highres
+from distri.model.passes.stages import Highres
 from distri.ranks.patches import MOST_WORK
 from distri.ranks.phase import Exchanged, NormMode
-from pipeline.promptset.samplers import scheduler_of
+from pipeline.promptset.names.samplers import scheduler_of
 from training.scenes import caption, drawn_held_out
 
 PROMPTS, FEWER, FEWEST = 50, 16, 8

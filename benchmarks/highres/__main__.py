@@ -26,7 +26,7 @@ from benchmarks.highres import measures
 from benchmarks.highres.ways import ways
 from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec
-from distri.model.stages import Highres
+from distri.model.passes.stages import Highres
 from distri.ranks.mesh import Mesh
 from distri.sampling.control import Control
 from training import adherence

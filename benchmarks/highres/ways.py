@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distri.model.stages import Enlargement, Highres
+from distri.model.passes.stages import Enlargement, Highres
 
 
 def ways(native_px: int) -> dict[str, Highres]:

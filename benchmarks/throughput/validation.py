@@ -67,8 +67,8 @@ def _commit(checkout: Path) -> str:
 def microseconds_a_row(syntax: str) -> float:
     """Read, validate and write rows as a submission does; processor time."""
     # Of the checkout that is measured.
-    from pipeline.promptset.row import Options
-    from pipeline.promptset.source import open_source
+    from pipeline.promptset.fields.row import Options
+    from pipeline.promptset.formats.source import open_source
     from pipeline.promptset.validate import Validation, resolved_rows
     from tests.factories import deployment
 

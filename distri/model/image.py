@@ -7,13 +7,13 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from distri.model.controlnets import ControlNet
-from distri.model.lora import Lora
-from distri.model.prompts import LongPrompt
-from distri.model.references import ReferencePicture
-from distri.model.schedulers import ETA, Schedule
-from distri.model.stages import Highres, Stage, Start
-from distri.model.weighted_prompt import Prompt
+from distri.model.adapters.lora import Lora
+from distri.model.control.controlnets import ControlNet
+from distri.model.passes.stages import Highres, Stage, Start
+from distri.model.reference.references import ReferencePicture
+from distri.model.sampling.schedulers import ETA, Schedule
+from distri.model.text.prompts import LongPrompt
+from distri.model.text.weighted_prompt import Prompt
 
 SMALLEST_SIDE_PX = 64
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from distri.model.latent_detail import LatentDetail
-from distri.model.schedulers import SchedulerRecipe
-from distri.model.stages import FACTOR
+from distri.model.passes.latent_detail import LatentDetail
+from distri.model.passes.stages import FACTOR
+from distri.model.sampling.schedulers import SchedulerRecipe
 from distri.model.weights import load_network, load_tokenizer
 from distri.ranks.device_errors import raise_device_failures
 from distri.ranks.errors import EngineError, ModelError, UnknownScheduler

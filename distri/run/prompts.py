@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from distri.model import weighted_prompt as engine
+from distri.model.text import weighted_prompt as engine
 from distri.ranks.errors import BadImage, BadInversion
 from pipeline.deployment.allow_lists import Names
 from pipeline.deployment.settings import EmbeddingSource
 from pipeline.picture import HighresMode, Picture, Syntax
-from pipeline.promptset.prompts import PROMPTS
+from pipeline.promptset.decisions.prompts import PROMPTS
 from pipeline.promptset.syntax import reading
 from pipeline.promptset.syntax.inversions import Inversions
 from pipeline.promptset.syntax.parsed import BadSyntax, Blend, Composed, Condition, Part, Span

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from distri.model.schedulers import SchedulerRecipe
+from distri.model.sampling.schedulers import SchedulerRecipe
 from distri.ranks.mesh import Mesh
 from pipeline.deployment.allow_lists import stem
 from pipeline.deployment.settings import (
@@ -23,7 +23,7 @@ from pipeline.deployment.settings import (
     ModelSource,
 )
 from pipeline.picture import Scheduler
-from pipeline.promptset.samplers import READS, shown_name
+from pipeline.promptset.names.samplers import READS, shown_name
 from pipeline.records.attempt import AttemptSpec
 from pipeline.records.provenance import Provenance
 from pipeline.records.shards import ImageTask

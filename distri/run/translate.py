@@ -7,13 +7,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from distri.model.controlnets import ControlNet
+from distri.model.adapters.lora import Lora
+from distri.model.control.controlnets import ControlNet
 from distri.model.image import ControlPicture, Fit, ImageSpec, Inpaint, Pixels, Rendered, StartPicture
-from distri.model.ip_adapter import IPAdapter
-from distri.model.lora import Lora
-from distri.model.prompts import LongPrompt
-from distri.model.references import ReferencePicture
-from distri.model.stages import Enlargement, Highres
+from distri.model.passes.stages import Enlargement, Highres
+from distri.model.reference.ip_adapter import IPAdapter
+from distri.model.reference.references import ReferencePicture
+from distri.model.text.prompts import LongPrompt
 from distri.ranks.errors import BadControlNet, BadLora, BadReference
 from distri.run.preprocessors import preprocessed
 from distri.run.prompts import prompts_of
@@ -21,7 +21,7 @@ from pipeline.deployment.settings import ControlNetSource, EmbeddingSource, IPAd
 from pipeline.input_picture import AdapterReference, Control
 from pipeline.picture import Conditioning, HighresMode, Picture, RenderDetails, Stage
 from pipeline.picture import Lora as RowLora
-from pipeline.promptset.prompts import unread_syntax, unread_warning
+from pipeline.promptset.decisions.prompts import unread_syntax, unread_warning
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.provenance import Provenance
 from pipeline.records.results import FailureCode, ImageFailure, ImageResult, failure_of, result_of

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distri.model.latent_detail import LatentDetail
-from distri.model.schedulers import Steps
-from distri.model.stages import Part
+from distri.model.passes.latent_detail import LatentDetail
+from distri.model.passes.stages import Part
+from distri.model.sampling.schedulers import Steps
 from distri.sampling.haar import analysed, halved, synthesised
 
 UNMEASURED = (

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from distri.model.schedulers import SchedulerRecipe, Steps
-from distri.model.stages import Stage, sub_seed
+from distri.model.passes.stages import Stage, sub_seed
+from distri.model.sampling.schedulers import SchedulerRecipe, Steps
 from distri.sampling.conditions import PassConditions
 from distri.sampling.denoising import Kept, PassControl
 

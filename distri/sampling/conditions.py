@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from distri.layers.conditions import Conditions
-from distri.model.timeline import Timeline
+from distri.model.text.timeline import Timeline
 
 
 @dataclass(frozen=True)

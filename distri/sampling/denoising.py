@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distri.model.schedulers import Steps
+from distri.model.sampling.schedulers import Steps
 from distri.sampling.conditions import PassConditions
 from distri.sampling.guidance import Guidance
 from distri.sampling.schedule import Schedule

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from distri.model.image import ImageSpec
-from distri.model.weighted_prompt import WeightedPrompt
+from distri.model.text.weighted_prompt import WeightedPrompt
 from distri.ranks.errors import BadImage
 
 ALWAYS = (0.0, 1.0)

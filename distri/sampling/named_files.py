@@ -1,8 +1,8 @@
 """The files of textual inversions that an image names: by its prompts, and those of its LoRAs, which may bring some."""
 
 from distri.model.image import ImageSpec
-from distri.model.inversions import Source, source_of
-from distri.model.weighted_prompt import WeightedPrompt
+from distri.model.text.inversions import Source, source_of
+from distri.model.text.weighted_prompt import WeightedPrompt
 
 
 def weighted_prompts(image: ImageSpec) -> list[WeightedPrompt]:

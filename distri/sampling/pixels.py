@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from distri.layers.vae import SplitVAE
 from distri.model.image import Fit
-from distri.model.stages import Enlargement, Stage
+from distri.model.passes.stages import Enlargement, Stage
 from distri.ranks import p2p
 from distri.ranks.mesh import Axis, Mesh
 from distri.ranks.patches import Patches, largest_degree

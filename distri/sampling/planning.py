@@ -1,8 +1,8 @@
 """The passes of an image, and what of them is refused before anything is computed."""
 
-from distri.model.cascade import plan_cascade
 from distri.model.image import SMALLEST_SIDE_PX, ImageSpec
-from distri.model.stages import RenderPlan, plan_stages
+from distri.model.passes.cascade import plan_cascade
+from distri.model.passes.stages import RenderPlan, plan_stages
 from distri.ranks.errors import BadImage, BadSize
 
 

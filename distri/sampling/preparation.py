@@ -7,18 +7,18 @@ from torch import Tensor
 
 from distri.layers.conditions import Conditions
 from distri.layers.unet import SplitUNet
-from distri.model import prompt_reader
-from distri.model.embeddings import EmbeddedSide, Embeddings
+from distri.model.adapters.lora import FusedLoras
 from distri.model.image import ImageSpec
-from distri.model.inversions import Inversions, naming
-from distri.model.lora import FusedLoras
 from distri.model.model import Model
-from distri.model.prompts import MARKS, Prompts
-from distri.model.references import References
-from distri.model.schedulers import Steps
-from distri.model.stages import RenderPlan, Stage
-from distri.model.timeline import Timeline
-from distri.model.weighted_prompt import Prompt, WeightedPrompt
+from distri.model.passes.stages import RenderPlan, Stage
+from distri.model.reference.references import References
+from distri.model.sampling.schedulers import Steps
+from distri.model.text import prompt_reader
+from distri.model.text.embeddings import EmbeddedSide, Embeddings
+from distri.model.text.inversions import Inversions, naming
+from distri.model.text.prompts import MARKS, Prompts
+from distri.model.text.timeline import Timeline
+from distri.model.text.weighted_prompt import Prompt, WeightedPrompt
 from distri.ranks.errors import BadImage
 from distri.ranks.mesh import Mesh
 from distri.ranks.spans import Spans

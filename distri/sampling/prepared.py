@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from distri.model.embeddings import EmbeddedPrompts
 from distri.model.image import ImageSpec
-from distri.model.prompts import Prompts
-from distri.model.references import ReadReference
-from distri.model.stages import RenderPlan, Stage
+from distri.model.passes.stages import RenderPlan, Stage
+from distri.model.reference.references import ReadReference
+from distri.model.text.embeddings import EmbeddedPrompts
+from distri.model.text.prompts import Prompts
 from distri.sampling.guidance import Guidance
 from distri.sampling.scene import Scene
 

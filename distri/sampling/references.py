@@ -7,8 +7,8 @@ from torch import Tensor
 
 from distri.layers.references import ReferenceRows
 from distri.model.image import Fit
-from distri.model.references import ReadReference
-from distri.model.stages import Stage
+from distri.model.passes.stages import Stage
+from distri.model.reference.references import ReadReference
 from distri.sampling.pixels import placed
 
 COUNTS = 128  # levels of a mask from which on a picture counts

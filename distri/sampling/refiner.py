@@ -11,12 +11,12 @@ import torch
 
 from distri.layers.conditions import Conditions
 from distri.layers.unet import SplitUNet
-from distri.model.embeddings import EmbeddedSide, Embedding, Embeddings
 from distri.model.model import Model
-from distri.model.prompts import Prompts, Side, Text, Wording
-from distri.model.schedulers import Steps
-from distri.model.stages import sub_seed
-from distri.model.timeline import Timeline
+from distri.model.passes.stages import sub_seed
+from distri.model.sampling.schedulers import Steps
+from distri.model.text.embeddings import EmbeddedSide, Embedding, Embeddings
+from distri.model.text.prompts import Prompts, Side, Text, Wording
+from distri.model.text.timeline import Timeline
 from distri.ranks.mesh import Mesh
 from distri.ranks.spans import Spans
 from distri.sampling.conditions import PassConditions

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from distri.model.image import Fit, ImageSpec, Inpaint, Pixels, StartPicture
-from distri.model.stages import FACTOR, Stage
+from distri.model.passes.stages import FACTOR, Stage
 from distri.ranks.errors import BadImage
 from distri.sampling.pixels import placed
 

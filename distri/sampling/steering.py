@@ -8,9 +8,9 @@ import torch
 
 from distri.layers.controlnet import Shown
 from distri.layers.unet import SplitUNet
-from distri.model.controlnets import ControlNet, load_controlnet
+from distri.model.control.controlnets import ControlNet, load_controlnet
 from distri.model.image import ControlPicture
-from distri.model.stages import Stage
+from distri.model.passes.stages import Stage
 from distri.ranks import p2p
 from distri.ranks.errors import BadControlNet, BadImage, Unsplittable
 from distri.ranks.mesh import Mesh

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distri.layers.unet import SplitUNet
 from distri.model.image import Evaluations, ImageSpec, Rendered
-from distri.model.stages import Stage
+from distri.model.passes.stages import Stage
 from distri.ranks.errors import BadImage
 from distri.ranks.mesh import Mesh
 from distri.ranks.spans import RenderSpan, Spans

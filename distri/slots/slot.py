@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from distri.layers.conditions import Conditions
-from distri.model.host_numbers import upload
+from distri.model.sampling.host_numbers import upload
 from distri.ranks.phase import Evaluation, Phase
 from distri.sampling.denoising import Denoising, Kept, PassControl, noise
 from distri.sampling.guidance import compose

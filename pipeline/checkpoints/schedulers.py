@@ -10,7 +10,7 @@ from pipeline.errors import BadCheckpoint
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 
-# Diffusers' schedulers that read the settings of an SDXL model (distri.model.schedulers tries each).
+# Diffusers' schedulers that read the settings of an SDXL model (distri.model.sampling.schedulers tries each).
 SCHEDULERS = frozenset(
     {
         *("DDIMScheduler", "DDIMParallelScheduler", "DDPMScheduler", "DDPMParallelScheduler", "PNDMScheduler"),

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from pipeline.errors import RequestError
-from pipeline.promptset.row import Options
+from pipeline.promptset.fields.row import Options
 
 # Their values are text even where they look like a number.
 _TEXTS = frozenset({"prompt_2", "negative_prompt", "negative_prompt_2", "model"})

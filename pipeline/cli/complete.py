@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from pipeline.errors import TesseraError
 from pipeline.names import LAST
-from pipeline.promptset import samplers
+from pipeline.promptset.names import samplers
 
 
 def batch_ids(incomplete: str) -> list[str]:

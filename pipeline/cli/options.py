@@ -8,7 +8,7 @@ import typer
 
 from pipeline.cli import complete
 from pipeline.errors import ServiceError
-from pipeline.promptset.formats import InputFormat
+from pipeline.promptset.formats.by_form import InputFormat
 
 if TYPE_CHECKING:
     from pipeline.client.client import Client

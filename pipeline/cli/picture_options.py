@@ -20,9 +20,9 @@ from pipeline.cli.assignments import assigned
 from pipeline.cli.options import Override
 from pipeline.errors import RequestError
 from pipeline.promptset.checked import checked_options
-from pipeline.promptset.kinds import plain_type
-from pipeline.promptset.levels import beside
-from pipeline.promptset.row import Options
+from pipeline.promptset.decisions.levels import beside
+from pipeline.promptset.fields.kinds import plain_type
+from pipeline.promptset.fields.row import Options
 
 PANEL = "Pictures (a row's own values come first)"
 

@@ -48,11 +48,11 @@ from pipeline.operations.submit import TIMEOUT_S, Acceptance, Submission, accept
 from pipeline.outputs.pictures import open_prompts
 from pipeline.process.deadline import Deadline, OutOfTime
 from pipeline.promptset.checked import one_picture
-from pipeline.promptset.formats import DEFAULT_OPTIONS, InputFormat
-from pipeline.promptset.keywords import PictureFields
-from pipeline.promptset.levels import unreached_lines
-from pipeline.promptset.lines import ReadOptions
-from pipeline.promptset.source import Prompts
+from pipeline.promptset.decisions.levels import unreached_lines
+from pipeline.promptset.fields.keywords import PictureFields
+from pipeline.promptset.formats.by_form import DEFAULT_OPTIONS, InputFormat
+from pipeline.promptset.formats.lines import ReadOptions
+from pipeline.promptset.formats.source import Prompts
 from pipeline.promptset.validate import Validation, resolved_rows
 from pipeline.records.batch import PRIORITIES, Repair
 from pipeline.records.webhooks import Webhook

@@ -22,7 +22,7 @@ from pipeline.inputs.gathered import InputPictures
 from pipeline.names import seed_of
 from pipeline.process import flock
 from pipeline.promptset.checked import one_picture
-from pipeline.promptset.source import folders_of, open_source
+from pipeline.promptset.formats.source import folders_of, open_source
 from pipeline.promptset.validate import Validation, resolved_rows
 from pipeline.records.attempt import Code
 from pipeline.records.remedies import REMEDIES

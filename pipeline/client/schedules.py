@@ -13,8 +13,8 @@ from pipeline.ledger.wakes import SCHEDULES
 from pipeline.operations import schedules
 from pipeline.operations.prompt_files import check_there
 from pipeline.operations.status import Unreadable
-from pipeline.promptset.keywords import PictureFields
-from pipeline.promptset.row import Options
+from pipeline.promptset.fields.keywords import PictureFields
+from pipeline.promptset.fields.row import Options
 from pipeline.records.schedules.cron import zone
 from pipeline.records.schedules.schedule import (
     Firing,

@@ -26,8 +26,8 @@ UNET, DECODE, ENCODE = (5.957, 0.752), (9.921, 0.550), (4.329, 0.550)
 # Schedulers that ask the network twice a step.
 TWO_EVALUATIONS = frozenset({"HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"})
 
-# By how much one refining pass enlarges at most (docs/pictures.md). distri/model/stages.py, which stands alone, has the
-# same number and counts passes by the same formula; a test holds them together.
+# By how much one refining pass enlarges at most (docs/pictures.md). distri/model/passes/stages.py, which stands alone,
+# has the same number and counts passes by the same formula; a test holds them together.
 LARGEST_STEP = 2.15
 
 _AND = re.compile(r"\bAND\b")  # joins prompts in A1111's syntax
@@ -80,7 +80,7 @@ def _of_passes(picture: Picture, native_px: int) -> float:
 
 
 def cascade_halvings(width: int, height: int, base_px: int) -> int:
-    """How often both sides of a cascade's first picture are halved: as distri.model.cascade has it, and a test."""
+    """How often both sides of a cascade's first picture are halved, as distri.model.passes.cascade has it."""
     return max(0, round(math.log2(math.sqrt(width * height) / base_px)))
 
 

@@ -14,7 +14,7 @@ from pipeline.deployment.cost import UNKNOWN_IMAGES, Speed, SpeedKey, expected_s
 from pipeline.deployment.displacement import Exchange
 from pipeline.deployment.slot_choice import chosen_slots
 from pipeline.picture import Format
-from pipeline.promptset.row import ResolvedRow
+from pipeline.promptset.fields.row import ResolvedRow
 
 # Until this deployment has written files: bytes a pixel of photographs.
 ASSUMED_BYTES_A_PIXEL = {Format.PNG: 1.6, Format.JPEG: 0.5, Format.WEBP: 0.35}

@@ -8,7 +8,7 @@ import structlog
 
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.errors import RequestError, StoreRefused
-from pipeline.promptset.source import kind_of
+from pipeline.promptset.formats.source import kind_of
 
 log = structlog.get_logger(__name__)
 

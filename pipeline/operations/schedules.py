@@ -15,7 +15,7 @@ from pipeline.deployment.tenants import check_prompt_bucket
 from pipeline.errors import NoDeployment, RecordUnreadable, RequestError, StaleWrite, UnknownSchedule
 from pipeline.ledger import Ledger
 from pipeline.ledger.update import update as update_record
-from pipeline.promptset.source import kind_of, suffixes
+from pipeline.promptset.formats.source import kind_of, suffixes
 from pipeline.records.schedules.schedule import (
     Run,
     ScheduleRecord,

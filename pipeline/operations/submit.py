@@ -34,12 +34,12 @@ from pipeline.outputs.pictures import open_prompts
 from pipeline.process.deadline import Deadline, OutOfTime
 from pipeline.process.files import spool
 from pipeline.promptset.checked import checked_options
-from pipeline.promptset.formats import DEFAULT_OPTIONS, InputFormat
-from pipeline.promptset.lines import ReadOptions
-from pipeline.promptset.row import Options, ResolvedRow
-from pipeline.promptset.source import Prompts, folders_of
+from pipeline.promptset.fields.row import Options, ResolvedRow
+from pipeline.promptset.fields.values import MAX_SEED
+from pipeline.promptset.formats.by_form import DEFAULT_OPTIONS, InputFormat
+from pipeline.promptset.formats.lines import ReadOptions
+from pipeline.promptset.formats.source import Prompts, folders_of
 from pipeline.promptset.validate import Validation, resolved_rows
-from pipeline.promptset.values import MAX_SEED
 from pipeline.records.batch import PRIORITIES, BatchManifest, BatchRecord, BatchRequest, Origin
 from pipeline.records.labels import checked_labels
 from pipeline.records.manifests import read_manifest

@@ -9,7 +9,7 @@ from typing import IO
 
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.errors import UnknownFile
-from pipeline.promptset.source import suffixes
+from pipeline.promptset.formats.source import suffixes
 from pipeline.records.uploads import (
     UploadRecord,
     is_file_id,

@@ -85,7 +85,7 @@ def _lines(path: Path, lines: Iterable[bytes]) -> Iterator[ImageResult]:
 
 
 def row_of(result: ImageResult) -> dict[str, Any]:
-    """The row that renders this image again, with the names of `pipeline.promptset.row.Row`."""
+    """The row that renders this image again, with the names of `pipeline.promptset.fields.row.Row`."""
     values = result.model_dump(mode="json")
     fields = {name: values[name] for name in Picture.model_fields if name in values and name not in _PARTS}
     fields |= {"syntax": (result.syntax or Syntax.NONE).value, "clip_skip": result.clip_skip}

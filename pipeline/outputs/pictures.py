@@ -18,10 +18,10 @@ from pipeline.outputs.extract import IMAGE_SUFFIXES, records_in, row_of
 from pipeline.outputs.foreign.found import ForeignPicture, NotCarriedOver, known_fields, shown
 from pipeline.outputs.foreign.read import foreign_picture
 from pipeline.outputs.foreign.texts import MAX_FILE_BYTES
-from pipeline.promptset.formats import DEFAULT_OPTIONS, InputFormat
-from pipeline.promptset.lines import ReadOptions
-from pipeline.promptset.shorthand import scheduler
-from pipeline.promptset.source import Prompts, Source, open_source, shown_path
+from pipeline.promptset.fields.shorthand import scheduler
+from pipeline.promptset.formats.by_form import DEFAULT_OPTIONS, InputFormat
+from pipeline.promptset.formats.lines import ReadOptions
+from pipeline.promptset.formats.source import Prompts, Source, open_source, shown_path
 from pipeline.records.results import ImageResult
 
 _THUMBNAILS = "thumbnails"  # of a download
@@ -37,7 +37,7 @@ class PictureRow:
 
     Attributes:
         path: of the file.
-        row: with the names of `pipeline.promptset.row.Row`, its custom_id unlike all others'.
+        row: with the names of `pipeline.promptset.fields.row.Row`, its custom_id unlike all others'.
         program: that made the picture.
         notes: what was not carried over.
         body: of the file, where it is an image.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.errors import RequestError
-from pipeline.promptset.row import Options
+from pipeline.promptset.fields.row import Options
 from pipeline.promptset.validate import fields_errors
 
 

@@ -16,17 +16,17 @@ from pydantic import ValidationError
 from pipeline.deployment.announcement import Deployment
 from pipeline.errors import PromptSetError, RequestError, RowError, RowWarning
 from pipeline.inputs.gathered import InputPictures
-from pipeline.promptset.aliases import BadFields, nearest, resolve_aliases
-from pipeline.promptset.decisions import Decisions
-from pipeline.promptset.feasible import check_feasible
-from pipeline.promptset.foreign import is_foreign, translated
-from pipeline.promptset.levels import overridden, unreached
-from pipeline.promptset.named_pictures import NamedPictures
-from pipeline.promptset.prompts import slips_of, unread_syntax, unread_warning
-from pipeline.promptset.resolve import resolve
-from pipeline.promptset.row import Options, ResolvedRow, Row
-from pipeline.promptset.shorthand import shortened
-from pipeline.promptset.source import Source
+from pipeline.promptset.decisions.feasible import check_feasible
+from pipeline.promptset.decisions.levels import overridden, unreached
+from pipeline.promptset.decisions.named_pictures import NamedPictures
+from pipeline.promptset.decisions.options import Decisions
+from pipeline.promptset.decisions.prompts import slips_of, unread_syntax, unread_warning
+from pipeline.promptset.decisions.resolve import resolve
+from pipeline.promptset.fields.row import Options, ResolvedRow, Row
+from pipeline.promptset.fields.shorthand import shortened
+from pipeline.promptset.formats.foreign import is_foreign, translated
+from pipeline.promptset.formats.source import Source
+from pipeline.promptset.names.aliases import BadFields, nearest, resolve_aliases
 
 KEPT_WARNINGS, KEPT_ERRORS = 50, 10_000
 # After so many invalid rows no more is read. Where they are left out, it is after as many as there may be rows.

@@ -17,7 +17,7 @@ from pipeline.deployment.cost import SDXL_NATIVE_PX, assumed_rate, tera_operatio
 from pipeline.deployment.layouts import Layout
 from pipeline.errors import IllegalMove
 from pipeline.names import MAX_IMAGES_OF_BATCH, Id, job_ref
-from pipeline.promptset.row import ResolvedRow
+from pipeline.promptset.fields.row import ResolvedRow
 from pipeline.records.attempt import AttemptSpec, Code
 from pipeline.records.labels import Labels
 from pipeline.records.object_keys import ObjectKey, check_rows_key

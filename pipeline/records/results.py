@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, RootModel, ValidationInfo, field_validat
 from pipeline.errors import RecordForeign, RecordUnreadable, RowError
 from pipeline.names import MAX_IMAGES_OF_BATCH, image_id
 from pipeline.picture import Picture, RenderDetails
-from pipeline.promptset.values import MAX_IMAGES_PER_ROW, CustomId
+from pipeline.promptset.fields.values import MAX_IMAGES_PER_ROW, CustomId
 from pipeline.records.object_keys import BatchObjects, ObjectKey, batch_of_key
 from pipeline.records.object_sizes import largest_image
 from pipeline.records.provenance import Provenance

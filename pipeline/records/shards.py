@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.names import image_id
-from pipeline.promptset.row import ResolvedRow
-from pipeline.promptset.values import MAX_IMAGES_PER_ROW
+from pipeline.promptset.fields.row import ResolvedRow
+from pipeline.promptset.fields.values import MAX_IMAGES_PER_ROW
 from pipeline.records.object_keys import BatchObjects
 from pipeline.schema import read_lines
 

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.errors import BatchExists, PromptSetError, RequestError, UnknownBatch
 from pipeline.operations.submit import Acceptance, Submission, checked_options
 from pipeline.operations.uploads import get_upload
-from pipeline.promptset.formats import InputFormat
-from pipeline.promptset.lines import ReadOptions
-from pipeline.promptset.source import kind_of
+from pipeline.promptset.formats.by_form import InputFormat
+from pipeline.promptset.formats.lines import ReadOptions
+from pipeline.promptset.formats.source import kind_of
 from pipeline.records.uploads import UploadRecord
 from pipeline.records.webhooks import Webhook
 from pipeline.service.access import Caller

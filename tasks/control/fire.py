@@ -31,8 +31,8 @@ from pipeline.operations.prompt_files import OWN
 from pipeline.operations.resume import has_ended, recover_batch
 from pipeline.operations.status import batch_status
 from pipeline.operations.submit import Submission, accept
-from pipeline.promptset.lines import ReadOptions
-from pipeline.promptset.row import derived_seed
+from pipeline.promptset.fields.row import derived_seed
+from pipeline.promptset.formats.lines import ReadOptions
 from pipeline.records.batch import BatchManifest, Origin
 from pipeline.records.manifests import read_manifest
 from pipeline.records.object_keys import BatchObjects

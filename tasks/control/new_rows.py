@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.errors import RequestError, StoreUnavailable
-from pipeline.promptset.row import ResolvedRow
+from pipeline.promptset.fields.row import ResolvedRow
 from pipeline.records.schedules.due import Turn
 from pipeline.records.schedules.row_digests import NewRows
 from pipeline.records.schedules.schedule import ScheduleRecord

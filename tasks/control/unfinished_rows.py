@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from pipeline.errors import ObjectGone, RecordTooNew, RecordUnreadable, RequestError, UnknownBatch
-from pipeline.promptset.row import ResolvedRow
+from pipeline.promptset.fields.row import ResolvedRow
 from pipeline.records.batch import BatchManifest
 from pipeline.records.manifests import read_manifest
 from pipeline.records.object_keys import MARKERS, BatchObjects

@@ -12,7 +12,7 @@ import structlog
 
 from pipeline.errors import ObjectGone, RecordTooNew, RecordUnreadable, StoreUnavailable, TesseraError
 from pipeline.process.parallel import in_order
-from pipeline.promptset.row import ResolvedRow
+from pipeline.promptset.fields.row import ResolvedRow
 from pipeline.records.batch import BatchManifest, BatchRecord, advance
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.shards import Bounds, Shard, cut, shard_bytes

@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from distri.model.ip_adapter import IPAdapter
-from distri.model.references import ReferencePicture
+from distri.model.reference.ip_adapter import IPAdapter
+from distri.model.reference.references import ReferencePicture
 
 ENCODER: dict[str, Any] = {
     "hidden_size": 32,

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 
 from distri.model.image import ImageSpec
-from distri.model.prompts import LongPrompt
-from distri.model.stages import RenderPlan
+from distri.model.passes.stages import RenderPlan
+from distri.model.text.prompts import LongPrompt
 
 
 @cache

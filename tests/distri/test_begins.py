@@ -14,7 +14,7 @@ import torch
 
 from distri.engine import EngineSettings
 from distri.model.image import Fit, ImageSpec, StartPicture
-from distri.model.stages import Highres, Start, plan_stages
+from distri.model.passes.stages import Highres, Start, plan_stages
 from distri.sampling.pixels import placed
 from tests.distri import on_ranks, reference
 from tests.distri.pool import Ranks

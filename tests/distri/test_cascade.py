@@ -15,13 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distri.engine import Engine, EngineSettings
 from distri.measure_detail import detail_of
-from distri.model.cascade import halvings_for, plan_cascade
 from distri.model.image import ImageSpec, Rendered
-from distri.model.latent_detail import LatentDetail, file_beside
-from distri.model.schedulers import CASCADING, Steps
-from distri.model.stages import Highres, Part
-from distri.model.weighted_prompt import Composable, Period, Span, WeightedPrompt, Weighting
-from distri.model.weighted_prompt import Part as TextPart
+from distri.model.passes.cascade import halvings_for, plan_cascade
+from distri.model.passes.latent_detail import LatentDetail, file_beside
+from distri.model.passes.stages import Highres, Part
+from distri.model.sampling.schedulers import CASCADING, Steps
+from distri.model.text.weighted_prompt import Composable, Period, Span, WeightedPrompt, Weighting
+from distri.model.text.weighted_prompt import Part as TextPart
 from distri.ranks.errors import BadImage, ModelError, UnknownScheduler
 from distri.ranks.mesh import Mesh
 from distri.sampling.cascade import UNMEASURED, begin_part, raised
@@ -30,7 +30,7 @@ from distri.sampling.haar import analysed, halved, synthesised
 from pipeline.deployment import cost
 from pipeline.deployment.control_cost import MEGA
 from pipeline.picture import Cascade
-from pipeline.promptset import samplers
+from pipeline.promptset.names import samplers
 from tests.distri import networks, on_ranks
 from tests.distri.networks import relative, seeded
 from tests.distri.pool import Ranks

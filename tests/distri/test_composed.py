@@ -12,14 +12,23 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from distri.engine import Engine, EngineSettings
-from distri.model import prompt_reader
-from distri.model.embeddings import Embedding, Embeddings
 from distri.model.image import ImageSpec, Rendered
 from distri.model.model import of_pipeline
-from distri.model.prompts import LongPrompt
-from distri.model.stages import Highres
-from distri.model.weighted_prompt import Composable, Inversion, Part, Period, Prompt, Span, WeightedPrompt, Weighting
-from distri.model.weighted_prompt import weighted as weighted_by
+from distri.model.passes.stages import Highres
+from distri.model.text import prompt_reader
+from distri.model.text.embeddings import Embedding, Embeddings
+from distri.model.text.prompts import LongPrompt
+from distri.model.text.weighted_prompt import (
+    Composable,
+    Inversion,
+    Part,
+    Period,
+    Prompt,
+    Span,
+    WeightedPrompt,
+    Weighting,
+)
+from distri.model.text.weighted_prompt import weighted as weighted_by
 from distri.ranks.errors import BadImage
 from distri.ranks.mesh import Mesh
 from distri.ranks.recorder import Replay

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from distri.engine import EngineSettings
-from distri.model.controlnets import ControlNet
+from distri.model.control.controlnets import ControlNet
 from distri.model.image import ControlPicture, ImageSpec, Inpaint, Pixels, StartPicture
-from distri.model.stages import Highres
+from distri.model.passes.stages import Highres
 from distri.ranks.errors import BadImage
 from distri.ranks.recorder import Replay
 from distri.sampling.control import Control

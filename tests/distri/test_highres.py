@@ -11,7 +11,7 @@ import torch
 
 from distri.engine import Engine, EngineSettings
 from distri.model.image import Evaluations, ImageSpec
-from distri.model.stages import Enlargement, Highres, plan_stages
+from distri.model.passes.stages import Enlargement, Highres, plan_stages
 from distri.ranks.errors import BadImage
 from distri.ranks.mesh import Mesh
 from distri.sampling.control import Control

@@ -10,7 +10,7 @@ import torch
 
 from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec
-from distri.model.stages import Highres
+from distri.model.passes.stages import Highres
 from distri.ranks.errors import TooManyRanks
 from distri.ranks.mesh import Mesh
 from distri.sampling.control import Control

@@ -15,7 +15,7 @@ import torch
 
 from distri.engine import EngineSettings
 from distri.model.image import Evaluations, ImageSpec, Inpaint, Pixels, StartPicture
-from distri.model.stages import Highres
+from distri.model.passes.stages import Highres
 from distri.ranks.errors import BadImage
 from distri.sampling.certainty import SEEDS
 from distri.sampling.planning import plan_of

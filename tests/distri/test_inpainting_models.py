@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from distri.engine import EngineSettings
-from distri.model.controlnets import ControlNet
+from distri.model.control.controlnets import ControlNet
 from distri.model.image import ControlPicture, ImageSpec, Inpaint, Pixels, StartPicture
 from distri.ranks.errors import BadImage
 from distri.sampling.control import Control

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.engine.memory import LiveBytes
 from distri.engine import EngineSettings
 from distri.model.image import Evaluations, ImageSpec, Rendered
-from distri.model.stages import Highres
+from distri.model.passes.stages import Highres
 from distri.ranks.errors import OutOfMemory
 from distri.sampling.control import Control
 from tests.distri import on_ranks, reference

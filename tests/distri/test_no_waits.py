@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_leaves
 
 from distri.layers.conditions import Conditions
 from distri.layers.unet import SplitUNet
-from distri.model import host_numbers, schedulers
-from distri.model.host_numbers import HostNumbers
-from distri.model.schedulers import SchedulerRecipe, Steps
+from distri.model.sampling import host_numbers, schedulers
+from distri.model.sampling.host_numbers import HostNumbers
+from distri.model.sampling.schedulers import SchedulerRecipe, Steps
 from distri.ranks.mesh import Layout, Mesh
 from distri.ranks.progress import Progress
 from distri.sampling.conditions import PassConditions

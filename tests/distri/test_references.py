@@ -15,12 +15,12 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from distri.engine import Engine, EngineSettings
-from distri.model.controlnets import ControlNet
+from distri.model.control.controlnets import ControlNet
 from distri.model.image import ControlPicture, ImageSpec, Pixels, StartPicture
-from distri.model.ip_adapter import IPAdapter
 from distri.model.model import load
-from distri.model.references import ReferencePicture, References
-from distri.model.stages import Highres
+from distri.model.passes.stages import Highres
+from distri.model.reference.ip_adapter import IPAdapter
+from distri.model.reference.references import ReferencePicture, References
 from distri.ranks.errors import BadReference
 from distri.ranks.mesh import Mesh
 from distri.ranks.recorder import Replay

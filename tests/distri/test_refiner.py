@@ -15,7 +15,7 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec
-from distri.model.stages import Highres
+from distri.model.passes.stages import Highres
 from distri.ranks.errors import BadImage, ModelError
 from distri.ranks.mesh import Mesh
 from distri.sampling.control import Control

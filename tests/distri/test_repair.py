@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL
 from distri import demo_model
 from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec, Rendered
-from distri.model.stages import Highres
+from distri.model.passes.stages import Highres
 from distri.ranks.mesh import Mesh
 from distri.sampling.control import Control
 from tests.distri import on_ranks

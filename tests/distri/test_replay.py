@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from distri.engine import Engine, EngineSettings
+from distri.model.adapters.lora import Lora
 from distri.model.image import ImageSpec, Rendered
-from distri.model.lora import Lora
 from distri.ranks.errors import OutOfMemory
 from distri.ranks.mesh import Layout, Mesh
 from distri.ranks.recorder import Replay

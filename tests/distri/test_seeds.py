@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from distri.engine import Engine, EngineSettings
+from distri.model.adapters.lora import Lora
 from distri.model.image import ImageSpec, Rendered
-from distri.model.lora import Lora
-from distri.model.prompts import LongPrompt
-from distri.model.stages import Highres
+from distri.model.passes.stages import Highres
+from distri.model.text.prompts import LongPrompt
 from distri.sampling.control import Control
 from tests.distri import loras, on_ranks, reference
 from tests.distri.pool import Ranks

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.promptset.lines import ReadOptions
+from pipeline.promptset.formats.lines import ReadOptions
 from tests.pipeline.promptset.reading import read, said
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -9,10 +9,10 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from pipeline.promptset.aliases import ALIASES
-from pipeline.promptset.row import Row
-from pipeline.promptset.sampler_names import ABSENT, ABSENT_SCHEDULES, NAMES, key_of
-from pipeline.promptset.samplers import READS, scheduler_of
+from pipeline.promptset.fields.row import Row
+from pipeline.promptset.names.aliases import ALIASES
+from pipeline.promptset.names.sampler_names import ABSENT, ABSENT_SCHEDULES, NAMES, key_of
+from pipeline.promptset.names.samplers import READS, scheduler_of
 from tests.pipeline.promptset import names_of_tools
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "prompt-sets.md"

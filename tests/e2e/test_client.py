@@ -9,7 +9,7 @@ from PIL import Image, ImageChops
 
 from pipeline import Client, WaitTimeout
 from pipeline.errors import PromptSetError, RequestError, UnknownBatch
-from pipeline.promptset.keywords import PictureFields
+from pipeline.promptset.fields.keywords import PictureFields
 from pipeline.states import BatchState, ImageState
 
 SMALL: PictureFields = {"width": 128, "height": 128, "steps": 3}

@@ -11,7 +11,7 @@ from PIL import Image
 
 from distri.demo_model import write
 from pipeline import Client
-from pipeline.promptset.row import Row
+from pipeline.promptset.fields.row import Row
 from tests.distri import ip_adapters, loras, reference
 from tests.e2e.stack import User
 

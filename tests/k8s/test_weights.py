@@ -19,8 +19,8 @@ from pipeline.bucket.artifacts import Artifacts
 from pipeline.deployment.announcement import Deployment
 from pipeline.deployment.settings import EmbeddingSource, LoraSource, ModelSource, Settings
 from pipeline.errors import StoreUnavailable
-from pipeline.promptset.row import Options
-from pipeline.promptset.source import Source
+from pipeline.promptset.fields.row import Options
+from pipeline.promptset.formats.source import Source
 from pipeline.promptset.validate import Validation, resolved_rows
 from pipeline.records.listed_files import LISTED_FILES, ListedFiles
 from pipeline.schema import read_record

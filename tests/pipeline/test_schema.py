@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from pipeline.errors import RecordForeign, RecordTooNew, RecordUnreadable, ServiceError
-from pipeline.promptset.row import ResolvedRow
+from pipeline.promptset.fields.row import ResolvedRow
 from pipeline.records.attempt import Code
 from pipeline.records.batch import BatchManifest, JobRecord
 from pipeline.records.object_keys import BatchObjects

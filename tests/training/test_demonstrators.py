@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from distri.model.image_encoder import ImageEncoder
-from distri.model.ip_adapter import IPAdapter, load_adapter
+from distri.model.reference.image_encoder import ImageEncoder
+from distri.model.reference.ip_adapter import IPAdapter, load_adapter
 from training import controlnet, frozen, ip_adapter, loop, obeyed, traits
 from training.checkpoint import save
 from training.denoiser import LatentSet, Painter

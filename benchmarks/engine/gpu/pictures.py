@@ -22,7 +22,7 @@ from benchmarks.engine.gpu.bench import Bench, Row
 from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec, Rendered
 from distri.model.model import Model, load
-from distri.model.schedulers import SchedulerRecipe
+from distri.model.sampling.schedulers import SchedulerRecipe
 from distri.ranks.mesh import Mesh
 from distri.ranks.recorder import Replay
 from distri.ranks.spans import RenderSpan

@@ -15,7 +15,7 @@ from pipeline.deployment.allow_lists import Names
 from pipeline.input_picture import AdapterReference, Control, Fit, Preprocess
 from pipeline.loras.blocks import as_list
 from pipeline.picture import WHOLE_SCHEDULE, HighresMode, Lora, Scheduler, Syntax
-from pipeline.promptset.samplers import shown_name
+from pipeline.promptset.names.samplers import shown_name
 from pipeline.promptset.syntax import reading
 from pipeline.promptset.syntax.escape import as_a1111, escape
 from pipeline.promptset.syntax.inversions import Inversions

@@ -39,11 +39,11 @@ from pipeline.operations.prompt_files import put_prompt_file
 from pipeline.operations.submit import TIMEOUT_S, Submission, from_here
 from pipeline.operations.webhooks import webhooks_of
 from pipeline.outputs.pictures import open_prompts
-from pipeline.promptset.keywords import PictureFields
-from pipeline.promptset.levels import unreached_lines
-from pipeline.promptset.lines import ReadOptions
-from pipeline.promptset.row import Options
-from pipeline.promptset.source import folders_of
+from pipeline.promptset.decisions.levels import unreached_lines
+from pipeline.promptset.fields.keywords import PictureFields
+from pipeline.promptset.fields.row import Options
+from pipeline.promptset.formats.lines import ReadOptions
+from pipeline.promptset.formats.source import folders_of
 from pipeline.promptset.validate import Validation, resolved_rows
 from pipeline.records.labels import parsed_labels
 

@@ -20,7 +20,7 @@ from pipeline.client.stack_environment import unheeded
 from pipeline.deployment.settings import MachineSettings, load_part
 from pipeline.names import URL_VARIABLE
 from pipeline.process import flock
-from pipeline.promptset.row import Options
+from pipeline.promptset.fields.row import Options
 
 _SLUG = re.compile(r"[^a-z0-9]+")
 _SLUG_CHARACTERS = 40

@@ -14,7 +14,7 @@ from pipeline.cli.options import AsJson, Timeout
 from pipeline.client.client import Client
 from pipeline.client.replay import Replay
 from pipeline.outputs.pictures import picture_rows
-from pipeline.promptset.source import shown_path
+from pipeline.promptset.formats.source import shown_path
 
 
 def add_to(app: typer.Typer) -> None:

@@ -18,8 +18,8 @@ from pipeline.cli.unreadable import print_unreadable
 from pipeline.client.client import Client
 from pipeline.client.schedules import FiringStatus, ScheduleStatus
 from pipeline.operations.status import Unreadable
-from pipeline.promptset.keywords import PictureFields
-from pipeline.promptset.levels import unreached_lines
+from pipeline.promptset.decisions.levels import unreached_lines
+from pipeline.promptset.fields.keywords import PictureFields
 from pipeline.records.schedules.schedule import Overlap
 
 Name = Annotated[str, typer.Argument(help="Name of a schedule.", show_default=False)]

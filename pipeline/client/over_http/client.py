@@ -25,11 +25,11 @@ from pipeline.operations.status import BatchStatus, Unreadable
 from pipeline.operations.submit import Acceptance, Submission, checked_options
 from pipeline.outputs.pictures import is_pictures, open_prompts
 from pipeline.process.files import spool
-from pipeline.promptset.formats import DEFAULT_OPTIONS, InputFormat
-from pipeline.promptset.keywords import PictureFields
-from pipeline.promptset.lines import ReadOptions
-from pipeline.promptset.row import Options, Row
-from pipeline.promptset.source import STDIN, Prompts, shown_path
+from pipeline.promptset.fields.keywords import PictureFields
+from pipeline.promptset.fields.row import Options, Row
+from pipeline.promptset.formats.by_form import DEFAULT_OPTIONS, InputFormat
+from pipeline.promptset.formats.lines import ReadOptions
+from pipeline.promptset.formats.source import STDIN, Prompts, shown_path
 from pipeline.records.batch import BatchManifest
 
 _PAGE = 1000

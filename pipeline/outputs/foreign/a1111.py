@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipeline.outputs.foreign.found import ForeignPicture, shown
-from pipeline.promptset.infotext import parse_infotext
+from pipeline.promptset.formats.infotext import parse_infotext
 
 
 def read(texts: Mapping[str, str]) -> ForeignPicture | None:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.promptset.row import Row
-from pipeline.promptset.values import MAX_SEED
+from pipeline.promptset.fields.row import Row
+from pipeline.promptset.fields.values import MAX_SEED
 
 MAX_NOTE_CHARACTERS = 200
 MAX_NODES = 10_000  # of anything that stands in a file's JSON
@@ -25,7 +25,7 @@ class ForeignPicture:
 
     Attributes:
         program: that made it.
-        row: fields of `pipeline.promptset.row.Row`, without model and custom_id.
+        row: fields of `pipeline.promptset.fields.row.Row`, without model and custom_id.
         left_out: what is not part of the row, each in a few words.
         model: the checkpoint's name there.
         model_hash: as it stands there; AutoV2 if it has ten digits.

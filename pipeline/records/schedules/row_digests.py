@@ -6,7 +6,7 @@ import bisect
 import hashlib
 from collections.abc import Set
 
-from pipeline.promptset.row import ResolvedRow
+from pipeline.promptset.fields.row import ResolvedRow
 
 DIGEST_BYTES = 16
 

@@ -25,9 +25,9 @@ from pydantic import (
 from pipeline.deployment.tenants import Tenant
 from pipeline.errors import RequestError
 from pipeline.names import Id
-from pipeline.promptset.row import Options
+from pipeline.promptset.fields.row import Options
+from pipeline.promptset.fields.values import ANY_SEED, MAX_SEED
 from pipeline.promptset.validate import fields_errors
-from pipeline.promptset.values import ANY_SEED, MAX_SEED
 from pipeline.records.batch import PRIORITIES
 from pipeline.records.object_keys import ObjectKey, check_rows_key
 from pipeline.records.schedules.cron import checked_cron, next_after, zone

@@ -11,7 +11,7 @@ import torch
 from diffusers import ControlNetModel, T2IAdapter
 from safetensors.torch import save_file
 
-from distri.model.controlnets import ControlNet, load_controlnet
+from distri.model.control.controlnets import ControlNet, load_controlnet
 from distri.ranks.errors import BadControlNet
 from pipeline.checkpoints.control_files import ControlFile, control_file_of
 from pipeline.input_picture import ControlKind

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from distri.engine import Engine, EngineSettings
-from distri.model.embeddings import KEPT
+from distri.model.adapters.lora import Lora
 from distri.model.image import ImageSpec
-from distri.model.lora import Lora
-from distri.model.prompts import LongPrompt
+from distri.model.text.embeddings import KEPT
+from distri.model.text.prompts import LongPrompt
 from distri.ranks.errors import PromptTooLong
 from distri.ranks.mesh import Mesh
 from distri.sampling.control import Control

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from distri.model import chunks, prompt_reader
-from distri.model.embeddings import Embedding, Embeddings
 from distri.model.model import of_pipeline
-from distri.model.prompts import LongPrompt
-from distri.model.weighted_prompt import (
+from distri.model.text import chunks, prompt_reader
+from distri.model.text.embeddings import Embedding, Embeddings
+from distri.model.text.prompts import LongPrompt
+from distri.model.text.weighted_prompt import (
     Blend,
     Composable,
     Part,

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from distri.model import prompt_reader
-from distri.model.embeddings import Embedding, Embeddings
-from distri.model.inversions import Inversions, Source, naming
 from distri.model.model import of_pipeline
-from distri.model.prompts import LongPrompt
-from distri.model.weighted_prompt import Inversion, Prompt, Span, Weighting, weighted
+from distri.model.text import prompt_reader
+from distri.model.text.embeddings import Embedding, Embeddings
+from distri.model.text.inversions import Inversions, Source, naming
+from distri.model.text.prompts import LongPrompt
+from distri.model.text.weighted_prompt import Inversion, Prompt, Span, Weighting, weighted
 from distri.ranks.errors import BadInversion
 from distri.ranks.mesh import Mesh
 from distri.ranks.spans import Spans

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from distri.engine import Engine, EngineSettings
 from distri.model.adapters.changes import Change
+from distri.model.adapters.lora import FusedLoras, Lora
 from distri.model.image import ImageSpec, Rendered
-from distri.model.lora import FusedLoras, Lora
 from distri.ranks.errors import BadImage, BadLora
 from distri.ranks.mesh import Mesh
 from distri.sampling.control import Control

@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from distri.engine import Engine, EngineSettings
+from distri.model.adapters.lora import Lora
 from distri.model.image import ImageSpec
-from distri.model.lora import Lora
 from distri.ranks.mesh import Mesh
 from distri.sampling.control import Control
 from pipeline.loras.kinds import AdapterKind
 from pipeline.picture import Lora as RowLora
-from pipeline.promptset.shorthand import lora_blocks
+from pipeline.promptset.fields.shorthand import lora_blocks
 from tests.distri import loras
 from tests.distri.lycoris_modules import CASES, Case, saved, trained_module
 

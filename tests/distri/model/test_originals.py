@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distri.model.originals import AT_ONCE, Originals
+from distri.model.adapters.originals import AT_ONCE, Originals
 from tests.distri import on_ranks
 from tests.distri.networks import seeded
 from tests.distri.pool import Ranks

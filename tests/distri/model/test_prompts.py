@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from distri.engine import EngineSettings
-from distri.model import prompt_reader
 from distri.model.image import ImageSpec
-from distri.model.prompts import LongPrompt, Prompts, Text
+from distri.model.text import prompt_reader
+from distri.model.text.prompts import LongPrompt, Prompts, Text
 from distri.ranks.errors import PromptTooLong
 from tests.distri import on_ranks, reference
 from tests.distri.pool import Ranks

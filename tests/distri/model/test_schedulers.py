@@ -11,8 +11,8 @@ import torch
 
 from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec
-from distri.model.schedulers import Schedule, SchedulerRecipe, Steps
-from distri.model.stages import Highres
+from distri.model.passes.stages import Highres
+from distri.model.sampling.schedulers import Schedule, SchedulerRecipe, Steps
 from distri.ranks.errors import UnknownScheduler
 from distri.ranks.mesh import Mesh
 from distri.sampling.control import Control

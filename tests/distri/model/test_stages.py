@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from distri.model.stages import LARGEST_STEP, Highres, RenderPlan, plan_stages, sub_seed
+from distri.model.passes.stages import LARGEST_STEP, Highres, RenderPlan, plan_stages, sub_seed
 from pipeline.deployment import cost
 from pipeline.picture import Highres as RowHighres
 from pipeline.picture import HighresMode

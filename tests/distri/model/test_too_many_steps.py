@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from diffusers import EulerDiscreteScheduler
 
-from distri.model.schedulers import SchedulerRecipe
+from distri.model.sampling.schedulers import SchedulerRecipe
 from distri.ranks.errors import UnknownScheduler
-from pipeline.promptset.feasible import TOO_MANY_STEPS
-from pipeline.promptset.samplers import scheduler_of
+from pipeline.promptset.decisions.feasible import TOO_MANY_STEPS
+from pipeline.promptset.names.samplers import scheduler_of
 
 SDXL: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 

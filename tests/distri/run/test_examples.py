@@ -22,9 +22,9 @@ from pipeline.checkpoints.hashes import folder_revision, hashes_of
 from pipeline.deployment.allowed import AllowedIPAdapter
 from pipeline.deployment.settings import IPAdapterSource
 from pipeline.inputs.gathered import InputPictures
-from pipeline.promptset.lines import ReadOptions
-from pipeline.promptset.row import Options
-from pipeline.promptset.source import open_source
+from pipeline.promptset.fields.row import Options
+from pipeline.promptset.formats.lines import ReadOptions
+from pipeline.promptset.formats.source import open_source
 from pipeline.promptset.validate import Validation, resolved_rows
 from pipeline.records.shards import ImageTask
 from tests.factories import deployment

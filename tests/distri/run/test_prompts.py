@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from distri.model.weighted_prompt import Blend, Composable, Inversion, Part, Period, Span, WeightedPrompt, Weighting
+from distri.model.text.weighted_prompt import (
+    Blend,
+    Composable,
+    Inversion,
+    Part,
+    Period,
+    Span,
+    WeightedPrompt,
+    Weighting,
+)
 from distri.ranks.errors import BadInversion
 from distri.run.prompts import prompts_of
 from pipeline.deployment.settings import EmbeddingSource

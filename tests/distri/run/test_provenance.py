@@ -11,11 +11,11 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from safetensors.torch import save_file
 
-from distri.model.schedulers import SchedulerRecipe
+from distri.model.sampling.schedulers import SchedulerRecipe
 from distri.run.provenance import Provenances, scheduler_used, tensors_sha256
 from pipeline.deployment.settings import LoraSource
 from pipeline.picture import Lora
-from pipeline.promptset.samplers import scheduler_of, shown_name
+from pipeline.promptset.names.samplers import scheduler_of, shown_name
 from pipeline.records.shards import ImageTask
 from tests.factories import image_result, resolved_row
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec, Pixels, Rendered
-from distri.model.image_encoder import ImageEncoder
-from distri.model.ip_adapter import IPAdapter
+from distri.model.reference.image_encoder import ImageEncoder
+from distri.model.reference.ip_adapter import IPAdapter
 from distri.ranks.errors import OutOfMemory
 from distri.ranks.mesh import Mesh
 from distri.run.replica import ImageTooLarge, Replica, render_images
@@ -28,8 +28,8 @@ from pipeline.input_picture import Control as RowControl
 from pipeline.input_picture import InputPicture
 from pipeline.inputs.gathered import InputPictures
 from pipeline.inputs.plain import png_of
-from pipeline.promptset.row import Options, ResolvedRow
-from pipeline.promptset.source import Source
+from pipeline.promptset.fields.row import Options, ResolvedRow
+from pipeline.promptset.formats.source import Source
 from pipeline.promptset.validate import Validation, resolved_rows
 from pipeline.records.results import FailureCode
 from pipeline.records.shards import ImageTask, ShardLine, images_of

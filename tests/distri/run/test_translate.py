@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distri.model.controlnets import ControlNet
+from distri.model.adapters.lora import Lora
+from distri.model.control.controlnets import ControlNet
 from distri.model.image import ControlPicture, Evaluations, Fit, Inpaint, Rendered, StartPicture
-from distri.model.ip_adapter import IPAdapter
-from distri.model.lora import Lora
-from distri.model.prompts import LongPrompt
-from distri.model.stages import Enlargement, Highres, Stage
+from distri.model.passes.stages import Enlargement, Highres, Stage
+from distri.model.reference.ip_adapter import IPAdapter
+from distri.model.text.prompts import LongPrompt
 from distri.ranks.errors import BadControlNet, BadLora, BadReference
 from distri.run.preprocessors import canny
 from distri.run.translate import LOW_MEMORY_REPAIR, image_of, render_details_of

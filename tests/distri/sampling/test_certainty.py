@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from distri.layers.conditions import Conditions
-from distri.model.schedulers import SchedulerRecipe, Steps
-from distri.model.stages import Stage
+from distri.model.passes.stages import Stage
+from distri.model.sampling.schedulers import SchedulerRecipe, Steps
 from distri.ranks.phase import Evaluation, Phase
 from distri.sampling.certainty import LEVELS, SEEDS, STEPS, UNTIL, Filling, Probe, spread, surest, try_out
 from distri.sampling.conditions import PassConditions

@@ -13,8 +13,8 @@ import torch
 
 from distri.engine import Engine, EngineSettings
 from distri.model.image import Evaluations, ImageSpec, Rendered
-from distri.model.prompts import LongPrompt
-from distri.model.stages import Highres
+from distri.model.passes.stages import Highres
+from distri.model.text.prompts import LongPrompt
 from distri.ranks.errors import BadImage, Stopped
 from distri.ranks.mesh import Mesh
 from distri.ranks.recorder import Replay

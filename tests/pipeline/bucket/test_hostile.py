@@ -17,8 +17,8 @@ from pipeline.errors import PromptSetError, RequestError, TesseraError
 from pipeline.ledger import Ledger
 from pipeline.operations.submit import Submission, accept, checked_options
 from pipeline.outputs.download import download
-from pipeline.promptset.row import ResolvedRow
-from pipeline.promptset.source import open_source
+from pipeline.promptset.fields.row import ResolvedRow
+from pipeline.promptset.formats.source import open_source
 from pipeline.promptset.validate import Validation, resolved_rows
 from pipeline.records.object_keys import BatchObjects
 from pipeline.states import BatchState
@@ -168,8 +168,8 @@ _MEASURE = """
 import resource, sys
 from pipeline.errors import PromptSetError
 from pipeline.promptset.validate import Validation, resolved_rows
-from pipeline.promptset.row import Options
-from pipeline.promptset.source import open_source
+from pipeline.promptset.fields.row import Options
+from pipeline.promptset.formats.source import open_source
 from tests.factories import deployment
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 source = open_source(sys.argv[1])

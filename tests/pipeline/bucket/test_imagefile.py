@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 from pipeline.bucket.imagefile import image_file, record_in, srgb_profile
 from pipeline.bucket.metadata.parameters import parameters_text
 from pipeline.picture import File, Format, Lora
-from pipeline.promptset.samplers import known_names, scheduler_of, shown_name
+from pipeline.promptset.names.samplers import known_names, scheduler_of, shown_name
 from pipeline.records.results import ImageResult
 from pipeline.records.shards import ImageTask
 from tests.factories import file_of, image_result, resolved_row

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from distri.model.schedulers import SchedulerRecipe
+from distri.model.sampling.schedulers import SchedulerRecipe
 from distri.ranks.errors import UnknownScheduler
 from pipeline.checkpoints.checkpoint import shipped
 from pipeline.checkpoints.kinds import Kind

@@ -16,8 +16,8 @@ from pipeline.cli.commands.promptsets import submit, validate
 from pipeline.cli.main import app
 from pipeline.cli.picture_options import with_picture
 from pipeline.errors import RequestError
-from pipeline.promptset.keywords import PictureFields
-from pipeline.promptset.row import Options
+from pipeline.promptset.fields.keywords import PictureFields
+from pipeline.promptset.fields.row import Options
 
 SAID: dict[str, tuple[list[str], object]] = {
     "prompt_2": (["--prompt-2", "oil"], "oil"),

@@ -24,7 +24,7 @@ from pipeline.deployment.settings import Settings
 from pipeline.ledger import Ledger
 from pipeline.operations.estimate import ASSUMED_IDLE_S, Estimator
 from pipeline.picture import Enlargement, File, Format, Highres, HighresMode, LaterPasses, Scheduler, Syntax
-from pipeline.promptset.row import ResolvedRow
+from pipeline.promptset.fields.row import ResolvedRow
 from tests.factories import deployment, resolved_row
 
 NATIVE_PX = 1024

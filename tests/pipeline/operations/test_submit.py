@@ -16,8 +16,8 @@ from pipeline.deployment.settings import Settings
 from pipeline.errors import BatchExists, LedgerUnavailable, LimitReached, NoDeployment, PromptSetError, RequestError
 from pipeline.ledger import Ledger
 from pipeline.operations.submit import Acceptance, Submission, accept, checked_options
-from pipeline.promptset.row import ResolvedRow, derived_seed
-from pipeline.promptset.source import Prompts
+from pipeline.promptset.fields.row import ResolvedRow, derived_seed
+from pipeline.promptset.formats.source import Prompts
 from pipeline.records.batch import BatchManifest, advance
 from pipeline.records.object_keys import BatchObjects
 from pipeline.states import BatchState, ImageState

@@ -15,7 +15,7 @@ from pipeline.ledger import Ledger
 from pipeline.operations.batch_pictures import any_url, no_urls
 from pipeline.operations.submit import Acceptance, Submission, accept, checked_options
 from pipeline.outputs.extract import row_of
-from pipeline.promptset.row import ResolvedRow
+from pipeline.promptset.fields.row import ResolvedRow
 from pipeline.records.batch import BatchManifest
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.shards import ImageTask

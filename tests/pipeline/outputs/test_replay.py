@@ -35,10 +35,10 @@ from pipeline.picture import (
     Picture,
     Syntax,
 )
-from pipeline.promptset.decisions import Decisions
-from pipeline.promptset.resolve import resolve
-from pipeline.promptset.row import Options, Row
-from pipeline.promptset.samplers import scheduler_of
+from pipeline.promptset.decisions.options import Decisions
+from pipeline.promptset.decisions.resolve import resolve
+from pipeline.promptset.fields.row import Options, Row
+from pipeline.promptset.names.samplers import scheduler_of
 from pipeline.records.results import ImageResult
 from pipeline.records.shards import ImageTask
 from tests.factories import deployment, file_of, image_result, resolved_row

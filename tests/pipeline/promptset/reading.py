@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.promptset.lines import ReadOptions
-from pipeline.promptset.row import Options, ResolvedRow
-from pipeline.promptset.source import open_source
+from pipeline.promptset.fields.row import Options, ResolvedRow
+from pipeline.promptset.formats.lines import ReadOptions
+from pipeline.promptset.formats.source import open_source
 from pipeline.promptset.validate import Validation, resolved_rows
 from tests.factories import deployment
 

@@ -9,10 +9,10 @@ import pytest
 from pipeline.deployment.announcement import Deployment
 from pipeline.errors import RequestError
 from pipeline.operations.submit import checked_options
-from pipeline.promptset.aliases import ALIASES
-from pipeline.promptset.row import Options, ResolvedRow, Row
-from pipeline.promptset.samplers import shown_name
-from pipeline.promptset.source import open_source
+from pipeline.promptset.fields.row import Options, ResolvedRow, Row
+from pipeline.promptset.formats.source import open_source
+from pipeline.promptset.names.aliases import ALIASES
+from pipeline.promptset.names.samplers import shown_name
 from pipeline.promptset.validate import Validation, resolved_rows
 from tests.factories import deployment
 

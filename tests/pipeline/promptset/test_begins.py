@@ -13,8 +13,8 @@ from pipeline.deployment.cost import tera_operations
 from pipeline.input_picture import Fit
 from pipeline.inputs.gathered import InputPictures
 from pipeline.picture import Highres, HighresMode
-from pipeline.promptset.row import Options, ResolvedRow
-from pipeline.promptset.source import Source
+from pipeline.promptset.fields.row import Options, ResolvedRow
+from pipeline.promptset.formats.source import Source
 from pipeline.promptset.validate import Validation, resolved_rows
 from tests.factories import deployment
 

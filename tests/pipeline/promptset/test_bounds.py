@@ -14,10 +14,13 @@ import pytest
 import zstandard
 
 from pipeline.errors import PromptSetError, RequestError
-from pipeline.promptset import aliases, formats, lines, source, validate
-from pipeline.promptset.lines import MAX_FIELDS, MAX_LINE_BYTES
-from pipeline.promptset.row import Options, Row
-from pipeline.promptset.source import open_source
+from pipeline.promptset import validate
+from pipeline.promptset.fields.row import Options, Row
+from pipeline.promptset.formats import by_form as formats
+from pipeline.promptset.formats import lines, source
+from pipeline.promptset.formats.lines import MAX_FIELDS, MAX_LINE_BYTES
+from pipeline.promptset.formats.source import open_source
+from pipeline.promptset.names import aliases
 from pipeline.promptset.validate import MAX_ERRORS_OF_ROW, Validation, fields_errors, resolved_rows
 from tests.factories import deployment
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.deployment.allowed import AllowedLora
-from pipeline.promptset.decisions import Decisions
-from pipeline.promptset.resolve import resolve
-from pipeline.promptset.row import Options, ResolvedRow, Row
+from pipeline.promptset.decisions.options import Decisions
+from pipeline.promptset.decisions.resolve import resolve
+from pipeline.promptset.fields.row import Options, ResolvedRow, Row
 from tests.factories import deployment
 
 # Each another decision.

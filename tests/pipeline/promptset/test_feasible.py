@@ -11,8 +11,8 @@ from pipeline.checkpoints.clip import has_clip_vocabulary
 from pipeline.deployment.allowed import AllowedModel
 from pipeline.deployment.announcement import Deployment
 from pipeline.deployment.settings import ModelSource, Settings
-from pipeline.promptset.row import Options
-from pipeline.promptset.source import Source
+from pipeline.promptset.fields.row import Options
+from pipeline.promptset.formats.source import Source
 from pipeline.promptset.validate import Validation, resolved_rows
 from tests.factories import deployment
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.promptset.aliases import ALIASES
-from pipeline.promptset.foreign import FOREIGN, IGNORED, PASSED_OVER, REFUSED, RENAMED
-from pipeline.promptset.row import Options, ResolvedRow, Row
-from pipeline.promptset.source import open_source
+from pipeline.promptset.fields.row import Options, ResolvedRow, Row
+from pipeline.promptset.formats.foreign import FOREIGN, IGNORED, PASSED_OVER, REFUSED, RENAMED
+from pipeline.promptset.formats.source import open_source
+from pipeline.promptset.names.aliases import ALIASES
 from pipeline.promptset.validate import Validation, resolved_rows
 from tests.factories import deployment
 

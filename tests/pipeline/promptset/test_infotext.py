@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.picture import MAX_STEPS
-from pipeline.promptset.infotext import hires_fields, infotexts_in, is_settings_line, parse_infotext
+from pipeline.promptset.formats.infotext import hires_fields, infotexts_in, is_settings_line, parse_infotext
 
 WEB_UI = """\
 a (lighthouse:1.2), <lora:film:0.8>

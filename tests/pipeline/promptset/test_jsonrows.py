@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import RequestError
-from pipeline.promptset.formats import InputFormat, rows_in
+from pipeline.promptset.formats.by_form import InputFormat, rows_in
 from tests.pipeline.promptset.reading import read, said
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.promptset.levels import unreached_lines
-from pipeline.promptset.row import Options, ResolvedRow, derived_seed
-from pipeline.promptset.source import open_source
+from pipeline.promptset.decisions.levels import unreached_lines
+from pipeline.promptset.fields.row import Options, ResolvedRow, derived_seed
+from pipeline.promptset.formats.source import open_source
 from pipeline.promptset.validate import Validation, resolved_rows
 from tests.factories import deployment
 

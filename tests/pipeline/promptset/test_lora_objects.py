@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.picture import Lora
-from pipeline.promptset.row import Row
+from pipeline.promptset.fields.row import Row
 from pipeline.promptset.validate import fields_errors
 
 

@@ -14,9 +14,9 @@ from pipeline.deployment.cost import tera_operations, unet_tera
 from pipeline.input_picture import Inpainting, InputMask
 from pipeline.inputs.gathered import InputPictures
 from pipeline.picture import Highres
-from pipeline.promptset.regions import region_of
-from pipeline.promptset.row import Options, ResolvedRow
-from pipeline.promptset.source import Source
+from pipeline.promptset.decisions.regions import region_of
+from pipeline.promptset.fields.row import Options, ResolvedRow
+from pipeline.promptset.formats.source import Source
 from pipeline.promptset.validate import Validation, resolved_rows
 from tests.factories import deployment
 

@@ -10,8 +10,8 @@ from pipeline.deployment.allowed import AllowedEmbedding, AllowedLora, AllowedMo
 from pipeline.deployment.announcement import Deployment
 from pipeline.loras.blocks import SDXL_BLOCKS
 from pipeline.picture import Lora, Syntax
-from pipeline.promptset.row import Options, ResolvedRow
-from pipeline.promptset.source import open_source
+from pipeline.promptset.fields.row import Options, ResolvedRow
+from pipeline.promptset.formats.source import open_source
 from pipeline.promptset.validate import Validation, resolved_rows
 from tests.factories import deployment
 

@@ -12,8 +12,8 @@ from pipeline.deployment.allowed import AllowedIPAdapter, AllowedModel
 from pipeline.deployment.control_cost import REFERENCE
 from pipeline.deployment.cost import tera_operations
 from pipeline.inputs.gathered import InputPictures
-from pipeline.promptset.row import Options, ResolvedRow
-from pipeline.promptset.source import Source
+from pipeline.promptset.fields.row import Options, ResolvedRow
+from pipeline.promptset.formats.source import Source
 from pipeline.promptset.validate import Validation, resolved_rows
 from tests.factories import deployment
 

@@ -20,10 +20,10 @@ from pipeline.picture import (
     LongPrompt,
     Lora,
 )
-from pipeline.promptset.decisions import Decisions
-from pipeline.promptset.resolve import resolve
-from pipeline.promptset.row import Options, ResolvedRow, Row
-from pipeline.promptset.samplers import scheduler_of
+from pipeline.promptset.decisions.options import Decisions
+from pipeline.promptset.decisions.resolve import resolve
+from pipeline.promptset.fields.row import Options, ResolvedRow, Row
+from pipeline.promptset.names.samplers import scheduler_of
 from tests.factories import deployment
 
 SDXL = {"sdxl": AllowedModel(revision="r", native_px=1024)}

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.promptset.decisions import Decisions
-from pipeline.promptset.resolve import resolve
-from pipeline.promptset.row import Options, ResolvedRow, Row, derived_seed
-from pipeline.promptset.values import MAX_IMAGES_PER_ROW, MAX_SEED
+from pipeline.promptset.decisions.options import Decisions
+from pipeline.promptset.decisions.resolve import resolve
+from pipeline.promptset.fields.row import Options, ResolvedRow, Row, derived_seed
+from pipeline.promptset.fields.values import MAX_IMAGES_PER_ROW, MAX_SEED
 from tests.factories import deployment
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.promptset.sampler_names import ABSENT, ABSENT_SCHEDULES, NAMES, SCHEDULES, sampler_of
-from pipeline.promptset.samplers import scheduler_of, shown_name
+from pipeline.promptset.names.sampler_names import ABSENT, ABSENT_SCHEDULES, NAMES, SCHEDULES, sampler_of
+from pipeline.promptset.names.samplers import scheduler_of, shown_name
 from tests.pipeline.promptset import names_of_tools
 
 ALL = sorted({name for names in names_of_tools.TOOLS.values() for name in names})

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipeline.picture import Scheduler
-from pipeline.promptset.samplers import (
+from pipeline.promptset.names.samplers import (
     ETA,
     READS,
     TAKES,

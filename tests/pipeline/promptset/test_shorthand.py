@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.promptset import shorthand
-from pipeline.promptset.row import Options, Row
-from pipeline.promptset.samplers import scheduler_of
+from pipeline.promptset.fields import shorthand
+from pipeline.promptset.fields.row import Options, Row
+from pipeline.promptset.names.samplers import scheduler_of
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.promptset.sizes import UNIT_PX, GivenSize, size
+from pipeline.promptset.decisions.sizes import UNIT_PX, GivenSize, size
 
 WIDE = 16 / 9
 

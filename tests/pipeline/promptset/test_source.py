@@ -22,9 +22,9 @@ from pipeline.bucket.artifacts import Artifacts
 from pipeline.deployment.allowed import AllowedLora
 from pipeline.deployment.settings import Settings
 from pipeline.errors import RequestError, RowError
-from pipeline.promptset.formats import InputFormat
-from pipeline.promptset.row import Options, ResolvedRow, Row
-from pipeline.promptset.source import Prompts, open_source
+from pipeline.promptset.fields.row import Options, ResolvedRow, Row
+from pipeline.promptset.formats.by_form import InputFormat
+from pipeline.promptset.formats.source import Prompts, open_source
 from pipeline.promptset.validate import Validation, resolved_rows
 from tests.factories import deployment
 

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import RequestError
-from pipeline.promptset import spreadsheets
-from pipeline.promptset.lines import ReadOptions
+from pipeline.promptset.formats import spreadsheets
+from pipeline.promptset.formats.lines import ReadOptions
 from tests.pipeline.promptset.reading import read, said, values
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import RequestError
-from pipeline.promptset import tables
-from pipeline.promptset.lines import ReadOptions
+from pipeline.promptset.formats import tables
+from pipeline.promptset.formats.lines import ReadOptions
 from tests.pipeline.promptset.reading import read, said, values
 
 EXTRA = ReadOptions(extra_columns="metadata")

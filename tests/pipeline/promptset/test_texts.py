@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import RequestError
-from pipeline.promptset.lines import ReadOptions
-from pipeline.promptset.samplers import shown_name
+from pipeline.promptset.formats.lines import ReadOptions
+from pipeline.promptset.names.samplers import shown_name
 from tests.pipeline.promptset.reading import read, said, values
 
 INFOTEXTS = """\

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.promptset.row import Row
-from pipeline.promptset.samplers import READS
-from pipeline.promptset.unknown_samplers import unknown_sampler, unknown_schedule
+from pipeline.promptset.fields.row import Row
+from pipeline.promptset.names.samplers import READS
+from pipeline.promptset.names.unknown_samplers import unknown_sampler, unknown_schedule
 from pipeline.promptset.validate import fields_errors
 
 

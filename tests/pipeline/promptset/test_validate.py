@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from pipeline.errors import SHOWN_ERRORS, PromptSetError, RequestError, RowError, RowWarning
-from pipeline.promptset.lines import MAX_LINE_BYTES
-from pipeline.promptset.row import Options, ResolvedRow
-from pipeline.promptset.source import Prompts, Source, open_source
+from pipeline.promptset.fields.row import Options, ResolvedRow
+from pipeline.promptset.formats.lines import MAX_LINE_BYTES
+from pipeline.promptset.formats.source import Prompts, Source, open_source
 from pipeline.promptset.validate import KEPT_WARNINGS, Validation, resolved_rows
 from pipeline.records.results import RefusedLine
 from tests.factories import deployment, prompts_file

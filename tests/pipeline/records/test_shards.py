@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.picture import Lora
-from pipeline.promptset.row import ResolvedRow
+from pipeline.promptset.fields.row import ResolvedRow
 from pipeline.records.results import FailureCode, ImageFailure, failure_of, in_row_order
 from pipeline.records.shards import (
     WINDOW_IMAGES,

@@ -11,9 +11,9 @@ import pytest
 from pipeline.bucket.metadata.parameters import parameters_text
 from pipeline.input_picture import AdapterReference, Control, InputPicture, Preprocess
 from pipeline.picture import Highres, HighresMode, Lora, RenderDetails, Scheduler, Stage, Syntax
-from pipeline.promptset.infotext import parse_infotext
-from pipeline.promptset.row import Row
-from pipeline.promptset.samplers import scheduler_of
+from pipeline.promptset.fields.row import Row
+from pipeline.promptset.formats.infotext import parse_infotext
+from pipeline.promptset.names.samplers import scheduler_of
 from pipeline.promptset.syntax import a1111
 from pipeline.promptset.syntax.escape import unescape
 from pipeline.records.results import ImageResult

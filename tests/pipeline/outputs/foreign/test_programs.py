@@ -14,7 +14,7 @@ from pipeline.errors import RowError, RowWarning
 from pipeline.outputs.foreign.found import ForeignPicture, NotCarriedOver
 from pipeline.outputs.foreign.read import foreign_picture
 from pipeline.outputs.pictures import open_prompts, picture_rows
-from pipeline.promptset.row import Row
+from pipeline.promptset.fields.row import Row
 from pipeline.promptset.syntax import a1111
 from pipeline.promptset.syntax.inversions import NO_INVERSIONS
 from pipeline.promptset.syntax.parsed import Part, Span

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.picture import Syntax
-from pipeline.promptset.prompts import unread_warning
+from pipeline.promptset.decisions.prompts import unread_warning
 from pipeline.promptset.syntax.unread import ELSEWHERE, unread
 
 

@@ -1,0 +1,1 @@
+"""The passes that render a large picture, their sizes, seeds and noise."""

@@ -1,0 +1,1 @@
+"""Diffusers' schedulers, their numbers on the host."""

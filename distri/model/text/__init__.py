@@ -1,0 +1,1 @@
+"""Prompts to embeddings: weights and schedules, chunks of tokens, textual inversions, the two encoders."""

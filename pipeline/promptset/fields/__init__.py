@@ -1,0 +1,1 @@
+"""The fields of a row as a user writes them: their bounds, their short forms, and the objects among them."""
