@@ -6,6 +6,7 @@ import uvicorn
 
 from pipeline.client.connect import Connection
 from pipeline.service.app import create_app
+from pipeline.service.head_deadline import HeadDeadline
 
 # Requests that are being answered get so long when the process is to end.
 _GRACE_S = 20
@@ -22,6 +23,7 @@ def server(connection: Connection, host: str, port: int) -> uvicorn.Server:
         server_header=False,
         date_header=True,
         timeout_graceful_shutdown=_GRACE_S,
+        http=HeadDeadline,
         h11_max_incomplete_event_size=64 << 10,
         # Behind a proxy, links take scheme and host from TESSERA_API_URL; addresses are the peers' own.
         proxy_headers=False,

@@ -63,8 +63,8 @@ class Served:
         self._worker.start()
         listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        self._server = server(self.connection, "127.0.0.1", 0)
-        self._serving = threading.Thread(target=self._server.run, kwargs={"sockets": [listening]}, daemon=True)
+        self.server = server(self.connection, "127.0.0.1", 0)
+        self._serving = threading.Thread(target=self.server.run, kwargs={"sockets": [listening]}, daemon=True)
         self._serving.start()
         self.token = self.new_token("one")
 
@@ -110,7 +110,7 @@ class Served:
     @contextmanager
     def with_connection(self, connection: Connection) -> Iterator[None]:
         """The API with another Redis or S3 meanwhile."""
-        state = self._server.config.app.state  # type: ignore[union-attr]  # the application itself
+        state = self.server.config.app.state  # type: ignore[union-attr]  # the application itself
         before = state.service
         state.service = Service(connection)
         try:
@@ -150,7 +150,7 @@ class Served:
             finalize(stage.worker, batch_id)
 
     def close(self) -> None:
-        self._server.should_exit = True
+        self.server.should_exit = True
         self._ends.set()
         self._serving.join(30)
         self._worker.join(30)

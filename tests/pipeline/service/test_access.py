@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import socket
 from datetime import timedelta
+from unittest.mock import Mock
 
 import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner
+from uvicorn.server import ServerState
 
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.cli.main import app
@@ -16,7 +18,7 @@ from pipeline.client.connection import Connection
 from pipeline.ledger import Ledger
 from pipeline.operations.tokens import create_token, revoke_token
 from pipeline.records.tokens import EVERY_TENANT, Scope, parsed_token
-from pipeline.service import http_guard
+from pipeline.service import head_deadline, http_guard
 from tests.pipeline.service.served import Served
 
 
@@ -143,6 +145,42 @@ def test_a_body_that_does_not_come_is_given_up(served: Served, monkeypatch: pyte
             answer += chunk
     assert answer.startswith(b"HTTP/1.1 408")
     assert b"bytes a second wanted" in answer
+
+
+_WHOLE = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("answered", [0, 1])
+@pytest.mark.parametrize("sent", [b"G", _WHOLE[:-2]])
+def test_a_head_that_does_not_come_is_given_up(
+    served: Served, monkeypatch: pytest.MonkeyPatch, sent: bytes, answered: int
+) -> None:
+    monkeypatch.setattr(head_deadline, "HEAD_S", 3.0)
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=120) as slow:
+        for _ in range(answered):  # on the same connection
+            slow.sendall(_WHOLE)
+            assert slow.recv(4096).startswith(b"HTTP/1.1 200")
+        slow.sendall(sent)
+        answer = b""
+        while chunk := slow.recv(4096):
+            answer += chunk
+    assert answer.count(b"HTTP/1.1 408") == 1
+    assert b"did not come within 3 seconds" in answer
+
+
+def test_who_has_asked_is_waited_for_no_more(served: Served) -> None:
+    timers = [Mock() for _ in range(9)]
+    loop = Mock()
+    loop.call_later.side_effect = timers
+    loop.create_task.side_effect = lambda work, **_: work.close() or Mock()
+    protocol = head_deadline.HeadDeadline(served.server.config, ServerState(), {}, _loop=loop)
+    protocol.connection_made(Mock())
+    protocol.data_received(_WHOLE[:20])
+    assert not timers[0].cancel.called
+    protocol.data_received(_WHOLE[20:])
+    assert timers[0].cancel.called
+    assert loop.call_later.call_count == 1
 
 
 def test_the_command_makes_lists_and_revokes_tokens(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
