@@ -23,6 +23,7 @@ import torch
 
 from benchmarks.engine.__main__ import machine
 from benchmarks.fidelity import measures, page
+from benchmarks.fidelity.inputs import DEMONSTRATORS, judged
 from benchmarks.fidelity.variations import DEFAULT, SIDE_PX, VARIATIONS, Variation, prompts
 from distri.ranks.patches import split
 
@@ -133,7 +134,7 @@ def _pictures(work: Path, variation: Variation) -> Any:
 
 
 def _compared(variation: Variation, one: Any, many: Any) -> dict[str, Any]:
-    pairs = list(zip(many, one, strict=False))
+    pairs = [tuple(judged(pixels, variation.begun) for pixels in pair) for pair in zip(many, one, strict=False)]
     patches = split(variation.side_px // 8, variation.side_px // 8, variation.ranks, unit=UNIT)
     return {
         **variation.described(),
@@ -144,9 +145,10 @@ def _compared(variation: Variation, one: Any, many: Any) -> dict[str, Any]:
 
 
 def _digest(model: Path) -> str:
-    """Short, of the weights: renders of another model must not be taken for this one's."""
+    """Short, of the weights and of the demonstrators': renders of others must not be taken for theirs."""
     whole = hashlib.sha256()
-    for path in sorted(model.rglob("*.safetensors")):
+    folders = model, DEMONSTRATORS / "canny", DEMONSTRATORS / "scene"
+    for path in (path for folder in folders for path in sorted(folder.rglob("*.safetensors"))):
         whole.update(path.read_bytes())
     return whole.hexdigest()[:12]
 

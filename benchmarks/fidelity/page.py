@@ -101,7 +101,10 @@ There is no warmup of 0: the first evaluation has nothing stale to read, and the
 Where a picture's units of 32 px do not divide by the ranks, ranks with more rows hand tokens of their transformers on
 ([engine.md](engine.md)); *own tokens* is without that, and with a busiest rank that does more. In *residual* every
 evaluation after the warm-up waits for what is new of keys and values, in 1.8 bits a number. *Refined* pictures have
-twice the sides, in two passes, each with its warmup.{since}
+twice the sides, in two passes, each with its warmup. *Img2img* begins with the renderer's
+picture of the next prompt's scene. *Inpainting* fills the right half of that of the prompt's own scene, and is compared
+there alone; *control* is steered by the edges of that picture, and *reference* resembles it, both by what was trained
+for the demo model ([images-in.md](images-in.md)).{since}
 [Decision 304](decisions/0304-defaults-by-the-table.md) says which defaults follow.
 
 ![PSNR by factor; whiskers are the extremes]({folder}/fidelity-factors.png)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from random import Random
 from typing import Any
 
+from benchmarks.fidelity.inputs import STRENGTH, Input, given
 from distri.engine import EngineSettings
 from distri.model.image import ImageSpec
 from distri.model.passes.stages import Highres
@@ -31,6 +32,7 @@ class Variation:
         hand_on: whether ranks with more rows hand tokens on, which at this size concerns 3 and 5 ranks.
         images: how many of the prompts.
         side_px: of the pictures; larger ones than the model's are refined, and every pass is displaced.
+        begun: which picture each image has beside its prompt.
     """
 
     factor: str
@@ -46,6 +48,7 @@ class Variation:
     hand_on: bool = True
     images: int = FEWER
     side_px: int = SIDE_PX
+    begun: Input = Input.NONE
 
     @property
     def name(self) -> str:
@@ -70,23 +73,30 @@ class Variation:
         """One rank, with the same steps and scheduler."""
         return Variation(
             "one rank",
-            f"{self.steps} {self.scheduler} {self.images} {self.side_px}",
+            f"{self.steps} {self.scheduler} {self.images} {self.side_px} {self.begun}",
             ranks=1,
             exact=True,
             steps=self.steps,
             scheduler=self.scheduler,
             images=self.images,
             side_px=self.side_px,
+            begun=self.begun,
         )
 
     def described(self) -> dict[str, Any]:
         """As JSON; `of` is the way back."""
-        return {**asdict(self), "norm_mode": self.norm_mode.value, "exchange": self.exchange.value}
+        return {
+            **asdict(self),
+            "norm_mode": self.norm_mode.value,
+            "exchange": self.exchange.value,
+            "begun": self.begun.value,
+        }
 
     @classmethod
     def of(cls, described: dict[str, Any]) -> Variation:
         """The variation that was described."""
-        modes = {"norm_mode": NormMode(described["norm_mode"]), "exchange": Exchanged(described["exchange"])}
+        kinds = {"norm_mode": NormMode, "exchange": Exchanged, "begun": Input}
+        modes = {name: kind(described[name]) for name, kind in kinds.items()}
         return cls(**{**described, **modes})
 
     def shortened(self, images: int, steps: int) -> Variation:
@@ -114,6 +124,10 @@ VARIATIONS = (
         Variation("refined, 25 steps", kind.value, steps=25, side_px=2 * SIDE_PX, images=FEWEST, exchange=kind)
         for kind in Exchanged
     ),
+    Variation("img2img", f"strength {STRENGTH}", begun=Input.START),
+    Variation("inpainting", "one half", begun=Input.FILLED),
+    Variation("control", "models/canny", begun=Input.CONTROL),
+    Variation("reference", "models/scene", begun=Input.REFERENCE),
     Variation("exact", "8 ranks", exact=True),
 )
 
@@ -126,11 +140,14 @@ def prompts(count: int) -> list[str]:
 def images(variation: Variation) -> list[ImageSpec]:
     """What a variation renders; the seed follows from the prompt's number alone."""
     scheduler = scheduler_of(variation.scheduler)
-    return [
-        ImageSpec(
-            text, None, seed=1000 + number, width=variation.side_px, height=variation.side_px, steps=variation.steps,
-            guidance_scale=GUIDANCE, scheduler=scheduler.name, scheduler_settings=scheduler.settings,
-            highres=Highres(refine=variation.side_px > SIDE_PX),
-        )
+    side = variation.side_px
+    own: dict[str, Any] = {
+        "scheduler": scheduler.name,
+        "scheduler_settings": scheduler.settings,
+        "highres": Highres(refine=side > SIDE_PX),
+    }
+    wanted = [
+        ImageSpec(text, None, 1000 + number, side, side, variation.steps, GUIDANCE, **own)
         for number, text in enumerate(prompts(variation.images))
-    ]  # fmt: skip
+    ]
+    return [given(image, number, variation.begun) for number, image in enumerate(wanted)]

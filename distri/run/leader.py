@@ -14,6 +14,7 @@ from distri.ranks.spans import Spans
 from distri.run.committer import Committer, PodIdentity
 from distri.run.input_pictures import InputPictures
 from distri.run.input_pixels import InputLost
+from distri.run.kept_tokens import BucketTokens
 from distri.run.signals import LeaderSignal, LoadedShard
 from distri.run.translate import outcome_of
 from distri.sampling.control import Control
@@ -55,6 +56,7 @@ class Leader:
         self._ledger, self._artifacts = Ledger(settings), Artifacts(settings)
         self._identity = PodIdentity(spec, uid)
         self._inputs = InputPictures(self._artifacts, self._objects)
+        self.kept_tokens = BucketTokens(self._artifacts, self._objects)
         self._committer: Committer | None = None
         self._known: dict[int, ImageOutcome] = {}
         self._began = time.monotonic()

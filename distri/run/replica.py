@@ -72,7 +72,8 @@ class Replica:
 
     def _image_of(self, task: ImageTask, pixels: Mapping[str, Pixels]) -> ImageSpec:
         further = self.controlnets, self.ip_adapters
-        return image_of(task, self.loras, self.embeddings, *further, pixels=pixels)
+        kept = self.leader.kept_tokens if self.leader is not None else None
+        return image_of(task, self.loras, self.embeddings, *further, pixels=pixels, kept_tokens=kept)
 
 
 def render_images(replica: Replica, tasks: Sequence[ImageTask]) -> None:

@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import Protocol
 
 from distri.model.image import Rendered
+from distri.model.reference.references import KeptTokens
 from distri.ranks.mesh import Mesh
 from distri.sampling.control import Control
 from pipeline.bucket.trace import Trace
@@ -48,6 +49,10 @@ class Leads(Protocol):
     @property
     def outcomes(self) -> Mapping[int, ImageOutcome]:
         """What became of each image, by index."""
+
+    @property
+    def kept_tokens(self) -> KeptTokens | None:
+        """Where engines of the same batch leave tokens of references for each other, if there are any."""
 
     def begin(self) -> LoadedShard | None:
         """What is to be rendered; None: ask again. Raises TesseraError."""

@@ -34,6 +34,7 @@ class StandaloneLeader:
         self.stopped_because: str | None = None
         self.stop_code = Code.DELETED
         self.claimed = True
+        self.kept_tokens = None  # nobody else renders this
         self._spec, self._folder, self._objects = spec, folder, BatchObjects(spec.batch_id)
         self._outcomes: dict[int, ImageOutcome] = {}
 

@@ -12,7 +12,7 @@ from distri.model.control.controlnets import ControlNet
 from distri.model.image import ControlPicture, Fit, ImageSpec, Inpaint, Pixels, Rendered, StartPicture
 from distri.model.passes.stages import Enlargement, Highres
 from distri.model.reference.ip_adapter import IPAdapter
-from distri.model.reference.references import ReferencePicture
+from distri.model.reference.references import KeptTokens, ReferencePicture
 from distri.model.text.prompts import LongPrompt
 from distri.ranks.errors import BadControlNet, BadLora, BadReference
 from distri.run.preprocessors import preprocessed
@@ -44,6 +44,7 @@ def image_of(
     ip_adapters: Mapping[str, IPAdapterSource] = _NO_ADAPTERS,
     *,
     pixels: Mapping[str, Pixels] = _NO_PIXELS,
+    kept_tokens: KeptTokens | None = None,
 ) -> ImageSpec:
     """The image as the engine is asked for it. Sizes are width and height in a row, height and width in the engine.
 
@@ -52,6 +53,7 @@ def image_of(
         loras, embeddings, controlnets, ip_adapters: the allow-lists of this pod.
         pixels: of the pictures and masks that the row is made of, by SHA-256; none where it is only decided what goes
             together.
+        kept_tokens: where the leader finds what other engines have made of references.
 
     Raises:
         BadLora, BadInversion, BadControlNet, BadReference: the row names what is not on them; the same on all ranks.
@@ -66,7 +68,7 @@ def image_of(
         "scheduler_settings": row.scheduler.settings if row.scheduler is not None else {},
         "picture": _picture(row, pixels),
         "control": tuple(_control(one, controlnets, pixels.get(one.image.sha256)) for one in row.control),
-        "references": tuple(_reference(one, ip_adapters, pixels) for one in row.reference),
+        "references": tuple(_reference(one, ip_adapters, pixels, kept_tokens) for one in row.reference),
         "loras": tuple(_lora(one, loras) for one in row.loras),
         "highres": Highres(
             switch_at=None if row.cascade is None else row.cascade.switch_at,
@@ -144,7 +146,10 @@ def _control(wanted: Control, controlnets: Mapping[str, ControlNetSource], pixel
 
 
 def _reference(
-    wanted: AdapterReference, ip_adapters: Mapping[str, IPAdapterSource], pixels: Mapping[str, Pixels]
+    wanted: AdapterReference,
+    ip_adapters: Mapping[str, IPAdapterSource],
+    pixels: Mapping[str, Pixels],
+    kept_tokens: KeptTokens | None,
 ) -> ReferencePicture:
     source = ip_adapters.get(wanted.adapter)
     if source is None:
@@ -156,6 +161,7 @@ def _reference(
         pixels.get(wanted.image.sha256),
         None if wanted.mask is None else pixels.get(wanted.mask.sha256),
         masked=wanted.mask is not None,
+        kept=kept_tokens,
     )
 
 

@@ -4,6 +4,7 @@
                  staged/<token>/input.jsonl     its rows, resolved, one a line
                  staged/<token>/invalid.jsonl   rows that --skip-invalid left out, with the reasons
                  inputs/<sha256>.png    a picture that rows begin with
+                 inputs/<digest>.tokens what an IP-Adapter sees of one (distri/run/kept_tokens.py)
                  plan.json              how the batch is cut into jobs
                  shards/00003.jsonl     the rows of one job
                  images/00000/0000012-000.png   image 0 of row 12 (or .jpg, .webp); its PUT is the commit
@@ -84,6 +85,9 @@ class BatchObjects:
 
     def input_picture(self, sha256: str) -> str:
         return f"{self.root}inputs/{sha256}.png"
+
+    def reference_tokens(self, digest: str) -> str:
+        return f"{self.root}inputs/{digest}.tokens"
 
     @property
     def plan(self) -> str:

@@ -1,9 +1,11 @@
 """Reference pictures of images: their adapters, loaded on every rank, and their tokens, made on one and kept."""
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,17 @@ from distri.ranks.mesh import Mesh
 
 MOST_ADAPTERS = 4  # of SDXL weigh 0.7 GB each in half precision
 KEPT = 256  # tokens of a picture take 0.3 MB in float32
+_FORM = 1  # of what is kept elsewhere; it changes with how pictures are read
+
+
+class KeptTokens(Protocol):
+    """Where engines that render parts of one batch leave tokens for each other."""
+
+    def read(self, name: str, size: int) -> bytes | None:
+        """Tokens of so many bytes as they were left, or None."""
+
+    def write(self, name: str, tokens: bytes) -> object:
+        """Leave them, soon."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +47,7 @@ class ReferencePicture:
         mask: uint8, height x width, at least 128 where the image shall resemble it; it is brought to the shape of the
             image. None is everywhere, or not read.
         masked: whether there is a mask, which may be read later.
+        kept: where the leader finds tokens that another engine has made, and leaves its own; None is nowhere.
     """
 
     adapter: IPAdapter
@@ -42,6 +56,7 @@ class ReferencePicture:
     pixels: npt.NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
     mask: npt.NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
     masked: bool = False
+    kept: KeptTokens | None = field(default=None, compare=False, repr=False)
 
     @property
     def kind(self) -> Hashable:
@@ -116,17 +131,38 @@ class References:
         return found
 
     def _made(self, reference: ReferencePicture, adapter: LoadedAdapter) -> Tensor:
-        """Tokens of a picture and of the negative half: made by the leader, broadcast in float32."""
+        """Tokens of a picture and of the negative half: made or found by the leader, broadcast in float32."""
         problem, payload = "", b""
         if self._mesh.is_leader:
             try:
-                payload = self._encoded(reference, adapter).float().cpu().numpy().tobytes()
+                payload = self._found(reference, adapter)
             except BadReference as error:
                 problem = str(error)
         if problem := self._mesh.broadcast_bytes(problem.encode()).decode():
             raise BadReference(reference.adapter.name, problem)
         flat = torch.frombuffer(bytearray(self._mesh.broadcast_bytes(payload)), dtype=torch.float32)
         return flat.view(2, adapter.tokens, -1).to(**self._like)
+
+    def _found(self, reference: ReferencePicture, adapter: LoadedAdapter) -> bytes:
+        """Tokens that another engine has left; else they are made, and left for others."""
+        kept, name = reference.kept, self._name(reference)
+        keys_CD, _ = next(iter(adapter.projections.values()))
+        size = 2 * adapter.tokens * keys_CD.shape[1] * torch.float32.itemsize
+        if kept is None or name is None:
+            return self._encoded(reference, adapter).float().cpu().numpy().tobytes()
+        found = kept.read(name, size)
+        if found is None:
+            found = self._encoded(reference, adapter).float().cpu().numpy().tobytes()
+            kept.write(name, found)
+        return found
+
+    def _name(self, reference: ReferencePicture) -> str | None:
+        """Of all that tokens follow from; None where a digest is not known, and so not checked."""
+        adapter = reference.adapter
+        if adapter.sha256 is None or adapter.encoder_sha256 is None:
+            return None
+        parts = _FORM, reference.sha256, adapter.sha256, adapter.encoder_sha256, self._unet.dtype
+        return hashlib.sha256(" ".join(map(str, parts)).lower().encode()).hexdigest()
 
     def _encoded(self, reference: ReferencePicture, adapter: LoadedAdapter) -> Tensor:
         if reference.pixels is None:

@@ -44,6 +44,7 @@ class _Leader:
 
     def __init__(self, signals: dict[int, list[LeaderSignal]] | None = None) -> None:
         self.signals = signals or {}
+        self.kept_tokens: Any = None
         self.asked: list[tuple[int, bool]] = []
         self.committed: list[tuple[int, int, bool]] = []
         self.failed: list[tuple[int, FailureCode]] = []
@@ -230,6 +231,7 @@ def test_rows_that_resemble_a_picture_are_those_of_diffusers_and_it_is_embedded_
     engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=EngineSettings(native_px=96))
     leader = _Hands(*((tmp_path / f"{one.sha256}.png").read_bytes() for row in rows for one in row.inputs))
     spec = attempt_spec(job_record())
+    leader.kept_tokens = kept = _Tokens()
     parts: Any = (engine.mesh, engine, leader, spec, {}, {}, _Provenances(), {}, {"face": source})
     replica = Replica(*parts)
     tasks = images_of([ShardLine(row=row, start=0, stop=1) for row in rows])
@@ -237,10 +239,23 @@ def test_rows_that_resemble_a_picture_are_those_of_diffusers_and_it_is_embedded_
     render_images(replica, tasks)
     assert not leader.failed
     assert embedded == [True, False]
+    assert len(kept) == 1  # for the batch's other engines
     assert len(leader.handed) == 2
     for index, image in enumerate(images):
         assert np.abs(leader.pixels[index].astype(int) - _of_diffusers(model_dir, image)).max() <= 1, index
     assert len({leader.pixels[index].tobytes() for index in range(3)}) == 3
+
+
+class _Tokens(dict[str, bytes]):
+    """Tokens that are left for other engines."""
+
+    def read(self, name: str, size: int) -> bytes | None:
+        found = self.get(name)
+        assert found is None or len(found) == size
+        return found
+
+    def write(self, name: str, tokens: bytes) -> None:
+        self[name] = tokens
 
 
 def _adapter(model_dir: Path, folder: Path) -> IPAdapter:
