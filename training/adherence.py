@@ -17,24 +17,21 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, ImageFilter
-from torch.nn import functional
 
 from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec
 from distri.model.passes.stages import Highres
 from distri.ranks.mesh import Mesh
 from distri.sampling.control import Control
+from training.lights import light, sky_colours
 from training.paint import painted
 from training.scenes import PLACES, SKIES, Scene, drawn, drawn_held_out
 
-GRID = 48  # cells of the longer side on which sun and moon are looked for
-RADII = (0.06, 0.095, 0.16)  # of a disc, in short sides
 KNOWN = 900  # training scenes that the means come from
 SOFTENED = (0.0, 0.004, 0.008, 0.012, 0.016)  # each as it is and blurred by these radii, in short sides
 COARSE = 48  # pixels of the longer side, on which a skyline is measured a second time
@@ -151,11 +148,11 @@ class _Measured:
     @classmethod
     def of(cls, picture: Picture) -> _Measured:
         levels = picture.astype(np.float64)
-        light_x, light = _disc(picture)
+        found = light(picture)
         sky = np.median(levels[: max(1, len(levels) // 8)], axis=(0, 1))
         below = levels[int(0.72 * len(levels)) :]
         land = np.concatenate([np.median(below, axis=(0, 1)), below.mean(axis=(0, 1))])
-        return cls(sky, light, light_x, _shape(picture), land)
+        return cls(sky, found.colour, found.across, _shape(picture), land)
 
 
 class _Means:
@@ -187,50 +184,6 @@ def _softened(picture: Picture) -> list[Picture]:
     return [np.asarray(image.filter(ImageFilter.GaussianBlur(share * side))) for share in SOFTENED]
 
 
-def _disc(picture: Picture) -> tuple[float, Numbers]:
-    """Where across the picture (0 to 1) a disc of one colour stands out most in the upper part, and its colour."""
-    high, wide = picture.shape[:2]
-    scale = GRID / max(high, wide)
-    columns, rows = round(wide * scale), round(high * scale)
-    small = np.asarray(Image.fromarray(picture).resize((columns, rows), Image.Resampling.BOX), dtype=np.float32)
-    planes = torch.from_numpy(np.concatenate([small, small**2, np.ones_like(small)], axis=2)).permute(2, 0, 1)[:, None]
-    sky = _sky(small)
-    top, bottom = max(2, int(0.1 * rows)), int(0.42 * rows)
-    best, found = -np.inf, (0.5, small[0, 0].astype(np.float64))
-    for radius in RADII:
-        r = radius * min(columns, rows)
-        reach = int(2.3 * r + 3)
-        y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-        away = np.hypot(y, x)
-        disc = (away <= max(1.0, r - 0.7)) & (y <= 0.2 * r)  # what stands before it hides the lower part first
-        ring = (away > 1.7 * r + 1) & (away <= 2.3 * r + 2) & (y <= 0)
-        below = (y > 1.2 * r + 1) & (y <= 2 * r + 2) & (abs(x) <= 0.6 * r + 0.5)
-        kernels = torch.from_numpy(np.stack([disc, ring, below]).astype(np.float32))[:, None]
-        sums = functional.conv2d(planes, kernels, padding=reach).numpy()
-        colour, square = sums[:3] / sums[6:].clip(1), sums[3:6] / sums[6:].clip(1)
-        spread = np.sqrt((square - colour**2).clip(0)).mean(axis=0)
-        contrast = np.linalg.norm(colour[:, 0] - colour[:, 1], axis=0)
-        no_sky = np.linalg.norm(colour[:, 1] - sky.T[:, :, None], axis=0)
-        # A mountain's top stands out from the sky but goes on below; the glow above a light ends there, but hardly
-        # stands out. So the lesser of both counts.
-        ends = np.linalg.norm(colour[:, 0] - colour[:, 2], axis=0)
-        stands_out = 2 * np.minimum(contrast, ends)
-        score = (stands_out - 0.6 * spread[0] - 0.5 * spread[1] - 0.7 * no_sky + 6 * radius)[top:bottom, 2:-2]
-        if score.max() > best:
-            best = score.max()
-            row, column = np.unravel_index(score.argmax(), score.shape)
-            found = ((column + 2.5) / columns, colour[:, 0, row + top, column + 2].astype(np.float64))
-    return found
-
-
-def _sky(levels: npt.NDArray[Any]) -> Numbers:
-    """The sky's colour in every row, height x 3, as a straight line through the medians of the upper rows."""
-    upper = np.median(levels[: int(0.3 * len(levels))], axis=1)
-    rows = np.arange(len(levels))
-    lines = [np.polyval(np.polyfit(rows[: len(upper)], upper[:, colour], 1), rows) for colour in range(3)]
-    return np.stack(lines, axis=1)
-
-
 def _shape(picture: Picture) -> Numbers:
     """Numbers that tell the kinds of land apart, from the picture as it is and reduced."""
     scale = COARSE / max(picture.shape[:2])
@@ -242,7 +195,7 @@ def _shape(picture: Picture) -> Numbers:
 def _skyline(levels: Numbers) -> Numbers:
     """The skyline's height, steps and bends, and edges below it; logarithms where the kinds differ by factors."""
     high, wide = levels.shape[:2]
-    line = _sky(levels)
+    line = sky_colours(levels)
     rows = np.arange(high)
     away = np.linalg.norm(levels - line[:, None], axis=2)
     differs = away > 42

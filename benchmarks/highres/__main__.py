@@ -30,6 +30,7 @@ from distri.model.passes.stages import Highres
 from distri.ranks.mesh import Mesh
 from distri.sampling.control import Control
 from training import adherence
+from training.lights import lights
 from training.scenes import Scene
 
 ROOT = Path(__file__).parents[2]
@@ -59,8 +60,7 @@ def main() -> None:
     engine = Engine.load(asked.model, Mesh.single(), dtype=torch.float32, settings=settings)
     _paint(engine, folder, [_spec(scene, number, asked) for number, scene in enumerate(scenes)], wanted)
     reader = adherence.Reader(asked.side, asked.side, known=asked.known)
-    borders = measures.borders(asked.side, asked.native_px)
-    found = {name: _read(folder, name, scenes, reader, borders) for name in wanted}
+    found = {name: _read(folder, name, scenes, reader, (asked.side, asked.native_px)) for name in wanted}
     results = {
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", "benchmarks.highres", *sys.argv[1:]]),
@@ -101,10 +101,11 @@ def _paint(engine: Engine, folder: Path, specs: Sequence[ImageSpec], wanted: dic
 
 
 def _read(
-    folder: Path, name: str, scenes: Sequence[Scene], reader: adherence.Reader, borders: Sequence[int]
+    folder: Path, name: str, scenes: Sequence[Scene], reader: adherence.Reader, sides: tuple[int, int]
 ) -> dict[str, Any]:
-    """The figures of one way: traits that are as named, lights, steepness across borders beside the first way's."""
-    pictures, firsts = list(_pictures(folder, name, len(scenes))), _pictures(folder, "refine", len(scenes))
+    """The figures of one way: how many have each trait as named and one light, and steepness beside the first way's."""
+    pictures = list(_pictures(folder, name, len(scenes)))
+    pairs = list(zip(pictures, _pictures(folder, "refine", len(scenes)), strict=True))
     named = [adherence.wanted(scene) for scene in scenes]
     right = [found == own for found, own in zip(map(reader.read, pictures), named, strict=True)]
     shares = adherence.scored([reader.read(one) for one in pictures], named)
@@ -115,7 +116,9 @@ def _read(
     return {
         **{trait: round(share * len(scenes)) for trait, share in shares.items()},
         "right": right,
-        "seam": [measures.seam(one, first, borders) for one, first in zip(pictures, firsts, strict=True)],
+        "one light": sum(lights(one) == 1 for one in pictures),
+        "seam": [measures.seam(*pair, measures.borders(*sides)) for pair in pairs],
+        "seam elsewhere": [measures.seam(*pair, measures.elsewhere(*sides)) for pair in pairs],
         "detail": [measures.detail(one) for one in pictures],
         "cpu_s": float(np.median(spent)),
     }

@@ -15,6 +15,12 @@ def borders(side: int, window_px: int) -> list[int]:
     return [at - 1 for at in range(block, side, block)]
 
 
+def elsewhere(side: int, window_px: int) -> list[int]:
+    """As many places half a block beside the borders: what `seam` has there is the pictures' difference and chance."""
+    quarter = window_px // 4
+    return [at + quarter for at in borders(side, window_px)]
+
+
 def seam(picture: Picture, reference: Picture, at: Sequence[int]) -> float:
     """How much steeper a picture is across borders than elsewhere, across and down, beside the same of a reference."""
     return _steepness(picture, at) / _steepness(reference, at)

@@ -4,11 +4,13 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from distri import demo_model
 from training import adherence
 from training.adherence import Traits
+from training.lights import light, lights
 from training.paint import painted
 
 
@@ -48,3 +50,15 @@ def test_a_random_model_is_measured_and_does_not_paint_what_is_said(
     adherence.main()
     figures = json.loads(capsys.readouterr().out)
     assert figures["renderer"]["all"] > figures["model"]["all"]
+
+
+def test_two_suns_are_told_from_one() -> None:
+    pictures = [painted(scene, 128, 128) for scene in adherence.held_out(40)]
+    assert sum(lights(one) == 1 for one in pictures) >= 37
+    at_sides = [one for one in pictures if not 0.3 < light(one).across < 0.7]
+    assert len(at_sides) >= 15
+    doubled = []
+    for one in at_sides:
+        sky = one[:64] if light(one).across < 0.5 else one[:64, ::-1]
+        doubled.append(np.concatenate([np.hstack([sky[:, :64], sky[:, 63::-1]]), one[64:]]))
+    assert sum(lights(one) == 2 for one in doubled) >= len(doubled) - 1
