@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,8 +38,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     """Valkey and SeaweedFS; they die with pytest, however that ends."""
-    with running_services(tmp_path_factory.mktemp("services")) as running:
+    with running_services(tmp_path_factory.mktemp("services"), timeout_s=120) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def torch_begins_anew() -> None:
+    """What torch draws without a generator does not depend on the tests before."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from pipeline.bucket.imagefile import ImageFile, image_file
 from pipeline.deployment.allowed import AllowedModel
@@ -28,6 +29,11 @@ MODELS = {"demo": {"path": "models/demo", "revision": "r1", "native_px": 256}}
 def at(seconds: float = 0) -> datetime:
     """A moment, so many seconds after a fixed one."""
     return datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC) + timedelta(seconds=seconds)
+
+
+def noise(width: int, height: int) -> Image.Image:
+    """A picture of noise, the same whenever it is asked for."""
+    return Image.fromarray(np.random.default_rng(3).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 def deployment(**changes: Any) -> Deployment:

@@ -17,12 +17,17 @@ ROOT = Path(__file__).resolve().parents[1]
 # Folders whose public classes share one vocabulary; the engine stands alone and has its own.
 CONTROL_SIDE = ("pipeline", "tasks", "embedded", "k8s")
 PRODUCT = (*CONTROL_SIDE, "distri")
+TESTS = "tests"
 
 LONGEST_FILE = 300
 # Where stored records are read: what is unreadable, foreign or too new becomes one error there.
 READERS = frozenset({"pipeline/schema.py"})
 _PRIVATE_WORDS = re.compile(r"_?(told|said|way|word|deal)(_.*)?")
 
+
+# What draws from a sequence that nobody began, and what begins one: without an argument at chance.
+_DRAWS = re.compile(r"(.*\.)?effect_noise|os\.urandom|random\.[a-z]\w*|(np|numpy)\.random\.(?!default_rng)[a-z]\w*")
+_BEGINS = re.compile(r"(.*\.)?(default_rng|Random)")
 
 _READS = frozenset({"model_validate_json", "validate_json", "parse_raw"})
 
@@ -33,7 +38,7 @@ Trees = Mapping[str, ast.Module]
 
 def main() -> int:
     """Print every finding; 1 if there is one."""
-    files = sorted(path for folder in PRODUCT for path in (ROOT / folder).rglob("*.py"))
+    files = sorted(path for folder in (*PRODUCT, TESTS) for path in (ROOT / folder).rglob("*.py"))
     found = findings({path.relative_to(ROOT).as_posix(): path.read_text() for path in files})
     print("\n".join(f"{path}:{line}: {message}" for path, line, message in found) or "the house is in order")
     return 1 if found else 0
@@ -41,9 +46,11 @@ def main() -> int:
 
 def findings(sources: Mapping[str, str]) -> list[Finding]:
     """What is wrong with these files, by their paths from the root."""
-    trees = {path: ast.parse(source) for path, source in sources.items()}
-    rules = (_private_words(trees), _readers(trees), _public_classes(trees))
-    return [*_long_files(sources), *(finding for rule in rules for finding in rule)]
+    product = {path: source for path, source in sources.items() if not path.startswith(f"{TESTS}/")}
+    trees = {path: ast.parse(source) for path, source in product.items()}
+    tests = {path: ast.parse(source) for path, source in sources.items() if path not in product}
+    rules = (_private_words(trees), _readers(trees), _public_classes(trees), _chance(tests))
+    return [*_long_files(product), *(finding for rule in rules for finding in rule)]
 
 
 def _long_files(sources: Mapping[str, str]) -> Iterator[Finding]:
@@ -87,6 +94,20 @@ def _public_classes(trees: Trees) -> Iterator[Finding]:
     for name, places in found.items():
         for path, line in places[1:]:
             yield path, line, f"class {name} is also in {places[0][0]}"
+
+
+def _chance(trees: Trees) -> Iterator[Finding]:
+    """A test draws the same in every run: what fails by chance once in a hundred runs is never found."""
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                if _DRAWS.fullmatch(name) or (_BEGINS.fullmatch(name) and not node.args and not node.keywords):
+                    yield (
+                        path,
+                        node.lineno,
+                        f"{name}: a test draws from a generator with a seed; factories.noise paints",
+                    )
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def watched_over_tls(folder: Path) -> Iterator[WatchedOverTls]:
 @contextmanager
 def watched(folder: Path) -> Iterator[Watched]:
     """Start all, and wait until the sentinel knows the replica."""
-    ports = [free_ports()["redis"] for _ in range(3)]
+    ports = [*free_ports().values()][:3]
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(name: str, *lines: str, sentinel: bool = False) -> subprocess.Popen[bytes]:

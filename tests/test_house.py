@@ -22,6 +22,11 @@ LONG = "x = 1\n" * (LONGEST_FILE + 1)
         ),
         ("k8s/reader.py", "ADAPTER.validate_json(body)", "validate_json beside pipeline/schema.py"),
         ("k8s/reader.py", "Batch.model_validate(json.loads(body))", "json.loads beside pipeline/schema.py"),
+        ("tests/a.py", "Image.effect_noise((64, 64), 50)", "Image.effect_noise: a test draws"),
+        ("tests/a.py", "np.random.default_rng()", "np.random.default_rng: a test draws"),
+        ("tests/a.py", "np.random.rand(3)", "np.random.rand: a test draws"),
+        ("tests/a.py", "random.choice([1, 2])", "random.choice: a test draws"),
+        ("tests/a.py", "Random()", "Random: a test draws"),
     ],
 )
 def test_a_rule_finds_what_breaks_it(path: str, source: str, message: str) -> None:
@@ -37,6 +42,9 @@ def test_a_rule_finds_what_breaks_it(path: str, source: str, message: str) -> No
         ("tasks/words.py", "def wayward() -> None: ...\ntold = 1"),
         ("pipeline/schema.py", "kind.model_validate_json(body)"),
         ("pipeline/reader.py", "Batch.model_validate(given)"),
+        ("tests/long.py", LONG),
+        ("tests/a.py", "np.random.default_rng(3).normal()\nRandom(7).choice([1, 2])\ntorch.random.fork_rng()"),
+        ("pipeline/jitter.py", "random.random()"),
     ],
 )
 def test_a_rule_lets_the_rest_be(path: str, source: str) -> None:

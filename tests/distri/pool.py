@@ -6,7 +6,6 @@ start about as fast as one.
 
 import multiprocessing
 import os
-import socket
 import threading
 import traceback
 from collections.abc import Callable
@@ -34,9 +33,6 @@ class Ranks:
         server: Any = multiprocessing.get_context("spawn" if spawned else "forkserver")
         if not spawned:
             server.set_forkserver_preload(["torch", "diffusers", "tests.distri.on_ranks"])
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
         self._pipes: list[Connection] = []
         self._processes = []
         before = os.environ.get("OMP_NUM_THREADS")
@@ -44,7 +40,7 @@ class Ranks:
         try:
             for rank in range(count):
                 ours, theirs = server.Pipe()
-                process = server.Process(target=_serve, args=(theirs, rank, count, port), daemon=True)
+                process = server.Process(target=_serve, args=(theirs, rank, count), daemon=True)
                 process.start()
                 theirs.close()
                 self._pipes.append(ours)
@@ -55,8 +51,11 @@ class Ranks:
             else:
                 os.environ["OMP_NUM_THREADS"] = before
         self.broken = False
+        port = self._pipes[0].recv()
+        for pipe in self._pipes[1:]:
+            pipe.send(port)
 
-    def run(self, function: Callable[..., Any], *args: Any, timeout_s: float = 120.0) -> list[Any]:
+    def run(self, function: Callable[..., Any], *args: Any, timeout_s: float = 240.0) -> list[Any]:
         """Call `function(*args)` on every rank; results in rank order. The function must be importable.
 
         Raises:
@@ -105,14 +104,21 @@ class Ranks:
         raise RankError(reason)
 
 
-def _serve(pipe: Connection, rank: int, count: int, port: int) -> None:
+def _serve(pipe: Connection, rank: int, count: int) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     import torch
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT)
+    # Rank 0 says where it listens once it does: a port that was free before may be somebody's by then.
+    port = 0 if rank == 0 else pipe.recv()
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        "127.0.0.1", port, count, rank == 0, COLLECTIVE_TIMEOUT, wait_for_workers=False
+    )
+    if rank == 0:
+        pipe.send(store.port)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=COLLECTIVE_TIMEOUT)
     while True:
         try:
             function, args = pipe.recv()

@@ -54,7 +54,7 @@ def newcomer(tmp_path: Path) -> Iterator[User]:
 def _until_gone(user: User) -> Iterator[User]:
     yield user
     user.run("down")
-    until("every process of the user is gone", lambda: not user.processes(), 15)
+    until("every process of the user is gone", lambda: not user.processes(), 60)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,6 @@ def worker_pid(studio: User) -> Callable[[str], int]:
         def pids() -> list[int]:
             return [pid for pid, command in studio.processes().items() if part in command]
 
-        return int(until(f"a process of {part}", pids, 20)[0])
+        return int(until(f"a process of {part}", pids, 60)[0])
 
     return find

@@ -52,7 +52,7 @@ def test_demo_renders_every_example_row_and_leaves_no_process(newcomer: User) ->
     assert not [text for text in hidden if text.encode() in logs], "prompts and credentials stay out of the logs"
     (line,) = {line for line in logs.splitlines() if b'"image committed"' in line and b'"0000000-000"' in line}
     assert {"batch", "job", "attempt", "image", "rank"} <= json.loads(line).keys()
-    until("every process of the demo is gone", lambda: not newcomer.processes(), 10)
+    until("every process of the demo is gone", lambda: not newcomer.processes(), 60)
 
 
 def test_killed_demo_leaves_no_process_and_the_next_finishes_its_work(user: User) -> None:
@@ -66,7 +66,7 @@ def test_killed_demo_leaves_no_process_and_the_next_finishes_its_work(user: User
     assert len(ranks) >= 3, "torchrun and two ranks were rendering"
     first.kill()
     first.wait()
-    until("every process of the killed demo is gone", lambda: not user.processes(), 5)
+    until("every process of the killed demo is gone", lambda: not user.processes(), 60)
 
     tiny = user.manifest("tiny.jsonl", {"prompt": "a hill", "width": 128, "height": 128, "steps": 2})
     assert user.run("up").returncode == 0
@@ -88,7 +88,7 @@ def test_demo_tied_to_its_parent_dies_with_it(user: User) -> None:
     until("the demo's node runs", lambda: any("embedded.node" in c for c in user.processes().values()))
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    until("every process is gone", lambda: not user.processes(), 5)
+    until("every process is gone", lambda: not user.processes(), 60)
 
 
 def test_interrupted_demo_stops_in_order(user: User) -> None:
@@ -111,4 +111,4 @@ def test_interrupted_demo_stops_in_order(user: User) -> None:
     said = stderr.read()
     assert demo.wait(60) == 130
     assert "interrupted: ending the local stack; what is rendered stays in" in said
-    until("every process is gone", lambda: not user.processes(), 5)
+    until("every process is gone", lambda: not user.processes(), 60)

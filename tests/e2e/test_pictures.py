@@ -14,6 +14,7 @@ from pipeline import Client
 from pipeline.promptset.fields.row import Row
 from tests.distri import ip_adapters, loras, reference
 from tests.e2e.stack import User
+from tests.factories import noise
 
 
 def test_a_table_becomes_files_in_every_format_which_replay_to_the_same_pixels(studio: User) -> None:
@@ -82,7 +83,7 @@ def test_rows_with_a_lora_or_a_reference_are_painted_by_it_and_others_are_not(us
     film = loras.peft(tmp_path / "film.safetensors", parts)
     encoder = ip_adapters.write_encoder(tmp_path / "image_encoder")  # where it is looked for
     face = ip_adapters.write_adapter(tmp_path / "face.safetensors", parts["unet"], encoder).path
-    Image.effect_noise((64, 64), 90).convert("RGB").save(user.folder / "anna.png")
+    noise(64, 64).save(user.folder / "anna.png")
     done = user.run("up", "--lora", f"film={film}", "--ip-adapter", f"face={face}")
     assert done.returncode == 0, done.stderr
     row = {"prompt": "a hill", "width": 128, "height": 128, "steps": 2, "seed": 5}

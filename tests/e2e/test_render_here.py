@@ -70,4 +70,4 @@ def test_an_interrupted_render_leaves_no_process(user: User) -> None:
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60)[1].splitlines()[-1] == "interrupted"
     assert process.returncode == 130
-    until("every process is gone", lambda: not user.processes(), 20)
+    until("every process is gone", lambda: not user.processes(), 60)

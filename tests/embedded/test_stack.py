@@ -88,7 +88,7 @@ def test_the_life_of_a_stack(data_dir: Path, monkeypatch: pytest.MonkeyPatch, pa
         [sys.executable, "-P", "-m", "embedded.stack", "--data-dir", str(data_dir), "--no-model"],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=120,
         check=False,
     )
     assert second.returncode == 2
@@ -161,7 +161,7 @@ def test_a_stack_that_is_not_detached_dies_with_its_caller(data_dir: Path, patie
         "time.sleep(300)"
     )
     process = subprocess.Popen([sys.executable, "-P", "-c", caller, str(data_dir), _WORKERS])
-    state = patience.until(lambda: running_stack(data_dir), timeout_s=30, what="the stack")
+    state = patience.until(lambda: running_stack(data_dir), timeout_s=120, what="the stack")
     family = _family(state.pid)
     process.kill()
     process.wait()
@@ -192,7 +192,7 @@ def test_asking_to_stop_while_it_starts_is_an_orderly_end(data_dir: Path, patien
     patience.until((data_dir / "logs" / "s3.log").exists, what="S3's log")
     children = _family(process.pid)[1:]
     process.terminate()
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=60) == 0
     patience.gone(*children)
     assert not (data_dir / "stack.json").exists()
 

@@ -19,7 +19,7 @@ def stage(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage
     for name in ("FIRST_DELAY_S", "FIRST_DISRUPTION_DELAY_S"):
         monkeypatch.setattr(retry_policy, name, 0.05)
     monkeypatch.setattr(shards, "LATE_S", 0.0)  # what is not there is gone
-    changes: dict[str, Any] = {"models": MODELS, "images_per_job": 3, "observe_s": 0.02, "lease_s": 2.0}
+    changes: dict[str, Any] = {"models": MODELS, "images_per_job": 3, "observe_s": 0.02, "lease_s": 10.0}
     stage = Stage(load_settings(settings.environment(), **changes))
     yield stage
     stage.close()

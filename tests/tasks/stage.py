@@ -109,6 +109,11 @@ class Stage:
                 pytest.fail(f"{what} did not come true in {timeout_s} s")
             time.sleep(0.01)
 
+    def lease_ends(self, index: int = 0, batch_id: str = "b") -> None:
+        """The lease of a worker that is gone runs out now."""
+        store = self.ledger.store
+        assert store.redis.zadd(store.keys.leases, {f"{batch_id}/{index:05d}": 1}, xx=True, ch=True) == 1
+
     def finalized(self, batch_id: str = "b") -> None:
         finalize(self.worker, batch_id)
 
@@ -144,6 +149,8 @@ class Stage:
         return names
 
     def close(self) -> None:
-        for worker, thread in self._threads:
+        for worker, _ in self._threads:
             worker.stopping.set()
-            thread.join(10)
+        for _, thread in self._threads:
+            thread.join(60)
+        assert not [thread for _, thread in self._threads if thread.is_alive()], "a worker goes on after its test"

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.connection import AbstractConnection
 
 from pipeline.bucket.artifacts import Artifacts
+from pipeline.deployment.settings import Settings
+from pipeline.ledger import generations
 from pipeline.records.attempt import AttemptSpec
 from pipeline.records.object_keys import BatchObjects
 from tasks.app import render
 from tasks.control.tick import tick
 from tests.counting import Asked, counted
+from tests.own_valkey import with_own_valkey
 from tests.tasks.node import Play, Pod
 from tests.tasks.stage import SUCCEEDED, Stage
 
-# Round trips to Redis. Which server answers is asked now and then, and a hint or a claim in vain may come in between.
+# Round trips to Redis. A hint or a claim in vain may come in between.
 MOST_A_TICK, MOST_A_JOB, MORE_OR_LESS = 16, 16, 4
 
 EVERYTHING_EVERY_TIME = {"BUCKET_EVERY_S": 0.0, "ORPHANS_EVERY_S": 0.0, "BUCKET_SHARE": 1000.0}
+
+
+@pytest.fixture
+def settings(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """On a Redis of the test's own, which is not asked meanwhile which one it is: its counters are read."""
+    monkeypatch.setattr(generations, "SERVER_S", 600.0)
+    with with_own_valkey(settings, tmp_path / "own") as own:
+        yield own
 
 
 @pytest.fixture

@@ -97,8 +97,9 @@ def test_a_job_whose_worker_dies_while_its_batch_is_paused_is_still_looked_after
     stage.node.play = lambda spec: [AttemptPhase.RUNNING, lambda: stage.pods_work(spec), SUCCEEDED]
     stage.node.kills.add("after launch")
     with pytest.raises(Killed):
-        render(stage.new_worker("dying", lease_s=2))
+        render(stage.new_worker("dying", lease_s=600.0))
     request_pause(stage.ledger, "b")
+    stage.lease_ends()
     stage.work()
     assert stage.images() == ["succeeded"] * 2
     stage.finalized()  # its last images were the ones that were to finish

@@ -34,7 +34,7 @@ from pipeline.promptset.validate import Validation, resolved_rows
 from pipeline.records.results import FailureCode
 from pipeline.records.shards import ImageTask, ShardLine, images_of
 from tests.distri import controlnets, ip_adapters, reference
-from tests.factories import attempt_spec, deployment, job_record, resolved_row
+from tests.factories import attempt_spec, deployment, job_record, noise, resolved_row
 
 STEPS = (2, 4, 3, 2, 5)
 
@@ -179,7 +179,7 @@ class _Hands(_Leader):
 
 
 def test_rows_that_the_same_network_steers_share_slots(engine: Engine, model_dir: Path) -> None:
-    body = png_of(Image.effect_noise((64, 64), 80).convert("RGB"))
+    body = png_of(noise(64, 64))
     picture = InputPicture(sha256=hashlib.sha256(body).hexdigest(), width=64, height=64)
     path = controlnets.file(model_dir)
     listed = {"edges": ControlNetSource(path=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest())}
@@ -214,7 +214,7 @@ def test_rows_that_resemble_a_picture_are_those_of_diffusers_and_it_is_embedded_
         image_encoder=str(adapter.encoder),
         image_encoder_sha256=hashlib.sha256((adapter.encoder / "model.safetensors").read_bytes()).hexdigest(),
     )
-    Image.effect_noise((70, 50), 90).convert("RGB").save(tmp_path / "anna.png")
+    noise(70, 50).save(tmp_path / "anna.png")
     left = Image.new("L", (136, 96))
     left.paste(255, (0, 0, 72, 96))
     left.save(tmp_path / "left.png")

@@ -59,7 +59,7 @@ def test_nobody_listening_is_said_within_the_timeout(settings: Settings) -> None
     began = time.monotonic()
     with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:9.*does not answer.*TESSERA_S3_ENDPOINT"):
         _other(settings, s3_endpoint="http://127.0.0.1:9").check()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_an_endpoint_that_never_answers_is_given_up_within_the_timeout(settings: Settings) -> None:
@@ -69,7 +69,7 @@ def test_an_endpoint_that_never_answers_is_given_up_within_the_timeout(settings:
         began = time.monotonic()
         with pytest.raises(StoreUnavailable, match="does not answer"):
             _other(settings, s3_endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}").check()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageChops, ImageCms
 
 from pipeline.inputs.plain import plain_picture
+from tests.factories import noise
 
 
 def _file(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -114,6 +115,6 @@ def test_what_is_no_such_picture_is_refused_in_words(body: bytes, message: str) 
 
 @pytest.mark.parametrize("cut", [lambda size: size // 2, lambda size: size - 100, lambda size: 40])
 def test_half_a_png_is_said_to_be_one(cut: Callable[[int], int]) -> None:
-    body = _file(Image.effect_noise((64, 64), 50).convert("RGB"))
+    body = _file(noise(64, 64))
     with pytest.raises(ValueError, match=r"half a download|no picture"):
         plain_picture(body[: cut(len(body))])

@@ -43,7 +43,7 @@ class Bench:
         self.ledger.jobs.write(job, QueuePlace.HELD, fence=lease.fence)
         return job
 
-    def soon(self, condition: Callable[[], object], what: str, timeout_s: float = 5.0) -> None:
+    def soon(self, condition: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
         """Return when the condition holds."""
         deadline = time.monotonic() + timeout_s
         while not condition():

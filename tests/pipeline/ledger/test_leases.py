@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from pipeline.errors import LeaseLost, StaleWrite, UnknownBatch
@@ -43,10 +45,11 @@ def test_a_claim_itself_notices_that_a_lease_ran_out(ledger: Ledger, bench: Benc
 def test_a_lease_that_is_renewed_does_not_run_out(ledger: Ledger, bench: Bench) -> None:
     ledger.batches.create(batch_record())
     bench.job()
-    lease = bench.claimed(lease_s=0.3)
+    lease = bench.claimed(lease_s=2.0)
     began = ledger.now()
-    while (ledger.now() - began).total_seconds() < 0.8:
-        ledger.leases.renew(lease.job.ref, lease.fence, 0.3)
+    while (ledger.now() - began).total_seconds() < 2.5:
+        time.sleep(0.05)
+        ledger.leases.renew(lease.job.ref, lease.fence, 2.0)
         assert ledger.leases.claim("w2", 60) is None
     assert ledger.jobs.held(lease.job.ref)
 

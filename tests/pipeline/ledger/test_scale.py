@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.ledger import Ledger
+from pipeline.deployment.settings import Settings
+from pipeline.ledger import Ledger, generations
 from pipeline.operations.status import batch_status, jobs_status
 from tests.factories import batch_record, job_record
+from tests.own_valkey import with_own_valkey
 from tests.pipeline.ledger.bench import Bench
+
+
+@pytest.fixture
+def settings(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """On a Redis of the test's own, which is not asked meanwhile which one it is: its counters are read."""
+    monkeypatch.setattr(generations, "SERVER_S", 600.0)
+    with with_own_valkey(settings, tmp_path / "own") as own:
+        yield own
 
 
 def _batch(ledger: Ledger, bench: Bench, batch_id: str, jobs: int) -> None:

@@ -47,7 +47,7 @@ def test_nobody_listening_is_said_within_seconds_with_what_to_do(settings: Setti
         with pytest.raises(LedgerUnavailable, match=r"127\.0\.0\.1:9.*does not answer.*TESSERA_REDIS_URL") as error:
             ask()
         assert "s3cr3t" not in str(error.value)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60
 
 
 _NO_ROOM = ("CONFIG SET maxmemory 1",)
@@ -76,7 +76,7 @@ def test_a_redis_that_may_not_be_written_is_an_outage_and_says_why(
     server = Child(valkey(endpoints, tmp_path / "r", {}))
     server.start()
     try:
-        wait_until_ready(server, lambda: check_valkey(endpoints), time.monotonic() + 20)
+        wait_until_ready(server, lambda: check_valkey(endpoints), time.monotonic() + 60)
         ledger = _elsewhere(settings, endpoints.redis_url)
         for command in made:
             ledger.store.redis.execute_command(*command.split())
@@ -100,7 +100,7 @@ def test_redis_killed_and_restarted_in_between_keeps_everything(tmp_path: Path, 
 
     def start() -> None:
         server.start()
-        wait_until_ready(server, lambda: check_valkey(endpoints), time.monotonic() + 20)
+        wait_until_ready(server, lambda: check_valkey(endpoints), time.monotonic() + 60)
 
     start()
     try:
@@ -161,10 +161,11 @@ def test_only_one_has_a_lock_until_it_is_given_back(ledger: Ledger) -> None:
 def test_a_lock_is_kept_as_long_as_its_holder_works_and_ends_soon_after_a_killed_one(
     ledger: Ledger, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks_module, "TTL_S", 0.3)
+    monkeypatch.setattr(locks_module, "TTL_S", 2.0)
     began = ledger.now()
     with ledger.locks.only_one("x"):
-        while (ledger.now() - began).total_seconds() < 0.8:
+        while (ledger.now() - began).total_seconds() < 2.5:
+            time.sleep(0.05)
             with ledger.locks.only_one("x") as other:
                 assert not other
     key = ledger.store.keys.lock("x")
@@ -194,9 +195,10 @@ def test_a_lock_that_was_lost_goes_to_another_process_and_stays_there(ledger: Le
 
 
 def test_something_is_due_once_in_its_interval(ledger: Ledger, bench: Bench) -> None:
-    assert [ledger.locks.due("x", 0.2) for _ in range(3)] == [True, False, False]
+    assert [ledger.locks.due("x", 600.0) for _ in range(3)] == [True, False, False]
     assert ledger.locks.due("y", 0.2)
-    bench.soon(lambda: ledger.locks.due("x", 0.2), "the next turn")
+    bench.soon(lambda: ledger.locks.due("y", 0.2), "the next turn")
+    assert not ledger.locks.due("x", 600.0)
 
 
 def test_what_rests_is_not_due_before_its_rest_is_over(ledger: Ledger, bench: Bench) -> None:

@@ -16,7 +16,7 @@ from pipeline.inputs.gathered import InputPictures
 from pipeline.promptset.fields.row import Options, ResolvedRow
 from pipeline.promptset.formats.source import Source
 from pipeline.promptset.validate import Validation, resolved_rows
-from tests.factories import deployment
+from tests.factories import deployment, noise
 
 SDXL = {"sdxl": AllowedModel(revision="r", native_px=1024), "other": AllowedModel(revision="r", native_px=1024)}
 NETS = {
@@ -33,7 +33,7 @@ UNION = EDGES | {"model": "union"}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    Image.effect_noise((640, 480), 60).convert("RGB").save(tmp_path / "house.png")
+    noise(640, 480).save(tmp_path / "house.png")
     Image.new("RGB", (512, 512), (9, 8, 7)).save(tmp_path / "square.png")
     (tmp_path / "empty.png").write_bytes(b"")
     frames = [Image.new("L", (64, 48), level) for level in (0, 255)]

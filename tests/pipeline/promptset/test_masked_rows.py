@@ -18,7 +18,7 @@ from pipeline.promptset.decisions.regions import region_of
 from pipeline.promptset.fields.row import Options, ResolvedRow
 from pipeline.promptset.formats.source import Source
 from pipeline.promptset.validate import Validation, resolved_rows
-from tests.factories import deployment
+from tests.factories import deployment, noise
 
 SDXL = {"sdxl": AllowedModel(revision="r", native_px=1024)}
 ROOM = {"image": "room.png"}
@@ -27,7 +27,7 @@ MASKED = {"image": "room.png", "mask": "mask.png"}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    Image.effect_noise((640, 480), 60).convert("RGB").save(tmp_path / "room.png")
+    noise(640, 480).save(tmp_path / "room.png")
     mask = Image.new("L", (640, 480))
     ImageDraw.Draw(mask).rectangle((100, 200, 179, 279), 255)
     mask.save(tmp_path / "mask.png")

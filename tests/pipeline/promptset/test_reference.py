@@ -15,7 +15,7 @@ from pipeline.inputs.gathered import InputPictures
 from pipeline.promptset.fields.row import Options, ResolvedRow
 from pipeline.promptset.formats.source import Source
 from pipeline.promptset.validate import Validation, resolved_rows
-from tests.factories import deployment
+from tests.factories import deployment, noise
 
 SDXL = {"sdxl": AllowedModel(revision="r", native_px=1024), "other": AllowedModel(revision="r", native_px=1024)}
 ADAPTERS = {
@@ -28,8 +28,8 @@ ANNA = {"adapter": "face", "image": "anna.png"}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    Image.effect_noise((224, 224), 60).convert("RGB").save(tmp_path / "anna.png")
-    Image.effect_noise((300, 200), 60).convert("RGB").save(tmp_path / "wide.png")
+    noise(224, 224).save(tmp_path / "anna.png")
+    noise(300, 200).save(tmp_path / "wide.png")
     left = Image.new("L", (640, 480))
     left.paste(255, (0, 0, 320, 480))
     left.save(tmp_path / "left.png")

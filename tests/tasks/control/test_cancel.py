@@ -64,10 +64,11 @@ def test_a_job_cancelled_while_it_is_launched_ends_without_a_pod(stage: Stage, p
     stage.node.play = lambda _: [AttemptPhase.RUNNING]
     stage.node.kills.add(point)
     with pytest.raises(Killed):
-        render(stage.new_worker("dying", lease_s=0.3))
+        render(stage.new_worker("dying", lease_s=600.0))
     request_cancel(stage.ledger, "b")
     _swept(stage)
     assert stage.state() is JobState.LAUNCHING  # somebody may hold it, or something may run: not the tick's to end
+    stage.lease_ends()
     stage.work()
     assert stage.state() is JobState.CANCELLED
     assert stage.node.running == set()

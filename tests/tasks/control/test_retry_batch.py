@@ -172,7 +172,7 @@ def test_a_cancelled_batch_can_be_taken_up_again(stage: Stage) -> None:
     stage.batch(4)
     render_one = stage.new_worker("w2")
     rendered = _fails(stage, {})
-    lease = render_one.ledger.leases.claim("w2", 10)
+    lease = render_one.ledger.leases.claim("w2", 60)
     assert lease is not None
     render_one.ledger.leases.release(lease.job.ref, lease.fence, delay_s=600)
     render(render_one)  # the second job, of one image
@@ -255,7 +255,7 @@ def test_a_worker_killed_while_it_clears_failures_away_is_made_up_for(
     _retried(stage)
     reopen(stage.worker, "b")
     rendered = _fails(stage, {})
-    dying = stage.new_worker("dying", lease_s=2)
+    dying = stage.new_worker("dying", lease_s=600.0)
     part, name = point.split(".")
 
     def dies(*_: object, **__: object) -> int:
@@ -265,6 +265,7 @@ def test_a_worker_killed_while_it_clears_failures_away_is_made_up_for(
         patched.setattr(getattr(dying.ledger, part), name, dies)
         with pytest.raises(Killed):
             render(dying)
+    stage.lease_ends()
     stage.work()
     stage.finalized()
     assert rendered == [0, 1]

@@ -125,7 +125,7 @@ def test_while_an_attempt_runs_that_redis_has_forgotten(stage: Stage) -> None:
     thread = stage.in_background(first)
     stage.soon(lambda: stage.state() is JobState.RUNNING, "the first attempt")
     first.stopping.set()
-    thread.join(10)
+    thread.join(60)
     spec = stage.job().attempt
     assert spec is not None
     before.restore()

@@ -68,18 +68,18 @@ def test_two_ticks_at_once_are_one(stage: Stage) -> None:
 
     def waits() -> dict[str, object]:
         inside.set()
-        go_on.wait(10)
+        go_on.wait(60)
         return {}
 
     stage.node.observe = waits  # type: ignore[method-assign,assignment]
     first = threading.Thread(target=tick.tick, args=(stage.worker,))
     first.start()
-    assert inside.wait(10)
+    assert inside.wait(60)
     before = stage.hints()
     tick.tick(stage.new_worker("w2"))
     assert stage.hints() == before
     go_on.set()
-    first.join(10)
+    first.join(60)
     assert not first.is_alive()
 
 

@@ -233,7 +233,7 @@ def test_a_worker_that_waits_for_an_outage_stops_at_once(stage: Stage, monkeypat
     stage.node.outage = 10**6
     stage.soon(lambda: stage.job().wait is not None, "the wait")
     worker.stopping.set()
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
     assert not stage.ledger.jobs.held("b/00000")
 

@@ -95,5 +95,5 @@ def test_metrics_are_served_and_a_port_in_use_is_lived_with() -> None:
     metrics.count_attempt(AttemptOutcome(Code.SUCCEEDED, ""))
     metrics.serve(port)
     Metrics().serve(port)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         assert b'tessera_attempts_total{outcome="SUCCEEDED"} 1.0' in answer.read()
