@@ -261,11 +261,11 @@ class Deployment(Versioned):
         """The names that rows know its IP-Adapters by."""
         return AnyName() if isinstance(self.ip_adapters, Everything) else Names(self.ip_adapters)
 
-    def usual_layout(self, width: int, height: int) -> Layout:
-        """The layout of a pod that has many images of this size to render."""
+    def usual_layout(self, width: int, height: int, adapter_pixels: int = 0) -> Layout:
+        """The layout of a pod that has many images of this size to render, with what they name (`adapter_memory`)."""
         if self.goal != "throughput":
             return self.layout
-        many = [Load(width, height, 1.0)] * self.gpus
+        many = [Load(width, height, 1.0, adapter_pixels)] * self.gpus
         return fastest_layout(self.gpus, many, one_gpu_megapixels=self.one_gpu_megapixels).layout
 
     @property

@@ -12,15 +12,26 @@ from pipeline.deployment.layouts import Layout, planned_layout
 
 @dataclass(frozen=True)
 class Load:
-    """One image as a layout sees it: how many pixels and how much work, in tera-operations (`cost.py`)."""
+    """One image as a layout sees it.
+
+    Attributes:
+        width, height: in pixels.
+        tera: its work, in tera-operations (`cost.py`).
+        adapter_pixels: how many pixels less each GPU has room for, because of what the image names.
+    """
 
     width: int
     height: int
     tera: float
+    adapter_pixels: int = 0
 
     @property
     def pixels(self) -> int:
         return self.width * self.height
+
+    def fits(self, patches: int, one_gpu_megapixels: float) -> bool:
+        """Whether so many GPUs hold it as patches."""
+        return self.pixels / patches + self.adapter_pixels <= one_gpu_megapixels * 1e6
 
 
 @dataclass(frozen=True)
@@ -40,13 +51,15 @@ def fastest_layout(gpus: int, images: Sequence[Load], *, one_gpu_megapixels: flo
     Args:
         gpus: of the pod.
         images: in the order in which replicas take them in turn; at least one.
-        one_gpu_megapixels: largest image that fits one GPU; `n` patches hold `n` times as much.
+        one_gpu_megapixels: largest image that fits one GPU beside the model alone; `n` patches hold `n` times as much.
     """
     largest, longest = max(image.pixels for image in images), min(max(image.width, image.height) for image in images)
+    distinct = set(images)
     fitting = [
         (_expected_s(layout, images), layout)
         for layout in _layouts_of(gpus)
-        if largest <= one_gpu_megapixels * 1e6 * layout.patch and layout.shortest_long_side_px <= longest
+        if all(image.fits(layout.patch, one_gpu_megapixels) for image in distinct)
+        and layout.shortest_long_side_px <= longest
     ]
     if not fitting:
         return LayoutChoice(planned_layout(gpus), f"{largest / 1e6:.1f} megapixels may not fit any layout")

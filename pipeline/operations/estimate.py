@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.deployment.adapter_memory import adapter_pixels
 from pipeline.deployment.announcement import Deployment
 from pipeline.deployment.cost import UNKNOWN_IMAGES, Speed, SpeedKey, expected_speed, paces, size_class, tera_operations
 from pipeline.deployment.displacement import Exchange
@@ -64,6 +65,7 @@ class _Kind:
     pixels: int = 0
     widths: int = 0
     heights: int = 0
+    most_adapter_pixels: int = 0
     bytes_by_format: dict[Format, int] = field(default_factory=dict)
 
 
@@ -84,6 +86,7 @@ class Estimator:
         kind.pixels += row.num_images * pixels
         kind.widths += row.num_images * row.width
         kind.heights += row.num_images * row.height
+        kind.most_adapter_pixels = max(kind.most_adapter_pixels, adapter_pixels(row))
         formats = kind.bytes_by_format
         formats[row.file.format] = formats.get(row.file.format, 0) + row.num_images * pixels
 
@@ -93,7 +96,8 @@ class Estimator:
         render_s, images, total_bytes, basis, learned = 0.0, 0, 0.0, [], True
         for (model, _), kind in sorted(self._kinds.items()):
             pixels = kind.pixels // kind.images
-            layout = deployment.usual_layout(kind.widths // kind.images, kind.heights // kind.images)
+            size = kind.widths // kind.images, kind.heights // kind.images
+            layout = deployment.usual_layout(*size, kind.most_adapter_pixels)
             of_job: dict[str, Any] = {"model": model, "layout": layout, "exact": deployment.exact, "pixels": pixels}
             of_replica = min(kind.images, deployment.images_per_job) // layout.data
             slots = chosen_slots(

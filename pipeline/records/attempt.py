@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
+from pipeline.deployment.adapter_memory import adapter_pixels
 from pipeline.deployment.cost import tera_operations
 from pipeline.deployment.displacement import AS_ENGINE, Displacement
 from pipeline.deployment.layout_choice import Load
@@ -114,7 +115,10 @@ def decided_by(settings: RenderingSettings, row: Picture) -> dict[str, Any]:
 def loads_of(rows: Iterable[Picture], settings: RenderingSettings) -> list[Load]:
     """Rows as a layout sees them. A model that is not there any more fails in the pod, with a reason."""
     native_px = {name: model.native_px for name, model in settings.models.items()}
-    return [Load(row.width, row.height, tera_operations(row, native_px.get(row.model, row.width))) for row in rows]
+    return [
+        Load(row.width, row.height, tera_operations(row, native_px.get(row.model, row.width)), adapter_pixels(row))
+        for row in rows
+    ]
 
 
 # What torchrun's --shutdown-timeout reads where it is not given: whole seconds that ranks get to end after SIGTERM.

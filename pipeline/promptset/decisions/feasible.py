@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipeline.checkpoints.clip import CONTEXT_TOKENS, MARKS, count_tokens
+from pipeline.deployment.adapter_memory import adapter_pixels
 from pipeline.deployment.announcement import Deployment
 from pipeline.errors import RowWarning
 from pipeline.picture import LongPrompt, Syntax
@@ -37,13 +38,8 @@ def check_feasible(row: ResolvedRow, deployment: Deployment, line: int) -> RowWa
 
     Raises ValueError with (field, message) for what no pod of this deployment can render.
     """
-    most = deployment.megapixels_in_memory
-    if most is not None and row.width * row.height > most * 1e6:
-        raise ValueError(
-            "width",
-            f"{row.width}x{row.height} is {row.width * row.height / 1e6:.1f} megapixels; the GPUs of the deployment's "
-            f"pods hold up to {most:g} (TESSERA_ONE_GPU_MEGAPIXELS each). A smaller size wanted, or pods of more GPUs",
-        )
+    if (most := deployment.megapixels_in_memory) is not None:
+        _check_memory(row, most, most / deployment.one_gpu_megapixels)
     if row.steps >= _MANY_STEPS and (warning := _too_many_steps(row, line)) is not None:
         return warning
     if row.long_prompt is not _ERROR:
@@ -71,6 +67,20 @@ def _longest_part(text: str, syntax: Syntax, steps: int, *, negative: bool) -> i
 
 
 _MANY_STEPS = min(least for table in TOO_MANY_STEPS.values() for least in table.values())
+
+
+def _check_memory(row: ResolvedRow, most: float, gpus: float) -> None:
+    """Raise ValueError with (field, message) if a replica of so many GPUs does not hold a row's picture."""
+    taken = adapter_pixels(row) * gpus / 1e6
+    if row.width * row.height <= (most - taken) * 1e6:
+        return
+    beside = f", {taken:.1f} of them less with its control networks and IP-Adapters" if taken else ""
+    raise ValueError(
+        "width",
+        f"{row.width}x{row.height} is {row.width * row.height / 1e6:.1f} megapixels; the GPUs of the deployment's "
+        f"pods hold up to {most:g} (TESSERA_ONE_GPU_MEGAPIXELS each){beside}. A smaller size wanted, or pods of more "
+        "GPUs",
+    )
 
 
 def _too_many_steps(row: ResolvedRow, line: int) -> RowWarning | None:

@@ -150,3 +150,12 @@ def test_its_own_work_is_counted(folder: Path) -> None:
     evaluations, megapixels = 2 * plain.steps, 640 * 480 / 2**20
     assert work[1] - work[0] == pytest.approx(evaluations * REFERENCE * megapixels)
     assert work[2] - work[0] == pytest.approx(2 * (work[1] - work[0]))
+
+
+def test_a_row_that_fits_a_pod_only_without_its_adapter_is_refused(folder: Path) -> None:
+    memory = {"megapixels_in_memory": 3.0, "one_gpu_megapixels": 3.0}
+    (_,), _ = _found(folder, {}, **memory)
+    message = _refused(folder, {"reference": [ANNA]}, **memory)
+    assert "width: 640x480 is 0.3 megapixels" in message
+    assert "hold up to 3 (TESSERA_ONE_GPU_MEGAPIXELS each), 2.7 of them less with its control networks" in message
+    assert _found(folder, {"reference": [ANNA]}, **memory | {"one_gpu_megapixels": 3.2, "megapixels_in_memory": 3.2})[0]
