@@ -41,6 +41,11 @@ _MODULES = {
     Preprocess.TILE: "tile_resample",
 }
 _RESIZES = {Fit.FILL: "Crop and Resize", Fit.FIT: "Resize and Fill", Fit.STRETCH: "Just Resize"}
+# And what a picture is to a ControlNet-Union, by its number.
+_UNION_TYPES = (
+    *("OpenPose", "Depth", "Soft Edge", "Hard Edge"),
+    *("Normal Map", "Segmentation", "Tile", "Inpaint"),
+)
 _NEGATIVE = "Negative prompt:"
 # Readers find the parts of the text by how its lines begin.
 _NEWLINE_BEFORE_MARK = re.compile(rf"\n(?=\s*(?:{_NEGATIVE}|Steps:))")
@@ -184,12 +189,16 @@ def _hashes(result: ImageResult, of_model: str) -> dict[str, object]:
 
 def _control(control: Control, made: Provenance) -> str:
     """A control network as sd-webui-controlnet writes one."""
+    union = None
+    if control.mode is not None:
+        union = _UNION_TYPES[control.mode] if control.mode < len(_UNION_TYPES) else "Unknown"
     return _unit(
         _MODULES[control.preprocess],
         f"{control.model} [{made.controlnets.get(control.model, '')[:8]}]",
         control.scale,
         control.fit,
         (control.start, control.end),
+        union=union,
     )
 
 
@@ -199,7 +208,9 @@ def _reference(reference: AdapterReference, made: Provenance) -> str:
     return _unit("ip-adapter-auto", file, reference.scale, Fit.FILL, WHOLE_SCHEDULE)
 
 
-def _unit(module: str, model: str, scale: float, fit: Fit, steps: tuple[float, float]) -> str:
+def _unit(
+    module: str, model: str, scale: float, fit: Fit, steps: tuple[float, float], *, union: str | None = None
+) -> str:
     parts = {
         "Module": module,
         "Model": model,
@@ -209,6 +220,8 @@ def _unit(module: str, model: str, scale: float, fit: Fit, steps: tuple[float, f
         "Guidance End": f"{steps[1]:g}",
         "Control Mode": "Balanced",
     }
+    if union is not None:
+        parts["Union Control Type"] = union
     return _quoted(", ".join(f"{name}: {value}" for name, value in parts.items()))
 
 

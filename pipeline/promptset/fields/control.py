@@ -50,8 +50,9 @@ MODES = {
 }
 _OTHER_MODES = {
     **dict.fromkeys(("pose", "dwpose"), "openpose"),
-    **dict.fromkeys(("hed", "pidi", "softedge", "ted"), "scribble"),
-    **dict.fromkeys(("lineart", "anime_lineart", "mlsd"), "canny"),
+    **dict.fromkeys(("hed", "pidi", "softedge", "soft edge", "ted"), "scribble"),
+    **dict.fromkeys(("lineart", "anime_lineart", "mlsd", "hard edge"), "canny"),
+    **dict.fromkeys(("normalmap", "normal map"), "normal"),
     **dict.fromkeys(("seg", "segmentation"), "segment"),
     "inpaint": "repaint",
 }

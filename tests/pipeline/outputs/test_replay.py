@@ -241,6 +241,15 @@ def test_what_steered_a_picture_steers_its_replay() -> None:
     assert [getattr(again, name) for name in values] == [getattr(wanted, name) for name in values]
 
 
+def test_what_pictures_are_to_a_union_is_in_the_file_and_in_its_replay(tmp_path: Path) -> None:
+    picture = InputPicture(sha256="a" * 64, width=64, height=48)
+    wanted = tuple(Control(model="union", image=picture, mode=mode) for mode in (0, 7))
+    path = _written(tmp_path, image_result(ImageTask(resolved_row(control=wanted), 0)))
+    (found,) = records_in(path)
+    assert [one.mode for one in found.result.control] == [0, 7]
+    assert [one.mode for one in Row.model_validate(row_of(found.result)).control] == [0, 7]
+
+
 def test_what_a_picture_resembled_its_replay_resembles() -> None:
     picture = InputPicture(sha256="a" * 64, width=64, height=48)
     mask = InputMask(sha256="b" * 64, width=1024, height=1024, box=(0, 0, 8, 8))

@@ -11,6 +11,7 @@ import pytest
 from pipeline.bucket.metadata.parameters import parameters_text
 from pipeline.input_picture import AdapterReference, Control, InputPicture, Preprocess
 from pipeline.picture import Highres, HighresMode, Lora, RenderDetails, Scheduler, Stage, Syntax
+from pipeline.promptset.fields.control import WantedControl
 from pipeline.promptset.fields.row import Row
 from pipeline.promptset.formats.infotext import parse_infotext
 from pipeline.promptset.names.samplers import scheduler_of
@@ -159,6 +160,18 @@ def test_control_stands_there_as_the_extension_of_web_uis_writes_it() -> None:
         f"Module: canny, Model: edges [{SHA[:8]}], Weight: 0.7, Resize Mode: Crop and Resize, Guidance Start: 0, "
         "Guidance End: 0.5, Control Mode: Balanced"
     )
+
+
+@pytest.mark.parametrize("mode", range(9))
+def test_what_a_picture_is_to_a_union_stands_there_and_is_read_as_the_same(mode: int) -> None:
+    picture = InputPicture(sha256=SHA, width=64, height=64)
+    text = parameters_text(_result({"control": (Control(model="union", image=picture, mode=mode),)}))
+    unit = dict(part.split(": ") for part in _read(text)[2]["ControlNet 0"].split(", "))
+    written = unit["Union Control Type"]
+    if mode > 7:  # of a union that has more kinds than the published ones
+        assert written == "Unknown"
+        return
+    assert WantedControl(model="union", image="a.png", mode=written).mode == mode
 
 
 def test_references_stand_behind_control_as_units_of_the_same_extension() -> None:
