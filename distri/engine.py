@@ -122,7 +122,7 @@ class Engine:
                 norm_mode=settings.norm_mode,
                 most_work=settings.most_work,
                 kernels=self.kernels,
-                residual=settings.exchange is Exchanged.RESIDUAL,
+                exchange=settings.exchange,
                 recorder=recorder_of(settings.replay, mesh.device),
                 spans=self.spans,
             )

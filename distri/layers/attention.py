@@ -107,7 +107,8 @@ class PatchSelfAttention:
         incoming = [
             Incoming(peer, (batch, tokens[peer], channels), everyone=True) for peer in axis.others for _ in range(2)
         ]
-        with context.exchange.trade(self.site, outgoing, incoming, context.evaluation, like=k_BTC) as received:
+        evaluation = context.evaluation_of_kv(self.site)
+        with context.exchange.trade(self.site, outgoing, incoming, evaluation, like=k_BTC) as received:
             if context.keep is Keep.BASE:
                 context.residuals.keep(self.site, (k_BTC, v_BTC), received)
             return self._in_rank_order(k_BTC, received[0::2]), self._in_rank_order(v_BTC, received[1::2])
@@ -128,7 +129,8 @@ class PatchSelfAttention:
                 else:
                     place_TBC.copy_(projection(x_BTC).transpose(0, 1))
 
-        with context.exchange.share(self.site, rows, fill, context.evaluation, like=q_BTC) as whole_KBC:
+        evaluation = context.evaluation_of_kv(self.site)
+        with context.exchange.share(self.site, rows, fill, evaluation, like=q_BTC) as whole_KBC:
             k_BKC, v_BKC = torch.split(whole_KBC.transpose(0, 1), channels, 2)
             return attend(q_BTC, k_BKC, v_BKC, module.heads, self.context.kernels)
 
@@ -173,8 +175,9 @@ class PatchSelfAttention:
             for _ in range(2)
         ]
         total_bytes = 2 * windows.traded_rows * math.prod(shape(1)) * k_BHWC.element_size()
+        evaluation = context.evaluation_of_kv(self.site)
         with context.exchange.trade(
-            self.site, outgoing, incoming, context.evaluation, like=k_BHWC, total_bytes=total_bytes
+            self.site, outgoing, incoming, evaluation, like=k_BHWC, total_bytes=total_bytes
         ) as received:
             before = sum(peer < index for peer in holders)
             k_parts, v_parts = (

@@ -12,7 +12,7 @@ from distri.layers.strip_norms import StripNorms
 from distri.ranks.exchange import Exchange
 from distri.ranks.mesh import Axis, axis_of_one
 from distri.ranks.patches import ROWS, Patches
-from distri.ranks.phase import EXACT, Evaluation, NormMode, Phase
+from distri.ranks.phase import EXACT, Evaluation, NormMode
 from distri.ranks.residuals import Keep, Residuals
 
 
@@ -25,6 +25,8 @@ class Context:
         patches: how its latent is split among them.
         exchange: the buffers for this shape on this axis.
         evaluation: phase of the current evaluation.
+        only_kv: whether it is that of keys and values alone: halos, moments and tokens handed on are always fresh.
+        fresh_kv: what the names of those layers begin with whose keys and values are then fresh, too.
         norm_mode: GroupNorm in the displaced phase.
         keep: whether keys and values of peers cross whole or as residuals.
         residuals: what is kept for the latter, of this shape on this axis.
@@ -41,6 +43,8 @@ class Context:
     patches: Patches
     exchange: Exchange
     evaluation: Evaluation = EXACT
+    only_kv: bool = False
+    fresh_kv: str = ""
     norm_mode: NormMode = NormMode.CORRECTED
     keep: Keep = Keep.NOTHING
     residuals: Residuals = field(default_factory=Residuals)
@@ -92,5 +96,10 @@ class Context:
         return self.axis.size > 1
 
     @property
-    def displaced(self) -> bool:
-        return self.evaluation.phase is Phase.DISPLACED
+    def evaluation_of_rest(self) -> Evaluation:
+        """How halos, moments and tokens handed on are seen, which are few bytes beside keys and values."""
+        return EXACT if self.only_kv else self.evaluation
+
+    def evaluation_of_kv(self, site: str) -> Evaluation:
+        """How keys and values of a layer are seen."""
+        return EXACT if self.fresh_kv and site.startswith(self.fresh_kv) else self.evaluation

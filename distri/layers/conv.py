@@ -85,7 +85,7 @@ class PatchConv2d:
                 outgoing.append(Outgoing((axis.index + 1,), crossing(last_rows), everyone=False))
             if self.after:
                 incoming.append(Incoming(axis.index + 1, row(self.after), everyone=False))
-        with context.exchange.trade(self.site, outgoing, incoming, context.evaluation, like=x_BCHW) as received:
+        with context.exchange.trade(self.site, outgoing, incoming, context.evaluation_of_rest, like=x_BCHW) as received:
             halos = [arrived(rows) for rows in received]
             above = halos.pop(0) if axis.index > 0 and self.before else None
             below = halos.pop(0) if halos else None

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from distri.layers.context import Context
 from distri.layers.strip_norms import StripNorms
-from distri.ranks.phase import NormMode
+from distri.ranks.phase import NormMode, Phase
 from distri.ranks.sites import Incoming, Outgoing
 
 
@@ -183,15 +183,16 @@ class PatchGroupNorm:
         return kernels.scaled(x_BCS, image_2BG, module, silu=silu, added_BC=added_BC, plain=plain)
 
     def _image_moments(self, own: Tensor) -> Tensor:
-        context, axis = self.context, self.context.axis
-        if context.displaced and context.norm_mode is NormMode.LOCAL:
+        context, axis, evaluation = self.context, self.context.axis, self.context.evaluation_of_rest
+        displaced = evaluation.phase is Phase.DISPLACED
+        if displaced and context.norm_mode is NormMode.LOCAL:
             return own
         outgoing = [Outgoing(axis.others, own, everyone=True)]
         incoming = [Incoming(peer, tuple(own.shape), everyone=True) for peer in axis.others]
         if context.norm_mode in (NormMode.SYNCHRONOUS, NormMode.LOCAL):
             return self._merged(own, context.exchange.swap(outgoing, incoming, like=own))
-        with context.exchange.trade(self.site, outgoing, incoming, context.evaluation, like=own) as received:
-            if not context.displaced or context.norm_mode is NormMode.STALE:
+        with context.exchange.trade(self.site, outgoing, incoming, evaluation, like=own) as received:
+            if not displaced or context.norm_mode is NormMode.STALE:
                 return self._merged(own, received)
             (own_stale,) = context.exchange.sent(self.site)
             return self._merged(own, received, own_stale)

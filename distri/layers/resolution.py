@@ -29,6 +29,12 @@ def halvings_before_conv(unet: Any, site: str) -> int:
     return halvings_of(unet, site) - ("upsamplers" in site)
 
 
+def nearest_output(unet: Any) -> str:
+    """What the names of all layers in the last block with self-attention begin with: whose tokens are finest."""
+    attending = [number for number, block in enumerate(unet.up_blocks) if getattr(block, "attentions", None)]
+    return f"up_blocks.{attending[-1]}." if attending else ""
+
+
 def _of_residual(controlnet: Any, number: int) -> int:
     """The level of what a control network's down blocks give: the first convolution's, then each block's layers'."""
     each = (

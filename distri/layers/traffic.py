@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from distri.layers.resolution import evaluated, halvings_before_conv, halvings_of
+from distri.layers.resolution import evaluated, halvings_before_conv, halvings_of, nearest_output
 from distri.layers.windows import windows_of
 from distri.ranks.buckets import ALIGNMENT_BYTES
 from distri.ranks.patches import ROWS, Patches
@@ -28,6 +28,9 @@ class Traffic:
         buffers: kept from evaluation to evaluation for this shape.
         sent_residual: per evaluation whose keys and values cross as residuals; the rest is that of a synchronous one.
         kept_residual: then kept in the place of `buffers`: keys and values as the ranks have them of each other.
+        sent_displaced_kv: per evaluation of which keys and values alone are displaced, but for those nearest the output.
+        late_kv: the part of it that nobody waits for.
+        buffers_kv: then kept in the place of `buffers`.
     """
 
     sent: int
@@ -37,6 +40,9 @@ class Traffic:
     buffers: int
     sent_residual: int = 0
     kept_residual: int = 0
+    sent_displaced_kv: int = 0
+    late_kv: int = 0
+    buffers_kv: int = 0
 
 
 def of_unet(
@@ -56,9 +62,11 @@ def of_unet(
     neighbours = (index > 0) + (index < patches.count - 1)
     others = patches.count - 1
     moment_bytes = max(4, element_bytes)
-    sent = received = displaced = halo_sent = buffers = saved = kept = 0
+    sent = received = displaced = halo_sent = buffers = saved = kept = filled = late = buffers_kv = 0
+    fresh = nearest_output(unet) if hasattr(unet, "up_blocks") else ""
     for site, module in evaluated(unet):
         halvings = halvings_of(unet, site)
+        is_late = not (fresh and site.startswith(fresh))
         here, windows = patches.at(halvings), windows_of(patches, window, halvings, site)
         if isinstance(module, nn.Conv2d) and module.kernel_size[0] > 1:
             entering = patches.at(halvings_before_conv(unet, site))
@@ -97,18 +105,36 @@ def of_unet(
                     displaced += 2 * aligned(out)
                     received += 2 * into
                     buffers += 2 * (aligned(out) + aligned(into))
+                    filled += is_late * 2 * (aligned(out) - out)
+                    late += is_late * 2 * aligned(out)
+                    buffers_kv += is_late * 2 * (aligned(out) + aligned(into))
         else:
             # Every rank's keys; its values are as many bytes.
             each = [batch * count * module.inner_kv_dim * element_bytes for count in here.tokens]
-            sent += 2 * others * each[index]
+            out = 2 * others * each[index]
+            sent += out
             displaced += 2 * others * aligned(each[index])
             received += 2 * (sum(each) - each[index])
             buffers += 2 * sum(aligned(size) for size in each)
+            filled += is_late * (2 * others * aligned(each[index]) - out)
+            late += is_late * 2 * others * aligned(each[index])
+            buffers_kv += is_late * 2 * sum(aligned(size) for size in each)
             coded = sent_bytes(module.inner_kv_dim, here.tokens[index], batch=batch, receivers=others)
-            saved += 2 * others * each[index] - coded
+            saved += out - coded
             kept += 2 * sum(each)
     whole = sent + halo_sent
-    return Traffic(whole, received, displaced, halo_sent, buffers, whole - saved, kept)
+    return Traffic(
+        sent=whole,
+        received=received,
+        sent_displaced=displaced,
+        halo_sent=halo_sent,
+        buffers=buffers,
+        sent_residual=whole - saved,
+        kept_residual=kept,
+        sent_displaced_kv=whole + filled,
+        late_kv=late,
+        buffers_kv=buffers_kv,
+    )
 
 
 def prediction_bytes(patches: Patches, index: int, *, batch: int, receivers: int) -> int:

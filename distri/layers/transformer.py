@@ -76,7 +76,9 @@ class PatchTransformer2d:
         moved = sum(move.tokens for move in context.patches.at(self.halvings).moves)
         total_bytes = batch * moved * channels * x_BNC.element_size()
         with context.exchange.trade(
-            f"{self.site}, {leg.value}", outgoing, incoming, context.evaluation, like=x_BNC, total_bytes=total_bytes
+            *(f"{self.site}, {leg.value}", outgoing, incoming, context.evaluation_of_rest),
+            like=x_BNC,
+            total_bytes=total_bytes,
         ) as received:
             return torch.cat([kept_BNC, *received], dim=1)
 

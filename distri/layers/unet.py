@@ -15,7 +15,7 @@ from distri.layers.controlnet import ControlRows, added_up
 from distri.layers.kernels.fused import FusedKernels
 from distri.layers.plan import SplitLayers
 from distri.layers.references import ReferenceRows, mask_place, put, token_mask
-from distri.layers.resolution import halvings_of
+from distri.layers.resolution import halvings_of, nearest_output
 from distri.layers.steering_networks import SteeringNetwork
 from distri.layers.windows import windows_of
 from distri.ranks.errors import Unsplittable
@@ -23,7 +23,7 @@ from distri.ranks.exchange import Exchange
 from distri.ranks.kept_shapes import KeptShape, KeptShapes, Text, kept_bytes_of
 from distri.ranks.mesh import Axis, axis_of_one
 from distri.ranks.patches import MOST_WORK, Patches, TokenBalance, split
-from distri.ranks.phase import EXACT, Evaluation, NormMode
+from distri.ranks.phase import EXACT, Evaluation, Exchanged, NormMode
 from distri.ranks.recorder import Recorder
 from distri.ranks.replay import Replays
 from distri.ranks.residuals import Keep, Residuals
@@ -44,8 +44,9 @@ class SplitUNet:
         recorder: what records evaluations, so that they are replayed; None for nothing.
         spans: where it is noted what was recorded.
         kernels: the fused kernels; None is those that a GPU has.
-        residual: whether what would be displaced waits, but for keys and values, which cross as residuals; nothing of
-            that is recorded.
+        exchange: what displaced evaluations are. Residual: all waits, and keys and values cross as residuals; nothing
+            of that is recorded. Displaced keys and values: all else waits, and so do those of the block of attention
+            nearest the output.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class SplitUNet:
         recorder: Recorder | None = None,
         spans: Spans | None = None,
         kernels: FusedKernels | None = None,
-        residual: bool = False,
+        exchange: Exchanged = Exchanged.DISPLACED,
     ) -> None:
         if unet.config.time_cond_proj_dim is not None:
             raise Unsplittable(
@@ -70,8 +71,10 @@ class SplitUNet:
         self.unet = unet
         self.shapes = KeptShapes(kept_bytes_of(unet.device) if kept_bytes is None else kept_bytes, recorder)
         self._recorder, self._spans = recorder, Spans() if spans is None else spans
-        self._most_work, self._residual = most_work, residual
+        self._most_work, self._residual = most_work, exchange is Exchanged.RESIDUAL
         self._context = Context.alone(norm_mode, kernels or FusedKernels(), like=unet.conv_in.weight)
+        if exchange is Exchanged.DISPLACED_KV:
+            self._context.only_kv, self._context.fresh_kv = True, nearest_output(unet)
         self._layers = SplitLayers(unet, self._context, partial(halvings_of, unet))
         self._conditions: Conditions | None = None
         self._replays: Replays | None = None

@@ -120,7 +120,7 @@ class Exchange:
             fill(whole[own])
             sends, receives = messages(rows, whole, self.axis.index, SWAP_TAG + 1)
             if sends:
-                act = partial(p2p.swap, self.axis, sends, receives)
+                act = partial(p2p.swap, self.axis.for_gathers, sends, receives)
                 self.at_cut(Cut(act, [whole[own]], [message.tensor for message in receives]))
             if evaluation.publish:
                 self._note_rows(site, rows, whole)
@@ -155,7 +155,8 @@ class Exchange:
             for part, tensor in zip(incoming, received, strict=True)
         ]
         if sends or receives:
-            self.at_cut(Cut(partial(p2p.swap, self.axis, sends, receives), own, received))
+            # Not behind buckets in flight, which one NCCL communicator would serve first.
+            self.at_cut(Cut(partial(p2p.swap, self.axis.for_gathers, sends, receives), own, received))
         return received
 
     @contextmanager

@@ -16,6 +16,7 @@ class Exchanged(Enum):
 
     DISPLACED = "displaced"  # as they were in the evaluation before
     RESIDUAL = "residual"  # as they are, keys and values in few bits
+    DISPLACED_KV = "displaced-kv"  # keys and values as in the evaluation before, all else as it is
 
 
 class NormMode(Enum):

@@ -16,7 +16,7 @@ from distri.layers.unet import SplitUNet, patches_of
 from distri.ranks.buckets import SHARES
 from distri.ranks.exchange import Exchange
 from distri.ranks.mesh import Axis, AxisName, TrafficCounter
-from distri.ranks.phase import EXACT, Evaluation, Phase
+from distri.ranks.phase import EXACT, Evaluation, Exchanged, Phase
 from tests.distri import networks, on_ranks
 from tests.distri.exactness import TIME, conditions_of, latent
 from tests.distri.networks import seeded
@@ -26,12 +26,14 @@ SIZES = [(256, 256, 2), (304, 208, 1), (232, 264, 1)]
 
 
 @torch.inference_mode()
-def _counted(width: int, height: int, batch: int, *, referring: bool = False) -> tuple[list[int], int]:
+def _counted(
+    width: int, height: int, batch: int, *, referring: bool = False, exchange: Exchanged = Exchanged.DISPLACED
+) -> tuple[list[int], int]:
     """Bytes sent by an exact, a publishing and a displaced evaluation, and the buffers afterwards."""
     mesh = on_ranks.mesh()
     network = networks.unet(torch.float32)
     conditions = replace(conditions_of(batch), references=(_reference(network, batch),) if referring else ())
-    unet = SplitUNet(network)
+    unet = SplitUNet(network, exchange=exchange)
     unet.begin(conditions, mesh.patch, height // 8, width // 8)
     sent, before = [], mesh.traffic.sent_bytes
     displaced = Evaluation(Phase.DISPLACED, publish=True)
@@ -67,6 +69,32 @@ def test_bytes_counted_are_those_of_the_formula(
         formula = traffic.of_unet(network, patches, index, batch=batch, element_bytes=4)
         assert sent == [formula.sent, formula.sent, formula.sent_displaced]
         assert buffers == formula.buffers
+
+
+def _counted_kv(width: int, height: int, batch: int) -> tuple[list[int], int]:
+    return _counted(width, height, batch, exchange=Exchanged.DISPLACED_KV)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize(("width", "height", "batch"), SIZES)
+def test_with_keys_and_values_alone_displaced_the_rest_has_no_buffers(
+    ranks: Callable[[int], Ranks], width: int, height: int, batch: int, count: int
+) -> None:
+    network = networks.unet(torch.float32)
+    patches = patches_of(network, height // 8, width // 8, count)
+    for index, (sent, buffers) in enumerate(ranks(count).run(_counted_kv, width, height, batch)):
+        formula = traffic.of_unet(network, patches, index, batch=batch, element_bytes=4)
+        assert sent == [formula.sent, formula.sent, formula.sent_displaced_kv]
+        assert buffers == formula.buffers_kv < formula.buffers
+
+
+@pytest.mark.parametrize(("pixels", "percent"), [(1024, 4), (2048, 2)])
+def test_what_is_waited_for_beside_displaced_keys_and_values_of_sdxl_is_little(pixels: int, percent: float) -> None:
+    with torch.device("meta"):
+        network = sdxl_unet()
+    found = traffic.of_unet(network, patches_of(network, pixels // 8, pixels // 8, 8), 3, batch=2, element_bytes=2)
+    waited = found.sent_displaced_kv - found.late_kv
+    assert 0 < 100 * waited / found.sent < percent
 
 
 def _counted_referring() -> tuple[list[int], int]:

@@ -17,7 +17,7 @@ from distri.layers.unet import SplitUNet
 from distri.ranks import p2p
 from distri.ranks.mesh import Axis, Mesh
 from distri.ranks.operator_lists import OperatorRecorder
-from distri.ranks.phase import EXACT, Evaluation, NormMode, Phase
+from distri.ranks.phase import EXACT, Evaluation, Exchanged, NormMode, Phase
 from distri.ranks.recorder import Tape
 from distri.ranks.spans import Span, Spans
 from tests.distri import networks, on_ranks
@@ -175,13 +175,19 @@ def _recorded(answer: Answer) -> list[tuple[str, bool]]:
 
 
 @pytest.mark.parametrize(
-    ("count", "batch", "mode"), [(2, 1, NormMode.SYNCHRONOUS), (2, 2, NormMode.CORRECTED), (3, 1, NormMode.CORRECTED)]
+    ("count", "batch", "mode", "exchange"),
+    [
+        (2, 1, NormMode.SYNCHRONOUS, Exchanged.DISPLACED),
+        (2, 2, NormMode.CORRECTED, Exchanged.DISPLACED),
+        (3, 1, NormMode.CORRECTED, Exchanged.DISPLACED),
+        (3, 1, NormMode.CORRECTED, Exchanged.DISPLACED_KV),
+    ],
 )
 def test_replays_are_the_evaluations_as_they_are_bit_for_bit(
-    ranks: GetRanks, count: int, batch: int, mode: NormMode
+    ranks: GetRanks, count: int, batch: int, mode: NormMode, exchange: Exchanged
 ) -> None:
     images = [replace(image, batch=batch) for image in IMAGES]
-    for answer in ranks(count).run(_run, images, mode):
+    for answer in ranks(count).run(_run, images, mode, exchange):
         assert answer.same
         assert answer.messages
         # Every kind is recorded when it comes for the second time, once, whatever image it is of.
@@ -193,8 +199,8 @@ def test_replays_are_the_evaluations_as_they_are_bit_for_bit(
         assert answer.replayed == total - 2 * 4
 
 
-def _run(images: Sequence[Pass], mode: NormMode) -> Answer:
-    return _compare(images, norm_mode=mode)
+def _run(images: Sequence[Pass], mode: NormMode, exchange: Exchanged) -> Answer:
+    return _compare(images, norm_mode=mode, exchange=exchange)
 
 
 def test_a_displaced_evaluation_is_cut_where_its_buckets_leave_and_arrive(ranks: GetRanks) -> None:

@@ -61,7 +61,7 @@ def _exchanged(
 ) -> tuple[list[int], int, list[str], list[torch.Tensor]]:
     """Bytes sent by each evaluation, what is kept, digests of each rank's tensors as they are held here, outputs."""
     mesh = on_ranks.mesh()
-    unet = SplitUNet(networks.unet(torch.float32), residual=True)
+    unet = SplitUNet(networks.unet(torch.float32), exchange=Exchanged.RESIDUAL)
     unet.begin(conditions_of(batch), mesh.patch, height // 8, width // 8)
     sent, before, outputs = [], mesh.traffic.sent_bytes, []
     for number, evaluation in enumerate([EXACT, BASE, *[RESIDUAL] * repeats]):
