@@ -118,6 +118,11 @@ VARIATIONS = (
     # Two ranks' patches have at 256 px the 16 latent rows that eight ranks' have at 1024 px.
     Variation("GroupNorm at 2 ranks", NormMode.STALE.value, ranks=2, norm_mode=NormMode.STALE),
     *(Variation("resync", str(drift), resync=drift) for drift in (0.1, 0.3)),
+    Variation("displaced-kv", "8 ranks", exchange=Exchanged.DISPLACED_KV, images=PROMPTS),
+    *(
+        Variation("displaced-kv, fewer steps", str(steps), steps=steps, exchange=Exchanged.DISPLACED_KV, images=PROMPTS)
+        for steps in (10, 25)
+    ),
     Variation("residual", "8 ranks", exchange=Exchanged.RESIDUAL),
     *(Variation("residual, fewer steps", str(steps), steps=steps, exchange=Exchanged.RESIDUAL) for steps in (10, 25)),
     *(

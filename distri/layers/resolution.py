@@ -30,9 +30,13 @@ def halvings_before_conv(unet: Any, site: str) -> int:
 
 
 def nearest_output(unet: Any) -> str:
-    """What the names of all layers in the last block with self-attention begin with: whose tokens are finest."""
-    attending = [number for number, block in enumerate(unet.up_blocks) if getattr(block, "attentions", None)]
-    return f"up_blocks.{attending[-1]}." if attending else ""
+    """What the names of all layers in the transformer nearest the output begin with; nothing if there is none."""
+    names = [
+        f"up_blocks.{number}.attentions.{place}."
+        for number, block in enumerate(getattr(unet, "up_blocks", ()))
+        for place in range(len(getattr(block, "attentions", None) or ()))
+    ]
+    return names[-1] if names else ""
 
 
 def _of_residual(controlnet: Any, number: int) -> int:

@@ -28,7 +28,7 @@ class Traffic:
         buffers: kept from evaluation to evaluation for this shape.
         sent_residual: per evaluation whose keys and values cross as residuals; the rest is that of a synchronous one.
         kept_residual: then kept in the place of `buffers`: keys and values as the ranks have them of each other.
-        sent_displaced_kv: per evaluation of which keys and values alone are displaced, but for those nearest the output.
+        sent_displaced_kv: per evaluation of which keys and values alone are displaced, but for those nearest the end.
         late_kv: the part of it that nobody waits for.
         buffers_kv: then kept in the place of `buffers`.
     """
@@ -62,79 +62,76 @@ def of_unet(
     neighbours = (index > 0) + (index < patches.count - 1)
     others = patches.count - 1
     moment_bytes = max(4, element_bytes)
-    sent = received = displaced = halo_sent = buffers = saved = kept = filled = late = buffers_kv = 0
-    fresh = nearest_output(unet) if hasattr(unet, "up_blocks") else ""
+    halos, rest, late, fresh = (_Sums() for _ in range(4))
+    first = nearest_output(unet)
+    saved = kept = 0
     for site, module in evaluated(unet):
         halvings = halvings_of(unet, site)
-        is_late = not (fresh and site.startswith(fresh))
         here, windows = patches.at(halvings), windows_of(patches, window, halvings, site)
+        kv = fresh if first and site.startswith(first) else late
         if isinstance(module, nn.Conv2d) and module.kernel_size[0] > 1:
             entering = patches.at(halvings_before_conv(unet, site))
             across = entering.width if entering.dim == ROWS else entering.height
             row = batch * module.in_channels * across * element_bytes
             # A stride of 2 needs the row before alone: what it gets from above, its neighbour below gets from it.
             above, below = int(index > 0), int(index < patches.count - 1)
-            out, into = (below, above) if module.stride[0] == 2 else (neighbours, neighbours)
-            halo_sent += out * row
-            displaced += out * aligned(row)
-            received += into * row
-            buffers += (out + into) * aligned(row)
+            halos.add(row, *((below, above) if module.stride[0] == 2 else (neighbours, neighbours)))
         elif isinstance(module, nn.GroupNorm) and patches.count > 1:
+            # Its own moments have one place, whoever receives them.
             own = 2 * batch * module.num_groups * moment_bytes
-            sent += others * own
-            displaced += others * aligned(own)
-            received += others * own
-            buffers += patches.count * aligned(own)
+            rest.add(own, others, others, held=patches.count)
         elif type(module).__name__ == "Transformer2DModel":
             # What one rank of a move hands on, the other returns, at the width of the layers around.
             for move in here.moves:
                 if index in (move.origin, move.destination):
-                    size = batch * move.tokens * module.in_channels * element_bytes
-                    sent += size
-                    displaced += aligned(size)
-                    received += size
-                    buffers += 2 * aligned(size)
+                    rest.add(batch * move.tokens * module.in_channels * element_bytes, 1, 1)
         elif type(module).__name__ != "Attention" or module.is_cross_attention or patches.count == 1:
             continue
         elif windows is not None:
             row = batch * windows.across * module.inner_kv_dim * element_bytes
             for peer in range(patches.count):
                 if peer != index:
-                    out, into = (row * windows.shared_rows(*pair) for pair in ((index, peer), (peer, index)))
-                    sent += 2 * out
-                    displaced += 2 * aligned(out)
-                    received += 2 * into
-                    buffers += 2 * (aligned(out) + aligned(into))
-                    filled += is_late * 2 * (aligned(out) - out)
-                    late += is_late * 2 * aligned(out)
-                    buffers_kv += is_late * 2 * (aligned(out) + aligned(into))
+                    kv.add(row * windows.shared_rows(index, peer), 2, 0)
+                    kv.add(row * windows.shared_rows(peer, index), 0, 2)
         else:
             # Every rank's keys; its values are as many bytes.
             each = [batch * count * module.inner_kv_dim * element_bytes for count in here.tokens]
-            out = 2 * others * each[index]
-            sent += out
-            displaced += 2 * others * aligned(each[index])
-            received += 2 * (sum(each) - each[index])
-            buffers += 2 * sum(aligned(size) for size in each)
-            filled += is_late * (2 * others * aligned(each[index]) - out)
-            late += is_late * 2 * others * aligned(each[index])
-            buffers_kv += is_late * 2 * sum(aligned(size) for size in each)
+            for peer, size in enumerate(each):
+                kv.add(size, *((2 * others, 0) if peer == index else (0, 2)), held=2)
             coded = sent_bytes(module.inner_kv_dim, here.tokens[index], batch=batch, receivers=others)
-            saved += out - coded
+            saved += 2 * others * each[index] - coded
             kept += 2 * sum(each)
-    whole = sent + halo_sent
+    parts = (halos, rest, late, fresh)
+    whole = sum(part.sent for part in parts)
     return Traffic(
         sent=whole,
-        received=received,
-        sent_displaced=displaced,
-        halo_sent=halo_sent,
-        buffers=buffers,
+        received=sum(part.received for part in parts),
+        sent_displaced=sum(part.filled for part in parts),
+        halo_sent=halos.sent,
+        buffers=sum(part.held for part in parts),
         sent_residual=whole - saved,
         kept_residual=kept,
-        sent_displaced_kv=whole + filled,
-        late_kv=late,
-        buffers_kv=buffers_kv,
+        sent_displaced_kv=whole - late.sent + late.filled,
+        late_kv=late.filled,
+        buffers_kv=late.held,
     )
+
+
+@dataclass
+class _Sums:
+    """Bytes of some layers: sent, received, sent with every tensor filled up to a bucket's alignment, and held."""
+
+    sent: int = 0
+    received: int = 0
+    filled: int = 0
+    held: int = 0
+
+    def add(self, size: int, out: int, into: int, *, held: int | None = None) -> None:
+        """A tensor that leaves and arrives so often, and has as many places as both if nothing else is said."""
+        self.sent += out * size
+        self.received += into * size
+        self.filled += out * aligned(size)
+        self.held += (out + into if held is None else held) * aligned(size)
 
 
 def prediction_bytes(patches: Patches, index: int, *, batch: int, receivers: int) -> int:

@@ -45,7 +45,7 @@ class SplitUNet:
         spans: where it is noted what was recorded.
         kernels: the fused kernels; None is those that a GPU has.
         exchange: what displaced evaluations are. Residual: all waits, and keys and values cross as residuals; nothing
-            of that is recorded. Displaced keys and values: all else waits, and so do those of the block of attention
+            of that is recorded. Displaced keys and values: all else waits, and so do those of the transformer
             nearest the output.
     """
 

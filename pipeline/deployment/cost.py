@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.deployment.control_cost import CONTROLNET, MEGA, REFERENCE, features_tera, steered_share
+from pipeline.deployment.displacement import Exchange
 from pipeline.deployment.layouts import Layout
 from pipeline.picture import Cascade, Enlargement, HighresMode, Picture, Syntax
 
@@ -184,10 +185,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class SpeedKey:
-    """What makes jobs comparable. `size` is a size class: half an octave of pixels; `slots` are images at a time.
-
-    `residual`: keys and values crossed as residuals.
-    """
+    """What makes jobs comparable. `size` is half an octave of pixels, `slots` images at a time."""
 
     model: str
     layout: Layout
@@ -195,7 +193,7 @@ class SpeedKey:
     device: str
     size: int
     slots: int = 1
-    residual: bool = False
+    exchange: Exchange = Exchange.DISPLACED
 
     @classmethod
     def of(
@@ -207,11 +205,11 @@ class SpeedKey:
         device: str,
         pixels: int,
         together: int = 1,
-        residual: bool = False,
+        exchange: Exchange = Exchange.DISPLACED,
     ) -> SpeedKey:
         """The kind that an image of so many pixels belongs to, of which so many were evaluated together."""
         slots = max(one for one in SLOTS if one <= together)
-        return cls(model, layout, exact, device, size_class(pixels), slots, residual)
+        return cls(model, layout, exact, device, size_class(pixels), slots, Exchange.DISPLACED if exact else exchange)
 
 
 def size_class(pixels: int) -> int:
@@ -242,38 +240,41 @@ def expected_speed(
     exact: bool,
     pixels: int,
     slots: int = 1,
-    residual: bool = False,
+    exchange: Exchange = Exchange.DISPLACED,
 ) -> Expectation:
     """The speed of a replica for images of this size: learned from the nearest size that was rendered, or assumed.
 
     A speed of another size or layout is carried over by the published figures of what patches lose, one of another
     number of slots by `slots_speedup`. Of residuals nothing else is assumed than of displaced evaluations, with which
-    they were published as equal where GPUs are joined by PCIe (arXiv 2507.17511, table 2).
+    they were published as equal where GPUs are joined by PCIe (arXiv 2507.17511, table 2); nor of displaced-kv.
     """
-    exchange = ", residual exchange" if residual else ""
-    wanted = SpeedKey(model, layout, exact, "", size_class(pixels))
+    wanted = SpeedKey.of(model, layout, exact=exact, device="", pixels=pixels, exchange=exchange)
     learned = [(key, speed) for key, speed in speeds.items() if key.model == model and speed.seconds > 0]
     if not learned:
-        basis = f"assumed from published figures of an A100, layout {layout}{exchange}: nothing was rendered here yet"
+        said = f"layout {layout}{_named(wanted.exchange)}"
+        basis = f"assumed from published figures of an A100, {said}: nothing was rendered here yet"
         rate = assumed_rate(layout, pixels / MEGA) * slots_speedup(slots, pixels / MEGA)
         return Expectation(rate, learned=False, basis=basis)
 
     def distance(item: tuple[SpeedKey, Speed]) -> tuple[bool, bool, bool, int, int, int]:
         key, speed = item
         away, others = abs(key.size - wanted.size), abs(key.slots - slots)
-        return key.layout != layout, key.exact != exact, key.residual != residual, away, others, -speed.images
+        return key.layout != layout, key.exact != exact, key.exchange != wanted.exchange, away, others, -speed.images
 
     key, speed = min(learned, key=distance)
     megapixels = 2 ** (key.size / CLASSES_PER_OCTAVE)
     known = assumed_rate(key.layout, megapixels) * slots_speedup(key.slots, megapixels)
     rate = assumed_rate(layout, pixels / MEGA) * slots_speedup(slots, pixels / MEGA)
-    of_key = key.layout, key.exact, key.size, key.slots, key.residual
-    same = of_key == (layout, exact, wanted.size, slots, residual)
-    exchange = ", residual exchange" if key.residual else ""
+    of_key = key.layout, key.exact, key.size, key.slots, key.exchange
+    same = of_key == (layout, exact, wanted.size, slots, wanted.exchange)
     at_a_time = f", {key.slots} at a time" if key.slots > 1 else ""
     carried = "" if same else ", carried over"
-    basis = f"{speed.images} images on {key.device}, layout {key.layout}{at_a_time}{exchange}{carried}"
+    basis = f"{speed.images} images on {key.device}, layout {key.layout}{at_a_time}{_named(key.exchange)}{carried}"
     return Expectation(speed.tera / speed.seconds * rate / known, learned=True, basis=basis)
+
+
+def _named(exchange: Exchange) -> str:
+    return "" if exchange is Exchange.DISPLACED else f", {exchange.value} exchange"
 
 
 def slots_speedup(slots: int, megapixels: float) -> float:

@@ -16,6 +16,7 @@ class Exchange(StrEnum):
 
     DISPLACED = "displaced"  # as they were in the evaluation before: nothing waits
     RESIDUAL = "residual"  # as they are: layers wait, keys and values cross as what is new, in few bits
+    DISPLACED_KV = "displaced-kv"  # as they are, but for most keys and values, which nobody waits for
 
 
 class Displacement(BaseModel):

@@ -13,6 +13,7 @@ import structlog
 from pydantic import ConfigDict, RootModel
 
 from pipeline.deployment.cost import Speed, SpeedKey
+from pipeline.deployment.displacement import Exchange
 from pipeline.deployment.layouts import Layout
 from pipeline.errors import RecordUnreadable
 from pipeline.ledger.store import Store
@@ -55,11 +56,11 @@ class Speeds:
 
 # Both stand in the device's name, since earlier versions read a name of five parts, and these as another device's.
 _AT_A_TIME = re.compile(r"(.*), (\d{1,3}) at a time", re.DOTALL)
-_RESIDUAL = ", residual exchange"
+_EXCHANGES = {f", {one.value} exchange": one for one in Exchange if one is not Exchange.DISPLACED}
 
 
 def _name(key: SpeedKey) -> str:
-    device = key.device + (_RESIDUAL if key.residual else "")
+    device = key.device + "".join(text for text, one in _EXCHANGES.items() if one is key.exchange)
     device = device if key.slots == 1 else f"{device}, {key.slots} at a time"
     return json.dumps([key.model, str(key.layout), key.exact, device, key.size])
 
@@ -75,8 +76,9 @@ def _key(name: str) -> SpeedKey:
     several = _AT_A_TIME.fullmatch(device)
     slots = int(several[2]) if several else 1
     device = several[1] if several else device
-    residual = device.endswith(_RESIDUAL)
-    return SpeedKey(model, Layout.parse(layout), exact, device.removesuffix(_RESIDUAL), size, slots, residual)
+    said = next((text for text in _EXCHANGES if device.endswith(text)), "")
+    exchange = _EXCHANGES.get(said, Exchange.DISPLACED)
+    return SpeedKey(model, Layout.parse(layout), exact, device.removesuffix(said), size, slots, exchange)
 
 
 def _speed(sums: Mapping[str, str] | redis.ResponseError) -> Speed:

@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.deployment.adapter_memory import adapter_pixels
 from pipeline.deployment.announcement import Deployment
 from pipeline.deployment.cost import UNKNOWN_IMAGES, Speed, SpeedKey, expected_speed, paces, size_class, tera_operations
-from pipeline.deployment.displacement import Exchange
 from pipeline.deployment.slot_choice import chosen_slots
 from pipeline.picture import Format
 from pipeline.promptset.fields.row import ResolvedRow
@@ -103,8 +102,7 @@ class Estimator:
             slots = chosen_slots(
                 deployment.slots, self._speeds, images=of_replica, device=deployment.device, **of_job
             ).slots
-            residual = deployment.exchange is Exchange.RESIDUAL and not deployment.exact
-            speed = expected_speed(self._speeds, slots=slots, residual=residual, **of_job)
+            speed = expected_speed(self._speeds, slots=slots, exchange=deployment.exchange, **of_job)
             render_s += kind.tera / speed.tera_a_second / layout.data
             images += kind.images
             total_bytes += self._bytes(model, kind)

@@ -9,7 +9,6 @@ from dataclasses import replace
 import structlog
 
 from pipeline.deployment.cost import Speed, SpeedKey, tera_operations
-from pipeline.deployment.displacement import Exchange
 from pipeline.errors import ServiceError
 from pipeline.records.results import ImageOutcome, ImageResult
 from pipeline.records.usage import Usage
@@ -32,7 +31,7 @@ def learn(context: Context, outcomes: Iterable[ImageOutcome], usage: Usage | Non
                 device=made.device,
                 pixels=pixels,
                 together=1 + made.others,
-                residual=made.displacement.exchange is Exchange.RESIDUAL and not made.exact,
+                exchange=made.displacement.exchange,
             )
             known = sums[key]
             sums[key] = replace(

@@ -192,6 +192,7 @@ class RenderingSettings(SettingsPart):
     exchange: Exchange = Field(
         Exchange.DISPLACED,
         description="How evaluations after the warm-up see other ranks' activations: `displaced`, an evaluation late; "
+        "`displaced-kv`, as they are but for most keys and values, for the nearest pictures where NVLink joins GPUs; "
         "`residual`, as they are, keys and values in few bits, for GPUs joined by PCIe or Ethernet.",
     )
     highres_attention: HighresAttention = Field(

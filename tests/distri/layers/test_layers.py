@@ -77,21 +77,15 @@ def _apply(kind: str, layer: Any, x_BCHW: Tensor) -> Tensor:
     return out.transpose(1, 2).reshape(x_BCHW.shape)
 
 
-def _run(
-    kind: str,
-    height: int,
-    width: int,
-    mode: NormMode,
-    plan: list[tuple[int, Evaluation]],
-    only_kv: bool = False,  # noqa: FBT001, FBT002 - handed to ranks by position
-) -> list[Tensor]:
-    """This rank's outputs of a layer for inputs of given seeds, each in a given phase."""
+def _run(kind: str, height: int, width: int, mode: NormMode | None, plan: list[tuple[int, Evaluation]]) -> list[Tensor]:
+    """This rank's outputs of a layer for inputs of given seeds, each in a phase; no mode: of keys and values alone."""
     mesh = on_ranks.mesh()
     patches = split(height, width, mesh.patch.size, unit=4)
     if kind.startswith("transformer"):
         patches = replace(patches, balance=TokenBalance(rows_share=0.0, most_work=1.0))
-    context = Context(mesh.patch, patches, Exchange(mesh.patch, shares=(0.5, 0.5)), norm_mode=mode)
-    context.side_by_side, context.only_kv = kind.endswith(SIDE_BY_SIDE), only_kv
+    context = Context(mesh.patch, patches, Exchange(mesh.patch, shares=(0.5, 0.5)), only_kv=mode is None)
+    context.norm_mode = mode or NormMode.CORRECTED
+    context.side_by_side = kind.endswith(SIDE_BY_SIDE)
     network = _layer(kind)
     layers = SplitLayers(network, context, lambda _: 0)
     outputs = []
@@ -135,24 +129,24 @@ def test_waiting_or_with_unchanged_input_a_split_layer_is_the_whole_layer(
 @pytest.mark.parametrize("kind", ["conv3", "conv3 stride 2", "norm"])
 def test_with_keys_and_values_alone_displaced_other_layers_see_everything_now(ranks: GetRanks, kind: str) -> None:
     plan = [(1, LAST_WAITING), (2, DISPLACED), (3, DISPLACED)]
-    answers = ranks(3).run(_run, kind, 16, 12, NormMode.CORRECTED, plan, True)
+    answers = ranks(3).run(_run, kind, 16, 12, None, plan)
     for step, seed in ((1, 2), (2, 3)):
         assert relative(_joined(answers, step, 16, 12), _whole(kind, seed, 16, 12)) < EXACT
 
 
 @pytest.mark.parametrize(
-    ("kind", "only_kv"),
+    ("kind", "mode"),
     [
-        *((kind, False) for kind in ("conv3", "conv3 stride 2", "attention", "attention" + SIDE_BY_SIDE)),
-        *((kind, True) for kind in ("attention", "attention" + SIDE_BY_SIDE)),
+        *((kind, NormMode.CORRECTED) for kind in ("conv3", "conv3 stride 2", "attention", "attention" + SIDE_BY_SIDE)),
+        *((kind, None) for kind in ("attention", "attention" + SIDE_BY_SIDE)),
     ],
 )
 def test_a_displaced_layer_sees_its_own_input_now_and_the_others_before(
-    ranks: GetRanks, kind: str, only_kv: bool
+    ranks: GetRanks, kind: str, mode: NormMode | None
 ) -> None:
     height, width = 16, 12
     plan = [(1, LAST_WAITING), (2, DISPLACED)]
-    answers = ranks(2).run(_run, kind, height, width, NormMode.CORRECTED, plan, only_kv)
+    answers = ranks(2).run(_run, kind, height, width, mode, plan)
     for rank in range(2):
         patches = split(height, width, 2, unit=4)
         mixed = _input(kind, 1, height, width)

@@ -27,6 +27,10 @@ def _spec(**displaced: object) -> AttemptSpec:
     return spec.model_copy(update={"displacement": Displacement.model_validate(displaced)})
 
 
+def test_deployments_and_engine_know_the_same_exchanges() -> None:
+    assert [one.value for one in displacement.Exchange] == [one.value for one in Exchanged]
+
+
 @pytest.mark.parametrize("mode", list(NormMode))
 def test_an_attempts_choice_reaches_the_engine_and_its_results(mode: NormMode) -> None:
     spec = _spec(resync=0.2, norm_mode=mode.value, most_work=1.5, exchange="residual")

@@ -19,6 +19,7 @@ from pipeline.deployment.cost import (
     size_class,
     tera_operations,
 )
+from pipeline.deployment.displacement import Exchange
 from pipeline.deployment.layouts import Layout
 from pipeline.deployment.settings import Settings
 from pipeline.ledger import Ledger
@@ -154,17 +155,18 @@ def test_a_speed_of_the_same_layout_is_nearer_than_one_of_the_same_exactness() -
     assert "layout 1x1x1, carried over" in _basis({_key("1x1x2"): once, _key(exact=True): once})
 
 
-def test_speeds_with_residual_exchange_are_kept_apart_and_said() -> None:
+@pytest.mark.parametrize("exchange", [Exchange.RESIDUAL, Exchange.DISPLACED_KV])
+def test_speeds_with_another_exchange_are_kept_apart_and_said(exchange: Exchange) -> None:
     once = Speed(images=5, tera=10, seconds=1)
-    speeds = {_key(): once, replace(_key(), residual=True): replace(once, seconds=2.0)}
+    speeds = {_key(): once, replace(_key(), exchange=exchange): replace(once, seconds=2.0)}
     asked: dict[str, Any] = {"model": "demo", "layout": Layout(1, 1, 1), "exact": False, "pixels": MEGA}
-    displaced, residual = (expected_speed(speeds, residual=one, **asked) for one in (False, True))
-    assert residual.tera_a_second == pytest.approx(displaced.tera_a_second / 2)
-    assert residual.basis == "5 images on A100, layout 1x1x1, residual exchange"
-    estimator = Estimator(deployment(layout="1x1x1", gpus=1, exchange="residual"), speeds)
+    displaced, other = (expected_speed(speeds, exchange=one, **asked) for one in (Exchange.DISPLACED, exchange))
+    assert other.tera_a_second == pytest.approx(displaced.tera_a_second / 2)
+    assert other.basis == f"5 images on A100, layout 1x1x1, {exchange.value} exchange"
+    estimator = Estimator(deployment(layout="1x1x1", gpus=1, exchange=exchange), speeds)
     estimator.add(_row(num_images=1))
-    assert "residual exchange" in estimator.estimate(pods=1).basis[0]
-    assert "residual exchange" in expected_speed({}, residual=True, **asked).basis
+    assert f"{exchange.value} exchange" in estimator.estimate(pods=1).basis[0]
+    assert f"{exchange.value} exchange" in expected_speed({}, exchange=exchange, **asked).basis
 
 
 def test_jobs_that_took_no_time_teach_no_speed() -> None:
@@ -207,7 +209,11 @@ def test_the_ledger_adds_up_what_jobs_did(settings: Settings) -> None:
     }
     # The very name under which earlier versions have learned.
     assert ledger.store.redis.smembers(ledger.store.keys.speeds) == {r'["a|b", "1x1x2", true, "an \"odd\" name", -4]'}
-    for other in (replace(key, slots=4), replace(key, residual=True), replace(key, slots=4, residual=True)):
+    for other in (
+        replace(key, slots=4),
+        *(replace(key, exchange=one) for one in Exchange if one is not Exchange.DISPLACED),
+        replace(key, slots=4, exchange=Exchange.DISPLACED_KV),
+    ):
         ledger.speeds.learn({other: once})
         assert ledger.speeds.all()[other] == once
 
