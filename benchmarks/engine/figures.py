@@ -162,6 +162,7 @@ def traffic_table() -> list[dict[str, Any]]:
                     "distrifusion_received_giga_elements": PEER_RECEIVED_G.get((pixels, name)),
                     "sent_gb": round(own.sent / GIGA, 3),
                     "sent_residual_gb": round(own.sent_residual / GIGA, 3),
+                    "waited_kv_gb": round((own.sent_displaced_kv - own.late_kv) / GIGA, 3),
                     "halo_sent_mb": round(own.halo_sent / 1e6, 2),
                     "prediction_mb": round(
                         traffic.prediction_bytes(patches, index, batch=3 - cfg, receivers=cfg * patch - 1) / 1e6, 3

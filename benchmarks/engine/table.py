@@ -115,7 +115,14 @@ def _traffic(figures: dict[str, Any]) -> list[str]:
         "",
         *_rows(
             [
-                *("pixels", "layout", "received a step, G elements", "sent, GB", "the same as residuals"),
+                *(
+                    "pixels",
+                    "layout",
+                    "received a step, G elements",
+                    "sent, GB",
+                    "the same as residuals",
+                    "waited for in displaced-kv",
+                ),
                 *("halos sent, MB", "prediction, MB", "buffers, GB"),
             ],
             [
@@ -125,6 +132,7 @@ def _traffic(figures: dict[str, Any]) -> list[str]:
                     _beside(row["received_giga_elements"], row["distrifusion_received_giga_elements"]),
                     row["sent_gb"],
                     row["sent_residual_gb"],
+                    row["waited_kv_gb"],
                     row["halo_sent_mb"],
                     row["prediction_mb"],
                     _beside(row["buffers_gb"], row["distrifusion_buffers_gb"]),

@@ -100,8 +100,8 @@ was measured, has every evaluation wait; what is left there is the order of floa
 There is no warmup of 0: the first evaluation has nothing stale to read, and the engine refuses it.
 Where a picture's units of 32 px do not divide by the ranks, ranks with more rows hand tokens of their transformers on
 ([engine.md](engine.md)); *own tokens* is without that, and with a busiest rank that does more. In *residual* every
-evaluation after the warm-up waits for what is new of keys and values, in 1.8 bits a number; in *displaced-kv* for all but
-the keys and values of most layers, which alone are displaced. *Refined* pictures have
+evaluation after the warm-up waits for what is new of keys and values, in 1.8 bits a number; in *displaced-kv* for
+all but the keys and values of most layers, which alone are displaced. *Refined* pictures have
 twice the sides, in two passes, each with its warmup. *Img2img* begins with the renderer's
 picture of the next prompt's scene. *Inpainting* fills the right half of that of the prompt's own scene, and is compared
 there alone; *control* is steered by the edges of that picture, and *reference* resembles it, both by what was trained
