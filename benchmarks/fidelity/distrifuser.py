@@ -1,7 +1,7 @@
-"""One rank of distrifuser on a CPU, started by torchrun: `python -m benchmarks.fidelity.distrifuser SITE MODEL NOTE.json`.
+"""One rank of distrifuser on a CPU, started by torchrun: `-m benchmarks.fidelity.distrifuser SITE MODEL NOTE.json`.
 
 SITE is where pip has put it (`pip install --no-deps --target SITE distrifuser==0.0.1b1`). It asks for CUDA and NCCL at
-its start and for a module's earlier place in diffusers; what it asks for is answered here, and nothing of it is changed.
+its start and for a module's earlier place in diffusers; that is answered here, and nothing of it is changed.
 All ranks are patches of one picture, and both halves of guidance a batch, as in the figures beside it.
 """
 
@@ -57,11 +57,11 @@ def _pipeline(model: Path, warmup: int) -> tuple[Any, Any]:
     """diffusers' pipeline with distrifuser's network in it, its buffers made."""
     sys.modules["diffusers.models.unet_2d_condition"] = unet_2d_condition
     utils = importlib.import_module("distrifuser.utils")
-    start = dist.init_process_group
+    dist.init_process_group("gloo")
     with (
         mock.patch.object(utils, "check_env"),
         mock.patch.object(torch.cuda, "set_device"),
-        mock.patch.object(dist, "init_process_group", lambda _: start("gloo")),
+        mock.patch.object(dist, "init_process_group"),
     ):
         config = utils.DistriConfig(
             SIDE_PX, SIDE_PX, split_batch=False, warmup_steps=warmup, mode="corrected_async_gn", use_cuda_graph=False
