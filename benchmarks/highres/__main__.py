@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -61,9 +60,10 @@ def main() -> None:
     _paint(engine, folder, [_spec(scene, number, asked) for number, scene in enumerate(scenes)], wanted)
     reader = adherence.Reader(asked.side, asked.side, known=asked.known)
     found = {name: _read(folder, name, scenes, reader, (asked.side, asked.native_px)) for name in wanted}
+    command = f"python -m benchmarks.highres --prompts {asked.prompts} --side {asked.side} --ways {shlex.join(wanted)}"
     results = {
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "benchmarks.highres", *sys.argv[1:]]),
+        "command": command,
         **machine(),
         "side_px": asked.side,
         "native_px": asked.native_px,
