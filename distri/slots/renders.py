@@ -117,7 +117,8 @@ class Renders:
         except BadImage:
             return True  # it is refused when it joins
         control = tuple(dict.fromkeys(one.network.name for one in image.control))
-        kind = Kind(*preparation.latent_size(stage), control=control, references=kinds_of(image))
+        size, window = preparation.latent_size(stage), preparation.window_of(stage)
+        kind = Kind(*size, window=window, control=control, references=kinds_of(image))
         return kind == self._kind and preparation.loras.holds(image.loras)
 
     @raise_device_failures()

@@ -89,6 +89,11 @@ def row_of(result: ImageResult) -> dict[str, Any]:
     values = result.model_dump(mode="json")
     fields = {name: values[name] for name in Picture.model_fields if name in values and name not in _PARTS}
     fields |= {"syntax": (result.syntax or Syntax.NONE).value, "clip_skip": result.clip_skip}
+    # A model may have got a refiner since, which takes over unless a row says 1.
+    fields |= {
+        "guidance_interval": list(result.guidance_interval),
+        "refiner_switch_at": result.refiner_switch_at or 1.0,
+    }
     fields |= values["conditioning"] | values["file"] | {"metadata": values["metadata"]}
     if result.file.format is Format.PNG:
         del fields["quality"]

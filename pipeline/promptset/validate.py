@@ -22,6 +22,7 @@ from pipeline.promptset.decisions.named_pictures import NamedPictures
 from pipeline.promptset.decisions.options import Decisions
 from pipeline.promptset.decisions.prompts import slips_of, unread_syntax, unread_warning
 from pipeline.promptset.decisions.resolve import resolve
+from pipeline.promptset.decisions.without_effect import without_effect
 from pipeline.promptset.fields.row import Options, ResolvedRow, Row
 from pipeline.promptset.fields.shorthand import shortened
 from pipeline.promptset.formats.foreign import is_foreign, translated
@@ -196,7 +197,7 @@ def _resolved(
         return [RowError(line, name, message)], None
     if warning is not None:
         validation.warn(warning)
-    for name, message in named.notes:
+    for name, message in (*named.notes, *without_effect(row, defaults, resolved, deployment)):
         validation.warn(RowWarning(line, name, message))
     if defaults.model_fields_set:
         replaced = overrides.model_fields_set if overrides is not None else frozenset()

@@ -203,7 +203,8 @@ class Steps:
 
     def share(self, index: int) -> float:
         """Share of the schedule's steps that lie before this evaluation's step, those that are not walked included."""
-        return (self._first + index) // self.order / self._steps
+        steps = -(-len(self._every) // self.order)  # PNDM evaluates more often than its order says
+        return (self._first + index) // self.order * self._steps // steps / self._steps
 
     def timesteps_on_device(self) -> Tensor:
         """The same where the latent is, for the network."""

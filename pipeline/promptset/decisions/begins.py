@@ -60,7 +60,7 @@ def begin(
 ) -> dict[str, Any]:
     """Image, strength, fit and inpainting as a resolved row has them. Raises ValueError with (field, message)."""
     if begun is None:
-        if not _OF_IMAGE.isdisjoint(of_row) and (given := _asking(OF_IMAGE, of_row)):
+        if not _OF_IMAGE.isdisjoint(of_row) and (given := asking(OF_IMAGE, of_row)):
             raise ValueError(given[0], "given without an image to begin with; an image wanted beside it")
         return {"image": None, "strength": None, "fit": None, "inpaint": None}
     picture, (width, height) = begun.picture, size
@@ -97,7 +97,7 @@ def _inpainting(
 ) -> Inpainting | None:
     """What of the picture is painted anew. Raises ValueError with (field, message)."""
     if begun.mask is None:
-        if given := _asking((*OF_MASK, *OF_REGION), of_row):
+        if given := asking((*OF_MASK, *OF_REGION), of_row):
             raise ValueError(given[0], "given without a mask; a mask or a canvas wanted beside it")
         return None
     edge, rounds = {"grow": values["mask_grow"], "feather": values["mask_feather"]}, values["mask_rounds"]
@@ -123,7 +123,7 @@ def _inpainting(
     return painted.model_copy(update={"region": region})
 
 
-def _asking(names: Iterable[str], of_row: Mapping[str, Any]) -> list[str]:
+def asking(names: Iterable[str], of_row: Mapping[str, Any]) -> list[str]:
     """Those of the fields that ask for something."""
     nothing = {"mask_rounds": (1,)}
     return [name for name in names if of_row.get(name) not in (*_SAYS_NOTHING, *nothing.get(name, ()))]
@@ -135,7 +135,8 @@ def passes_from(
     """How a picture becomes a larger one.
 
     One pass enlarges by `LARGEST_STEP` at most, so `auto` is several where that is not enough; each after the first has
-    the strength of highres. A region is rendered in one. Raises ValueError with (field, message).
+    the strength of highres. `refine` is at least one, which may see in windows. A region is rendered in one. Raises
+    ValueError with (field, message).
     """
     if wish.get("mode") == "cascade":
         raise ValueError("highres", "cascade given beside an image; it begins with noise alone. auto wanted")
@@ -145,9 +146,14 @@ def passes_from(
         return Highres()
     if "base_px" in wish:
         raise ValueError("highres", "base_px given beside an image, whose size it is that passes begin with")
-    growth = math.sqrt(size[0] * size[1] / (picture.width * picture.height))
-    if wish.get("mode") == "direct" or growth <= LARGEST_STEP:
-        return Highres()
+    larger = growth(picture, size)
+    wanted = wish.get("mode") == "refine"
+    if wanted and larger <= 1:
+        raise ValueError(
+            "highres", "refine found for a picture no larger than the image that it begins with; auto or direct wanted"
+        )
+    if wish.get("mode") == "direct" or larger <= LARGEST_STEP:
+        return Highres(mode=HighresMode.REFINE) if wanted else Highres()
     refine = Highres(mode=HighresMode.REFINE, **{name: wish[name] for name in ("strength", "steps") if name in wish})
     if (refine.steps or steps) * refine.strength < 1:
         raise ValueError(
@@ -155,6 +161,11 @@ def passes_from(
             f"strength {refine.strength:g} of {refine.steps or steps} steps is less than one step; more wanted",
         )
     return refine
+
+
+def growth(picture: InputPicture, size: tuple[int, int]) -> float:
+    """How many times as long the sides become, in the mean of both."""
+    return math.sqrt(size[0] * size[1] / (picture.width * picture.height))
 
 
 def of_one_shape(picture: InputPicture, width: int, height: int) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from pipeline.deployment.allow_lists import Names
 from pipeline.deployment.announcement import Deployment
 from pipeline.loras import blocks
-from pipeline.picture import Lora, Picture, Syntax
+from pipeline.picture import WHOLE_SCHEDULE, Lora, Picture, Syntax
 from pipeline.promptset.fields.shorthand import lora_blocks
 from pipeline.promptset.syntax import reading
 from pipeline.promptset.syntax.inversions import Inversions
@@ -49,7 +49,7 @@ def read_prompts(values: Mapping[str, Any], syntax: Syntax, deployment: Deployme
     """Check the prompts of a row: the embeddings that they name, by the ids of the deployment's allow-list.
 
     Args:
-        values: its fields: the prompts and `steps`.
+        values: its fields: the prompts, `steps` and `guidance_interval`.
 
     Raises ValueError with (field, message) for what cannot be read or is not on the allow-list.
     """
@@ -67,6 +67,12 @@ def read_prompts(values: Mapping[str, Any], syntax: Syntax, deployment: Deployme
             continue
         read = _checked(name, reading.read, text, syntax, values["steps"], negative=negative, inversions=inversions)
         composed[name] = len(read)
+        if not negative and values["guidance_interval"] != WHOLE_SCHEDULE and is_composed(read):
+            raise ValueError(
+                "guidance_interval",
+                f"found beside prompts joined by AND or weighted as a whole, as {name} is; they are guided away from "
+                "the negative prompt at every step",
+            )
         embeddings |= {one: name for one in _named(read) if one not in embeddings}
     first, second = composed.get("prompt", 1), composed.get("prompt_2", 1)
     if values["prompt_2"] is not None and first != second:
@@ -78,6 +84,11 @@ def read_prompts(values: Mapping[str, Any], syntax: Syntax, deployment: Deployme
             made_for = ", ".join(allowed.models)
             raise ValueError(name, f"embedding {one[:80]!r} is for {made_for}; the row's model is {model!r}")
     return tuple(embeddings)
+
+
+def is_composed(read: Sequence[Composed]) -> bool:
+    """Whether a prompt is put together with the negative one, whatever the guidance."""
+    return len(read) > 1 or any(one.weight != 1 for one in read)
 
 
 def _checked(name: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

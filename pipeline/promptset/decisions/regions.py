@@ -20,7 +20,8 @@ def region_of(
         padding: pixels around it.
         size: width and height of the picture.
         native_px: side of the square that the model was trained on: a region of fewer pixels is enlarged to as many.
-        wanted: width and height in which it is rendered; None follows from the region.
+        wanted: width and height in which it is rendered; None follows from the region. Those that would follow from it
+            at some scale leave it as it is, so that a record which says them gives the same region again.
 
     Raises ValueError with (field, message).
     """
@@ -28,13 +29,14 @@ def region_of(
     left, top, right, bottom = painted.mask.box
     across, down = (max(0, left - edge), min(size[0], right + edge)), (max(0, top - edge), min(size[1], bottom + edge))
     width, height = across[1] - across[0], down[1] - down[0]
-    shape = wanted[0] / wanted[1] if wanted else min(_LONGEST, max(1 / _LONGEST, width / height))
-    if width < height * shape:
-        across = _widened(across, round(height * shape), size[0])
-    else:
-        down = _widened(down, round(width / shape), size[1])
+    shape = min(_LONGEST, max(1 / _LONGEST, width / height))
+    plain = _shaped(across, down, shape, size)
+    if wanted and not _follows(wanted, *(end - first for first, end in plain)):
+        shape = wanted[0] / wanted[1]
+        plain = _shaped(across, down, shape, size)
+    across, down = plain
     width, height = across[1] - across[0], down[1] - down[0]
-    if wanted and abs(width - height * shape) > max(1, shape):
+    if wanted and not _follows(wanted, width, height) and abs(width - height * shape) > max(1, shape):
         raise ValueError(
             "masked_size",
             f"{wanted[0]}x{wanted[1]} found, and around its mask the image has no more room than {width}x{height}; "
@@ -43,6 +45,27 @@ def region_of(
     scale = native_px / math.sqrt(width * height)
     rendered = wanted or ((_unit(width * scale), _unit(height * scale)) if scale > 1 else (width, height))
     return Region(left=across[0], top=down[0], width=width, height=height, rendered=rendered, padding=padding)
+
+
+def _shaped(
+    across: tuple[int, int], down: tuple[int, int], shape: float, size: tuple[int, int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The part in this shape: one side is longer than before."""
+    width, height = across[1] - across[0], down[1] - down[0]
+    if width < height * shape:
+        return _widened(across, round(height * shape), size[0]), down
+    return across, _widened(down, round(width / shape), size[1])
+
+
+def _follows(wanted: tuple[int, int], width: int, height: int) -> bool:
+    """Whether a part of this size is rendered in the wanted one at some scale, each side in whole units."""
+    if wanted == (width, height):
+        return True
+    if wanted[0] % UNIT_PX or wanted[1] % UNIT_PX:
+        return False
+    pairs = (wanted[0], width), (wanted[1], height)
+    least = max(0.0 if side == UNIT_PX else (side - UNIT_PX / 2) / own for side, own in pairs)
+    return least <= min((side + UNIT_PX / 2) / own for side, own in pairs)
 
 
 def _widened(span: tuple[int, int], length: int, limit: int) -> tuple[int, int]:

@@ -36,6 +36,7 @@ SCHEDULERS: list[tuple[str | None, dict[str, Any]]] = [
     ("KDPM2AncestralDiscreteScheduler", {}),
     ("DEISMultistepScheduler", {}),
     ("PNDMScheduler", {"skip_prk_steps": True}),
+    ("PNDMScheduler", {}),
     ("LCMScheduler", {}),
     ("TCDScheduler", {}),
     ("SASolverScheduler", {}),
@@ -161,3 +162,17 @@ def test_eta_is_what_a_row_says_and_none_unless_it_does() -> None:
     assert torch.equal(ends[0], ends[1])
     assert not torch.equal(ends[0], ends[2])
     assert replace(PLAIN, scheduler_settings={"eta": 0.4}).schedule == Schedule(eta=0.4)
+
+
+@pytest.mark.parametrize(("name", "settings"), SCHEDULERS)
+def test_shares_of_a_schedule_rise_from_nothing_and_end_before_the_whole(
+    model_dir: Path, name: str | None, settings: dict[str, Any]
+) -> None:
+    """What is no longer below 1 is outside of every guidance interval: so PNDM's last steps once had no guidance."""
+    recipe = SchedulerRecipe("EulerDiscreteScheduler", reference.pipeline(model_dir).scheduler.config)
+    for steps in (5, 30):
+        walk = Steps(recipe.make(name, settings, seed=0), steps, torch.Generator(), torch.device("cpu"))
+        shares = [walk.share(index) for index in range(len(walk.timesteps))]
+        assert shares[0] == 0
+        assert shares == sorted(shares)
+        assert set(shares) == {step / steps for step in range(steps)}

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from distri.engine import Engine, EngineSettings
-from distri.model.image import Evaluations, ImageSpec, Rendered
+from distri.model.image import Evaluations, ImageSpec, Rendered, StartPicture
 from distri.model.passes.stages import Highres
 from distri.model.text.prompts import LongPrompt
 from distri.ranks.errors import BadImage, Stopped
@@ -153,6 +153,29 @@ def test_an_image_that_does_not_fit_the_table_is_not_admitted_and_a_bad_one_harm
     again = _engine(model_dir).render_batch([CAT, replace(CAT, seed=8)], control=_go)
     assert _same(finished["cat"], again[0])
     assert [finished[name].others for name in ("cat", "other")] == [1, 1]
+
+
+def test_pictures_that_become_larger_in_windows_share_a_table(model_dir: Path) -> None:
+    """Windows of the first pass, too, are what the table agrees in: one that has them is admitted to its like alone."""
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 36, 3), np.uint8)
+    highres = Highres(refine=True, window_px=64)
+    larger = [
+        replace(CAT, seed=number, steps=steps, picture=StartPicture(36, 40, 1.0, pixels=pixels), highres=highres)
+        for number, steps in ((1, 4), (2, 3))
+    ]
+    engine = _engine(model_dir)
+    renders = engine.renders(control=_go, slots=2)
+    renders.join(larger[0], "0")
+    renders.advance(1)
+    assert not renders.admits(CAT)
+    assert renders.admits(larger[1])
+    renders.join(larger[1], "1")
+    found = {}
+    while renders.count:
+        found |= {one.name: one.rendered for one in renders.advance()}
+    for number, image in enumerate(larger):
+        assert found[str(number)].others == 1
+        assert _close(found[str(number)], engine.render(image, control=_go))
 
 
 def test_a_stop_ends_all_images_and_the_engine_goes_on(model_dir: Path) -> None:

@@ -80,6 +80,8 @@ FOR_ALL: dict[str, Any] = {
     "strip_metadata": True,
     "highres": "refine, strength=0.9",
     "long_prompt": "truncate",
+    "guidance_interval": [0.1, 0.2],
+    "refiner_switch_at": 0.3,
 }
 
 

@@ -46,12 +46,17 @@ def test_a_text_of_too_many_tokens_is_refused_with_what_to_do(field: str, text: 
         {"prompt": "a tower " * 30 + "BREAK " + "a tower " * 30, "syntax": "a1111"},
         {"prompt": LONG, "long_prompt": "chunk"},
         {"prompt": LONG, "long_prompt": "truncate"},
-        {"negative_prompt": LONG, "guidance_scale": 1.0},  # it is not read
     ],
 )
 def test_what_the_pod_would_render_is_valid(row: dict[str, Any]) -> None:
     found = _validated(row, syntaxes=("a1111",))
     assert (found.errors, found.warnings, found.rows) == ([], [], 1)
+
+
+def test_a_negative_prompt_that_is_not_read_may_have_any_length() -> None:
+    found = _validated({"negative_prompt": LONG, "guidance_scale": 1.0})
+    assert (found.errors, found.rows) == ([], 1)
+    assert ["guidance is off" in one.message for one in found.warnings] == [True]
 
 
 def test_a_part_of_a_prompt_with_syntax_may_be_too_long() -> None:

@@ -227,3 +227,15 @@ def test_the_shape_of_a_region() -> None:
     assert _region((500, 100, 510, 900), (1000, 1000))[2:4] == (415, 830)  # no longer than two to one
     assert _region((500, 500, 540, 540), (1000, 1000), wanted=(200, 100))[2:] == (140, 70, 200, 100)
     assert _region((0, 0, 60, 60), (60, 400))[2:4] == (60, 75)
+
+
+@pytest.mark.parametrize("size", [(1000, 1000), (101, 77), (136, 88), (72, 168)])
+@pytest.mark.parametrize("box", [(0, 0, 20, 20), (30, 10, 72, 60), (5, 40, 70, 77)])
+def test_a_region_is_the_same_again_where_its_record_says_in_which_size_it_is_rendered(
+    box: tuple[int, int, int, int], size: tuple[int, int]
+) -> None:
+    """Whole units make another shape of it, which once moved or refused the region of a replay."""
+    for native_px in (50, 96, 100, 512, 1024):
+        for padding in (0, 7, 20):
+            found = _region(box, size, padding=padding, native_px=native_px)
+            assert _region(box, size, padding=padding, native_px=native_px, wanted=found[4:]) == found

@@ -89,6 +89,14 @@ def test_embeddings_are_recorded_by_id() -> None:
             "negative_prompt: a weight of 1e+09 found; -100 to 100 wanted",
         ),
         ({"prompt_2": "a AND b"}, "prompt_2: 2 prompts between AND found; as many as in prompt wanted, 1"),
+        (
+            {"prompt": "a AND b", "guidance_interval": [0.2, 0.8]},
+            "guidance_interval: found beside prompts joined",
+        ),
+        (
+            {"prompt": "a :0.5", "guidance_interval": [0.2, 0.8]},
+            "guidance_interval: found beside prompts joined",
+        ),
         ({"loras": ["flim"]}, "loras: 'flim' is not on the allow-list; nearest film"),
         ({"loras": ["film", "FilmGrain_v2"]}, "loras: 'film' is there twice; add up its scales"),
         ({"syntax": "midjourney"}, "syntax: "),
