@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from distri import demo_model
 from pipeline import Client
 from pipeline.client.connect import Connection, connect_to_stack
 from pipeline.client.local_stack import running_stack
-from tests.e2e.stack import User, until
+from tests.e2e.forked import programs
+from tests.e2e.stack import TESSERA, User, until
 
 
 @pytest.fixture(scope="session")
@@ -59,11 +61,12 @@ def _until_gone(user: User) -> Iterator[User]:
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Iterator[User]:
-    """A user with a stack that is up."""
+    """A user with a stack that is up, whose commands need no start of Python."""
     user = new_user(tmp_path_factory.mktemp("studio"), random_model)
     done = user.run("up")
     assert done.returncode == 0, done.stderr
-    yield user
+    with programs(tmp_path_factory.mktemp("bin")) as folder:
+        yield replace(user, program=folder / TESSERA.name)
     user.run("down")
 
 

@@ -24,6 +24,7 @@ class User:
     folder: Path
     data_dir: Path
     mark: str
+    program: Path = TESSERA
 
     @property
     def environment(self) -> dict[str, str]:
@@ -35,8 +36,8 @@ class User:
             "TEST_MARK": self.mark,
         }
 
-    def command(self, *arguments: str | Path, program: Path = TESSERA) -> list[str]:
-        return [str(program), *map(str, arguments)]
+    def command(self, *arguments: str | Path, program: Path | None = None) -> list[str]:
+        return [str(program or self.program), *map(str, arguments)]
 
     def start(self, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
         """Start `tessera ARGUMENTS` and return at once."""
