@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
-from training import autoencoder, data, denoiser, directory, ranks
+from training import autoencoder, data, denoiser, directory
 from training.denoiser import Counts, Plan
 from training.stages import Stages
 
@@ -71,8 +74,14 @@ def make(work: Path, target: Path, *, processes: int, share: float = 1.0) -> Non
     )
     denoiser.encode_all(work, vae, counts)
     stages.end("latents")
+    # Each rank has a share of every batch: faster on two cores than two threads of one process are.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     settings = [json.dumps(asdict(one)) for one in (counts, plan)]
-    ranks.launch("training.denoiser", [str(work), *settings], processes=processes)
+    subprocess.run(
+        [*launch, "-m", "training.denoiser", str(work), *settings],
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     stages.end("UNet and text encoders")
     directory.write(target, denoiser.trained(work), vae)
     stages.end("directory")

@@ -14,14 +14,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from training import controlnet, data, denoiser, frozen, ip_adapter, ranks, traits
+from training import controlnet, data, denoiser, frozen, ip_adapter, traits
 from training.loop import Plan
 from training.stages import Stages
 
 LIMIT_BYTES = 12_000_000
 SMALL_PICTURES, LARGE_PICTURES = 4000, 2400
 NAMED_PICTURES, NAMING_STEPS = 12_000, 1250
-CONTROL_RANKS, CONTROL_STEPS = 5, 1000
+# Nothing of this is shipped: run to its end, it is obeyed in 56 % of scenes, and 90 % are wanted.
+CONTROL = Plan(small_steps=1500, small_batch=8, large_steps=1500, large_batch=4)
 REFERENCE = Plan(small_steps=300, small_batch=16, large_steps=100, large_batch=8)
 
 
@@ -51,11 +52,10 @@ def make(work: Path, model: Path, target: Path, *, processes: int, share: float 
     stages.end("pictures")
     reader = frozen.vae(model)
     latents = {longer: denoiser.encode(work, reader, longer=longer, count=count) for longer, count in counts.items()}
-    for one in latents[controlnet.LONGER]:
-        controlnet.edges(work, one, longer=controlnet.LONGER)
+    edges = {longer: [controlnet.edges(work, one, longer=longer) for one in sets] for longer, sets in latents.items()}
     stages.end("latents and edges")
-    settings = [str(one) for one in (work, model, counts[controlnet.LONGER], some(CONTROL_STEPS, 1))]
-    ranks.launch("training.controlnet", settings, processes=CONTROL_RANKS)
+    plan = Plan(some(CONTROL.small_steps, 1), CONTROL.small_batch, some(CONTROL.large_steps, 1), CONTROL.large_batch)
+    controlnet.train(work, frozen.painter(model), plan, edges[128], edges[256])
     stages.end("ControlNet")
     traits.train(work, count=some(NAMED_PICTURES, 600), steps=some(NAMING_STEPS, 1), processes=processes)
     stages.end("image encoder")

@@ -1,4 +1,4 @@
-"""Steps of training with a checkpoint, for what is learnt beside the demo model."""
+"""Steps of training with a checkpoint, for what is small and learnt by one process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
-from training import ranks
 from training.checkpoint import Average, Clock, load, save, warmed_and_cooled
 
 AVERAGE, NOTED = 0.995, 50
@@ -44,17 +43,17 @@ def learn(
     weight_decay: float = 0.01,
     save_every: int = 100,
 ) -> Path:
-    """Train from where the last run stopped to the end, alone or, in a process group, by ranks as `ranks` says.
+    """Train from where the last run stopped to the end.
 
     Args:
         path: of the checkpoint; a `.jsonl` beside it holds step, loss (mean of 50 steps) and CPU seconds.
         network: what is kept, and averaged.
         groups: peak learning rates and the weights that learn by them.
-        loss: of a step, by a lot that depends on the step and the rank alone.
+        loss: of a step, by a lot that depends on the step alone.
         steps: of the whole training.
         warmup: steps in which the rate rises.
         weight_decay: AdamW's.
-        save_every: steps from one checkpoint to the next, a multiple of `ranks.TOGETHER`.
+        save_every: steps from one checkpoint to the next.
     """
     optimizer = torch.optim.AdamW(
         [{"params": list(weights), "peak": rate} for rate, weights in groups],
@@ -63,24 +62,22 @@ def learn(
     )
     average = Average(network, AVERAGE)
     done, spent_s = load(path, network=network, average=average, optimizer=optimizer)
-    clock, losses, rank = Clock(spent_s), list[float](), ranks.rank()
+    clock, losses = Clock(spent_s), list[float]()
     for step in range(done, steps):
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * warmed_and_cooled(step, steps, warmup=warmup)
-        found = loss(step, Random(f"{path.stem} {step}" + (f" rank {rank}" if rank else "")))
+        found = loss(step, Random(f"{path.stem} {step}"))
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(found)
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        if (step + 1) % ranks.TOGETHER == 0:
-            ranks.average(network, optimizer)
         average.follow(network, step)
         losses.append(found.item())
-        if (step + 1) % NOTED == 0 and rank == 0:
+        if (step + 1) % NOTED == 0:
             record = {"step": step + 1, "loss": round(sum(losses) / len(losses), 5), "cpu_s": round(clock.cpu_s, 1)}
             with path.with_suffix(".jsonl").open("a") as file:
                 file.write(json.dumps(record) + "\n")
             losses = []
-        if rank == 0 and ((step + 1) % save_every == 0 or step + 1 == steps):
+        if (step + 1) % save_every == 0 or step + 1 == steps:
             save(path, step=step + 1, cpu_s=clock.cpu_s, network=network, average=average, optimizer=optimizer)
     return path

@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from distri.model.reference.image_encoder import ImageEncoder
 from distri.model.reference.ip_adapter import IPAdapter, load_adapter
-from tests.distri.pool import Ranks
-from training import controlnet, frozen, ip_adapter, loop, obeyed, ranks, traits
+from training import controlnet, frozen, ip_adapter, loop, obeyed, traits
 from training.checkpoint import save
 from training.denoiser import LatentSet, Painter
 from training.loop import Plan
@@ -52,30 +51,10 @@ def test_a_network_adds_nothing_before_it_has_learnt_and_something_after(teacher
     given = (torch.randn(1, 4, 8, 8), torch.tensor(500), torch.zeros(1, 77, 192), _edges().picture([0]))
     down, middle = network(*given, added_cond_kwargs=added, return_dict=False)
     assert not any(bool(one.any()) for one in (*down, middle))
-    controlnet.train(tmp_path, teacher, [_edges()], steps=2, batch=2)
+    plan = Plan(small_steps=1, small_batch=2, large_steps=1, large_batch=2)
+    controlnet.train(tmp_path, teacher, plan, [_edges()], [_edges()])
     down, middle = controlnet.trained(tmp_path, teacher)(*given, added_cond_kwargs=added, return_dict=False)
     assert all(bool(one.any()) for one in (*down, middle))
-
-
-def test_ranks_learn_from_batches_of_their_own_and_end_alike(tmp_path: Path) -> None:
-    together, alone = Ranks(2), tmp_path / "alone"
-    alone.mkdir()
-    try:
-        first, second = together.run(_line, tmp_path)
-    finally:
-        together.stop()
-    assert first == second
-    assert load_file(tmp_path / "line.safetensors")["network.weight"].tolist() == first
-    assert _line(alone) != first
-
-
-def _line(directory: Path) -> list[list[float]]:
-    torch.manual_seed(0)
-    network = torch.nn.Linear(3, 1)
-    loop.learn(directory / "line.safetensors", network, [(1e-2, list(network.parameters()))],
-               lambda _, lot: network(torch.ones(3) * lot.random()).square().mean(), steps=ranks.TOGETHER)  # fmt: skip
-    found: list[list[float]] = network.weight.tolist()
-    return found
 
 
 def test_a_stopped_training_goes_on_as_if_it_had_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
