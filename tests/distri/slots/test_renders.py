@@ -170,7 +170,7 @@ def test_pictures_that_become_larger_in_windows_share_a_table(model_dir: Path) -
     assert not renders.admits(CAT)
     assert renders.admits(larger[1])
     renders.join(larger[1], "1")
-    found = {}
+    found: dict[str, Rendered] = {}
     while renders.count:
         found |= {one.name: one.rendered for one in renders.advance()}
     for number, image in enumerate(larger):
