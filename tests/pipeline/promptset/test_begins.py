@@ -8,17 +8,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.deployment.allowed import AllowedModel
 from pipeline.deployment.cost import tera_operations
 from pipeline.input_picture import Fit
 from pipeline.inputs.gathered import InputPictures
 from pipeline.picture import Highres, HighresMode
-from pipeline.promptset.fields.row import Options, ResolvedRow
-from pipeline.promptset.formats.source import Source
-from pipeline.promptset.validate import Validation, resolved_rows
-from tests.factories import deployment
-
-SDXL = {"sdxl": AllowedModel(revision="r", native_px=1024)}
+from pipeline.promptset.fields.row import ResolvedRow
+from pipeline.promptset.validate import Validation
+from tests.pipeline.promptset.validated import PictureRows
 
 
 @pytest.fixture
@@ -28,18 +24,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+_refused = PictureRows().refused
+
+
 def _found(folder: Path, *rows: dict[str, Any], **defaults: Any) -> tuple[list[ResolvedRow], Validation]:
-    validation = Validation("rows", inputs=InputPictures([folder]))
-    source = Source("rows", ((number, {"prompt": "p", "model": "sdxl"} | row) for number, row in enumerate(rows, 1)))
-    deployed = deployment(max_megapixels=64.0, models=SDXL, images_in=True, masks=True)
-    options = Options.model_validate(defaults)
-    return list(resolved_rows(source, options, deployed, validation, batch_seed=1)), validation
-
-
-def _refused(folder: Path, row: dict[str, Any]) -> str:
-    rows, validation = _found(folder, row)
-    assert not rows
-    return str(validation.errors[0])
+    return PictureRows().found(folder, *rows, defaults=defaults)
 
 
 def test_a_row_without_a_size_has_that_of_its_image(folder: Path) -> None:
@@ -95,10 +84,8 @@ def test_no_path_is_read_where_no_folder_is_given(folder: Path) -> None:
 
 
 def test_an_older_deployment_is_not_sent_what_it_would_not_read(folder: Path) -> None:
-    validation = Validation("rows", inputs=InputPictures([folder]))
-    source = Source("rows", iter([(1, {"prompt": "p", "image": "room.png"})]))
-    assert not list(resolved_rows(source, Options(), deployment(), validation, batch_seed=1))
-    assert "begins with noise alone" in str(validation.errors[0])
+    message = _refused(folder, {"image": "room.png"}, images_in=False, masks=False)
+    assert "begins with noise alone" in message
 
 
 def test_as_many_passes_as_the_growth_takes(folder: Path) -> None:

@@ -9,16 +9,13 @@ import pytest
 from PIL import Image
 
 from pipeline.checkpoints.control_files import ControlFile
-from pipeline.deployment.allowed import AllowedControlNet, AllowedModel
+from pipeline.deployment.allowed import AllowedControlNet
 from pipeline.deployment.cost import tera_operations
 from pipeline.input_picture import ControlKind, Fit, Preprocess
-from pipeline.inputs.gathered import InputPictures
-from pipeline.promptset.fields.row import Options, ResolvedRow
-from pipeline.promptset.formats.source import Source
-from pipeline.promptset.validate import Validation, resolved_rows
-from tests.factories import deployment, noise
+from pipeline.promptset.fields.row import ResolvedRow
+from tests.factories import noise
+from tests.pipeline.promptset.validated import PictureRows
 
-SDXL = {"sdxl": AllowedModel(revision="r", native_px=1024), "other": AllowedModel(revision="r", native_px=1024)}
 NETS = {
     "edges": AllowedControlNet(names=("canny-sdxl",)),
     "depth": AllowedControlNet(models=("sdxl",)),
@@ -41,20 +38,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _found(folder: Path, *rows: dict[str, Any], **changes: Any) -> tuple[list[ResolvedRow], Validation]:
-    defaults = Options.model_validate(changes.pop("defaults", {}))
-    validation = Validation("rows", inputs=InputPictures([folder], keep=folder))
-    of_all = {"prompt": "p", "model": "sdxl", "size": "640x480"}
-    source = Source("rows", ((number, of_all | row) for number, row in enumerate(rows, 1)))
-    allowed = {"models": SDXL, "controlnets": NETS, "control": True, "images_in": True, "masks": True}
-    deployed = deployment(**{"max_megapixels": 64.0, **allowed} | changes)
-    return list(resolved_rows(source, defaults, deployed, validation, batch_seed=1)), validation
-
-
-def _refused(folder: Path, row: dict[str, Any], **changes: Any) -> str:
-    rows, validation = _found(folder, row, **changes)
-    assert not rows
-    return str(validation.errors[0])
+ROWS = PictureRows({"controlnets": NETS, "control": True}, {"size": "640x480"})
+_found, _refused = ROWS.found, ROWS.refused
 
 
 def test_a_network_with_its_picture(folder: Path) -> None:

@@ -12,15 +12,12 @@ from pipeline.deployment.allowed import AllowedModel
 from pipeline.deployment.control_cost import MEGA
 from pipeline.deployment.cost import tera_operations, unet_tera
 from pipeline.input_picture import Inpainting, InputMask
-from pipeline.inputs.gathered import InputPictures
 from pipeline.picture import Highres
 from pipeline.promptset.decisions.regions import region_of
-from pipeline.promptset.fields.row import Options, ResolvedRow
-from pipeline.promptset.formats.source import Source
-from pipeline.promptset.validate import Validation, resolved_rows
-from tests.factories import deployment, noise
+from pipeline.promptset.fields.row import ResolvedRow
+from tests.factories import noise
+from tests.pipeline.promptset.validated import PictureRows
 
-SDXL = {"sdxl": AllowedModel(revision="r", native_px=1024)}
 ROOM = {"image": "room.png"}
 MASKED = {"image": "room.png", "mask": "mask.png"}
 
@@ -43,14 +40,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _found(folder: Path, *rows: dict[str, Any], **changes: Any) -> tuple[list[ResolvedRow], Validation]:
-    defaults = Options.model_validate(changes.pop("defaults", {}))
-    validation = Validation("rows", inputs=InputPictures([folder], keep=folder))
-    source = Source("rows", ((number, {"prompt": "p", "model": "sdxl"} | row) for number, row in enumerate(rows, 1)))
-    deployed = deployment(
-        **{"max_megapixels": 64.0, "models": SDXL, "images_in": True, "masks": True, "mask_rounds": True} | changes
-    )
-    return list(resolved_rows(source, defaults, deployed, validation, batch_seed=1)), validation
+_found = PictureRows({"mask_rounds": True}).found
 
 
 def _painted(row: ResolvedRow) -> Inpainting:

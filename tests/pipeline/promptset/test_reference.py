@@ -8,16 +8,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.deployment.allowed import AllowedIPAdapter, AllowedModel
+from pipeline.deployment.allowed import AllowedIPAdapter
 from pipeline.deployment.control_cost import REFERENCE
 from pipeline.deployment.cost import tera_operations
-from pipeline.inputs.gathered import InputPictures
-from pipeline.promptset.fields.row import Options, ResolvedRow
-from pipeline.promptset.formats.source import Source
-from pipeline.promptset.validate import Validation, resolved_rows
-from tests.factories import deployment, noise
+from pipeline.promptset.fields.row import ResolvedRow
+from tests.factories import noise
+from tests.pipeline.promptset.validated import PictureRows
 
-SDXL = {"sdxl": AllowedModel(revision="r", native_px=1024), "other": AllowedModel(revision="r", native_px=1024)}
 ADAPTERS = {
     "face": AllowedIPAdapter(names=("ip-adapter-plus-face_sdxl_vit-h",)),
     "style": AllowedIPAdapter(models=("sdxl",)),
@@ -42,20 +39,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _found(folder: Path, *rows: dict[str, Any], **changes: Any) -> tuple[list[ResolvedRow], Validation]:
-    defaults = Options.model_validate(changes.pop("defaults", {}))
-    validation = Validation("rows", inputs=InputPictures([folder], keep=folder))
-    of_all = {"prompt": "p", "model": "sdxl", "size": "640x480"}
-    source = Source("rows", ((number, of_all | row) for number, row in enumerate(rows, 1)))
-    allowed = {"models": SDXL, "ip_adapters": ADAPTERS, "references": True, "images_in": True, "masks": True}
-    deployed = deployment(**{"max_megapixels": 64.0, **allowed} | changes)
-    return list(resolved_rows(source, defaults, deployed, validation, batch_seed=1)), validation
-
-
-def _refused(folder: Path, row: dict[str, Any], **changes: Any) -> str:
-    rows, validation = _found(folder, row, **changes)
-    assert not rows
-    return str(validation.errors[0])
+ROWS = PictureRows({"ip_adapters": ADAPTERS, "references": True}, {"size": "640x480"})
+_found, _refused = ROWS.found, ROWS.refused
 
 
 def test_several_with_scales_and_a_mask(folder: Path) -> None:
