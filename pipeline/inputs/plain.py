@@ -9,7 +9,7 @@ import io
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, TypeVar
+from typing import IO, TypeVar, cast
 
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
@@ -23,6 +23,7 @@ MAX_MEGAPIXELS = 100
 
 _COMPRESSION = 1  # of zlib: photographs gain little from more, and a thousand of them take their time
 _SIXTEEN_BITS = frozenset({"I;16", "I;16B", "I;16L", "I"})
+_MOST_OF_SIXTEEN = 2**16 - 1
 _SAID = {
     b"<htm": "a page of HTML",
     b"<!do": "a page of HTML",
@@ -120,7 +121,11 @@ def png_of(image: Image.Image) -> bytes:
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits in 8, any other as it is. Raises ValueError for floats."""
+    """Grey of 16 bits in 8, any other as it is. Raises ValueError for floats, and for whole numbers of more bits."""
+    if image.mode == "I":
+        least, most = cast("tuple[int, int]", image.getextrema())
+        if least < 0 or most > _MOST_OF_SIXTEEN:
+            raise ValueError(f"pixels of {least} to {most} found; 8 or 16 bits a channel wanted")
     if image.mode in _SIXTEEN_BITS:
         return image.convert("I").point(lambda level: level * (1 / 257) + 0.5).convert("L")
     if image.mode == "F":

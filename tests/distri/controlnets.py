@@ -87,13 +87,30 @@ def latent(directory: Path, image: ImageSpec) -> torch.Tensor:
 
 
 class _ControlNets:
-    """A call of the ControlNet pipelines."""
+    """A call of the ControlNet pipelines.
+
+    Attributes:
+        pipelines: from noise, from a picture, and within a mask.
+        pictures_are: how the first of them calls what steers; the others call it `control_image`.
+    """
+
+    pipelines: tuple[Any, Any, Any] = (
+        diffusers.StableDiffusionXLControlNetPipeline,
+        diffusers.StableDiffusionXLControlNetImg2ImgPipeline,
+        diffusers.StableDiffusionXLControlNetInpaintPipeline,
+    )
+    pictures_are = "image"
 
     def __init__(self, directory: Path, image: ImageSpec) -> None:
         self.image, self.directory = image, directory
         self.parts = reference.pipeline(directory).components | {"scheduler": reference.scheduler(directory, image)}
         self.networks = [network(directory, int(one.network.path.name)) for one in image.control]
         self.rows, self.columns = -(-image.height // 8) * 8, -(-image.width // 8) * 8
+
+    @property
+    def controlnet(self) -> Any:
+        """As the pipelines take it."""
+        return self.networks
 
     def whole(self, pixels: Pixels | None) -> torch.Tensor:
         """A picture on the canvas, 0 to 1."""
@@ -105,38 +122,40 @@ class _ControlNets:
 
     def latent(self) -> torch.Tensor:
         """The final one."""
-        image, parts = self.image, self.parts | {"controlnet": self.networks}
-        arguments: dict[str, Any] = {"image": [self.whole(one.pixels) for one in image.control]}
-        kind: Any = diffusers.StableDiffusionXLControlNetPipeline
-        begun = torch.empty(0)
-        if (start := image.picture) is not None:
-            kind = diffusers.StableDiffusionXLControlNetImg2ImgPipeline
-            with torch.inference_mode():
-                begun = parts["vae"].encode(self.whole(start.pixels) * 2 - 1).latent_dist.mean
-            begun = begun * parts["vae"].config.scaling_factor
-            arguments = {"image": begun, "control_image": arguments["image"], "strength": start.strength}
-            if start.inpaint is not None:
-                kind = diffusers.StableDiffusionXLControlNetInpaintPipeline
-                assert start.inpaint.mask is not None
-                arguments["image"] = self.whole(start.pixels)
-                arguments["mask_image"] = torch.from_numpy(start.inpaint.mask).float()[None, None] / 255
-            parts = {part: one for part, one in parts.items() if part not in ("feature_extractor", "image_encoder")}
-        pipe: Any = kind(**parts, add_watermarker=False)
-        pipe._encode_vae_image = lambda *_, **__: begun  # the mean, without a draw
+        image, pictures = self.image, [self.whole(one.pixels) for one in self.image.control]
         return self.called(
-            pipe,
-            **arguments,
+            self.begun(),
+            **{self.pictures_are if image.picture is None else "control_image": pictures},
             controlnet_conditioning_scale=[one.scale for one in image.control],
             control_guidance_start=[one.start for one in image.control],
             control_guidance_end=[one.end for one in image.control],
         )
 
-    def called(self, pipe: Any, **arguments: Any) -> torch.Tensor:
+    def begun(self) -> tuple[Any, dict[str, Any]]:
+        """The pipeline for what the image begins with, and what it is to be called with for that."""
+        start, parts = self.image.picture, self.parts | {"controlnet": self.controlnet}
+        from_noise, from_picture, within_mask = self.pipelines
+        if start is None:
+            return from_noise(**parts, add_watermarker=False), {}
+        vae, whole = parts["vae"], self.whole(start.pixels)
+        with torch.inference_mode():
+            latent = vae.encode(whole * 2 - 1).latent_dist.mean * vae.config.scaling_factor
+        parts = {part: one for part, one in parts.items() if part not in ("feature_extractor", "image_encoder")}
+        if start.inpaint is None:
+            return from_picture(**parts, add_watermarker=False), {"image": latent, "strength": start.strength}
+        assert start.inpaint.mask is not None
+        pipe = within_mask(**parts, add_watermarker=False)
+        pipe._encode_vae_image = lambda *_, **__: latent  # the mean, without a draw
+        mask = self.whole(np.repeat(start.inpaint.mask[..., None], 3, axis=2))[:, :1]
+        return pipe, {"image": whole, "mask_image": mask, "strength": start.strength}
+
+    def called(self, begun: tuple[Any, dict[str, Any]], **arguments: Any) -> torch.Tensor:
         """What the pipeline gives."""
+        pipe, own = begun
         image, size = self.image, (self.image.height, self.image.width)
         pipe.set_progress_bar_config(disable=True)
         found: torch.Tensor = pipe(
-            **arguments,
+            **own | arguments,
             prompt=image.prompt,
             negative_prompt=image.negative_prompt,
             height=self.rows,
@@ -169,7 +188,7 @@ class _Adapters(_ControlNets):
         )
         scales = [one.scale for one in image.control]
         return self.called(
-            pipe,
+            (pipe, {}),
             image=pictures if several else pictures[0],
             adapter_conditioning_scale=scales if several else scales[0],
             adapter_conditioning_factor=image.control[0].end,
@@ -177,19 +196,20 @@ class _Adapters(_ControlNets):
 
 
 class _Union(_ControlNets):
-    """A call of the pipeline of one ControlNet-Union."""
+    """A call of the pipelines of one ControlNet-Union."""
 
-    def latent(self) -> torch.Tensor:
-        """The final one."""
-        image = self.image
-        pipe: Any = diffusers.StableDiffusionXLControlNetUnionPipeline(
-            **self.parts, controlnet=self.networks[0], add_watermarker=False
-        )
-        return self.called(
-            pipe,
-            control_image=[self.whole(one.pixels) for one in image.control],
-            control_mode=[one.mode for one in image.control],
-            controlnet_conditioning_scale=[one.scale for one in image.control],
-            control_guidance_start=[one.start for one in image.control],
-            control_guidance_end=[one.end for one in image.control],
-        )
+    pipelines = (
+        diffusers.StableDiffusionXLControlNetUnionPipeline,
+        diffusers.StableDiffusionXLControlNetUnionImg2ImgPipeline,
+        diffusers.StableDiffusionXLControlNetUnionInpaintPipeline,
+    )
+    pictures_are = "control_image"
+
+    @property
+    def controlnet(self) -> Any:
+        """As these take it."""
+        return self.networks[0]
+
+    def called(self, begun: tuple[Any, dict[str, Any]], **arguments: Any) -> torch.Tensor:
+        """What the pipeline gives."""
+        return super().called(begun, control_mode=[one.mode for one in self.image.control], **arguments)

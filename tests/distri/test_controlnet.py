@@ -31,8 +31,9 @@ def _pixels(height: int, width: int, seed: int = 3) -> Pixels:
 
 
 def _mask(height: int, width: int) -> Pixels:
+    """The lower left, along elements of the latent on the canvas: diffusers takes parts of elements otherwise."""
     mask = np.zeros((height, width), np.uint8)
-    mask[height // 24 * 8 :, : width // 16 * 8] = 255
+    mask[height // 24 * 8 - -height % 8 // 2 :, : width // 16 * 8 - -width % 8 // 2] = 255
     return mask
 
 
@@ -51,56 +52,49 @@ PLAIN = ImageSpec(
     seed=7,
     width=136,
     height=96,
-    steps=3,
+    steps=2,
     guidance_scale=5.0,
     control=(_control(96, 136, scale=0.8),),
 )
+ODD = replace(PLAIN, width=139, height=93, scheduler="DPMSolverMultistepScheduler")
+LARGE = replace(PLAIN, width=120, height=168, guidance_scale=1.0)
+UNION, LARGE_UNION = (_control(96, 136, 20, scale=0.8, mode=3),), (_control(168, 120, 20, mode=0),)
+ODD_UNION = (
+    _control(93, 139, 20, scale=0.6, mode=1),
+    replace(_control(93, 139, 20, mode=5), pixels=_pixels(93, 139, 5)),
+)
+# By networks, of which an engine keeps three.
 IMAGES = {
     "plain": PLAIN,
-    "odd size, two networks in turn, another scheduler": replace(
-        PLAIN,
-        width=139,
-        height=93,
-        steps=4,
-        scheduler="DPMSolverMultistepScheduler",
-        control=(_control(93, 139, end=0.6), _control(93, 139, 2, scale=0.5, start=0.4)),
+    "odd size, two networks in turn and together, another scheduler": replace(
+        ODD, steps=3, control=(_control(93, 139, end=0.7), _control(93, 139, 2, scale=0.5, start=0.3))
     ),
     "large, twice a step, without guidance": replace(
-        PLAIN,
-        width=120,
-        height=168,
-        steps=2,
-        guidance_scale=1.0,
-        scheduler="HeunDiscreteScheduler",
-        control=(_control(168, 120),),
+        LARGE, scheduler="HeunDiscreteScheduler", control=(_control(168, 120),)
     ),
-    "with a picture": replace(PLAIN, picture=_start(96, 136, 0.6), control=(_control(96, 136, end=0.7),)),
-    "within a mask": replace(PLAIN, steps=2, picture=_start(96, 136, 1.0, Inpaint(mask=_mask(96, 136)))),
-    "an adapter": replace(PLAIN, steps=2, control=(_control(96, 136, 10, scale=0.7),)),
+    "with a picture": replace(PLAIN, picture=_start(96, 136, 1.0), control=(_control(96, 136, end=0.7),)),
+    "within a mask": replace(PLAIN, picture=_start(96, 136, 1.0, Inpaint(mask=_mask(96, 136)))),
+    "a union, for a while": replace(PLAIN, control=(replace(UNION[0], end=0.7),)),
+    "odd size, a union of two pictures": replace(ODD, control=ODD_UNION),
+    "large, a union without guidance": replace(LARGE, control=LARGE_UNION),
+    "a union with a picture, later": replace(
+        PLAIN, picture=_start(96, 136, 1.0), control=(replace(UNION[0], start=0.3),)
+    ),
+    "odd size, a union of two pictures with a picture": replace(
+        ODD, picture=_start(93, 139, 0.6), steps=3, control=ODD_UNION
+    ),
+    "large, a union with a picture": replace(LARGE, picture=_start(168, 120, 0.5), control=LARGE_UNION),
+    "a union within a mask": replace(PLAIN, picture=_start(96, 136, 0.5, Inpaint(mask=_mask(96, 136))), control=UNION),
+    "odd size, a union of two pictures within a mask": replace(
+        ODD, picture=_start(93, 139, 1.0, Inpaint(mask=_mask(93, 139))), control=ODD_UNION
+    ),
+    "large, a union within a mask": replace(
+        LARGE, picture=_start(168, 120, 1.0, Inpaint(mask=_mask(168, 120))), control=LARGE_UNION
+    ),
+    "an adapter": replace(PLAIN, control=(_control(96, 136, 10, scale=0.7),)),
+    "large, an adapter without guidance": replace(LARGE, control=(_control(168, 120, 10),)),
     "odd size, two adapters of which one sees grey, for a while": replace(
-        PLAIN,
-        width=139,
-        height=93,
-        scheduler="DPMSolverMultistepScheduler",
-        control=(_control(93, 139, 12, end=0.7), _control(93, 139, 11, scale=0.5, end=0.7)),
-    ),
-    "a union, for a while": replace(PLAIN, control=(_control(96, 136, 20, scale=0.8, end=0.7, mode=3),)),
-    "odd size, a union of two pictures": replace(
-        PLAIN,
-        width=139,
-        height=93,
-        steps=2,
-        scheduler="DPMSolverMultistepScheduler",
-        control=(
-            _control(93, 139, 20, scale=0.6, mode=1),
-            replace(_control(93, 139, 20, mode=5), pixels=_pixels(93, 139, 5)),
-        ),
-    ),
-    "large, a union without guidance": replace(
-        PLAIN, width=120, height=168, steps=2, guidance_scale=1.0, control=(_control(168, 120, 20, mode=0),)
-    ),
-    "large, an adapter without guidance": replace(
-        PLAIN, width=120, height=168, steps=2, guidance_scale=1.0, control=(_control(168, 120, 10),)
+        ODD, control=(_control(93, 139, 12, end=0.7), _control(93, 139, 11, scale=0.5, end=0.7))
     ),
 }
 

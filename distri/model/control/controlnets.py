@@ -69,6 +69,8 @@ def load_controlnet(file: ControlNet, unet: Any) -> Any:
         BadControlNet: it is none, is for another base model, or its digest is another one.
     """
     name = file.path.name
+    # Once: diffusers goes through all of a network's modules each time that one asks.
+    dtype, device = unet.dtype, unet.device
     try:
         header = read_header(file.path)
         network = _empty(header, unet.config)
@@ -76,15 +78,14 @@ def load_controlnet(file: ControlNet, unet: Any) -> Any:
         _check_tensors(name, network, header)
         with safe_open(file.path, framework="pt") as content:
             weights = {
-                key: content.get_tensor(key).to(unet.dtype, copy=True).contiguous().to(unet.device)
-                for key in header.tensors
+                key: content.get_tensor(key).to(dtype, copy=True).contiguous().to(device) for key in header.tensors
             }
     except BadCheckpoint as error:
         raise BadControlNet(name, str(error)) from error
     except (OSError, SafetensorError) as error:
         raise BadControlNet(name, f"it cannot be read as safetensors: {error}") from error
     if any(not bool(weight.isfinite().all()) for weight in weights.values()):
-        raise BadControlNet(name, f"it holds numbers that are not finite in {unet.dtype}")
+        raise BadControlNet(name, f"it holds numbers that are not finite in {dtype}")
     network.load_state_dict(weights, strict=True, assign=True)
     return network.eval().requires_grad_(False)
 

@@ -106,6 +106,8 @@ def _animated() -> bytes:
         (_file(Image.new("RGB", (4, 400))), "4x400 pixels found; sides of 8"),
         (_animated(), "of 2 pictures found; a single picture wanted"),
         (_file(Image.new("F", (16, 16)), "TIFF"), "32-bit floats"),
+        (_file(Image.new("I", (16, 16), 70_000), "TIFF"), "pixels of 70000 to 70000 found; 8 or 16 bits a channel"),
+        (_file(Image.new("I", (16, 16), -1), "TIFF"), "pixels of -1 to -1 found; 8 or 16 bits a channel"),
     ],
 )
 def test_what_is_no_such_picture_is_refused_in_words(body: bytes, message: str) -> None:
