@@ -13,7 +13,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -57,12 +57,12 @@ def main() -> None:
 
 def measured(model: Path, work: Path, out: Path, variations: list[Variation]) -> dict[str, Any]:
     """Render, compare and write; returns what the result file holds."""
-    work = work / _digest(model)
+    work = work / digest(model)
     work.mkdir(parents=True, exist_ok=True)
     figures, shown = [], []
-    all_now = _render(model, work, [one for variation in variations for one in (variation.reference, variation)])
+    all_now = render(model, work, [one for variation in variations for one in (variation.reference, variation)])
     for variation in variations:
-        one, many = _pictures(work, variation.reference), _pictures(work, variation)
+        one, many = pictures_of(work, variation.reference), pictures_of(work, variation)
         figures.append(_compared(variation, one, many))
         if variation.factor == DEFAULT.factor:
             shown = list(zip(prompts(len(many)), one, many, strict=False))
@@ -87,13 +87,13 @@ def measured(model: Path, work: Path, out: Path, variations: list[Variation]) ->
 
 def added(model: Path, work: Path, out: Path, variations: list[Variation]) -> dict[str, Any]:
     """Render and compare these, and write them into the results of an earlier run, each with its own date."""
-    work = work / _digest(model)
+    work = work / digest(model)
     work.mkdir(parents=True, exist_ok=True)
     file = out / "benchmarks" / "results" / "fidelity.json"
     results: dict[str, Any] = json.loads(file.read_text())
     for variation in variations:
-        _render(model, work, [variation.reference, variation])
-        row = _compared(variation, _pictures(work, variation.reference), _pictures(work, variation))
+        render(model, work, [variation.reference, variation])
+        row = _compared(variation, pictures_of(work, variation.reference), pictures_of(work, variation))
         row["measured"] = datetime.now(UTC).isoformat(timespec="seconds")
         same = (variation.factor, variation.value)
         others = [one for one in results["variations"] if (one["factor"], one["value"]) != same]
@@ -104,8 +104,15 @@ def added(model: Path, work: Path, out: Path, variations: list[Variation]) -> di
     return results
 
 
-def _render(model: Path, work: Path, variations: Iterable[Variation]) -> bool:
+def render(
+    model: Path, work: Path, variations: Iterable[Variation], program: Sequence[str] = ("benchmarks.fidelity.ranks",)
+) -> bool:
     """Render what is not there yet; one start of the ranks for all variations of a number of ranks.
+
+    Args:
+        model, work: where the model is, and where renders are kept.
+        variations: what to render.
+        program: the module that each rank runs, and what is handed to it before the model.
 
     Returns:
         Whether that was all of them.
@@ -123,12 +130,12 @@ def _render(model: Path, work: Path, variations: Iterable[Variation]) -> bool:
             all_now = False
     for ranks, notes in missing.items():
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-        command = [*launch, "-m", "benchmarks.fidelity.ranks", str(model), *dict.fromkeys(notes)]
+        command = [*launch, "-m", *program, str(model), *dict.fromkeys(notes)]
         subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
     return all_now
 
 
-def _pictures(work: Path, variation: Variation) -> Any:
+def pictures_of(work: Path, variation: Variation) -> Any:
     """N x height x width x 3, uint8."""
     return np.load(work / f"{variation.name}.npz")["pixels"]
 
@@ -138,13 +145,13 @@ def _compared(variation: Variation, one: Any, many: Any) -> dict[str, Any]:
     patches = split(variation.side_px // 8, variation.side_px // 8, variation.ranks, unit=UNIT)
     return {
         **variation.described(),
-        "psnr_db": [_finite(measures.psnr(picture, reference)) for picture, reference in pairs],
+        "psnr_db": [finite(measures.psnr(picture, reference)) for picture, reference in pairs],
         "ssim": [measures.ssim(picture, reference) for picture, reference in pairs],
         "seam": [measures.seam(picture, reference, patches) for picture, reference in pairs],
     }
 
 
-def _digest(model: Path) -> str:
+def digest(model: Path) -> str:
     """Short, of the weights and of the demonstrators': renders of others must not be taken for theirs."""
     whole = hashlib.sha256()
     folders = model, DEMONSTRATORS / "canny", DEMONSTRATORS / "scene"
@@ -153,7 +160,7 @@ def _digest(model: Path) -> str:
     return whole.hexdigest()[:12]
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
     """JSON knows no infinity: None is that of equal pictures."""
     return value if math.isfinite(value) else None
 

@@ -106,15 +106,39 @@ twice the sides, in two passes, each with its warmup. *Img2img* begins with the 
 picture of the next prompt's scene. *Inpainting* fills the right half of that of the prompt's own scene, and is compared
 there alone; *control* is steered by the edges of that picture, and *reference* resembles it, both by what was trained
 for the demo model ([images-in.md](images-in.md)).{since}
-[Decision 304](decisions/0304-defaults-by-the-table.md) says which defaults follow.
+[Decision 304](decisions/0304-defaults-by-the-table.md) says which defaults follow, [decision
+620](decisions/0620-keys-and-values-alone-displaced.md) why there is *displaced-kv*.
 
 ![PSNR by factor; whiskers are the extremes]({folder}/fidelity-factors.png)
 
-## Side by side
+{_beside(results.get("beside"))}## Side by side
 
 One rank, {ranks} displaced ranks, and the difference, {MAGNIFIED} times as large.
 
 {sheets}
+"""
+
+
+def _beside(found: dict[str, Any] | None) -> str:
+    """The table of another program's pictures beside these, if it was measured."""
+    if found is None:
+        return ""
+    rows = [
+        f"| {one['ranks']} | {one['name']} | {np.median(one['psnr_db']):.1f} | {min(one['psnr_db']):.1f} |"
+        for one in found["rows"]
+    ]
+    return f"""## Beside distrifuser
+
+[distrifuser](https://github.com/mit-han-lab/distrifuser) {found["version"]} (`corrected_async_gn`) on the same machine,
+with the same model, prompts, seeds and scheduler, by gloo on a CPU: the first {found["images"]} prompts,
+{found["steps"]} steps, warm-up {found["warmup"]}, of which it makes {found["warmup"] + 1} synchronous evaluations.
+All ranks are patches of one picture, and each picture is compared with that of one rank. Measured
+{found["measured"]} by `{found["command"]}`.
+
+| ranks | exchange | PSNR median, dB | worst |
+|---|---|---|---|
+{chr(10).join(rows)}
+
 """
 
 

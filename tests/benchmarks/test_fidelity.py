@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.fidelity import measures
+from benchmarks.fidelity import measures, page
 from benchmarks.fidelity.__main__ import added, measured
 from benchmarks.fidelity.variations import VARIATIONS, Variation
 from distri import demo_model
@@ -77,10 +77,10 @@ def test_real_ranks_render_compare_and_write_the_page(tmp_path: Path) -> None:
     displaced, exact = results["variations"]
     assert exact["psnr_db"][0] is None or exact["psnr_db"][0] > 60
     assert displaced["psnr_db"][0] is not None
-    page = (tmp_path / "docs" / "fidelity.md").read_text()
-    assert "| exact | 2 ranks | 2 | 1 |" in page
+    text = (tmp_path / "docs" / "fidelity.md").read_text()
+    assert "| exact | 2 ranks | 2 | 1 |" in text
     for name in ("fidelity-factors.png", "fidelity-0.png"):
-        assert f"pictures/{name}" in page
+        assert f"pictures/{name}" in text
         assert (tmp_path / "docs" / "pictures" / name).stat().st_size > 1000
     # One more factor is put beside them; what is rendered already is not rendered again.
     work = next((tmp_path / "work").iterdir())
@@ -91,3 +91,7 @@ def test_real_ranks_render_compare_and_write_the_page(tmp_path: Path) -> None:
     assert "\n| residual | 2 ranks | 2 | 1 |" in (tmp_path / "docs" / "fidelity.md").read_text()
     assert len(added(model, tmp_path / "work", tmp_path, [more])["variations"]) == 3
     assert "--add --factors residual" in (tmp_path / "docs" / "fidelity.md").read_text()
+    found = {"version": "1", "images": 2, "steps": 3, "warmup": 4, "measured": "today", "command": "c"}
+    results["beside"] = {**found, "rows": [{"ranks": 2, "name": "distrifuser", "psnr_db": [38.0, 40.0]}]}
+    page.write(tmp_path / "docs" / "fidelity.md", tmp_path / "docs" / "pictures", results, [])
+    assert "| 2 | distrifuser | 39.0 | 38.0 |" in (tmp_path / "docs" / "fidelity.md").read_text()

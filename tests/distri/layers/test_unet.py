@@ -7,11 +7,13 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
+from benchmarks.engine.networks import sdxl_unet
 from distri.layers.conditions import Conditions
+from distri.layers.resolution import nearest_output
 from distri.layers.unet import SplitUNet
 from distri.ranks.errors import Unsplittable
 from distri.ranks.mesh import Mesh
-from distri.ranks.phase import EXACT, Evaluation, NormMode, Phase
+from distri.ranks.phase import EXACT, Evaluation, Exchanged, NormMode, Phase
 from tests.distri import networks, on_ranks
 from tests.distri.networks import relative, seeded
 from tests.distri.pool import Ranks
@@ -50,11 +52,14 @@ Step = tuple[int, int, int, int, Evaluation]  # batch, height, width, change, ph
 
 
 def _run(
-    plan: list[Step], mode: NormMode = NormMode.CORRECTED, kept_bytes: int | None = None
+    plan: list[Step],
+    mode: NormMode = NormMode.CORRECTED,
+    kept_bytes: int | None = None,
+    exchange: Exchanged = Exchanged.DISPLACED,
 ) -> tuple[list[Tensor], list[int]]:
     """Outputs of one split network, an image begun whenever the shape changes, and its buffers after each step."""
     mesh = on_ranks.mesh()
-    unet = SplitUNet(networks.unet(), norm_mode=mode, kept_bytes=kept_bytes)
+    unet = SplitUNet(networks.unet(), norm_mode=mode, kept_bytes=kept_bytes, exchange=exchange)
     outputs, buffers, shape = [], [], None
     for batch, height, width, change, evaluation in plan:
         if shape != (batch, height, width):
@@ -99,6 +104,29 @@ def test_a_displaced_evaluation_of_new_input_is_near_but_not_exact(ranks: GetRan
     first, second = _joined(answers, 1, wanted), _joined(answers, 2, wanted)
     assert 1e-6 < first < 0.1
     assert second < first
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_with_keys_and_values_alone_displaced_evaluations_are_nearer(ranks: GetRanks, count: int) -> None:
+    """Exact of unchanged input, and of new input nearer than where all is displaced."""
+    same = [(2, 27, 41, 0, phase) for phase in (LAST_WAITING, DISPLACED, DISPLACED)]
+    new = [(1, 27, 41, change, phase) for change, phase in enumerate((LAST_WAITING, DISPLACED, DISPLACED))]
+    run = ranks(count).run
+    alone = run(_run, same, NormMode.CORRECTED, None, Exchanged.DISPLACED_KV)
+    wanted = _plain(_latent(0, 2, 27, 41), _conditions(2))
+    assert all(_joined(alone, step, wanted) < 1e-11 for step in range(3))
+    alone, displaced = (
+        run(_run, new, NormMode.CORRECTED, None, exchange) for exchange in (Exchanged.DISPLACED_KV, Exchanged.DISPLACED)
+    )
+    for step in (1, 2):
+        wanted = _plain(_latent(step, 1, 27, 41), _conditions(1))
+        assert 1e-9 < _joined(alone, step, wanted) < 0.5 * _joined(displaced, step, wanted)
+
+
+def test_the_transformer_nearest_the_output_is_the_last_of_the_last_block_that_has_one() -> None:
+    with torch.device("meta"):
+        assert nearest_output(sdxl_unet()) == "up_blocks.1.attentions.2."
+    assert nearest_output(networks.controlnet(torch.float32)) == ""
 
 
 def _side_by_side(batch: int) -> list[tuple[Tensor, Tensor, int, int]]:
