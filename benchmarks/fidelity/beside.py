@@ -16,7 +16,7 @@ from benchmarks.fidelity.__main__ import ROOT, digest, finite, pictures_of, rend
 from benchmarks.fidelity.variations import Variation, prompts
 from distri.ranks.phase import Exchanged
 
-STEPS, IMAGES, RANKS = 30, 3, (8, 4, 2)
+STEPS, IMAGES, RANKS = 30, 4, (8, 4, 2)
 PEER = "distrifuser"
 EXCHANGES = (Exchanged.DISPLACED, Exchanged.DISPLACED_KV)
 
