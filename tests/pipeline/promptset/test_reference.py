@@ -138,7 +138,7 @@ def test_its_own_work_is_counted(folder: Path) -> None:
 
 
 def test_a_row_that_fits_a_pod_only_without_its_adapter_is_refused(folder: Path) -> None:
-    memory = {"megapixels_in_memory": 3.0, "one_gpu_megapixels": 3.0}
+    memory: dict[str, Any] = {"megapixels_in_memory": 3.0, "one_gpu_megapixels": 3.0}
     (_,), _ = _found(folder, {}, **memory)
     message = _refused(folder, {"reference": [ANNA]}, **memory)
     assert "width: 640x480 is 0.3 megapixels" in message
