@@ -58,7 +58,7 @@ def main() -> None:
     }
     results = {**json.loads(file.read_text()), "beside": beside}
     file.write_text(json.dumps(results, indent=1) + "\n")
-    shown = [(name, None, None) for name in prompts(results["default"]["images"])]
+    shown: page.Shown = [(name, None, None) for name in prompts(results["default"]["images"])]
     page.write(ROOT / "docs" / "fidelity.md", ROOT / "docs" / "pictures", results, shown)
 
 
