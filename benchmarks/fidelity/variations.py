@@ -53,7 +53,7 @@ class Variation:
     @property
     def name(self) -> str:
         """For files."""
-        return f"{self.factor}-{self.value}".replace(" ", "-").lower()
+        return f"{self.factor}-{self.value}".replace(" ", "-").replace("/", "-").lower()
 
     @property
     def settings(self) -> EngineSettings:

@@ -59,9 +59,10 @@ def send_for(context: Context, seconds: float) -> None:
         while time.monotonic() < sending.until and not context.stopping.is_set():
             hand_over_events(context)
             if sending.keys:
+                busy = sending.urls()  # before the look: what is sent meanwhile is still due there
                 by_url = sorted(context.ledger.webhooks.due(), key=lambda one: one.url)
                 for url, group in groupby(by_url, key=lambda one: one.url):
-                    if sending.begin(url):
+                    if url not in busy and sending.begin(url):
                         pool.submit(_send_to, context, url, sorted(group, key=lambda one: one.created_at), sending)
             context.stopping.wait(PAUSE_S)
 
@@ -73,6 +74,10 @@ class _Sending:
         self.keys, self.until = keys, until
         self._urls: set[str] = set()
         self._lock = threading.Lock()
+
+    def urls(self) -> frozenset[str]:
+        with self._lock:
+            return frozenset(self._urls)
 
     def begin(self, url: str) -> bool:
         """False if something is being sent there, or so many others wait that it had better be looked at later."""

@@ -18,6 +18,7 @@ import standardwebhooks
 
 from pipeline.deployment.settings import Settings, load_settings
 from pipeline.errors import RequestError
+from pipeline.ledger.webhooks import WebhookRecords
 from pipeline.names import job_ref
 from pipeline.operations.cancel import request_cancel
 from pipeline.operations.purge import request_purge
@@ -53,11 +54,14 @@ class Receiver:
     def __init__(self) -> None:
         self.got: list[tuple[dict[str, str], bytes]] = []
         self.answers: list[int] = []  # then 204
+        self.answering = threading.Event()
+        self.answering.set()
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
+                assert receiver.answering.wait(60)
                 receiver.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
                 self.send_response(receiver.answers.pop(0) if receiver.answers else 204)
                 self.send_header("location", "http://127.0.0.1:1/")
@@ -311,3 +315,32 @@ def test_a_controller_that_is_killed_at_any_instant_loses_none(sending: Stage, r
     assert set(receiver.events()) == {"accepted", "completed"}
     ids = {headers["webhook-id"] for headers, _ in receiver.got}
     assert len(ids) == 2  # what was sent twice has the id that it had
+
+
+def test_what_is_delivered_during_a_look_for_due_ones_is_not_sent_again(
+    sending: Stage, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sending.accepted(1, webhooks=[receiver.url])
+    webhooks, end = type(sending.ledger.webhooks), send_webhooks._Sending.end
+    due, looks, ended = webhooks.due, list[int](), threading.Event()
+
+    def look(self: WebhookRecords) -> list[Delivery]:
+        found = due(self)
+        if found:
+            looks.append(len(found))
+        if len(looks) == 2 and not ended.is_set():
+            receiver.answering.set()
+            assert ended.wait(60)
+        return found
+
+    def end_and_say(self: send_webhooks._Sending, url: str) -> None:
+        end(self, url)
+        ended.set()
+
+    monkeypatch.setattr(webhooks, "due", look)
+    monkeypatch.setattr(send_webhooks._Sending, "end", end_and_say)
+    receiver.answering.clear()
+    deliver(sending, until=1)
+    sending.worker.stopping.clear()
+    assert looks[:2] == [1, 1]
+    assert receiver.events() == ["accepted"]
