@@ -249,6 +249,10 @@ def fields_errors(line: int, item: Any, kind: type[Options], *, hints: bool = Tr
     return list(dict.fromkeys(errors))[:MAX_ERRORS_OF_ROW]
 
 
+# In the place of pydantic's, which are those of Python.
+_WORDS = {"tuple_type": "a list wanted", "model_type": "an object with fields of its own wanted"}
+
+
 def _row_error(line: int, problem: Any, kind: type[Options], *, hints: bool) -> RowError:
     """One of pydantic's errors in our words: the field, what was found, what was wanted."""
     of_metadata = problem["loc"][:1] == ("metadata",) and len(problem["loc"]) > 1
@@ -262,7 +266,7 @@ def _row_error(line: int, problem: Any, kind: type[Options], *, hints: bool) -> 
         return RowError(line, name, "a text, a number, true, false or null wanted")
     if problem["type"] == "missing":
         return RowError(line, name, "missing")
-    message = problem["msg"].removeprefix("Value error, ")
+    message = _WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     private = str(problem["loc"][0]) in _PRIVATE if problem["loc"] else True
     if private or problem["type"] == "value_error":
         return RowError(line, name, message)

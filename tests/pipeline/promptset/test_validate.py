@@ -91,6 +91,19 @@ def test_all_errors_of_all_rows_come_at_once(tmp_path: Path) -> None:
     ]
 
 
+def test_what_is_no_list_or_object_is_named_without_words_of_python(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"prompt": "x", "control": 5},
+        {"prompt": "x", "control": [5]},
+        {"prompt": "x", "reference": True},
+    ]
+    assert _errors(tmp_path, rows) == [
+        "line 1: control: a list wanted (5 found)",
+        "line 2: control.0: an object with fields of its own wanted (5 found)",
+        "line 3: reference: a list wanted (True found)",
+    ]
+
+
 def test_only_the_first_errors_are_shown_and_all_are_counted(tmp_path: Path) -> None:
     path = prompts_file(tmp_path / "p.jsonl", [{"prompt": ""}] * 500)
     _, validation = _read(path)
