@@ -45,6 +45,8 @@ class EngineSettings:
         exact: every evaluation synchronous, TF32 off.
         warmup: how many evaluations are synchronous before displaced ones begin, if not exact; at least 1, since the
             first has nothing stale to read. Every pass of an image warms up by itself.
+        settling: how many evaluations at the beginning of a pass, the warm-up among them, displace keys and values
+            alone: halos, moments and the transformer nearest the output wait. There it is decided what is where.
         norm_mode: GroupNorm in displaced evaluations.
         most_work: of a patch rank, times the mean of all, before it hands tokens on to others, where whole rows do not
             divide; at least 1, and infinity means never. Displaced, such tokens are two evaluations old.
@@ -57,7 +59,8 @@ class EngineSettings:
     """
 
     exact: bool = False
-    warmup: int = 4
+    warmup: int = 1
+    settling: int = 20
     norm_mode: NormMode = NormMode.CORRECTED
     most_work: float = MOST_WORK
     resync: float | None = None
@@ -70,13 +73,15 @@ class EngineSettings:
     def __post_init__(self) -> None:
         if self.warmup < 1:
             raise ValueError(f"warmup {self.warmup}: at least 1, the first evaluation has nothing stale to read")
+        if self.settling < 0:
+            raise ValueError(f"settling {self.settling}: a number of evaluations wanted, 0 or more")
         if not self.most_work >= 1:
             raise ValueError(f"most_work {self.most_work}: at least 1, since somebody does the mean or more")
 
     @property
     def schedule(self) -> Schedule:
         """Which evaluations wait."""
-        return Schedule(None) if self.exact else Schedule(self.warmup, self.resync)
+        return Schedule(None) if self.exact else Schedule(self.warmup, self.resync, self.settling)
 
 
 class Engine:

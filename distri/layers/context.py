@@ -25,8 +25,7 @@ class Context:
         patches: how its latent is split among them.
         exchange: the buffers for this shape on this axis.
         evaluation: phase of the current evaluation.
-        only_kv: whether it is that of keys and values alone: halos, moments and tokens handed on are always fresh.
-        fresh_kv: what the names of those layers begin with whose keys and values are then fresh, too.
+        near_output: what the names of those layers begin with whose keys and values are seen as halos and moments are.
         norm_mode: GroupNorm in the displaced phase.
         keep: whether keys and values of peers cross whole or as residuals.
         residuals: what is kept for the latter, of this shape on this axis.
@@ -43,8 +42,7 @@ class Context:
     patches: Patches
     exchange: Exchange
     evaluation: Evaluation = EXACT
-    only_kv: bool = False
-    fresh_kv: str = ""
+    near_output: str = ""
     norm_mode: NormMode = NormMode.CORRECTED
     keep: Keep = Keep.NOTHING
     residuals: Residuals = field(default_factory=Residuals)
@@ -98,8 +96,9 @@ class Context:
     @property
     def evaluation_of_rest(self) -> Evaluation:
         """How halos, moments and tokens handed on are seen, which are few bytes beside keys and values."""
-        return EXACT if self.only_kv else self.evaluation
+        return self.evaluation.of_rest
 
     def evaluation_of_kv(self, site: str) -> Evaluation:
         """How keys and values of a layer are seen."""
-        return EXACT if self.fresh_kv and site.startswith(self.fresh_kv) else self.evaluation
+        near = self.near_output and site.startswith(self.near_output)
+        return self.evaluation.of_rest if near else self.evaluation

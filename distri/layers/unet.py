@@ -45,8 +45,7 @@ class SplitUNet:
         spans: where it is noted what was recorded.
         kernels: the fused kernels; None is those that a GPU has.
         exchange: what displaced evaluations are. Residual: all waits, and keys and values cross as residuals; nothing
-            of that is recorded. Displaced keys and values: all else waits, and so do those of the transformer
-            nearest the output.
+            of that is recorded.
     """
 
     def __init__(
@@ -73,8 +72,7 @@ class SplitUNet:
         self._recorder, self._spans = recorder, Spans() if spans is None else spans
         self._most_work, self._residual = most_work, exchange is Exchanged.RESIDUAL
         self._context = Context.alone(norm_mode, kernels or FusedKernels(), like=unet.conv_in.weight)
-        if exchange is Exchanged.DISPLACED_KV:
-            self._context.only_kv, self._context.fresh_kv = True, nearest_output(unet)
+        self._context.near_output = nearest_output(unet)
         self._layers = SplitLayers(unet, self._context, partial(halvings_of, unet))
         self._conditions: Conditions | None = None
         self._replays: Replays | None = None

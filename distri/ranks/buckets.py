@@ -21,6 +21,7 @@ ALIGNMENT_BYTES = 64
 # Of an evaluation's bytes, per bucket: few enough that latency does not count, and the last ones small, because what
 # the last layers send is what the gather of the prediction has to queue behind.
 SHARES = (0.24, 0.22, 0.2, 0.16, 0.1, 0.05, 0.02, 0.01)
+SHARES_OF_REST = (0.4, 0.35, 0.2, 0.05)  # of halos and moments that are displaced later than keys and values
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,13 @@ class Cut:
         act: posts the messages, waits for them, or both; it may be called once an evaluation.
         sent: what leaves here, with its values.
         received: what has arrived when `act` returns.
-        kept: whether these tensors are the same in all evaluations.
+        bucket: whose messages these are, whose tensors are the same in all evaluations; None for a swap.
     """
 
     act: Callable[[], None]
     sent: Sequence[Tensor]
     received: Sequence[Tensor]
-    kept: bool = False
+    bucket: "Bucket | None" = None
 
 
 class Bucket:
@@ -59,8 +60,8 @@ class Bucket:
         self._axis, self._sends, self._receives = axis, sends, receives
         self._pending: list[Any] = []
         sent, received = views
-        self.departure = Cut(self._post, sent, (), kept=True)
-        self.arrival = Cut(self.wait, (), received, kept=True)
+        self.departure = Cut(self._post, sent, (), self)
+        self.arrival = Cut(self.wait, (), received, self)
 
     @property
     def sent_bytes(self) -> int:

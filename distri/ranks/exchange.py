@@ -7,6 +7,7 @@ A layer trades at its site: it gives tensors for peers and reads what the peers 
   they are divided into a few buckets, and the buckets' buffers are allocated, once, and filled.
 - In a displaced evaluation a layer reads what its peers sent in the evaluation before, and its own tensors go into the
   bucket.
+- Where keys and values are displaced earlier than the rest, the rest is noted later, and gets buckets of its own.
 
 All messages are posted and waited for at cuts, which a recording of the evaluation leaves to Python.
 """
@@ -19,7 +20,7 @@ from functools import partial
 from torch import Tensor
 
 from distri.ranks import p2p
-from distri.ranks.buckets import SHARES, Bucket, Cut, Scratch, runs_of
+from distri.ranks.buckets import SHARES, SHARES_OF_REST, Bucket, Cut, Scratch, runs_of
 from distri.ranks.errors import Unsplittable
 from distri.ranks.mesh import Axis
 from distri.ranks.phase import Evaluation, Phase
@@ -33,7 +34,8 @@ class Exchange:
     """Buffers and messages of one network, for one shape, on one axis.
 
     Attributes:
-        buffer_bytes: held by send and receive buffers; 0 until the first evaluation that publishes, then fixed.
+        buffer_bytes: held by send and receive buffers; 0 until the first evaluation that publishes, and fixed when all
+            sites have.
         weight_bytes: about the same, and equal on all ranks.
         buckets: in the order in which they are filled; none until then.
         at_cut: called wherever messages are posted or waited for; usually it just does that.
@@ -174,13 +176,13 @@ class Exchange:
         return self._sites[site].sent
 
     def end_evaluation(self) -> None:
-        """Allocate the buffers if this evaluation was the first that published. No communication."""
+        """Allocate buffers for the sites that published for the first time. No communication."""
         if not self._noted:
             return
         names = list(self._noted)
         sizes = [self._noted[name].weight_bytes() for name in names]
-        self.weight_bytes = sum(sizes)
-        for run in runs_of(names, sizes, self._shares):
+        self.weight_bytes += sum(sizes)
+        for run in runs_of(names, sizes, SHARES_OF_REST if self.buckets else self._shares):
             allocated = allocate(self.axis, {name: self._noted.pop(name) for name in run}, self._free_tag)
             self.buckets.append(allocated.bucket)
             self._sites |= allocated.sites

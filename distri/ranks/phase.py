@@ -1,6 +1,6 @@
 """How one evaluation of the network sees the other ranks; decided by the sampler, passed down to every layer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 
@@ -16,7 +16,6 @@ class Exchanged(Enum):
 
     DISPLACED = "displaced"  # as they were in the evaluation before
     RESIDUAL = "residual"  # as they are, keys and values in few bits
-    DISPLACED_KV = "displaced-kv"  # keys and values as in the evaluation before, all else as it is
 
 
 class NormMode(Enum):
@@ -35,10 +34,28 @@ class Evaluation:
     Attributes:
         phase: how the others' activations are seen.
         publish: whether the next evaluation is displaced, so that what it will read has to be sent.
+        rest: the same of all but most keys and values, where that is not seen as they are: halos, moments, tokens
+            handed on, and the keys and values of the transformer nearest the output.
     """
 
     phase: Phase
     publish: bool
+    rest: "Evaluation | None" = None
+
+    @property
+    def of_rest(self) -> "Evaluation":
+        """How all but most keys and values is seen."""
+        return self if self.rest is None else self.rest
+
+    @property
+    def name(self) -> str:
+        """For logs and traces."""
+        keys_alone = self.phase is Phase.DISPLACED and self.of_rest.phase is Phase.SYNCHRONOUS
+        return "displaced keys and values" if keys_alone else self.phase.value
+
+    def last(self) -> "Evaluation":
+        """The same before one that is synchronous, for which nothing has to be sent."""
+        return replace(self, publish=False, rest=None if self.rest is None else self.rest.last())
 
 
 EXACT = Evaluation(Phase.SYNCHRONOUS, publish=False)

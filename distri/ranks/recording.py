@@ -48,8 +48,8 @@ class Recording:
 class Comparison:
     """Plays a recording beside the evaluation as it is, a piece ahead of it, and compares what both send.
 
-    Both read and write the same buffers of the exchange. So what a piece has put there to be sent is noted and taken
-    back, and the evaluation as it is writes last.
+    Both read and write the same buffers of the exchange. So what a piece has put into buckets that are being filled is
+    noted and taken back, and the evaluation as it is writes last.
 
     Attributes:
         failure: why the recording could not be played to its end.
@@ -58,7 +58,7 @@ class Comparison:
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
         self._differences: list[Tensor] = []
-        self._sent: list[Tensor] = []
+        self._filled: list[tuple[Tensor, Tensor]] = []  # by the last piece: what is sent, and its values
         self._place = 0
         self.failure: str | None = None
 
@@ -72,11 +72,14 @@ class Comparison:
         if self.failure is None and self._place >= len(self._recording.cuts):
             self.failure = f"it has {len(self._recording.cuts)} cuts, the evaluation as it is has more"
         if self.failure is None:
-            self._differences += [_difference(*pair) for pair in zip(self._sent, cut.sent, strict=True)]
+            self._differences += [_difference(value, tensor) for tensor, value in self._filled]
+            if cut.bucket is None:
+                pairs = zip(self._recording.cuts[self._place].sent, cut.sent, strict=True)
+                self._differences += [_difference(*pair) for pair in pairs]
         cut.act()
         if self.failure is None:
             for place, value in zip(self._recording.cuts[self._place].received, cut.received, strict=True):
-                if not cut.kept:
+                if cut.bucket is None:
                     place.copy_(value)
             self._place += 1
             self._play()
@@ -90,18 +93,16 @@ class Comparison:
         return float(torch.stack([*self._differences, _difference(self._recording.output, wanted)]).max())
 
     def _play(self) -> None:
-        cuts = self._recording.cuts
-        ahead = cuts[self._place] if self._place < len(cuts) else None
-        sent = () if ahead is None else ahead.sent
-        before = [tensor.clone() for tensor in sent]
+        behind, ahead = self._recording.cuts[: self._place], self._recording.cuts[self._place :]
+        begun = [cut.bucket for cut in behind if cut.bucket is not None]
+        before = [(tensor, tensor.clone()) for cut in ahead if cut.bucket in begun for tensor in cut.sent]
         try:
             self._recording.pieces[self._place].replay()
         except RuntimeError as error:
             self.failure = first_line(error)
-        self._sent = [tensor.clone() for tensor in sent]
-        if ahead is not None and ahead.kept:
-            for tensor, value in zip(sent, before, strict=True):
-                tensor.copy_(value)
+        self._filled = [(tensor, tensor.clone()) for tensor, _ in before]
+        for tensor, value in before:
+            tensor.copy_(value)
 
 
 def _difference(found: Tensor, wanted: Tensor) -> Tensor:

@@ -184,7 +184,7 @@ class Replays:
 
     def _note(self, evaluation: Evaluation, began_ns: int, recorded_ns: int, reason: str | None, **detail: Any) -> None:
         """Say what became of a recording, in the log and in the trace."""
-        what = f"{evaluation.phase.value} evaluations{', publishing,' if evaluation.publish else ''} of {self.shape}"
+        what = f"{evaluation.name} evaluations{', publishing,' if evaluation.publish else ''} of {self.shape}"
         held_bytes = 0 if self.recorder is None else self.recorder.held_bytes
         if reason is None:
             log.info("%s are replayed from now on (%s pieces)", what, detail["pieces"])
@@ -196,7 +196,7 @@ class Replays:
             recorded_ns,
             track=REPLAY,
             shape=self.shape,
-            phase=evaluation.phase.value,
+            phase=evaluation.name,
             publish=evaluation.publish,
             refused=reason,
             held_bytes=held_bytes,

@@ -98,6 +98,7 @@ def engine_settings(spec: AttemptSpec, source: ModelSource, *, fused: bool, repl
     return EngineSettings(
         exact=spec.exact,
         warmup=spec.warmup_steps,
+        settling=spec.displacement.settling_steps,
         resync=spec.displacement.resync,
         norm_mode=NormMode(spec.displacement.norm_mode.value),
         most_work=spec.displacement.most_work,

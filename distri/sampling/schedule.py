@@ -2,13 +2,13 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from distri.ranks.phase import Evaluation, Phase
+from distri.ranks.phase import EXACT, Evaluation, Phase
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Schedule:
 
     Attributes:
         warmup: how many do before displaced ones begin; None means all.
+        settling: how many of a pass displace keys and values at most, the warm-up among them; all else waits.
         resync: drift of the noise prediction above which one more waits; None means never. Drift is the norm of the
             change since the evaluation before, relative to the norm then. It is known when an evaluation has ended,
             while the one after has to know whether to send for its successor: so the resync comes one evaluation late,
@@ -25,6 +26,7 @@ class Schedule:
 
     warmup: int | None
     resync: float | None = None
+    settling: int = 0
 
     def resyncs(self, drift: float | None) -> bool:
         """Whether this drift calls for an evaluation that waits; one that is not a number does."""
@@ -69,12 +71,12 @@ class Phases:
             split: whether ranks share the latents and keep each other's activations; else it is synchronous.
             anew: whether it evaluates other rows than the one before, so that nothing stale is there.
         """
-        warmup = self._schedule.warmup if split else None
+        schedule = self._schedule if split else Schedule(None)
         if anew:
             self._drifts.clear()
             self._drift = self._before = None
         waits, self._resync = anew or self._resync, False
-        return phase_of(places, warmup, waits=waits)
+        return phase_of(places, schedule, waits=waits)
 
     def wants_resync(self, evaluation: Evaluation) -> bool:
         """Whether the drift so far calls for a synchronous evaluation after this one, which would not be one."""
@@ -83,7 +85,7 @@ class Phases:
     def resync_after(self, evaluation: Evaluation) -> Evaluation:
         """Make the evaluation after this one synchronous; what this one does then, which need not publish."""
         self._resync = True
-        return Evaluation(evaluation.phase, publish=False)
+        return evaluation.last()
 
     def note(self, prediction_BCHW: Tensor) -> None:
         """Measure the drift of the whole noise prediction, where a resync depends on it."""
@@ -112,7 +114,7 @@ def _read_later(number: Tensor) -> Callable[[], float]:
     return read
 
 
-def phase_of(places: Sequence[Place], warmup: int | None, *, waits: bool = False) -> Evaluation:
+def phase_of(places: Sequence[Place], schedule: Schedule, *, waits: bool = False) -> Evaluation:
     """Phase of an evaluation of several images; it is displaced only if it may be for each of them.
 
     The first evaluations of an image wait, at least one, since nothing stale exists before it; so all wait with an
@@ -120,15 +122,21 @@ def phase_of(places: Sequence[Place], warmup: int | None, *, waits: bool = False
 
     Args:
         places: of the images.
-        warmup: how many evaluations of an image wait at its beginning; None means all.
+        schedule: of each of them.
         waits: whether this one waits whatever they say.
     """
 
-    def displaced(place: Place, index: int) -> bool:
-        return warmup is not None and index >= max(1, warmup) and index not in place.waits
+    warmup = schedule.warmup
 
-    def displaced_next(place: Place) -> bool:
-        return place.index + 1 < place.total and displaced(place, place.index + 1)
+    def displaced(place: Place, index: int, first: int) -> bool:
+        return index >= max(1, first) and index not in place.waits
 
-    now = not waits and all(displaced(place, place.index) for place in places)
-    return Evaluation(Phase.DISPLACED if now else Phase.SYNCHRONOUS, publish=all(map(displaced_next, places)))
+    def from_(first: int) -> Evaluation:
+        now = not waits and all(displaced(place, place.index, first) for place in places)
+        later = all(place.index + 1 < place.total and displaced(place, place.index + 1, first) for place in places)
+        return Evaluation(Phase.DISPLACED if now else Phase.SYNCHRONOUS, publish=later)
+
+    if warmup is None:
+        return EXACT
+    whole, rest = from_(warmup), from_(max(warmup, schedule.settling))
+    return whole if rest == whole else replace(whole, rest=rest)

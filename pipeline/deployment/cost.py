@@ -246,7 +246,7 @@ def expected_speed(
 
     A speed of another size or layout is carried over by the published figures of what patches lose, one of another
     number of slots by `slots_speedup`. Of residuals nothing else is assumed than of displaced evaluations, with which
-    they were published as equal where GPUs are joined by PCIe (arXiv 2507.17511, table 2); nor of displaced-kv.
+    they were published as equal where GPUs are joined by PCIe (arXiv 2507.17511, table 2).
     """
     wanted = SpeedKey.of(model, layout, exact=exact, device="", pixels=pixels, exchange=exchange)
     learned = [(key, speed) for key, speed in speeds.items() if key.model == model and speed.seconds > 0]

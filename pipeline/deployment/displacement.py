@@ -16,7 +16,6 @@ class Exchange(StrEnum):
 
     DISPLACED = "displaced"  # as they were in the evaluation before: nothing waits
     RESIDUAL = "residual"  # as they are: layers wait, keys and values cross as what is new, in few bits
-    DISPLACED_KV = "displaced-kv"  # as they are, but for most keys and values, which nobody waits for
 
 
 class Displacement(BaseModel):
@@ -39,7 +38,12 @@ class Displacement(BaseModel):
         exclude_if=lambda value: value == MOST_WORK,
         description="Of a rank, times the mean, above which it hands tokens on.",
     )
-
+    settling_steps: int = Field(
+        0,
+        ge=0,
+        exclude_if=lambda value: not value,
+        description="Evaluations at the beginning of a pass of which keys and values alone are displaced.",
+    )
     exchange: Exchange = Field(Exchange.DISPLACED, exclude_if=lambda value: value is Exchange.DISPLACED)
 
     def of(self, picture: Picture) -> Displacement:
@@ -50,4 +54,4 @@ class Displacement(BaseModel):
 
 OF_ROWS = tuple(name for name in Displacement.model_fields if name in Picture.model_fields)  # what rows may say
 
-AS_ENGINE = Displacement()
+UNSAID = Displacement()  # of attempts and results that say nothing of it, as those of the first versions

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFun
 
 from pipeline.deployment.adapter_memory import adapter_pixels
 from pipeline.deployment.cost import tera_operations
-from pipeline.deployment.displacement import AS_ENGINE, Displacement
+from pipeline.deployment.displacement import UNSAID, Displacement
 from pipeline.deployment.layout_choice import Load
 from pipeline.deployment.layouts import Layout
 from pipeline.deployment.settings import RenderingSettings
@@ -68,7 +68,7 @@ class AttemptSpec(Versioned):
         None, exclude_if=lambda value: value is None, description="On a GPU, where it is not `vae_dtype`."
     )
     displacement: Displacement = Field(
-        AS_ENGINE, exclude_if=lambda value: value == AS_ENGINE, description="How displaced evaluations are computed."
+        UNSAID, exclude_if=lambda value: value == UNSAID, description="How displaced evaluations are computed."
     )
     idle_ranks: bool = False
     lean: tuple[int, ...] = Field((), description="Images, by index, to render in as little memory as can be.")

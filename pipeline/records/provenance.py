@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.deployment.displacement import AS_ENGINE, Displacement
+from pipeline.deployment.displacement import UNSAID, Displacement
 from pipeline.deployment.layouts import Layout
 from pipeline.picture import Scheduler
 
@@ -20,7 +20,7 @@ class Provenance(BaseModel):
     exact: bool
     warmup_steps: int
     displacement: Displacement = Field(
-        AS_ENGINE, exclude_if=lambda value: value == AS_ENGINE, description="How displaced evaluations are computed."
+        UNSAID, exclude_if=lambda value: value == UNSAID, description="How displaced evaluations are computed."
     )
     device: str
     dtype: str

@@ -12,6 +12,7 @@ from distri.engine import Engine, EngineSettings
 from distri.model.image import Evaluations, ImageSpec, Rendered
 from distri.ranks.errors import BadImage
 from distri.ranks.mesh import Mesh
+from distri.ranks.phase import EXACT
 from distri.sampling.control import Control
 from distri.sampling.schedule import Place, Schedule, phase_of
 from tests.distri import on_ranks
@@ -71,9 +72,30 @@ def test_drift_above_the_threshold_makes_an_evaluation_wait(
 
 
 def test_a_resync_is_known_before_the_evaluation_that_need_not_send() -> None:
-    phases = [phase_of([Place(index, 6, {4})], 2) for index in range(6)]
+    phases = [phase_of([Place(index, 6, {4})], Schedule(2)) for index in range(6)]
     assert [phase.phase.value[0] for phase in phases] == ["s", "s", "d", "d", "s", "d"]
     assert [phase.publish for phase in phases] == [False, True, True, False, True, False]
+
+
+def test_until_an_image_has_settled_keys_and_values_alone_are_displaced() -> None:
+    phases = [phase_of([Place(index, 7, {2})], Schedule(1, settling=5)) for index in range(7)]
+    assert [phase.name for phase in phases] == [
+        "synchronous", "displaced keys and values", "synchronous", *["displaced keys and values"] * 2,
+        *["displaced"] * 2,
+    ]  # fmt: skip
+    assert [phase.publish for phase in phases] == [True, False, True, True, True, True, False]
+    assert [phase.of_rest.publish for phase in phases] == [False] * 4 + [True, True, False]
+
+
+def test_of_several_images_the_last_to_settle_decides() -> None:
+    alone = phase_of([Place(6, 9)], Schedule(1, settling=5))
+    together = phase_of([Place(6, 9), Place(3, 9)], Schedule(1, settling=5))
+    assert (alone.name, together.name) == ("displaced", "displaced keys and values")
+    assert (alone.of_rest.publish, together.of_rest.publish) == (True, False)
+
+
+def test_exact_has_nothing_to_settle() -> None:
+    assert {phase_of([Place(index, 6)], Schedule(None, settling=5)) for index in range(6)} == {EXACT}
 
 
 def test_a_drift_that_is_no_number_makes_the_ranks_wait() -> None:

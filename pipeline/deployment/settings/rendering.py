@@ -172,7 +172,16 @@ class RenderingSettings(SettingsPart):
         "`latency`.",
     )
     exact: bool = Field(False, description="Exchange synchronously at every step: the one-rank image, but slower.")
-    warmup_steps: int = Field(4, ge=1, description="Synchronous evaluations before displaced ones begin.")
+    warmup_steps: int = Field(
+        1, ge=1, description="Synchronous evaluations at the beginning of a pass, before displaced ones."
+    )
+    settling_steps: int = Field(
+        20,
+        ge=0,
+        description="Evaluations at the beginning of a pass, the warm-up among them, in which it is decided what is "
+        "where: keys and values alone are displaced, all else waits. 0: none, for drafts; 1000: all, for the nearest "
+        "pictures.",
+    )
     resync: float | None = Field(
         None,
         gt=0,
@@ -192,7 +201,6 @@ class RenderingSettings(SettingsPart):
     exchange: Exchange = Field(
         Exchange.DISPLACED,
         description="How evaluations after the warm-up see other ranks' activations: `displaced`, an evaluation late; "
-        "`displaced-kv`, as they are but for most keys and values, for the nearest pictures where NVLink joins GPUs; "
         "`residual`, as they are, keys and values in few bits, for GPUs joined by PCIe or Ethernet.",
     )
     highres_attention: HighresAttention = Field(
@@ -258,7 +266,11 @@ class RenderingSettings(SettingsPart):
     def displacement(self) -> Displacement:
         """How displaced evaluations are computed."""
         return Displacement(
-            resync=self.resync, norm_mode=self.norm_mode, most_work=self.most_work, exchange=self.exchange
+            resync=self.resync,
+            norm_mode=self.norm_mode,
+            most_work=self.most_work,
+            settling_steps=self.settling_steps,
+            exchange=self.exchange,
         )
 
     @property

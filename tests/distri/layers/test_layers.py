@@ -26,6 +26,7 @@ from tests.distri.pool import Ranks
 GetRanks = Callable[[int], Ranks]
 LAST_WAITING = Evaluation(Phase.SYNCHRONOUS, publish=True)
 DISPLACED = Evaluation(Phase.DISPLACED, publish=True)
+NOW = Evaluation(Phase.SYNCHRONOUS, publish=False)
 EXACT = 1e-12
 SIZES = [(16, 12), (12, 16), (27, 13), (19, 33), (259, 5), (6, 258)]  # rows and columns, even and odd, few and many
 COUNTS = [2, 3, 4]
@@ -83,14 +84,14 @@ def _run(kind: str, height: int, width: int, mode: NormMode | None, plan: list[t
     patches = split(height, width, mesh.patch.size, unit=4)
     if kind.startswith("transformer"):
         patches = replace(patches, balance=TokenBalance(rows_share=0.0, most_work=1.0))
-    context = Context(mesh.patch, patches, Exchange(mesh.patch, shares=(0.5, 0.5)), only_kv=mode is None)
+    context = Context(mesh.patch, patches, Exchange(mesh.patch, shares=(0.5, 0.5)))
     context.norm_mode = mode or NormMode.CORRECTED
     context.side_by_side = kind.endswith(SIDE_BY_SIDE)
     network = _layer(kind)
     layers = SplitLayers(network, context, lambda _: 0)
     outputs = []
     for seed, evaluation in plan:
-        context.evaluation = evaluation
+        context.evaluation = replace(evaluation, rest=NOW) if mode is None else evaluation
         own = patches.cut(_input(kind, seed, height, width), mesh.patch.index)
         outputs.append(_apply(kind, network[0], own).clone())
         context.exchange.end_evaluation()

@@ -1,6 +1,6 @@
 """The traffic formulas of the docs are what the wire counts and the exchange allocates."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,32 +16,40 @@ from distri.layers.unet import SplitUNet, patches_of
 from distri.ranks.buckets import SHARES
 from distri.ranks.exchange import Exchange
 from distri.ranks.mesh import Axis, AxisName, TrafficCounter
-from distri.ranks.phase import EXACT, Evaluation, Exchanged, Phase
+from distri.ranks.phase import EXACT, Evaluation, Phase
 from tests.distri import networks, on_ranks
 from tests.distri.exactness import TIME, conditions_of, latent
 from tests.distri.networks import seeded
 from tests.distri.pool import Ranks
 
+DISPLACED = Evaluation(Phase.DISPLACED, publish=True)
+PHASES = (EXACT, Evaluation(Phase.SYNCHRONOUS, publish=True), DISPLACED)
+# Keys and values alone, twice, then all.
+SETTLING = (
+    Evaluation(Phase.SYNCHRONOUS, publish=True, rest=EXACT),
+    Evaluation(Phase.DISPLACED, publish=True, rest=EXACT),
+    Evaluation(Phase.DISPLACED, publish=True, rest=Evaluation(Phase.SYNCHRONOUS, publish=True)),
+    DISPLACED,
+)
 SIZES = [(256, 256, 2), (304, 208, 1), (232, 264, 1)]
 
 
 @torch.inference_mode()
 def _counted(
-    width: int, height: int, batch: int, *, referring: bool = False, exchange: Exchanged = Exchanged.DISPLACED
-) -> tuple[list[int], int]:
-    """Bytes sent by an exact, a publishing and a displaced evaluation, and the buffers afterwards."""
+    width: int, height: int, batch: int, *, referring: bool = False, phases: Sequence[Evaluation] = PHASES
+) -> tuple[list[int], list[int]]:
+    """Bytes sent by an exact, a publishing and a displaced evaluation, or by others, and the buffers after each."""
     mesh = on_ranks.mesh()
     network = networks.unet(torch.float32)
     conditions = replace(conditions_of(batch), references=(_reference(network, batch),) if referring else ())
-    unet = SplitUNet(network, exchange=exchange)
+    unet = SplitUNet(network)
     unet.begin(conditions, mesh.patch, height // 8, width // 8)
-    sent, before = [], mesh.traffic.sent_bytes
-    displaced = Evaluation(Phase.DISPLACED, publish=True)
-    for evaluation in (EXACT, Evaluation(Phase.SYNCHRONOUS, publish=True), displaced):
+    sent, buffers, before = [], [], mesh.traffic.sent_bytes
+    for evaluation in phases:
         unet(latent(width, height, batch), TIME, evaluation)
         sent.append(mesh.traffic.sent_bytes - before)
+        buffers.append(unet.shapes.buffer_bytes)
         before = mesh.traffic.sent_bytes
-    buffers = unet.shapes.buffer_bytes
     unet.remove()
     return sent, buffers
 
@@ -68,24 +76,25 @@ def test_bytes_counted_are_those_of_the_formula(
     for index, (sent, buffers) in enumerate(ranks(count).run(_counted, width, height, batch)):
         formula = traffic.of_unet(network, patches, index, batch=batch, element_bytes=4)
         assert sent == [formula.sent, formula.sent, formula.sent_displaced]
-        assert buffers == formula.buffers
+        assert buffers == [0, formula.buffers, formula.buffers]
 
 
-def _counted_kv(width: int, height: int, batch: int) -> tuple[list[int], int]:
-    return _counted(width, height, batch, exchange=Exchanged.DISPLACED_KV)
+def _counted_settling(width: int, height: int, batch: int) -> tuple[list[int], list[int]]:
+    return _counted(width, height, batch, phases=SETTLING)
 
 
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize(("width", "height", "batch"), SIZES)
-def test_with_keys_and_values_alone_displaced_the_rest_has_no_buffers(
+def test_where_keys_and_values_alone_are_displaced_the_rest_has_no_buffers_yet(
     ranks: Callable[[int], Ranks], width: int, height: int, batch: int, count: int
 ) -> None:
     network = networks.unet(torch.float32)
     patches = patches_of(network, height // 8, width // 8, count)
-    for index, (sent, buffers) in enumerate(ranks(count).run(_counted_kv, width, height, batch)):
+    for index, (sent, buffers) in enumerate(ranks(count).run(_counted_settling, width, height, batch)):
         formula = traffic.of_unet(network, patches, index, batch=batch, element_bytes=4)
-        assert sent == [formula.sent, formula.sent, formula.sent_displaced_kv]
-        assert buffers == formula.buffers_kv < formula.buffers
+        assert sent == [formula.sent, *[formula.sent_displaced_kv] * 2, formula.sent_displaced]
+        assert buffers == [*[formula.buffers_kv] * 2, *[formula.buffers] * 2]
+        assert formula.buffers_kv < formula.buffers
 
 
 @pytest.mark.parametrize(("pixels", "percent"), [(1024, 8), (2048, 7)])
@@ -97,7 +106,7 @@ def test_what_is_waited_for_beside_displaced_keys_and_values_of_sdxl_is_little(p
     assert 0 < 100 * waited / found.sent < percent
 
 
-def _counted_referring() -> tuple[list[int], int]:
+def _counted_referring() -> tuple[list[int], list[int]]:
     return _counted(264, 232, 1, referring=True)
 
 
@@ -107,7 +116,7 @@ def test_references_add_no_bytes_and_no_buffers(ranks: Callable[[int], Ranks]) -
     for index, (sent, buffers) in enumerate(ranks(3).run(_counted_referring)):
         formula = traffic.of_unet(network, patches, index, batch=1, element_bytes=4)
         assert sent == [formula.sent, formula.sent, formula.sent_displaced]
-        assert buffers == formula.buffers
+        assert buffers == [0, formula.buffers, formula.buffers]
 
 
 def test_halos_do_not_grow_with_the_number_of_ranks() -> None:

@@ -1,6 +1,7 @@
 """The split UNet against plain diffusers, in float64, at sizes that divide by nothing but 8 pixels."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from distri.layers.resolution import nearest_output
 from distri.layers.unet import SplitUNet
 from distri.ranks.errors import Unsplittable
 from distri.ranks.mesh import Mesh
-from distri.ranks.phase import EXACT, Evaluation, Exchanged, NormMode, Phase
+from distri.ranks.phase import EXACT, Evaluation, NormMode, Phase
 from tests.distri import networks, on_ranks
 from tests.distri.networks import relative, seeded
 from tests.distri.pool import Ranks
@@ -21,6 +22,8 @@ from tests.distri.pool import Ranks
 GetRanks = Callable[[int], Ranks]
 LAST_WAITING = Evaluation(Phase.SYNCHRONOUS, publish=True)
 DISPLACED = Evaluation(Phase.DISPLACED, publish=True)
+SETTLING = Evaluation(Phase.DISPLACED, publish=True, rest=EXACT)  # keys and values alone
+SETTLED = replace(SETTLING, rest=LAST_WAITING)  # the last of those
 TIME = torch.tensor(501.25, dtype=torch.float64)
 SIZES = [(16, 16), (27, 41), (33, 20), (26, 19), (13, 30)]
 
@@ -55,11 +58,10 @@ def _run(
     plan: list[Step],
     mode: NormMode = NormMode.CORRECTED,
     kept_bytes: int | None = None,
-    exchange: Exchanged = Exchanged.DISPLACED,
 ) -> tuple[list[Tensor], list[int]]:
     """Outputs of one split network, an image begun whenever the shape changes, and its buffers after each step."""
     mesh = on_ranks.mesh()
-    unet = SplitUNet(networks.unet(), norm_mode=mode, kept_bytes=kept_bytes, exchange=exchange)
+    unet = SplitUNet(networks.unet(), norm_mode=mode, kept_bytes=kept_bytes)
     outputs, buffers, shape = [], [], None
     for batch, height, width, change, evaluation in plan:
         if shape != (batch, height, width):
@@ -109,18 +111,22 @@ def test_a_displaced_evaluation_of_new_input_is_near_but_not_exact(ranks: GetRan
 @pytest.mark.parametrize("count", [2, 3])
 def test_with_keys_and_values_alone_displaced_evaluations_are_nearer(ranks: GetRanks, count: int) -> None:
     """Exact of unchanged input, and of new input nearer than where all is displaced."""
-    same = [(2, 27, 41, 0, phase) for phase in (LAST_WAITING, DISPLACED, DISPLACED)]
-    new = [(1, 27, 41, change, phase) for change, phase in enumerate((LAST_WAITING, DISPLACED, DISPLACED))]
+    begun = replace(LAST_WAITING, rest=EXACT)
+    same = [(2, 27, 41, 0, phase) for phase in (begun, SETTLING, SETTLED, DISPLACED, LAST_WAITING, DISPLACED)]
     run = ranks(count).run
-    alone = run(_run, same, NormMode.CORRECTED, None, Exchanged.DISPLACED_KV)
+    alone = run(_run, same)
     wanted = _plain(_latent(0, 2, 27, 41), _conditions(2))
-    assert all(_joined(alone, step, wanted) < 1e-11 for step in range(3))
+    assert all(_joined(alone, step, wanted) < 1e-11 for step in range(len(same)))
     alone, displaced = (
-        run(_run, new, NormMode.CORRECTED, None, exchange) for exchange in (Exchanged.DISPLACED_KV, Exchanged.DISPLACED)
+        run(_run, [(1, 27, 41, change, phase) for change, phase in enumerate(phases)])
+        for phases in ((begun, SETTLING, SETTLED, DISPLACED), (LAST_WAITING, DISPLACED, DISPLACED, DISPLACED))
     )
     for step in (1, 2):
         wanted = _plain(_latent(step, 1, 27, 41), _conditions(1))
         assert 1e-9 < _joined(alone, step, wanted) < 0.5 * _joined(displaced, step, wanted)
+    # What an evaluation after them reads is that of the one before, whoever published it.
+    for one, other in zip(alone, displaced, strict=True):
+        assert relative(one[0][3], other[0][3]) < 0.05
 
 
 def test_the_transformer_nearest_the_output_is_the_last_of_the_last_block_that_has_one() -> None:

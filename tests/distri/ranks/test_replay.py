@@ -1,6 +1,7 @@
 """Replayed evaluations against those that Python runs, bit for bit, and message for message."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from distri.layers.unet import SplitUNet
 from distri.ranks import p2p
 from distri.ranks.mesh import Axis, Mesh
 from distri.ranks.operator_lists import OperatorRecorder
-from distri.ranks.phase import EXACT, Evaluation, Exchanged, NormMode, Phase
+from distri.ranks.phase import EXACT, Evaluation, NormMode, Phase
 from distri.ranks.recorder import Tape
 from distri.ranks.spans import Span, Spans
 from tests.distri import networks, on_ranks
@@ -28,6 +29,10 @@ GetRanks = Callable[[int], Ranks]
 PUBLISHING = Evaluation(Phase.SYNCHRONOUS, publish=True)
 DISPLACED = Evaluation(Phase.DISPLACED, publish=True)
 LAST = Evaluation(Phase.DISPLACED, publish=False)
+# Keys and values alone are displaced, up to one that publishes the rest, too.
+BEGUN = Evaluation(Phase.SYNCHRONOUS, publish=True, rest=EXACT)
+SETTLING = Evaluation(Phase.DISPLACED, publish=True, rest=EXACT)
+SETTLED = Evaluation(Phase.DISPLACED, publish=True, rest=PUBLISHING)
 PASS = (EXACT, PUBLISHING, DISPLACED, DISPLACED, LAST)
 RESYNC = (EXACT, PUBLISHING, DISPLACED, LAST, EXACT, PUBLISHING, DISPLACED, LAST)
 PAUSED = (EXACT, PUBLISHING, DISPLACED)  # messages are in flight when it ends
@@ -175,19 +180,14 @@ def _recorded(answer: Answer) -> list[tuple[str, bool]]:
 
 
 @pytest.mark.parametrize(
-    ("count", "batch", "mode", "exchange"),
-    [
-        (2, 1, NormMode.SYNCHRONOUS, Exchanged.DISPLACED),
-        (2, 2, NormMode.CORRECTED, Exchanged.DISPLACED),
-        (3, 1, NormMode.CORRECTED, Exchanged.DISPLACED),
-        (3, 1, NormMode.CORRECTED, Exchanged.DISPLACED_KV),
-    ],
+    ("count", "batch", "mode"),
+    [(2, 1, NormMode.SYNCHRONOUS), (2, 2, NormMode.CORRECTED), (3, 1, NormMode.CORRECTED)],
 )
 def test_replays_are_the_evaluations_as_they_are_bit_for_bit(
-    ranks: GetRanks, count: int, batch: int, mode: NormMode, exchange: Exchanged
+    ranks: GetRanks, count: int, batch: int, mode: NormMode
 ) -> None:
     images = [replace(image, batch=batch) for image in IMAGES]
-    for answer in ranks(count).run(_run, images, mode, exchange):
+    for answer in ranks(count).run(_run, images, mode):
         assert answer.same
         assert answer.messages
         # Every kind is recorded when it comes for the second time, once, whatever image it is of.
@@ -199,8 +199,23 @@ def test_replays_are_the_evaluations_as_they_are_bit_for_bit(
         assert answer.replayed == total - 2 * 4
 
 
-def _run(images: Sequence[Pass], mode: NormMode, exchange: Exchanged) -> Answer:
-    return _compare(images, norm_mode=mode, exchange=exchange)
+def _run(images: Sequence[Pass], mode: NormMode) -> Answer:
+    return _compare(images, norm_mode=mode)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_images_that_settle_are_replayed_bit_for_bit(ranks: GetRanks, count: int) -> None:
+    whole = (BEGUN, SETTLING, SETTLING, SETTLED, DISPLACED, LAST)
+    paused, resynced = (BEGUN, SETTLING), (BEGUN, SETTLING.last(), *whole, EXACT, PUBLISHING, DISPLACED, LAST)
+    images = [Pass(1, whole), Pass(2, paused), Pass(3, resynced), Pass(4, whole, height=32), Pass(5, whole)]
+    for answer in ranks(count).run(_compare, images):
+        assert (answer.same, answer.messages) == (True, True)
+        assert {name for name, _ in _recorded(answer)} == {"synchronous", "displaced keys and values", "displaced"}
+        assert [one.detail["difference"] for one in answer.records] == [0.0] * len(answer.records)
+        kinds = set(resynced)
+        seen = Counter(one for image in images if image.height == 24 for one in image.evaluations)
+        assert len(answer.records) == sum(seen[kind] > 1 for kind in kinds) + 1  # SETTLING of the other shape
+        assert answer.replayed == sum(max(0, seen[kind] - 2) for kind in kinds)
 
 
 def test_a_displaced_evaluation_is_cut_where_its_buckets_leave_and_arrive(ranks: GetRanks) -> None:
