@@ -1,4 +1,4 @@
-"""Two ranks against one: displaced, synchronous, and with the exchange switched off.
+"""Two ranks against one: displaced, with keys and values alone displaced, synchronous, and with the exchange off.
 
 All sides alternate within one run. A block of evaluations is timed between barriers, by the wall and by each rank's own
 processor time. The wall is what a user waits for; on a machine that others use as well, processor time is what remains
@@ -25,8 +25,9 @@ from tests.distri import on_ranks
 from tests.distri.pool import Ranks
 
 BATCH, SIZES, WARM_UP = 2, (64, 96), 2
-SIDES = ("one rank", "displaced", "synchronous", "exchange off")
+SIDES = ("one rank", "displaced", "settling", "synchronous", "exchange off")
 DISPLACED = Evaluation(Phase.DISPLACED, publish=True)
+SETTLING = Evaluation(Phase.DISPLACED, publish=True, rest=EXACT)
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def _ratios(blocks: dict[str, list[float]]) -> dict[str, Any]:
         "speedup_exchange_off": ratio("one rank", "exchange off"),
         "displaced_over_exchange_off": ratio("displaced", "exchange off"),
         "displaced_over_synchronous": ratio("displaced", "synchronous"),
+        "settling_over_displaced": ratio("settling", "displaced"),
     }
 
 
@@ -106,6 +108,7 @@ def _on_rank(size: int, rounds: int, evaluations: int) -> dict[str, list[Times]]
     work: dict[str, Callable[[], None]] = {
         "one rank": one_rank,
         "displaced": lambda: shared(DISPLACED),
+        "settling": lambda: shared(SETTLING),
         "synchronous": lambda: shared(EXACT),
         "exchange off": exchange_off,
     }

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.engine.speed import SIDES
+
 
 def markdown(results: dict[str, Any]) -> str:
     """All parts that have been measured."""
@@ -121,7 +123,7 @@ def _traffic(figures: dict[str, Any]) -> list[str]:
                     "received a step, G elements",
                     "sent, GB",
                     "the same as residuals",
-                    "waited for in displaced-kv",
+                    "waited for while a picture settles",
                 ),
                 *("halos sent, MB", "prediction, MB", "buffers, GB"),
             ],
@@ -197,17 +199,19 @@ def _speed(figures: dict[str, Any]) -> list[str]:
         [
             size,
             clock,
-            *(own["median_ms"][side] for side in ("one rank", "displaced", "synchronous", "exchange off")),
+            *(own["median_ms"][side] for side in SIDES),
             own["speedup_displaced"],
             own["speedup_synchronous"],
             own["displaced_over_exchange_off"],
             own["displaced_over_synchronous"],
+            own["settling_over_displaced"],
         ]
         for size, clocks in figures["sizes"].items()
         for clock, own in clocks.items()
     ]
     heads = [
-        *("latent", "clock", "one rank, ms", "displaced", "synchronous", "exchange off", "displaced: speedup"),
-        *("synchronous: speedup", "displaced / exchange off", "displaced / synchronous"),
+        *("latent", "clock", "one rank, ms", "displaced", "settling", "synchronous", "exchange off"),
+        *("displaced: speedup", "synchronous: speedup", "displaced / exchange off", "displaced / synchronous"),
+        "settling / displaced",
     ]
     return [*lines, *_rows(heads, rows)]

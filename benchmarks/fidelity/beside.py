@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import distributions
 from pathlib import Path
 
 from benchmarks.fidelity import measures, page
 from benchmarks.fidelity.__main__ import ROOT, digest, finite, pictures_of, render
-from benchmarks.fidelity.variations import Variation, prompts
-from distri.ranks.phase import Exchanged
+from benchmarks.fidelity.variations import AT_ONCE, DEFAULT, prompts
 
 STEPS, IMAGES, RANKS = 30, 4, (8, 4, 2)
 PEER = "distrifuser"
-EXCHANGES = (Exchanged.DISPLACED, Exchanged.DISPLACED_KV)
+OURS = {"displaced": DEFAULT, "at once": AT_ONCE}
 
 
 def main() -> None:
@@ -28,11 +28,14 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     file = ROOT / "benchmarks" / "results" / "fidelity.json"
     ours = [
-        Variation(f"beside, {one.value}", f"{ranks} ranks", ranks=ranks, steps=STEPS, exchange=one, images=IMAGES)
+        replace(one, factor=f"beside, {name}", value=f"{ranks} ranks", ranks=ranks, steps=STEPS, images=IMAGES)
         for ranks in RANKS
-        for one in EXCHANGES
+        for name, one in OURS.items()
     ]
-    peers = [Variation(f"beside, {PEER}", f"{ranks} ranks", ranks=ranks, steps=STEPS, images=IMAGES) for ranks in RANKS]
+    peers = [
+        replace(AT_ONCE, factor=f"beside, {PEER}", value=f"{ranks} ranks", ranks=ranks, steps=STEPS, images=IMAGES)
+        for ranks in RANKS
+    ]
     render(model, work, [ours[0].reference, *ours])
     for one in peers:
         render(model, work, [one], ("benchmarks.fidelity.distrifuser", str(site)))

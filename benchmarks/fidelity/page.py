@@ -64,10 +64,11 @@ def _short(value: str) -> str:
 
 def _text(page: Path, pictures: Path, results: dict[str, Any], shown: Shown) -> str:
     folder = pictures.relative_to(page.parent).as_posix()
-    rows = [_row(one, results["variations"][0]) for one in results["variations"]]
+    at_once = [one for one in results["variations"] if _at_once(one)]
+    default_rows = [one for one in results["variations"] if not _at_once(one)]
     default, side = results["default"], results["side_px"]
     spent = f", in {results['cpu_minutes']:.0f} CPU minutes" if results["cpu_minutes"] is not None else ""
-    steps, warmup, ranks = default["steps"], default["warmup"], default["ranks"]
+    steps, settling, ranks = default["steps"], default["settling"], default["ranks"]
     later = {one["factor"]: one["measured"] for one in results["variations"] if "measured" in one}
     since = "".join(
         f"\n*{factor}* was measured for itself, the last of it {date}, by `python -m benchmarks.fidelity --add "
@@ -84,30 +85,28 @@ Made by `{results["command"]}`; `make bench-fidelity` is that with all factors a
 every picture are in `benchmarks/results/fidelity.json`. Measured
 {results["measured"]} on {results["processor"]}, torch {results["torch"]}{spent}.
 
-Around the default, which is {default["images"]} prompts of {side} x {side} px, {steps} steps, {warmup} of them
-warmup, and {ranks} real gloo ranks that share each picture, one factor at a time differs. The prompts are
-captions of scenes whose combination of sky, light and land the model was never trained on. Each picture is compared
-with the one that a single rank makes of the same prompt, seed, steps and scheduler.
+Around the default, which is {default["images"]} prompts of {side} x {side} px, {steps} steps, of which in the first
+{settling} keys and values alone are displaced, and {ranks} real gloo ranks that share each picture, one factor at a
+time differs. The prompts are captions of scenes whose combination of sky, light and land the model was never trained
+on. Each picture is compared with the one that a single rank makes of the same prompt, seed, steps and scheduler.
 
-| factor | value | ranks | images | PSNR median, dB | worst | to default | SSIM median | worst | seam, median | worst |
-|---|---|---|---|---|---|---|---|---|---|---|
-{chr(10).join(rows)}
-
-PSNR and SSIM say how near a picture is to one rank's. *To default* is the median, over the same prompts, of how many
-dB a picture is nearer than the default's is. *Seam* is how much steeper a picture is across the borders of
-patches than elsewhere, divided by the same of the one-rank picture: 1 means that borders do not show. *exact*, where it
-was measured, has every evaluation wait; what is left there is the order of floating-point sums, rounded to 8 bits.
-There is no warmup of 0: the first evaluation has nothing stale to read, and the engine refuses it.
+{_table(default_rows)}
+{_at_once_text(at_once)}
+PSNR and SSIM say how near a picture is to one rank's. *To the first* is the median, over the same prompts, of
+how many dB a picture is nearer than that of the table's first row is. *Seam* is how much steeper a picture is across
+the borders of patches than elsewhere, divided by the same of the one-rank picture: 1 means that borders do not show.
+*exact*, where it was measured, has every evaluation wait; what is left there is the order of floating-point sums,
+rounded to 8 bits.
 Where a picture's units of 32 px do not divide by the ranks, ranks with more rows hand tokens of their transformers on
 ([engine.md](engine.md)); *own tokens* is without that, and with a busiest rank that does more. In *residual* every
-evaluation after the warm-up waits for what is new of keys and values, in 1.8 bits a number; in *displaced-kv* for
-all but the keys and values of most layers, which alone are displaced. *Refined* pictures have
-twice the sides, in two passes, each with its warmup. *Img2img* begins with the renderer's
+evaluation after the warm-up waits for what is new of keys and values, in 1.8 bits a number; with *settling: all*
+for all but the keys and values of most layers, which alone are displaced. *Refined* pictures have
+twice the sides, in two passes, each of which settles. *Img2img* begins with the renderer's
 picture of the next prompt's scene. *Inpainting* fills the right half of that of the prompt's own scene, and is compared
 there alone; *control* is steered by the edges of that picture, and *reference* resembles it, both by what was trained
 for the demo model ([images-in.md](images-in.md)).{since}
 [Decision 304](decisions/0304-defaults-by-the-table.md) says which defaults follow, [decision
-620](decisions/0620-keys-and-values-alone-displaced.md) why there is *displaced-kv*.
+660](decisions/0660-pictures-settle-first.md) why pictures settle first.
 
 ![PSNR by factor; whiskers are the extremes]({folder}/fidelity-factors.png)
 
@@ -117,6 +116,37 @@ One rank, {ranks} displaced ranks, and the difference, {MAGNIFIED} times as larg
 
 {sheets}
 """
+
+
+def _at_once(one: dict[str, Any]) -> bool:
+    return not one["settling"] and one["exchange"] == "displaced"
+
+
+def _table(variations: list[dict[str, Any]]) -> str:
+    """Each beside the first."""
+    columns = ["factor", "value", "ranks", "images", "PSNR median, dB", "worst", "to the first"]
+    columns += ["SSIM median", "worst", "seam, median", "worst"]
+    lines = [
+        f"| {' | '.join(columns)} |",
+        "|---" * len(columns) + "|",
+        *(_row(one, variations[0]) for one in variations),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _at_once_text(variations: list[dict[str, Any]]) -> str:
+    """What is displaced as DistriFusion has it, if it was measured."""
+    if not variations:
+        return ""
+    shown = [{**one, "factor": one["factor"].removeprefix("at once, ")} for one in variations]
+    return f"""
+## Displaced at once
+
+The same without settling: after {variations[0]["warmup"]} synchronous evaluations all is displaced, as DistriFusion has
+it (`TESSERA_SETTLING_STEPS=0 TESSERA_WARMUP_STEPS={variations[0]["warmup"]}`). There is no warmup of 0: the first
+evaluation has nothing stale to read, and the engine refuses it.
+
+{_table(shown)}"""
 
 
 def _beside(found: dict[str, Any] | None) -> str:
@@ -131,7 +161,8 @@ def _beside(found: dict[str, Any] | None) -> str:
 
 [distrifuser](https://github.com/mit-han-lab/distrifuser) {found["version"]} (`corrected_async_gn`) on the same machine,
 with the same model, prompts, seeds and scheduler, by gloo on a CPU: the first {found["images"]} prompts,
-{found["steps"]} steps, warm-up {found["warmup"]}, of which it makes {found["warmup"] + 1} synchronous evaluations.
+{found["steps"]} steps, warm-up {found["warmup"]}, of which it makes {found["warmup"] + 1} synchronous evaluations;
+*at once* has {found["warmup"]}, *displaced*, the default, one, after which pictures settle.
 All ranks are patches of one picture, and each picture is compared with that of one rank. Measured
 {found["measured"]} by `{found["command"]}`.
 

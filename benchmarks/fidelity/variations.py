@@ -39,7 +39,8 @@ class Variation:
     value: str
     ranks: int = 8
     exact: bool = False
-    warmup: int = 4
+    warmup: int = EngineSettings.warmup
+    settling: int = EngineSettings.settling
     steps: int = 50
     scheduler: str = SCHEDULERS[0]
     norm_mode: NormMode = NormMode.CORRECTED
@@ -61,6 +62,7 @@ class Variation:
         return EngineSettings(
             exact=self.exact,
             warmup=self.warmup,
+            settling=self.settling,
             norm_mode=self.norm_mode,
             most_work=MOST_WORK if self.hand_on else math.inf,
             resync=self.resync,
@@ -105,24 +107,32 @@ class Variation:
             self, images=min(self.images, images), steps=min(self.steps, steps), warmup=min(self.warmup, steps)
         )
 
+    @property
+    def at_once(self) -> bool:
+        """Whether halos and moments are displaced as soon as keys and values, as DistriFusion has it."""
+        return not self.settling and self.exchange is Exchanged.DISPLACED
+
 
 DEFAULT = Variation("default", "8 ranks", images=PROMPTS)
+AT_ONCE = Variation("at once", "8 ranks", warmup=4, settling=0, images=PROMPTS)
+_FEWER_AT_ONCE = replace(AT_ONCE, images=FEWER)
+_FACTORS_AT_ONCE: dict[str, list[dict[str, Any]]] = {
+    "ranks": [{"value": str(ranks), "ranks": ranks} for ranks in (2, 3, 4, 5)],
+    "own tokens": [{"value": f"{ranks} ranks", "ranks": ranks, "hand_on": False} for ranks in (3, 5)],
+    "warmup": [{"value": str(warmup), "warmup": warmup} for warmup in (1, 2, 8)],
+    "steps": [{"value": str(steps), "steps": steps} for steps in (10, 25)],
+    "scheduler": [{"value": name, "scheduler": name} for name in SCHEDULERS[1:]],
+    "GroupNorm": [{"value": mode.value, "norm_mode": mode} for mode in NormMode if mode is not NormMode.CORRECTED],
+    # Two ranks' patches have at 256 px the 16 latent rows that eight ranks' have at 1024 px.
+    "GroupNorm at 2 ranks": [{"value": NormMode.STALE.value, "ranks": 2, "norm_mode": NormMode.STALE}],
+    "resync": [{"value": str(drift), "resync": drift} for drift in (0.1, 0.3)],
+}
 VARIATIONS = (
     DEFAULT,
     *(Variation("ranks", str(ranks), ranks=ranks) for ranks in (2, 3, 4, 5)),
-    *(Variation("own tokens", f"{ranks} ranks", ranks=ranks, hand_on=False) for ranks in (3, 5)),
-    *(Variation("warmup", str(warmup), warmup=warmup) for warmup in (1, 2, 8)),
-    *(Variation("steps", str(steps), steps=steps) for steps in (10, 25)),
+    *(Variation("steps", str(steps), steps=steps, images=PROMPTS) for steps in (10, 25)),
     *(Variation("scheduler", name, scheduler=name) for name in SCHEDULERS[1:]),
-    *(Variation("GroupNorm", mode.value, norm_mode=mode) for mode in NormMode if mode is not NormMode.CORRECTED),
-    # Two ranks' patches have at 256 px the 16 latent rows that eight ranks' have at 1024 px.
-    Variation("GroupNorm at 2 ranks", NormMode.STALE.value, ranks=2, norm_mode=NormMode.STALE),
-    *(Variation("resync", str(drift), resync=drift) for drift in (0.1, 0.3)),
-    Variation("displaced-kv", "8 ranks", exchange=Exchanged.DISPLACED_KV, images=PROMPTS),
-    *(
-        Variation("displaced-kv, fewer steps", str(steps), steps=steps, exchange=Exchanged.DISPLACED_KV, images=PROMPTS)
-        for steps in (10, 25)
-    ),
+    Variation("settling", "all", warmup=4, settling=1000, images=PROMPTS),
     Variation("residual", "8 ranks", exchange=Exchanged.RESIDUAL),
     *(Variation("residual, fewer steps", str(steps), steps=steps, exchange=Exchanged.RESIDUAL) for steps in (10, 25)),
     *(
@@ -134,6 +144,12 @@ VARIATIONS = (
     Variation("control", "models/canny", begun=Input.CONTROL),
     Variation("reference", "models/scene", begun=Input.REFERENCE),
     Variation("exact", "8 ranks", exact=True),
+    AT_ONCE,
+    *(
+        replace(_FEWER_AT_ONCE, factor=f"at once, {factor}", **other)
+        for factor, others in _FACTORS_AT_ONCE.items()
+        for other in others
+    ),
 )
 
 

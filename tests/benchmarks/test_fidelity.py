@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from benchmarks.fidelity import measures, page
 from benchmarks.fidelity.__main__ import added, measured
-from benchmarks.fidelity.variations import VARIATIONS, Variation
+from benchmarks.fidelity.variations import AT_ONCE, DEFAULT, VARIATIONS, Variation
 from distri import demo_model
 from distri.ranks.patches import split
 from distri.ranks.phase import Exchanged
@@ -50,11 +51,15 @@ def test_a_step_at_the_borders_shows_as_a_seam_and_elsewhere_does_not(ranks: int
 
 
 def test_only_one_factor_differs_from_the_default_or_from_the_same_on_other_ranks() -> None:
-    default = VARIATIONS[0].described()
     for variation in VARIATIONS[1:]:
+        if variation is AT_ONCE:
+            continue
+        default = (AT_ONCE if variation.at_once else DEFAULT).described()
         own = variation.described()
         changed = {name for name in default if own[name] != default[name]} - {"factor", "value", "images"}
-        if "at 2 ranks" in variation.factor or variation.factor == "own tokens":
+        if variation.factor == "settling":  # whose first evaluations wait as those of "at once" do
+            changed -= {"warmup"}
+        if "at 2 ranks" in variation.factor or variation.factor.endswith("own tokens"):
             assert "ranks" in changed
             changed -= {"ranks"}
         if "steps" in variation.factor:  # fewer of them, and what is measured there
@@ -71,14 +76,17 @@ def test_real_ranks_render_compare_and_write_the_page(tmp_path: Path) -> None:
     variations = [
         Variation("default", "2 ranks", ranks=2, warmup=1, steps=2, images=1),
         Variation("exact", "2 ranks", ranks=2, exact=True, steps=2, images=1),
+        replace(AT_ONCE, ranks=2, warmup=1, steps=2, images=1),
     ]
     measured(model, tmp_path / "work", tmp_path, variations)
     results = json.loads((tmp_path / "benchmarks" / "results" / "fidelity.json").read_text())
-    displaced, exact = results["variations"]
+    displaced, exact, at_once = results["variations"]
+    assert at_once["psnr_db"][0] is not None
     assert exact["psnr_db"][0] is None or exact["psnr_db"][0] > 60
     assert displaced["psnr_db"][0] is not None
     text = (tmp_path / "docs" / "fidelity.md").read_text()
-    assert "| exact | 2 ranks | 2 | 1 |" in text
+    assert "| exact | 2 ranks | 2 | 1 |" in text.partition("## Displaced at once")[0]
+    assert "| at once | 8 ranks | 2 | 1 |" in text.partition("## Displaced at once")[2]
     for name in ("fidelity-factors.png", "fidelity-0.png"):
         assert f"pictures/{name}" in text
         assert (tmp_path / "docs" / "pictures" / name).stat().st_size > 1000
@@ -87,9 +95,9 @@ def test_real_ranks_render_compare_and_write_the_page(tmp_path: Path) -> None:
     more = Variation("residual", "2 ranks", ranks=2, warmup=1, steps=2, images=1, exchange=Exchanged.RESIDUAL)
     (work / f"{more.name}.json").write_text(json.dumps(more.described()))
     shutil.copy(work / f"{variations[0].name}.npz", work / f"{more.name}.npz")
-    assert len(added(model, tmp_path / "work", tmp_path, [more])["variations"]) == 3
+    assert len(added(model, tmp_path / "work", tmp_path, [more])["variations"]) == 4
     assert "\n| residual | 2 ranks | 2 | 1 |" in (tmp_path / "docs" / "fidelity.md").read_text()
-    assert len(added(model, tmp_path / "work", tmp_path, [more])["variations"]) == 3
+    assert len(added(model, tmp_path / "work", tmp_path, [more])["variations"]) == 4
     assert "--add --factors residual" in (tmp_path / "docs" / "fidelity.md").read_text()
     found = {"version": "1", "images": 2, "steps": 3, "warmup": 4, "measured": "today", "command": "c"}
     results["beside"] = {**found, "rows": [{"ranks": 2, "name": "distrifuser", "psnr_db": [38.0, 40.0]}]}

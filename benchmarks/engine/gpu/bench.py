@@ -12,12 +12,13 @@ from benchmarks.engine import networks
 from distri.layers.conditions import Conditions
 from distri.ranks.mesh import Axis, AxisName, TrafficCounter
 from distri.ranks.patches import Patches
-from distri.ranks.phase import Evaluation, Phase
+from distri.ranks.phase import EXACT, Evaluation, Phase
 from distri.ranks.recorder import Recorder, Replay
 from distri.ranks.replay import recorder_of
 
 Row = dict[str, Any]
 DISPLACED = Evaluation(Phase.DISPLACED, publish=True)
+SETTLING = Evaluation(Phase.DISPLACED, publish=True, rest=EXACT)  # keys and values alone
 PUBLISHING = Evaluation(Phase.SYNCHRONOUS, publish=True)
 WARM_UP = 3  # the first evaluates, the second records, and from the third on it is replayed
 

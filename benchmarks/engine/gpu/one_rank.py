@@ -13,7 +13,7 @@ from unittest import mock
 import torch
 
 from benchmarks.engine.figures import no_messages
-from benchmarks.engine.gpu.bench import DISPLACED, PUBLISHING, WARM_UP, Bench, Row, busiest
+from benchmarks.engine.gpu.bench import DISPLACED, PUBLISHING, SETTLING, WARM_UP, Bench, Row, busiest
 from distri.layers import traffic
 from distri.layers.unet import SplitUNet, patches_of
 from distri.ranks import p2p
@@ -21,19 +21,20 @@ from distri.ranks.mesh import Axis
 from distri.ranks.phase import EXACT, Evaluation
 
 # cfg x patch; the first is what eight GPUs do by default.
+PHASES = {"displaced": DISPLACED, "settling": SETTLING, "synchronous": EXACT}
 LAYOUTS = ((2, 4), (1, 1), (1, 8), (2, 2), (1, 2))
 
 
 @torch.inference_mode()
 def measure(bench: Bench) -> Iterator[Row]:
-    """A guided evaluation of the busiest rank: displaced, and synchronous where that is another thing."""
+    """A guided evaluation of the busiest rank in each phase, where that is another thing."""
     unet = bench.unet()
     for pixels in bench.pixels:
         for cfg, patch in LAYOUTS:
-            for phase, evaluation in (("displaced", DISPLACED), ("synchronous", EXACT)):
-                if phase == "displaced" and patch == 1:
+            for phase, evaluation in PHASES.items():
+                if patch == 1 and phase != "synchronous":
                     continue
-                for how in ("eager", "replayed"):
+                for how in ("replayed",) if phase == "settling" else ("eager", "replayed"):
                     row = {"pixels": pixels, "cfg": cfg, "patch": patch, "phase": phase, "how": how}
                     case = _Case(pixels, cfg, patch, evaluation, replayed=how == "replayed")
                     yield from bench.guarded(row, partial(_evaluated, bench, unet, case))
