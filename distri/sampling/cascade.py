@@ -1,16 +1,13 @@
-"""What the passes of a cascade begin with: one noise for all of them, and a latent that grows on its path."""
+"""What the later passes of a cascade begin with: a latent that grows on its path, and noise for what is new."""
 
 # C channels, H and W rows and columns of the smaller picture
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from distri.model.passes.latent_detail import LatentDetail
-from distri.model.passes.stages import Part
-from distri.model.sampling.schedulers import Steps
-from distri.sampling.haar import analysed, halved, synthesised
+from distri.sampling.denoising import noise
+from distri.sampling.haar import synthesised
 
 UNMEASURED = (
     "nobody has measured how much detail the model's latents have, so a cascade adds noise alone where it grows; "
@@ -18,42 +15,39 @@ UNMEASURED = (
 )
 
 
-def begin_part(
-    parts: Sequence[Part], walk: Steps, unit_1CHW: Tensor, latent_1CHW: Tensor | None, detail: LatentDetail | None
-) -> Tensor:
-    """The latent that the last of these parts of a cascade begins with. No communication.
+def grown(latent_1CHW: Tensor, times: int, sigma: float, generator: Generator, detail: LatentDetail | None) -> Tensor:
+    """A noisy latent as that of a picture so many times doubled, in the middle of one trajectory. No communication.
 
     Args:
-        parts: of its schedule, as far as they are begun.
-        walk: of the last one.
-        unit_1CHW: unit noise of the whole picture, the same for all parts.
-        latent_1CHW: where the part before has ended; None is before the first one.
+        latent_1CHW: where the pass before has ended.
+        times: how often its sides double.
+        sigma: the noise that the larger latent is to have.
+        generator: of the noise of all that is new; what is there keeps its own, which the smaller picture began with.
         detail: of the model's latents; None adds none.
     """
-    part = parts[-1]
-    if latent_1CHW is None:
-        return walk.begin(None, halved(unit_1CHW, part.halvings))
-    variances_C3 = torch.zeros(latent_1CHW.shape[1], 3) if detail is None else detail.variances_C3
-    for halvings in range(parts[-2].halvings - 1, part.halvings - 1, -1):
-        sigma = walk.sigma / 2 ** (halvings - part.halvings)
-        latent_1CHW = raised(latent_1CHW, halved(unit_1CHW, halvings), sigma, variances_C3)
+    channels = latent_1CHW.shape[1]
+    variances_C3 = torch.zeros(channels, 3) if detail is None else detail.variances_C3
+    for left in reversed(range(times)):
+        rows, columns = latent_1CHW.shape[2:]
+        new_1C3HW = noise(generator, 3 * channels, rows, columns).view(1, channels, 3, rows, columns)
+        latent_1CHW = raised(latent_1CHW, new_1C3HW.to(latent_1CHW.device), sigma / 2**left, variances_C3)
     return latent_1CHW
 
 
-def raised(latent_1CHW: Tensor, noise_1CHW: Tensor, sigma: float, variances_C3: Tensor) -> Tensor:
-    """A noisy latent as that of a picture of twice the sides, in the middle of one trajectory.
+def raised(latent_1CHW: Tensor, noise_1C3HW: Tensor, sigma: float, variances_C3: Tensor) -> Tensor:
+    """A noisy latent as that of a picture of twice the sides.
 
     Up by the transpose of the orthonormal down; the detail that is new has the variance that it has there: its own and
     the noise's (Jing et al. 2022, "Subspace Diffusion Generative Models", section 4). With detail of that variance and
-    nothing else known of it, this is where the larger picture's own trajectory would have come from the same noise.
+    nothing else known of it, this is where the larger picture's own trajectory would have come from noise that has the
+    smaller one's in its first coefficients, and this beside them.
 
     Args:
         latent_1CHW: z + s/2 n of the smaller picture, where a latent of the larger one has z + s n.
-        noise_1CHW: unit noise in the larger size, of which the smaller trajectory began with the first coefficients.
+        noise_1C3HW: unit noise of the three details of each element.
         sigma: s, the noise that the larger latent is to have.
         variances_C3: of the detail of a latent without noise.
     """
-    detail_1C3HW = analysed(noise_1CHW)[:, :, 1:]
-    scale_1C311 = (variances_C3.to(noise_1CHW) + sigma**2).sqrt()[None, :, :, None, None]
+    scale_1C311 = (variances_C3.to(noise_1C3HW) + sigma**2).sqrt()[None, :, :, None, None]
     # A picture of half the sides shows the mean of four, and the first coefficient is twice that.
-    return synthesised(torch.cat((2 * latent_1CHW[:, :, None], detail_1C3HW * scale_1C311), 2))
+    return synthesised(torch.cat((2 * latent_1CHW[:, :, None], noise_1C3HW * scale_1C311), 2))

@@ -22,7 +22,7 @@ from distri.model.text.weighted_prompt import Prompt, WeightedPrompt
 from distri.ranks.errors import BadImage
 from distri.ranks.mesh import Mesh
 from distri.ranks.spans import Spans
-from distri.sampling.cascade import UNMEASURED, begin_part
+from distri.sampling.cascade import UNMEASURED, grown
 from distri.sampling.certainty import Filling, try_out
 from distri.sampling.conditions import PassConditions
 from distri.sampling.denoising import Denoising, Kept, noise
@@ -158,12 +158,11 @@ class Preparation:
         )
         if probe is not None:
             walk = probe.walk(self._model.scheduler, generator, device)
-        if stage.part is not None:
-            trajectory = generator if number == 0 else torch.Generator("cpu").manual_seed(image.seed)
-            unit = noise(trajectory, channels, *self.latent_size(prepared.plan.stages[-1])).to(device)
-            parts = [one.part for one in prepared.plan.stages[: number + 1] if one.part is not None]
-            begun_1CHW = begin_part(parts, walk, unit, latent_1CHW, self._model.detail)
-            return begun_1CHW, Denoising(walk, conditions, guidance, self.window_of(stage))
+        before = prepared.plan.stages[number - 1].part if number else None
+        if stage.part is not None and before is not None and latent_1CHW is not None:
+            doublings = before.halvings - stage.part.halvings
+            grown_1CHW = grown(latent_1CHW, doublings, walk.sigma, generator, self._model.detail)
+            return grown_1CHW, Denoising(walk, conditions, guidance, self.window_of(stage))
         unit = noise(generator, channels, *self.latent_size(stage))
         unit = unit.to(device)
         kept = around = None

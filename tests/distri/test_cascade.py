@@ -24,7 +24,7 @@ from distri.model.text.weighted_prompt import Composable, Period, Span, Weighted
 from distri.model.text.weighted_prompt import Part as TextPart
 from distri.ranks.errors import BadImage, ModelError, UnknownScheduler
 from distri.ranks.mesh import Mesh
-from distri.sampling.cascade import UNMEASURED, begin_part, raised
+from distri.sampling.cascade import UNMEASURED, grown, raised
 from distri.sampling.control import Control
 from distri.sampling.haar import analysed, halved, synthesised
 from pipeline.deployment import cost
@@ -52,15 +52,29 @@ CPU = torch.device("cpu")
 
 def test_down_after_up_is_the_identity_and_unit_noise_stays_unit() -> None:
     x, noise = seeded(1, 1, 4, 6, 10), seeded(2, 1, 4, 12, 20)
-    up = raised(x, noise, 3.0, torch.zeros(4, 3))
+    new = analysed(noise)[:, :, 1:]
+    up = raised(x, new, 3.0, torch.zeros(4, 3))
     assert relative(halved(up, 1), 2 * x) < 1e-6
     assert relative(synthesised(analysed(noise)), noise) < 1e-6
     # An orthonormal map of unit noise is unit noise: its matrix times its transpose is the identity.
     basis = torch.eye(16, dtype=torch.float64).view(16, 1, 4, 4)
     matrix = analysed(basis).reshape(16, 16)
     assert (matrix @ matrix.T - torch.eye(16)).abs().max() < 1e-6
-    scaled = raised(halved(noise, 1) * 1.5, noise, 3.0, torch.zeros(4, 3))
+    scaled = raised(halved(noise, 1) * 1.5, new, 3.0, torch.zeros(4, 3))
     assert relative(scaled, 3.0 * noise) < 1e-6
+
+
+def test_what_grows_keeps_what_is_there_and_gets_noise_of_its_own_for_the_rest() -> None:
+    small = seeded(1, 1, 4, 64, 80)
+    large = grown(small, 2, 6.0, torch.Generator().manual_seed(5), None)
+    assert relative(halved(large, 2), 4 * small) < 1e-6
+    finest = analysed(large)
+    for level, sigma in ((finest[:, :, 1:], 6.0), (analysed(finest[:, :, 0])[:, :, 1:], 6.0)):
+        # Of the smaller picture sigma is half, and its coefficients are twice a level.
+        assert abs(float(level.std()) / sigma - 1) < 0.02
+    other = grown(small, 2, 6.0, torch.Generator().manual_seed(6), None)
+    assert relative(halved(other, 2), 4 * small) < 1e-6
+    assert relative(other, large) > 0.1
 
 
 def _walk(steps: int, part: Part) -> Steps:
@@ -77,12 +91,16 @@ def test_gaussian_latents_keep_their_variances_within_and_beside_the_subspace() 
     for _ in range(2):
         variances.append(variances[-1] * 4)  # in the larger picture's units
     steps, parts = 1000, [Part(0, 400, 2), Part(400, 650, 1), Part(650, 1000, 0)]
-    unit = _unit_noise()
+    low, *new = _unit_noises()
     latent: Tensor | None = None
     detail = LatentDetail(1, tuple(map(tuple, details.tolist())))
     for number, part in enumerate(parts):
         walk = _walk(steps, part)
-        latent = begin_part(parts[: number + 1], walk, unit, latent, detail)
+        latent = (
+            raised(latent, new[number - 1], walk.sigma, detail.variances_C3)
+            if latent is not None
+            else (walk.begin(None, low))
+        )
         sigmas = [*(walk._scheduler.sigmas[part.first : part.end].tolist())]
         for timestep, sigma in zip(walk.timesteps, sigmas, strict=True):
             walk.scaled(latent, timestep)
@@ -97,12 +115,11 @@ def test_gaussian_latents_keep_their_variances_within_and_beside_the_subspace() 
     assert abs(float(latent.square().mean()) / variances[-1] - 1) < 0.01
 
 
-def _unit_noise() -> Tensor:
-    """Each of whose coefficients has a mean square of 1, not about."""
-    coefficients = analysed(seeded(3, 1, 1, 32, 32, dtype=torch.float32))
-    low = analysed(coefficients[:, :, 0])
-    coefficients[:, :, 0] = synthesised(low / low.square().mean(dim=(3, 4), keepdim=True).sqrt())
-    return synthesised(coefficients / coefficients.square().mean(dim=(3, 4), keepdim=True).sqrt())
+def _unit_noises() -> list[Tensor]:
+    """Of the smallest picture, and of what is new in each larger one: each has a mean square of 1, not about."""
+    shapes = [(1, 1, 8, 8), (1, 1, 3, 8, 8), (1, 1, 3, 16, 16)]
+    drawn = [seeded(3 + number, *shape, dtype=torch.float32) for number, shape in enumerate(shapes)]
+    return [one / one.square().mean(dim=(-2, -1), keepdim=True).sqrt() for one in drawn]
 
 
 def _exact(latent: Tensor, sigma: float, means: float, details: Tensor, number: int) -> Tensor:
@@ -134,9 +151,19 @@ def test_a_switch_at_the_first_step_is_plain_sampling_bit_for_bit(model_dir: Pat
         found, plain = _rendered(model_dir, image), _rendered(model_dir, replace(image, highres=Highres()))
         assert found.pixels is not None and plain.pixels is not None  # noqa: PT018 - for mypy
         assert np.array_equal(found.pixels, plain.pixels)
-        # The walk of a part that is the whole is the plain one, too.
-        own, noise = _walk(5, Part(0, 5, 0)), seeded(4, 1, 4, 4, 4, dtype=torch.float32)
-        assert torch.equal(begin_part([Part(0, 5, 0)], own, noise, None, None), own.begin(None, noise))
+
+
+def test_a_cascade_begins_as_the_plain_small_picture_of_its_seed(model_dir: Path) -> None:
+    """So a draft in the native size shows what a large picture will be."""
+    engine = Engine.load(model_dir, Mesh.single(), dtype=torch.float32, settings=EXACT)
+    preparation = engine._parts.preparation
+    small = replace(IMAGE, width=96, height=88, highres=Highres())
+    begun = [
+        preparation.start_pass(0, preparation.prepare(image, low_memory=False), None)[0] for image in (IMAGE, small)
+    ]
+    assert begun[0].shape == begun[1].shape
+    wider, plain = (latent / latent.std() for latent in begun)
+    assert relative(wider, plain) < 1e-5
 
 
 @pytest.mark.parametrize(("count", "layout"), [(2, "1x1x2"), (3, "1x1x3"), (4, "1x2x2")])
