@@ -97,7 +97,7 @@ def added(model: Path, work: Path, out: Path, variations: list[Variation]) -> di
         row["measured"] = datetime.now(UTC).isoformat(timespec="seconds")
         same = (variation.factor, variation.value)
         others = [one for one in results["variations"] if (one["factor"], one["value"]) != same]
-        results["variations"] = [*others, row]
+        results["variations"] = sorted([*others, row], key=_place)
         file.write_text(json.dumps(results, indent=1) + "\n")
     names = prompts(results["default"]["images"])
     page.write(out / "docs" / "fidelity.md", out / "docs" / "pictures", results, [(name, None, None) for name in names])
@@ -149,6 +149,12 @@ def _compared(variation: Variation, one: Any, many: Any) -> dict[str, Any]:
         "ssim": [measures.ssim(picture, reference) for picture, reference in pairs],
         "seam": [measures.seam(picture, reference, patches) for picture, reference in pairs],
     }
+
+
+def _place(row: dict[str, Any]) -> int:
+    """Where a row stands in the tables; last, if nobody asks for it any more."""
+    named = [(one.factor, one.value) for one in VARIATIONS]
+    return named.index((row["factor"], row["value"])) if (row["factor"], row["value"]) in named else len(named)
 
 
 def digest(model: Path) -> str:

@@ -90,8 +90,7 @@ Around the default, which is {default["images"]} prompts of {side} x {side} px, 
 time differs. The prompts are captions of scenes whose combination of sky, light and land the model was never trained
 on. Each picture is compared with the one that a single rank makes of the same prompt, seed, steps and scheduler.
 
-{_table(default_rows)}
-{_at_once_text(at_once)}
+{_table(default_rows)}{_at_once_text(at_once)}
 PSNR and SSIM say how near a picture is to one rank's. *To the first* is the median, over the same prompts, of
 how many dB a picture is nearer than that of the table's first row is. *Seam* is how much steeper a picture is across
 the borders of patches than elsewhere, divided by the same of the one-rank picture: 1 means that borders do not show.

@@ -126,6 +126,9 @@ _FACTORS_AT_ONCE: dict[str, list[dict[str, Any]]] = {
     # Two ranks' patches have at 256 px the 16 latent rows that eight ranks' have at 1024 px.
     "GroupNorm at 2 ranks": [{"value": NormMode.STALE.value, "ranks": 2, "norm_mode": NormMode.STALE}],
     "resync": [{"value": str(drift), "resync": drift} for drift in (0.1, 0.3)],
+    "img2img": [{"value": f"strength {STRENGTH}", "begun": Input.START}],
+    "inpainting": [{"value": "one half", "begun": Input.FILLED}],
+    "reference": [{"value": "models/scene", "begun": Input.REFERENCE}],
 }
 VARIATIONS = (
     DEFAULT,
