@@ -82,9 +82,19 @@ def begun(unet: Any) -> Any:
 
 
 def train(
-    directory: Path, teacher: Painter, plan: Plan, small: list[Edges], large: list[Edges], *, save_every: int = 100
+    directory: Path,
+    teacher: Painter,
+    plan: Plan,
+    small: list[Edges],
+    large: list[Edges],
+    *,
+    evenly: bool = False,
+    save_every: int = 100,
 ) -> Path:
-    """Train from where the last run stopped to the plan's end; returns the checkpoint."""
+    """Train from where the last run stopped to the plan's end, if it is not behind; returns the checkpoint.
+
+    A longer plan after a shorter one is a warm restart (Loshchilov and Hutter 2017); `evenly` is as `frozen.lesson`'s.
+    """
     torch.manual_seed(2)
     network = begun(teacher.unet)
     new = {name for name, _ in network.named_parameters() if name.startswith("controlnet_")}
@@ -96,7 +106,8 @@ def train(
     def loss(step: int, lot: Random) -> Tensor:
         sets, batch = (small, plan.small_batch) if step < plan.small_steps else (large, plan.large_batch)
         chosen = lot.choices(sets, weights=[len(one.latent_set.seeds) for one in sets])[0]
-        return _loss(network, teacher, chosen, lot, batch)
+        one = frozen.lesson(teacher, chosen.latent_set, lot, batch=batch, textless=TEXTLESS, evenly=evenly)
+        return _loss(network, teacher, chosen.picture(one.numbers), one)
 
     path = directory / "control.safetensors"
     return learn(path, network, groups, loss, steps=plan.steps, save_every=save_every)
@@ -109,10 +120,8 @@ def trained(directory: Path, teacher: Painter) -> Any:
     return network.eval().requires_grad_(False)
 
 
-def _loss(network: Any, teacher: Painter, chosen: Edges, lot: Random, batch: int) -> Tensor:
+def _loss(network: Any, teacher: Painter, seen: Tensor, one: frozen.Lesson) -> Tensor:
     """Squared error of the velocity that the UNet predicts with what the network adds."""
-    one = frozen.lesson(teacher, chosen.latent_set, lot, batch=batch, textless=TEXTLESS)
-    seen = chosen.picture(one.numbers)
     with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
         down, middle = network(one.noisy, one.timesteps, one.text, seen, added_cond_kwargs=one.added, return_dict=False)
         predicted = teacher.unet(

@@ -19,10 +19,11 @@ from training.loop import Plan
 from training.stages import Stages
 
 LIMIT_BYTES = 12_000_000
-SMALL_PICTURES, LARGE_PICTURES = 4000, 2400
+EDGED_PICTURES = {128: 8000, 256: 4800}  # by the longer side
+SHOWN_PICTURES = {128: 4000, 256: 2400}  # the first of these
 NAMED_PICTURES, NAMING_STEPS = 12_000, 1250
-# Nothing of this is shipped: run to its end, it is obeyed in 56 % of scenes, and 90 % are wanted.
-CONTROL = Plan(small_steps=1500, small_batch=8, large_steps=1500, large_batch=4)
+CONTROL = Plan(small_steps=3000, small_batch=8, large_steps=5000, large_batch=4)
+CONTROL_EVENLY = Plan(small_steps=3000, small_batch=8, large_steps=9000, large_batch=4)  # goes on from there
 REFERENCE = Plan(small_steps=300, small_batch=16, large_steps=100, large_batch=8)
 
 
@@ -46,20 +47,23 @@ def make(work: Path, model: Path, target: Path, *, processes: int, share: float 
 
     work.mkdir(parents=True, exist_ok=True)
     stages = Stages(work / "stages.jsonl")
-    counts = {128: some(SMALL_PICTURES), 256: some(LARGE_PICTURES)}
-    for longer, count in counts.items():
-        data.render(work, longer=longer, count=count, processes=processes)
+    for longer, count in EDGED_PICTURES.items():
+        data.render(work, longer=longer, count=some(count), processes=processes)
     stages.end("pictures")
     reader = frozen.vae(model)
-    latents = {longer: denoiser.encode(work, reader, longer=longer, count=count) for longer, count in counts.items()}
-    edges = {longer: [controlnet.edges(work, one, longer=longer) for one in sets] for longer, sets in latents.items()}
+    edged, seen = (
+        {longer: denoiser.encode(work, reader, longer=longer, count=some(count)) for longer, count in counts.items()}
+        for counts in (EDGED_PICTURES, SHOWN_PICTURES)
+    )
+    edges = {longer: [controlnet.edges(work, one, longer=longer) for one in sets] for longer, sets in edged.items()}
     stages.end("latents and edges")
-    plan = Plan(some(CONTROL.small_steps, 1), CONTROL.small_batch, some(CONTROL.large_steps, 1), CONTROL.large_batch)
-    controlnet.train(work, frozen.painter(model), plan, edges[128], edges[256])
+    for one in (CONTROL, CONTROL_EVENLY):
+        plan = Plan(some(one.small_steps, 1), one.small_batch, some(one.large_steps, 1), one.large_batch)
+        controlnet.train(work, frozen.painter(model), plan, edges[128], edges[256], evenly=one is CONTROL_EVENLY)
     stages.end("ControlNet")
     traits.train(work, count=some(NAMED_PICTURES, 600), steps=some(NAMING_STEPS, 1), processes=processes)
     stages.end("image encoder")
-    shown = {longer: ip_adapter.shown(work, sets, longer=longer) for longer, sets in latents.items()}
+    shown = {longer: ip_adapter.shown(work, sets, longer=longer) for longer, sets in seen.items()}
     steps = Plan(
         some(REFERENCE.small_steps, 1), REFERENCE.small_batch, some(REFERENCE.large_steps, 1), REFERENCE.large_batch
     )

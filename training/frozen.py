@@ -60,7 +60,9 @@ class Lesson:
 
 
 @torch.no_grad()
-def lesson(teacher: Painter, latent_set: LatentSet, lot: Random, *, batch: int, textless: float) -> Lesson:
+def lesson(
+    teacher: Painter, latent_set: LatentSet, lot: Random, *, batch: int, textless: float, evenly: bool = False
+) -> Lesson:
     """Pictures, noise and captions by lot; timesteps as often as they are late, where it is decided what is where.
 
     Args:
@@ -69,13 +71,14 @@ def lesson(teacher: Painter, latent_set: LatentSet, lot: Random, *, batch: int, 
         lot: decides everything.
         batch: how many.
         textless: share of pictures without a text; half of them have the empty one, half zeros.
+        evenly: all timesteps equally often, for what is small, too.
     """
     numbers = [lot.randrange(len(latent_set.seeds)) for _ in range(batch)]
     latents = torch.from_numpy(latent_set.latents[numbers]).float()
     generator = torch.Generator().manual_seed(lot.getrandbits(40))
     noise = torch.randn(latents.shape, generator=generator)
     shares = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-    timesteps = (shares.sqrt() * 1000).long()
+    timesteps = ((shares if evenly else shares.sqrt()) * 1000).long()
     cumulated = networks.noise_schedule().alphas_cumprod[timesteps][:, None, None, None]
     signal, spread = cumulated.sqrt(), (1 - cumulated).sqrt()
     fates = [lot.random() for _ in numbers]
