@@ -115,6 +115,9 @@ class Cascade(_Plain):
     base_px: int | None = Field(
         None, ge=64, le=4096, description="Side of a square with about the first area; None: the model's native size."
     )
+    guidance_scale: float | None = Field(
+        None, exclude_if=lambda value: value is None, description="In its own size; None: as before it; up to 1 is off."
+    )
 
 
 class HighresAttention(StrEnum):

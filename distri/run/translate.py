@@ -77,7 +77,7 @@ def image_of(
             steps=row.highres.steps,
             base_px=row.highres.base_px if row.cascade is None else row.cascade.base_px,
             window_px=row.later_passes.window_px,
-            guidance_scale=row.later_passes.guidance_scale,
+            guidance_scale=row.later_passes.guidance_scale if row.cascade is None else row.cascade.guidance_scale,
             enlargement=Enlargement(row.later_passes.enlargement.value),
         ),
     }

@@ -125,18 +125,18 @@ def phase_of(places: Sequence[Place], schedule: Schedule, *, waits: bool = False
         schedule: of each of them.
         waits: whether this one waits whatever they say.
     """
-
     warmup = schedule.warmup
 
     def displaced(place: Place, index: int, first: int) -> bool:
         return index >= max(1, first) and index not in place.waits
 
-    def from_(first: int) -> Evaluation:
+    def late_from(first: int) -> Evaluation:
+        """As seen by layers that are displaced from this evaluation of an image on."""
         now = not waits and all(displaced(place, place.index, first) for place in places)
         later = all(place.index + 1 < place.total and displaced(place, place.index + 1, first) for place in places)
         return Evaluation(Phase.DISPLACED if now else Phase.SYNCHRONOUS, publish=later)
 
     if warmup is None:
         return EXACT
-    whole, rest = from_(warmup), from_(max(warmup, schedule.settling))
+    whole, rest = late_from(warmup), late_from(max(warmup, schedule.settling))
     return whole if rest == whole else replace(whole, rest=rest)

@@ -66,7 +66,7 @@ def _of_passes(picture: Picture, native_px: int) -> float:
         first = min(whole, (highres.base_px or native_px) ** 2 / MEGA)
         passes = math.ceil(math.log(math.sqrt(whole / first)) / math.log(LARGEST_STEP) - 1e-9) if whole > first else 0
     if picture.cascade is not None:
-        return _of_cascade(picture, picture.cascade, twice * halves, native_px)
+        return _of_cascade(picture, picture.cascade, twice, native_px)
     if picture.image is not None:
         return _from_picture(picture, whole, twice * halves, twice * later_halves)
     total: float = picture.steps * twice * halves * _evaluation(picture, first if passes else whole, None)
@@ -85,7 +85,7 @@ def cascade_halvings(width: int, height: int, base_px: int) -> int:
     return max(0, round(math.log2(math.sqrt(width * height) / base_px)))
 
 
-def _of_cascade(picture: Picture, cascade: Cascade, each: float, native_px: int) -> float:
+def _of_cascade(picture: Picture, cascade: Cascade, twice: int, native_px: int) -> float:
     """One schedule, whose early steps are those of smaller pictures, an equal number of each size; one decode."""
     whole = picture.width * picture.height / MEGA
     halvings = cascade_halvings(picture.width, picture.height, cascade.base_px or native_px)
@@ -93,6 +93,8 @@ def _of_cascade(picture: Picture, cascade: Cascade, each: float, native_px: int)
     for level in range(halvings, -1, -1):
         share = cascade.switch_at * (halvings - level + 1) / halvings if level else 1.0
         end = min(round(picture.steps * share), picture.steps - 1) if level else picture.steps
+        scale = picture.guidance_scale if level or cascade.guidance_scale is None else cascade.guidance_scale
+        each = twice * _conditions_a_step(picture, scale)
         total += max(0, end - done) * each * _evaluation(picture, whole / 4**level, None)
         done = max(done, end)
     return total + _at(DECODE, whole)

@@ -97,12 +97,13 @@ def row_of(result: ImageResult) -> dict[str, Any]:
     fields |= values["conditioning"] | values["file"] | {"metadata": values["metadata"]}
     if result.file.format is Format.PNG:
         del fields["quality"]
-    highres = {"mode": result.highres.mode.value}
+    highres: dict[str, Any] = {"mode": result.highres.mode.value}
     if result.highres.mode is HighresMode.REFINE:
         attention = HighresAttention.WHOLE if result.later_passes.window_px is None else HighresAttention.WINDOWS
         highres = values["highres"] | {"attention": attention.value} | result.later_passes.model_dump(mode="json")
     if result.cascade is not None:
-        highres = {"mode": "cascade"} | result.cascade.model_dump(mode="json")
+        as_before = {"guidance_scale": result.guidance_scale}
+        highres = {"mode": "cascade"} | as_before | result.cascade.model_dump(mode="json")
     if result.image is not None:
         fields["image"] = f"input://{result.batch_id}/{result.image.sha256}"
     if (painted := result.inpaint) is not None:

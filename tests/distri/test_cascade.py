@@ -232,6 +232,29 @@ def test_two_sizes_take_at_most_six_tenths_of_the_work_of_one_estimated_and_coun
     assert sum(steps * counted[side] for side, steps in walked) / (30 * counted[24]) <= 0.6
 
 
+def test_without_guidance_in_its_own_size_that_size_is_half_the_work() -> None:
+    large: dict[str, Any] = {"width": 2048, "height": 2048, "steps": 30, "scheduler": None, "guidance_scale": 5.0}
+    guided, free = (
+        cost.tera_operations(resolved_row(**large, cascade=Cascade(guidance_scale=scale)), 1024) for scale in (None, 1)
+    )
+    own = 12 * cost.unet_tera(2048**2 / MEGA, None)  # four tenths of the steps, for one condition
+    assert guided - free == pytest.approx(own)
+    plan = plan_cascade(192, 176, steps=5, seed=1, highres=replace(IMAGE.highres, guidance_scale=1.0), native_px=96)
+    assert [stage.guidance_scale for stage in plan.stages] == [None, 1.0]
+
+
+def test_its_own_size_is_guided_by_its_own_scale(model_dir: Path) -> None:
+    """Equal to the scale of the whole, the picture is the same; off, another one."""
+    scales = (None, IMAGE.guidance_scale, 1.0)
+    plain, same, free = (
+        _rendered(model_dir, replace(IMAGE, highres=replace(IMAGE.highres, guidance_scale=scale))).pixels
+        for scale in scales
+    )
+    assert plain is not None and same is not None and free is not None  # noqa: PT018 - for mypy
+    assert np.array_equal(plain, same)
+    assert not np.array_equal(plain, free)
+
+
 def _operations(side: int) -> int:
     network = networks.unet(torch.float32).to("meta")
     text, pooled = networks.TEXT_WIDTH, networks.POOLED_WIDTH

@@ -45,6 +45,7 @@ def plan_cascade(width: int, height: int, *, steps: int, seed: int, highres: Hig
                     strength=(end - first) / steps,
                     seed=sub_seed(seed, len(stages)),
                     part=Part(first, end, level),
+                    guidance_scale=None if level else highres.guidance_scale,
                 )
             )
         first = max(first, end)

@@ -64,17 +64,22 @@ def decided_later_passes(
         return AS_THE_FIRST
     if attention is None:
         attention = HighresAttention.WINDOWS if "window_px" in wish else deployment.highres_attention
-    scale = wish.get("guidance_scale")
-    if scale is not None and scale > 1 >= guidance_scale:
-        raise ValueError(
-            "highres", f"guidance_scale {scale:g} found for later passes of a picture without guidance; up to 1 wanted"
-        )
+    scale = _scale_of_later(wish, guidance_scale)
     window_px = wish.get("window_px") or deployment.highres_window_px or native_px
     return _same_passes(
         window_px if attention is HighresAttention.WINDOWS else None,
         scale,
         wish.get("enlargement", deployment.highres_enlargement),
     )
+
+
+def _scale_of_later(wish: Mapping[str, Any], guidance_scale: float) -> float | None:
+    scale: float | None = wish.get("guidance_scale")
+    if scale is not None and scale > 1 >= guidance_scale:
+        raise ValueError(
+            "highres", f"guidance_scale {scale:g} found for later passes of a picture without guidance; up to 1 wanted"
+        )
+    return scale
 
 
 def decided_highres(wish: Mapping[str, Any], steps: int, pixels: int, native_px: int) -> Highres:
@@ -111,9 +116,10 @@ def decided_cascade(
     native_px: int,
     deployment: Deployment,
     *,
+    guidance_scale: float,
     refiner: bool,
 ) -> Cascade | None:
-    """The cascade of a picture of this size, if one is wished.
+    """The cascade of a picture of this size, if one is wished; in that size it is not guided, unless that is wished.
 
     `refiner`: whether a refiner takes over. Raises ValueError with (field, message).
     """
@@ -126,7 +132,11 @@ def decided_cascade(
         raise ValueError("highres", f"cascade found beside {shown_name(scheduler)}, which has other steps; {wanted} do")
     if refiner:
         raise ValueError("highres", "cascade found beside a refiner; refiner_switch_at 1 wanted, which is without it")
-    cascade = Cascade(**{name: wish[name] for name in ("switch_at", "base_px") if name in wish})
+    scale = _scale_of_later(wish, guidance_scale)
+    if scale is None and wish.get("switch_at") != 0:  # which is the plain picture
+        scale = 1.0
+    own = {name: wish[name] for name in ("switch_at", "base_px") if name in wish}
+    cascade = Cascade(guidance_scale=None if scale == guidance_scale else scale, **own)
     if not cascade_halvings(*size, cascade.base_px or native_px):
         base_px = cascade.base_px or native_px
         raise ValueError(

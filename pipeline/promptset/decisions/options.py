@@ -97,7 +97,10 @@ class Decisions:
         _check(values, scheduler, deployment)
         refiner_switch_at = _refiner_switch_at(values["refiner_switch_at"], deployment.models[model])
         refined = refiner_switch_at is not None
-        cascade = decided_cascade(wish, scheduler, (width, height), native_px, deployment, refiner=refined)
+        scale: float = values["guidance_scale"]
+        cascade = decided_cascade(
+            wish, scheduler, (width, height), native_px, deployment, guidance_scale=scale, refiner=refined
+        )
         rendered = _rendered(begins["inpaint"], width, height)
         listed: dict[str, Any] = {"deployment": deployment, "model": model}
         control = decided_control(values["control"], steering, rendered, cascade=cascade, **listed)
@@ -114,7 +117,7 @@ class Decisions:
                 "syntax": syntax,
                 "embeddings": (),
                 "highres": highres,
-                "later_passes": decided_later_passes(wish, highres, values["guidance_scale"], deployment, native_px),
+                "later_passes": decided_later_passes(wish, highres, scale, deployment, native_px),
                 "conditioning": _conditioning(*_CONDITIONING(values)),
                 "file": _file(of_row, of_batch, values, width, height),
                 "cascade": cascade,

@@ -83,8 +83,9 @@ def _of_highres(own: HighresOptions, row: ResolvedRow) -> Notes:
     if row.cascade is None and "switch_at" in said:
         yield "highres", "switch_at found, and the picture is no cascade, whose it is"
     if row.highres.mode is not HighresMode.REFINE:
-        unused = (*_OF_LATER_PASSES, *_OF_WINDOWS)
-        why = "a cascade has no later passes" if row.cascade is not None else "the picture is rendered in one pass"
+        unused, why = (*_OF_LATER_PASSES, *_OF_WINDOWS), "the picture is rendered in one pass"
+        if row.cascade is not None:
+            unused, why = tuple(name for name in unused if name != "guidance_scale"), "a cascade has no later passes"
     elif row.image is not None and growth(row.image, (row.width, row.height)) <= LARGEST_STEP:
         unused, why = _OF_LATER_PASSES, "the picture becomes larger in one pass, with the row's strength and steps"
     else:

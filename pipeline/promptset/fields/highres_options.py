@@ -47,7 +47,8 @@ class HighresOptions(BaseModel):
     @model_validator(mode="after")
     def _of_its_mode(self) -> Self:
         given, mode = self.model_fields_set, self.mode
-        if mode is HighresChoice.CASCADE and (others := sorted(given - {"mode", "switch_at", "base_px"})):
+        of_cascade = {"mode", "switch_at", "base_px", "guidance_scale"}
+        if mode is HighresChoice.CASCADE and (others := sorted(given - of_cascade)):
             raise BadFields(dict.fromkeys(others, "given beside cascade, which has one schedule and no later passes"))
         if "switch_at" in given and "mode" in given and mode is not HighresChoice.CASCADE:
             raise BadFields({"switch_at": f"given beside {mode.value}; it is a setting of cascade"})

@@ -135,6 +135,8 @@ def test_a_masked_region_is_asked_for_in_the_size_in_which_it_is_rendered() -> N
 def test_a_cascade_is_one_pass_until_its_own_size() -> None:
     image = _image(width=512, height=512, cascade=Cascade(switch_at=0.5, base_px=300))
     assert image.highres == Highres(switch_at=0.5, base_px=300)
+    free = _image(width=512, height=512, cascade=Cascade(switch_at=0.5, base_px=300, guidance_scale=1.0))
+    assert free.highres == Highres(switch_at=0.5, base_px=300, guidance_scale=1.0)
 
 
 def test_control_is_asked_for_with_the_networks_of_the_pod_and_the_maps_of_its_pictures() -> None:

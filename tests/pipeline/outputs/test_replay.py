@@ -89,11 +89,12 @@ def _result(number: int = 0, **changes: Any) -> ImageResult:
     return image_result(ImageTask(resolved_row(num_images=3, **changes), number))
 
 
+FREE = {"width": 512, "height": 520, "cascade": Cascade(switch_at=0.5, base_px=300, guidance_scale=1.0)}
 CASCADE = {"width": 512, "height": 520, "cascade": Cascade(switch_at=0.5, base_px=300)}
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, FULLEST, {"negative_prompt": "rain"}, {"file": File(format=Format.JPEG)}, CASCADE]
+    "changes", [{}, FULLEST, {"negative_prompt": "rain"}, {"file": File(format=Format.JPEG)}, CASCADE, FREE]
 )
 @pytest.mark.parametrize("defaults", [{}, FOR_ALL])
 def test_a_row_from_a_result_renders_the_same_picture_whatever_holds_for_all(

@@ -112,8 +112,9 @@ LARGE = {"size": "2048x2048"}
 @pytest.mark.parametrize(
     ("highres", "wanted"),
     [
-        ("cascade", Cascade(switch_at=0.6)),
-        ("cascade, switch_at=0.5, base_px=768", Cascade(switch_at=0.5, base_px=768)),
+        ("cascade", Cascade(switch_at=0.6, guidance_scale=1.0)),
+        ("cascade, switch_at=0.5, base_px=768", Cascade(switch_at=0.5, base_px=768, guidance_scale=1.0)),
+        ("cascade, guidance_scale=4", Cascade(switch_at=0.6, guidance_scale=4.0)),
         ({"mode": "cascade", "switch_at": 0}, Cascade(switch_at=0.0)),
         ("refine", None),
     ],
@@ -132,6 +133,7 @@ def test_a_cascade_has_no_later_passes(highres: Any, wanted: Cascade | None) -> 
         ({"scheduler": "DPM++ 2M Karras"}, {}, "beside DPM.. 2M Karras, which has other steps; Euler or Euler a do"),
         ({"size": "1200x1200"}, {}, "no twice the first size"),
         ({}, {"cascades": False}, "the deployment's version .* does not read"),
+        ({"highres": "cascade, guidance_scale=4", "guidance_scale": 1}, {}, "guidance_scale 4 found for later passes"),
     ],
 )
 def test_a_cascade_that_cannot_be_had_is_refused(row: dict[str, Any], deployed: dict[str, Any], words: str) -> None:
