@@ -159,9 +159,13 @@ def test_an_ip_adapter_of_the_command_line_is_pinned_with_its_image_encoder(tmp_
 def test_what_was_trained_for_the_demo_model_can_be_named_at_once(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "demo").symlink_to(DEMO)
-    (found,) = _settings(tmp_path, demo_model=True).ip_adapters.items()
+    settings = _settings(tmp_path, demo_model=True)
+    (found,) = settings.ip_adapters.items()
     assert (found[0], found[1].models) == ("scene", ("demo",))
     assert Path(found[1].image_encoder) == DEMO.parent / "scene" / "image_encoder"
-    assert _settings(tmp_path).ip_adapters == {}
+    (network,) = settings.controlnets.items()
+    assert (network[0], network[1].models) == ("canny", ("demo",))
+    assert Path(network[1].path) == DEMO.parent / "canny" / "diffusion_pytorch_model.safetensors"
+    assert (_settings(tmp_path).ip_adapters, _settings(tmp_path).controlnets) == ({}, {})
     own = json.dumps({"scene": found[1].model_dump(mode="json") | {"sha256": "0" * 64}})
     assert _settings(tmp_path, {"TESSERA_IP_ADAPTERS": own}, demo_model=True).ip_adapters["scene"].sha256 == "0" * 64
