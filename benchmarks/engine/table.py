@@ -199,12 +199,12 @@ def _speed(figures: dict[str, Any]) -> list[str]:
         [
             size,
             clock,
-            *(own["median_ms"][side] for side in SIDES),
+            *(own["median_ms"].get(side, "") for side in SIDES),
             own["speedup_displaced"],
             own["speedup_synchronous"],
             own["displaced_over_exchange_off"],
             own["displaced_over_synchronous"],
-            own["settling_over_displaced"],
+            own.get("settling_over_displaced", ""),
         ]
         for size, clocks in figures["sizes"].items()
         for clock, own in clocks.items()

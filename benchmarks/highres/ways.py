@@ -13,6 +13,6 @@ def ways(native_px: int) -> dict[str, Highres]:
         "latents": Highres(refine=True, enlargement=Enlargement.LATENTS),
         "frequencies": Highres(refine=True, enlargement=Enlargement.FREQUENCIES),
         "unguided": Highres(refine=True, guidance_scale=1.0),
-        "cascade": Highres(switch_at=0.6),
+        "cascade": Highres(switch_at=0.6, guidance_scale=1.0),
         "direct": Highres(),
     }

@@ -60,8 +60,7 @@ def _of_passes(picture: Picture, native_px: int) -> float:
     highres, later = picture.highres, picture.later_passes
     later_halves = halves if later.guidance_scale is None else _conditions_a_step(picture, later.guidance_scale)
     whole = picture.width * picture.height / MEGA
-    first = whole
-    passes = 0
+    first, passes = whole, 0
     if highres.mode is HighresMode.REFINE:
         first = min(whole, (highres.base_px or native_px) ** 2 / MEGA)
         passes = math.ceil(math.log(math.sqrt(whole / first)) / math.log(LARGEST_STEP) - 1e-9) if whole > first else 0
@@ -87,15 +86,14 @@ def cascade_halvings(width: int, height: int, base_px: int) -> int:
 
 def _of_cascade(picture: Picture, cascade: Cascade, twice: int, native_px: int) -> float:
     """One schedule, whose early steps are those of smaller pictures, an equal number of each size; one decode."""
-    whole = picture.width * picture.height / MEGA
     halvings = cascade_halvings(picture.width, picture.height, cascade.base_px or native_px)
-    total, done = 0.0, 0
+    whole, total, done = picture.width * picture.height / MEGA, 0.0, 0
     for level in range(halvings, -1, -1):
         share = cascade.switch_at * (halvings - level + 1) / halvings if level else 1.0
         end = min(round(picture.steps * share), picture.steps - 1) if level else picture.steps
         scale = picture.guidance_scale if level or cascade.guidance_scale is None else cascade.guidance_scale
-        each = twice * _conditions_a_step(picture, scale)
-        total += max(0, end - done) * each * _evaluation(picture, whole / 4**level, None)
+        evaluations = max(0, end - done) * twice * _conditions_a_step(picture, scale)
+        total += evaluations * _evaluation(picture, whole / 4**level, None)
         done = max(done, end)
     return total + _at(DECODE, whole)
 
