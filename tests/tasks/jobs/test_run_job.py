@@ -68,7 +68,7 @@ def test_a_worker_parses_the_shard_of_a_job_that_it_holds_once(stage: Stage, mon
 
 def test_an_attempt_carries_the_settings_it_was_recorded_with(stage: Stage) -> None:
     stage.batch(1)
-    displaced = {"resync": 0.2, "norm_mode": "stale", "most_work": 2.0}
+    displaced = {"resync": 0.2, "norm_mode": "stale", "most_work": 2.0, "settling_steps": 9}
     stage.work(worker=stage.new_worker("w2", exact=True, gpus=4, warmup_steps=7, **displaced))
     spec = stage.job().attempt
     assert spec is not None
@@ -81,7 +81,7 @@ def test_an_attempt_carries_the_settings_it_was_recorded_with(stage: Stage) -> N
 def test_rows_that_are_displaced_otherwise_have_attempts_of_their_own(stage: Stage) -> None:
     rows: list[dict[str, object]] = [{"norm_mode": "synchronous"}, {}, {"resync": 0.1}, {}]
     stage.batch(prompts=[{"prompt": "p", "width": 64, "height": 64, **row} for row in rows])
-    stage.work(worker=stage.new_worker("w2", resync=0.2))
+    stage.work(worker=stage.new_worker("w2", resync=0.2, settling_steps=0))
     displaced = []
     for index in range(3):
         spec = stage.job(index).attempt
