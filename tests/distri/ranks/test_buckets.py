@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distri.ranks.buckets import ALIGNMENT_BYTES, SHARES, Scratch, runs_of
+from distri.ranks.buckets import ALIGNMENT_BYTES, SHARES, SHARES_OF_REST, Scratch, runs_of
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,9 @@ def test_runs_keep_the_order_and_about_the_shares(
 
 
 def test_the_shares_are_a_whole_and_end_small() -> None:
-    assert sum(SHARES) == pytest.approx(1)
-    assert sorted(SHARES, reverse=True) == list(SHARES)
+    for shares in (SHARES, SHARES_OF_REST):
+        assert sum(shares) == pytest.approx(1)
+        assert sorted(shares, reverse=True) == list(shares)
     assert SHARES[-1] <= 0.02
 
 
