@@ -233,14 +233,10 @@ class Picture(BaseModel):
         description="Of `refine`; none of them is the first.",
     )
     cascade: Cascade | None = Field(None, exclude_if=IS_NONE, description="None: all passes have their own schedules.")
-    resync: float | None = Field(
-        None,
-        gt=0,
-        exclude_if=IS_NONE,
-        description="None: as the deployment has it.",
-    )
+    resync: float | None = Field(None, gt=0, exclude_if=IS_NONE, description="None: as the deployment has it.")
     norm_mode: NormMode | None = Field(None, exclude_if=IS_NONE)
     most_work: float | None = Field(None, ge=1, exclude_if=IS_NONE)
+    settling_steps: int | None = Field(None, ge=0, exclude_if=IS_NONE)
     image: InputPicture | None = Field(None, exclude_if=IS_NONE, description="Begun with; None: with noise alone.")
     strength: float | None = Field(
         None,

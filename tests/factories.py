@@ -46,6 +46,7 @@ def deployment(**changes: Any) -> Deployment:
         "syntaxes": SYNTAXES,
         "guidance_intervals": True,
         "displacements": True,
+        "settling": True,
         "cascades": True,
         "highres_attention": "windows",
         "layout": "1x1x2",

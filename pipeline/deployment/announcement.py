@@ -87,6 +87,7 @@ class Deployment(Versioned):
     displacements: bool = Field(
         False, description="Whether rows say how displaced evaluations are computed; earlier versions do not ask them."
     )
+    settling: bool = Field(False, description="Whether rows say `settling_steps`; earlier versions do not settle.")
     syntaxes: tuple[str, ...] = Field((), description="Prompt syntaxes that its pods read; earlier versions read none.")
     images_in: bool = Field(False, description="Whether its pods begin with pictures; earlier versions do not.")
     masks: bool = Field(False, description="Whether its pods paint masked parts of them; earlier versions do not.")
@@ -181,6 +182,7 @@ class Deployment(Versioned):
             ip_adapters=allowed_files(AllowedIPAdapter, settings.ip_adapters, known),
             guidance_intervals=True,
             displacements=True,
+            settling=True,
             syntaxes=SYNTAXES,
             images_in=True,
             masks=True,
@@ -228,6 +230,7 @@ class Deployment(Versioned):
             ip_adapters=Everything(AllowedIPAdapter()),
             guidance_intervals=True,
             displacements=True,
+            settling=True,
             syntaxes=SYNTAXES,
             images_in=True,
             masks=True,

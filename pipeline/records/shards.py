@@ -137,7 +137,7 @@ def cut(
 
 def _rendered_by(row: ResolvedRow) -> tuple[object, ...]:
     """What all images of a job have in common, for an attempt has one of each."""
-    return row.model, row.resync, row.norm_mode, row.most_work
+    return row.model, row.resync, row.norm_mode, row.most_work, row.settling_steps
 
 
 def _together(rows: Iterable[ResolvedRow]) -> Iterator[ResolvedRow]:

@@ -138,10 +138,10 @@ def _check(values: Mapping[str, Any], scheduler: Scheduler | None, deployment: D
         raise ValueError("clip_skip", _not_read(deployment))
     if values["guidance_interval"] != WHOLE_SCHEDULE and not deployment.guidance_intervals:
         raise ValueError("guidance_interval", _not_read(deployment))
-    if not deployment.displacements:
-        for name in OF_ROWS:
-            if values[name] is not None:
-                raise ValueError(name, _not_read(deployment))
+    for name in OF_ROWS:
+        read = deployment.settling if name == "settling_steps" else deployment.displacements
+        if values[name] is not None and not read:
+            raise ValueError(name, _not_read(deployment))
 
 
 def _not_read(deployment: Deployment) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.deployment.announcement import Deployment
 from pipeline.deployment.cost import LARGEST_STEP
-from pipeline.deployment.displacement import OF_ROWS
+from pipeline.deployment.displacement import OF_ROWS, Exchange
 from pipeline.picture import HighresMode
 from pipeline.promptset.decisions.begins import OF_MASK, OF_REGION, asking, growth
 from pipeline.promptset.decisions.prompts import is_composed
@@ -30,7 +30,7 @@ _OF_GUIDANCE = (
 _OF_LATER_PASSES = ("strength", "steps", "guidance_scale", "enlargement")
 _OF_WINDOWS = ("attention", "window_px")
 _UNSEEN = ("control", "reference", "loras")  # by a refiner
-_DISPLACED = frozenset(OF_ROWS)  # a million rows are asked
+_OF_WAITS = ("norm_mode", "settling_steps")  # what is seen late, and when
 
 
 def without_effect(
@@ -46,7 +46,8 @@ def without_effect(
     """
     said, values = row.__pydantic_fields_set__, resolved.__dict__
     plain = values["guidance_scale"] > 1 and values["image"] is None and values["refiner_switch_at"] is None
-    if plain and "highres" not in said and not deployment.exact:
+    displaced = not deployment.exact and deployment.exchange is Exchange.DISPLACED
+    if plain and "highres" not in said and displaced:
         return ()
     given = defaults.explicit_values() | row.explicit_values()
     found = [*_of_masks(given, resolved), *_of_refiner(resolved)]
@@ -57,6 +58,9 @@ def without_effect(
     if deployment.exact:
         exact = "found, and the deployment is exact: nothing is displaced"
         found += [(name, exact) for name in OF_ROWS if given.get(name) is not None]
+    elif deployment.exchange is Exchange.RESIDUAL:
+        residual = "found, and the deployment exchanges residuals: all evaluations wait for them"
+        found += [(name, residual) for name in _OF_WAITS if given.get(name) is not None]
     return found
 
 

@@ -54,6 +54,7 @@ class PictureFields(TypedDict, total=False):
     resync: float | None
     norm_mode: Literal["corrected", "stale", "synchronous", "local"] | None
     most_work: float | None
+    settling_steps: int | None
     original_size: Pair | None
     crop: Pair
     target_size: Pair | None

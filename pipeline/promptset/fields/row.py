@@ -179,16 +179,16 @@ class Options(BaseModel):
         "without it.",
     )
     resync: float | None = Field(
-        None,
-        strict=True,
-        gt=0,
-        description="Drift above which one more evaluation is synchronous (docs/fidelity.md); null: the deployment's.",
+        None, strict=True, gt=0, description="Drift above which one more evaluation is synchronous; null: deployment's."
     )
     norm_mode: Annotated[NormMode, BeforeValidator(lower)] | None = Field(
         None, description="Where displaced evaluations have GroupNorm's statistics from; null: the deployment's."
     )
     most_work: float | None = Field(
         None, strict=True, ge=1, description="Of a rank, times the mean, before it hands on tokens; null: deployment's."
+    )
+    settling_steps: int | None = Field(
+        None, strict=True, ge=0, description="First evaluations displacing keys and values alone; null: deployment's."
     )
     original_size: ConditioningSize = Field(
         None, description="Size that the model is told its picture had; null: its own."

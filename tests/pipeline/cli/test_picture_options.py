@@ -66,6 +66,7 @@ SAID: dict[str, tuple[list[str], object]] = {
     "resync": (["--resync", "0.1"], 0.1),
     "norm_mode": (["--norm-mode", "Stale"], "stale"),
     "most_work": (["--most-work", "1.2"], 1.2),
+    "settling_steps": (["--settling-steps", "30"], 30),
     "original_size": (["--original-size", "512x512"], [512, 512]),
     "crop": (["--crop", "0,64"], [0, 64]),
     "target_size": (["--target-size", "512x512"], [512, 512]),

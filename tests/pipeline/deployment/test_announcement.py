@@ -32,6 +32,7 @@ def test_what_an_older_controller_does_not_say_is_the_settings_default() -> None
         "syntaxes": (),
         "guidance_intervals": False,
         "displacements": False,
+        "settling": False,
         "images_in": False,
         "masks": False,
         "mask_rounds": False,

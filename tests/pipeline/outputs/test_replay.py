@@ -63,6 +63,7 @@ FULLEST: dict[str, Any] = {
     "resync": 0.1,
     "norm_mode": NormMode.STALE,
     "most_work": 1.2,
+    "settling_steps": 30,
     "metadata": {"client": "x", "n": 1.5, "none": None},
 }
 

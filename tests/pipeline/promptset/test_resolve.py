@@ -295,15 +295,23 @@ def test_timesteps_that_do_not_fit_are_refused(row: dict[str, Any], batch: dict[
 
 
 def test_a_row_without_timesteps_is_stored_as_before() -> None:
-    later = {"timesteps", "sigmas", "guidance_interval", "resync", "norm_mode", "most_work"}
+    later = {"timesteps", "sigmas", "guidance_interval", "resync", "norm_mode", "most_work", "settling_steps"}
     assert not later & _resolved({}).model_dump().keys()
 
 
-@pytest.mark.parametrize(("field", "value"), [("resync", 0.1), ("norm_mode", "synchronous"), ("most_work", 1.5)])
-def test_a_row_says_how_it_is_displaced_where_the_deployment_asks_it(field: str, value: object) -> None:
+@pytest.mark.parametrize(
+    ("field", "value", "flag"),
+    [
+        ("resync", 0.1, "displacements"),
+        ("norm_mode", "synchronous", "displacements"),
+        ("most_work", 1.5, "displacements"),
+        ("settling_steps", 0, "settling"),
+    ],
+)
+def test_a_row_says_how_it_is_displaced_where_the_deployment_asks_it(field: str, value: object, flag: str) -> None:
     assert _resolved({field: value}).model_dump(mode="json")[field] == value
-    with pytest.raises(ValueError, match="does not read"):
-        _resolved({field: value}, displacements=False)
+    with pytest.raises(ValueError, match=f"{field}.*does not read"):
+        _resolved({field: value}, **{flag: False})
 
 
 @pytest.mark.parametrize("written", ["0.2, 0.8", [0.2, 0.8], "[0.2, 0.8]"])

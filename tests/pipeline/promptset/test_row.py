@@ -131,6 +131,8 @@ def test_seeds_follow_from_batch_and_row_id_unless_the_row_says_one() -> None:
         ({"resync": 0}, "resync"),
         ({"norm_mode": "none"}, "norm_mode"),
         ({"most_work": 0.9}, "most_work"),
+        ({"settling_steps": -1}, "settling_steps"),
+        ({"settling_steps": 2.5}, "settling_steps"),
         ({"seed": -2}, "seed"),
         ({"seed": MAX_SEED + 1}, "seed"),
         ({"seed": 1.5}, "seed"),

@@ -132,12 +132,20 @@ def test_options_of_large_pictures_that_hold_for_all_rows_wait_for_one_silently(
     assert not _found(folder, {}, {"highres": "auto, window_px=64, strength=0.4"})[1]
 
 
-@pytest.mark.parametrize("field", ["resync", "norm_mode", "most_work"])
+@pytest.mark.parametrize("field", ["resync", "norm_mode", "most_work", "settling_steps"])
 def test_an_exact_deployment_displaces_nothing(folder: Path, field: str) -> None:
-    said = {field: "stale" if field == "norm_mode" else 1.5}
+    said = {field: "stale" if field == "norm_mode" else 2}
     assert not _found(folder, said)[1]
     _, ((found, message),) = _found(folder, said, exact=True)
     assert (found, "the deployment is exact" in message) == (field, True)
+
+
+@pytest.mark.parametrize("field", ["norm_mode", "settling_steps"])
+def test_residuals_are_waited_for_whatever_a_row_says_of_lateness(folder: Path, field: str) -> None:
+    said = {field: "stale" if field == "norm_mode" else 5}
+    _, ((found, message),) = _found(folder, said, exchange="residual")
+    assert (found, "exchanges residuals" in message) == (field, True)
+    assert not _found(folder, {"resync": 0.1}, exchange="residual")[1]
 
 
 def test_refine_and_its_windows_hold_for_a_picture_that_becomes_larger_in_one_pass(folder: Path) -> None:

@@ -79,15 +79,20 @@ def test_an_attempt_carries_the_settings_it_was_recorded_with(stage: Stage) -> N
 
 
 def test_rows_that_are_displaced_otherwise_have_attempts_of_their_own(stage: Stage) -> None:
-    rows: list[dict[str, object]] = [{"norm_mode": "synchronous"}, {}, {"resync": 0.1}, {}]
+    rows: list[dict[str, object]] = [{"norm_mode": "synchronous"}, {}, {"resync": 0.1}, {"settling_steps": 7}, {}]
     stage.batch(prompts=[{"prompt": "p", "width": 64, "height": 64, **row} for row in rows])
     stage.work(worker=stage.new_worker("w2", resync=0.2, settling_steps=0))
     displaced = []
-    for index in range(3):
+    for index in range(4):
         spec = stage.job(index).attempt
         assert spec is not None
         displaced.append(spec.displacement.model_dump(mode="json"))
-    assert displaced == [{"resync": 0.2, "norm_mode": "synchronous"}, {"resync": 0.2}, {"resync": 0.1}]
+    assert displaced == [
+        {"resync": 0.2, "norm_mode": "synchronous"},
+        {"resync": 0.2},
+        {"resync": 0.1},
+        {"resync": 0.2, "settling_steps": 7},
+    ]
 
 
 @pytest.mark.parametrize(
