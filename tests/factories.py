@@ -48,6 +48,7 @@ def deployment(**changes: Any) -> Deployment:
         "displacements": True,
         "settling": True,
         "cascades": True,
+        "cascade_guidance": True,
         "highres_attention": "windows",
         "layout": "1x1x2",
     }

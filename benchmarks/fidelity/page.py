@@ -161,7 +161,7 @@ def _beside(found: dict[str, Any] | None) -> str:
 [distrifuser](https://github.com/mit-han-lab/distrifuser) {found["version"]} (`corrected_async_gn`) on the same machine,
 with the same model, prompts, seeds and scheduler, by gloo on a CPU: the first {found["images"]} prompts,
 {found["steps"]} steps, warm-up {found["warmup"]}, of which it makes {found["warmup"] + 1} synchronous evaluations;
-*at once* has {found["warmup"]}; *displaced* is the default, and with *all settles* keys and values alone are displaced.
+*at once* has {found["warmup"]}; *displaced* is the default.
 All ranks are patches of one picture, and each picture is compared with that of one rank. Measured
 {found["measured"]} by `{found["command"]}`.
 

@@ -93,6 +93,7 @@ class Deployment(Versioned):
     masks: bool = Field(False, description="Whether its pods paint masked parts of them; earlier versions do not.")
     mask_rounds: bool = Field(False, description="Whether its pods fill masks in rounds; earlier versions do not.")
     cascades: bool = Field(False, description="Whether its pods know cascades; earlier versions do not.")
+    cascade_guidance: bool = Field(False, description="Whether a cascade's own size has a guidance of its own there.")
     control: bool = Field(False, description="Whether its pods read `control`; earlier versions do not.")
     references: bool = Field(False, description="Whether its pods read `reference`; earlier versions do not.")
     prompt_syntax: str = Field(default_of("prompt_syntax").value, description="Of rows that do not say theirs.")
@@ -188,6 +189,7 @@ class Deployment(Versioned):
             masks=True,
             mask_rounds=True,
             cascades=True,
+            cascade_guidance=True,
             control=True,
             references=True,
             prompt_syntax=settings.prompt_syntax.value,
@@ -236,6 +238,7 @@ class Deployment(Versioned):
             masks=True,
             mask_rounds=True,
             cascades=True,
+            cascade_guidance=True,
             control=True,
             references=True,
             max_megapixels=float("inf"),

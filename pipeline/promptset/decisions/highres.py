@@ -133,7 +133,10 @@ def decided_cascade(
     if refiner:
         raise ValueError("highres", "cascade found beside a refiner; refiner_switch_at 1 wanted, which is without it")
     scale = _scale_of_later(wish, guidance_scale)
-    if scale is None and wish.get("switch_at") != 0:  # which is the plain picture
+    if scale is not None and not deployment.cascade_guidance:
+        version = f"the deployment's version {deployment.version} does not read in a cascade"
+        raise ValueError("highres", f"guidance_scale found, which {version}")
+    if scale is None and deployment.cascade_guidance and wish.get("switch_at") != 0:  # which is the plain picture
         scale = 1.0
     own = {name: wish[name] for name in ("switch_at", "base_px") if name in wish}
     cascade = Cascade(guidance_scale=None if scale == guidance_scale else scale, **own)

@@ -37,6 +37,7 @@ def test_what_an_older_controller_does_not_say_is_the_settings_default() -> None
         "masks": False,
         "mask_rounds": False,
         "cascades": False,
+        "cascade_guidance": False,
         "control": False,
         "references": False,
     }

@@ -134,12 +134,19 @@ def test_a_cascade_has_no_later_passes(highres: Any, wanted: Cascade | None) -> 
         ({"size": "1200x1200"}, {}, "no twice the first size"),
         ({}, {"cascades": False}, "the deployment's version .* does not read"),
         ({"highres": "cascade, guidance_scale=4", "guidance_scale": 1}, {}, "guidance_scale 4 found for later passes"),
+        ({"highres": "cascade, guidance_scale=4"}, {"cascade_guidance": False}, "guidance_scale .* does not read in a"),
     ],
 )
 def test_a_cascade_that_cannot_be_had_is_refused(row: dict[str, Any], deployed: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words) as error:
         _resolved(LARGE | {"highres": "cascade"} | row, models=SDXL, default_model="sdxl", **deployed)
     assert error.value.args[0] == "highres"
+
+
+def test_a_cascade_of_an_earlier_version_is_guided_to_its_end() -> None:
+    row = LARGE | {"highres": "cascade"}
+    found = _resolved(row, models=SDXL, default_model="sdxl", cascade_guidance=False)
+    assert found.cascade == Cascade(switch_at=0.6)
 
 
 @pytest.mark.parametrize(
