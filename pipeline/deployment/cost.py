@@ -67,7 +67,7 @@ def _of_passes(picture: Picture, native_px: int) -> float:
     if picture.cascade is not None:
         return _of_cascade(picture, picture.cascade, twice, native_px)
     if picture.image is not None:
-        return _from_picture(picture, whole, twice * halves, twice * later_halves)
+        return _from_picture(picture, whole, twice, halves, later_halves)
     total: float = picture.steps * twice * halves * _evaluation(picture, first if passes else whole, None)
     for number in range(1, passes + 1):
         pixels = first * math.pow(whole / first, number / passes)
@@ -98,7 +98,7 @@ def _of_cascade(picture: Picture, cascade: Cascade, twice: int, native_px: int) 
     return total + _at(DECODE, whole)
 
 
-def _from_picture(picture: Picture, whole: float, each: float, each_later: float) -> float:
+def _from_picture(picture: Picture, whole: float, twice: int, halves: float, later_halves: float) -> float:
     """Passes that begin with a picture: the first walks its own share of the schedule, later ones that of highres."""
     image, highres, later, painted = picture.image, picture.highres, picture.later_passes, picture.inpaint
     begins = image.width * image.height / MEGA if image is not None else whole
@@ -118,7 +118,7 @@ def _from_picture(picture: Picture, whole: float, each: float, each_later: float
         if painted is not None and not first:
             total += _at(ENCODE, pixels)  # what stays of the picture, in this size
         probing = painted.probing_evaluations if painted is not None and first else 0
-        evaluations = (max(1, int(steps * strength)) + probing) * (each if first else each_later)
+        evaluations = (max(1, int(steps * strength)) * twice + probing) * (halves if first else later_halves)
         total += evaluations * _evaluation(picture, pixels, later.window_px)
         before = pixels
     return total + _at(DECODE, whole)
