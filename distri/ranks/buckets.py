@@ -118,8 +118,11 @@ def flat(tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
 def runs_of(names: Sequence[str], sizes: Sequence[int], shares: Sequence[float]) -> list[list[str]]:
     """Cut names, in their order, into runs of about these shares of the whole size.
 
-    A run that is larger than its share takes from those after it, so that there may be fewer runs than shares.
+    A run that is larger than its share takes from those after it, so that there may be fewer runs than shares. Of no
+    names there is none.
     """
+    if not names:
+        return []
     total, done = sum(sizes), 0
     ends = list(accumulate(shares))
     runs: list[list[str]] = [[]]

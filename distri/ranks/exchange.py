@@ -7,7 +7,8 @@ A layer trades at its site: it gives tensors for peers and reads what the peers 
   they are divided into a few buckets, and the buckets' buffers are allocated, once, and filled.
 - In a displaced evaluation a layer reads what its peers sent in the evaluation before, and its own tensors go into the
   bucket.
-- Where keys and values are displaced earlier than the rest, the rest is noted later, and gets buckets of its own.
+- What is displaced with keys and values, and the rest, have buckets of their own: an image may have the rest displaced
+  later than they are, and a bucket leaves as a whole.
 
 All messages are posted and waited for at cuts, which a recording of the evaluation leaves to Python.
 """
@@ -51,7 +52,7 @@ class Exchange:
         self.scratch: Scratch | None = None
         self._sites: dict[str, Site] = {}
         self.buckets: list[Bucket] = []
-        self._noted: dict[str, Trade | SharedRows] = {}
+        self._noted: dict[bool, dict[str, Trade | SharedRows]] = {False: {}, True: {}}  # the rest apart
         self._free_tag = p2p.FREE_TAGS
 
     @contextmanager
@@ -84,7 +85,7 @@ class Exchange:
         if evaluation.phase is Phase.SYNCHRONOUS:
             received = self.swap(outgoing, incoming, like=like)
             if evaluation.publish:
-                self._note(site, Trade(tuple(outgoing), tuple(incoming), received, total_bytes))
+                self._note(site, Trade(tuple(outgoing), tuple(incoming), received, total_bytes), evaluation)
             yield received
             return
         place = self._sites[site]
@@ -125,7 +126,7 @@ class Exchange:
                 act = partial(p2p.swap, self.axis.for_gathers, sends, receives)
                 self.at_cut(Cut(act, [whole[own]], [message.tensor for message in receives]))
             if evaluation.publish:
-                self._note_rows(site, rows, whole)
+                self._note_rows(site, rows, whole, evaluation)
             yield whole
             return
         place = self._sites[site]
@@ -177,40 +178,38 @@ class Exchange:
 
     def end_evaluation(self) -> None:
         """Allocate buffers for the sites that published for the first time. No communication."""
-        if not self._noted:
-            return
-        names = list(self._noted)
-        sizes = [self._noted[name].weight_bytes() for name in names]
-        self.weight_bytes += sum(sizes)
-        for run in runs_of(names, sizes, SHARES_OF_REST if self.buckets else self._shares):
-            allocated = allocate(self.axis, {name: self._noted.pop(name) for name in run}, self._free_tag)
-            self.buckets.append(allocated.bucket)
-            self._sites |= allocated.sites
-            self.buffer_bytes += allocated.buffer_bytes
-            self._free_tag += allocated.tags
+        for noted, shares in ((self._noted[False], self._shares), (self._noted[True], SHARES_OF_REST)):
+            sizes = [one.weight_bytes() for one in noted.values()]
+            self.weight_bytes += sum(sizes)
+            for run in runs_of(list(noted), sizes, shares):
+                allocated = allocate(self.axis, {name: noted.pop(name) for name in run}, self._free_tag)
+                self.buckets.append(allocated.bucket)
+                self._sites |= allocated.sites
+                self.buffer_bytes += allocated.buffer_bytes
+                self._free_tag += allocated.tags
 
     def drain(self) -> None:
         """Wait for all messages in flight, so that another image can start."""
         for bucket in self.buckets:
             bucket.wait()
 
-    def _note_rows(self, site: str, rows: Rows, whole: Tensor) -> None:
+    def _note_rows(self, site: str, rows: Rows, whole: Tensor, evaluation: Evaluation) -> None:
         self._refuse_twice(site)
         if (place := self._sites.get(site)) is not None:
             place.received[0].copy_(whole)
         else:
-            self._noted[site] = SharedRows(rows, whole if self.scratch is None else whole.clone())
+            self._noted[evaluation.is_rest][site] = SharedRows(rows, whole if self.scratch is None else whole.clone())
 
     def _refuse_twice(self, site: str) -> None:
-        if site in self._noted:
+        if any(site in noted for noted in self._noted.values()):
             raise Unsplittable(site, "layer", "it is called twice in one evaluation")
 
-    def _note(self, site: str, trade: Trade) -> None:
+    def _note(self, site: str, trade: Trade, evaluation: Evaluation) -> None:
         self._refuse_twice(site)
         place = self._sites.get(site)
         if place is None:
             copies = tuple(replace(out, tensor=out.tensor.clone()) for out in trade.outgoing)
-            self._noted[site] = replace(trade, outgoing=copies)
+            self._noted[evaluation.is_rest][site] = replace(trade, outgoing=copies)
             return
         for view, out in zip(place.sent, trade.outgoing, strict=True):
             view.copy_(out.tensor)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cached_property
 
 
 class Phase(Enum):
@@ -36,16 +37,19 @@ class Evaluation:
         publish: whether the next evaluation is displaced, so that what it will read has to be sent.
         rest: the same of all but most keys and values, where that is not seen as they are: halos, moments, tokens
             handed on, and the keys and values of the transformer nearest the output.
+        is_rest: whether this is that of the rest, whose sites never share a bucket with keys and values: another image
+            may have it displaced later.
     """
 
     phase: Phase
     publish: bool
     rest: "Evaluation | None" = None
+    is_rest: bool = False
 
-    @property
+    @cached_property
     def of_rest(self) -> "Evaluation":
         """How all but most keys and values is seen."""
-        return self if self.rest is None else self.rest
+        return replace(self if self.rest is None else self.rest, rest=None, is_rest=True)
 
     @property
     def name(self) -> str:

@@ -47,6 +47,19 @@ def test_an_image_is_the_same_bit_for_bit_alone_and_among_others(
         assert np.array_equal(alone.pixels, among[-1 - place].pixels)
 
 
+@pytest.mark.parametrize(("count", "layout"), [(2, "1x1x2"), (3, "1x1x3")])
+def test_an_image_that_settles_is_the_same_after_one_that_came_to_its_shape_late(
+    ranks: Callable[[int], Ranks], model_dir: Path, count: int, layout: str
+) -> None:
+    """Buffers of a shape are made when the first image has it, and that one displaces all at once by then."""
+    settings = replace(FAST, settling=3)
+    late = replace(PLAIN, steps=8, guidance_interval=(0.0, 0.5))
+    image = replace(PLAIN, seed=12, steps=8, guidance_scale=1.0)
+    alone = ranks(count).run(_alone, model_dir, layout, settings, image)[0]
+    after = ranks(count).run(on_ranks.render, model_dir, layout, settings, [late, image])[0][1]
+    assert np.array_equal(alone.pixels, after.pixels)
+
+
 def test_an_exact_image_is_the_same_within_a_level_in_another_layout(
     ranks: Callable[[int], Ranks], model_dir: Path, images: list[ImageSpec]
 ) -> None:

@@ -16,6 +16,7 @@ from distri.ranks.buckets import ALIGNMENT_BYTES, SHARES, SHARES_OF_REST, Scratc
         ([1, 1], (0.25, 0.25, 0.25, 0.25), [1, 1]),
         ([0, 0, 0], (0.5, 0.5), [1, 2]),
         ([5], SHARES, [1]),
+        ([], SHARES, []),
     ],
 )
 def test_runs_keep_the_order_and_about_the_shares(
