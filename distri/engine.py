@@ -152,7 +152,11 @@ class Engine:
         self._parts = Parts(
             *(mesh, preparation, unet, own_refiner, vae, self.spans, self._now_ns),
             decoder=Decoder(vae, mesh, self.spans),
-            room=Room(mesh, held=1 if recorder_of(settings.replay, mesh.device) is None else 2),
+            room=Room(
+                mesh,
+                held=1 if recorder_of(settings.replay, mesh.device) is None else 2,
+                buffers_bytes=lambda: unet.shapes.buffer_bytes,
+            ),
         )
 
     @classmethod

@@ -1,6 +1,6 @@
 """How many images a table has memory for, by what the first evaluation of their kind took."""
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class _Need:
-    """What was measured of a kind: what was free before, and what each row of an evaluation takes."""
+    """What was measured of a kind: what was free before, and what each row takes, with all that is held of it."""
 
     free_bytes: int
     row_bytes: int
@@ -43,10 +43,11 @@ class Room:
     Args:
         mesh: whose memory it is; where that is not measured, there is room for everything.
         held: how many times an evaluation's activations are held at once: those of recordings stay.
+        buffers_bytes: what evaluations leave to the next ones by now, held once whatever `held` is; nothing without it.
     """
 
-    def __init__(self, mesh: Mesh, *, held: int) -> None:
-        self._mesh, self._held = mesh, held
+    def __init__(self, mesh: Mesh, *, held: int, buffers_bytes: Callable[[], int] = int) -> None:
+        self._mesh, self._held, self._buffers_bytes = mesh, held, buffers_bytes
         self._needs: dict[Hashable, _Need] = {}
         self._decodes: dict[Hashable, int] = {}
 
@@ -65,11 +66,14 @@ class Room:
         if memory is None:
             yield
             return
-        free_bytes = memory.free_bytes()
+        free_bytes, before_bytes = memory.free_bytes(), self._buffers_bytes()
         with memory.peak() as peak:
             yield
-        row_bytes = max(1, peak.taken_bytes // rows)
-        fitting = max(rows, p2p.least(self._mesh, int(SHARE * free_bytes) // (row_bytes * self._held)))
+        # The first evaluation publishes in most schedules, and so makes the buffers.
+        left_bytes = max(0, self._buffers_bytes() - before_bytes)
+        taken_bytes = max(0, peak.taken_bytes - left_bytes) * self._held + left_bytes
+        row_bytes = max(1, taken_bytes // rows)
+        fitting = max(rows, p2p.least(self._mesh, int(SHARE * free_bytes) // row_bytes))
         fit = Fit(fitting, fitting // rows)
         self._needs[kind] = _Need(free_bytes, row_bytes, fit)
         log.info("memory measured", kind=str(kind), free_bytes=free_bytes, row_bytes=row_bytes, images_fit=fit.images)
@@ -93,4 +97,4 @@ class Room:
         if need is None or decode_bytes is None:
             return False
         rows = min(need.fit.rows, images * (need.fit.rows // need.fit.images))
-        return decode_bytes + rows * need.row_bytes * self._held <= SHARE * need.free_bytes
+        return decode_bytes + rows * need.row_bytes <= SHARE * need.free_bytes

@@ -131,6 +131,16 @@ def test_recordings_hold_what_an_evaluation_takes_once_more() -> None:
     assert fits == [Fit(18, 9), Fit(9, 4)]
 
 
+def test_buffers_that_the_first_evaluation_makes_are_held_once() -> None:
+    mesh = Mesh.single()
+    mesh.memory = Device(1000, 100)
+    held = iter((30, 70))
+    room = Room(mesh, held=2, buffers_bytes=lambda: next(held))
+    with room.evaluation("kind", 2):
+        pass
+    assert room.fit("kind") == Fit(900 // 80, 900 // 80 // 2)
+
+
 def _fit(_: object) -> Fit | None:
     mesh = on_ranks.mesh("1x1x2")
     mesh.memory = Device(1000 if mesh.rank else 500, 100)
