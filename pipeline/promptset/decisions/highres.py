@@ -117,9 +117,12 @@ def decided_cascade(
     deployment: Deployment,
     *,
     guidance_scale: float,
+    steps: int,
     refiner: bool,
 ) -> Cascade | None:
     """The cascade of a picture of this size, if one is wished; in that size it is not guided, unless that is wished.
+
+    One that switches before its first step is the plain picture, which is guided as a whole.
 
     `refiner`: whether a refiner takes over. Raises ValueError with (field, message).
     """
@@ -133,13 +136,16 @@ def decided_cascade(
     if refiner:
         raise ValueError("highres", "cascade found beside a refiner; refiner_switch_at 1 wanted, which is without it")
     scale = _scale_of_later(wish, guidance_scale)
-    if scale is not None and not deployment.cascade_guidance:
+    if scale not in (None, guidance_scale) and not deployment.cascade_guidance:
         version = f"the deployment's version {deployment.version} does not read in a cascade"
         raise ValueError("highres", f"guidance_scale found, which {version}")
-    if scale is None and deployment.cascade_guidance and wish.get("switch_at") != 0:  # which is the plain picture
-        scale = 1.0
-    own = {name: wish[name] for name in ("switch_at", "base_px") if name in wish}
-    cascade = Cascade(guidance_scale=None if scale == guidance_scale else scale, **own)
+    cascade = Cascade(**{name: wish[name] for name in ("switch_at", "base_px") if name in wish})
+    if min(round(steps * cascade.switch_at), steps - 1) == 0:
+        if scale not in (None, guidance_scale):
+            found = f"guidance_scale found beside switch_at {cascade.switch_at:g} of {steps} steps"
+            raise ValueError("highres", f"{found}, which is the plain picture; a later switch or no such scale wanted")
+    elif deployment.cascade_guidance and (own := 1.0 if scale is None else scale) != guidance_scale:
+        cascade = cascade.model_copy(update={"guidance_scale": own})
     if not cascade_halvings(*size, cascade.base_px or native_px):
         base_px = cascade.base_px or native_px
         raise ValueError(

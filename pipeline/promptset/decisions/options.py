@@ -99,7 +99,10 @@ class Decisions:
         refined = refiner_switch_at is not None
         scale: float = values["guidance_scale"]
         cascade = decided_cascade(
-            wish, scheduler, (width, height), native_px, deployment, guidance_scale=scale, refiner=refined
+            *(wish, scheduler, (width, height), native_px, deployment),
+            guidance_scale=scale,
+            steps=values["steps"],
+            refiner=refined,
         )
         rendered = _rendered(begins["inpaint"], width, height)
         listed: dict[str, Any] = {"deployment": deployment, "model": model}

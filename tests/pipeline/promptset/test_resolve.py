@@ -116,6 +116,7 @@ LARGE = {"size": "2048x2048"}
         ("cascade, switch_at=0.5, base_px=768", Cascade(switch_at=0.5, base_px=768, guidance_scale=1.0)),
         ("cascade, guidance_scale=4", Cascade(switch_at=0.6, guidance_scale=4.0)),
         ({"mode": "cascade", "switch_at": 0}, Cascade(switch_at=0.0)),
+        ("cascade, switch_at=0.01", Cascade(switch_at=0.01)),  # of 50 steps none: the plain picture
         ("refine", None),
     ],
 )
@@ -134,6 +135,7 @@ def test_a_cascade_has_no_later_passes(highres: Any, wanted: Cascade | None) -> 
         ({"size": "1200x1200"}, {}, "no twice the first size"),
         ({}, {"cascades": False}, "the deployment's version .* does not read"),
         ({"highres": "cascade, guidance_scale=4", "guidance_scale": 1}, {}, "guidance_scale 4 found for later passes"),
+        ({"highres": "cascade, switch_at=0.01, guidance_scale=4"}, {}, "guidance_scale found beside switch_at 0.01 of"),
         ({"highres": "cascade, guidance_scale=4"}, {"cascade_guidance": False}, "guidance_scale .* does not read in a"),
     ],
 )
@@ -318,7 +320,7 @@ def test_a_row_without_timesteps_is_stored_as_before() -> None:
 def test_a_row_says_how_it_is_displaced_where_the_deployment_asks_it(field: str, value: object, flag: str) -> None:
     assert _resolved({field: value}).model_dump(mode="json")[field] == value
     with pytest.raises(ValueError, match=f"{field}.*does not read"):
-        _resolved({field: value}, **{flag: False})
+        _resolved({field: value}, None, **{flag: False})
 
 
 @pytest.mark.parametrize("written", ["0.2, 0.8", [0.2, 0.8], "[0.2, 0.8]"])
