@@ -44,7 +44,7 @@ def main() -> None:
     pipeline = StableDiffusionXLPipeline.from_pretrained(arguments.model, torch_dtype=dtype, add_watermarker=False)
     pipeline.to(mesh.device)
     pipeline.vae.to(torch.float32)  # SDXL's own VAE overflows in float16
-    engine = Engine(of_pipeline(pipeline), mesh, EngineSettings(exact=arguments.exact, warmup=4))
+    engine = Engine(of_pipeline(pipeline), mesh, EngineSettings(exact=arguments.exact))
 
     prompts = ["a photo of a mountain lake at sunrise", "an oil painting of a fishing boat"]
     images = [
