@@ -98,8 +98,8 @@ the borders of patches than elsewhere, divided by the same of the one-rank pictu
 rounded to 8 bits.
 Where a picture's units of 32 px do not divide by the ranks, ranks with more rows hand tokens of their transformers on
 ([engine.md](engine.md)); *own tokens* is without that, and with a busiest rank that does more. In *residual* every
-evaluation after the warm-up waits for what is new of keys and values, in 1.8 bits a number; with *settling: all*, of a warm-up of 4,
-for all but the keys and values of most layers, which alone are displaced. *Refined* pictures have
+evaluation after the warm-up waits for what is new of keys and values, in 1.8 bits a number; with *settling: all*,
+whose warm-up is 4, for all but the keys and values of most layers, which alone are displaced. *Refined* pictures have
 twice the sides, in two passes, each of which settles. *Img2img* begins with the renderer's
 picture of the next prompt's scene. *Inpainting* fills the right half of that of the prompt's own scene, and is compared
 there alone; *control* is steered by the edges of that picture, and *reference* resembles it, both by what was trained
