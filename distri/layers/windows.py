@@ -3,12 +3,13 @@
 Neighbourhood patch attention (ScaleDiff, NeurIPS 2025): tokens are divided into square blocks of half a window's side,
 and all tokens of a block see the keys and values of the window around it. At the borders of the image the window is
 moved inwards, so that every token sees as many keys. Blocks are counted from the image's top left corner, whatever the
-ranks hold, so what a token sees is the same for every number of ranks. In some layers they begin half a block later:
-otherwise the borders of blocks would lie in the same places in all of them, and show.
+ranks hold, so what a token sees is the same for every number of ranks. In the last layers they begin later, by another
+part of a block each: otherwise the borders of blocks would lie in the same places in all of them, and show.
 """
 
 # B batch, H and W rows and columns of tokens, C channels, N blocks side by side
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +19,8 @@ import torch
 from torch import Tensor
 
 from distri.ranks.patches import COLUMNS, ROWS, Patches
+
+_LAST_LAYERS = re.compile(r"up_blocks\.[1-9]\d*\.attentions\.(\d+)\.transformer_blocks\.(\d+)\.attn1")
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # of queries, keys and values, each BTC; returns BTC
 
@@ -164,17 +167,18 @@ def windows_of(patches: Patches, side: int | None, halvings: int, site: str = ""
     if side is None or (patches.height <= side and patches.width <= side):
         return None
     tokens = side_at(side, halvings)
-    return Windows(patches.at(halvings), tokens, tokens // 4 if is_shifted(site) else 0)
+    return Windows(patches.at(halvings), tokens, shift_of(site, tokens))
 
 
-def is_shifted(site: str) -> bool:
-    """Whether the blocks of a layer begin half a block later, so that no border runs through all layers.
+def shift_of(site: str, side: int) -> int:
+    """How many tokens before the second block of a layer whose windows have this side: none, but in the last layers.
 
-    It is so in about every fourth layer, spread over levels and depths. Blocks that lie across the borders of ranks
-    trade twice the rows: this many keep what is traded and kept below a third of whole attention (decision 537).
+    Borders show where they lie in those, the layers of the upward blocks after the first, and hardly elsewhere. Each of
+    them has blocks that begin a quarter, half or three quarters of one later, so that no border runs through them all.
+    Blocks that lie across the borders of ranks trade twice the rows, so it is so in no others (decision 537).
     """
-    own = site.rpartition(": ")[2]  # without the name of a control network
-    return sum(int(part) for part in own.split(".") if part.isdigit()) % 4 == 1
+    found = _LAST_LAYERS.fullmatch(site)
+    return 0 if found is None else (1 + sum(map(int, found.groups())) % 3) * max(1, side // 2) // 4
 
 
 @cache
