@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipeline.deployment import cascade_steps
 from pipeline.deployment.control_cost import CONTROLNET, MEGA, REFERENCE, features_tera, steered_share
 from pipeline.deployment.displacement import Exchange
 from pipeline.deployment.layouts import Layout
@@ -79,22 +80,16 @@ def _of_passes(picture: Picture, native_px: int) -> float:
     return total + _at(DECODE, whole)
 
 
-def cascade_halvings(width: int, height: int, base_px: int) -> int:
-    """How often both sides of a cascade's first picture are halved, as distri.model.passes.cascade has it."""
-    return max(0, round(math.log2(math.sqrt(width * height) / base_px)))
-
-
 def _of_cascade(picture: Picture, cascade: Cascade, twice: int, native_px: int) -> float:
-    """One schedule, whose early steps are those of smaller pictures, an equal number of each size; one decode."""
-    halvings = cascade_halvings(picture.width, picture.height, cascade.base_px or native_px)
-    whole, total, done = picture.width * picture.height / MEGA, 0.0, 0
-    for level in range(halvings, -1, -1):
-        share = cascade.switch_at * (halvings - level + 1) / halvings if level else 1.0
-        end = min(round(picture.steps * share), picture.steps - 1) if level else picture.steps
-        scale = picture.guidance_scale if level or cascade.guidance_scale is None else cascade.guidance_scale
-        evaluations = max(0, end - done) * twice * _conditions_a_step(picture, scale)
-        total += evaluations * _evaluation(picture, whole / 4**level, None)
-        done = max(done, end)
+    """One schedule, whose early steps are those of smaller pictures, guided in the first of them; one decode."""
+    halvings = cascade_steps.halvings(picture.width, picture.height, cascade.base_px or native_px)
+    whole, total, first = picture.width * picture.height / MEGA, 0.0, 0
+    for number, end in enumerate(cascade_steps.ends(picture.steps, cascade.switch_at, halvings)):
+        if end > first:
+            scale = cascade.guidance_scale if first and cascade.guidance_scale is not None else picture.guidance_scale
+            evaluations = (end - first) * twice * _conditions_a_step(picture, scale, range(first, end))
+            total += evaluations * _evaluation(picture, whole / 4 ** (halvings - number), None)
+        first = max(first, end)
     return total + _at(DECODE, whole)
 
 
@@ -124,16 +119,19 @@ def _from_picture(picture: Picture, whole: float, twice: int, halves: float, lat
     return total + _at(DECODE, whole)
 
 
-def _conditions_a_step(picture: Picture, guidance_scale: float) -> float:
+def _conditions_a_step(picture: Picture, guidance_scale: float, walked: range | None = None) -> float:
     """How many conditions an evaluation has in the mean: each prompt joined by AND, and the negative one.
 
-    There is no negative one outside `guidance_interval`, nor without guidance, but that AND needs it.
+    There is no negative one outside `guidance_interval`, nor without guidance, but that AND needs it. `walked` are the
+    steps that are counted; None means all of the schedule.
     """
     prompts = 1 + len(_AND.findall(picture.prompt)) if picture.syntax is Syntax.A1111 else 1
     if prompts > 1 or guidance_scale <= 1:
         return prompts + int(prompts > 1)
     first, end = (math.ceil(share * picture.steps) for share in picture.guidance_interval)
-    return 1 + (end - first) / picture.steps
+    walked = range(picture.steps) if walked is None else walked
+    guided = range(max(first, walked.start), min(end, walked.stop))
+    return 1 + len(guided) / len(walked)
 
 
 def _evaluation(picture: Picture, megapixels: float, window_px: int | None) -> float:

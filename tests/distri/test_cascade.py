@@ -27,7 +27,7 @@ from distri.ranks.mesh import Mesh
 from distri.sampling.cascade import UNMEASURED, grown, raised
 from distri.sampling.control import Control
 from distri.sampling.haar import analysed, halved, synthesised
-from pipeline.deployment import cost
+from pipeline.deployment import cascade_steps, cost
 from pipeline.deployment.control_cost import MEGA
 from pipeline.picture import Cascade
 from pipeline.promptset.names import samplers
@@ -232,18 +232,37 @@ def test_two_sizes_take_at_most_six_tenths_of_the_work_of_one_estimated_and_coun
     assert sum(steps * counted[side] for side, steps in walked) / (30 * counted[24]) <= 0.6
 
 
-def test_without_guidance_in_its_own_size_that_size_is_half_the_work() -> None:
-    large: dict[str, Any] = {"width": 2048, "height": 2048, "steps": 30, "scheduler": None, "guidance_scale": 5.0}
+@pytest.mark.parametrize(("side", "halvings"), [(2048, 1), (4096, 2), (8192, 3)])
+def test_without_guidance_in_larger_sizes_they_are_half_the_work(side: int, halvings: int) -> None:
+    large: dict[str, Any] = {"width": side, "height": side, "steps": 30, "scheduler": None, "guidance_scale": 5.0}
     guided, free = (
         cost.tera_operations(resolved_row(**large, cascade=Cascade(guidance_scale=scale)), 1024) for scale in (None, 1)
     )
-    own = 12 * cost.unet_tera(2048**2 / MEGA, None)  # four tenths of the steps, for one condition
-    assert guided - free == pytest.approx(own)
-    plan = plan_cascade(192, 176, steps=5, seed=1, highres=replace(IMAGE.highres, guidance_scale=1.0), native_px=96)
-    assert [stage.guidance_scale for stage in plan.stages] == [None, 1.0]
+    unguided = replace(IMAGE.highres, guidance_scale=1.0)
+    plan = plan_cascade(side, side, steps=30, seed=1, highres=unguided, native_px=1024)
+    assert [stage.guidance_scale for stage in plan.stages] == [None] + halvings * [1.0]
+    later = [(stage.width * stage.height / MEGA, stage.part) for stage in plan.stages[1:]]
+    saved = sum((part.end - part.first) * cost.unet_tera(pixels, None) for pixels, part in later if part is not None)
+    assert guided - free == pytest.approx(saved)
 
 
-def test_its_own_size_is_guided_by_its_own_scale(model_dir: Path) -> None:
+def test_an_interval_counts_in_the_sizes_that_it_falls_in() -> None:
+    large: dict[str, Any] = {"width": 4096, "height": 4096, "steps": 20, "guidance_scale": 5.0, "scheduler": None}
+    unguided = Cascade(guidance_scale=1.0)
+    whole, late = (
+        cost.tera_operations(resolved_row(**large, guidance_interval=interval, cascade=unguided), 1024)
+        for interval in ((0.0, 1.0), (0.4, 1.0))
+    )
+    assert whole - late == pytest.approx(8 * cost.unet_tera(1024**2 / MEGA, None))  # of nine steps in the smallest size
+
+
+@pytest.mark.parametrize(("side", "ends"), [(2048, [0.6, 1]), (4096, [0.45, 0.6, 1]), (8192, [0.4, 0.5, 0.6, 1])])
+def test_the_smallest_size_has_more_than_half_of_the_steps_before_the_switch(side: int, ends: list[float]) -> None:
+    plan = plan_cascade(side, side, steps=100, seed=1, highres=Highres(switch_at=0.6), native_px=1024)
+    assert [stage.part.end / stage.steps for stage in plan.stages if stage.part is not None] == ends
+
+
+def test_larger_sizes_are_guided_by_a_scale_of_their_own(model_dir: Path) -> None:
     """Equal to the scale of the whole, the picture is the same; off, another one."""
     scales = (None, IMAGE.guidance_scale, 1.0)
     plain, same, free = (
@@ -288,7 +307,7 @@ def test_estimates_count_the_steps_that_are_walked_in_each_size(
         if stage.part is not None
     )
     assert cost.tera_operations(row, 1024) == pytest.approx(cost.tera_operations(direct, 1024) - saved)
-    assert cost.cascade_halvings(*size, base_px) == halvings_for(*size, base_px)
+    assert cascade_steps.halvings(*size, base_px) == halvings_for(*size, base_px)
     assert CASCADING == samplers.CASCADING
 
 

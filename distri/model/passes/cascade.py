@@ -22,8 +22,9 @@ def plan_cascade(width: int, height: int, *, steps: int, seed: int, highres: Hig
         native_px: side of the square that the model was trained on.
 
     Returns:
-        As many smaller pictures as bring the first one nearest to `base_px`, each for an equal number of steps. One
-        pass, as `plan_stages` has it, where that is none.
+        As many smaller pictures as bring the first one nearest to `base_px`, which is guided, as it is of a size that
+        the model knows; all others have the guidance of `highres`. One pass, as `plan_stages` has it, where there is
+        no smaller picture.
     """
     halvings = halvings_for(width, height, highres.base_px or native_px)
     ends = [round(steps * share) for share in shares(halvings, highres.switch_at or 0.0)]
@@ -45,7 +46,7 @@ def plan_cascade(width: int, height: int, *, steps: int, seed: int, highres: Hig
                     strength=(end - first) / steps,
                     seed=sub_seed(seed, len(stages)),
                     part=Part(first, end, level),
-                    guidance_scale=None if level else highres.guidance_scale,
+                    guidance_scale=highres.guidance_scale if stages else None,
                 )
             )
         first = max(first, end)
@@ -58,5 +59,5 @@ def halvings_for(width: int, height: int, base_px: int) -> int:
 
 
 def shares(halvings: int, until: float) -> list[float]:
-    """At which shares of the schedule each smaller picture ends, the smallest first."""
-    return [until * (number + 1) / halvings for number in range(halvings)]
+    """At which shares of the schedule each smaller picture ends, the smallest first, which has more than half of it."""
+    return [until * (1 + (number + 1) / halvings) / 2 for number in range(halvings)]

@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.deployment import cascade_steps
 from pipeline.deployment.announcement import Deployment
-from pipeline.deployment.cost import cascade_halvings
 from pipeline.picture import (
     AS_THE_FIRST,
     Cascade,
@@ -120,7 +120,7 @@ def decided_cascade(
     steps: int,
     refiner: bool,
 ) -> Cascade | None:
-    """The cascade of a picture of this size, if one is wished; in that size it is not guided, unless that is wished.
+    """The cascade of a picture of this size, if one is wished; by default its smallest size alone is guided.
 
     One that switches before its first step is the plain picture, which is guided as a whole.
 
@@ -146,7 +146,7 @@ def decided_cascade(
             raise ValueError("highres", f"{found}, which is the plain picture; a later switch or no such scale wanted")
     elif deployment.cascade_guidance and (own := 1.0 if scale is None else scale) != guidance_scale:
         cascade = cascade.model_copy(update={"guidance_scale": own})
-    if not cascade_halvings(*size, cascade.base_px or native_px):
+    if not cascade_steps.halvings(*size, cascade.base_px or native_px):
         base_px = cascade.base_px or native_px
         raise ValueError(
             "highres",

@@ -5,13 +5,15 @@ Refused is what contradicts itself; this only goes without, and much of it is sa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pipeline.deployment import cascade_steps
 from pipeline.deployment.announcement import Deployment
 from pipeline.deployment.cost import LARGEST_STEP
 from pipeline.deployment.displacement import OF_ROWS, Exchange
-from pipeline.picture import HighresMode
+from pipeline.picture import Cascade, HighresMode
 from pipeline.promptset.decisions.begins import OF_MASK, OF_REGION, asking, growth
 from pipeline.promptset.decisions.prompts import is_composed
 from pipeline.promptset.fields.highres_options import HighresChoice, HighresOptions
@@ -45,7 +47,7 @@ def without_effect(
         deployment: that renders it.
     """
     said, values = row.__pydantic_fields_set__, resolved.__dict__
-    plain = values["guidance_scale"] > 1 and values["image"] is None and values["refiner_switch_at"] is None
+    plain = values["guidance_scale"] > 1 and not any(values[name] for name in ("image", "refiner_switch_at", "cascade"))
     displaced = not deployment.exact and deployment.exchange is Exchange.DISPLACED
     if plain and "highres" not in said and displaced:
         return ()
@@ -55,6 +57,8 @@ def without_effect(
         found += _of_guidance(given)
     if "highres" in said:
         found += _of_highres(row.highres, resolved)
+    if resolved.cascade is not None:
+        found += _of_cascade(resolved, resolved.cascade, deployment.models[resolved.model].native_px)
     if deployment.exact:
         exact = "found, and the deployment is exact: nothing is displaced"
         found += [(name, exact) for name in OF_ROWS if given.get(name) is not None]
@@ -98,6 +102,19 @@ def _of_highres(own: HighresOptions, row: ResolvedRow) -> Notes:
         unused = (*unused, "base_px")
     if found := [name for name in unused if name in said]:
         yield "highres", f"{', '.join(found)} found, and {why}"
+
+
+def _of_cascade(row: ResolvedRow, cascade: Cascade, native_px: int) -> Notes:
+    """An interval of guidance that begins when only sizes are left that are not guided."""
+    if cascade.guidance_scale is None or cascade.guidance_scale > 1 or row.guidance_scale <= 1 or _composed(row):
+        return
+    halvings = cascade_steps.halvings(row.width, row.height, cascade.base_px or native_px)
+    guided = next(filter(None, cascade_steps.ends(row.steps, cascade.switch_at, halvings)))
+    first, _ = row.guidance_interval
+    if math.ceil(first * row.steps) >= guided:
+        size = "its smallest size, the only one that is guided,"
+        wanted = "an earlier begin or guidance_scale of highres wanted"
+        yield "guidance_interval", f"begins at {first:g}, and {size} ends at {guided / row.steps:g}; {wanted}"
 
 
 def _of_masks(given: Mapping[str, Any], row: ResolvedRow) -> Notes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,6 +27,7 @@ MASKED = IMAGE | {"mask": "mask.png"}
 REGION = MASKED | {"only_masked": True}
 OFF = {"guidance_scale": 1.0}
 LARGE = {"size": "192x192"}
+LATE = LARGE | {"guidance_interval": [0.6, 1.0]}
 CONTROL = {"control": [{"model": "canny", "image": "a.png"}]}
 REFERENCE = {"reference": [{"adapter": "face", "image": "a.png"}]}
 
@@ -76,6 +78,7 @@ def _found(
         (IMAGE | {"highres": {"steps": 5}}, "highres", "steps found, and the picture is rendered in one pass"),
         (REGION | {"highres": {"attention": "windows"}}, "highres", "attention found"),
         (REGION | {"highres": {"base_px": 64}}, "highres", "base_px found"),
+        (LATE | {"highres": "cascade"}, "guidance_interval", "begins at 0.6, and its smallest size, .*, ends at 0.6;"),
         (
             IMAGE | LARGE | {"highres": "refine, strength=0.2"},
             "highres",
@@ -91,7 +94,7 @@ def test_what_decides_nothing_is_a_warning_by_its_field(
 ) -> None:
     _, ((found, text),) = _found(folder, row)
     assert found == field
-    assert message in text
+    assert re.search(message, text)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +105,8 @@ def test_what_decides_nothing_is_a_warning_by_its_field(
         OFF | {"syntax": "a1111", "prompt": "a cat AND a hill", "negative_prompt": "blurry"},  # has a negative half
         LARGE | {"highres": "refine, strength=0.4, window_px=64, guidance_scale=1, enlargement=latents"},
         LARGE | {"highres": "cascade, switch_at=0.5, base_px=96"},
+        LATE | {"highres": "cascade, switch_at=0.7"},
+        LATE | {"highres": "cascade, guidance_scale=3"},
         IMAGE | {"size": "288x288", "highres": {"strength": 0.4, "window_px": 64}},
         IMAGE | LARGE | {"highres": "refine, window_px=64"},
         CONTROL | REFERENCE | {"model": "refined", "refiner_switch_at": 1},
@@ -126,6 +131,11 @@ def test_what_holds_for_all_rows_is_a_warning_where_it_decides_nothing(
 ) -> None:
     assert [name for name, _ in _found(folder, row, defaults)[1]] == [field]
     assert not _found(folder, MASKED | {"only_masked": True, "guidance_scale": 3.0}, defaults)[1]
+
+
+def test_an_interval_after_the_guided_size_of_a_cascade_for_all_rows_is_a_warning(folder: Path) -> None:
+    assert [name for name, _ in _found(folder, LATE, {"highres": "cascade"})[1]] == ["guidance_interval"]
+    assert not _found(folder, LARGE, {"highres": "cascade"})[1]
 
 
 def test_options_of_large_pictures_that_hold_for_all_rows_wait_for_one_silently(folder: Path) -> None:
