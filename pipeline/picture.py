@@ -116,7 +116,7 @@ class Cascade(_Plain):
         None, ge=64, le=4096, description="Side of a square with about the first area; None: the model's native size."
     )
     guidance_scale: float | None = Field(
-        None, exclude_if=lambda value: value is None, description="In its own size; None: as before it; up to 1 is off."
+        None, exclude_if=IS_NONE, description="In all sizes but the smallest; None: as in that; up to 1 is off."
     )
 
 

@@ -93,7 +93,7 @@ class Deployment(Versioned):
     masks: bool = Field(False, description="Whether its pods paint masked parts of them; earlier versions do not.")
     mask_rounds: bool = Field(False, description="Whether its pods fill masks in rounds; earlier versions do not.")
     cascades: bool = Field(False, description="Whether its pods know cascades; earlier versions do not.")
-    cascade_guidance: bool = Field(False, description="Whether a cascade's own size has a guidance of its own there.")
+    cascade_guidance: bool = Field(False, description="Whether larger sizes of a cascade have a guidance of their own.")
     control: bool = Field(False, description="Whether its pods read `control`; earlier versions do not.")
     references: bool = Field(False, description="Whether its pods read `reference`; earlier versions do not.")
     prompt_syntax: str = Field(default_of("prompt_syntax").value, description="Of rows that do not say theirs.")

@@ -31,8 +31,8 @@ class Highres:
         base_px: side of a square with the first pass's area; None is the model's native size.
         window_px: side in pixels of the windows that self-attention is computed in, in later passes; None is the whole
             picture.
-        guidance_scale: of later passes, of a cascade in its own size; None is as in the first, and at most 1 switches
-            guidance off there.
+        guidance_scale: of later passes, of a cascade in all sizes but the smallest; None is as in the first, and at
+            most 1 switches guidance off there.
         enlargement: what is enlarged between passes.
         switch_at: of a cascade (`distri.model.passes.cascade`), the share of the schedule after which its own size
             begins, 0 to below 1; None is without.
