@@ -117,8 +117,11 @@ def _read(
         **{trait: round(share * len(scenes)) for trait, share in shares.items()},
         "right": right,
         "one light": sum(lights(one) == 1 for one in pictures),
-        "seam": [measures.seam(*pair, measures.borders(*sides)) for pair in pairs],
-        "seam elsewhere": [measures.seam(*pair, measures.elsewhere(*sides)) for pair in pairs],
+        "seam": [
+            [measures.seam(*pair, measures.borders(*sides, quarters)) for quarters in range(measures.QUARTERS)]
+            for pair in pairs
+        ],
+        "seam elsewhere": [measures.seam(*pair, measures.borders(*sides, 0.5)) for pair in pairs],
         "detail": [measures.detail(one) for one in pictures],
         "cpu_s": float(np.median(spent)),
     }

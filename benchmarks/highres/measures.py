@@ -8,17 +8,16 @@ import numpy as np
 
 from training.adherence import Picture
 
+QUARTERS = 4  # of a block, by which blocks begin later in some layers
 
-def borders(side: int, window_px: int) -> list[int]:
-    """The last pixel before each border of blocks of windows (`distri.layers.windows`) along one side."""
+
+def borders(side: int, window_px: int, quarters: float = 0) -> list[int]:
+    """The last pixel before each border of blocks of windows (`distri.layers.windows`) along one side.
+
+    `quarters`: of a block, by which they begin later. Half a quarter is a place where no layer has borders.
+    """
     block = window_px // 2
-    return [at - 1 for at in range(block, side, block)]
-
-
-def elsewhere(side: int, window_px: int) -> list[int]:
-    """As many places half a block beside the borders: what `seam` has there is the pictures' difference and chance."""
-    quarter = window_px // 4
-    return [at + quarter for at in borders(side, window_px)]
+    return [at - 1 for at in range(block + round(quarters * block / QUARTERS), side, block)]
 
 
 def seam(picture: Picture, reference: Picture, at: Sequence[int]) -> float:
