@@ -1,7 +1,7 @@
-"""Measure how much detail a model's latents have: `python -m distri.measure_detail MODEL PROMPTS.txt`.
+"""Measure what detail a model's latents have: `python -m distri.measure_detail MODEL PROMPTS.txt`.
 
-Renders a picture of the model's own size for each line, and keeps the variance of their latents' finest detail beside
-the model (`distri.model.passes.latent_detail`), where a cascade reads it.
+Renders a picture of the model's own size for each line, and keeps what their latents' finest detail is beside the model
+(`distri.model.passes.latent_detail`), where a cascade reads it.
 """
 
 import argparse
@@ -16,14 +16,30 @@ from distri.model.image import ImageSpec
 from distri.model.passes.latent_detail import LatentDetail
 from distri.ranks.mesh import Mesh
 from distri.sampling.control import Control
-from distri.sampling.haar import analysed
+from distri.sampling.haar import analysed, smooth_detail
+
+_MEDIAN_SQUARE = 0.4549364  # of unit Gaussian numbers: the median of chi squared with one degree of freedom
 
 
 def detail_of(latents_BCHW: Tensor) -> LatentDetail:
-    """The detail of latents without noise; both sides are even."""
-    detail_BC3HW = analysed(latents_BCHW.double())[:, :, 1:]
-    variances_C3 = detail_BC3HW.square().mean(dim=(0, 3, 4))  # its mean is 0
-    return LatentDetail(len(latents_BCHW), tuple(tuple(round(one, 6) for one in row) for row in variances_C3.tolist()))
+    """The detail of latents without noise, by linear regression on what a smaller latent foresees; sides are even.
+
+    The variance around what is expected is that of Gaussian numbers with the same median square: what is far from it,
+    at edges, has shapes that noise does not resemble.
+    """
+    coefficients_BC4HW = analysed(latents_BCHW.double())
+    detail_BC3HW = coefficients_BC4HW[:, :, 1:]  # its mean is 0
+    # A picture of half the sides shows the mean of four, half the first coefficient.
+    foreseen_BC3HW = smooth_detail(coefficients_BC4HW[:, :, 0] / 2)
+    common_C3, foreseen_C3 = ((one * foreseen_BC3HW).mean(dim=(0, 3, 4)) for one in (detail_BC3HW, foreseen_BC3HW))
+    slopes_C3 = torch.where(foreseen_C3 > 0, common_C3 / foreseen_C3, 0.0)
+    left_BC3HW = detail_BC3HW - slopes_C3[:, :, None, None] * foreseen_BC3HW
+    medians_C3 = left_BC3HW.square().movedim(0, 2).flatten(2).median(dim=2).values
+    return LatentDetail(len(latents_BCHW), _rounded(medians_C3 / _MEDIAN_SQUARE), _rounded(slopes_C3))
+
+
+def _rounded(table_C3: Tensor) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(round(one, 6) for one in row) for row in table_C3.tolist())
 
 
 def measured(

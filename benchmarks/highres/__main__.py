@@ -10,7 +10,7 @@ import json
 import shlex
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,7 +38,7 @@ GUIDANCE = 5.0
 
 
 def main() -> None:
-    """Paint what is missing, read all, and write benchmarks/results/highres.json."""
+    """Paint what is missing, read all, and write the figures of these ways into benchmarks/results/highres.json."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "demo", help="an SDXL folder; %(default)s")
     parser.add_argument(
@@ -59,20 +59,18 @@ def main() -> None:
     engine = Engine.load(asked.model, Mesh.single(), dtype=torch.float32, settings=settings)
     _paint(engine, folder, [_spec(scene, number, asked) for number, scene in enumerate(scenes)], wanted)
     reader = adherence.Reader(asked.side, asked.side, known=asked.known)
-    found = {name: _read(folder, name, scenes, reader, (asked.side, asked.native_px)) for name in wanted}
     command = f"python -m benchmarks.highres --prompts {asked.prompts} --side {asked.side} --ways {shlex.join(wanted)}"
-    results = {
-        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command,
-        **machine(),
-        "side_px": asked.side,
-        "native_px": asked.native_px,
-        "steps": asked.steps,
-        "prompts": asked.prompts,
-        "ways": found,
+    common = {"side_px": asked.side, "native_px": asked.native_px, "steps": asked.steps, "prompts": asked.prompts}
+    made = {"measured": datetime.now(UTC).isoformat(timespec="seconds"), "command": command, **machine()}
+    found = {
+        name: made | _read(folder, name, scenes, reader, asked.native_px if highres.window_px else None)
+        for name, highres in wanted.items()
     }
     sizes = json.loads(asked.out.read_text()) if asked.out.exists() else {}
-    asked.out.write_text(json.dumps(sizes | {str(asked.side): results}, indent=1) + "\n")
+    before = sizes.get(str(asked.side), {})
+    same = {name: before.get(name) for name in common} == common
+    sizes[str(asked.side)] = common | {"ways": (before["ways"] if same else {}) | found}
+    asked.out.write_text(json.dumps(sizes, indent=1) + "\n")
 
 
 def _spec(scene: Scene, number: int, asked: argparse.Namespace) -> ImageSpec:
@@ -101,11 +99,13 @@ def _paint(engine: Engine, folder: Path, specs: Sequence[ImageSpec], wanted: dic
 
 
 def _read(
-    folder: Path, name: str, scenes: Sequence[Scene], reader: adherence.Reader, sides: tuple[int, int]
+    folder: Path, name: str, scenes: Sequence[Scene], reader: adherence.Reader, window_px: int | None
 ) -> dict[str, Any]:
-    """The figures of one way: how many have each trait as named and one light, and steepness beside the first way's."""
+    """The figures of one way: how many have each trait as named and one light, and what its windows' borders show.
+
+    `window_px`: side of its windows; None is none. Their borders are compared with `refine`'s pictures.
+    """
     pictures = list(_pictures(folder, name, len(scenes)))
-    pairs = list(zip(pictures, _pictures(folder, "refine", len(scenes)), strict=True))
     named = [adherence.wanted(scene) for scene in scenes]
     right = [found == own for found, own in zip(map(reader.read, pictures), named, strict=True)]
     shares = adherence.scored([reader.read(one) for one in pictures], named)
@@ -117,13 +117,22 @@ def _read(
         **{trait: round(share * len(scenes)) for trait, share in shares.items()},
         "right": right,
         "one light": sum(lights(one) == 1 for one in pictures),
-        "seam": [
-            [measures.seam(*pair, measures.borders(*sides, quarters)) for quarters in range(measures.QUARTERS)]
-            for pair in pairs
-        ],
-        "seam elsewhere": [measures.seam(*pair, measures.borders(*sides, 0.5)) for pair in pairs],
+        **({} if window_px is None else _seams(pictures, _pictures(folder, "refine", len(scenes)), window_px)),
         "detail": [measures.detail(one) for one in pictures],
         "cpu_s": float(np.median(spent)),
+    }
+
+
+def _seams(pictures: Iterable[adherence.Picture], whole: Iterable[adherence.Picture], window_px: int) -> dict[str, Any]:
+    """How steep pictures are across borders, wherever layers may have them, and where none has, beside others."""
+    pairs = list(zip(pictures, whole, strict=True))
+    side = len(pairs[0][0])
+    return {
+        "seam": [
+            [measures.seam(*pair, measures.borders(side, window_px, quarters)) for quarters in range(measures.QUARTERS)]
+            for pair in pairs
+        ],
+        "seam elsewhere": [measures.seam(*pair, measures.borders(side, window_px, 0.5)) for pair in pairs],
     }
 
 

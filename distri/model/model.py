@@ -117,7 +117,7 @@ def load(
         recipe,
         zeros_for_none=checkpoint.zeros_for_none,
         notes=checkpoint.notes,
-        detail=LatentDetail.read(files.path),
+        detail=LatentDetail.read(files.path, networks[UNET].config.out_channels),
     )
 
 

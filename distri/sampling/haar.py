@@ -4,6 +4,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def analysed(x_BCHW: Tensor) -> Tensor:
@@ -31,3 +32,8 @@ def halved(x_BCHW: Tensor, times: int) -> Tensor:
     for _ in range(times):
         x_BCHW = analysed(x_BCHW)[:, :, 0]
     return x_BCHW
+
+
+def smooth_detail(x_BCHW: Tensor) -> Tensor:
+    """The detail, BC3HW, of a latent of twice the sides that shows no more than this one: its bicubic enlargement's."""
+    return analysed(functional.interpolate(x_BCHW, scale_factor=2, mode="bicubic", align_corners=False))[:, :, 1:]

@@ -116,6 +116,7 @@ class Preparation:
         picture: EncodedPicture | None = None,
         *,
         filling: Filling | None = None,
+        clean_1CHW: Tensor | None = None,
     ) -> tuple[Tensor, Denoising]:
         """What pass `number` of an image starts from: noise, or noise added to a latent of this pass's size.
 
@@ -125,6 +126,7 @@ class Preparation:
             latent_1CHW: what it begins with; None is noise. A masked picture of strength 1 gives nothing of itself.
             picture: in this size, of which a part is painted anew.
             filling: of that part in rounds; what is started is its next walk, or the pass itself after the last.
+            clean_1CHW: of a cascade, the latent without noise as the smaller picture's pass saw it last.
 
         Returns:
             The whole latent, 1CHW, float32, equal on all ranks; and what is to be done with it.
@@ -159,9 +161,10 @@ class Preparation:
         if probe is not None:
             walk = probe.walk(self._model.scheduler, generator, device)
         before = prepared.plan.stages[number - 1].part if number else None
-        if stage.part is not None and before is not None and latent_1CHW is not None:
+        if stage.part is not None and before is not None and latent_1CHW is not None and clean_1CHW is not None:
             doublings = before.halvings - stage.part.halvings
-            grown_1CHW = grown(latent_1CHW, doublings, walk.sigma, generator, self._model.detail)
+            detail = self._model.detail
+            grown_1CHW = grown(latent_1CHW, clean_1CHW, doublings, sigma=walk.sigma, generator=generator, detail=detail)
             return grown_1CHW, Denoising(walk, conditions, guidance, self.window_of(stage))
         unit = noise(generator, channels, *self.latent_size(stage))
         unit = unit.to(device)
@@ -230,7 +233,7 @@ class Preparation:
         )
 
     def _warnings_of(self, image: ImageSpec, plan: RenderPlan) -> tuple[str, ...]:
-        """Embeddings that only one of the encoders knows, and a cascade whose new detail is noise alone."""
+        """Embeddings that only one of the encoders knows, and a cascade whose new detail nobody has measured."""
         unmeasured: tuple[str, ...] = ()
         if self._model.detail is None and len(plan.stages) > 1 and plan.stages[0].part is not None:
             unmeasured = (UNMEASURED,)

@@ -214,7 +214,8 @@ class ImageRender:
         self._number += 1
         stage, how = self._stage, prepared.image.highres.enlargement
         if stage.part is not None:  # the same trajectory goes on
-            return self._pass(*parts.preparation.start_pass(self._number, prepared, ended.latent_1CHW))
+            start, clean_1CHW = parts.preparation.start_pass, ended.predicted[-1]
+            return self._pass(*start(self._number, prepared, ended.latent_1CHW, clean_1CHW=clean_1CHW))
         with parts.spans.about(**self.about):
             latent_1CHW, repairs = parts.with_room(
                 partial(parts.vae.enlarge, ended.latent_1CHW, stage.height, stage.width, how)

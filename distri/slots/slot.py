@@ -26,7 +26,8 @@ class Slot:
         index: how many evaluations are behind it.
         synchronous, displaced: how many of them were which.
         others: most images that were evaluated together with it at a time.
-        predicted: the latent without noise as each evaluation saw it, where the pass is for that.
+        predicted: the latent without noise as each evaluation saw it, where the pass is for that; as the last one saw
+            it, where a larger picture goes on from it.
     """
 
     def __init__(self, latent_1CHW: Tensor, denoising: Denoising) -> None:
@@ -127,9 +128,10 @@ class Slot:
         prediction_1CHW = self._combined(predictions)
         timestep = self._timesteps[self.index]
         steps, kept = self._denoising.steps, None if self._denoising.around is not None else self._denoising.kept
+        if self._denoising.redraws is not None or (steps.grows and self.left == 1):
+            self.predicted.append(steps.predicted(prediction_1CHW, self.latent_1CHW, self.index))
         if self._denoising.redraws is not None:
-            clean_1CHW = steps.predicted(prediction_1CHW, self.latent_1CHW, self.index)
-            self.predicted.append(clean_1CHW)
+            clean_1CHW = self.predicted[-1]
             unit = upload(noise(self._denoising.redraws, *clean_1CHW.shape[1:]), clean_1CHW.device)
             latent_1CHW = steps.noised(clean_1CHW, unit, self.index + 1)
             kept = None if kept is None else replace(kept, noise=unit)

@@ -1,6 +1,8 @@
 """One trajectory over several sizes: its noise and variances, and the plain one where nothing is smaller."""
 
+import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from distri.engine import Engine, EngineSettings
@@ -26,7 +29,7 @@ from distri.ranks.errors import BadImage, ModelError, UnknownScheduler
 from distri.ranks.mesh import Mesh
 from distri.sampling.cascade import UNMEASURED, grown, raised
 from distri.sampling.control import Control
-from distri.sampling.haar import analysed, halved, synthesised
+from distri.sampling.haar import analysed, halved, smooth_detail, synthesised
 from pipeline.deployment import cascade_steps, cost
 from pipeline.deployment.control_cost import MEGA
 from pipeline.picture import Cascade
@@ -53,28 +56,77 @@ CPU = torch.device("cpu")
 def test_down_after_up_is_the_identity_and_unit_noise_stays_unit() -> None:
     x, noise = seeded(1, 1, 4, 6, 10), seeded(2, 1, 4, 12, 20)
     new = analysed(noise)[:, :, 1:]
-    up = raised(x, new, 3.0, torch.zeros(4, 3))
+    up = raised(x, torch.zeros_like(new), new, 3.0, torch.zeros(4, 3))
     assert relative(halved(up, 1), 2 * x) < 1e-6
     assert relative(synthesised(analysed(noise)), noise) < 1e-6
     # An orthonormal map of unit noise is unit noise: its matrix times its transpose is the identity.
     basis = torch.eye(16, dtype=torch.float64).view(16, 1, 4, 4)
     matrix = analysed(basis).reshape(16, 16)
     assert (matrix @ matrix.T - torch.eye(16)).abs().max() < 1e-6
-    scaled = raised(halved(noise, 1) * 1.5, new, 3.0, torch.zeros(4, 3))
+    scaled = raised(halved(noise, 1) * 1.5, torch.zeros_like(new), new, 3.0, torch.zeros(4, 3))
     assert relative(scaled, 3.0 * noise) < 1e-6
 
 
 def test_what_grows_keeps_what_is_there_and_gets_noise_of_its_own_for_the_rest() -> None:
     small = seeded(1, 1, 4, 64, 80)
-    large = grown(small, 2, 6.0, torch.Generator().manual_seed(5), None)
+    large = _grown(small, 5)
     assert relative(halved(large, 2), 4 * small) < 1e-6
     finest = analysed(large)
     for level, sigma in ((finest[:, :, 1:], 6.0), (analysed(finest[:, :, 0])[:, :, 1:], 6.0)):
         # Of the smaller picture sigma is half, and its coefficients are twice a level.
         assert abs(float(level.std()) / sigma - 1) < 0.02
-    other = grown(small, 2, 6.0, torch.Generator().manual_seed(6), None)
+    other = _grown(small, 6)
     assert relative(halved(other, 2), 4 * small) < 1e-6
     assert relative(other, large) > 0.1
+
+
+def _grown(small: Tensor, seed: int) -> Tensor:
+    return grown(small, small, 2, sigma=6.0, generator=torch.Generator().manual_seed(seed), detail=None)
+
+
+def _drawn(seed: int, slopes: Tensor, variances: Tensor, smaller: Tensor) -> Tensor:
+    """A latent of twice the sides whose detail is a multiple of the smaller one's enlarged, and beside it noise."""
+    noise = seeded(seed, *smaller.shape[:2], 3, *smaller.shape[2:], dtype=torch.float32)
+    foreseen = smooth_detail(smaller) * slopes[None, :, :, None, None]
+    detail = foreseen + noise * variances.sqrt()[None, :, :, None, None]
+    return synthesised(torch.cat((2 * smaller[:, :, None], detail), 2))
+
+
+def test_what_the_smaller_picture_tells_of_the_detail_is_measured_and_expected() -> None:
+    """Latents of a known law: its numbers are found; what grows on the way has the law's detail, and the noise's."""
+    slopes, variances = (
+        torch.tensor([[0.9, 1.3, -0.4], [0.0, 0.6, 1.0]]),
+        torch.tensor([[0.2, 0.4, 0.1], [0.3, 0.1, 0.5]]),
+    )
+    smaller = 2 * halved(seeded(1, 1, 2, 512, 512, dtype=torch.float32), 2)
+    smaller = functional.interpolate(smaller, scale_factor=2, mode="bilinear")  # neighbours that are alike
+    found = detail_of(_drawn(2, slopes, variances, smaller))
+    assert (found.slopes_C3 - slopes).abs().max() < 0.02
+    assert (found.variances_C3 / variances - 1).abs().max() < 0.03
+    sigma, generator = 0.5, torch.Generator().manual_seed(3)
+    noisy = smaller + sigma / 2 * seeded(4, *smaller.shape, dtype=torch.float32)
+    large = grown(noisy, smaller, 1, sigma=sigma, generator=generator, detail=found)
+    again = detail_of(synthesised(torch.cat((2 * smaller[:, :, None], analysed(large)[:, :, 1:]), 2)))
+    assert (again.slopes_C3 - slopes).abs().max() < 0.05
+    assert (again.variances_C3 / (variances + sigma**2) - 1).abs().max() < 0.03
+
+
+def test_what_lies_far_from_what_is_expected_is_no_noise() -> None:
+    """One element in a hundred is an edge, whose detail is large: the variance is that of all others."""
+    latents = 0.5 * seeded(1, 1, 1, 512, 512, dtype=torch.float32)
+    edges = (seeded(2, 1, 1, 512, 512, dtype=torch.float32) > 2.33) * 20.0
+    plain, edged = (detail_of(one).variances_C3 for one in (latents, latents + edges))
+    assert (plain / 0.25 - 1).abs().max() < 0.03
+    assert (edged / plain - 1).abs().max() < 0.15
+
+
+def test_what_grows_twice_expects_the_finer_detail_from_what_it_expected_first() -> None:
+    clean = seeded(1, 1, 1, 6, 10, dtype=torch.float32)
+    detail = LatentDetail(1, ((0.0,) * 3,), ((1.0, 0.5, 0.25),))
+    once = _drawn(2, detail.slopes_C3, torch.zeros(1, 3), clean)
+    twice = _drawn(2, detail.slopes_C3, torch.zeros(1, 3), once)
+    generator = torch.Generator().manual_seed(3)
+    assert relative(grown(clean, clean, 2, sigma=0.0, generator=generator, detail=detail), twice) < 1e-6
 
 
 def _walk(steps: int, part: Part) -> Steps:
@@ -93,11 +145,10 @@ def test_gaussian_latents_keep_their_variances_within_and_beside_the_subspace() 
     steps, parts = 1000, [Part(0, 400, 2), Part(400, 650, 1), Part(650, 1000, 0)]
     low, *new = _unit_noises()
     latent: Tensor | None = None
-    detail = LatentDetail(1, tuple(map(tuple, details.tolist())))
     for number, part in enumerate(parts):
         walk = _walk(steps, part)
         latent = (
-            raised(latent, new[number - 1], walk.sigma, detail.variances_C3)
+            raised(latent, torch.zeros_like(new[number - 1]), new[number - 1], walk.sigma, details)
             if latent is not None
             else (walk.begin(None, low))
         )
@@ -166,14 +217,23 @@ def test_a_cascade_begins_as_the_plain_small_picture_of_its_seed(model_dir: Path
     assert relative(wider, plain) < 1e-5
 
 
+@pytest.fixture
+def measured_model(model_dir: Path, tmp_path: Path) -> Path:
+    """With a file of its latents' detail."""
+    model = shutil.copytree(model_dir, tmp_path / "measured")
+    rows = [[0.1 * (channel + number) for number in range(3)] for channel in range(4)]
+    LatentDetail(16, tuple(map(tuple, rows)), tuple(tuple(1 - one for one in row) for row in rows)).write(model)
+    return model
+
+
 @pytest.mark.parametrize(("count", "layout"), [(2, "1x1x2"), (3, "1x1x3"), (4, "1x2x2")])
 def test_a_cascade_is_the_same_for_every_layout(
-    ranks: Callable[[int], Ranks], model_dir: Path, count: int, layout: str
+    ranks: Callable[[int], Ranks], measured_model: Path, count: int, layout: str
 ) -> None:
     """Of two growths, with noise that steps add, in a size that is cut out of its canvas."""
     image = replace(IMAGE, width=331, height=281, scheduler=CASCADING[1], highres=Highres(switch_at=0.6))
-    alone = _rendered(model_dir, image)
-    answers = ranks(count).run(on_ranks.render, model_dir, layout, EXACT, [image])
+    alone = _rendered(measured_model, image)
+    answers = ranks(count).run(on_ranks.render, measured_model, layout, EXACT, [image])
     found = answers[0][0]
     assert np.abs(found.pixels.astype(int) - alone.pixels).max() <= 1
     assert [(stage.size, stage.part) for stage in found.stages] == [
@@ -183,7 +243,22 @@ def test_a_cascade_is_the_same_for_every_layout(
     ]
     assert (found.canvas, found.crop) == ((352, 288), (10, 3))
     assert found.evaluations.synchronous == 5
-    assert UNMEASURED in found.warnings
+    assert UNMEASURED not in found.warnings
+
+
+def test_what_is_expected_of_the_detail_shows_and_a_warning_says_where_nothing_is(
+    model_dir: Path, measured_model: Path
+) -> None:
+    """The larger picture goes on from the last prediction of the smaller one."""
+    image = replace(IMAGE, steps=3)
+    plain, measured = (_rendered(model, image) for model in (model_dir, measured_model))
+    assert (UNMEASURED in plain.warnings, UNMEASURED in measured.warnings) == (True, False)
+    file = file_beside(measured_model)
+    found = json.loads(file.read_text())
+    file.write_text(json.dumps(found | {"slopes": [[0, 0, 0]] * 4}))
+    without = _rendered(measured_model, image)
+    assert measured.pixels is not None and without.pixels is not None  # noqa: PT018 - for mypy
+    assert not np.array_equal(measured.pixels, without.pixels)
 
 
 def test_every_size_warms_up_and_is_displaced_by_itself(ranks: Callable[[int], Ranks], model_dir: Path) -> None:
@@ -199,7 +274,8 @@ def test_what_changes_in_the_middle_of_a_prompt_changes_at_that_step_of_the_whol
     changing = WeightedPrompt(Weighting.A1111, (Composable((Period(cat, 4), Period(dog, None)), 1.0),))
     prepared = preparation.prepare(replace(IMAGE, prompt=changing), low_memory=False)
     latent = torch.zeros(1, 4, *preparation.latent_size(prepared.plan.stages[0]))
-    first, second = (preparation.start_pass(number, prepared, [None, latent][number])[1] for number in (0, 1))
+    first = preparation.start_pass(0, prepared, None)[1]
+    second = preparation.start_pass(1, prepared, latent, clean_1CHW=latent)[1]
     assert (first.conditions.changes, second.conditions.changes) == (frozenset({4}), frozenset({1}))
     assert [first.steps.share(0), second.steps.share(0)] == [0, 0.6]
 
@@ -314,17 +390,35 @@ def test_estimates_count_the_steps_that_are_walked_in_each_size(
 def test_detail_is_kept_beside_a_model(tmp_path: Path) -> None:
     latents = 0.5 * torch.randn(2, 4, 64, 64, generator=torch.Generator().manual_seed(1))
     found = detail_of(latents)
-    assert np.allclose(found.variances, 0.25, rtol=0.1)
-    assert LatentDetail.read(tmp_path) is None
+    assert np.allclose(found.variances, 0.25, rtol=0.15)  # of neighbours that are unlike nothing is foreseen
+    assert LatentDetail.read(tmp_path, 4) is None
     found.write(tmp_path)
-    assert LatentDetail.read(tmp_path) == found
+    assert LatentDetail.read(tmp_path, 4) == found
     single = tmp_path / "model.safetensors"
     single.touch()
     found.write(single)
     assert file_beside(single).name == "model.latent_detail.json"
-    file_beside(tmp_path).write_text('{"pictures": 1, "variances": [[1, 2]]}')
+    file_beside(tmp_path).write_text('{"pictures": 1, "variances": [[1, 2, 3]]}')  # of an earlier version
+    assert LatentDetail.read(tmp_path, 1) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"pictures": 1, "variances": [[1, 2]]}',
+        '{"pictures": 1, "variances": [[1, 2, -3]]}',
+        '{"pictures": 1, "variances": [[1, 2, 3]], "slopes": [[1, 2, NaN]]}',
+        '{"pictures": 1, "variances": [[1, 2, 3]], "slopes": []}',
+        '{"pictures": 1, "variances": [[1, 2, 3]], "slopes": [[1, 2, 3], [1, 2, 3]]}',
+        '{"pictures": 1, "slopes": [[1, 2, 3]]}',
+        '{"pictures": 1, "variances": [[1, 2, 3], [1, 2, 3]], "slopes": [[1, 2, 3], [1, 2, 3]]}',
+        "[]",
+    ],
+)
+def test_a_file_of_detail_that_is_none_is_refused_with_what_writes_it(tmp_path: Path, text: str) -> None:
+    file_beside(tmp_path).write_text(text)
     with pytest.raises(ModelError, match="measure_detail"):
-        LatentDetail.read(tmp_path)
+        LatentDetail.read(tmp_path, 1)
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,8 @@ class Steps:
         schedule: Schedule = OWN_SCHEDULE,
         part: Part | None = None,
     ) -> None:
-        self._scheduler, self._device = scheduler, device
+        self._scheduler, self._device, self._steps = scheduler, device, steps
+        self.grows = part is not None and part.halvings > 0  # a larger picture goes on where it ends
         if schedule.timesteps is not None and len(schedule.timesteps) == steps:
             scheduler.set_timesteps(timesteps=list(schedule.timesteps), device="cpu")
         elif schedule.sigmas is not None and len(schedule.sigmas) == steps:
@@ -170,7 +171,6 @@ class Steps:
             scheduler.set_timesteps(steps, device="cpu")
         # As diffusers' image-to-image pipelines count: whole steps, each of `order` timesteps.
         left_out = steps - min(max(1, int(steps * strength)), steps)
-        self._steps = steps
         first, end = left_out * scheduler.order, len(scheduler.timesteps)
         switch = end if switch_at is None else max(_before(scheduler, switch_at), first + scheduler.order)
         self.steps_before = (switch - first) // scheduler.order if refines else 0  # that the base model walks
