@@ -151,11 +151,6 @@ def check(model: Model) -> None:
             f"the UNet takes {channels[0]} channels and gives {channels[1]}, the VAE's latents have {channels[2]}; "
             "equal numbers wanted, or to be taken one more than twice as many (inpainting)"
         )
-    if model.detail is not None and len(model.detail.variances) != vae.latent_channels:
-        raise ModelError(
-            f"its latent detail is that of {len(model.detail.variances)} channels, the VAE's latents have "
-            f"{vae.latent_channels}; `python -m distri.measure_detail` measures it anew"
-        )
     smaller = 1 << (len(vae.block_out_channels) - 1)
     if FACTOR % smaller:
         raise ModelError(f"the VAE's latents are {smaller} times smaller than its pixels; at most {FACTOR} wanted")

@@ -161,7 +161,9 @@ class Preparation:
         if probe is not None:
             walk = probe.walk(self._model.scheduler, generator, device)
         before = prepared.plan.stages[number - 1].part if number else None
-        if stage.part is not None and before is not None and latent_1CHW is not None and clean_1CHW is not None:
+        if stage.part is not None and before is not None and latent_1CHW is not None:
+            if clean_1CHW is None:
+                raise AssertionError("a latent grows with what it is without noise")
             doublings = before.halvings - stage.part.halvings
             detail = self._model.detail
             grown_1CHW = grown(latent_1CHW, clean_1CHW, doublings, sigma=walk.sigma, generator=generator, detail=detail)

@@ -18,6 +18,7 @@ _PATH = re.compile(
     rf"(?<![\w./-])(?:{FOLDERS})(?:/[\w.*-]+)*/(?:[\w-]+\.(?:py|lua|md|svg|yaml|jsonl|json)|(?=[`\s,)]))"
 )
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+_TO_HEADING = re.compile(r"\]\(([^)#\s]*)#([^)\s]+)\)")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -31,6 +32,22 @@ def test_every_path_that_a_page_names_exists(page: Path) -> None:
 def test_every_relative_link_leads_somewhere(page: Path) -> None:
     links = [link for link in _LINK.findall(page.read_text()) if "://" not in link and not link.startswith("mailto:")]
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_to_a_heading_finds_it(page: Path) -> None:
+    found = [
+        ((page.parent / link) if link else page, heading) for link, heading in _TO_HEADING.findall(page.read_text())
+    ]
+    pages = [(other, heading) for other, heading in found if other.suffix == ".md" and other.is_file()]
+    assert [f"{other.name}#{heading}" for other, heading in pages if heading not in _headings(other)] == []
+
+
+def _headings(page: Path) -> set[str]:
+    """As GitHub names them in addresses: in small letters, without links and punctuation, hyphens for spaces."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    titles = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title) for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def test_every_page_of_docs_is_reached_from_the_readme() -> None:

@@ -68,10 +68,9 @@ class LatentDetail:
             return cls(int(found["pictures"]), variances, slopes) if "slopes" in found else None
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise ModelError(
-                f"{file.name} beside {model.name}: {error}; `python -m distri.measure_detail` writes it anew"
-            ) from error
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+            anew = "delete it, and `python -m distri.measure_detail` writes it anew"
+            raise ModelError(f"{file.name} beside {model.name}: {error}; {anew}") from error
 
 
 def file_beside(model: Path) -> Path:

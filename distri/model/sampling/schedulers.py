@@ -245,7 +245,7 @@ class Steps:
         one, none = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
         a, b = float(self.noised(one, none, index)), float(self.noised(none, one, index))
         kind = self._scheduler.config.get("prediction_type", "epsilon")
-        if kind == "sample":
+        if kind in {"sample", "original_sample"}:
             return prediction
         if kind == "v_prediction":
             return (a * latent - b * math.hypot(a, b) * prediction) / (a * a + b * b)
