@@ -27,7 +27,7 @@ from distri.model.passes.stages import Highres, Part
 from distri.model.sampling.schedulers import CASCADING, Steps
 from distri.model.text.weighted_prompt import Composable, Period, Span, WeightedPrompt, Weighting
 from distri.model.text.weighted_prompt import Part as TextPart
-from distri.ranks.errors import BadImage, ModelError, UnknownScheduler
+from distri.ranks.errors import BadImage, UnknownScheduler
 from distri.ranks.mesh import Mesh
 from distri.ranks.phase import Evaluation, Phase
 from distri.sampling.cascade import UNMEASURED, grown, raised
@@ -116,15 +116,6 @@ def test_what_the_smaller_picture_tells_of_the_detail_is_measured_and_expected()
     again = detail_of(synthesised(torch.cat((2 * smaller[:, :, None], analysed(large)[:, :, 1:]), 2)))
     assert (again.slopes_C3 - slopes).abs().max() < 0.05
     assert (again.variances_C3 / (variances + sigma**2) - 1).abs().max() < 0.03
-
-
-def test_what_lies_far_from_what_is_expected_is_no_noise() -> None:
-    """One element in a hundred is an edge, whose detail is large: the variance is that of all others."""
-    latents = 0.5 * seeded(1, 1, 1, 512, 512, dtype=torch.float32)
-    edges = (seeded(2, 1, 1, 512, 512, dtype=torch.float32) > 2.33) * 20.0
-    plain, edged = (detail_of(one).variances_C3 for one in (latents, latents + edges))
-    assert (plain / 0.25 - 1).abs().max() < 0.03
-    assert (edged / plain - 1).abs().max() < 0.15
 
 
 def test_what_grows_twice_expects_the_finer_detail_from_what_it_expected_first() -> None:
@@ -424,39 +415,6 @@ def test_estimates_count_the_steps_that_are_walked_in_each_size(
     assert cost.tera_operations(row, 1024) == pytest.approx(cost.tera_operations(direct, 1024) - saved)
     assert cascade_steps.halvings(*size, base_px) == halvings_for(*size, base_px)
     assert CASCADING == samplers.CASCADING
-
-
-def test_detail_is_kept_beside_a_model(tmp_path: Path) -> None:
-    found = detail_of(0.5 * seeded(1, 2, 4, 256, 256))
-    assert np.allclose(found.variances, 0.25, rtol=0.1)  # of neighbours that are unlike nothing is foreseen
-    assert LatentDetail.read(tmp_path, 4) is None
-    found.write(tmp_path)
-    assert LatentDetail.read(tmp_path, 4) == found
-    single = tmp_path / "model.safetensors"
-    single.touch()
-    found.write(single)
-    assert file_beside(single).name == "model.latent_detail.json"
-    file_beside(tmp_path).write_text('{"pictures": 1, "variances": [[1, 2, 3]]}')  # of an earlier version
-    assert LatentDetail.read(tmp_path, 1) is None
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        '{"pictures": 1, "variances": [[1, 2]]}',
-        '{"pictures": 1, "variances": [[1, 2, -3]]}',
-        '{"pictures": 1, "variances": [[1, 2, 3]], "slopes": [[1, 2, NaN]]}',
-        '{"pictures": 1, "variances": [[1, 2, 3]], "slopes": []}',
-        '{"pictures": 1, "variances": [[1, 2, 3]], "slopes": [[1, 2, 3], [1, 2, 3]]}',
-        '{"pictures": 1, "slopes": [[1, 2, 3]]}',
-        '{"pictures": 1, "variances": [[1, 2, 3], [1, 2, 3]], "slopes": [[1, 2, 3], [1, 2, 3]]}',
-        "[]",
-    ],
-)
-def test_a_file_of_detail_that_is_none_is_refused_with_what_writes_it(tmp_path: Path, text: str) -> None:
-    file_beside(tmp_path).write_text(text)
-    with pytest.raises(ModelError, match="measure_detail"):
-        LatentDetail.read(tmp_path, 1)
 
 
 @pytest.mark.parametrize(
