@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.deployment.control_cost import MEGA
-from pipeline.deployment.cost import assumed_rate
 from pipeline.deployment.layouts import Layout, planned_layout
+from pipeline.deployment.speed import assumed_rate
 
 
 @dataclass(frozen=True)

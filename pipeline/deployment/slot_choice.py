@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.deployment.cost import SLOTS, Speed, SpeedKey, expected_speed, size_class
 from pipeline.deployment.layouts import Layout
+from pipeline.deployment.speed import SLOTS, Speed, SpeedKey, expected_speed, size_class
 
 # Less is not worth what a larger table takes: memory, and the time until an image is finished.
 WORTH = 1.1

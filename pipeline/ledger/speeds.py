@@ -12,9 +12,9 @@ import redis
 import structlog
 from pydantic import ConfigDict, RootModel
 
-from pipeline.deployment.cost import Speed, SpeedKey
 from pipeline.deployment.displacement import Exchange
 from pipeline.deployment.layouts import Layout
+from pipeline.deployment.speed import Speed, SpeedKey
 from pipeline.errors import RecordUnreadable
 from pipeline.ledger.store import Store
 from pipeline.schema import read_record

@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.deployment.adapter_memory import adapter_pixels
 from pipeline.deployment.announcement import Deployment
-from pipeline.deployment.cost import UNKNOWN_IMAGES, Speed, SpeedKey, expected_speed, paces, size_class, tera_operations
+from pipeline.deployment.cost import tera_operations
 from pipeline.deployment.slot_choice import chosen_slots
+from pipeline.deployment.speed import UNKNOWN_IMAGES, Speed, SpeedKey, expected_speed, paces, size_class
 from pipeline.picture import Format
 from pipeline.promptset.fields.row import ResolvedRow
 

@@ -13,8 +13,9 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
 
 from pipeline.deployment.control_cost import MEGA
-from pipeline.deployment.cost import SDXL_NATIVE_PX, assumed_rate, tera_operations
+from pipeline.deployment.cost import SDXL_NATIVE_PX, tera_operations
 from pipeline.deployment.layouts import Layout
+from pipeline.deployment.speed import assumed_rate
 from pipeline.errors import IllegalMove
 from pipeline.names import MAX_IMAGES_OF_BATCH, Id, job_ref
 from pipeline.promptset.fields.row import ResolvedRow
@@ -127,7 +128,7 @@ class Pace(BaseModel):
     Attributes:
         job_seconds: of rendering that one job is cut to.
         layout: of its pods, as far as known then.
-        faster: by model, how many times as fast as assumed (`pipeline.deployment.cost`).
+        faster: by model, how many times as fast as assumed (`pipeline.deployment.speed`).
         native_px: by model.
     """
 

@@ -7,7 +7,8 @@ from contextlib import nullcontext
 import structlog
 
 from pipeline.deployment.announcement import Deployment
-from pipeline.deployment.cost import SDXL_NATIVE_PX, UNKNOWN_IMAGES, paces
+from pipeline.deployment.cost import SDXL_NATIVE_PX
+from pipeline.deployment.speed import UNKNOWN_IMAGES, paces
 from pipeline.errors import RecordTooNew, RecordUnreadable
 from pipeline.process.parallel import in_order
 from pipeline.records.batch import BatchRecord, JobRecord, Pace, Plan, advance, changed

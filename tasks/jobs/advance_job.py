@@ -14,10 +14,10 @@ from typing import Any
 
 import structlog
 
-from pipeline.deployment.cost import Speed, SpeedKey
 from pipeline.deployment.layout_choice import LayoutChoice, chosen_layout
 from pipeline.deployment.layouts import Layout
 from pipeline.deployment.slot_choice import TRY_EVERY, SlotChoice, chosen_slots, fixed_slots, slots_to_try
+from pipeline.deployment.speed import Speed, SpeedKey
 from pipeline.errors import ServiceError
 from pipeline.ledger.jobs import QueuePlace
 from pipeline.ledger.leases import Held

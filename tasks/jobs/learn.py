@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import structlog
 
-from pipeline.deployment.cost import Speed, SpeedKey, tera_operations
+from pipeline.deployment.cost import tera_operations
+from pipeline.deployment.speed import Speed, SpeedKey
 from pipeline.errors import ServiceError
 from pipeline.records.results import ImageOutcome, ImageResult
 from pipeline.records.usage import Usage

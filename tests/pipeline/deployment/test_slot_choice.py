@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from pipeline.deployment.control_cost import MEGA
-from pipeline.deployment.cost import Speed, SpeedKey, slots_speedup
 from pipeline.deployment.layouts import Layout
 from pipeline.deployment.slot_choice import SlotChoice, chosen_slots, fixed_slots, slots_to_try
+from pipeline.deployment.speed import Speed, SpeedKey, slots_speedup
 
 OF_JOB: dict[str, Any] = {"model": "sdxl", "layout": Layout(1, 1, 1), "exact": False, "images": 64}
 

@@ -9,19 +9,11 @@ from typing import Any
 import pytest
 
 from pipeline.deployment.control_cost import MEGA
-from pipeline.deployment.cost import (
-    UNKNOWN_IMAGES,
-    Speed,
-    SpeedKey,
-    expected_speed,
-    paces,
-    patch_speedup,
-    size_class,
-    tera_operations,
-)
+from pipeline.deployment.cost import tera_operations
 from pipeline.deployment.displacement import Exchange
 from pipeline.deployment.layouts import Layout
 from pipeline.deployment.settings import Settings
+from pipeline.deployment.speed import UNKNOWN_IMAGES, Speed, SpeedKey, expected_speed, paces, patch_speedup, size_class
 from pipeline.ledger import Ledger
 from pipeline.operations.estimate import ASSUMED_IDLE_S, Estimator
 from pipeline.picture import Enlargement, File, Format, Highres, HighresMode, LaterPasses, Scheduler, Syntax

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.deployment.cost import Speed, SpeedKey
 from pipeline.deployment.layouts import Layout
+from pipeline.deployment.speed import Speed, SpeedKey
 from pipeline.operations.status import jobs_status
 from pipeline.records.attempt import AttemptOutcome, AttemptPhase, AttemptSpec, Code
 from pipeline.records.object_keys import BatchObjects
