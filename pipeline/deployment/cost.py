@@ -32,10 +32,8 @@ def tera_operations(picture: Picture, native_px: int) -> float:
 
 
 def _of_passes(picture: Picture, native_px: int) -> float:
-    halves = _conditions_a_step(picture, picture.guidance_scale)
     twice = 2 if picture.scheduler is not None and picture.scheduler.name in TWO_EVALUATIONS else 1
     highres, later = picture.highres, picture.later_passes
-    later_halves = halves if later.guidance_scale is None else _conditions_a_step(picture, later.guidance_scale)
     whole = picture.width * picture.height / MEGA
     first, passes = whole, 0
     if highres.mode is HighresMode.REFINE:
@@ -44,15 +42,15 @@ def _of_passes(picture: Picture, native_px: int) -> float:
     if picture.cascade is not None:
         return _of_cascade(picture, picture.cascade, twice, native_px)
     if picture.image is not None:
-        return _from_picture(picture, whole, twice, halves, later_halves)
-    total: float = picture.steps * twice * halves * _evaluation(picture, first if passes else whole, None)
+        return _from_picture(picture, whole, twice)
+    conditions = _conditions(picture, picture.guidance_scale, picture.steps, range(picture.steps))
+    total = conditions * twice * _evaluation(picture, first if passes else whole, None)
     for number in range(1, passes + 1):
         pixels = first * math.pow(whole / first, number / passes)
         before = first * math.pow(whole / first, (number - 1) / passes)
-        evaluations = max(1, round((highres.steps or picture.steps) * highres.strength)) * twice * later_halves
         if later.enlargement is not Enlargement.LATENTS:
             total += _at(DECODE, before) + _at(ENCODE, pixels)
-        total += evaluations * _evaluation(picture, pixels, later.window_px)
+        total += _conditions_later(picture) * twice * _evaluation(picture, pixels, later.window_px)
     return total + _at(DECODE, whole)
 
 
@@ -63,13 +61,13 @@ def _of_cascade(picture: Picture, cascade: Cascade, twice: int, native_px: int) 
     for number, end in enumerate(cascade_steps.ends(picture.steps, cascade.switch_at, halvings)):
         if end > first:
             scale = cascade.guidance_scale if first and cascade.guidance_scale is not None else picture.guidance_scale
-            evaluations = (end - first) * twice * _conditions_a_step(picture, scale, range(first, end))
-            total += evaluations * _evaluation(picture, whole / 4 ** (halvings - number), None)
+            conditions = _conditions(picture, scale, picture.steps, range(first, end))
+            total += conditions * twice * _evaluation(picture, whole / 4 ** (halvings - number), None)
         first = max(first, end)
     return total + _at(DECODE, whole)
 
 
-def _from_picture(picture: Picture, whole: float, twice: int, halves: float, later_halves: float) -> float:
+def _from_picture(picture: Picture, whole: float, twice: int) -> float:
     """Passes that begin with a picture: the first walks its own share of the schedule, later ones that of highres."""
     image, highres, later, painted = picture.image, picture.highres, picture.later_passes, picture.inpaint
     begins = image.width * image.height / MEGA if image is not None else whole
@@ -82,32 +80,46 @@ def _from_picture(picture: Picture, whole: float, twice: int, halves: float, lat
     for number in range(1, passes + 1):
         pixels = begins * math.pow(whole / begins, number / passes) if number < passes else whole
         first = number == 1
-        steps = picture.steps if first else highres.steps or picture.steps
-        strength = (picture.strength or 1.0) if first else highres.strength
         if first or later.enlargement is not Enlargement.LATENTS:
             total += (0.0 if first else _at(DECODE, before)) + _at(ENCODE, pixels)
         if painted is not None and not first:
             total += _at(ENCODE, pixels)  # what stays of the picture, in this size
-        probing = painted.probing_evaluations if painted is not None and first else 0
-        evaluations = (max(1, int(steps * strength)) * twice + probing) * (halves if first else later_halves)
-        total += evaluations * _evaluation(picture, pixels, later.window_px)
+        conditions = _conditions_later(picture) * twice
+        if first:
+            walked = _walked(picture.steps, picture.strength or 1.0)
+            guided = _conditions(picture, picture.guidance_scale, picture.steps, walked)
+            probing = painted.probing_evaluations if painted is not None else 0
+            conditions = guided * twice + probing * guided / len(walked)
+        total += conditions * _evaluation(picture, pixels, later.window_px)
         before = pixels
     return total + _at(DECODE, whole)
 
 
-def _conditions_a_step(picture: Picture, guidance_scale: float, walked: range | None = None) -> float:
-    """How many conditions an evaluation has in the mean: each prompt joined by AND, and the negative one.
+def _walked(steps: int, strength: float) -> range:
+    """The steps of a schedule that a pass of this strength walks: its last ones, at least one."""
+    return range(steps - max(1, int(steps * strength)), steps)
 
-    There is no negative one outside `guidance_interval`, nor without guidance, but that AND needs it. `walked` are the
-    steps that are counted; None means all of the schedule.
+
+def _conditions_later(picture: Picture) -> float:
+    """How many conditions the steps of a later pass have."""
+    highres, scale = picture.highres, picture.later_passes.guidance_scale
+    steps = highres.steps or picture.steps
+    return _conditions(
+        picture, picture.guidance_scale if scale is None else scale, steps, _walked(steps, highres.strength)
+    )
+
+
+def _conditions(picture: Picture, guidance_scale: float, steps: int, walked: range) -> float:
+    """How many conditions the walked steps of a schedule have: each prompt joined by AND, and the negative one.
+
+    There is no negative one outside `guidance_interval`, nor without guidance, but that AND needs it.
     """
     prompts = 1 + len(_AND.findall(picture.prompt)) if picture.syntax is Syntax.A1111 else 1
     if prompts > 1 or guidance_scale <= 1:
-        return prompts + int(prompts > 1)
-    first, end = (math.ceil(share * picture.steps) for share in picture.guidance_interval)
-    walked = range(picture.steps) if walked is None else walked
+        return len(walked) * (prompts + int(prompts > 1))
+    first, end = (math.ceil(share * steps) for share in picture.guidance_interval)
     guided = range(max(first, walked.start), min(end, walked.stop))
-    return 1 + len(guided) / len(walked)
+    return len(walked) + len(guided)
 
 
 def _evaluation(picture: Picture, megapixels: float, window_px: int | None) -> float:

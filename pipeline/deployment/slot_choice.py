@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+from pipeline.deployment.displacement import Exchange
 from pipeline.deployment.layouts import Layout
-from pipeline.deployment.speed import SLOTS, Speed, SpeedKey, expected_speed, size_class
+from pipeline.deployment.speed import SLOTS, Speed, SpeedKey, expected_speed
 
 # Less is not worth what a larger table takes: memory, and the time until an image is finished.
 WORTH = 1.1
 # One job in so many tries another number, until so many images were rendered with it: what nobody tries nobody learns.
 TRY_EVERY, TRIED_IMAGES = 16, 64
+
+
+def tries(job: str) -> bool:
+    """Whether this job, by its name, is one that tries another number: one of 16 jobs, however few a batch has."""
+    return zlib.crc32(job.encode()) % TRY_EVERY == 0
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,7 @@ def chosen_slots(
     pixels: int,
     images: int,
     device: str,
+    exchange: Exchange,
 ) -> SlotChoice:
     """How many images a replica is to evaluate together at most; a pod takes fewer where its memory holds no more.
 
@@ -48,14 +57,15 @@ def chosen_slots(
         model, layout, exact, pixels: of the job; pixels of its largest image.
         images: that one replica has to render.
         device: on a CPU several at a time gain nothing, as long as nothing else was learned.
+        exchange: how GPUs that share an image exchange.
     """
     if fixed is not None:
         return SlotChoice(fixed, "as the settings say")
-    learned = {key.slots for key in speeds if key.model == model and key.layout == layout}
+    of_job: dict[str, Any] = {"model": model, "layout": layout, "exact": exact, "pixels": pixels}
     rates = {
-        slots: expected_speed(speeds, model=model, layout=layout, exact=exact, pixels=pixels, slots=slots).tera_a_second
+        slots: expected_speed(speeds, slots=slots, device=device, exchange=exchange, **of_job).tera_a_second
         for slots in SLOTS
-        if slots <= max(1, images) and (device != "cpu" or slots == 1 or slots in learned)
+        if slots <= max(1, images)
     }
     best = max(rates.values())
     slots = next(slots for slots, rate in sorted(rates.items()) if rate * WORTH >= best)
@@ -71,20 +81,17 @@ def slots_to_try(
     exact: bool,
     pixels: int,
     images: int,
+    exchange: Exchange,
 ) -> SlotChoice:
     """Half or twice as many as chosen, whichever is known less; the choice where both are known, or it is not itself.
 
     Args:
-        choice, speeds, model, layout, exact, pixels, images: see `chosen_slots`.
+        choice, speeds, model, layout, exact, pixels, images, exchange: see `chosen_slots`.
     """
 
     def rendered(slots: int) -> int:
-        alike = model, layout, exact, size_class(pixels), slots
-        return sum(
-            speed.images
-            for key, speed in speeds.items()
-            if (key.model, key.layout, key.exact, key.size, key.slots) == alike
-        )
+        wanted = SpeedKey.of(model, layout, exact=exact, device="", pixels=pixels, together=slots, exchange=exchange)
+        return sum(speed.images for key, speed in speeds.items() if replace(key, device="") == wanted)
 
     near = [slots for slots in SLOTS if slots in (choice.slots // 2, choice.slots * 2) and slots <= images]
     unknown = [slots for slots in near if rendered(slots) < TRIED_IMAGES]

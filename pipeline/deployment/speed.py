@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.deployment.control_cost import MEGA
 from pipeline.deployment.displacement import Exchange
@@ -80,8 +80,13 @@ class SpeedKey:
         exchange: Exchange = Exchange.DISPLACED,
     ) -> SpeedKey:
         """The kind that an image of so many pixels belongs to, of which so many were evaluated together."""
-        slots = max(one for one in SLOTS if one <= together)
-        return cls(model, layout, exact, device, size_class(pixels), slots, Exchange.DISPLACED if exact else exchange)
+        size, slots = size_class(pixels), slots_class(together)
+        return cls(model, layout, exact, device, size, slots, Exchange.DISPLACED if exact else exchange)
+
+
+def slots_class(slots: int) -> int:
+    """The number of images at a time that so many are counted as."""
+    return max(one for one in SLOTS if one <= slots)
 
 
 def size_class(pixels: int) -> int:
@@ -112,37 +117,39 @@ def expected_speed(
     exact: bool,
     pixels: int,
     slots: int = 1,
+    device: str = "auto",
     exchange: Exchange = Exchange.DISPLACED,
 ) -> Expectation:
     """The speed of a replica for images of this size: learned from the nearest size that was rendered, or assumed.
 
     A speed of another size or layout is carried over by the published figures of what patches lose, one of another
-    number of slots by `slots_speedup`. Of residuals nothing else is assumed than of displaced evaluations, with which
-    they were published as equal where GPUs are joined by PCIe (arXiv 2507.17511, table 2).
+    number of slots by `slots_speedup`, on a CPU by nothing. Of residuals nothing else is assumed than of displaced
+    evaluations, with which they were published as equal where GPUs are joined by PCIe (arXiv 2507.17511, table 2).
     """
-    wanted = SpeedKey.of(model, layout, exact=exact, device="", pixels=pixels, exchange=exchange)
+    wanted = SpeedKey.of(model, layout, exact=exact, device=device, pixels=pixels, together=slots, exchange=exchange)
+
+    def assumed(key: SpeedKey, megapixels: float) -> float:
+        gained = 1.0 if device == "cpu" else slots_speedup(key.slots, megapixels / key.layout.patch)
+        return assumed_rate(key.layout, megapixels) * gained
+
     learned = [(key, speed) for key, speed in speeds.items() if key.model == model and speed.seconds > 0]
     if not learned:
         said = f"layout {layout}{_named(wanted.exchange)}"
         basis = f"assumed from published figures of an A100, {said}: nothing was rendered here yet"
-        rate = assumed_rate(layout, pixels / MEGA) * slots_speedup(slots, pixels / MEGA)
-        return Expectation(rate, learned=False, basis=basis)
+        return Expectation(assumed(wanted, pixels / MEGA), learned=False, basis=basis)
 
     def distance(item: tuple[SpeedKey, Speed]) -> tuple[bool, bool, bool, int, int, int]:
         key, speed = item
-        away, others = abs(key.size - wanted.size), abs(key.slots - slots)
+        away, others = abs(key.size - wanted.size), abs(key.slots - wanted.slots)
         return key.layout != layout, key.exact != exact, key.exchange != wanted.exchange, away, others, -speed.images
 
     key, speed = min(learned, key=distance)
-    megapixels = 2 ** (key.size / CLASSES_PER_OCTAVE)
-    known = assumed_rate(key.layout, megapixels) * slots_speedup(key.slots, megapixels)
-    rate = assumed_rate(layout, pixels / MEGA) * slots_speedup(slots, pixels / MEGA)
-    of_key = key.layout, key.exact, key.size, key.slots, key.exchange
-    same = of_key == (layout, exact, wanted.size, slots, wanted.exchange)
+    known = assumed(key, 2 ** (key.size / CLASSES_PER_OCTAVE))
+    same = replace(key, device=device) == wanted
     at_a_time = f", {key.slots} at a time" if key.slots > 1 else ""
     carried = "" if same else ", carried over"
     basis = f"{speed.images} images on {key.device}, layout {key.layout}{at_a_time}{_named(key.exchange)}{carried}"
-    return Expectation(speed.tera / speed.seconds * rate / known, learned=True, basis=basis)
+    return Expectation(speed.tera / speed.seconds * assumed(wanted, pixels / MEGA) / known, learned=True, basis=basis)
 
 
 def _named(exchange: Exchange) -> str:
@@ -150,7 +157,12 @@ def _named(exchange: Exchange) -> str:
 
 
 def slots_speedup(slots: int, megapixels: float) -> float:
-    """How much faster a GPU is expected to be with several images at a time, which fill it better than one."""
+    """How much faster a GPU is expected to be with several images at a time, which fill it better than one.
+
+    Args:
+        slots: how many.
+        megapixels: of each of them that the GPU computes.
+    """
     return slots * (megapixels + _HALF_BUSY_MEGAPIXELS) / (slots * megapixels + _HALF_BUSY_MEGAPIXELS)
 
 

@@ -100,10 +100,9 @@ class Estimator:
             layout = deployment.usual_layout(*size, kind.most_adapter_pixels)
             of_job: dict[str, Any] = {"model": model, "layout": layout, "exact": deployment.exact, "pixels": pixels}
             of_replica = min(kind.images, deployment.images_per_job) // layout.data
-            slots = chosen_slots(
-                deployment.slots, self._speeds, images=of_replica, device=deployment.device, **of_job
-            ).slots
-            speed = expected_speed(self._speeds, slots=slots, exchange=deployment.exchange, **of_job)
+            of_job |= {"device": deployment.device, "exchange": deployment.exchange}
+            slots = chosen_slots(deployment.slots, self._speeds, images=of_replica, **of_job).slots
+            speed = expected_speed(self._speeds, slots=slots, **of_job)
             render_s += kind.tera / speed.tera_a_second / layout.data
             images += kind.images
             total_bytes += self._bytes(model, kind)

@@ -16,7 +16,7 @@ import structlog
 
 from pipeline.deployment.layout_choice import LayoutChoice, chosen_layout
 from pipeline.deployment.layouts import Layout
-from pipeline.deployment.slot_choice import TRY_EVERY, SlotChoice, chosen_slots, fixed_slots, slots_to_try
+from pipeline.deployment.slot_choice import SlotChoice, chosen_slots, fixed_slots, slots_to_try, tries
 from pipeline.deployment.speed import Speed, SpeedKey
 from pipeline.errors import ServiceError
 from pipeline.ledger.jobs import QueuePlace
@@ -164,12 +164,12 @@ def _choose_slots(context: Context, job: JobRecord, layout: Layout) -> SlotChoic
         "exact": settings.exact,
         "pixels": largest.width * largest.height,
         "images": -(-len(tasks) // layout.data),
+        "exchange": settings.displacement.exchange,
     }
     fixed = fixed_slots(settings.slots, settings.goal)
     speeds = _speeds(context) if fixed is None else {}
     choice = chosen_slots(fixed, speeds, device=settings.device, **of_job)
-    tries = fixed is None and not job.ended and job.index % TRY_EVERY == TRY_EVERY - 1
-    if tries:
+    if fixed is None and not job.ended and tries(str(job.ref)):
         choice = slots_to_try(choice, speeds, **of_job)
     most = slots_that_fit(job)
     if most is not None and most < choice.slots:

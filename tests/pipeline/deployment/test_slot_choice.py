@@ -1,15 +1,23 @@
 """How many images are evaluated together."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from pipeline.deployment.control_cost import MEGA
+from pipeline.deployment.displacement import Exchange
 from pipeline.deployment.layouts import Layout
 from pipeline.deployment.slot_choice import SlotChoice, chosen_slots, fixed_slots, slots_to_try
 from pipeline.deployment.speed import Speed, SpeedKey, slots_speedup
 
-OF_JOB: dict[str, Any] = {"model": "sdxl", "layout": Layout(1, 1, 1), "exact": False, "images": 64}
+OF_JOB: dict[str, Any] = {
+    "model": "sdxl",
+    "layout": Layout(1, 1, 1),
+    "exact": False,
+    "images": 64,
+    "exchange": Exchange.DISPLACED,
+}
 
 
 def _learned(**seconds_by_slots: float) -> dict[SpeedKey, Speed]:
@@ -55,6 +63,29 @@ def test_what_was_learned_decides() -> None:
     gains = _learned(s1=1.0, s2=0.8, s4=0.79, s8=0.6)
     assert chosen_slots(None, gains, pixels=MEGA, device="auto", **OF_JOB).slots == 8
     assert chosen_slots(None, gains, pixels=MEGA, device="cpu", **OF_JOB).slots == 8
+
+
+def test_a_gain_is_not_carried_over_to_another_size_on_a_cpu() -> None:
+    """Four of 256 px gain nothing; of 512 px only one at a time was rendered."""
+    of_256 = [replace(key, size=-8) for key in _learned(s1=1.0, s2=1.0, s4=1.05)]
+    speeds = dict(zip(of_256, _learned(s1=1.0, s2=1.0, s4=1.05).values(), strict=True))
+    speeds |= {replace(key, size=-4): speed for key, speed in _learned(s1=1.0).items()}
+    assert chosen_slots(None, speeds, pixels=512 * 512, device="cpu", **OF_JOB).slots == 1
+
+
+@pytest.mark.parametrize("exchange", Exchange)
+def test_what_was_learned_of_another_exchange_decides_last(exchange: Exchange) -> None:
+    other = next(one for one in Exchange if one != exchange)
+    own = {replace(key, exchange=exchange): speed for key, speed in _learned(s1=1.0, s2=0.5, s4=0.5).items()}
+    others = {replace(key, exchange=other): speed for key, speed in _learned(s1=0.1, s2=0.5, s4=0.5).items()}
+    of_job = OF_JOB | {"exchange": exchange}
+    assert chosen_slots(None, others | own, pixels=MEGA, device="auto", **of_job).slots == 2
+    assert slots_to_try(SlotChoice(2, "the best"), _many(others | own), pixels=MEGA, **of_job).slots == 2
+    assert slots_to_try(SlotChoice(2, "the best"), _many(others), pixels=MEGA, **of_job).slots == 2
+
+
+def _many(speeds: dict[SpeedKey, Speed]) -> dict[SpeedKey, Speed]:
+    return {key: replace(speed, images=64) for key, speed in speeds.items()}
 
 
 def test_several_at_a_time_are_never_slower_than_expected_of_one() -> None:

@@ -14,6 +14,7 @@ from pipeline.deployment.displacement import Exchange
 from pipeline.deployment.layouts import Layout
 from pipeline.deployment.settings import Settings
 from pipeline.deployment.speed import UNKNOWN_IMAGES, Speed, SpeedKey, expected_speed, paces, patch_speedup, size_class
+from pipeline.input_picture import InputPicture
 from pipeline.ledger import Ledger
 from pipeline.operations.estimate import ASSUMED_IDLE_S, Estimator
 from pipeline.picture import Enlargement, File, Format, Highres, HighresMode, LaterPasses, Scheduler, Syntax
@@ -84,6 +85,48 @@ def test_later_passes_take_the_steps_that_the_row_names_for_them_and_at_least_on
     one_step = 2 * 35.85  # of both halves of guidance at 2048 px
     assert tera(20, 0.5) - tera(10, 0.5) == pytest.approx(5 * one_step, rel=0.01)
     assert tera(10, 0.01) == tera(10, 0.1), "a strength that leaves no step still takes one"
+
+
+@pytest.mark.parametrize(
+    ("interval", "guided"),
+    [((0.0, 0.5), (25, 0)), ((0.7, 1.0), (15, 15)), ((0.8, 0.9), (5, 5)), ((0.0, 1.0), (50, 15))],
+)
+def test_guidance_is_counted_in_the_steps_that_a_pass_walks(
+    interval: tuple[float, float], guided: tuple[int, int]
+) -> None:
+    """The second pass walks the last 15 of 50 steps; so does a picture that is begun with a strength of 0.3."""
+    row = _row(2048, guidance_interval=interval, highres=Highres(mode=HighresMode.REFINE, strength=0.3))
+    passes = (50 + guided[0]) * 6.709 + 10.47 + 26.11 + (15 + guided[1]) * 35.85 + 48.48
+    assert tera_operations(row, NATIVE_PX) == pytest.approx(passes, rel=0.01)
+    picture = InputPicture(sha256="0" * 64, width=1024, height=1024)
+    begun = _row(guidance_interval=interval, image=picture, strength=0.3)
+    assert tera_operations(begun, NATIVE_PX) == pytest.approx((15 + guided[1]) * 6.709 + 10.47 + 4.88, rel=0.01)
+
+
+@pytest.mark.parametrize(("pinned", "learned"), [(1, 1), (2, 2), (3, 2), (4, 4), (7, 4), (16, 8), (64, 8)])
+def test_pinned_slots_are_estimated_as_they_were_learned(pinned: int, learned: int) -> None:
+    """A second an image, however many slots that was learned of."""
+    row = _row(256, steps=20)
+    key = SpeedKey.of("demo", Layout(1, 1, 1), exact=False, device="GPU", pixels=256 * 256, together=learned)
+    speeds = {key: Speed(images=640, tera=640 * tera_operations(row, NATIVE_PX), seconds=640.0)}
+    estimator = Estimator(deployment(layout="1x1x1", gpus=1, slots=pinned), speeds)
+    for _ in range(640):
+        estimator.add(row)
+    assert estimator.estimate(pods=1).render_s == pytest.approx(640, rel=0.001)
+
+
+def test_on_a_cpu_more_slots_are_expected_to_take_as_long() -> None:
+    row = _row(256, steps=20)
+    key = SpeedKey.of("demo", Layout(1, 1, 1), exact=False, device="cpu", pixels=256 * 256)
+    speeds = {key: Speed(images=640, tera=640 * tera_operations(row, NATIVE_PX), seconds=640.0)}
+    found = {}
+    for device in ("cpu", "auto"):
+        estimator = Estimator(deployment(layout="1x1x1", gpus=1, device=device, slots=4), speeds)
+        for _ in range(640):
+            estimator.add(row)
+        found[device] = estimator.estimate(pods=1).render_s
+    assert found["cpu"] == pytest.approx(640, rel=0.001)
+    assert found["auto"] < 320
 
 
 @pytest.mark.parametrize(

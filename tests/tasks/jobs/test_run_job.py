@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from pipeline.deployment.layouts import Layout
+from pipeline.deployment.slot_choice import tries
 from pipeline.deployment.speed import Speed, SpeedKey
+from pipeline.names import job_ref
 from pipeline.operations.status import jobs_status
 from pipeline.records.attempt import AttemptOutcome, AttemptPhase, AttemptSpec, Code
 from pipeline.records.object_keys import BatchObjects
@@ -381,11 +383,21 @@ def test_the_layout_and_its_reason_stand_in_the_jobs_record(
 
 def test_one_job_in_sixteen_tries_another_number_of_slots_than_the_best_known(stage: Stage) -> None:
     stage.worker = stage.new_worker("w1", goal="throughput", gpus=1, device="auto", images_per_job=4)
-    stage.batch(64)
-    rows = job_images(stage.worker, stage.job(15))
+    name = next(
+        name for name in (f"b{n}" for n in range(99)) if any(tries(job_ref(name, index)) for index in range(16))
+    )
+    stage.batch(64, name)
+    trying = [index for index in range(16) if tries(job_ref(name, index))]
+    other = next(index for index in range(16) if index not in trying)
+    rows = job_images(stage.worker, stage.job(trying[0], name))
     pixels = rows[0].row.width * rows[0].row.height
     key = SpeedKey.of(rows[0].row.model, Layout(1, 1, 1), exact=False, device="GPU", pixels=pixels, together=4)
     stage.ledger.speeds.learn({key: Speed(images=64, tera=1.0, seconds=1.0)})
-    found = {index: next_attempt(stage.worker, stage.job(index)) for index in (14, 15)}
-    assert {index: spec.slots for index, (spec, _) in found.items()} == {14: 4, 15: 2}
-    assert "tried" in found[15][1]
+    found = {index: next_attempt(stage.worker, stage.job(index, name)) for index in (other, trying[0])}
+    assert {index: spec.slots for index, (spec, _) in found.items()} == {other: 4, trying[0]: 2}
+    assert "tried" in found[trying[0]][1]
+
+
+def test_batches_of_one_job_try_as_often_as_the_jobs_of_large_ones() -> None:
+    for jobs in ([job_ref(f"batch-{n}", 0) for n in range(3200)], [job_ref("large", n) for n in range(3200)]):
+        assert 150 < sum(map(tries, jobs)) < 250
