@@ -106,10 +106,14 @@ class Comparison:
 
 
 def _difference(found: Tensor, wanted: Tensor) -> Tensor:
-    """Largest difference, relative to the largest value, where both are not the same, be it infinite or no number."""
+    """Largest difference where both are not the same, relative to the largest finite value.
+
+    What is infinite or no number in both is the same: an image that overflows is no fault of the recording.
+    """
     same = (found == wanted) | (found.isnan() & wanted.isnan())
     apart = torch.where(same, 0.0, (found.float() - wanted.float()).abs())
-    return apart.max() / wanted.float().abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+    largest = torch.where(wanted.isfinite(), wanted.float().abs(), 0.0).max()
+    return apart.max() / largest.clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def first_line(error: BaseException) -> str:

@@ -88,12 +88,13 @@ class Phases:
         return evaluation.last()
 
     def note(self, prediction_BCHW: Tensor) -> None:
-        """Measure the drift of the whole noise prediction, where a resync depends on it."""
+        """Measure the drift of each image's whole noise prediction, where a resync depends on the largest."""
         if self._schedule.resync is None:
             return
         before, self._before = self._before, prediction_BCHW
         if before is not None:
-            self._drifts.append(_read_later((prediction_BCHW - before).norm() / before.norm()))
+            change, norm = (one.flatten(1).norm(dim=1) for one in (prediction_BCHW - before, before))
+            self._drifts.append(_read_later((change / norm).max()))
         if len(self._drifts) > self._lag:
             self._drift = self._drifts.popleft()()
 

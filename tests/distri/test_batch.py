@@ -1,5 +1,6 @@
 """Several prompts in one batch, and evaluations that wait because the prediction drifts."""
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,9 @@ from distri.engine import Engine, EngineSettings
 from distri.model.image import Evaluations, ImageSpec, Rendered
 from distri.ranks.errors import BadImage
 from distri.ranks.mesh import Mesh
-from distri.ranks.phase import EXACT
+from distri.ranks.phase import EXACT, Evaluation, Phase
 from distri.sampling.control import Control
-from distri.sampling.schedule import Place, Schedule, phase_of
+from distri.sampling.schedule import Phases, Place, Schedule, phase_of
 from tests.distri import on_ranks
 from tests.distri.pool import Ranks
 
@@ -96,6 +97,45 @@ def test_of_several_images_the_last_to_settle_decides() -> None:
 
 def test_exact_has_nothing_to_settle() -> None:
     assert {phase_of([Place(index, 6)], Schedule(None, settling=5)) for index in range(6)} == {EXACT}
+
+
+def _waits(lengths: list[int], schedule: Schedule, *, joins: bool) -> tuple[int, int, int]:
+    """Of rows in four slots: all evaluations, those that wait for all tensors, and those that wait for the rest."""
+    phases, left, table = Phases(schedule), list(lengths), list[tuple[int, int]]()
+    evaluations, anew = list[Evaluation](), True
+    while left or table:
+        if joins or not table:
+            anew = anew or (bool(left) and len(table) < 4)
+            table += [(0, left.pop(0)) for _ in range(min(len(left), 4 - len(table)))]
+        evaluations.append(phases.evaluation([Place(*place) for place in table], split=True, anew=anew))
+        stay = [(index + 1, total) for index, total in table if index + 1 < total]
+        anew, table = len(stay) != len(table), stay
+    displaced = [one for one in evaluations if one.phase is Phase.DISPLACED]
+    settling = [one for one in displaced if one.rest is not None and one.rest.phase is Phase.SYNCHRONOUS]
+    return len(evaluations), len(evaluations) - len(displaced), len(settling)
+
+
+def test_rows_that_join_wait_more_often_and_are_done_sooner_than_rows_in_batches() -> None:
+    """What decision 455 rests on: 64 rows of 10 to 50 steps."""
+    random_ = random.Random(20)
+    lengths = [random_.randint(10, 50) for _ in range(64)]
+    warm, settles = Schedule(4), Schedule(1, settling=20)
+    assert [_waits(lengths, warm, joins=joins) for joins in (True, False)] == [(479, 203, 0), (701, 109, 0)]
+    assert [_waits(lengths, settles, joins=joins) for joins in (True, False)] == [(479, 61, 383), (701, 61, 287)]
+
+
+def test_each_image_of_a_table_is_asked_for_its_drift() -> None:
+    """One of eight that changes much counts as if it were alone."""
+    found = []
+    for images in (1, 8):
+        phases = Phases(Schedule(1, resync=0.5))
+        for index in range(2):
+            evaluation = phases.evaluation([Place(index, 9)] * images, split=True, anew=index == 0)
+            prediction = torch.ones(images, 4, 8, 8)
+            prediction[-1] += 0.7 * index
+            phases.note(prediction)
+        found.append(phases.wants_resync(evaluation))
+    assert found == [True, True]
 
 
 def test_a_drift_that_is_no_number_makes_the_ranks_wait() -> None:

@@ -359,6 +359,16 @@ def test_what_plays_differently_is_not_used(caplog: pytest.LogCaptureFixture) ->
     assert "are not replayed: a replay differs by" in line
 
 
+def test_an_image_that_overflows_does_not_speak_against_a_recording() -> None:
+    """Half precision runs over in one of several images, in the recording as well as in the evaluation as it is."""
+
+    def overflows(_: nn.Module, __: object, out: Tensor) -> Tensor:
+        return torch.cat([out[:1] * float("nan"), out[1:]])
+
+    _, [record], replayed = _hooked([Pass(1, (EXACT,) * 4, batch=2)], overflows)
+    assert (record.detail["refused"], record.detail["difference"], replayed) == (None, 0.0, 2)
+
+
 def test_what_sends_differently_is_not_used(ranks: GetRanks) -> None:
     for answer in ranks(2).run(_sends_otherwise):
         assert answer.messages
