@@ -16,6 +16,7 @@ from distri.model import model as pipeline_model
 from distri.model.image import ImageSpec, Rendered
 from distri.model.model import Model
 from distri.ranks.errors import BadImage, ModelError
+from distri.ranks.kept_shapes import kept_bytes_of
 from distri.ranks.memory import memory_of
 from distri.ranks.mesh import Mesh
 from distri.ranks.patches import MOST_WORK, Patches
@@ -130,6 +131,7 @@ class Engine:
                 exchange=settings.exchange,
                 recorder=recorder_of(settings.replay, mesh.device),
                 spans=self.spans,
+                kept_bytes=kept_bytes_of(mesh.device) // (1 if refiner is None else 2),
             )
 
         unet = split(model.unet)
@@ -148,6 +150,7 @@ class Engine:
             idle_ranks=settings.idle_ranks,
         )
         own_refiner = None if refiner is None else Refiner(refiner, split(refiner.unet), mesh, self.spans)
+        kept = [unet.shapes, *([] if own_refiner is None else [own_refiner.unet.shapes])]
         vae = ReplicaVAE(split_vae, mesh, memory_bytes=memory_of(mesh.device, mesh.layout.ranks))
         self._parts = Parts(
             *(mesh, preparation, unet, own_refiner, vae, self.spans, self._now_ns),
@@ -155,7 +158,9 @@ class Engine:
             room=Room(
                 mesh,
                 held=1 if recorder_of(settings.replay, mesh.device) is None else 2,
-                buffers_bytes=lambda: unet.shapes.buffer_bytes,
+                buffers_bytes=lambda: sum(shapes.buffer_bytes for shapes in kept),
+                # Elsewhere they are not kept in the memory that is measured.
+                spare_bytes=lambda: sum(shapes.spare_bytes for shapes in kept) if mesh.device.type == "cuda" else 0,
             ),
         )
 

@@ -91,6 +91,11 @@ class KeptShapes:
         return held_bytes + sum(kept.weight_bytes for kept in self._by_shape.values())
 
     @property
+    def spare_bytes(self) -> int:
+        """How much more they may weigh; less than nothing where the one in use alone weighs more than all may."""
+        return self._most_bytes - self.weight_bytes
+
+    @property
     def buffer_bytes(self) -> int:
         """Held on this rank by the exchanges."""
         return sum(kept.exchange.buffer_bytes + kept.residuals.held_bytes for kept in self._by_shape.values())

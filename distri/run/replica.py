@@ -20,7 +20,7 @@ from distri.run.signals import LeaderSignal, Leads, await_signal
 from distri.run.tracing import memory_bytes
 from distri.run.translate import image_of
 from distri.sampling.control import Control
-from distri.slots.renders import Renders
+from distri.slots.renders import Finished, Renders
 from pipeline.bucket.trace import TracePhase
 from pipeline.deployment.settings import ControlNetSource, EmbeddingSource, IPAdapterSource, LoraSource
 from pipeline.errors import TesseraError
@@ -121,14 +121,12 @@ class _Queue:
             finished = self._renders.advance(1 if self._asks_again else None)
         except Stopped:
             self._left.clear()
-            for one in self._renders.decoded():
-                self._hand_over(self._rendering.pop(one.name), one.rendered)
+            self._hand_over(self._renders.decoded())
             self._rendering.clear()
-            return
-        except OutOfMemory as error:
-            self._raise_out_of_memory(error)
-        for one in finished:
-            self._hand_over(self._rendering.pop(one.name), one.rendered)
+        except EngineError as error:
+            self._raise_after(error)
+        else:
+            self._hand_over(finished)
 
     def _admits(self, task: ImageTask) -> bool:
         """Whether an image may join now; one that is to be alone waits for the others, and they for it."""
@@ -164,14 +162,14 @@ class _Queue:
         self._rendering[task.id] = task
         try:
             self._renders.join(replica.whole_image_of(task), task.id)
-        except OutOfMemory as error:
-            self._raise_out_of_memory(error)
         except (BadImage, TooManyRanks) as error:
             # These errors follow from what is equal on all ranks, so all ranks get here.
             del self._rendering[task.id]
             if leader is not None:
                 leader.fail(task, _code(error), str(error))
             return
+        except EngineError as error:
+            self._raise_after(error)
         if self._left:
             if leader is not None:
                 leader.read_ahead(self._left[0])
@@ -180,7 +178,11 @@ class _Queue:
             except BadImage:
                 return  # it is refused when it is its turn
 
-    def _hand_over(self, task: ImageTask, rendered: Rendered) -> None:
+    def _hand_over(self, finished: Sequence[Finished]) -> None:
+        for one in finished:
+            self._commit(self._rendering.pop(one.name), one.rendered)
+
+    def _commit(self, task: ImageTask, rendered: Rendered) -> None:
         mesh, leader = self._replica.mesh, self._replica.leader
         with structlog.contextvars.bound_contextvars(image=task.id), self._spans.about(image=task.id):
             log.info(
@@ -197,9 +199,14 @@ class _Queue:
                 if leader is not None:
                     leader.commit(task, rendered, self._replica.provenances.of(task, others=rendered.others))
 
-    def _raise_out_of_memory(self, error: OutOfMemory) -> NoReturn:
-        """Blame the image if it was alone; several together need fewer slots."""
-        if len(self._rendering) == 1:
+    def _raise_after(self, error: EngineError) -> NoReturn:
+        """Hand over what was finished before an error; blame an image for the memory if it was alone.
+
+        Several together need fewer slots.
+        """
+        if self._renders is not None:
+            self._hand_over(self._renders.saved())
+        if isinstance(error, OutOfMemory) and len(self._rendering) == 1:
             raise ImageTooLarge(next(iter(self._rendering.values())), error) from error
         raise error
 

@@ -1,6 +1,6 @@
 """One image on its path from prompts to pixels: its passes one after the other, and what it has taken of the time."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
@@ -22,44 +22,12 @@ from distri.sampling.preparation import Preparation
 from distri.sampling.prepared import EncodedPicture, PreparedImage
 from distri.sampling.refiner import Refiner
 from distri.slots.decoder import Decoder
+from distri.slots.kind import Kind, Pass, kinds_of
 from distri.slots.laps import Laps, Taken
 from distri.slots.room import Room
 from distri.slots.slot import Slot
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What passes of one table share, besides LoRAs.
-
-    Attributes:
-        height, width: of their latents.
-        refines: whether their network is the refiner's.
-        window: side of the windows that self-attention is computed in.
-        control: the control networks that steer them.
-        references: the kinds of pictures that they shall resemble.
-    """
-
-    height: int
-    width: int
-    refines: bool = False
-    window: int | None = None
-    control: tuple[str, ...] = ()
-    references: tuple[Hashable, ...] = ()
-
-
-def kinds_of(image: ImageSpec) -> tuple[Hashable, ...]:
-    """The kinds of an image's references."""
-    return tuple(reference.kind for reference in image.references)
-
-
-@dataclass(frozen=True)
-class Pass:
-    """A pass that is to be denoised."""
-
-    kind: Kind
-    slot: Slot
 
 
 @dataclass(frozen=True)
@@ -246,10 +214,15 @@ class ImageRender:
             with self._parts.spans.about(**self.about):
                 wait((leaving.picture,))
                 laps.lap(RenderSpan.DECODE, [self.taken])
+        leaving.picture.result()  # raises what ended it
+        return self.finished_beside(leaving) or self.finish(leaving.latent, laps)
+
+    def finished_beside(self, leaving: Leaving) -> Rendered | None:
+        """The picture if it is decoded by now and finite; computes nothing."""
+        if not leaving.picture.done() or leaving.picture.exception() is not None:
+            return None
         picture = leaving.picture.result()
-        if picture is None or not picture.finite:
-            return self.finish(leaving.latent, laps)
-        return self._rendered(picture)
+        return self._rendered(picture) if picture is not None and picture.finite else None
 
     @property
     def _cut(self) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -15,7 +15,8 @@ from distri.ranks.errors import BadImage
 from distri.ranks.spans import RenderSpan
 from distri.sampling.control import Control
 from distri.sampling.denoising import SamplingOptions
-from distri.slots.image_render import ImageRender, Kind, Leaving, Parts, Pass, kinds_of
+from distri.slots.image_render import ImageRender, Leaving, Parts
+from distri.slots.kind import Kind, Pass, kinds_of
 from distri.slots.laps import Laps
 from distri.slots.slot import Slot
 from distri.slots.table import Table
@@ -49,7 +50,7 @@ class Renders:
 
     One table is evaluated at a time. Images whose next pass is of another size, or the refiner's, wait until it is
     empty; then the table is of the kind of who waited for longest. Of a kind that was never evaluated the first image
-    begins alone, to measure how many fit into memory.
+    begins alone, to measure how many fit into memory, by the first evaluation that as many networks steer as any.
 
     An image whose passes are over leaves its slot and is decoded beside the evaluations of others, where there are
     several slots, one rank has the whole image, and memory holds both; else between two evaluations. At most as many
@@ -84,6 +85,7 @@ class Renders:
         self._seats: dict[Slot, _Seat] = {}
         self._waiting: list[tuple[ImageRender, Pass]] = []
         self._leaving: deque[tuple[ImageRender, Leaving]] = deque()
+        self._finished: list[Finished] = []  # that nobody has been given yet
 
     @property
     def count(self) -> int:
@@ -160,10 +162,9 @@ class Renders:
         """
         self._laps.begin()
         if not (self._seats or self._waiting):
-            return self._decoded(len(self._leaving) - 1)
-        ended = self._denoise(self._filled_table(), most)
-        finished = []
-        for slot in ended:
+            self._decode_until(len(self._leaving) - 1)
+            return self._taken()
+        for slot in self._denoise(self._filled_table(), most):
             seat = self._seats.pop(slot)
             if self.slots > 1:
                 track, detail = f"slot {seat.number}", {"image": seat.render.name, "evaluations": slot.total}
@@ -174,35 +175,51 @@ class Renders:
                 continue
             if self._on_final_latent is not None:
                 self._on_final_latent(slot.latent_1CHW)
-            finished += self._leave(seat.render, slot.latent_1CHW)
-        return finished + self._decoded(self.slots)
+            self._leave(seat.render, slot.latent_1CHW)
+        self._decode_until(self.slots)
+        return self._taken()
 
     @raise_device_failures()
     @torch.inference_mode()
     def decoded(self) -> list[Finished]:
         """Wait for the images that are being decoded, and return them: for who renders no more. Blocks."""
         self._laps.begin()
-        return self._decoded(0)
+        self._decode_until(0)
+        return self._taken()
 
-    def _decoded(self, most: int) -> list[Finished]:
-        """Images that are decoded by now, and those that must be until at most so many wait."""
-        finished = []
-        while self._leaving and (len(self._leaving) > most or self._leaving[0][1].picture.done()):
-            render, leaving = self._leaving.popleft()
-            finished.append(Finished(render.name, render.finish_beside(leaving, self._laps)))
+    def saved(self) -> list[Finished]:
+        """What an error that ends the renders leaves: images that were finished by then. Computes and sends nothing."""
+        for render, leaving in self._leaving:
+            if (rendered := render.finished_beside(leaving)) is not None:
+                self._finished.append(Finished(render.name, rendered))
+        self._leaving.clear()
+        return self._taken()
+
+    def _taken(self) -> list[Finished]:
+        """All that is finished, for the caller."""
+        finished, self._finished = self._finished, []
         return finished
 
-    def _leave(self, render: ImageRender, latent_1CHW: Tensor) -> list[Finished]:
-        """Decode a final latent, beside the evaluations of others if that can be; the image unless it is under way."""
+    def _decode_until(self, most: int) -> None:
+        """Finish the images that are decoded by now, and those that must be until at most so many wait."""
+        while self._leaving and (len(self._leaving) > most or self._leaving[0][1].picture.done()):
+            render, leaving = self._leaving[0]
+            self._finished.append(Finished(render.name, render.finish_beside(leaving, self._laps)))
+            self._leaving.popleft()
+
+    def _leave(self, render: ImageRender, latent_1CHW: Tensor) -> None:
+        """Decode a final latent, beside the evaluations of others if that can be."""
         parts = self._parts
         if self.slots > 1 and parts.decoder.usable and parts.room.holds_decode(self._kind, self.slots):
             self._leaving.append((render, render.leave(latent_1CHW)))
-            return []
+            return
+        parts.decoder.wait()
         with parts.room.decode(self._kind):
-            return [Finished(render.name, render.finish(latent_1CHW, self._laps))]
+            self._finished.append(Finished(render.name, render.finish(latent_1CHW, self._laps)))
 
     def _denoise(self, table: Table, most: int | None) -> list[Slot]:
         renders = [seat.render for seat in self._seats.values()]
+        one = next(iter(self._seats))
         count = min(slot.left for slot in self._seats)
         count = count if most is None else min(most, count)
         room, kind = self._parts.room, self._kind
@@ -211,11 +228,10 @@ class Renders:
         if measures:
             self._parts.decoder.wait()
             count = 1  # then others may join
-            measures = all(all(slot.active) for slot in self._seats)  # of an evaluation that all networks steer
-        one = next(iter(self._seats))
+            measures = one.is_heaviest
         synchronous = one.synchronous
         ended: list[Slot] = []
-        with room.evaluation(kind, sum(slot.most_rows for slot in self._seats)) if measures else nullcontext():
+        with room.evaluation(kind, one.rows, most_rows=one.most_rows) if measures else nullcontext():
             for _ in range(count):
                 ended = table.evaluate()
         synchronous = one.synchronous - synchronous
@@ -244,6 +260,9 @@ class Renders:
         if self._kind is None:
             self._kind = own.kind
             kind, parts = own.kind, self._parts
+            if not parts.room.is_begun(kind):
+                parts.decoder.wait()  # whose memory will be free
+                parts.room.begin(kind)
             size = kind.height, kind.width
             self._table = Table(parts.unet_of(kind), parts.mesh, size, self._options, self._control, window=kind.window)
         free = set(range(self.slots)) - {seat.number for seat in self._seats.values()}

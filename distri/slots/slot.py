@@ -43,6 +43,7 @@ class Slot:
         self._guided = [guidance.on_at(steps.share(index)) for index in range(self.total)]
         switches = {index for index in range(1, self.total) if self._guided[index] != self._guided[index - 1]}
         active = [self._active_at(index) for index in range(self.total)]
+        self._most_active = max(map(sum, active), default=0)
         switches |= {index for index in range(1, self.total) if active[index] != active[index - 1]}
         if denoising.redraws is not None:  # what is stale is of other noise
             switches |= set(range(self.total))
@@ -88,6 +89,11 @@ class Slot:
         """Which of them steer the next evaluation."""
         return self._active_at(self.index)
 
+    @property
+    def is_heaviest(self) -> bool:
+        """Whether as many steer the next evaluation as any of the pass."""
+        return sum(self.active) == self._most_active
+
     def _active_at(self, index: int) -> tuple[bool, ...]:
         return tuple(one.on_at(index, self.total) for one in self.control)
 
@@ -102,10 +108,14 @@ class Slot:
         return self._denoising.conditions.at(step, guided=self.guided)
 
     @property
+    def rows(self) -> int:
+        """How many conditions the next evaluation has."""
+        return len(self.conditions())
+
+    @property
     def most_rows(self) -> int:
-        """How many conditions an evaluation of it has at most."""
-        own = self._denoising.conditions
-        return len(own.positives) + int(own.negative is not None)
+        """How many any evaluation of the pass has at most."""
+        return len(self._denoising.conditions.positives) + int(any(self._guided))
 
     def text_lengths(self) -> set[int]:
         """Of all its conditions, in tokens."""

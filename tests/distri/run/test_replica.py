@@ -16,11 +16,14 @@ from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec, Pixels, Rendered
 from distri.model.reference.image_encoder import ImageEncoder
 from distri.model.reference.ip_adapter import IPAdapter
-from distri.ranks.errors import OutOfMemory
+from distri.ranks.errors import GpuFailed, OutOfMemory
 from distri.ranks.mesh import Mesh
 from distri.run.replica import ImageTooLarge, Replica, render_images
 from distri.run.signals import LeaderSignal
 from distri.sampling.control import Control
+from distri.slots.decoder import Decoder
+from distri.slots.image_render import ImageRender
+from distri.slots.room import Room
 from distri.slots.table import Table
 from pipeline.deployment.allowed import AllowedIPAdapter, AllowedModel
 from pipeline.deployment.settings import ControlNetSource, IPAdapterSource
@@ -158,6 +161,52 @@ def test_an_image_is_blamed_for_its_memory_only_if_it_was_alone(
     monkeypatch.setattr(Table, "evaluate", runs_out)
     with pytest.raises(error):
         _run(engine, _Leader(), _tasks(), slots=slots)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [(OutOfMemory("CUDA out of memory"), ImageTooLarge), (GpuFailed(0, "a decode", "CUDA error"), GpuFailed)],
+)
+def test_what_was_finished_before_an_error_is_committed(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, error: Exception, raised: type[Exception]
+) -> None:
+    """Both end at once, and memory is gone, or the GPU, when the second is decoded."""
+    decode, decoded = ImageRender.finish, list[str]()
+
+    def fails(render: ImageRender, *rest: Any) -> Rendered:
+        if decoded:
+            raise error
+        decoded.append(render.name)
+        return decode(render, *rest)
+
+    monkeypatch.setattr(ImageRender, "finish", fails)
+    monkeypatch.setattr(Decoder, "usable", property(lambda _: False))
+    rows = [resolved_row(row, steps=2) for row in range(2)]
+    leader = _Leader()
+    with pytest.raises(raised):
+        _run(engine, leader, images_of([ShardLine(row=row, start=0, stop=1) for row in rows]), slots=2)
+    assert [index for index, _, _ in leader.committed] == [0]
+
+
+def test_what_was_decoded_beside_is_committed_when_memory_runs_out(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first leaves after two evaluations; the third runs out, when its picture is there."""
+    evaluate, evaluations = Table.evaluate, list[None]()
+
+    def runs_out(table: Table) -> Any:
+        evaluations.append(None)
+        if len(evaluations) < 3:
+            return evaluate(table)
+        engine._parts.decoder.wait()
+        raise OutOfMemory("CUDA out of memory")
+
+    monkeypatch.setattr(Table, "evaluate", runs_out)
+    monkeypatch.setattr(Room, "holds_decode", lambda *_: True)
+    leader = _Leader()
+    with pytest.raises(OutOfMemory):
+        _run(engine, leader, _tasks(), slots=3)
+    assert [index for index, _, _ in leader.committed] == [0]
 
 
 class _Hands(_Leader):

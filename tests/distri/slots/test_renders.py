@@ -22,6 +22,7 @@ from distri.sampling.control import Control
 from distri.slots.renders import Renders
 from tests.distri import on_ranks
 from tests.distri.pool import Ranks
+from tests.distri.slots.arrivals import rendered_as_they_arrive
 
 CAT = ImageSpec("a cat", "blurry", seed=7, width=64, height=72, steps=3, guidance_scale=5.0)
 # Stochastic ones, some that look back at several steps, some that ask the network twice a step, and both at once.
@@ -85,18 +86,6 @@ def _image(number: int) -> ImageSpec:
 IMAGES = [_image(number) for number in range(9)]
 
 
-def _rendered(renders: Renders, arrivals: dict[str, ImageSpec], random_: random.Random) -> dict[str, Rendered]:
-    """All images, each joined at some time after the table admits it."""
-    left = list(arrivals.items())
-    found: dict[str, Rendered] = {}
-    while left or renders.count:
-        while left and renders.admits(left[0][1]) and (not renders.count or random_.random() < 0.7):
-            name, image = left.pop(0)
-            renders.join(image, name)
-        found |= {one.name: one.rendered for one in renders.advance(random_.choice((1, 2, None)))}
-    return found
-
-
 def _rest(renders: Renders) -> dict[str, Rendered]:
     """All that are being rendered, to their end."""
     found: dict[str, Rendered] = {}
@@ -110,7 +99,7 @@ def test_any_order_of_arrival_gives_the_images_that_each_gives_alone(model_dir: 
     random_ = random.Random(seed)
     order = random_.sample(range(len(IMAGES)), len(IMAGES))
     renders = _engine(model_dir).renders(control=_go, slots=random_.choice((2, 3, 4)))
-    found = _rendered(renders, {str(number): IMAGES[number] for number in order}, random_)
+    found = rendered_as_they_arrive(renders, {str(number): IMAGES[number] for number in order}, random_)
     assert len(found) == len(IMAGES)
     assert any(one.others for one in found.values())
     for number in range(len(IMAGES)):
@@ -123,7 +112,9 @@ def test_the_same_arrivals_give_the_same_bytes_recorded_or_not(model_dir: Path) 
     pictures = []
     for replay in (Replay.NEVER, Replay.OPERATORS, Replay.NEVER):
         renders = _engine(model_dir, replay).renders(control=_go, slots=3)
-        found = _rendered(renders, {str(number): IMAGES[number] for number in (1, 4, 6)}, random.Random(1))
+        found = rendered_as_they_arrive(
+            renders, {str(number): IMAGES[number] for number in (1, 4, 6)}, random.Random(1)
+        )
         pictures.append([found[name] for name in sorted(found)])
     for others in pictures[1:]:
         assert all(map(_same, pictures[0], others))

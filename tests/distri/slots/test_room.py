@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from distri.engine import Engine, EngineSettings
+from distri.layers.unet import SplitUNet
 from distri.model.image import ImageSpec, Rendered
 from distri.ranks.memory import DeviceMemory, Peak
 from distri.ranks.mesh import Mesh
@@ -97,6 +99,80 @@ def test_images_without_a_negative_half_take_less(model_dir: Path) -> None:
     assert renders.admits(IMAGE)
 
 
+class Charging:
+    """A device that takes 100 bytes for each row that the network really sees."""
+
+    highest_bytes = 0
+
+    def __init__(self, free_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._free_bytes, self._rows, self.most_rows = free_bytes, 0, 0
+        evaluate = SplitUNet.__call__
+
+        def counted(unet: SplitUNet, latent_RCHW: torch.Tensor, *rest: Any) -> torch.Tensor:
+            self._rows = max(self._rows, len(latent_RCHW))
+            self.most_rows = max(self.most_rows, self._rows)
+            return evaluate(unet, latent_RCHW, *rest)
+
+        monkeypatch.setattr(SplitUNet, "__call__", counted)
+
+    def free_bytes(self) -> int:
+        return self._free_bytes
+
+    @contextmanager
+    def peak(self) -> Iterator[Peak]:
+        self._rows, found = 0, Peak()
+        yield found
+        found.taken_bytes = 100 * self._rows
+
+
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.5, 1.0), (0.0, 0.5), (0.3, 0.7)])
+def test_guidance_that_begins_late_hides_no_memory(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, interval: tuple[float, float]
+) -> None:
+    """Four rows fit, of two images, whether or not the negative half is there when the first of them is measured."""
+    device = Charging(450, monkeypatch)
+    mesh = Mesh.single()
+    mesh.memory = device
+    engine = Engine.load(model_dir, mesh, dtype=torch.float32, settings=EngineSettings(native_px=64))
+    image = replace(IMAGE, steps=6, guidance_interval=interval)
+    renders, left, found = engine.renders(control=_go, slots=8), 8, 0
+    while left or renders.count:
+        while left and renders.admits(image):
+            renders.join(replace(image, seed=left), str(left))
+            left -= 1
+        found += len(renders.advance(1))
+    assert found == 8
+    assert device.most_rows == 4
+
+
+def test_what_other_shapes_may_yet_hold_is_not_counted_on() -> None:
+    mesh = Mesh.single()
+    mesh.memory = Device(1000, 100)
+    room = Room(mesh, held=1, spare_bytes=lambda: 500)
+    with room.evaluation("kind", 2, most_rows=2):
+        pass
+    assert room.fit("kind") == Fit(9, 4)
+
+
+def test_memory_is_looked_at_again_for_a_table_after_one_of_another_kind() -> None:
+    """A model came into memory with the other kind; after the same kind nothing is asked."""
+    device = Device(1000, 100)
+    mesh = Mesh.single()
+    mesh.memory = device
+    room = Room(mesh, held=1)
+    for kind in ("kind", "another"):
+        assert room.is_begun(kind)  # since it is not measured
+        with room.evaluation(kind, 2, most_rows=2):
+            pass
+    device.free = 400
+    room.begin("another")
+    assert room.fit("another") == Fit(18, 9)
+    assert not room.is_begun("kind")
+    room.begin("kind")
+    assert room.fit("kind") == Fit(7, 3)
+    assert room.is_begun("kind")
+
+
 def test_a_batch_that_does_not_fit_at_once_is_rendered_all_the_same(model_dir: Path) -> None:
     engine = _engine(model_dir, Device(450, 200))
     found = engine.render_batch([replace(IMAGE, seed=seed) for seed in range(3)], control=_go)
@@ -110,7 +186,7 @@ def test_images_are_decoded_beside_evaluations_once_it_is_known_that_both_fit(de
     mesh.memory = Device(1000, 200, decode_bytes)
     room = Room(mesh, held=1)
     assert not room.holds_decode("kind", 2)
-    with room.evaluation("kind", 2):
+    with room.evaluation("kind", 2, most_rows=2):
         pass
     assert not room.holds_decode("kind", 2)
     with room.decode("kind"):
@@ -125,7 +201,7 @@ def test_recordings_hold_what_an_evaluation_takes_once_more() -> None:
     fits = []
     for held in (1, 2):
         room = Room(mesh, held=held)
-        with room.evaluation("kind", 2):
+        with room.evaluation("kind", 2, most_rows=2):
             pass
         fits.append(room.fit("kind"))
     assert fits == [Fit(18, 9), Fit(9, 4)]
@@ -136,7 +212,7 @@ def test_buffers_that_the_first_evaluation_makes_are_held_once() -> None:
     mesh.memory = Device(1000, 100)
     held = iter((30, 70))
     room = Room(mesh, held=2, buffers_bytes=lambda: next(held))
-    with room.evaluation("kind", 2):
+    with room.evaluation("kind", 2, most_rows=2):
         pass
     assert room.fit("kind") == Fit(900 // 80, 900 // 80 // 2)
 
@@ -145,7 +221,7 @@ def _fit(_: object) -> Fit | None:
     mesh = on_ranks.mesh("1x1x2")
     mesh.memory = Device(1000 if mesh.rank else 500, 100)
     room = Room(mesh, held=1)
-    with room.evaluation("kind", 2):
+    with room.evaluation("kind", 2, most_rows=2):
         pass
     mesh.memory = None
     return room.fit("kind")
