@@ -16,7 +16,7 @@ from distri.model import model as pipeline_model
 from distri.model.image import ImageSpec, Rendered
 from distri.model.model import Model
 from distri.ranks.errors import BadImage, ModelError
-from distri.ranks.kept_shapes import kept_bytes_of
+from distri.ranks.kept_shapes import KeptShapes, kept_bytes_of
 from distri.ranks.memory import memory_of
 from distri.ranks.mesh import Mesh
 from distri.ranks.patches import MOST_WORK, Patches
@@ -122,6 +122,13 @@ class Engine:
         self.settings = settings
         self.kernels = FusedKernels(self.spans, wanted=settings.fused)
 
+        split_vae = SplitVAE(model.vae, kernels=self.kernels)
+        vae = ReplicaVAE(split_vae, mesh, memory_bytes=memory_of(mesh.device, mesh.layout.ranks))
+        decoder = Decoder(vae, mesh, self.spans)
+        # One pool of recordings, and one limit, for all networks.
+        recorder = recorder_of(settings.replay, mesh.device, alone=decoder.wait)
+        shapes = KeptShapes(kept_bytes_of(mesh.device), recorder)
+
         def split(unet: Any) -> SplitUNet:
             return SplitUNet(
                 unet,
@@ -129,13 +136,11 @@ class Engine:
                 most_work=settings.most_work,
                 kernels=self.kernels,
                 exchange=settings.exchange,
-                recorder=recorder_of(settings.replay, mesh.device),
+                shapes=shapes,
                 spans=self.spans,
-                kept_bytes=kept_bytes_of(mesh.device) // (1 if refiner is None else 2),
             )
 
         unet = split(model.unet)
-        split_vae = SplitVAE(model.vae, kernels=self.kernels)
         sample_size = model.unet.config.sample_size
         if not (settings.native_px or isinstance(sample_size, int)):
             raise ModelError(f"the UNet's sample_size is {sample_size}: set EngineSettings.native_px, 1024 for SDXL")
@@ -150,17 +155,15 @@ class Engine:
             idle_ranks=settings.idle_ranks,
         )
         own_refiner = None if refiner is None else Refiner(refiner, split(refiner.unet), mesh, self.spans)
-        kept = [unet.shapes, *([] if own_refiner is None else [own_refiner.unet.shapes])]
-        vae = ReplicaVAE(split_vae, mesh, memory_bytes=memory_of(mesh.device, mesh.layout.ranks))
         self._parts = Parts(
             *(mesh, preparation, unet, own_refiner, vae, self.spans, self._now_ns),
-            decoder=Decoder(vae, mesh, self.spans),
+            decoder=decoder,
             room=Room(
                 mesh,
-                held=1 if recorder_of(settings.replay, mesh.device) is None else 2,
-                buffers_bytes=lambda: sum(shapes.buffer_bytes for shapes in kept),
+                held=1 if recorder is None else 2,
+                buffers_bytes=lambda: shapes.buffer_bytes,
                 # Elsewhere they are not kept in the memory that is measured.
-                spare_bytes=lambda: sum(shapes.spare_bytes for shapes in kept) if mesh.device.type == "cuda" else 0,
+                spare_bytes=lambda: shapes.spare_bytes if mesh.device.type == "cuda" else 0,
             ),
         )
 

@@ -1,7 +1,6 @@
 """Figures that do not depend on the machine: exactness, GroupNorm in half precision, arithmetic and traffic."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -10,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.engine import networks
+from benchmarks.engine.peers import no_messages
 from distri.layers import traffic
 from distri.layers.conditions import Conditions
 from distri.layers.norm import merged_moments, moments, normalised
@@ -181,8 +181,3 @@ def halos() -> dict[str, int]:
         str(count): traffic.of_unet(unet, patches_of(unet, 480, 480, count), 1, batch=1, element_bytes=2).halo_sent
         for count in (3, 4, 5, 8)
     }
-
-
-def no_messages(axis: Axis, sends: Sequence[Any], receives: Sequence[Any]) -> list[Any]:
-    """In the place of `wire.post`: the exchange switched off, what was received stays as it was."""
-    return []

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.engine import networks
-from benchmarks.engine.figures import no_messages
+from benchmarks.engine.peers import no_messages
 from distri.layers.vae import SplitVAE
 from distri.ranks import mesh, p2p
 from distri.ranks.mesh import Axis, AxisName

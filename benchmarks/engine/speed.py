@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.engine import networks
-from benchmarks.engine.figures import no_messages
+from benchmarks.engine.peers import no_messages
 from distri.layers.unet import SplitUNet
 from distri.ranks import p2p
 from distri.ranks.phase import EXACT, Evaluation, Phase

@@ -24,7 +24,6 @@ from distri.ranks.kept_shapes import KeptShape, KeptShapes, Text, kept_bytes_of
 from distri.ranks.mesh import Axis, axis_of_one
 from distri.ranks.patches import MOST_WORK, Patches, TokenBalance, split
 from distri.ranks.phase import EXACT, Evaluation, Exchanged, NormMode
-from distri.ranks.recorder import Recorder
 from distri.ranks.replay import Replays
 from distri.ranks.residuals import Keep, Residuals
 from distri.ranks.spans import Spans
@@ -40,8 +39,8 @@ class SplitUNet:
         unet: SDXL's architecture with any widths; it may be used plainly in between only after `remove`.
         norm_mode: where GroupNorm's statistics come from in the displaced phase.
         most_work: of a rank, times the mean of all, before it hands tokens on; see `distri.ranks.patches.TokenBalance`.
-        kept_bytes: how much the buffers of recently used shapes may weigh; None takes a share of the device's memory.
-        recorder: what records evaluations, so that they are replayed; None for nothing.
+        shapes: where it keeps what it can use again, which other networks may share; recordings too, where there is a
+            recorder. None is its own, without one.
         spans: where it is noted what was recorded.
         kernels: the fused kernels; None is those that a GPU has.
         exchange: what displaced evaluations are. Residual: all waits, and keys and values cross as residuals; nothing
@@ -54,8 +53,7 @@ class SplitUNet:
         *,
         norm_mode: NormMode = NormMode.CORRECTED,
         most_work: float = MOST_WORK,
-        kept_bytes: int | None = None,
-        recorder: Recorder | None = None,
+        shapes: KeptShapes | None = None,
         spans: Spans | None = None,
         kernels: FusedKernels | None = None,
         exchange: Exchanged = Exchanged.DISPLACED,
@@ -68,8 +66,9 @@ class SplitUNet:
             found = f"downsample_padding is {unet.config.downsample_padding}; only 1, SDXL's, is known"
             raise Unsplittable("down_blocks", "Downsample2D", found)
         self.unet = unet
-        self.shapes = KeptShapes(kept_bytes_of(unet.device) if kept_bytes is None else kept_bytes, recorder)
-        self._recorder, self._spans = recorder, Spans() if spans is None else spans
+        self.shapes = KeptShapes(kept_bytes_of(unet.device)) if shapes is None else shapes
+        self._name = object()  # among the networks that share what is kept
+        self._spans = Spans() if spans is None else spans
         self._most_work, self._residual = most_work, exchange is Exchanged.RESIDUAL
         self._context = Context.alone(norm_mode, kernels or FusedKernels(), like=unet.conv_in.weight)
         self._context.near_output = nearest_output(unet)
@@ -131,10 +130,11 @@ class SplitUNet:
         context.axis, context.patches, context.window = axis, patches, window
         batch = conditions.text.shape[0]
         steered = tuple(rows.name for rows in control)
-        shape = (axis.name, axis.ranks, batch, height, width, window, self.unet.dtype, context.norm_mode, steered)
+        sizes = batch, height, width, window
+        shape = (self._name, axis.name, axis.ranks, *sizes, self.unet.dtype, context.norm_mode, steered)
         kept = self.shapes.get(shape, lambda: self._keep(shape, axis, batch, height, width))
         context.exchange, context.residuals = kept.exchange, kept.residuals
-        recorded = replay and not self._residual and self._recorder is not None
+        recorded = replay and not self._residual and self.shapes.recorder is not None
         self._replays, self._texts = (kept.replays, kept.texts) if recorded else (None, {})
         self._control = tuple(self._own_rows(rows, patches) for rows in control)
         self.change(conditions)
@@ -186,7 +186,7 @@ class SplitUNet:
         exchange = Exchange(axis)
         what = f"{batch} latents of {height}x{width}" if batch > 1 else f"a latent of {height}x{width}"
         make_room = partial(self.shapes.drop_recordings, but=shape)
-        return KeptShape(exchange, Replays(what, exchange, self._recorder, self._spans, make_room))
+        return KeptShape(exchange, Replays(what, exchange, self.shapes.recorder, self._spans, make_room))
 
     def __call__(self, latent_BCHW: Tensor, timestep: Tensor, evaluation: Evaluation) -> Tensor:
         """This rank's patch of the noise prediction.

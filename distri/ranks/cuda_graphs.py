@@ -2,7 +2,7 @@
 
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import torch
@@ -16,12 +16,17 @@ class CudaGraphRecorder:
 
     In order, and one recording at a time: then what one graph has freed within its capture another may use.
 
+    Args:
+        device: a GPU.
+        alone: called before a recording; it returns when nothing else is computed on the device. What others take
+            meanwhile would be counted as the pool's, and they would lack the memory that a capture may not give back.
+
     Attributes:
         held_bytes: device memory of all recordings that are left: the pool, and the graphs themselves.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, *, alone: Callable[[], object] = lambda: None) -> None:
+        self._device, self._alone = device, alone
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pools: list[_Pool] = []  # usually one; another if a capture broke in it
 
@@ -36,6 +41,7 @@ class CudaGraphRecorder:
         Raises:
             torch.OutOfMemoryError: also if an evaluation as it is would no longer fit beside the recordings.
         """
+        self._alone()
         pool = self._pool()
         with torch.cuda.stream(self._stream):
             _make_workspaces(self._device)

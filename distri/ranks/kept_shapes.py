@@ -46,7 +46,9 @@ class KeptShape:
 
 
 class KeptShapes:
-    """The recently used shapes. When they weigh too much, those that were not used for longest are dropped.
+    """The recently used shapes of one network, or of several.
+
+    When they weigh too much, those that were not used for longest are dropped.
 
     Args:
         most_bytes: that all together may weigh; the one in use is kept whatever it weighs.
@@ -54,7 +56,8 @@ class KeptShapes:
     """
 
     def __init__(self, most_bytes: int, recorder: Recorder | None = None) -> None:
-        self._most_bytes, self._recorder = most_bytes, recorder
+        self.recorder = recorder
+        self._most_bytes = most_bytes
         self._by_shape: OrderedDict[Hashable, KeptShape] = OrderedDict()
 
     def get(self, shape: Hashable, make: Callable[[], KeptShape]) -> KeptShape:
@@ -87,7 +90,7 @@ class KeptShapes:
     @property
     def weight_bytes(self) -> int:
         """What all of them count for on this rank."""
-        held_bytes = 0 if self._recorder is None else self._recorder.held_bytes
+        held_bytes = 0 if self.recorder is None else self.recorder.held_bytes
         return held_bytes + sum(kept.weight_bytes for kept in self._by_shape.values())
 
     @property

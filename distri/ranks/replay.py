@@ -17,6 +17,7 @@ What cannot be recorded, or plays differently, is evaluated as it is for as long
 import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,11 +41,11 @@ log = logging.getLogger(__name__)
 Compute = Callable[..., Tensor]
 
 
-def recorder_of(replay: Replay, device: torch.device) -> Recorder | None:
-    """What records on a device, or None for nothing."""
+def recorder_of(replay: Replay, device: torch.device, *, alone: Callable[[], object] = lambda: None) -> Recorder | None:
+    """What records on a device, or None for nothing; `alone`: see `CudaGraphRecorder`."""
     if replay is Replay.OPERATORS:
         return OperatorRecorder()
-    return CudaGraphRecorder(device) if replay is Replay.AUTO and device.type == "cuda" else None
+    return CudaGraphRecorder(device, alone=alone) if replay is Replay.AUTO and device.type == "cuda" else None
 
 
 @dataclass
@@ -93,7 +94,10 @@ class Replays:
         key = (evaluation, reads, *((tuple(value.shape), value.dtype) for value in inputs))
         kind = self._kinds.get(key)
         if kind is not None and kind.recording is not None:
-            return kind.recording.replay(inputs)
+            try:
+                return kind.recording.replay(inputs)
+            except torch.OutOfMemoryError as error:
+                return self._without_recordings(error, inputs, compute)
         if kind is None:
             self._kinds[key] = _Kind()
         elif not (kind.refused or self._refused):
@@ -116,10 +120,22 @@ class Replays:
     def _as_it_is(self, inputs: Sequence[Tensor], compute: Compute) -> Tensor:
         try:
             return compute(*inputs)
-        except torch.OutOfMemoryError:
-            # With peers it cannot be done again: some of its messages have been sent.
-            if self.exchange.axis.size > 1 or not self.make_room():
-                raise
+        except torch.OutOfMemoryError as error:
+            return self._without_recordings(error, inputs, compute)
+
+    def _without_recordings(self, error: torch.OutOfMemoryError, inputs: Sequence[Tensor], compute: Compute) -> Tensor:
+        """Evaluate again what ran out of memory, and drop recordings for it: those of others, then its own."""
+        # With peers it cannot be done again: some of its messages have been sent.
+        if self.exchange.axis.size > 1:
+            raise error
+        if self.make_room():
+            with suppress(torch.OutOfMemoryError):
+                return compute(*inputs)
+        if not self.count:
+            raise error
+        self.release()
+        self._refused = True
+        log.info("recordings of %s are dropped to evaluate it: %s", self.shape, first_line(error))
         return compute(*inputs)
 
     def _record_and_compare(
@@ -131,9 +147,17 @@ class Replays:
             return self._as_it_is(inputs, compute)
         recorded_ns = time.monotonic_ns()
         comparison = Comparison(recording)
-        with self.exchange.cut_by(comparison.at_cut):
-            comparison.begin(inputs)
-            wanted = compute(*inputs)
+        try:
+            with self.exchange.cut_by(comparison.at_cut):
+                comparison.begin(inputs)
+                wanted = compute(*inputs)
+        except torch.OutOfMemoryError as error:
+            kind.refused = True
+            recording.release()
+            self._note(evaluation, began_ns, recorded_ns, first_line(error), pieces=len(recording.pieces))
+            if self.exchange.axis.size > 1:
+                raise
+            return self._as_it_is(inputs, compute)
         difference, reason = comparison.difference(wanted), comparison.failure
         most = max(TOLERANCE, 4 * torch.finfo(wanted.dtype).eps)
         if reason is None and not difference <= most:

@@ -31,7 +31,7 @@ def encoded(x_RC: Tensor) -> Tensor:
     counts = sizes_RG > _THRESHOLD * sizes_RG.sum(-1, keepdim=True) / in_group_G[:, None]
     scale_RG = ((sizes_RG * counts).sum(-1) / counts.sum(-1).clamp(min=1)).to(_SCALE)
     levels = (groups_RG.sign() * counts + 1).to(torch.uint8)
-    powers = torch.tensor([1, 3, 9, 27, 81], dtype=torch.uint8, device=x_RC.device)
+    powers = _powers(x_RC.device)
     fives = levels.reshape(*x_RC.shape[:-1], -1, _A_BYTE)
     codes = (fives * powers).sum(-1, dtype=torch.uint8)
     return torch.cat((codes[..., : -(-numbers // _A_BYTE)], scale_RG.contiguous().view(torch.uint8)), -1)
@@ -42,10 +42,15 @@ def decoded(code: Tensor, numbers: int) -> Tensor:
     scales = _SCALE.itemsize * _groups(numbers)
     codes, scale = code[..., :-scales], code[..., -scales:].contiguous().view(_SCALE).float()
     codes = functional.pad(codes, (0, _groups(numbers) * GROUP // _A_BYTE - codes.shape[-1]))
-    powers = torch.tensor([1, 3, 9, 27, 81], dtype=torch.uint8, device=code.device)
+    powers = _powers(code.device)
     levels = (codes[..., None] // powers % 3).flatten(-2).float() - 1
     values = levels.reshape(*scale.shape, GROUP) * scale[..., None]
     return values.flatten(-2)[..., :numbers]
+
+
+def _powers(device: torch.device) -> Tensor:
+    """1, 3, 9, 27, 81, made on the device: copied from the host they would be waited for."""
+    return torch.pow(3, torch.arange(_A_BYTE, device=device)).to(torch.uint8)
 
 
 def _groups(numbers: int) -> int:

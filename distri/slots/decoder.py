@@ -32,7 +32,9 @@ class Decoder:
     def __init__(self, vae: ReplicaVAE, mesh: Mesh, spans: Spans) -> None:
         self._vae, self._spans, self._alone = vae, spans, mesh.replica.size == 1
         self._device = mesh.device
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=TRACK)
+        # Else its first work would make a context, of half a gigabyte, on the first GPU of the pod.
+        begin = (torch.cuda.set_device, (self._device,)) if self._device.index is not None else (None, ())
+        self._thread = ThreadPoolExecutor(1, TRACK, *begin)
         self._last: Future[DecodedImage | None] | None = None
         self._stream: Any = None
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from distri.layers.conditions import Conditions, together
 from distri.layers.controlnet import ControlRows
 from distri.layers.unet import SplitUNet
+from distri.model.sampling.host_numbers import upload
 from distri.ranks.errors import LeaderFailed, Stopped
 from distri.ranks.mesh import Mesh
 from distri.ranks.patches import split
@@ -217,7 +218,7 @@ def _control(rows: list[_Row]) -> list[ControlRows]:
         if any(active for _, active in steered):
             scales = [control.scale if active else 0.0 for control, active in steered]
             seen = tuple(map(torch.cat, zip(*(control.seen for control, _ in steered), strict=True)))
-            scale = torch.tensor(scales, dtype=torch.float32).to(seen[0].device, non_blocking=True)
+            scale = upload(torch.tensor(scales, dtype=torch.float32), seen[0].device)
             found.append(ControlRows(one.name, seen, scale))
     return found
 

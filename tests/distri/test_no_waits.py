@@ -8,6 +8,7 @@ and so are operations on arrays of both in one, for which a GPU copies or which 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -20,15 +21,17 @@ from distri.layers.unet import SplitUNet
 from distri.model.sampling import host_numbers, schedulers
 from distri.model.sampling.host_numbers import HostNumbers
 from distri.model.sampling.schedulers import SchedulerRecipe, Steps
+from distri.ranks import ternary
 from distri.ranks.mesh import Layout, Mesh
 from distri.ranks.progress import Progress
 from distri.sampling.conditions import PassConditions
 from distri.sampling.control import Control
-from distri.sampling.denoising import Denoising, SamplingOptions
+from distri.sampling.denoising import Denoising, PassControl, SamplingOptions
 from distri.sampling.guidance import Guidance
 from distri.sampling.schedule import Phases, Place, Schedule
+from distri.slots import table
 from distri.slots.slot import Slot
-from distri.slots.table import Table
+from distri.slots.table import Table, _Row
 from tests.distri import networks
 from tests.distri.model.test_schedulers import SCHEDULERS
 
@@ -110,17 +113,35 @@ def test_a_pass_of_two_images_waits_for_nothing(no_copies: _NoCopies) -> None:
     shapes = ((1, networks.TEXT_TOKENS, networks.TEXT_WIDTH), (1, networks.POOLED_WIDTH), (1, 6))
     positive, negative = (Conditions(*(torch.empty(shape, device=META) for shape in shapes)) for _ in range(2))
     conditions, guidance = PassConditions.always(positive, negative), Guidance(5.0, rescale=0.5)
-    table = Table(unet, mesh, (16, 8), SamplingOptions(Schedule(None)), lambda: Control.GO)
+    images = Table(unet, mesh, (16, 8), SamplingOptions(Schedule(None)), lambda: Control.GO)
     seen: list[torch.device] = []
     unet.unet.register_forward_pre_hook(lambda _, args: seen.append(args[1].device))
     with torch.inference_mode(), no_copies:
         for _ in range(2):
             walk = _steps("EulerAncestralDiscreteScheduler", {}, 1.0)
-            table.join(Slot(torch.zeros(1, 4, 16, 8, device=META), Denoising(walk, conditions, guidance)))
-        ended = [slot for _ in range(6) for slot in table.evaluate()]
+            images.join(Slot(torch.zeros(1, 4, 16, 8, device=META), Denoising(walk, conditions, guidance)))
+        ended = [slot for _ in range(6) for slot in images.evaluate()]
     assert [slot.latent_1CHW.shape for slot in ended] == [(1, 4, 16, 8)] * 2
     assert seen == [META] * 6
     assert no_copies.uploads == 2 + 2 * 6  # each image's timesteps, and its noise at each step
+
+
+def test_residuals_are_coded_without_a_number_from_the_host(no_copies: _NoCopies) -> None:
+    with torch.inference_mode(), no_copies:
+        code = ternary.encoded(torch.zeros(2, 7, 100, device=META))
+        assert ternary.decoded(code, 100).shape == (2, 7, 100)
+    assert no_copies.uploads == 0
+
+
+def test_a_network_that_begins_to_steer_brings_its_scale_by_upload(
+    no_copies: _NoCopies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "upload", host_numbers.upload)
+    seen = (torch.zeros(1, 4, 8, 8, device=META),)
+    slots = [mock.Mock(control=(PassControl("edges", seen, 0.5, 0.0, 1.0),), active=(on,)) for on in (True, False)]
+    with no_copies:
+        (rows,) = table._control([_Row(slot, 1, mock.Mock()) for slot in slots])
+    assert (rows.scale.device, rows.scale.shape, no_copies.uploads) == (META, (2,), 1)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="asks a GPU what waits for it")
@@ -137,13 +158,13 @@ def test_no_scheduler_waits_for_a_gpu(name: str | None, settings: dict[str, Any]
             torch.ones(1, 4, 16, 8, device=device),
             Denoising(walk, PassConditions.always(positive, None), Guidance(1.0)),
         )
-        table = Table(unet, mesh, (16, 8), SamplingOptions(Schedule(None)), lambda: Control.GO)
-        table.join(slot)
+        images = Table(unet, mesh, (16, 8), SamplingOptions(Schedule(None)), lambda: Control.GO)
+        images.join(slot)
         torch.cuda.set_sync_debug_mode("error" if warm else "default")
         try:
             with torch.inference_mode():
-                while table.slots:
-                    table.evaluate()
+                while images.slots:
+                    images.evaluate()
         finally:
             torch.cuda.set_sync_debug_mode("default")
 

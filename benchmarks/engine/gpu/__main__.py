@@ -69,12 +69,20 @@ def main() -> None:
         if arguments.parts and part.name not in arguments.parts:
             continue
         limit_s = min(part.share * 60 * arguments.minutes, ends_at - time.monotonic())
-        results[part.name] = {"machine": _machine(bench), "rows": []}
+        found: dict[str, Any] = {"machine": _machine(bench), "rows": []}
         for row in rows_of(part.name, bench, limit_s):
             print(part.name, row, flush=True)
-            results[part.name]["rows"].append(row)
+            found["rows"].append(row)
+            # What was measured before stays until something has been measured again.
+            if part.name not in results or any(measured(one) for one in found["rows"]):
+                results[part.name] = found
             if folder is not None:
                 _write(folder, results)
+
+
+def measured(row: Row) -> bool:
+    """Whether a row holds a figure: it has not failed, and is not the time that the part took."""
+    return "failed" not in row and "part_s" not in row
 
 
 def _machine(bench: Bench) -> Row:

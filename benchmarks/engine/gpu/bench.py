@@ -10,9 +10,11 @@ import torch
 
 from benchmarks.engine import networks
 from distri.layers.conditions import Conditions
+from distri.ranks.kept_shapes import KeptShapes, kept_bytes_of
 from distri.ranks.mesh import Axis, AxisName, TrafficCounter
 from distri.ranks.patches import Patches
 from distri.ranks.phase import EXACT, Evaluation, Phase
+from distri.ranks.progress import Progress
 from distri.ranks.recorder import Recorder, Replay
 from distri.ranks.replay import recorder_of
 
@@ -58,6 +60,9 @@ class Bench:
 
     def recorder(self) -> Recorder | None:
         return recorder_of(self.replay, self.device)
+
+    def shapes(self, *, replayed: bool) -> KeptShapes:
+        return KeptShapes(kept_bytes_of(self.device), self.recorder() if replayed else None)
 
     def unet(self) -> Any:
         if self.small:
@@ -122,8 +127,7 @@ class Bench:
             if not self.small:
                 torch.cuda.empty_cache()
 
-
-def busiest(patches: Patches) -> tuple[Axis, int]:
-    """The axis as the rank with most rows sees it, without any peers, and its place."""
-    index = max(range(patches.count), key=patches.rows)
-    return Axis(AxisName.PATCH, tuple(range(patches.count)), index, None, TrafficCounter()), index
+    def busiest(self, patches: Patches) -> tuple[Axis, int]:
+        """The axis as the rank with most rows sees it, without any peers but with its marks, and its place."""
+        index, ranks = max(range(patches.count), key=patches.rows), tuple(range(patches.count))
+        return Axis(AxisName.PATCH, ranks, index, None, TrafficCounter(), Progress.of(self.device)), index

@@ -6,10 +6,12 @@ from typing import Any
 from unittest import mock
 
 import torch
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.engine.figures import no_messages
-from benchmarks.engine.gpu.bench import DISPLACED, PUBLISHING, WARM_UP, Bench, Row, busiest
+from benchmarks.engine.gpu.bench import DISPLACED, PUBLISHING, WARM_UP, Bench, Row
+from benchmarks.engine.peers import no_messages, zeros
+from distri.layers.kernels.fused import FusedKernels
 from distri.layers.unet import SplitUNet, patches_of
 from distri.ranks import p2p
 
@@ -28,27 +30,33 @@ def measure(bench: Bench) -> Iterator[Row]:
 
 def _profiled(bench: Bench, unet: Any, pixels: int) -> Row:
     patches = patches_of(unet, pixels // 8, pixels // 8, PATCH)
-    axis, _ = busiest(patches)
+    axis, _ = bench.busiest(patches)
     latent, now = bench.latent(2 // CFG, pixels, unet.dtype), torch.tensor(501.0, device=bench.device)
-    owner = SplitUNet(unet)
+    kernels = FusedKernels()
+    owner = SplitUNet(unet, kernels=kernels)
     activity = ProfilerActivity.CPU if bench.small else ProfilerActivity.CUDA
     try:
-        with mock.patch.object(p2p, "post", no_messages):
+        with mock.patch.object(p2p, "post", zeros):
             owner.begin(bench.conditions(unet, 2 // CFG, pixels), axis, patches.height, patches.width)
             for _ in range(WARM_UP):
                 owner(latent, now, PUBLISHING)
                 owner(latent, now, DISPLACED)
             bench.wait()
-            with profile(activities=[activity]) as seen:
-                owner(latent, now, DISPLACED)
-                bench.wait()
+        with mock.patch.object(p2p, "post", no_messages), profile(activities=[activity]) as seen:
+            owner(latent, now, DISPLACED)
+            bench.wait()
     finally:
         owner.remove()
-    spent = [(event.key, event.count, _microseconds(event, bench)) for event in seen.key_averages()]
+    # Beside kernels a GPU's profile has the calls that launched them.
+    on_device = DeviceType.CPU if bench.small else DeviceType.CUDA
+    events = [event for event in seen.key_averages() if event.device_type == on_device]
+    spent = [(event.key, event.count, _microseconds(event, bench)) for event in events]
     spent.sort(key=lambda each: -each[2])
     return {
         "kernels": sum(count for _, count, _ in spent),
         "busy_ms": round(sum(microseconds for *_, microseconds in spent) / 1000, 2),
+        "fused": kernels.used,
+        "not_fused": kernels.left_out,
         "most": [
             {"kernel": name[:120], "calls": count, "ms": round(microseconds / 1000, 3)}
             for name, count, microseconds in spent[:SHOWN]

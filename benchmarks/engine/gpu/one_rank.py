@@ -4,7 +4,7 @@ Buffers are written and read as with peers. A step on N GPUs is projected as the
 since a displaced exchange has a whole evaluation to arrive.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,12 +12,12 @@ from unittest import mock
 
 import torch
 
-from benchmarks.engine.figures import no_messages
-from benchmarks.engine.gpu.bench import DISPLACED, PUBLISHING, SETTLING, WARM_UP, Bench, Row, busiest
+from benchmarks.engine.gpu.bench import DISPLACED, PUBLISHING, SETTLING, WARM_UP, Bench, Row
+from benchmarks.engine.peers import no_messages, zeros
 from distri.layers import traffic
+from distri.layers.kernels.fused import FusedKernels
 from distri.layers.unet import SplitUNet, patches_of
 from distri.ranks import p2p
-from distri.ranks.mesh import Axis
 from distri.ranks.phase import EXACT, Evaluation
 
 # cfg x patch; the first is what eight GPUs do by default.
@@ -55,12 +55,13 @@ def _evaluated(bench: Bench, unet: Any, case: _Case) -> Row:
     pixels, cfg, patch = case.pixels, case.cfg, case.patch
     batch = 2 // cfg
     patches = patches_of(unet, pixels // 8, pixels // 8, patch)
-    axis, index = busiest(patches)
+    axis, index = bench.busiest(patches)
     latent, now = bench.latent(batch, pixels, unet.dtype), torch.tensor(501.0, device=bench.device)
-    owner = SplitUNet(unet, recorder=bench.recorder() if case.replayed else None)
+    kernels = FusedKernels()
+    owner = SplitUNet(unet, kernels=kernels, shapes=bench.shapes(replayed=case.replayed))
     try:
         owner.begin(bench.conditions(unet, batch, pixels), axis, patches.height, patches.width)
-        with mock.patch.object(p2p, "post", _zeros):  # what is recorded is compared, so it has to be numbers
+        with mock.patch.object(p2p, "post", zeros):  # what is recorded is compared, so it has to be numbers
             owner(latent, now, PUBLISHING)
             for _ in range(WARM_UP):
                 owner(latent, now, case.evaluation)
@@ -74,14 +75,9 @@ def _evaluated(bench: Bench, unet: Any, case: _Case) -> Row:
     if case.replayed and not recordings:
         found["failed"] = "it was not replayed; the log says why"
     return found | {
+        "fused": kernels.used,
+        "not_fused": kernels.left_out,
         "kept_gb": round(kept_bytes / 1e9, 3),
         "received_ms": round(received_ms, 2),
         "projected_ms": round(max(found["ms"], received_ms), 2),
     }
-
-
-def _zeros(axis: Axis, sends: Sequence[p2p.Message], receives: Sequence[p2p.Message]) -> list[Any]:
-    """In the place of `p2p.post`: peers that send nothing but zeros."""
-    for message in receives:
-        message.tensor.zero_()
-    return []

@@ -17,6 +17,7 @@ from distri.layers.conditions import Conditions
 from distri.layers.unet import SplitUNet
 from distri.layers.vae import SplitVAE
 from distri.ranks import p2p
+from distri.ranks.kept_shapes import KeptShapes, kept_bytes_of
 from distri.ranks.mesh import Axis
 from distri.ranks.phase import EXACT, Evaluation, Phase
 from distri.ranks.recorder import Recorder
@@ -83,7 +84,7 @@ def _on_rank(bench: Bench, pixels: int, dtype: torch.dtype) -> dict[str, float]:
 
 def _walk(bench: Bench, unet: Any, latent: Tensor, conditions: Conditions, recorder: Recorder | None) -> list[Tensor]:
     """A few displaced evaluations of latents that change."""
-    owner = SplitUNet(unet, recorder=recorder)
+    owner = SplitUNet(unet, shapes=KeptShapes(kept_bytes_of(bench.device), recorder))
     axis, side = on_ranks.mesh().patch, latent.shape[2]
     owner.begin(conditions, axis, side, side)
     owner(latent, torch.tensor(501.0, device=bench.device), PUBLISHING)

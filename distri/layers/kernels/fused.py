@@ -14,6 +14,7 @@ import structlog
 import torch
 from torch import Tensor
 
+from distri.ranks.recording import in_pieces
 from distri.ranks.spans import Spans
 
 log = structlog.get_logger(__name__)
@@ -23,7 +24,6 @@ TRACK = "kernels"
 # plain layers round between two operations where a kernel does not.
 APART = {torch.float16: 2.0**-9, torch.bfloat16: 2.0**-6, torch.float32: 1e-5}
 MOMENTS_APART = 1e-4  # of a deviation or a variance: less than a half type's rounding of what is normalised by them
-COMPARED_AT_ONCE = 1 << 24  # elements, so that comparing takes no memory to speak of
 
 
 class FusedKernels:
@@ -57,6 +57,16 @@ class FusedKernels:
         self._channels_last = channels_last
         self.start_s, self.began_cold = 0.0, False
         self._use: dict[Hashable, bool] = {}
+
+    @property
+    def used(self) -> int:
+        """How many kinds of work kernels do, of those that came up."""
+        return sum(self._use.values())
+
+    @property
+    def left_out(self) -> int:
+        """How many they were not trusted with."""
+        return len(self._use) - self.used
 
     def takes(self, x: Tensor) -> bool:
         """Whether kernels may be used for this activation at all."""
@@ -222,9 +232,7 @@ class FusedKernels:
 
 def apart(found: Tensor, wanted: Tensor) -> float:
     """Largest difference relative to the largest value; synchronises."""
-    dim = max(range(wanted.ndim), key=lambda one: wanted.shape[one])
-    size = max(1, COMPARED_AT_ONCE * wanted.shape[dim] // max(1, wanted.numel()))
-    pieces = list(zip(torch.split(found, size, dim), torch.split(wanted, size, dim), strict=True))
+    pieces = in_pieces(found, wanted)
     largest = torch.stack([piece.abs().max().float() for _, piece in pieces]).max()
     difference = torch.stack(list(starmap(_largest_difference, pieces))).max()
     return float(difference / largest) if float(largest) > 0 else float(difference)

@@ -13,6 +13,7 @@ from distri.layers.conditions import Conditions
 from distri.layers.resolution import nearest_output
 from distri.layers.unet import SplitUNet
 from distri.ranks.errors import Unsplittable
+from distri.ranks.kept_shapes import KeptShapes
 from distri.ranks.mesh import Mesh
 from distri.ranks.phase import EXACT, Evaluation, NormMode, Phase
 from tests.distri import networks, on_ranks
@@ -57,11 +58,11 @@ Step = tuple[int, int, int, int, Evaluation]  # batch, height, width, change, ph
 def _run(
     plan: list[Step],
     mode: NormMode = NormMode.CORRECTED,
-    kept_bytes: int | None = None,
+    kept_bytes: int = 1 << 30,
 ) -> tuple[list[Tensor], list[int]]:
     """Outputs of one split network, an image begun whenever the shape changes, and its buffers after each step."""
     mesh = on_ranks.mesh()
-    unet = SplitUNet(networks.unet(), norm_mode=mode, kept_bytes=kept_bytes)
+    unet = SplitUNet(networks.unet(), norm_mode=mode, shapes=KeptShapes(kept_bytes))
     outputs, buffers, shape = [], [], None
     for batch, height, width, change, evaluation in plan:
         if shape != (batch, height, width):

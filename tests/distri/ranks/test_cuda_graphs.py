@@ -210,6 +210,15 @@ def test_a_recording_beside_which_no_evaluation_fits_is_refused(allocators: Allo
     assert allocators.left_by_all == {1}
 
 
+def test_nothing_else_is_computed_from_when_memory_is_looked_at(allocators: Allocators) -> None:
+    """A decode beside would be counted as the recording's: it ends first, and what it held is free."""
+    recorder = CudaGraphRecorder(torch.device("cuda", 0), alone=lambda: allocators.take(-300 * MIB))
+    allocators.take(300 * MIB)
+    pieces = _recorded(recorder, allocators, 20 * MIB)
+    assert recorder.held_bytes == 20 * MIB
+    assert (allocators.free_bytes, len(pieces)) == (980 * MIB, 2)
+
+
 @gpu
 def test_on_a_gpu_pieces_replay_and_a_broken_capture_spoils_nothing() -> None:
     device = torch.device("cuda", 0)

@@ -1,6 +1,7 @@
 """Replayed evaluations against those that Python runs, bit for bit, and message for message."""
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,10 +18,13 @@ from torch import Tensor, nn
 from distri.layers.conditions import Conditions
 from distri.layers.unet import SplitUNet
 from distri.ranks import p2p
+from distri.ranks.buckets import Cut
+from distri.ranks.kept_shapes import KeptShapes
 from distri.ranks.mesh import Axis, Mesh
 from distri.ranks.operator_lists import OperatorRecorder
 from distri.ranks.phase import EXACT, Evaluation, NormMode, Phase
 from distri.ranks.recorder import Tape
+from distri.ranks.recording import Comparison, Recording
 from distri.ranks.spans import Span, Spans
 from tests.distri import networks, on_ranks
 from tests.distri.networks import seeded
@@ -139,15 +143,19 @@ class Answer:
 
 
 def _compare(
-    images: Sequence[Pass], make: Callable[[], OperatorRecorder] = OperatorRecorder, **settings: Any
+    images: Sequence[Pass],
+    make: Callable[[], OperatorRecorder] = OperatorRecorder,
+    *,
+    kept_bytes: int = 1 << 30,
+    **settings: Any,
 ) -> Answer:
     axis = on_ranks.mesh().patch
     with _logged() as log:
-        wanted = _evaluated(SplitUNet(_network(), **settings), axis, images)
+        wanted = _evaluated(SplitUNet(_network(), shapes=KeptShapes(kept_bytes), **settings), axis, images)
         eager_log = log.copy()
         log.clear()
         spans = Spans()
-        unet = SplitUNet(_network(), recorder=make(), spans=spans, **settings)
+        unet = SplitUNet(_network(), shapes=KeptShapes(kept_bytes, make()), spans=spans, **settings)
         with _counted() as replays:
             found = _evaluated(unet, axis, images)
     same = all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
@@ -319,7 +327,7 @@ def _hooked(images: Sequence[Pass], hook: Callable[..., Any]) -> tuple[list[Tens
     """Evaluations of one rank whose network has a hook."""
     network, spans = _network(), Spans()
     network.mid_block.resnets[0].conv1.register_forward_hook(hook)
-    unet = SplitUNet(network, recorder=OperatorRecorder(), spans=spans)
+    unet = SplitUNet(network, shapes=KeptShapes(1 << 30, OperatorRecorder()), spans=spans)
     with _counted() as replays:
         outputs = _evaluated(unet, Mesh.single().patch, images)
     return outputs, list(spans), len(replays)
@@ -369,6 +377,27 @@ def test_an_image_that_overflows_does_not_speak_against_a_recording() -> None:
     assert (record.detail["refused"], record.detail["difference"], replayed) == (None, 0.0, 2)
 
 
+@pytest.mark.parametrize("output", [torch.ones(2, 3), torch.ones(7)])
+def test_a_recording_of_another_shape_is_not_used_and_harms_no_evaluation(output: Tensor) -> None:
+    comparison = Comparison(Recording((), [mock.Mock()], [], output))
+    comparison.begin(())
+    assert math.isnan(comparison.difference(torch.ones(3, 2)))
+    assert comparison.failure is not None
+    assert "(3, 2) are wanted" in comparison.failure
+
+
+def test_what_cannot_be_compared_leaves_messages_as_they_are() -> None:
+    """The recording sends one tensor where the evaluation sends two; the cut is passed all the same."""
+    acted, sent = list[str](), (torch.ones(2), torch.ones(2))
+    recorded = mock.Mock(spec=Cut, bucket=None, sent=sent[:1], received=())
+    cut = mock.Mock(spec=Cut, bucket=None, sent=sent, received=(), act=lambda: acted.append("cut"))
+    comparison = Comparison(Recording((), [mock.Mock(), mock.Mock()], [recorded], torch.ones(1)))
+    comparison.begin(())
+    comparison.at_cut(cut)
+    assert acted == ["cut"]
+    assert math.isnan(comparison.difference(torch.ones(1)))
+
+
 def test_what_sends_differently_is_not_used(ranks: GetRanks) -> None:
     for answer in ranks(2).run(_sends_otherwise):
         assert answer.messages
@@ -403,7 +432,7 @@ def test_a_rounding_that_differs_is_used() -> None:
 
 
 def test_a_network_without_its_layers_holds_no_recording() -> None:
-    unet = SplitUNet(_network(), recorder=OperatorRecorder())
+    unet = SplitUNet(_network(), shapes=KeptShapes(1 << 30, OperatorRecorder()))
     _evaluated(unet, Mesh.single().patch, [Pass(1, (EXACT,) * 3)])
     unet.free()
     spans = Spans()
@@ -415,7 +444,7 @@ def test_a_network_without_its_layers_holds_no_recording() -> None:
 
 def test_an_image_in_low_memory_is_neither_recorded_nor_replayed() -> None:
     spans = Spans()
-    unet = SplitUNet(_network(), recorder=OperatorRecorder(), spans=spans)
+    unet = SplitUNet(_network(), shapes=KeptShapes(1 << 30, OperatorRecorder()), spans=spans)
     image = Pass(1)
     with torch.inference_mode(), _counted() as replays:
         for replayed in (True, True, False):

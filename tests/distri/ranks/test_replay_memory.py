@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from distri.layers.unet import SplitUNet
+from distri.ranks.kept_shapes import KeptShapes
 from distri.ranks.mesh import Mesh
 from distri.ranks.operator_lists import OperatorRecorder
 from distri.ranks.phase import EXACT
 from distri.ranks.recorder import Recorder, Tape
+from distri.ranks.recording import Recording
 from distri.ranks.spans import Span, Spans
 from tests.distri.ranks.test_replay import Pass
 from tests.distri.ranks.test_replay import _evaluated as evaluated
@@ -25,7 +27,9 @@ ALONE = Mesh.single().patch
 def _compared(images: Sequence[Pass], recorder: Recorder) -> tuple[bool, list[Span]]:
     """Whether one rank's evaluations are those of a network that is never recorded; and what was recorded."""
     spans = Spans()
-    found = evaluated(SplitUNet(network_of_all_layers(), recorder=recorder, spans=spans), ALONE, images)
+    found = evaluated(
+        SplitUNet(network_of_all_layers(), shapes=KeptShapes(1 << 30, recorder), spans=spans), ALONE, images
+    )
     wanted = evaluated(SplitUNet(network_of_all_layers()), ALONE, images)
     return all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True)), list(spans)
 
@@ -72,7 +76,7 @@ def test_an_evaluation_that_finds_no_memory_beside_recordings_is_done_again_with
         return out
 
     network.mid_block.resnets[0].conv1.register_forward_hook(greedy)
-    unet = SplitUNet(network, recorder=recorder)
+    unet = SplitUNet(network, shapes=KeptShapes(1 << 30, recorder))
     small, large = Pass(1, (EXACT,) * 3), Pass(2, (EXACT,), height=32)
     outputs = evaluated(unet, ALONE, [small, large])
     assert unet.shapes.recordings == 0
@@ -80,9 +84,66 @@ def test_an_evaluation_that_finds_no_memory_beside_recordings_is_done_again_with
     assert all(torch.equal(one, other) for one, other in zip(outputs, plain, strict=True))
 
 
+@pytest.mark.parametrize("turn", [3, 4])
+def test_memory_that_runs_out_while_a_recording_is_compared_costs_the_recording_alone(turn: int) -> None:
+    """A layer is called by the first evaluation, to record, and to compare; the fourth call is that after it."""
+    network, calls = network_of_all_layers(), list[None]()
+
+    def runs_out(_: nn.Module, __: object, out: Tensor) -> Tensor:
+        calls.append(None)
+        if len(calls) == turn:
+            raise torch.OutOfMemoryError("no room")
+        return out
+
+    network.mid_block.resnets[0].conv1.register_forward_hook(runs_out)
+    spans, image = Spans(), Pass(1, (EXACT,) * 5)
+    unet = SplitUNet(network, shapes=KeptShapes(1 << 30, OperatorRecorder()), spans=spans)
+    found = evaluated(unet, ALONE, [image])
+    plain = evaluated(SplitUNet(network_of_all_layers()), ALONE, [image])
+    assert all(torch.equal(one, other) for one, other in zip(found, plain, strict=True))
+    refused = [record.detail["refused"] for record in spans]
+    assert refused == (["OutOfMemoryError: no room"] if turn == 3 else [None])
+
+
+def test_memory_that_runs_out_in_a_replay_costs_the_recordings_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    replay, replays = Recording.replay, list[None]()
+
+    def runs_out(recording: Recording, inputs: Sequence[Tensor]) -> Tensor:
+        replays.append(None)
+        if len(replays) == 2:
+            raise torch.OutOfMemoryError("no room")
+        return replay(recording, inputs)
+
+    monkeypatch.setattr(Recording, "replay", runs_out)
+    unet, image = (
+        SplitUNet(network_of_all_layers(), shapes=KeptShapes(1 << 30, OperatorRecorder())),
+        Pass(1, (EXACT,) * 6),
+    )
+    found = evaluated(unet, ALONE, [image])
+    plain = evaluated(SplitUNet(network_of_all_layers()), ALONE, [image])
+    assert all(torch.equal(one, other) for one, other in zip(found, plain, strict=True))
+    assert (len(replays), unet.shapes.recordings) == (2, 0)
+
+
+def test_networks_that_share_what_they_keep_have_each_their_own_recordings() -> None:
+    shapes = KeptShapes(1 << 30, OperatorRecorder())
+    image = Pass(1, (EXACT,) * 4)
+    networks = [network_of_all_layers(), network_of_all_layers()]
+    with torch.no_grad():
+        networks[1].conv_out.weight.mul_(2)
+    wanted = []
+    for one in networks:
+        alone = SplitUNet(one)
+        wanted += evaluated(alone, ALONE, [image])
+        alone.remove()
+    found = [out for one in networks for out in evaluated(SplitUNet(one, shapes=shapes), ALONE, [image])]
+    assert shapes.recordings == 2
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+
+
 def test_recordings_weigh_what_they_hold() -> None:
     recorder = OperatorRecorder()
-    unet = SplitUNet(network_of_all_layers(), recorder=recorder, kept_bytes=1 << 40)
+    unet = SplitUNet(network_of_all_layers(), shapes=KeptShapes(1 << 40, recorder))
     evaluated(unet, ALONE, [Pass(1, (EXACT,))])
     before = unet.shapes.weight_bytes
     evaluated(unet, ALONE, [Pass(1, (EXACT,) * 2)])

@@ -6,6 +6,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ import torch
 
 from distri.engine import Engine, EngineSettings
 from distri.model.image import ImageSpec, Rendered
-from distri.ranks.mesh import Mesh
-from distri.ranks.spans import RenderSpan
+from distri.ranks.mesh import Layout, Mesh
+from distri.ranks.progress import Progress
+from distri.ranks.spans import RenderSpan, Spans
 from distri.sampling.control import Control
 from distri.sampling.pixels import DecodedImage, ReplicaVAE
-from distri.slots.decoder import TRACK
+from distri.slots.decoder import TRACK, Decoder
 
 SHORT = ImageSpec("a cat", "blurry", seed=7, width=64, height=64, steps=1, guidance_scale=5.0)
 LONG = replace(SHORT, seed=8, steps=4)
@@ -37,6 +39,19 @@ def _alike(engine: Engine, image: ImageSpec, found: Rendered) -> bool:
     assert alone is not None
     assert found.pixels is not None
     return bool(np.abs(alone.astype(int) - found.pixels.astype(int)).max() <= 1)
+
+
+@pytest.mark.parametrize(("device", "chosen"), [("cuda:3", [torch.device("cuda", 3)]), ("cuda", []), ("cpu", [])])
+def test_decodes_make_no_context_on_another_gpu(
+    monkeypatch: pytest.MonkeyPatch, device: str, chosen: list[torch.device]
+) -> None:
+    """Torch's current GPU is the first one in every new thread."""
+    begun = list[torch.device]()
+    monkeypatch.setattr(torch.cuda, "set_device", begun.append)
+    mesh = Mesh(Layout(1, 1, 1), torch.device(device), 0, {}, progress=Progress())
+    decoder = Decoder(mock.Mock(), mesh, Spans())
+    decoder._thread.submit(lambda: None).result()
+    assert begun == chosen
 
 
 def test_others_are_evaluated_while_an_image_is_decoded(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from distri.layers.kernels import fused, gating
 from distri.layers.kernels.fused import FusedKernels
 from distri.layers.unet import SplitUNet
 from distri.layers.vae import SplitVAE
+from distri.ranks import recording
 from distri.ranks.mesh import Mesh
 from distri.ranks.phase import EXACT, Evaluation, Phase
 from distri.ranks.spans import Spans
@@ -111,7 +112,7 @@ def test_kernels_are_for_gpus_and_for_half_and_single_precision() -> None:
 
 
 def test_a_difference_is_found_wherever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "COMPARED_AT_ONCE", 8)
+    monkeypatch.setattr(recording, "COMPARED_AT_ONCE", 8)
     wanted = seeded(1, 2, 3, 50)
     for place in (0, 49):
         found = wanted.clone()
