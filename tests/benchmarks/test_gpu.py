@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,9 @@ def test_a_part_measures_small_networks(part: str) -> None:
 def test_what_was_measured_stays_until_something_is_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = iter([[{"ms": 1.5}], [{"failed": "no GPU"}, {"part_s": 2.0}], [{"failed": "once"}, {"ms": 2.5}]])
+    answers: Iterator[list[Row]] = iter(
+        [[{"ms": 1.5}], [{"failed": "no GPU"}, {"part_s": 2.0}], [{"failed": "once"}, {"ms": 2.5}]]
+    )
     monkeypatch.setattr(gpu, "rows_of", lambda *_: iter(next(answers)))
     monkeypatch.setattr(sys, "argv", ["gpu", "--small", "--output", str(tmp_path), "decode"])
     found = []

@@ -111,6 +111,20 @@ class Bench:
             "memory_gb": round(memory_bytes / 1e9, 2),
         }
 
+    def synchronises(self, work: Callable[[], object]) -> str | None:
+        """Where it waits for the device, as torch says; None if nowhere, or if there is none."""
+        if self.small:
+            return None
+        self.wait()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            work()
+        except RuntimeError as error:
+            return str(error).splitlines()[0]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return None
+
     def wait(self) -> None:
         """Until the device has done all that it was asked for."""
         if not self.small:

@@ -67,6 +67,7 @@ def _evaluated(bench: Bench, unet: Any, case: _Case) -> Row:
                 owner(latent, now, case.evaluation)
         with mock.patch.object(p2p, "post", no_messages):
             found = bench.timed(partial(owner, latent, now, case.evaluation))
+            waits = bench.synchronises(partial(owner, latent, now, case.evaluation))
         kept_bytes, recordings = owner.shapes.buffer_bytes, owner.shapes.recordings
     finally:
         owner.remove()
@@ -75,6 +76,7 @@ def _evaluated(bench: Bench, unet: Any, case: _Case) -> Row:
     if case.replayed and not recordings:
         found["failed"] = "it was not replayed; the log says why"
     return found | {
+        "synchronises": waits,
         "fused": kernels.used,
         "not_fused": kernels.left_out,
         "kept_gb": round(kept_bytes / 1e9, 3),

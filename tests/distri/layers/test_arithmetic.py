@@ -22,7 +22,7 @@ from tests.distri import networks
 
 
 def operations(unet: Any, height: int, width: int, count: int, index: int, *, window: int | None = None) -> int:
-    """Of an evaluation after the first, which also computes keys and values of the text."""
+    """Of an evaluation whose keys and values of the text are there."""
     axis = Axis(AxisName.PATCH, tuple(range(count)), index, None, TrafficCounter())
     pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
     shapes = ((1, arithmetic.TEXT_TOKENS, unet.config.cross_attention_dim), (1, pooled), (1, 6))
@@ -31,7 +31,7 @@ def operations(unet: Any, height: int, width: int, count: int, index: int, *, wi
     owner = SplitUNet(unet)
     with torch.inference_mode(), mock.patch.object(p2p, "post", return_value=[]):
         owner.begin(conditions, axis, height, width, window=window)
-        owner(latent, torch.tensor(1.0, device="meta"), EXACT)
+        owner._layers.read_text(conditions.text)
         with FlopCounterMode(display=False) as counter:
             owner(latent, torch.tensor(1.0, device="meta"), EXACT)
     owner.remove()
