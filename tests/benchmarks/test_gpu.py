@@ -107,10 +107,12 @@ def test_a_part_measures_small_networks(part: str) -> None:
 def test_what_was_measured_stays_until_something_is_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers: Iterator[list[Row]] = iter(
-        [[{"ms": 1.5}], [{"failed": "no GPU"}, {"part_s": 2.0}], [{"failed": "once"}, {"ms": 2.5}]]
-    )
-    monkeypatch.setattr(gpu, "rows_of", lambda *_: iter(next(answers)))
+    answers: list[list[Row]] = [
+        [{"ms": 1.5}],
+        [{"failed": "no GPU"}, {"part_s": 2.0}],
+        [{"failed": "once"}, {"ms": 2.5}],
+    ]
+    monkeypatch.setattr(gpu, "rows_of", lambda *_: iter(answers.pop(0)))
     monkeypatch.setattr(sys, "argv", ["gpu", "--small", "--output", str(tmp_path), "decode"])
     found = []
     for _ in range(3):
