@@ -246,15 +246,16 @@ class SplitUNet:
 
     def end(self) -> None:
         """Wait for messages in flight and forget the image; its buffers stay for the next of that shape."""
-        self._context.exchange.drain()
-        self._context.references = ()
-        self._context.text, self._conditions, self._replays, self._texts, self._control = {}, None, None, {}, ()
+        context = self._context
+        context.exchange.drain()
+        # Those of the image may be dropped for another network's.
+        context.exchange, context.residuals, context.references = Exchange(axis_of_one()), Residuals(), ()
+        context.text, self._conditions, self._replays, self._texts, self._control = {}, None, None, {}, ()
 
     def free(self) -> None:
         """Forget the image, and drop all that is kept from one to the next."""
         self.end()
         self.shapes.clear()
-        self._context.exchange, self._context.residuals = Exchange(axis_of_one()), Residuals()
 
     def remove(self) -> None:
         """Restore the plain network."""

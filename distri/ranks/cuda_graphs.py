@@ -18,8 +18,8 @@ class CudaGraphRecorder:
 
     Args:
         device: a GPU.
-        alone: called before a recording; it returns when nothing else is computed on the device. What others take
-            meanwhile would be counted as the pool's, and they would lack the memory that a capture may not give back.
+        alone: called before a recording; it returns when no picture is decoded beside. What that takes meanwhile would
+            be counted as the pool's, and it would lack the memory that a capture may not give back.
 
     Attributes:
         held_bytes: device memory of all recordings that are left: the pool, and the graphs themselves.

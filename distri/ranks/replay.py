@@ -17,8 +17,8 @@ What cannot be recorded, or plays differently, is evaluated as it is for as long
 import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -94,10 +94,8 @@ class Replays:
         key = (evaluation, reads, *((tuple(value.shape), value.dtype) for value in inputs))
         kind = self._kinds.get(key)
         if kind is not None and kind.recording is not None:
-            try:
-                return kind.recording.replay(inputs)
-            except torch.OutOfMemoryError as error:
-                return self._without_recordings(error, inputs, compute)
+            found = self._tried(partial(kind.recording.replay, inputs))
+            return self._as_it_is(inputs, compute) if found is None else found
         if kind is None:
             self._kinds[key] = _Kind()
         elif not (kind.refused or self._refused):
@@ -114,54 +112,68 @@ class Replays:
         for kind in self._kinds.values():
             if kind.recording is not None:
                 kind.recording.release()
+                kind.recording = None
         self._kinds.clear()
         self._scratch = Scratch()
 
     def _as_it_is(self, inputs: Sequence[Tensor], compute: Compute) -> Tensor:
-        try:
-            return compute(*inputs)
-        except torch.OutOfMemoryError as error:
-            return self._without_recordings(error, inputs, compute)
+        while True:
+            found = self._tried(partial(compute, *inputs))
+            if found is not None:
+                return found
 
-    def _without_recordings(self, error: torch.OutOfMemoryError, inputs: Sequence[Tensor], compute: Compute) -> Tensor:
-        """Evaluate again what ran out of memory, and drop recordings for it: those of others, then its own."""
-        # With peers it cannot be done again: some of its messages have been sent.
-        if self.exchange.axis.size > 1:
-            raise error
+    def _tried(self, work: Callable[[], Tensor]) -> Tensor | None:
+        """What work gives; None if memory ran out, and there is more of it now. What the work held is free by then."""
+        try:
+            return work()
+        except torch.OutOfMemoryError as error:
+            # With peers it cannot be done again: some of its messages have been sent.
+            if self.exchange.axis.size > 1 or not self._drop(first_line(error)):
+                raise
+        return None
+
+    def _drop(self, reason: str) -> bool:
+        """Drop recordings for an evaluation: those of other shapes, or else its own; whether there were any."""
         if self.make_room():
-            with suppress(torch.OutOfMemoryError):
-                return compute(*inputs)
+            return True
         if not self.count:
-            raise error
+            return False
         self.release()
         self._refused = True
-        log.info("recordings of %s are dropped to evaluate it: %s", self.shape, first_line(error))
-        return compute(*inputs)
+        log.info("recordings of %s are dropped to evaluate it: %s", self.shape, reason)
+        return True
 
     def _record_and_compare(
         self, recorder: Recorder, evaluation: Evaluation, kind: _Kind, inputs: Sequence[Tensor], compute: Compute
     ) -> Tensor:
+        found = self._recorded_and_compared(recorder, evaluation, kind, inputs, compute)
+        return self._as_it_is(inputs, compute) if found is None else found
+
+    def _recorded_and_compared(
+        self, recorder: Recorder, evaluation: Evaluation, kind: _Kind, inputs: Sequence[Tensor], compute: Compute
+    ) -> Tensor | None:
+        """What the evaluation as it is gives, beside its recording; None if it has not come to its end."""
         began_ns = time.monotonic_ns()
         recording = self._record(recorder, evaluation, inputs, compute)
         if recording is None:
-            return self._as_it_is(inputs, compute)
+            return None
         recorded_ns = time.monotonic_ns()
         comparison = Comparison(recording)
+        wanted: Tensor | None = None
+        difference = float("nan")
         try:
             with self.exchange.cut_by(comparison.at_cut):
                 comparison.begin(inputs)
                 wanted = compute(*inputs)
         except torch.OutOfMemoryError as error:
-            kind.refused = True
-            recording.release()
-            self._note(evaluation, began_ns, recorded_ns, first_line(error), pieces=len(recording.pieces))
+            reason: str | None = first_line(error)
             if self.exchange.axis.size > 1:
                 raise
-            return self._as_it_is(inputs, compute)
-        difference, reason = comparison.difference(wanted), comparison.failure
-        most = max(TOLERANCE, 4 * torch.finfo(wanted.dtype).eps)
-        if reason is None and not difference <= most:
-            reason = f"a replay differs by {difference:.2g} of the largest value, {most:.2g} is allowed"
+        else:
+            difference, reason = comparison.difference(wanted), comparison.failure
+            most = max(TOLERANCE, 4 * torch.finfo(wanted.dtype).eps)
+            if reason is None and not difference <= most:
+                reason = f"a replay differs by {difference:.2g} of the largest value, {most:.2g} is allowed"
         if reason is not None:
             kind.refused = True
             recording.release()

@@ -121,7 +121,7 @@ class _Queue:
             finished = self._renders.advance(1 if self._asks_again else None)
         except Stopped:
             self._left.clear()
-            self._hand_over(self._renders.decoded())
+            self._hand_over(self._decoded(self._renders))
             self._rendering.clear()
         except EngineError as error:
             self._raise_after(error)
@@ -199,15 +199,25 @@ class _Queue:
                 if leader is not None:
                     leader.commit(task, rendered, self._replica.provenances.of(task, others=rendered.others))
 
+    def _decoded(self, renders: Renders) -> list[Finished]:
+        try:
+            return renders.decoded()
+        except EngineError as error:
+            self._raise_after(error)
+
     def _raise_after(self, error: EngineError) -> NoReturn:
         """Hand over what was finished before an error; blame an image for the memory if it was alone.
 
         Several together need fewer slots.
         """
+        alone = next(iter(self._rendering.values())) if len(self._rendering) == 1 else None
         if self._renders is not None:
-            self._hand_over(self._renders.saved())
-        if isinstance(error, OutOfMemory) and len(self._rendering) == 1:
-            raise ImageTooLarge(next(iter(self._rendering.values())), error) from error
+            try:
+                self._hand_over(self._renders.saved())
+            except Exception:
+                log.exception("some images will be rendered again")  # why this rank ends is said by the other error
+        if isinstance(error, OutOfMemory) and alone is not None:
+            raise ImageTooLarge(alone, error) from error
         raise error
 
 

@@ -50,7 +50,8 @@ class Renders:
 
     One table is evaluated at a time. Images whose next pass is of another size, or the refiner's, wait until it is
     empty; then the table is of the kind of who waited for longest. Of a kind that was never evaluated the first image
-    begins alone, to measure how many fit into memory, by the first evaluation that as many networks steer as any.
+    begins alone, to measure how many fit into memory. Where control networks steer it, that is the first evaluation
+    with all of them; of images with networks that never steer together each is alone.
 
     An image whose passes are over leaves its slot and is decoded beside the evaluations of others, where there are
     several slots, one rank has the whole image, and memory holds both; else between two evaluations. At most as many
@@ -228,7 +229,7 @@ class Renders:
         if measures:
             self._parts.decoder.wait()
             count = 1  # then others may join
-            measures = one.is_heaviest
+            measures = all(one.active)  # of an evaluation that all networks steer
         synchronous = one.synchronous
         ended: list[Slot] = []
         with room.evaluation(kind, one.rows, most_rows=one.most_rows) if measures else nullcontext():
@@ -260,9 +261,7 @@ class Renders:
         if self._kind is None:
             self._kind = own.kind
             kind, parts = own.kind, self._parts
-            if not parts.room.is_begun(kind):
-                parts.decoder.wait()  # whose memory will be free
-                parts.room.begin(kind)
+            parts.room.begin(kind, parts.decoder.wait)
             size = kind.height, kind.width
             self._table = Table(parts.unet_of(kind), parts.mesh, size, self._options, self._control, window=kind.window)
         free = set(range(self.slots)) - {seat.number for seat in self._seats.values()}

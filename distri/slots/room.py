@@ -73,16 +73,16 @@ class Room:
         """How many fit; None if nothing says."""
         return self._needs[kind].fit if kind in self._needs else None
 
-    def is_begun(self, kind: Hashable) -> bool:
-        """Whether nothing is to be looked at again before a table of this kind is filled."""
-        return kind not in self._needs or kind == self._begun
+    def begin(self, kind: Hashable, wait: Callable[[], object]) -> None:
+        """A table of this kind is filled next. After one of another, models may have come into memory. Blocks.
 
-    def begin(self, kind: Hashable) -> None:
-        """A table of this kind is filled after one of another: models may have come into memory since. Blocks."""
-        if self._mesh.memory is None or self.is_begun(kind):
-            return
-        self._begun, need = kind, self._needs[kind]
-        self._note(kind, need.row_bytes, need.most_rows, self._free_bytes())
+        `wait` returns when nobody holds memory for a moment; it is called before memory is looked at.
+        """
+        before, self._begun = self._begun, kind
+        need = self._needs.get(kind)
+        if self._mesh.memory is not None and need is not None and kind != before:
+            wait()
+            self._note(kind, need.row_bytes, need.most_rows, self._free_bytes())
 
     @contextmanager
     def evaluation(self, kind: Hashable, rows: int, *, most_rows: int) -> Iterator[None]:
@@ -103,7 +103,6 @@ class Room:
         # The first evaluation publishes in most schedules, and so makes the buffers.
         left_bytes = max(0, self._buffers_bytes() - before_bytes)
         taken_bytes = max(0, peak.taken_bytes - left_bytes) * self._held + left_bytes
-        self._begun = kind
         self._note(kind, max(1, taken_bytes // rows), most_rows, free_bytes)
 
     def _free_bytes(self) -> int:

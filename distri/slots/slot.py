@@ -43,7 +43,6 @@ class Slot:
         self._guided = [guidance.on_at(steps.share(index)) for index in range(self.total)]
         switches = {index for index in range(1, self.total) if self._guided[index] != self._guided[index - 1]}
         active = [self._active_at(index) for index in range(self.total)]
-        self._most_active = max(map(sum, active), default=0)
         switches |= {index for index in range(1, self.total) if active[index] != active[index - 1]}
         if denoising.redraws is not None:  # what is stale is of other noise
             switches |= set(range(self.total))
@@ -88,11 +87,6 @@ class Slot:
     def active(self) -> tuple[bool, ...]:
         """Which of them steer the next evaluation."""
         return self._active_at(self.index)
-
-    @property
-    def is_heaviest(self) -> bool:
-        """Whether as many steer the next evaluation as any of the pass."""
-        return sum(self.active) == self._most_active
 
     def _active_at(self, index: int) -> tuple[bool, ...]:
         return tuple(one.on_at(index, self.total) for one in self.control)

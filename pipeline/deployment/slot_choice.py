@@ -61,11 +61,17 @@ def chosen_slots(
     """
     if fixed is not None:
         return SlotChoice(fixed, "as the settings say")
-    of_job: dict[str, Any] = {"model": model, "layout": layout, "exact": exact, "pixels": pixels}
+    kind: dict[str, Any] = {
+        "model": model,
+        "layout": layout,
+        "exact": exact,
+        "pixels": pixels,
+        "exchange": exchange,
+    }
     rates = {
-        slots: expected_speed(speeds, slots=slots, device=device, exchange=exchange, **of_job).tera_a_second
+        slots: expected_speed(speeds, slots=slots, device=device, **kind).tera_a_second
         for slots in SLOTS
-        if slots <= max(1, images)
+        if slots <= max(1, images) and (device != "cpu" or slots == 1 or _alike(speeds, slots=slots, **kind))
     }
     best = max(rates.values())
     slots = next(slots for slots, rate in sorted(rates.items()) if rate * WORTH >= best)
@@ -89,12 +95,25 @@ def slots_to_try(
         choice, speeds, model, layout, exact, pixels, images, exchange: see `chosen_slots`.
     """
 
+    kind: dict[str, Any] = {
+        "model": model,
+        "layout": layout,
+        "exact": exact,
+        "pixels": pixels,
+        "exchange": exchange,
+    }
+
     def rendered(slots: int) -> int:
-        wanted = SpeedKey.of(model, layout, exact=exact, device="", pixels=pixels, together=slots, exchange=exchange)
-        return sum(speed.images for key, speed in speeds.items() if replace(key, device="") == wanted)
+        return sum(speed.images for speed in _alike(speeds, slots=slots, **kind))
 
     near = [slots for slots in SLOTS if slots in (choice.slots // 2, choice.slots * 2) and slots <= images]
     unknown = [slots for slots in near if rendered(slots) < TRIED_IMAGES]
     if not unknown or rendered(choice.slots) < TRIED_IMAGES:
         return choice
     return SlotChoice(min(unknown, key=rendered), f"tried, to learn whether it is better than {choice.slots}")
+
+
+def _alike(speeds: Mapping[SpeedKey, Speed], *, slots: int, **kind: Any) -> list[Speed]:
+    """What was learned of just this kind of job with so many slots, on whatever device."""
+    wanted = SpeedKey.of(**kind, device="", together=slots)
+    return [speed for key, speed in speeds.items() if replace(key, device="") == wanted]

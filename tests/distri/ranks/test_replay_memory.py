@@ -1,6 +1,8 @@
 """What recordings weigh, and what becomes of them where memory is short."""
 
+import gc
 import logging
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -123,6 +125,44 @@ def test_memory_that_runs_out_in_a_replay_costs_the_recordings_alone(monkeypatch
     plain = evaluated(SplitUNet(network_of_all_layers()), ALONE, [image])
     assert all(torch.equal(one, other) for one, other in zip(found, plain, strict=True))
     assert (len(replays), unet.shapes.recordings) == (2, 0)
+
+
+@pytest.mark.parametrize("turn", [1, 3])
+def test_what_ran_out_of_memory_is_free_when_it_is_done_again(turn: int) -> None:
+    """As it is, and beside its recording: nothing of the first try may be held by its error."""
+    network, calls, held = network_of_all_layers(), list[None](), list[weakref.ref[Tensor]]()
+    small = Pass(1, (EXACT,) * 3)
+    unet = SplitUNet(network, shapes=KeptShapes(1 << 30, OperatorRecorder()))
+    evaluated(unet, ALONE, [small])
+
+    def runs_out(_: nn.Module, __: object, out: Tensor) -> Tensor:
+        calls.append(None)
+        if len(calls) == turn:
+            held.append(weakref.ref(out))
+            raise torch.OutOfMemoryError("no room")
+        assert not [ref for ref in held if ref() is not None]
+        return out
+
+    network.mid_block.resnets[0].conv1.register_forward_hook(runs_out)
+    gc.collect()
+    gc.disable()
+    try:
+        evaluated(unet, ALONE, [Pass(2, (EXACT,) * 4, height=32)])
+    finally:
+        gc.enable()
+    assert len(held) == 1
+
+
+def test_what_is_dropped_for_another_network_is_held_by_nobody() -> None:
+    shapes = KeptShapes(1, OperatorRecorder())
+    first, second = (SplitUNet(network_of_all_layers(), shapes=shapes) for _ in range(2))
+    evaluated(first, ALONE, [Pass(1, (EXACT,) * 3)])
+    [kept] = shapes._by_shape.values()
+    exchange = weakref.ref(kept.exchange)
+    del kept
+    evaluated(second, ALONE, [Pass(1, (EXACT,) * 3)])
+    gc.collect()
+    assert exchange() is None
 
 
 def test_networks_that_share_what_they_keep_have_each_their_own_recordings() -> None:

@@ -23,6 +23,7 @@ from distri.run.signals import LeaderSignal
 from distri.sampling.control import Control
 from distri.slots.decoder import Decoder
 from distri.slots.image_render import ImageRender
+from distri.slots.renders import Renders
 from distri.slots.room import Room
 from distri.slots.table import Table
 from pipeline.deployment.allowed import AllowedIPAdapter, AllowedModel
@@ -163,9 +164,44 @@ def test_an_image_is_blamed_for_its_memory_only_if_it_was_alone(
         _run(engine, _Leader(), _tasks(), slots=slots)
 
 
+@pytest.mark.parametrize("images", [2, 3])
+def test_an_image_that_was_evaluated_beside_a_decode_is_not_blamed_for_the_memory(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, images: int
+) -> None:
+    """The first leaves after two evaluations; the third runs out, when its picture is there."""
+    evaluate, evaluations = Table.evaluate, list[None]()
+
+    def runs_out(table: Table) -> Any:
+        evaluations.append(None)
+        if len(evaluations) < 3:
+            return evaluate(table)
+        engine._parts.decoder.wait()
+        raise OutOfMemory("CUDA out of memory")
+
+    monkeypatch.setattr(Table, "evaluate", runs_out)
+    monkeypatch.setattr(Room, "holds_decode", lambda *_: True)
+    leader = _Leader()
+    with pytest.raises(OutOfMemory):
+        _run(engine, leader, _tasks()[:images], slots=images)
+    assert [index for index, _, _ in leader.committed] == [0]
+
+
+def test_what_cannot_be_handed_over_hides_no_error(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> Any:
+        raise GpuFailed(0, "an evaluation", "CUDA error")
+
+    def loses(*_: object) -> Any:
+        raise ValueError("the picture is gone")
+
+    monkeypatch.setattr(Table, "evaluate", fails)
+    monkeypatch.setattr(Renders, "saved", loses)
+    with pytest.raises(GpuFailed):
+        _run(engine, _Leader(), _tasks(), slots=2)
+
+
 @pytest.mark.parametrize(
     ("error", "raised"),
-    [(OutOfMemory("CUDA out of memory"), ImageTooLarge), (GpuFailed(0, "a decode", "CUDA error"), GpuFailed)],
+    [(OutOfMemory("CUDA out of memory"), OutOfMemory), (GpuFailed(0, "a decode", "CUDA error"), GpuFailed)],
 )
 def test_what_was_finished_before_an_error_is_committed(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, error: Exception, raised: type[Exception]
@@ -185,27 +221,6 @@ def test_what_was_finished_before_an_error_is_committed(
     leader = _Leader()
     with pytest.raises(raised):
         _run(engine, leader, images_of([ShardLine(row=row, start=0, stop=1) for row in rows]), slots=2)
-    assert [index for index, _, _ in leader.committed] == [0]
-
-
-def test_what_was_decoded_beside_is_committed_when_memory_runs_out(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first leaves after two evaluations; the third runs out, when its picture is there."""
-    evaluate, evaluations = Table.evaluate, list[None]()
-
-    def runs_out(table: Table) -> Any:
-        evaluations.append(None)
-        if len(evaluations) < 3:
-            return evaluate(table)
-        engine._parts.decoder.wait()
-        raise OutOfMemory("CUDA out of memory")
-
-    monkeypatch.setattr(Table, "evaluate", runs_out)
-    monkeypatch.setattr(Room, "holds_decode", lambda *_: True)
-    leader = _Leader()
-    with pytest.raises(OutOfMemory):
-        _run(engine, leader, _tasks(), slots=3)
     assert [index for index, _, _ in leader.committed] == [0]
 
 

@@ -160,17 +160,20 @@ def test_memory_is_looked_at_again_for_a_table_after_one_of_another_kind() -> No
     mesh = Mesh.single()
     mesh.memory = device
     room = Room(mesh, held=1)
+    waited = list[None]()
     for kind in ("kind", "another"):
-        assert room.is_begun(kind)  # since it is not measured
+        room.begin(kind, lambda: waited.append(None))
         with room.evaluation(kind, 2, most_rows=2):
             pass
     device.free = 400
-    room.begin("another")
-    assert room.fit("another") == Fit(18, 9)
-    assert not room.is_begun("kind")
-    room.begin("kind")
-    assert room.fit("kind") == Fit(7, 3)
-    assert room.is_begun("kind")
+    room.begin("another", lambda: waited.append(None))
+    assert (room.fit("another"), waited) == (Fit(18, 9), [])
+    room.begin("kind", lambda: waited.append(None))
+    assert (room.fit("kind"), len(waited)) == (Fit(7, 3), 1)
+    device.free = 200
+    room.begin("not measured, of much memory", lambda: waited.append(None))
+    room.begin("kind", lambda: waited.append(None))
+    assert (room.fit("kind"), len(waited)) == (Fit(3, 1), 2)
 
 
 def test_a_batch_that_does_not_fit_at_once_is_rendered_all_the_same(model_dir: Path) -> None:

@@ -73,6 +73,12 @@ def test_a_gain_is_not_carried_over_to_another_size_on_a_cpu() -> None:
     assert chosen_slots(None, speeds, pixels=512 * 512, device="cpu", **OF_JOB).slots == 1
 
 
+@pytest.mark.parametrize("other", [{"size": -8}, {"layout": Layout(1, 1, 2)}, {"exact": True}])
+def test_on_a_cpu_nothing_is_expected_of_what_was_learned_of_other_jobs(other: dict[str, Any]) -> None:
+    speeds = {replace(key, **other): speed for key, speed in _learned(s1=1.5, s2=1.5, s4=1.0).items()}
+    assert chosen_slots(None, speeds, pixels=MEGA, device="cpu", **OF_JOB).slots == 1
+
+
 @pytest.mark.parametrize("exchange", Exchange)
 def test_what_was_learned_of_another_exchange_decides_last(exchange: Exchange) -> None:
     other = next(one for one in Exchange if one != exchange)
