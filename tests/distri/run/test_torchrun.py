@@ -24,6 +24,22 @@ rank = os.environ["RANK"]
 """
 
 
+# The first ends when the second is dead, which torchrun has noticed then or not: else it might end the second itself.
+_BOTH = """
+known = pathlib.Path("pid")
+if rank == "1":
+    pathlib.Path("new").write_text(str(os.getpid()))
+    os.rename("new", known)
+    os._exit(78)
+while not known.exists():
+    time.sleep(0.01)
+status = pathlib.Path("/proc", known.read_text(), "stat")
+while status.exists() and " Z " not in status.read_text():
+    time.sleep(0.01)
+sys.exit(1)
+"""
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Start:
     """Runs two ranks of a small script by the pod's own command."""
@@ -53,7 +69,7 @@ def _ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
         ("", 0),
         ("sys.exit(1)", 1),
         ("sys.exit(64)", 64),
-        ("sys.exit(78 if rank == '1' else 1)", 78),  # both at once: the one that knows why
+        (_BOTH, 78),  # the one that knows why
         ("sys.exit(3) if rank == '1' else time.sleep(300)", 3),
         ("os.kill(os.getpid(), signal.SIGKILL) if rank == '0' else time.sleep(300)", 128 + signal.SIGKILL),
     ],
