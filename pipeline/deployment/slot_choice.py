@@ -95,16 +95,11 @@ def slots_to_try(
         choice, speeds, model, layout, exact, pixels, images, exchange: see `chosen_slots`.
     """
 
-    kind: dict[str, Any] = {
-        "model": model,
-        "layout": layout,
-        "exact": exact,
-        "pixels": pixels,
-        "exchange": exchange,
-    }
-
     def rendered(slots: int) -> int:
-        return sum(speed.images for speed in _alike(speeds, slots=slots, **kind))
+        return sum(
+            speed.images
+            for speed in _alike(speeds, model, layout, exact=exact, pixels=pixels, slots=slots, exchange=exchange)
+        )
 
     near = [slots for slots in SLOTS if slots in (choice.slots // 2, choice.slots * 2) and slots <= images]
     unknown = [slots for slots in near if rendered(slots) < TRIED_IMAGES]
@@ -113,7 +108,16 @@ def slots_to_try(
     return SlotChoice(min(unknown, key=rendered), f"tried, to learn whether it is better than {choice.slots}")
 
 
-def _alike(speeds: Mapping[SpeedKey, Speed], *, slots: int, **kind: Any) -> list[Speed]:
+def _alike(
+    speeds: Mapping[SpeedKey, Speed],
+    model: str,
+    layout: Layout,
+    *,
+    exact: bool,
+    pixels: int,
+    slots: int,
+    exchange: Exchange,
+) -> list[Speed]:
     """What was learned of just this kind of job with so many slots, on whatever device."""
-    wanted = SpeedKey.of(**kind, device="", together=slots)
+    wanted = SpeedKey.of(model, layout, exact=exact, device="", pixels=pixels, together=slots, exchange=exchange)
     return [speed for key, speed in speeds.items() if replace(key, device="") == wanted]

@@ -6,7 +6,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch.autograd import DeviceType  # type: ignore[attr-defined]
+from torch.autograd import DeviceType  # type: ignore[attr-defined]  # torch's stub lacks it
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.engine.gpu.bench import DISPLACED, PUBLISHING, WARM_UP, Bench, Row
