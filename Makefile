@@ -17,7 +17,7 @@ AT_ONCE ?= 3
 # How many images a pod of `make test-faults` renders at the same time.
 SLOTS ?= 1
 
-# COVERAGE=yes measures branches as well, as CI does (docs/decisions/0340-branch-coverage.md).
+# COVERAGE=yes measures branches as well (docs/decisions/0340-branch-coverage.md).
 COVERAGE ?=
 
 # One thread a rank: two processes with two threads each are several times slower on two cores.
@@ -58,7 +58,7 @@ check: $(DEVELOPS) ## ruff, mypy strict, import contracts, rules of the house
 test: $(DEVELOPS) ## Everything that a machine without GPU and cluster can show, the slow faults excepted
 	$(BIN)/python -m pytest --numprocesses $(AT_ONCE) --dist loadfile --no-loadscope-reorder $(if $(COVERAGE),--cov --cov-report term:skip-covered)
 
-coverage: ## The same with branch coverage and its floor, as CI runs it
+coverage: ## The same with branch coverage of the control side and its floor; takes a fifth longer
 	$(MAKE) test COVERAGE=yes
 
 docs-check: $(DEVELOPS) ## The examples of README.md and docs/, run as they stand
