@@ -28,9 +28,11 @@ _BAD_GPU = {
     999: "unknown error, as of a GPU that has fallen off its bus",
 }
 
-# What only a message tells: the CPU's allocator, cuBLAS, cuDNN and NCCL have no class or number for it.
+# What only a message tells: the CPU's allocator, oneDNN, cuBLAS, cuDNN and NCCL have no class or number for it. oneDNN
+# makes its kernels as they are needed, in memory that the system gives it; one that it has none for is a descriptor.
 _SAYS_NO_MEMORY = re.compile(
-    r"DefaultCPUAllocator|CUDA out of memory|(CUBLAS|CUDNN)_STATUS_(\w*_)?ALLOC(ATION)?_FAILED"
+    r"DefaultCPUAllocator|std::bad_alloc|could not (create|execute) a (primitive(?! descriptor)|memory object)"
+    r"|CUDA out of memory|(CUBLAS|CUDNN)_STATUS_(\w*_)?ALLOC(ATION)?_FAILED"
     r"|Failed to CUDA (host )?(m|c)alloc|Cuda failure (\d+ )?'out of memory'",
     re.IGNORECASE,
 )

@@ -65,6 +65,9 @@ OWN: list[tuple[Exception, type[Exception]]] = [
     (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), OutOfMemory),
     (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), OutOfMemory),
     (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), OutOfMemory),
+    (RuntimeError("could not create a primitive"), OutOfMemory),
+    (RuntimeError("could not execute a primitive"), OutOfMemory),
+    (RuntimeError("std::bad_alloc"), OutOfMemory),
     (torch.distributed.DistBackendError(f"{NCCL}Last error:\nCuda failure 2 'out of memory'"), OutOfMemory),
     (torch.distributed.DistBackendError(f"{NCCL}Last error:\nFailed to CUDA calloc async 4 bytes"), OutOfMemory),
     (_accelerator(2), OutOfMemory),
@@ -89,4 +92,5 @@ def test_what_a_device_raises_is_no_lost_peer(error: Exception, wanted: type[Exc
 
 def test_other_errors_are_none_of_a_device() -> None:
     assert device_failure(ValueError("out of memory")) is None
+    assert device_failure(RuntimeError("could not create a primitive descriptor for the convolution")) is None
     assert isinstance(device_failure(MemoryError()), OutOfMemory)
