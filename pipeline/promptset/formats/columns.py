@@ -10,7 +10,8 @@ from pipeline.errors import RowError, RowWarning
 from pipeline.promptset.fields.kinds import plain_type
 from pipeline.promptset.fields.row import Row
 from pipeline.promptset.fields.values import Text
-from pipeline.promptset.formats.foreign import FOREIGN
+from pipeline.promptset.formats.cells import INTEGER, of_kind, two_numbers
+from pipeline.promptset.formats.foreign import FOREIGN, RENAMED
 from pipeline.promptset.formats.jsonrows import STRICT
 from pipeline.promptset.formats.lines import Item, ReadOptions
 from pipeline.promptset.names.aliases import ALIASES, SCHEDULES, nearest
@@ -19,13 +20,13 @@ from pipeline.promptset.names.aliases import ALIASES, SCHEDULES, nearest
 _TYPES = {name: plain_type(field) for name, field in Row.model_fields.items()}
 _TEXTS_OR_NULL = {name for name, field in Row.model_fields.items() if Text in get_args(field.annotation)}
 _AS_THEY_STAND = {"prompt", "custom_id"}
-_TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_INTEGER = re.compile(r"-?[0-9]{1,20}([.,]0{1,6})?")
-_DECIMAL_COMMA = re.compile(r"-?[0-9]{1,20},[0-9]{1,20}")
+_PROMPTS = {"prompt", *(name for name, field in RENAMED.items() if field == "prompt")}
 EMPTY_TEXT, NULL = '""', "null"
 _MISSING = frozenset({"nan", "<na>", "nat"})  # of pandas, where nothing is
 _ERRORS = frozenset({"#N/A", "#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#NULL!", "#NUM!"})  # of spreadsheets
 _INDEX = frozenset({"", "Unnamed: 0"})  # pandas' own numbers of rows
+_SINGLE_QUOTES = re.compile("'[^']+'")
+_INDEX_OF_PARQUET = re.compile(r"__index_level_[0-9]+__")  # the same, behind the columns
 _BY_FOLDED = {name.lower(): name for name in (*Row.model_fields, *ALIASES, *SCHEDULES, *FOREIGN)}
 
 
@@ -46,6 +47,7 @@ class Columns:
         shown = [name.strip() for name in names]
         self._index = bool(shown) and shown[0] in _INDEX and len(shown) > 1
         known = [_known(name) for name in shown]
+        self._passed_over = {place for place, name in enumerate(shown, 1) if _INDEX_OF_PARQUET.fullmatch(name)}
         self._names = [
             f"metadata.{name}"
             if options.extra_columns and name and field is None and not name.startswith("metadata.")
@@ -54,6 +56,8 @@ class Columns:
         ]
         if self._index:
             self._names[0] = ""
+        for place in self._passed_over:
+            self._names[place - 1] = ""
         self.any_known = any(field is not None for field in known)
         self._decimal_comma = decimal_comma
         self.wrong = list(
@@ -82,25 +86,24 @@ class Columns:
         metadata: dict[str, Any] = {}
         for place, (column, cell) in enumerate(zip(self._names, cells, strict=False), 1):
             bare = cell.strip()
-            if not bare:
+            if not bare or place in self._passed_over:
                 continue
             if not column:
-                if place == 1 and self._index and _INTEGER.fullmatch(bare):
+                if place == 1 and self._index and INTEGER.fullmatch(bare):
                     yield RowWarning(number, None, "a first column without a name and with numbers is left out")
                     continue
                 yield RowError(number, None, f"column {place} has a cell and no name in the header")
                 return
-            if bare[0] == "#" and bare in _ERRORS and not column.startswith("metadata."):
-                yield RowError(number, column, f"{bare} found, an error of the spreadsheet; a value wanted")
+            if (wrong := _wrong(number, column, bare)) is not None:
+                yield wrong
                 return
             if bare[0] in "nN<" and bare.lower() in _MISSING:
-                if column == "prompt":
-                    yield RowError(number, column, "NaN found, which pandas writes where nothing is; a text wanted")
-                    return
                 yield RowWarning(number, column, "NaN, which pandas writes where nothing is, is read as nothing")
             elif column.startswith("metadata."):
                 metadata[column.removeprefix("metadata.")] = cell
             else:
+                if column in _PROMPTS and _SINGLE_QUOTES.fullmatch(bare):
+                    yield RowWarning(number, column, "it is in single quotes, which are part of its prompt")
                 row[column] = self._value(ALIASES.get(column, column), cell)
         if metadata and isinstance(row.setdefault("metadata", {}), dict):
             row["metadata"] = row["metadata"] | metadata
@@ -127,17 +130,9 @@ class Columns:
             return cell
         if bare.lower() == NULL:
             return None
-        if kind is int and _INTEGER.fullmatch(bare) and ("," not in bare or self._decimal_comma):
-            return int(re.split("[.,]", bare)[0])  # tables that had a gap in the column write 7 as 7.0
-        if kind is float and "_" not in bare:
-            if self._decimal_comma and _DECIMAL_COMMA.fullmatch(bare):
-                bare = bare.replace(",", ".")
-            try:
-                return float(bare)
-            except ValueError:
-                return cell
-        if kind is bool:
-            return _TRUTHS.get(bare.lower(), cell)
+        if kind in (int, float, bool):
+            value = of_kind(kind, bare, decimal_comma=self._decimal_comma)
+            return cell if isinstance(value, str) else value
         if field == "metadata" or (field in FOREIGN and bare[:1] in ("{", "[")):
             try:
                 return STRICT.decode(bare)
@@ -148,14 +143,31 @@ class Columns:
         return bare
 
 
+def _wrong(number: int, column: str, bare: str) -> RowError | None:
+    """What a cell holds that is no value of any field, or may be two."""
+    if bare[0] == "#" and bare in _ERRORS and not column.startswith("metadata."):
+        return RowError(number, column, f"{bare} found, an error of the spreadsheet; a value wanted")
+    if column == "prompt" and bare.lower() in _MISSING:
+        return RowError(number, column, "NaN found, which pandas writes where nothing is; a text wanted")
+    if both := two_numbers(_TYPES.get(ALIASES.get(column, column)), bare):
+        return RowError(number, column, f"{bare} found, which is {' or '.join(both)}; a plain number wanted")
+    return None
+
+
 def foreign_value(bare: str) -> Any:
     """The value of a cell of another tool's column: a number, true or false, or the text."""
     if bare.lower() in ("true", "false"):
         return bare.lower() == "true"
     try:
-        return int(bare) if _INTEGER.fullmatch(bare) and bare.isascii() and bare.lstrip("-").isdigit() else float(bare)
+        return int(bare) if INTEGER.fullmatch(bare) and bare.isascii() and bare.lstrip("-").isdigit() else float(bare)
     except ValueError:
         return bare
+
+
+def known_field(name: str) -> str | None:
+    """The field that a column of this name fills, also under a name of other tools; None if it is none."""
+    found = _known(name)
+    return None if found is None else RENAMED.get(found, ALIASES.get(found, found))
 
 
 def _known(name: str) -> str | None:

@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from pipeline.promptset.fields.kinds import plain_type
 from pipeline.promptset.fields.row import Row
+from pipeline.promptset.formats.cells import of_kind, two_numbers
 from pipeline.promptset.formats.infotext import hires_fields
 from pipeline.promptset.names.aliases import ALIASES
 
@@ -153,7 +154,7 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "eta": (1,),
     "CLIP_stop_at_last_layers": (1,),  # of SDXL no web UI reads the last layer: it means SDXL's own, which is 2 here
 }
-_INTEGERS = {name for name, field in Row.model_fields.items() if plain_type(field) is int}
+_KINDS = {name: plain_type(field) for name, field in Row.model_fields.items()}
 _NULLABLE = {name for name, field in Row.model_fields.items() if NoneType in get_args(field.annotation)}
 
 
@@ -272,13 +273,18 @@ def _openai(fields: dict[str, Any], warnings: list[tuple[str, str]]) -> None:
 
 
 def _alike(fields: dict[str, Any]) -> dict[str, Any]:
-    """Nulls are as what is left out, and 7.0 is 7, as in tables."""
+    """As in tables, nulls and empty texts are as what is left out, 7.0 is 7, and so is the text "7"."""
     found: dict[str, Any] = {}
     for name, value in fields.items():
         field = ALIASES.get(name, name)
+        kind = _KINDS.get(field)
         if value is None and field in Row.model_fields and field not in _NULLABLE:
             continue
-        found[name] = int(value) if type(value) is float and field in _INTEGERS and value.is_integer() else value
+        if isinstance(value, str) and kind in (int, float, bool):
+            if bare := value.strip():
+                found[name] = value if two_numbers(kind, bare) else of_kind(kind, bare)
+            continue
+        found[name] = int(value) if type(value) is float and kind is int and value.is_integer() else value
     return found
 
 

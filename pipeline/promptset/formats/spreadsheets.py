@@ -6,18 +6,17 @@ file may swell to is bounded before it is read.
 
 from __future__ import annotations
 
-import datetime
 import importlib
 import io
 import itertools
-import math
 import zipfile
 from collections.abc import Iterator
 from tempfile import TemporaryFile
 from typing import IO, Any
 
 from pipeline.errors import RequestError, RowError, RowWarning
-from pipeline.promptset.formats.columns import Columns
+from pipeline.promptset.formats.cells import cell_text, plain_value
+from pipeline.promptset.formats.columns import Columns, known_field
 from pipeline.promptset.formats.content import PARQUET, ZIP
 from pipeline.promptset.formats.lines import MAX_EMPTY_LINES, MAX_FIELDS, Item, ReadOptions
 
@@ -49,6 +48,9 @@ def workbook_rows(file: io.BufferedReader, name: str, options: ReadOptions) -> I
         try:
             values = openpyxl.load_workbook(local, read_only=True, data_only=True)
             formulas = openpyxl.load_workbook(local, read_only=True) if _has_formulas(local) else None
+            for book in (values, formulas) if formulas is not None else (values,):
+                for sheet in book.worksheets:
+                    sheet.reset_dimensions()  # what a file says of its size is often that of an earlier one
             sheet = _sheet(values, name)
             beside = formulas[sheet.title].iter_rows() if formulas is not None else itertools.repeat(())
             yield from _sheet_rows(sheet.iter_rows(values_only=True), beside, options)
@@ -60,7 +62,11 @@ def _sheet_rows(rows: Iterator[Any], beside: Iterator[Any], options: ReadOptions
     columns: Columns | None = None
     empty = 0
     for number, (values, cells) in enumerate(zip(rows, beside, strict=False), 1):
-        texts = [_text(value) for value in values[: MAX_FIELDS + 1]]
+        try:
+            texts = [cell_text(value) for value in values[: MAX_FIELDS + 1]]
+        except ValueError as error:
+            yield number, RowError(number, None, str(error))
+            continue
         while texts and not texts[-1].strip():
             texts.pop()
         if not texts and not any(_formula(cell) for cell in cells):
@@ -72,9 +78,9 @@ def _sheet_rows(rows: Iterator[Any], beside: Iterator[Any], options: ReadOptions
             yield from ((number, RowError(number, column, why)) for column, why in columns.wrong)
             if columns.wrong:
                 return
-        elif place := next((at for at, cell in enumerate(cells) if _formula(cell) and values[at] is None), None):
-            message = f"column {place + 1} has a formula without a value; open it in a spreadsheet program and save it"
-            yield number, RowError(number, None, message)
+        elif any(missing := [_formula(cell) and value is None for cell, value in zip(cells, values, strict=False)]):
+            why = "has a formula without a value; open it in a spreadsheet program and save it"
+            yield number, RowError(number, None, f"column {missing.index(True) + 1} {why}")
         else:
             yield from ((number, item) for item in columns.row(number, texts))
 
@@ -88,25 +94,13 @@ def _sheet(book: Any, name: str) -> Any:
     with_prompts = []
     for sheet in book.worksheets:
         header = next((row for row in sheet.iter_rows(max_row=10, values_only=True) if any(row)), ())
-        if any(str(cell).strip().lower() == "prompt" for cell in header):
+        if any(known_field(str(cell)) == "prompt" for cell in header):
             with_prompts.append(sheet)
     if len(with_prompts) == 1:
         return with_prompts[0]
     names = ", ".join(ascii(sheet.title)[:40] for sheet in with_prompts[:5] or book.worksheets[:5])
     found = "several sheets" if with_prompts else "no sheet"
     raise RequestError(f"{name}: {found} with a column `prompt` found ({names}); one wanted")
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return str(int(value))
-    return str(value)
 
 
 def _check_workbook(local: IO[bytes], name: str) -> None:
@@ -172,9 +166,15 @@ def parquet_rows(file: io.BufferedReader, name: str, options: ReadOptions) -> It
 
 
 def _parquet_row(number: int, values: dict[str, Any], columns: Columns) -> Iterator[Item]:
-    said = [None if isinstance(value, float) and math.isnan(value) else value for value in values.values()]
-    plain = columns.row(number, ["" if isinstance(value, list | dict) else _text(value) for value in said])
-    for item in plain:
+    said, texts = list[Any](), list[str]()
+    for name, value in values.items():
+        try:
+            said.append(plain_value(value))
+            texts.append("" if isinstance(said[-1], list | dict) else cell_text(said[-1]))
+        except ValueError as error:
+            yield RowError(number, name[:80], str(error))
+            return
+    for item in columns.row(number, texts):
         if isinstance(item, RowError | RowWarning):
             yield item
             continue

@@ -47,7 +47,7 @@ def csv_rows(lines: Iterator[Line], empty: EmptyLines, options: ReadOptions) -> 
     if wrong is None and (found := str(header).count(delimiter) + 1) > MAX_FIELDS:
         wrong = RowError(number, None, f"{found:,} columns found; at most {MAX_FIELDS:,} wanted")
     try:
-        names = next(csv.reader([str(header)], delimiter=delimiter), []) if wrong is None else []
+        names = next(csv.reader([str(header)], delimiter=delimiter, skipinitialspace=True), []) if wrong is None else []
     except csv.Error as broken:
         why = LONE_RETURNS if "\r" in str(header).strip() else f"broken CSV: {broken}"
         wrong = RowError(number, None, why)
@@ -104,6 +104,7 @@ class _Records:
         self, lines: Iterator[Line], delimiter: str, width: int, hold: Callable[[Sequence[str]], bool]
     ) -> None:
         self._lines, self._delimiter, self._width, self._hold = lines, delimiter, width, hold
+        self._blank_then_quote = re.compile(rf'(?:^|{re.escape(delimiter)}) +"')
         self._again: deque[Line] = deque()
         self._read_again = 0
 
@@ -122,6 +123,13 @@ class _Records:
         return self._again.popleft() if self._again else next(self._lines, None)
 
     def _quoted(self, number: int, first: str) -> list[str] | RowError:
+        if self._blank_then_quote.search(first):
+            cells = self._parsed(number, first, skipinitialspace=True)
+            if not isinstance(cells, RowError):
+                return cells
+        return self._parsed(number, first)  # a cell may be a text in which something stands in quotes
+
+    def _parsed(self, number: int, first: str, *, skipinitialspace: bool = False) -> list[str] | RowError:
         gathered: list[Line] = []
 
         def feed() -> Iterator[str]:
@@ -139,7 +147,7 @@ class _Records:
                 yield one[1]
 
         try:
-            cells = next(csv.reader(feed(), delimiter=self._delimiter, strict=True))
+            cells = next(csv.reader(feed(), delimiter=self._delimiter, strict=True, skipinitialspace=skipinitialspace))
         except csv.Error as error:
             runs_on = "unexpected end" in str(error) or (gathered and "expected after" in str(error))
             why = _OPEN if runs_on else str(error)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import decimal
 import io
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -62,6 +64,34 @@ def test_a_workbook_is_a_table(tmp_path: Path) -> None:
     assert rows[0].metadata == {"Day": "2026-11-27T09:30:00"}
     assert [(row.custom_id, row.prompt) for row in rows[1:]] == [("row-4", "1984"), ("row-5", "2001")]
     assert rows[1].seed == 8
+
+
+def _said_size(body: bytes, size: str) -> bytes:
+    """The workbook with another size of its sheets, as programs leave it that change a sheet and not what it says."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(body)) as old, zipfile.ZipFile(file, "w") as new:
+        for name in old.namelist():
+            part = old.read(name)
+            new.writestr(name, re.sub(rb'<dimension ref="[^"]*"', f'<dimension ref="{size}"'.encode(), part))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("size", ["A1", "A1:B2", "A1:A4", "A1:XFD1048576"])
+def test_what_a_workbook_says_of_its_size_is_not_believed(tmp_path: Path, size: str) -> None:
+    body = _workbook({"A": [["prompt", "seed", "steps"], ["a", 1, "=5+5"], ["b", 2, 20], ["c", 3]]})
+    rows, found = read(tmp_path / "p.xlsx", _said_size(body, size))
+    assert [(row.prompt, row.seed) for row in rows] == [("b", 2), ("c", 3)]
+    assert said(found)[0][0].startswith("line 2: column 3 has a formula without a value")
+
+
+def test_names_and_times_of_a_workbook_are_what_was_meant(tmp_path: Path) -> None:
+    """A spreadsheet program takes 16:9 for a time, and 32:9 for a duration."""
+    aspects = [datetime.time(16, 9), datetime.timedelta(hours=32, minutes=9), "1:1"]
+    body = _workbook({"A": [["Positive prompt", "aspect"], *(["a", aspect] for aspect in aspects)]})
+    rows, found = read(tmp_path / "p.xlsx", body)
+    assert said(found)[0] == []
+    assert [row.width > row.height for row in rows] == [True, True, False]
+    assert rows[1].width / rows[1].height > 3
 
 
 def test_a_formula_without_a_value_costs_its_row(tmp_path: Path) -> None:
@@ -140,6 +170,20 @@ def test_parquet_is_a_table_with_types(tmp_path: Path) -> None:
         {"n": 1, "Category": "x"},
     ]
     assert values(rows[1], "prompt guidance_scale metadata") == ["two", 5.0, {"n": 2}]
+
+
+def test_texts_that_parquet_has_as_bytes_are_texts(tmp_path: Path) -> None:
+    body = _parquet(
+        {
+            "prompt": pa.array([b"a f\xc3\xb6x", b"\xff\xfe"], pa.binary()),
+            "seed": pa.array([decimal.Decimal("7.00"), None]),
+            "metadata": pa.array([[("k", b"v")], []], pa.map_(pa.string(), pa.binary())),
+            "__index_level_0__": [3, 9],
+        }
+    )
+    rows, found = read(tmp_path / "p.parquet", body)
+    assert [values(row, "prompt seed metadata") for row in rows] == [["a föx", 7, {"k": "v"}]]
+    assert said(found)[0] == ["line 2: prompt: bytes that are no UTF-8 found; a text wanted"]
 
 
 @pytest.mark.parametrize(

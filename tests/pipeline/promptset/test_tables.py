@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -167,3 +168,37 @@ def test_other_tools_columns_are_read(tmp_path: Path) -> None:
     assert values(row, "guidance_scale num_images") == [7.0, 2]
     assert row.scheduler is not None
     assert row.scheduler.settings["use_karras_sigmas"] is True
+
+
+def test_quotes_behind_a_blank_are_quotes_where_the_whole_cell_is_in_them(tmp_path: Path) -> None:
+    lines = "steps, prompt", '20, "a fox"', '21, "a fox, red"', '22, "hello" she said', '23, "two\nlines"'
+    rows, found = read(tmp_path / "p.csv", "\n".join(lines))
+    assert said(found) == ([], [])
+    assert [row.prompt for row in rows] == ["a fox", "a fox, red", ' "hello" she said', "two\nlines"]
+    assert [row.steps for row in rows] == [20, 21, 22, 23]
+
+
+def test_a_prompt_in_single_quotes_is_said_to_keep_them(tmp_path: Path) -> None:
+    rows, found = read(tmp_path / "p.csv", "prompt,seed\n'a fox',1\nit's a fox,2\n")
+    assert [row.prompt for row in rows] == ["'a fox'", "it's a fox"]
+    assert said(found) == ([], ["line 2: prompt: it is in single quotes, which are part of its prompt"])
+
+
+@pytest.mark.parametrize("cell", ["12.000", "12,000", "-5.000"])
+def test_a_number_that_may_be_two_is_refused(tmp_path: Path, cell: str) -> None:
+    rows, found = read(tmp_path / "p.csv", f"prompt;seed\na;{cell}\nb;0.000\nc;1234.000\nd;12.00\n")
+    both = f"{cell[:-4]} or {cell.replace('.', '').replace(',', '')}"
+    assert said(found)[0] == [f"line 2: seed: {cell} found, which is {both}; a plain number wanted"]
+    assert [row.seed for row in rows] == [0, 1234, 12]
+
+
+def test_numbers_that_objects_have_as_texts_are_those_of_tables(tmp_path: Path) -> None:
+    """As `csv.DictReader` and `json.dumps` make them of a table."""
+    fields = {"steps": "25", "guidance_scale": "7.5", "seed": " 7.0 ", "num_images": "", "strip_metadata": "yes"}
+    rows, found = read(tmp_path / "p.jsonl", json.dumps({"prompt": "a", **fields}))
+    assert said(found)[0] == []
+    [row] = rows
+    assert (row.steps, row.guidance_scale, row.seed, row.num_images) == (25, 7.5, 7, 1)
+    assert row.file.strip_metadata
+    _, found = read(tmp_path / "p.jsonl", json.dumps({"prompt": "a", "steps": "12.000", "guidance_scale": "7,5"}))
+    assert [error.field for error in found.errors] == ["steps", "guidance_scale"]
