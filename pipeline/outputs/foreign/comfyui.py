@@ -7,7 +7,7 @@ it, with its name, since the picture follows from it; one that only changes the 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.outputs.foreign.found import ForeignPicture, Found, NotCarriedOver, number, parsed_json
@@ -21,10 +21,16 @@ _LORAS = ("LoraLoader", "LoraLoaderModelOnly")
 _CHECKPOINTS = ("CheckpointLoaderSimple", "CheckpointLoader", "CheckpointLoader|pysssss")
 _EMPTY_LATENTS = ("EmptyLatentImage", "EmptySD3LatentImage")
 _DECODES = ("VAEDecode", "VAEDecodeTiled")
-_REROUTES = ("Reroute", "Reroute (rgthree)", "PreviewAny")
+_REROUTES = ("Reroute", "Reroute (rgthree)", "PreviewAny", "ShowText|pysssss")
 _ENCODES = "CLIPTextEncode", "CLIPTextEncodeSDXL"
-# The input of a node that holds nothing but a value.
-_VALUE_NODES = re.compile(r"primitive|constant|literal|string|text|seed|int|float|number|value|prompt", re.I)
+# A node that holds one value and is called after that alone: what else stands in a name may say that it computes.
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
+_OF_VALUES = frozenset(
+    "primitive constant literal string text multiline box simple basic seed generator int integer float number value "
+    "prompt positive negative input node note easy impact global".split()
+)
+_AUTHORS = re.compile(r"[|(\[].*")
+_BESIDE_VALUES = frozenset({"control_after_generate", "number_type"})
 
 
 def read(texts: Mapping[str, str]) -> ForeignPicture | None:
@@ -60,7 +66,7 @@ class _Walk:
     def __init__(self, graph: Mapping[str, Any]) -> None:
         self._nodes = {key: _Node(key, given) for key, given in graph.items() if isinstance(given, Mapping)}
         self._found = Found({"syntax": "comfy"})
-        self._loras: list[dict[str, Any]] = []
+        self._text_loras: list[_Node] = []
         self._clip_layers: set[int] = set()
 
     def picture(self) -> ForeignPicture:
@@ -75,10 +81,13 @@ class _Walk:
         if isinstance(name, str):
             row["scheduler"] = {"name": name, "schedule": schedule} if isinstance(schedule, str) and schedule else name
         self._whole_schedule(sampler, advanced=advanced)
-        self._text(self._input(sampler, "positive"), "prompt")
-        self._text(self._input(sampler, "negative"), "negative_prompt")
-        model = self._model(self._input(sampler, "model"))
-        row["loras"] = self._loras[::-1]  # in the order in which they are applied
+        self._text_loras = self._text(self._input(sampler, "positive"), "prompt") or []
+        of_negative = self._text(self._input(sampler, "negative"), "negative_prompt")
+        if of_negative is not None and of_negative != self._text_loras:
+            found.leave_out("LoRAs of the negative prompt's text encoders, which differ from the prompt's")
+        model, loras = self._model(self._input(sampler, "model"))
+        # In the order in which they are applied.
+        row["loras"] = [self._lora(node, loras) for node in _merged(self._text_loras, loras)]
         if len(self._clip_layers) == 1:
             [layer] = self._clip_layers
             if layer != -2:  # what SDXL is conditioned on anyway
@@ -137,17 +146,18 @@ class _Walk:
         if self._value(sampler, "add_noise") == "disable":
             raise NotCarriedOver(f"{sampler} adds no noise")
 
-    def _text(self, node: _Node, field: str) -> None:
+    def _text(self, node: _Node, field: str) -> list[_Node] | None:
+        """Read a text; the LoRAs of its encoders, the first applied first, or None if it needs none."""
         row = self._found.row
         if node.kind == "ConditioningZeroOut" and field == "negative_prompt":
             row[field] = None
-            return
+            return None
         if node.kind not in _ENCODES:
             raise NotCarriedOver(f"{node} gives the {field.replace('_', ' ')}; a CLIPTextEncode wanted")
-        self._clip(self._input(node, "clip"))
+        loras = self._clip(self._input(node, "clip"))
         if node.kind == "CLIPTextEncode":
             row[field] = self._string(node, "text")
-            return
+            return loras
         row[field], second = self._string(node, "text_l"), self._string(node, "text_g")
         if second != row[field]:
             row[f"{field}_2"] = second
@@ -162,27 +172,33 @@ class _Walk:
         crop = [number(self._value(node, side), int) for side in ("crop_w", "crop_h")]
         if any(crop):
             row[f"{prefix}crop"] = crop
+        return loras
 
-    def _clip(self, node: _Node) -> None:
-        """Up to the checkpoint; LoRAs on the way are those of the model's own way."""
+    def _clip(self, node: _Node) -> list[_Node]:
+        """Up to the checkpoint; the LoRAs on the way, the first applied first."""
+        loras: list[_Node] = []
         for _ in range(MAX_WALK):
             if node.kind == "CLIPSetLastLayer":
                 layer = number(self._value(node, "stop_at_clip_layer"), int)
                 self._clip_layers.add(layer if layer is not None else -2)
             elif node.kind in _CHECKPOINTS:
-                return
-            elif node.kind != "LoraLoader":
+                return loras[::-1]
+            elif node.kind == "LoraLoader":
+                loras.append(node)
+            else:
                 raise NotCarriedOver(f"{node} gives the text encoders; a checkpoint or LoRA wanted")
             node = self._input(node, "clip")
         raise NotCarriedOver(f"more than {MAX_WALK} nodes before the text encoders")
 
-    def _model(self, node: _Node) -> str | None:
+    def _model(self, node: _Node) -> tuple[str | None, list[_Node]]:
+        """Up to the checkpoint: its name, and the LoRAs on the way, the first applied first."""
+        loras: list[_Node] = []
         for _ in range(MAX_WALK):
             if node.kind in _CHECKPOINTS:
                 name = self._value(node, "ckpt_name")
-                return name if isinstance(name, str) else None
+                return name if isinstance(name, str) else None, loras[::-1]
             if node.kind in _LORAS:
-                self._lora(node)
+                loras.append(node)
             elif "model" in node.inputs:
                 self._found.leave_out(f"{node}, which changes the model")
             else:
@@ -190,13 +206,15 @@ class _Walk:
             node = self._input(node, "model")
         raise NotCarriedOver(f"more than {MAX_WALK} nodes before the model")
 
-    def _lora(self, node: _Node) -> None:
+    def _lora(self, node: _Node, of_model: Sequence[_Node]) -> dict[str, Any]:
+        """A LoRA acts on what it stands before: the model, the text encoders, or both."""
         name, scale = self._value(node, "lora_name"), number(self._value(node, "strength_model"), float)
-        if not isinstance(name, str) or scale is None:
+        if not isinstance(name, str) or (scale is None and node in of_model):
             raise NotCarriedOver(f"{node} names no LoRA")
-        of_text = number(self._value(node, "strength_clip"), float) if node.kind == "LoraLoader" else 0.0
+        scale = scale if node in of_model else 0.0
+        of_text = number(self._value(node, "strength_clip"), float) if node in self._text_loras else 0.0
         text_scale = {} if of_text is None or of_text == scale else {"text_scale": of_text}
-        self._loras.append({"name": name, "scale": scale, **text_scale})
+        return {"name": name, "scale": scale, **text_scale}
 
     def _string(self, node: _Node, name: str) -> str:
         value = self._value(node, name)
@@ -211,12 +229,12 @@ class _Walk:
             source = self._linked(value)
             if source is None:
                 return value
-            plain = [one for one in source.inputs.values() if self._linked(one) is None]
-            links = [one for one in source.inputs.values() if self._linked(one) is not None]
+            own = [one for at, one in source.inputs.items() if at not in _BESIDE_VALUES]
+            links = [one for one in own if self._linked(one) is not None]
             if source.kind in _REROUTES and len(links) == 1:
                 value = links[0]
-            elif _VALUE_NODES.search(source.kind) and not links and plain:
-                value = plain[0]
+            elif len(own) == 1 and not links and _holds_a_value(source.kind):
+                value = own[0]
             else:
                 raise NotCarriedOver(f"{source} computes {name} of {node}")
         raise NotCarriedOver(f"more than {MAX_WALK} nodes before {name} of {node}")
@@ -237,3 +255,25 @@ class _Walk:
         if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str | int):
             return self._nodes.get(str(value[0]))
         return None
+
+
+def _holds_a_value(kind: str) -> bool:
+    """Whether a node's name says that it holds a value and nothing more; what is very short is its author's."""
+    words = _WORDS.findall(_AUTHORS.sub("", kind))
+    of_values = [word for word in words if word.lower() in _OF_VALUES]
+    others = [word for word in words if word.lower() not in _OF_VALUES]
+    return bool(of_values) and all(len(word) <= (3 if word.isupper() else 2) for word in others)
+
+
+def _merged(first: Sequence[_Node], second: Sequence[_Node]) -> list[_Node]:
+    """The nodes of both ways, each once, in an order that fits both where there is one."""
+    merged: list[_Node] = []
+    behind = list(second)
+    for node in first:
+        if node in behind:
+            at = behind.index(node)
+            merged += [*behind[:at], node]
+            behind = behind[at + 1 :]
+        elif node not in merged:
+            merged.append(node)
+    return merged + [node for node in behind if node not in merged]

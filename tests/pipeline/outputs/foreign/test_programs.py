@@ -159,6 +159,62 @@ def test_what_only_changes_the_model_is_passed_over_and_named() -> None:
     ]
 
 
+STYLER = _node("SDXLPromptStyler", text_positive="a fox", text_negative="blurry", style="cinema")
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        STYLER,
+        _node("StringConcatenate", string_a="a fox", string_b="in the snow", delimiter=", "),
+        _node("Text Concatenate", delimiter=", ", text_a="a fox", text_b="snow"),
+        _node("StringFunction|pysssss", action="append", text_a="a fox", text_b="snow"),
+        _node("Text Find and Replace", text="a dog", find="dog", replace="fox"),
+        _node("TextToLowercase", text="A FOX"),
+        _node("Random Prompt", text="{a|b}"),
+    ],
+    ids=lambda node: node["class_type"],
+)
+def test_a_node_that_computes_a_text_is_in_the_way(node: dict[str, Any]) -> None:
+    with pytest.raises(NotCarriedOver, match="computes text of node 'CLIPTextEncode'"):
+        _comfy({"20": node})
+
+
+@pytest.mark.parametrize(
+    ("node", "field", "wanted"),
+    [
+        (_node("Text Multiline", text="a fox"), "prompt", "a fox"),
+        (_node("PrimitiveStringMultiline", value="a fox"), "prompt", "a fox"),
+        (_node("ttN text", text="a fox"), "prompt", "a fox"),
+        (_node("ShowText|pysssss", text=["22", 0], text_0="an older fox"), "prompt", "a wolf"),
+        (_node("Seed (rgthree)", seed=7), "seed", 7),
+        (_node("easy seed", seed=7, control_after_generate="fixed"), "seed", 7),
+        (_node("Constant Number", number_type="integer", number=7), "seed", 7),
+        (_node("CR Integer", value=7), "seed", 7),
+        (_node("ImpactInt", value=7), "seed", 7),
+    ],
+    ids=lambda value: value["class_type"] if isinstance(value, dict) else "",
+)
+def test_a_node_that_holds_one_value_is_read(node: dict[str, Any], field: str, wanted: object) -> None:
+    nodes = {"20": node, "22": _node("PrimitiveString", value="a wolf")}
+    if field == "prompt":
+        row = _comfy(nodes).row
+    else:
+        row = _comfy({"22": nodes["22"], "23": node}, {"3": {"seed": ["23", 0]}, "6": {"text": "a"}}).row
+    assert row[field] == wanted
+
+
+def test_a_lora_acts_on_what_it_stands_before() -> None:
+    of_text = _comfy(inputs={"3": {"model": ["12", 0]}}).row["loras"]
+    assert of_text[0] == {"name": "grain.safetensors", "scale": 0.5}
+    assert of_text[1] == {"name": "sub\\film.safetensors", "scale": 0.0, "text_scale": 0.8}
+    of_model = _comfy(inputs={"11": {"clip": ["4", 1]}}).row["loras"]
+    assert [lora["text_scale"] for lora in of_model] == [0.0, 0.0]
+    found = _comfy(inputs={"7": {"clip": ["4", 1]}})
+    assert found.row["loras"][0] == {"name": "grain.safetensors", "scale": 0.5}
+    assert found.left_out[-1].startswith("LoRAs of the negative prompt's text encoders")
+
+
 INVOKEAI: dict[str, Any] = {
     "app_version": "5.6.0",
     "generation_mode": "sdxl_txt2img",
