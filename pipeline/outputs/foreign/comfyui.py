@@ -26,8 +26,33 @@ _ENCODES = "CLIPTextEncode", "CLIPTextEncodeSDXL"
 # A node that holds one value and is called after that alone: what else stands in a name may say that it computes.
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _OF_VALUES = frozenset(
-    "primitive constant literal string text multiline box simple basic seed generator int integer float number value "
-    "prompt positive negative input node note easy impact global".split()
+    [
+        "primitive",
+        "constant",
+        "literal",
+        "string",
+        "text",
+        "multiline",
+        "box",
+        "simple",
+        "basic",
+        "seed",
+        "generator",
+        "int",
+        "integer",
+        "float",
+        "number",
+        "value",
+        "prompt",
+        "positive",
+        "negative",
+        "input",
+        "node",
+        "note",
+        "easy",
+        "impact",
+        "global",
+    ]
 )
 _AUTHORS = re.compile(r"[|(\[].*")
 _BESIDE_VALUES = frozenset({"control_after_generate", "number_type"})
