@@ -17,9 +17,9 @@ from pipeline.promptset.names.aliases import ALIASES
 
 # prompt: a fox, of YAML and of notes; negative_prompt = "blurry", of code.
 LABEL = re.compile(
-    r"\s*(?:-\s+)?[\"']?(?:(?:(?:positive|negative)[ _-]?)?prompt|negative)[\"']?\s*[:=](?!=)", re.IGNORECASE
+    r"\s*(?:-\s+)?[\"']?(?:(?:(?:positive|negative)[ _-]?|/imagine )?prompt|negative)[\"']?\s*[:=](?!=)", re.IGNORECASE
 )
-LABELLED = "labels found, as prompt: of YAML, of notes or of code, which would be painted"
+LABELLED = "labels found, as prompt: of YAML, of notes, of chats or of code, which would be painted"
 _ONLY_PROMPTS = "only the prompts wanted, one a line"
 _FIELDS = f"{_ONLY_PROMPTS}, or CSV or JSON Lines with fields"
 

@@ -1,7 +1,7 @@
 """Prompts as A1111's web UI and its kin (Forge, SD.Next) read them: extra networks, AND, changes, BREAK, attention.
 
-In this order, as modules/processing.py and modules/prompt_parser.py (1.10) have it: `<lora:...>` is taken out of a
-positive prompt, the rest is cut at AND, each of these has a schedule over the steps, and each text of it is read for
+In this order, as modules/processing.py and modules/prompt_parser.py (1.10) have it: comments are left out (what follows
+a # in its line, of processing_scripts/comments.py), `<lora:...>` is taken out of a positive prompt, the rest is cut at AND, each of these has a schedule over the steps, and each text of it is read for
 BREAK and attention. In a negative prompt A1111 reads neither extra networks nor AND.
 """
 
@@ -27,6 +27,8 @@ from pipeline.promptset.syntax.parsed import (
 )
 
 _NETWORK = re.compile(r"<(\w{1,100}):([^>]{1,1000})>")  # bounded, so that many unclosed ones are soon over
+_COMMENT_LINES = re.compile(r"(?:\A|\n)#[^\n]*(?:\n|\Z)")
+_COMMENT = re.compile(r"#[^\n]*(?:\n|\Z)")
 _LORA_KINDS = ("lora", "lyco")
 # Of sd-webui-lora-block-weight, and of A1111.
 _NOT_OF_LORAS = {
@@ -47,6 +49,7 @@ def read(text: str, steps: int, *, negative: bool = False, inversions: Inversion
 
     `later_pass`: for the second pass of a large picture. Raises BadSyntax.
     """
+    text = _without_comments(text)
     if not negative:
         text = _NETWORK.sub("", text)
     composed = []
@@ -66,7 +69,9 @@ def lora_tags(text: str) -> tuple[LoraTag, ...]:
     its end.
     Raises BadSyntax, also for extra networks that are none.
     """
-    return tuple(_lora(match[1], match[2]) for match in _NETWORK.finditer(text)) if "<" in text else ()
+    if "<" not in text:
+        return ()
+    return tuple(_lora(match[1], match[2]) for match in _NETWORK.finditer(_without_comments(text)))
 
 
 def changes_in(text: str) -> bool:
@@ -79,7 +84,7 @@ def needs_no_look(text: str, *, negative: bool) -> bool:
 
     What it cannot be sure of it leaves to `read`.
     """
-    if "|" in text or (not negative and ("<" in text or "AND" in text)):
+    if "|" in text or "#" in text or (not negative and ("<" in text or "AND" in text)):
         return False
     deep = text.count("(") + text.count("[")
     if ":" in text:
@@ -95,6 +100,11 @@ def needs_no_look(text: str, *, negative: bool) -> bool:
                 return False
         return product <= MAX_WEIGHT
     return deep <= 48 < MAX_DEPTH  # 1.1 to the power of 48 is 97
+
+
+def _without_comments(text: str) -> str:
+    """First whole lines, then ends of lines, each with the end of its line turned into one."""
+    return _COMMENT.sub("\n", _COMMENT_LINES.sub("\n", text)) if "#" in text else text
 
 
 def _composed(text: str) -> list[tuple[str, float]]:

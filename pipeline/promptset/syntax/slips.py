@@ -25,7 +25,12 @@ _USUAL = frozenset(f"{number / 100:{form}}" for number in range(1, 301) for form
 _WEIGHT = re.compile(r"(\(\s*)?:\s*([+-]?[\d.]*)\s*\)")
 _TWICE = re.compile(r":\s*[+-]?\d*\.?\d+\s*:\s*[+-]?\d*\.?\d+\s*\)")
 _WORDS = ("BREAK", "AND")
-_NONE, _A1111, _COMPEL = Syntax.NONE, Syntax.A1111, Syntax.COMPEL  # a million rows are asked
+_NONE, _A1111, _COMFY, _COMPEL = Syntax.NONE, Syntax.A1111, Syntax.COMFY, Syntax.COMPEL  # a million rows are asked
+_DIGITS = frozenset("0123456789. \n")
+_OF_ALL = re.compile(r":\s*([-+]?(?:\d+\.?|\d*\.\d+))\s*\Z")
+_NO_BRACKETS = re.compile(r":(?<=[^\W\d]:)\s*\d?\.\d+\s*,")
+_PERCENT = re.compile(r":\s*\d+(?:\.\d+)?\s*%\s*\]")
+_NO_EMBEDDING = re.compile(r"embedding:(?<=[^\s(]embedding:)[^\s,)]")
 _BESIDE_NOTHING = {word: re.compile(rf"\A[\s,]*\b{word}\b|\b{word}\b[\s,]*(?=\b{word}\b|\Z)") for word in _WORDS}
 _MEANS = {
     "BREAK": "BREAK with nothing beside it found: a chunk of nothing is part of the prompt",
@@ -40,7 +45,11 @@ def slips(text: str, syntax: Syntax, *, negative: bool = False) -> Iterator[str]
     if "\\" in text:
         text = _ESCAPED.sub("_", text)
     a1111 = syntax is _A1111
+    if ":" in text:
+        yield from _colons(text, syntax, negative=negative)
     if a1111:
+        if "#" in text:
+            yield "# found: it and all that follows it in its line is a comment, which is left out"
         if not negative and "<" in text:
             text = _NETWORK.sub("", text)
             if _OPEN_NETWORK.search(text):
@@ -58,6 +67,23 @@ def slips(text: str, syntax: Syntax, *, negative: bool = False) -> Iterator[str]
             yield from _open(text, a1111=a1111)
         if syntax is not _COMPEL:
             yield from _round(text)
+
+
+def _colons(text: str, syntax: Syntax, *, negative: bool) -> Iterator[str]:
+    if syntax is not _COMPEL and _NO_BRACKETS.search(text):
+        yield "a weight that no bracket closes found, as in word:1.3, and painted as letters; (word:1.3) wanted"
+    if syntax is _COMFY and _NO_EMBEDDING.search(text):
+        yield "embedding: behind another sign than a blank found: it is painted as letters; a blank before it wanted"
+    if syntax is not _A1111:
+        return
+    if "%" in text and _PERCENT.search(text):
+        yield "a share in percent found, as in [a:b:50%]: the brackets are no schedule; [a:b:0.5] wanted"
+    whole = text[-1] in _DIGITS and all(text.count(pair[0]) == text.count(pair[1]) for pair in ("()", "[]", "<>"))
+    if whole and not negative and "AND" not in text and (found := _OF_ALL.search(text)):
+        yield (
+            f"a number behind a colon at the end found: the whole prompt weighs {found[1][:20]}; of a ratio or a time, "
+            "16:(9:1) is painted"
+        )
 
 
 def _open(text: str, *, a1111: bool) -> Iterator[str]:

@@ -17,8 +17,10 @@ def _look(mark: str, example: str, read_by: tuple[Syntax, ...], pattern: str) ->
     _LOOKS.setdefault(mark, []).append((example, frozenset(read_by), re.compile(pattern)))
 
 
-# A number behind a digit is a time, a verse or a ratio.
-_look("(", "(word:1.3)", (_A1111, _COMFY), r"\([^()]{0,400}[^()\d\s]:(?:\s*[+-]?\d?\.\d+|[+-]?[1-9]\.?)\s*\)")
+# A number behind a digit is a time, a verse or a ratio, unless words stand before the digit and the number has a point.
+_BEFORE = r"(?:(?<=[^(\s\d:]:)|(?<=[^(\s\d:] :))"
+_look(":", "(word:1.3)", (_A1111, _COMFY), rf":{_BEFORE}\s*[+-]?(?:\d?\.\d+|[1-9]\d?\.?)\s*\)")
+_look(":", "(word:1.3)", (_A1111, _COMFY), r"\((?=[^():]{0,300}\d\s*:\s*[+-]?\d?\.\d+\s*\))[^():]{0,200}[^\W\d]")
 # A1111 reads digits and points only; nobody reads a comma.
 _look("(", "(word:1e3)", (_COMFY,), r":\s*[+-]?(?:\d*\.?\d+[eE][+-]?\d+|nan|inf)\s*\)")
 _look("(", "(word:1,3)", (), r":(?<![()\d\s]:)\s*\d,\d{1,2}\s*\)")
@@ -33,9 +35,11 @@ _look(
 _look("|", "[a|b]", (_A1111,), r"\[[^\[\]|]{1,200}\|[^\[\]]{0,200}\]")
 _look("<", "<lora:name:0.8>", (_A1111,), r"<(?i:lora|lyco|hypernet):[^<>\s][^<>]*>")
 _look(")+", "(words)++", (_COMPEL,), r"\)\+{1,4}(?=[\s,.)]|\Z)")
+_look(")", "(words)1.4", (_COMPEL,), r"\)(?<=\w\))\d?\.\d+(?=[\s,)]|\.?\s|\Z)")
+_look('"+', '"words"++', (_COMPEL,), r'"(?<=\w")\+{1,4}(?=[\s,.)]|\Z)')
 _look(").", '("a", "b").and()', (_COMPEL,), r"\)\.(?:and|blend|swap)\(")
 # In a headline all is in capitals; a sign stands in quotation marks.
-_look("BREAK", "BREAK", (_A1111,), r"(?:[^A-Z\s\"'“]\s+|\A\s*)BREAK(?=\s+[^A-Z\s\"'”]|,|\s*\Z)|,\s*BREAK\b")
+_look("BREAK", "BREAK", (_A1111,), r"(?:[^A-Z\s\"'“]\s+|\A\s*)BREAK(?=\s+(?![A-Z]{2})[^\s\"'”]|,|\s*\Z)|,\s*BREAK\b")
 _look("AND", "AND", (_A1111,), r"[a-z)\],.]\s+AND\s+[a-z(\[]")
 _look("embedding:", "embedding:name", (_A1111, _COMFY, _COMPEL), r"(?:\A|[\s,(])embedding:[^\s,()]+")
 _look("++", "word++", (_COMPEL,), r"(?<![\w+-])(?!c\+\+|(?i:notepad)\+\+)(?:[A-Za-z]{2,}|[a-z])\+{2,4}(?=[\s,.)]|\Z)")
@@ -50,6 +54,9 @@ ELSEWHERE = {
     "<random:a,b>": "SwarmUI's, which no syntax here reads but for <lora:...>; what it stands for wanted",
     "--ar 16:9": "a parameter of Midjourney; fields of a row wanted, as aspect or negative_prompt",
     "word::2": "a weight of Midjourney; (word:1.3) in syntax a1111 wanted",
+    "{{word}}": "an emphasis of NovelAI, or a template's place; (word:1.1) in syntax a1111, or the text, wanted",
+    "1.2::word::": "a weight of NovelAI; (word:1.2) in syntax a1111 wanted",
+    "/imagine prompt:": "a command of Discord's; the prompt alone wanted",
     _WIDE: "a weight or a LoRA in full-width signs, which no syntax reads; ( : ) < > of ASCII wanted",
     "{prompt}": "a place for a prompt, as styles have; the prompt itself wanted there",
     "fox ### blurry": "a negative prompt as Stable Horde has it; negative_prompt wanted",
@@ -64,6 +71,9 @@ _look("{prompt}", "{prompt}", (), r"\{prompt\}")
 _look("###", "fox ### blurry", (), r"\S\s*###\s*\S")
 _look("--", "--ar 16:9", (), r"(?:\s|\A)--(?:ar|aspect|no|stylize|chaos|niji|v|iw|weird|sref|cref)\s+[\w.:]")
 _look("::", "word::2", (), r"[^\W\d_]::-?\d*\.?\d+(?=[\s,]|\.(?!\d)|\Z)")
+_look("{{", "{{word}}", (), r"\{\{+[^{}|]{1,200}\}\}")
+_look("::", "1.2::word::", (), r"(?:\A|[\s,])-?\d*\.?\d+::[^:]{1,200}::")
+_look("/imagine", "/imagine prompt:", (), r"\A\s*/imagine\b")
 _WEIGHT = r"[^()\uff08\uff09]{0,200}[^()\uff08\uff09\d\s]%s\s*[\d.\uff0e]+\s*"
 _look("\uff08", _WIDE, (), r"\uff08" + _WEIGHT % r"[:\uff1a]" + r"[)\uff09]")
 _look("\uff1a", _WIDE, (), r"\(" + _WEIGHT % r"\uff1a" + r"\)|<(?i:lora|lyco)\uff1a")

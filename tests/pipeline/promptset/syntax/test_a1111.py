@@ -180,3 +180,22 @@ def test_twenty_thousand_characters_take_linear_time(text: str) -> None:
     except BadSyntax:
         pass
     assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("a fox # red", "a fox"),
+        ("a fox, # red\nin snow", "a fox, \nin snow"),
+        ("# a note\na fox", "\na fox"),
+        ("a fox\n# a note (with: brackets\nin snow", "a fox\nin snow"),
+        ("a fox # <lora:film:1> AND a hen", "a fox"),
+    ],
+)
+def test_comments_are_left_out_to_the_end_of_their_line(text: str, wanted: str) -> None:
+    for negative in (False, True):
+        [composed] = a1111.read(text, 10, negative=negative, inversions=NO_INVERSIONS)
+        [condition] = composed.schedule
+        spans = [span.text for part in condition.parts for span in part.spans if isinstance(span, Span)]
+        assert "".join(spans).rstrip() == wanted
+    assert a1111.lora_tags(text) == ()

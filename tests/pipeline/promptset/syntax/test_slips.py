@@ -28,6 +28,12 @@ A1111 = {
     "a fox AND": "AND with nothing beside it",
     "a fox AND AND a hen": "AND with nothing beside it",
     "a fox <lora:film:0.8": "<lora:...",
+    "a fox, 16:9": "a number behind a colon at the end found: the whole prompt weighs 9;",
+    "a clock that shows 12:30\n": "a number behind a colon at the end found: the whole prompt weighs 30;",
+    "masterpiece:1.2, a fox": "a weight that no bracket closes",
+    "(masterpiece:1.2, a fox)": "a weight that no bracket closes",
+    "[dog:fox:50%]": "a share in percent",
+    "a fox, # red": "# found: it and all",
     "a fox < lora:film:0.8>": "<lora:...",
     "<lora:film:0.8> a fox <LORA :film:1>": "<lora:...",
 }
@@ -41,7 +47,10 @@ FINE = [
     "<lora:film:0.8> a fox (b:1.3)",
     "BREAKFAST AND LAND",
     "(a (b:1.2) c:0.9)",
-    "a fox, 12:30, ratio 16:9",
+    "a fox at 12:30, ratio 16:9, in snow",
+    "a fox, 16:(9:1)",
+    "a fox :0.5 AND a hen :1.2",
+    "chapter 3:1.5, a fox",
 ]
 
 
@@ -72,3 +81,10 @@ def test_what_a_program_does_not_read_is_no_slip_there() -> None:
 def test_a_long_prompt_of_open_brackets_is_soon_over() -> None:
     for sign in ("(", ")", "[", "<lora:", "BREAK ", ":1)", "(:", "\\"):
         assert len(list(slips(sign * 4_000, Syntax.A1111))) <= 3
+
+
+def test_an_embedding_that_comfyui_paints_as_letters_is_a_slip_there() -> None:
+    [found] = slips("hands,embedding:bad", Syntax.COMFY)
+    assert found.startswith("embedding: behind another sign than a blank")
+    assert not list(slips("hands, embedding:bad (embedding:worse:1.2)", Syntax.COMFY))
+    assert not list(slips("hands,embedding:bad", Syntax.A1111))

@@ -19,6 +19,9 @@ from pipeline.promptset.syntax.unread import ELSEWHERE, unread
         "\uff08red\uff1a1.3\uff09 fox", "a \uff08red:1.3\uff09", "(red\uff1a1.3)",
         "\uff1clora\uff1afilm\uff1a1\uff1e fox",
         "a {prompt} in oil", "a fox ### blurry", "fox::2", "fox::1.5, hen",
+        "(score_9:1.2)", "(year 2024:1.2)", r"(saber \(fate\):1.2)", "(red :1.3)", "((red) hair:1.3)", "(fox:10)",
+        "a fox BREAK Hill", "a fox, (best quality)1.4", '"a fox"++', "{{masterpiece}}, fox", "1.2::fox::, hen",
+        "/imagine prompt: a fox", "/imagine a fox",
         "(red:nan)", "(red:1e9)", "<LORA:film:1> fox", "__animals__ in snow", "a {red|blue} fox", "a __style/ink*__ a",
     ],
 )  # fmt: skip
@@ -36,6 +39,8 @@ def test_syntax_is_noticed(text: str) -> None:
         "smile :) and :(", "a list: [one, two]", "f(x) = (x+1)", "(a: b)", "(circa 1900: 3 men)", "x < y > z", "a+b",
         "(a very (small) fox)", "snake_case and __", "{a}", "a|b",
         "\uff08\u6bd4\u7387 16\uff1a9\uff09", "\u72d0\u72f8\uff08\u96ea\uff09", "\u6642\u523b\uff1a12", "std::vector",
+        "a wide shot (2.35:1)", "film (1:1.85)", "(see verse 3:1)", "scale (1:10)", "(at 10:30)", "(the year 1984)",
+        "a (50mm) 1.8 lens", "(a) 1.5 m tall", "a LUNCH BREAK HOTEL", "ratio 1::2", "C::method", "a path /imagine/x",
         "(x, 1,3)", "price: 1,30 (about)", "an embedding of words", "a fox, 50% off (until 12:00)",
     ],
 )  # fmt: skip
@@ -63,6 +68,10 @@ def test_what_the_row_s_own_syntax_reads_is_read() -> None:
         "<lora:" * 3_000,
         "_" * 20_000,
         "{a" * 10_000,
+        "(a1" * 10_000 + ":",
+        "a " * 10_000 + ":",
+        "{{" * 10_000,
+        "1::" * 10_000,
     ],
 )  # fmt: skip
 def test_a_long_prompt_is_looked_through_in_time(text: str) -> None:
