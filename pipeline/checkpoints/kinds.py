@@ -32,6 +32,11 @@ it belongs into TESSERA_LORAS, beside a model",
     (("clip_txt_mapper.", ".channelwise."), "a Stable Cascade model"),
     (("cap_embedder.", "caption_projection.", "patch_embedding."), "a diffusion transformer"),
     (("edm_mean", "edm_vpred.sigma_max"), "an EDM model (Playground 2.5, CosXL), whose noise levels are not SDXL's"),
+    (
+        ("time_embedding.cond_proj.", "time_embed.cond_proj."),
+        "an LCM of its own UNet, which has guidance as an input; an SDXL model with the LCM LoRA paints as fast",
+    ),
+    (("encoder_hid_proj.",), "a Kolors model, or one like it, which reads text by another encoder"),
     (("image_encoder.", "ip_adapter.", "image_proj."), "an IP-Adapter"),
 )
 _IN_CHANNELS = {8: "an image-editing model (InstructPix2Pix)", 5: "a depth model"}

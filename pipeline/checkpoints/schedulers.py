@@ -23,7 +23,7 @@ SCHEDULERS = frozenset(
 
 _PREDICTIONS = {
     **dict.fromkeys(("v", "v_prediction", "v-prediction", "vpred", "v_pred"), "v_prediction"),
-    **dict.fromkeys(("epsilon", "eps"), "epsilon"),
+    **dict.fromkeys(("epsilon", "eps", "noise"), "epsilon"),
 }
 _TRUE = frozenset({"true", "1", "yes"})
 
@@ -44,8 +44,10 @@ def own_scheduler(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     return dict(config)
 
 
-def trained_as(headers: Iterable[Header]) -> tuple[dict[str, Any], list[str]]:
+def trained_as(headers: Iterable[Header], prediction: Prediction | None) -> tuple[dict[str, Any], list[str]]:
     """Settings of the scheduler that single files show, and from what.
+
+    Raises BadCheckpoint if they name a prediction that is not known here, and the model's setting names none.
 
     `v_pred` and `ztsnr` are the empty tensors that mark such models for web UIs; `modelspec.prediction_type` is from
     Stability's model metadata specification, `ss_zero_terminal_snr` from sd-scripts.
@@ -54,7 +56,13 @@ def trained_as(headers: Iterable[Header]) -> tuple[dict[str, Any], list[str]]:
     notes = []
     for header in headers:
         metadata = header.metadata
-        said = _PREDICTIONS.get(metadata.get("modelspec.prediction_type", "").strip().lower())
+        named = metadata.get("modelspec.prediction_type", "").strip().lower()
+        said = _PREDICTIONS.get(named)
+        if named and said is None and prediction is None:
+            raise BadCheckpoint(
+                f"its metadata say that it predicts {named[:40]!r} (modelspec.prediction_type), which is not known; "
+                "epsilon or v_prediction wanted, or the model's setting `prediction` if that is wrong"
+            )
         if "v_pred" in header.tensors:
             settings["prediction_type"] = "v_prediction"
             notes.append("v-prediction, by its key v_pred")

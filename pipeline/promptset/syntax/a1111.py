@@ -1,8 +1,9 @@
 """Prompts as A1111's web UI and its kin (Forge, SD.Next) read them: extra networks, AND, changes, BREAK, attention.
 
-In this order, as modules/processing.py and modules/prompt_parser.py (1.10) have it: comments are left out (what follows
-a # in its line, of processing_scripts/comments.py), `<lora:...>` is taken out of a positive prompt, the rest is cut at AND, each of these has a schedule over the steps, and each text of it is read for
-BREAK and attention. In a negative prompt A1111 reads neither extra networks nor AND.
+In this order, as modules/processing_scripts/comments.py, modules/processing.py and modules/prompt_parser.py (1.10) have
+it: what follows a # in its line is left out, `<lora:...>` is taken out of a positive prompt, the rest is cut at AND,
+each of these has a schedule over the steps, and each text of it is read for BREAK and attention. In a negative prompt
+A1111 reads neither extra networks nor AND.
 """
 
 from __future__ import annotations

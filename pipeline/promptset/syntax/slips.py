@@ -48,25 +48,27 @@ def slips(text: str, syntax: Syntax, *, negative: bool = False) -> Iterator[str]
     if ":" in text:
         yield from _colons(text, syntax, negative=negative)
     if a1111:
-        if "#" in text:
-            yield "# found: it and all that follows it in its line is a comment, which is left out"
-        if not negative and "<" in text:
-            text = _NETWORK.sub("", text)
-            if _OPEN_NETWORK.search(text):
-                yield (
-                    "<lora:... that no > closes found, or with a blank in it: it is painted as letters; "
-                    "<lora:NAME:0.8> wanted"
-                )
-        for word in _WORDS if not negative else _WORDS[:1]:
-            if word in text and _BESIDE_NOTHING[word].search(text):
-                yield _MEANS[word]
-        if "[" in text and _unclosed(text, _SQUARE):
-            yield "[ that is not closed found: all that follows it is weakened"
+        text = _NETWORK.sub("", text) if not negative and "<" in text else text
+        yield from _of_a1111(text, negative=negative)
     if "(" in text or ")" in text:
         if text.count("(") != text.count(")") or text.find(")") < text.find("("):
             yield from _open(text, a1111=a1111)
         if syntax is not _COMPEL:
             yield from _round(text)
+
+
+def _of_a1111(text: str, *, negative: bool) -> Iterator[str]:
+    if "#" in text:
+        yield "# found: it and all that follows it in its line is a comment, which is left out"
+    if not negative and "<" in text and _OPEN_NETWORK.search(text):
+        yield (
+            "<lora:... that no > closes found, or with a blank in it: it is painted as letters; <lora:NAME:0.8> wanted"
+        )
+    for word in _WORDS if not negative else _WORDS[:1]:
+        if word in text and _BESIDE_NOTHING[word].search(text):
+            yield _MEANS[word]
+    if "[" in text and _unclosed(text, _SQUARE):
+        yield "[ that is not closed found: all that follows it is weakened"
 
 
 def _colons(text: str, syntax: Syntax, *, negative: bool) -> Iterator[str]:

@@ -139,6 +139,8 @@ def test_a_model_that_fills_masks_is_known_by_nine_channels(tmp_path: Path, demo
     ("names", "message"),
     [
         (("double_blocks.0.img_attn.norm.key_norm.scale",), "a Flux model"),
+        (("time_embedding.cond_proj.weight",), "an LCM of its own UNet"),
+        (("encoder_hid_proj.weight",), "a Kolors model"),
         (("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight",), "a Stable Diffusion 3 model"),
         (("lora_unet_down_blocks_1.lora_down.weight",), "a LoRA or its like; it belongs into TESSERA_LORAS"),
         (("decoder.conv_in.weight", "encoder.conv_in.weight"), "a VAE alone, which belongs beside a model"),
@@ -151,6 +153,13 @@ def test_a_model_that_fills_masks_is_known_by_nine_channels(tmp_path: Path, demo
 def test_another_kind_of_file_is_named(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
     with pytest.raises(BadCheckpoint, match=message):
         _open(sparse(tmp_path / "x.safetensors", dict.fromkeys(names, (1,))))
+
+
+def test_a_prediction_that_is_not_known_is_refused_unless_the_setting_says_one(tmp_path: Path) -> None:
+    path = full_size(tmp_path / "flow.safetensors", metadata={"modelspec.prediction_type": "flow"})
+    with pytest.raises(BadCheckpoint, match=r"that it predicts 'flow' .*the model's setting `prediction`"):
+        _open(path)
+    assert _open(path, prediction="epsilon").scheduler["prediction_type"] == "epsilon"
 
 
 def test_what_is_not_used_is_named_and_what_means_nothing_is_not(tmp_path: Path) -> None:
