@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.errors import RowError
 from pipeline.promptset.fields.row import Row
 from pipeline.promptset.formats.lines import Item
+from pipeline.promptset.syntax.escape import keep_weights_alone
 
 # The web UI's options: how a value is read. What has no field here is told of where other tools' fields are.
 _TEXTS = frozenset(
@@ -80,6 +81,7 @@ def option_line(number: int, line: str) -> Item | None:
         return None
     if line.lstrip().startswith("--") and options[0] in _WEB_UI:
         return _web_ui(number, line)
+    options = [option.lower() if option.lower() in _KOHYA else option for option in options]
     if all(option in _KOHYA for option in options):
         return _kohya(number, line)
     strange = next(option for option in options if option not in _KOHYA)
@@ -147,7 +149,7 @@ def _kohya(number: int, line: str) -> Item:
     found = list(_OPTION.finditer(line))
     row: dict[str, Any] = {"prompt": line[: found[0].start()].strip()}
     for option, following in zip(found, [*found[1:], None], strict=True):
-        name, kind = _KOHYA[option[1]]
+        name, kind = _KOHYA[option[1].lower()]
         text = line[option.end() : following.start() if following else len(line)].strip(" \t\r\n=")
         if name in row:
             return RowError(number, None, f"--{option[1]} given twice; one wanted")
@@ -155,6 +157,9 @@ def _kohya(number: int, line: str) -> Item:
             wanted = "a whole number" if kind is int else "a number"
             return RowError(number, name, f"{text[:20]!r} found behind --{option[1]}; {wanted} wanted")
         row[name] = kind(text)
+    for name in ("prompt", "negative_prompt"):
+        if name in row:
+            row[name] = keep_weights_alone(row[name])
     for field, names in (("original_size", ("original_width", "original_height")), ("crop", ("crop_left", "crop_top"))):
         parts = [row.pop(name, None) for name in names]
         if parts != [None, None]:

@@ -32,7 +32,7 @@ _ANYWHERE: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?s:.)*</[A-Za-z][\w:.-]*\s*>"), "markup found, as of XML"),
 )
 # All lines of these.
-_IMAGE = r"\S(?:[^|\t]*\S)?\.(?:png|jpe?g|webp|gif|bmp|txt|caption|safetensors|ckpt)"
+_IMAGE = r"(?!.*\s--\w)\S(?:[^|\t]*\S)?\.(?:png|jpe?g|webp|gif|bmp|txt|caption|safetensors|ckpt)"
 _EVERY: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?:https?|ftp|s3|file)://\S+$"), "addresses found, which are not fetched"),
     (re.compile(r"[0-9a-f]{32,128}(?:\s+\*?\S+)?$", re.IGNORECASE), "checksums found"),

@@ -13,6 +13,7 @@ from pipeline.promptset.syntax.inversions import NO_INVERSIONS
 from pipeline.promptset.syntax.parsed import BadSyntax, Blend, Composed, Inversion, Part, Span, Spans
 
 _SPECIAL = re.compile(r"[()\[\]\\]")
+_SQUARE = re.compile(r"\[[^\[\]]{1,1000}\]")
 _KEYWORD = re.compile(r"\b(?:AND|BREAK)\b")
 _NETWORK = re.compile(r"<(?=\w{1,100}:[^>]{1,1000}>)")
 _WEIGHT_AT_END = re.compile(r":([ \t]*)([-+]?(?:\d+\.?|\d*\.\d+))(\s*)\Z")
@@ -24,8 +25,18 @@ def escape(text: str) -> str:
     A backslash before any other letter disappears in A1111, so it keeps words from being keywords. A number behind a
     colon at the end would be a weight of the whole: `16:9` becomes `16:(9:1)`.
     """
-    escaped = _SPECIAL.sub(lambda found: "\\" + found[0], text)
-    escaped = _KEYWORD.sub(lambda found: f"{found[0][0]}\\{found[0][1:]}", escaped)
+    return _without_words(_SPECIAL.sub(lambda found: "\\" + found[0], text))
+
+
+def keep_weights_alone(text: str) -> str:
+    """A prompt of a program that reads of A1111's syntax the weights of brackets alone, as sd-scripts does."""
+    escaped = _SQUARE.sub(lambda found: found[0].replace(":", r"\:"), text.replace("|", r"\|"))
+    return _without_words(escaped)
+
+
+def _without_words(text: str) -> str:
+    """So that AND, BREAK, networks and a number at the end are letters."""
+    escaped = _KEYWORD.sub(lambda found: f"{found[0][0]}\\{found[0][1:]}", text)
     escaped = _NETWORK.sub(r"<\\", escaped)
     return _WEIGHT_AT_END.sub(r":\1(\2:1)\3", escaped)
 

@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import RequestError
+from pipeline.picture import Syntax
 from pipeline.promptset.formats.lines import ReadOptions
 from pipeline.promptset.names.samplers import shown_name
+from pipeline.promptset.syntax import reading
+from pipeline.promptset.syntax.inversions import NO_INVERSIONS
+from pipeline.promptset.syntax.parsed import Part, Span
 from tests.pipeline.promptset.reading import read, said, values
 
 INFOTEXTS = """\
@@ -39,6 +43,32 @@ plain, with -- a dash
     assert values(rows[1], "prompt guidance_scale num_images") == ["a dog's life", 5.0, 4]
     assert rows[1].seed >= 0
     assert rows[2].prompt == "plain, with -- a dash"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "painted"),
+    [
+        ("a fox, 16:9", "a fox, 16:9"),
+        ("ROCK AND ROLL, BREAK it", "ROCK AND ROLL, BREAK it"),
+        ("[red|blue] hair", "red|blue hair"),
+        ("a [fox:hen:0.5]", "a fox:hen:0.5"),
+        ("a (fox:1.3) <lora:film:1>", "a fox <lora:film:1>"),
+    ],
+)
+def test_of_a_prompt_of_kohya_weights_alone_are_read(tmp_path: Path, prompt: str, painted: str) -> None:
+    [row], found = read(tmp_path / "p.txt", f"{prompt} --W 64 --h 64\n")
+    assert said(found) == ([], [])
+    [composed] = reading.read(row.prompt, Syntax.A1111, 10, inversions=NO_INVERSIONS)
+    [condition] = composed.schedule
+    [part] = condition.parts
+    assert composed.weight == 1.0
+    assert isinstance(part, Part)
+    assert "".join(span.text for span in part.spans if isinstance(span, Span)) == painted
+
+
+def test_options_of_kohya_that_name_a_file_are_no_list_of_files(tmp_path: Path) -> None:
+    _, found = read(tmp_path / "p.txt", "a fox --am 0.8 --cn x.png\n")
+    assert "--am found" in said(found)[0][0]
 
 
 def test_options_of_kohya_are_fields(tmp_path: Path) -> None:
