@@ -11,8 +11,11 @@ import ipaddress
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from functools import cache
+from typing import Any
 from urllib.parse import urlsplit
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -56,23 +59,26 @@ def post(
     """POST a body; returns the HTTP status of the answer, whatever it is.
 
     Args:
-        timeout_s: of everything together, also where bytes come one by one.
+        timeout_s: of everything together, from the look at the name to the answer, also where bytes come one by one.
         allowed: networks that may be sent to although they are not public; http:// is for these alone.
 
     Raises NotSent: AddressRefused if nothing may be sent there.
     """
+    until = time.monotonic() + timeout_s
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
-    address = _checked_address(host, port, parts.scheme, allowed)
+    address = _checked_address(host, port, parts.scheme, allowed, timeout_s)
     try:
-        connected = socket.create_connection((str(address), port), timeout_s)
+        connected = socket.create_connection((str(address), port), _left_s(until))
+        # TLS takes the connection away from its socket; what is done to a second one of it is done to the connection.
+        second = connected.dup()
     except OSError as error:
         raise NotSent(f"{host} port {port} cannot be reached ({_reason(error)})") from error
-    up = threading.Timer(timeout_s, _shut, (connected,))
+    up = threading.Timer(_left_s(until), _shut, (second,))
     up.daemon = True
     up.start()
     try:
-        connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+        connection = http.client.HTTPConnection(host, port)
         if parts.scheme == "https":
             connected = _trust().wrap_socket(connected, server_hostname=host)
         connection.sock = connected
@@ -82,19 +88,24 @@ def post(
             connection.putheader(name, value)
         connection.endheaders(body)
         return connection.getresponse().status
-    except ssl.SSLError as error:
-        raise NotSent(f"{host} port {port}: TLS failed ({error.reason or type(error).__name__})") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
+        if isinstance(error, ssl.SSLError) and time.monotonic() < until:
+            raise NotSent(f"{host} port {port}: TLS failed ({error.reason or type(error).__name__})") from error
         raise NotSent(f"{host} port {port} gave no answer within {timeout_s:g} s ({_reason(error)})") from error
     finally:
         up.cancel()
+        second.close()
         connected.close()
 
 
-def _checked_address(host: str, port: int, scheme: str, allowed: Sequence[Network]) -> Address:
+def _left_s(until: float) -> float:
+    return max(0.001, until - time.monotonic())  # 0 would mean: do not wait at all
+
+
+def _checked_address(host: str, port: int, scheme: str, allowed: Sequence[Network], timeout_s: float) -> Address:
     """The first address of the host. Raises NotSent; AddressRefused if one of them may not be sent to."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = _looked_up(host, port).result(timeout_s)
         addresses = [ipaddress.ip_address(str(where[0]).partition("%")[0]) for *_, where in found]
     except (OSError, UnicodeError, ValueError) as error:
         raise NotSent(f"{host[:200]!a} has no address ({_reason(error)})") from error
@@ -107,6 +118,20 @@ def _checked_address(host: str, port: int, scheme: str, allowed: Sequence[Networ
         if scheme == "http" and not _is_in(address, allowed):
             raise AddressRefused(f"http:// found, for {host}; https:// wanted, but for networks that are allowed")
     return addresses[0]
+
+
+def _looked_up(host: str, port: int) -> Future[list[tuple[Any, ...]]]:
+    """The addresses of a name, asked for in a thread of its own: the system's resolver knows no time limit."""
+    found: Future[list[tuple[Any, ...]]] = Future()
+
+    def look_up() -> None:
+        try:
+            found.set_result(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+        except (OSError, ValueError) as error:
+            found.set_exception(error)
+
+    threading.Thread(target=look_up, name="look-up", daemon=True).start()
+    return found
 
 
 @cache
