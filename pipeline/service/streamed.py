@@ -1,8 +1,9 @@
-"""An object of the bucket as an answer, or the part of it that a Range names."""
+"""What comes bit by bit as an answer: an object of the bucket, the part of it that a Range names, lines."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 
 from starlette.responses import Response, StreamingResponse
 
@@ -24,4 +25,12 @@ def streamed(artifacts: Artifacts, key: str, byte_range: str, headers: Mapping[s
         sent["Content-Range"] = found.content_range
     # What lies in the bucket may be HTML: a browser is not to run it in our origin.
     kind = found.content_type if found.content_type.startswith(("image/", "application/")) else "text/plain"
-    return StreamingResponse(found.chunks, 206 if found.content_range is not None else 200, sent, media_type=kind)
+    return begun(found.chunks, kind, 206 if found.content_range is not None else 200, sent)
+
+
+def begun(
+    chunks: Iterator[bytes], media_type: str, status: int = 200, headers: Mapping[str, str] | None = None
+) -> StreamingResponse:
+    """An answer of these chunks, the first of them asked for now, while an error can still become an answer."""
+    first = next(chunks, b"")
+    return StreamingResponse(itertools.chain((first,), chunks), status, headers, media_type)

@@ -18,6 +18,7 @@ from pipeline.service.links import Base
 from pipeline.service.openai.outputs import ERRORS, OUTPUT, error_lines, output_lines
 from pipeline.service.openai.shapes import FileObject, FilePage
 from pipeline.service.own import own_batch
+from pipeline.service.streamed import begun
 
 router = APIRouter(prefix="/v1/files", tags=["openai"])
 own_router = APIRouter(prefix="/api/files", tags=["files"])
@@ -92,9 +93,9 @@ def get_content(service: ServiceOf, caller: Reader, base: Base, file_id: str) ->
     if (found := _of_batch(file_id)) is None:
         record = _uploaded(service, caller, file_id)
         chunks = service.artifacts.chunks_of(service.artifacts.root + record.key)
-        return StreamingResponse(_begun(chunks), media_type="application/octet-stream")
+        return begun(chunks, "application/octet-stream")
     own_batch(service, caller, found[1])
-    return StreamingResponse(_begun(_lines(service, base, found)), media_type="application/x-ndjson")
+    return begun(_lines(service, base, found), "application/x-ndjson")
 
 
 @router.delete("/{file_id}")
@@ -123,17 +124,6 @@ def _lines(service: Service, base: str, found: tuple[str, str]) -> Iterator[byte
     kind, batch_id = found
     artifacts: Artifacts = service.artifacts
     return output_lines(service, base, batch_id) if kind == OUTPUT else error_lines(artifacts, batch_id)
-
-
-def _begun(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The chunks, the first of them asked for now, while an error can still become an answer."""
-    first = next(chunks, b"")
-
-    def all_of_them() -> Iterator[bytes]:
-        yield first
-        yield from chunks
-
-    return all_of_them()
 
 
 def _shown(record: UploadRecord) -> FileObject:

@@ -23,7 +23,7 @@ from pipeline.service.context import Service, ServiceOf
 from pipeline.service.links import Base, image_url, presigned
 from pipeline.service.own import own_batch
 from pipeline.service.refusals import NotFound
-from pipeline.service.streamed import streamed
+from pipeline.service.streamed import begun, streamed
 
 router = APIRouter(prefix="/api/batches/{batch_id}", tags=["images"])
 
@@ -116,7 +116,7 @@ def list_rows(
     own_batch(service, caller, batch_id)
     staged = service.ledger.batches.get(batch_id).manifest.staged
     lines = itertools.islice(service.artifacts.lines(BatchObjects(batch_id).input(staged)), first, first + limit)
-    return StreamingResponse((line + b"\n" for line in lines), media_type="application/x-ndjson")
+    return begun((line + b"\n" for line in lines), "application/x-ndjson")
 
 
 def _result(service: Service, batch_id: str, image_id: str) -> ImageResult:

@@ -14,7 +14,7 @@ from pipeline.service.access import Reader
 from pipeline.service.context import ServiceOf
 from pipeline.service.own import own_batch
 from pipeline.service.refusals import NotFound
-from pipeline.service.streamed import streamed
+from pipeline.service.streamed import begun, streamed
 
 router = APIRouter(prefix="/api/batches/{batch_id}/objects", tags=["files"])
 
@@ -33,7 +33,7 @@ def list_objects(service: ServiceOf, caller: Reader, batch_id: str, folder: str 
         for key, size_bytes in found:
             yield json.dumps({"key": key.removeprefix(root), "size_bytes": size_bytes}).encode() + b"\n"
 
-    return StreamingResponse(lines(), media_type="application/x-ndjson")
+    return begun(lines(), "application/x-ndjson")
 
 
 @router.get("/{name:path}")

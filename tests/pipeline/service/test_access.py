@@ -117,7 +117,16 @@ def test_answers_carry_headers_that_keep_browsers_safe(served: Served) -> None:
     assert "server" not in headers
 
 
-def test_while_redis_or_s3_is_away_nothing_is_lost_and_the_answer_says_when_to_ask_again(served: Served) -> None:
+def _from_the_bucket(batch: str) -> tuple[str, ...]:
+    """Answers that come bit by bit from the bucket."""
+    own = f"/api/batches/{batch}"
+    objects = (f"{own}/objects?folder=images/", f"{own}/objects/results.jsonl", f"{own}/images/0000000-000/thumbnail")
+    return (*objects, f"{own}/rows", f"/v1/files/output-{batch}/content", f"/v1/files/errors-{batch}/content")
+
+
+def test_while_redis_or_s3_is_away_nothing_is_lost_and_the_answer_says_when_to_ask_again(
+    served: Served, batch: str
+) -> None:
     settings = served.stage.settings
     no_redis = settings.model_copy(update={"redis_url": SecretStr("redis://:secret@127.0.0.1:9/0")})
     no_s3 = settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:9"})
@@ -131,6 +140,9 @@ def test_while_redis_or_s3_is_away_nothing_is_lost_and_the_answer_says_when_to_a
     with served.with_connection(Connection(no_s3, served.stage.ledger, Artifacts(no_s3))):
         assert served.ask("GET", "/readyz").status == 503
         assert served.ask("GET", "/api/batches").status == 200
+        for path in _from_the_bucket(batch):
+            answer = served.ask("GET", path)
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "5"), path
     assert served.ask("GET", "/readyz").status == 200
 
 
