@@ -114,8 +114,10 @@ def list_rows(
 ) -> StreamingResponse:
     """Its rows with everything decided, one a line, from row `first` on."""
     own_batch(service, caller, batch_id)
-    staged = service.ledger.batches.get(batch_id).manifest.staged
-    lines = itertools.islice(service.artifacts.lines(BatchObjects(batch_id).input(staged)), first, first + limit)
+    manifest = service.ledger.batches.get(batch_id).manifest
+    first = min(first, manifest.rows)  # which also is a number that islice can count to
+    lines = service.artifacts.lines(BatchObjects(batch_id).input(manifest.staged))
+    lines = itertools.islice(lines, first, first + limit)
     return begun((line + b"\n" for line in lines), "application/x-ndjson")
 
 

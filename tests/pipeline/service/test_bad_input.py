@@ -35,6 +35,7 @@ _BODIES: tuple[bytes, ...] = (
     b'{"a": ' * 2000 + b"1" + b"}" * 2000,
 )
 _IDS = ("..", "%00", "%ff", "a" * 3000, "%F0%9F%98%80", "*", "-1", "1e9", "{}", "x%0d%0aSet-Cookie:%20a=b")
+_HUGE = (2**31, 2**53 + 1, 2**63 - 1, 2**64, 10**400, -(2**63))
 
 
 def _checked(answer: Answer, what: str) -> Answer:
@@ -84,6 +85,34 @@ def test_an_id_that_is_none_is_unknown_to_every_route(served: Served) -> None:
 def test_a_query_that_cannot_be_is_refused(served: Served, query: str) -> None:
     answer = _checked(served.ask("GET", f"/api/batches?{query}"), query)
     assert answer.status in (400, 404, 422)
+
+
+def _numbers(served: Served) -> list[tuple[str, str, str]]:
+    """Method, path and name of every parameter of a query that is a number; those of pages are not described."""
+    found = served.ask("GET", "/api/openapi.json").json["paths"]
+    described = [
+        (method.upper(), path, one["name"])
+        for path, methods in found.items()
+        for method, about in methods.items()
+        for one in about.get("parameters", ())
+        if one["in"] == "query" and one["schema"].get("type") in ("integer", "number")
+    ]
+    return [*described, *(("GET", "/batches/{batch_id}/tiles", name) for name in ("first", "count"))]
+
+
+@pytest.mark.parametrize(
+    "number", [2**31, 2**53 + 1, 2**63 - 1, 2**64, 10**400, -(2**63)], ids=lambda one: f"{len(str(one))} characters"
+)
+def test_a_number_however_large_is_nobodys_fault_but_the_askers(served: Served, number: int) -> None:
+    batch = served.stage.accepted(2, f"of-{abs(number) % 997}-{number > 0:d}", tenant="one")
+    asked = _numbers(served)
+    assert ("GET", "/api/batches/{batch_id}/rows", "first") in asked
+    for method, path, name in asked:
+        concrete = f"{path.replace('{batch_id}', batch).replace('{name}', 'none')}?{name}={number}"
+        answer = served.ask(method, concrete)
+        if answer.status >= 400:
+            _checked(answer, f"{method} {concrete[:200]}")
+    assert served.ask("GET", f"/api/batches/{batch}/rows?first=1").body.count(b"\n") == 1
 
 
 @pytest.mark.parametrize(
