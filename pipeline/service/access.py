@@ -9,9 +9,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated
 from urllib.parse import urlsplit
 
+from anyio import to_thread
 from fastapi import Depends, Request
 
 from pipeline.deployment.settings import Settings
@@ -19,7 +21,7 @@ from pipeline.errors import RequestError, UnknownBatch
 from pipeline.ledger import Ledger
 from pipeline.names import checked_id
 from pipeline.records.tokens import EVERY_TENANT, Scope, parsed_token
-from pipeline.service.context import ServiceOf
+from pipeline.service.context import Service, ServiceOf
 from pipeline.service.refusals import Forbidden, TooManyRequests, Unauthorized
 
 SESSION_COOKIE = "tessera_session"
@@ -58,7 +60,7 @@ class Caller:
         return self.tenant
 
 
-def caller_of(request: Request, service: ServiceOf) -> Caller:
+def caller_of(request: Request, service: Service) -> Caller:
     """Who makes this request. Raises Unauthorized, TooManyRequests."""
     settings = service.settings
     header = request.headers.get("authorization", "")
@@ -114,9 +116,16 @@ def check_origin(request: Request) -> None:
         raise Forbidden("a request from a page of another origin found; a session counts for our own pages only")
 
 
-CallerOf = Annotated[Caller, Depends(caller_of)]
+async def _known_caller(request: Request, service: ServiceOf) -> Caller:
+    """The caller, whom a route with a body has looked for already."""
+    known: Caller | None = getattr(request.state, "caller", None)
+    return await to_thread.run_sync(caller_of, request, service) if known is None else known
 
 
+CallerOf = Annotated[Caller, Depends(_known_caller)]
+
+
+@cache
 def requiring(scope: Scope) -> Callable[[CallerOf], Awaitable[Caller]]:
     """A dependency that yields the caller if they have this scope. Raises Forbidden."""
 

@@ -17,6 +17,7 @@ from pipeline.operations.submit import Submission, checked_options
 from pipeline.operations.uploads import get_upload
 from pipeline.records.batch import BatchManifest, BatchRequest
 from pipeline.service.access import Reader, Submitter
+from pipeline.service.caller_route import CallerRoute
 from pipeline.service.context import Service, ServiceOf
 from pipeline.service.openai.outputs import ERRORS, OUTPUT
 from pipeline.service.openai.shapes import BatchObject, BatchPage, NewBatch, RequestCounts
@@ -24,7 +25,7 @@ from pipeline.service.own import own_batch
 from pipeline.service.submission import accepted, kind_of_upload, url_of, with_key
 from pipeline.states import BatchState, ImageState
 
-router = APIRouter(prefix="/v1/batches", tags=["openai"])
+router = APIRouter(prefix="/v1/batches", tags=["openai"], route_class=CallerRoute)
 
 ENDPOINT = "/v1/images/generations"
 _MOST_PAIRS, _NAME_CHARACTERS, _VALUE_CHARACTERS = 16, 64, 512

@@ -13,6 +13,7 @@ from pipeline.errors import RequestError
 from pipeline.operations.uploads import get_upload, list_uploads, put_upload, remove_upload
 from pipeline.records.uploads import UploadRecord
 from pipeline.service.access import Caller, Reader, Submitter
+from pipeline.service.caller_route import CallerRoute
 from pipeline.service.context import Service, ServiceOf
 from pipeline.service.links import Base
 from pipeline.service.openai.outputs import ERRORS, OUTPUT, error_lines, output_lines
@@ -20,8 +21,8 @@ from pipeline.service.openai.shapes import FileObject, FilePage
 from pipeline.service.own import own_batch
 from pipeline.service.streamed import begun
 
-router = APIRouter(prefix="/v1/files", tags=["openai"])
-own_router = APIRouter(prefix="/api/files", tags=["files"])
+router = APIRouter(prefix="/v1/files", tags=["openai"], route_class=CallerRoute)
+own_router = APIRouter(prefix="/api/files", tags=["files"], route_class=CallerRoute)
 
 
 @router.post("")

@@ -18,13 +18,14 @@ from pipeline.records.batch import PRIORITIES
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import FailureCode, ImageResult
 from pipeline.service.access import Submitter
+from pipeline.service.caller_route import CallerRoute
 from pipeline.service.context import Service, ServiceOf
 from pipeline.service.links import Base, image_url
 from pipeline.service.openai.shapes import ImageObject, ImagesObject
 from pipeline.service.refusals import NotRendered, StillRendering
 from pipeline.service.submission import accepted, with_key
 
-router = APIRouter(prefix="/v1/images", tags=["openai"])
+router = APIRouter(prefix="/v1/images", tags=["openai"], route_class=CallerRoute)
 
 _LOOK_S = 0.25
 _RESPONSE_FORMATS = ("b64_json", "url")

@@ -8,10 +8,11 @@ from fastapi import APIRouter
 
 from pipeline.deployment.announcement import Deployment
 from pipeline.service.access import Reader
+from pipeline.service.caller_route import CallerRoute
 from pipeline.service.context import ServiceOf
 from pipeline.service.refusals import NotFound
 
-router = APIRouter(prefix="/v1/models", tags=["openai"])
+router = APIRouter(prefix="/v1/models", tags=["openai"], route_class=CallerRoute)
 
 
 @router.get("")

@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 
 from pipeline.ledger.shares import Share
 from pipeline.service.access import Submitter, check_origin
+from pipeline.service.caller_route import CallerRoute
 from pipeline.service.context import Service, ServiceOf
 from pipeline.service.links import Base
 from pipeline.service.own import own_batch
@@ -30,7 +31,7 @@ SHARE_COOKIE = "tessera_share"
 _SECRET = re.compile(r"([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
-own_router = APIRouter(prefix="/api/batches/{batch_id}", tags=["batches"])
+own_router = APIRouter(prefix="/api/batches/{batch_id}", tags=["batches"], route_class=CallerRoute)
 
 
 @own_router.post("/share", status_code=201)

@@ -15,11 +15,12 @@ from pipeline.operations.listing import BatchFilter, newest_batches
 from pipeline.records.labels import parsed_labels
 from pipeline.records.tokens import Scope
 from pipeline.service.access import Caller, Reader, caller_of, check_scope
+from pipeline.service.caller_route import CallerRoute
 from pipeline.service.context import ServiceOf
 from pipeline.service.own import own_batch, own_status
 from pipeline.states import BatchState
 
-router = APIRouter(prefix="/api/batches", tags=["batches"])
+router = APIRouter(prefix="/api/batches", tags=["batches"], route_class=CallerRoute)
 
 
 class BatchQuery(BaseModel):

@@ -8,10 +8,11 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.service.access import Admin, Submitter
+from pipeline.service.caller_route import CallerRoute
 from pipeline.service.context import ServiceOf
 from pipeline.service.own import own_batch
 
-router = APIRouter(prefix="/api/batches/{batch_id}", tags=["batches"])
+router = APIRouter(prefix="/api/batches/{batch_id}", tags=["batches"], route_class=CallerRoute)
 
 
 @router.post("/cancel")

@@ -10,11 +10,12 @@ from pipeline.names import LAST
 from pipeline.operations.batch_ids import SEARCHED, full_id, meant
 from pipeline.operations.listing import BatchFilter, newest_batches
 from pipeline.service.access import Admin, CallerOf, Reader
+from pipeline.service.caller_route import CallerRoute
 from pipeline.service.context import ServiceOf
 from pipeline.service.own import own_batch
 from pipeline.version import installed_version
 
-router = APIRouter(prefix="/api", tags=["deployment"])
+router = APIRouter(prefix="/api", tags=["deployment"], route_class=CallerRoute)
 
 
 @router.get("/whoami")

@@ -9,11 +9,12 @@ from fastapi import APIRouter, Header, Request
 from starlette.responses import StreamingResponse
 
 from pipeline.service.access import Reader
+from pipeline.service.caller_route import CallerRoute
 from pipeline.service.context import ServiceOf
 from pipeline.service.feed import Feeds
 from pipeline.service.own import own_batch
 
-router = APIRouter(prefix="/api/batches/{batch_id}", tags=["batches"])
+router = APIRouter(prefix="/api/batches/{batch_id}", tags=["batches"], route_class=CallerRoute)
 
 
 @router.get("/events")

@@ -19,13 +19,14 @@ from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import ImageFailure, ImageResult
 from pipeline.schema import read_record
 from pipeline.service.access import Reader
+from pipeline.service.caller_route import CallerRoute
 from pipeline.service.context import Service, ServiceOf
 from pipeline.service.links import Base, image_url, presigned
 from pipeline.service.own import own_batch
 from pipeline.service.refusals import NotFound
 from pipeline.service.streamed import begun, streamed
 
-router = APIRouter(prefix="/api/batches/{batch_id}", tags=["images"])
+router = APIRouter(prefix="/api/batches/{batch_id}", tags=["images"], route_class=CallerRoute)
 
 _IMMUTABLE = {"Cache-Control": "private, max-age=86400, immutable"}
 

@@ -11,12 +11,13 @@ from starlette.responses import Response, StreamingResponse
 
 from pipeline.records.object_keys import BatchObjects
 from pipeline.service.access import Reader
+from pipeline.service.caller_route import CallerRoute
 from pipeline.service.context import ServiceOf
 from pipeline.service.own import own_batch
 from pipeline.service.refusals import NotFound
 from pipeline.service.streamed import begun, streamed
 
-router = APIRouter(prefix="/api/batches/{batch_id}/objects", tags=["files"])
+router = APIRouter(prefix="/api/batches/{batch_id}/objects", tags=["files"], route_class=CallerRoute)
 
 _DEEPEST = 4
 

@@ -12,6 +12,7 @@ from pipeline.errors import RowError
 from pipeline.operations.estimate import Estimate
 from pipeline.operations.validation import validated
 from pipeline.service.access import Reader, Submitter
+from pipeline.service.caller_route import CallerRoute
 from pipeline.service.context import ServiceOf
 from pipeline.service.submission import (
     BatchBody,
@@ -23,7 +24,7 @@ from pipeline.service.submission import (
     with_key,
 )
 
-router = APIRouter(prefix="/api", tags=["prompt sets"])
+router = APIRouter(prefix="/api", tags=["prompt sets"], route_class=CallerRoute)
 
 _MOST_ERRORS = 10_000
 

@@ -14,11 +14,12 @@ from pipeline.operations.status import Unreadable
 from pipeline.operations.uploads import get_upload
 from pipeline.records.uploads import is_file_id, upload_files
 from pipeline.service.access import Caller, Reader, Submitter
+from pipeline.service.caller_route import CallerRoute
 from pipeline.service.context import Service, ServiceOf
 from pipeline.service.own import own_schedule
 from pipeline.service.submission import kind_of_upload, url_of
 
-router = APIRouter(prefix="/api/schedules", tags=["schedules"])
+router = APIRouter(prefix="/api/schedules", tags=["schedules"], route_class=CallerRoute)
 
 
 class ScheduleBody(BaseModel):

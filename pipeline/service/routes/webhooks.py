@@ -11,11 +11,12 @@ from pipeline.operations import webhooks
 from pipeline.operations.webhooks import DeliveryFilter, delivery_as_dict, endpoint_as_dict
 from pipeline.records.webhooks import DeliveryState, shown_url
 from pipeline.service.access import Caller, Reader, Submitter
+from pipeline.service.caller_route import CallerRoute
 from pipeline.service.context import Service, ServiceOf
 from pipeline.service.own import own_batch
 
-router = APIRouter(prefix="/api/webhooks", tags=["webhooks"])
-of_batch = APIRouter(prefix="/api/batches/{batch_id}/webhooks", tags=["webhooks"])
+router = APIRouter(prefix="/api/webhooks", tags=["webhooks"], route_class=CallerRoute)
+of_batch = APIRouter(prefix="/api/batches/{batch_id}/webhooks", tags=["webhooks"], route_class=CallerRoute)
 
 OfTenant = Annotated[str | None, Query(description="For operators; everybody else sees their own.")]
 
