@@ -8,6 +8,7 @@ from pipeline.client.connect import Connection
 from pipeline.service import refusals
 from pipeline.service.context import Service
 from pipeline.service.feed import Feeds
+from pipeline.service.head_method import HeadMethod
 from pipeline.service.http_guard import HttpGuard
 from pipeline.service.openai import batches as openai_batches
 from pipeline.service.openai import files, generations, models
@@ -39,6 +40,7 @@ def create_app(connection: Connection) -> FastAPI:
     )
     app.state.service = Service(connection)
     app.state.feeds = Feeds(connection.ledger)
+    app.add_middleware(HeadMethod)  # within the other: what is added last has the first word
     app.add_middleware(HttpGuard, upload_bytes=connection.settings.api_upload_megabytes << 20)
     refusals.add_to(app)
     for routes in (
