@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from pipeline.client.batch import Batch
@@ -21,7 +21,7 @@ from pipeline.service.context import Service
 from pipeline.service.page.html import PageRoute, page
 from pipeline.service.page.tiles import MOST, found_tiles, tiles
 from pipeline.service.refusals import NotFound
-from pipeline.service.streamed import streamed
+from pipeline.service.streamed import WantedOf, streamed
 from pipeline.states import BatchState, ImageState
 
 _LARGE_PX, _STEP_PX = 4096, 64
@@ -74,12 +74,12 @@ def batch_views(path: str, view_of: Any, *, files: bool) -> APIRouter:
         return {"tiles": found[:MOST], "more": len(found) > MOST}
 
     @router.get("/images/{image_id}/input")
-    def show_input(image_id: str, view: View = view_of) -> Response:
+    def show_input(image_id: str, wanted: WantedOf, view: View = view_of) -> Response:
         begins_with = _result(view.service, view.batch.id, image_id).image
         if begins_with is None:
             raise NotFound("this image begins with noise")
         key = BatchObjects(view.batch.id).input_picture(begins_with.sha256)
-        return streamed(view.service.artifacts, key, "", {})
+        return streamed(view.service.artifacts, key, wanted, {})
 
     @router.get("/images/{image_id}")
     def show_picture(image_id: str, view: View = view_of) -> Response:
@@ -89,16 +89,14 @@ def batch_views(path: str, view_of: Any, *, files: bool) -> APIRouter:
     if files:
 
         @router.get("/images/{image_id}/thumbnail")
-        def thumbnail(image_id: str, view: View = view_of) -> Response:
+        def thumbnail(image_id: str, wanted: WantedOf, view: View = view_of) -> Response:
             key = BatchObjects(view.batch.id).thumbnail(*parsed_image_id(image_id))
-            return streamed(view.service.artifacts, key, "", {})
+            return streamed(view.service.artifacts, key, wanted, {})
 
         @router.get("/images/{image_id}/file")
-        def file(
-            image_id: str, view: View = view_of, byte_range: Annotated[str, Header(alias="Range")] = ""
-        ) -> Response:
+        def file(image_id: str, wanted: WantedOf, view: View = view_of) -> Response:
             key = _result(view.service, view.batch.id, image_id).key
-            return streamed(view.service.artifacts, key, byte_range, {})
+            return streamed(view.service.artifacts, key, wanted, {})
 
     return router
 

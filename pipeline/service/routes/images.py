@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
@@ -24,7 +24,7 @@ from pipeline.service.context import Service, ServiceOf
 from pipeline.service.links import Base, image_url, presigned
 from pipeline.service.own import own_batch
 from pipeline.service.refusals import NotFound
-from pipeline.service.streamed import begun, streamed
+from pipeline.service.streamed import WantedOf, begun, streamed
 
 router = APIRouter(prefix="/api/batches/{batch_id}", tags=["images"], route_class=CallerRoute)
 
@@ -87,22 +87,22 @@ def get_file(
     caller: Reader,
     batch_id: str,
     image_id: str,
-    byte_range: Annotated[str, Header(alias="Range")] = "",
+    wanted: WantedOf,
 ) -> Response:
-    """Its file, or the part of it that Range names; or a redirection to the bucket, where links lead there."""
+    """Its file, or the part of it that Range names, or 304; or a redirection to the bucket, where links lead there."""
     own_batch(service, caller, batch_id)
     key = _result(service, batch_id, image_id).key
     if service.settings.api_links == "presigned":
         return RedirectResponse(presigned(service, key), 307)
-    return streamed(service.artifacts, key, byte_range, _IMMUTABLE)
+    return streamed(service.artifacts, key, wanted, _IMMUTABLE)
 
 
 @router.get("/images/{image_id}/thumbnail")
-def get_thumbnail(service: ServiceOf, caller: Reader, batch_id: str, image_id: str) -> Response:
+def get_thumbnail(service: ServiceOf, caller: Reader, wanted: WantedOf, batch_id: str, image_id: str) -> Response:
     """The image small."""
     own_batch(service, caller, batch_id)
     row, number = parsed_image_id(image_id)
-    return streamed(service.artifacts, BatchObjects(batch_id).thumbnail(row, number), "", _IMMUTABLE)
+    return streamed(service.artifacts, BatchObjects(batch_id).thumbnail(row, number), wanted, _IMMUTABLE)
 
 
 @router.get("/rows")

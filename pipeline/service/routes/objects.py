@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Annotated
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter
 from starlette.responses import Response, StreamingResponse
 
 from pipeline.records.object_keys import BatchObjects
@@ -15,7 +14,7 @@ from pipeline.service.caller_route import CallerRoute
 from pipeline.service.context import ServiceOf
 from pipeline.service.own import own_batch
 from pipeline.service.refusals import NotFound
-from pipeline.service.streamed import begun, streamed
+from pipeline.service.streamed import WantedOf, begun, streamed
 
 router = APIRouter(prefix="/api/batches/{batch_id}/objects", tags=["files"], route_class=CallerRoute)
 
@@ -43,11 +42,11 @@ def get_object(
     caller: Reader,
     batch_id: str,
     name: str,
-    byte_range: Annotated[str, Header(alias="Range")] = "",
+    wanted: WantedOf,
 ) -> Response:
-    """One of them, or the part of it that Range names."""
+    """One of them, or the part of it that Range names, or 304."""
     own_batch(service, caller, batch_id)
-    return streamed(service.artifacts, _checked(batch_id, name), byte_range, {})
+    return streamed(service.artifacts, _checked(batch_id, name), wanted, {})
 
 
 def _checked(batch_id: str, name: str) -> str:

@@ -63,3 +63,31 @@ def test_head_of_what_goes_on_and_on_ends(served: Served) -> None:
 def test_head_needs_what_get_needs(served: Served, batch: str) -> None:
     assert served.ask("HEAD", f"/api/batches/{batch}", token=None).status == 401
     assert served.ask("HEAD", f"/api/batches/{batch}", token=served.new_token("two")).status == 404
+
+
+@pytest.mark.parametrize("name", ["images/0000000-000/file", "images/0000000-000/thumbnail", "objects/results.jsonl"])
+def test_a_version_that_the_client_has_is_not_sent_again(served: Served, batch: str, name: str) -> None:
+    path = f"/api/batches/{batch}/{name}"
+    whole = served.ask("GET", path)
+    etag = whole.headers["ETag"]
+    for had in (etag, f"W/{etag}", f'"another", {etag}', "*"):
+        answer = served.ask("GET", path, If_None_Match=had, Range="bytes=0-1")
+        assert (answer.status, answer.body, answer.headers["ETag"]) == (304, b"", etag), had
+        assert answer.headers["Cache-Control"] == whole.headers["Cache-Control"]
+    other = served.ask("GET", path, If_None_Match='"another"')
+    assert (other.status, other.body) == (200, whole.body)
+    assert served.ask("GET", f"/api/batches/{batch}/objects/gallery/none", If_None_Match="*").status == 404
+
+
+@pytest.mark.parametrize("name", ["images/0000000-000/file", "images/0000000-000/thumbnail", "objects/results.jsonl"])
+def test_a_part_is_of_the_version_that_the_client_has_or_it_is_the_whole(served: Served, batch: str, name: str) -> None:
+    path = f"/api/batches/{batch}/{name}"
+    whole = served.ask("GET", path)
+    etag, size = whole.headers["ETag"], len(whole.body)
+    part = served.ask("GET", path, Range="bytes=1-3", If_Range=etag)
+    assert (part.status, part.body, part.headers["Content-Range"]) == (206, whole.body[1:4], f"bytes 1-3/{size}")
+    for other in ('"another"', f"W/{etag}", "Sun, 06 Nov 1994 08:49:37 GMT"):
+        for wanted in ("bytes=1-3", "bytes=99999999-"):
+            answer = served.ask("GET", path, Range=wanted, If_Range=other)
+            assert (answer.status, answer.body) == (200, whole.body), other
+    assert served.ask("GET", path, Range="bytes=99999999-", If_Range=etag).status == 416
