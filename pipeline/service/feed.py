@@ -7,6 +7,7 @@ can go on where another ended.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -27,15 +28,20 @@ MOST_FOLLOWERS = 1000
 _BEGINNING = "0-0"
 _ALIVE_S = 15.0
 _FLEETING = ("seen_at", "elapsed_s")
+_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")  # two numbers of 64 bits
 
 
 class _Feed:
-    """The last events of one batch, and its status, as of the last look."""
+    """The last events of one batch, and its status, as of the last look.
+
+    `lost_until` is a place in its stream: some events up to it may be lost or not kept any more, none behind it.
+    """
 
     def __init__(self, batch_id: str) -> None:
         self.batch_id = batch_id
         self.followers = 0
-        self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
+        self.events: deque[Event] = deque()
+        self.lost_until = (0, 0)
         self.status: dict[str, Any] = {}
         self.finished = False
         self.trouble: ServiceError | UnknownBatch | None = None
@@ -46,21 +52,36 @@ class _Feed:
         """Look, unless somebody has just looked."""
         async with self._lock:
             if time.monotonic() - self._looked_at >= LOOK_S:
-                await to_thread.run_sync(self._look, ledger)
+                # Kept here and not in the thread: followers read meanwhile.
+                self._keep(await to_thread.run_sync(self._look, ledger))
                 self._looked_at = time.monotonic()
 
-    def _look(self, ledger: Ledger) -> None:
+    def _look(self, ledger: Ledger) -> tuple[BatchStatus, list[Event]] | ServiceError | UnknownBatch:
         try:
             # The status first: what has happened by then is among the events that are read after it.
-            status: BatchStatus = batch_status(ledger, self.batch_id)
+            status = batch_status(ledger, self.batch_id)
             after = self.events[-1].id if self.events else _BEGINNING
-            found = ledger.batches.events(self.batch_id, after=after, wait_s=0)
+            return status, ledger.batches.events(self.batch_id, after=after, wait_s=0)
         except (ServiceError, UnknownBatch) as error:
-            self.trouble = error
+            return error
+
+    def _keep(self, seen: tuple[BatchStatus, list[Event]] | ServiceError | UnknownBatch) -> None:
+        if isinstance(seen, ServiceError | UnknownBatch):
+            self.trouble = seen
             return
+        status, found = seen
         self.trouble, self.finished = None, status.finished
         self.status = {name: value for name, value in status.as_dict().items() if name not in _FLEETING}
+        self._add(found)
+
+    def _add(self, found: list[Event]) -> None:
+        """Add what was found behind the newest event, and note which are lost."""
+        if len(found) >= EVENTS_KEPT:  # Redis, which keeps at least so many, may have dropped others before them
+            moment, number = _place(found[0].id)
+            self.lost_until = (moment, number - 1)
         self.events.extend(found)
+        while len(self.events) > EVENTS_KEPT:
+            self.lost_until = max(self.lost_until, _place(self.events.popleft().id))
 
 
 class Feeds:
@@ -94,8 +115,6 @@ class Feeds:
     async def _messages(self, feed: _Feed, after: str | None) -> AsyncIterator[bytes]:
         await feed.refresh(self._ledger)
         cursor = _place(after) if after is not None else _last(feed)
-        if after is not None and len(feed.events) == EVENTS_KEPT and _place(feed.events[0].id) > cursor:
-            yield _message("gap", {"batch": feed.batch_id})
         status: dict[str, Any] = {}
         trouble, sent_at = None, time.monotonic()
         while True:
@@ -103,6 +122,8 @@ class Feeds:
             if feed.trouble is not None and type(feed.trouble) is not trouble:
                 news.append(_message("outage", error_body(feed.trouble)["error"]))
             trouble = None if feed.trouble is None else type(feed.trouble)
+            if cursor < feed.lost_until:
+                news.append(_message("gap", {"batch": feed.batch_id}))
             for event in [event for event in feed.events if _place(event.id) > cursor]:
                 cursor = _place(event.id)
                 news.append(_message(event.what, {"name": event.name, "state": event.state}, event.id))
@@ -127,8 +148,8 @@ def _last(feed: _Feed) -> tuple[int, int]:
 
 def _place(event_id: str) -> tuple[int, int]:
     """The place of an event in its stream; the beginning, if this is no id."""
-    moment, _, number = event_id.partition("-")
-    return (int(moment), int(number)) if moment.isdecimal() and number.isdecimal() else (0, 0)
+    found = _ID.fullmatch(event_id)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def _message(event: str, data: dict[str, Any], event_id: str | None = None) -> bytes:

@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import anyio
+import pytest
+
+from pipeline.ledger.keys import EVENTS_KEPT
+from pipeline.service.feed import Feeds
 from tests.pipeline.service.served import Served
 
 Message = tuple[str, str | None, Any]  # its kind, its id, its data
@@ -63,3 +68,61 @@ def test_many_follow_one_batch(served: Served) -> None:
         finally:
             for one in following:
                 one.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize(("count", "gaps"), [(900, 0), (4000, 1)])
+def test_a_follower_hears_that_events_were_lost_between_two_looks(served: Served, count: int, gaps: int) -> None:
+    batch_id = f"burst-{count}"
+    with served.held():
+        served.ask("POST", "/api/batches", {"prompts": ["p"], "options": {"size": "64x128"}, "batch_id": batch_id})
+        with _following(served, batch_id) as messages:
+            assert next(messages)[0] == "status"
+            _happen(served, batch_id, range(count))
+            kinds = [kind for kind, _, _ in _until(messages, str(count - 1))]
+    assert kinds[0] == ("gap" if gaps else "image")  # before what comes behind it
+    assert (kinds.count("gap"), kinds.count("image")) == (gaps, min(count, EVENTS_KEPT))
+
+
+@pytest.mark.parametrize("last", ["9" * 5000 + "-0", "1-" + "9" * 5000, "nothing"])
+def test_a_last_event_id_that_is_none_begins_at_the_beginning(served: Served, last: str) -> None:
+    batch_id = f"no-id-{len(last)}-{last[0]}"
+    with served.held():
+        served.ask("POST", "/api/batches", {"prompts": ["p"], "options": {"size": "64x128"}, "batch_id": batch_id})
+        with _following(served, batch_id, **{"Last-Event-ID": last}) as messages:
+            assert next(messages)[0] == "batch"
+
+
+def test_a_follower_hears_what_is_not_kept_any_more_since_it_last_asked(served: Served) -> None:
+    async def follow() -> bytes:
+        feeds = Feeds(served.stage.ledger)
+        slow, quick = feeds.follow("slow", None), feeds.follow("slow", None)
+        for follower in (slow, quick):
+            assert b"event: status" in await anext(follower)
+        for first in (0, 700):  # neither is too many for one look
+            _happen(served, "slow", range(first, first + 700))
+            news = await anext(quick)
+            assert (news.count(b"event: image"), news.count(b"event: gap")) == (700, 0)
+        return await anext(slow)
+
+    with served.held():
+        served.ask("POST", "/api/batches", {"prompts": ["p"], "options": {"size": "64x128"}, "batch_id": "slow"})
+        news = anyio.run(follow)
+    assert news.startswith(b"event: gap")
+    assert news.count(b"event: image") == EVENTS_KEPT
+
+
+def _happen(served: Served, batch_id: str, images: range) -> None:
+    """Images move, all before anybody looks again."""
+    store = served.stage.ledger.batches._store
+    pipe = store.redis.pipeline(transaction=True)
+    for image in images:
+        fields = {"what": "image", "id": str(image), "state": "cancelled"}
+        pipe.xadd(store.keys.events(batch_id), fields, maxlen=EVENTS_KEPT, approximate=True)
+    pipe.execute()
+
+
+def _until(messages: Iterator[Message], name: str) -> Iterator[Message]:
+    for message in messages:
+        yield message
+        if message[0] == "image" and message[2]["name"] == name:
+            return
