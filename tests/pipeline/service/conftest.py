@@ -13,7 +13,9 @@ import pytest
 from embedded.services.services import Services, no_proxy
 from pipeline.client.connect import Connection
 from pipeline.deployment.settings import load_settings
+from tests.browser import browser
 from tests.factories import MODELS
+from tests.pipeline.service.person import Person
 from tests.pipeline.service.served import Served
 from tests.tasks.stage import Stage
 
@@ -56,3 +58,9 @@ def _stage(services: Services, folder: Path) -> Stage:
 @pytest.fixture
 def connection(served: Served) -> Connection:
     return served.connection
+
+
+@pytest.fixture
+def person(served: Served, tmp_path: Path) -> Iterator[Person]:
+    with browser(tmp_path) as tab:
+        yield Person(tab, served)

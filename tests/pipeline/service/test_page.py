@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-import time
-from collections.abc import Iterator
 from datetime import timedelta
-from importlib.resources import files
-from pathlib import Path
 
 import pytest
 
@@ -17,72 +12,8 @@ from pipeline.operations.tokens import create_sign_in
 from pipeline.records.tokens import Scope
 from pipeline.service.page.tiles import found_tiles, tiles
 from pipeline.states import ImageState
-from tests.browser import CHROMIUM, Tab, browser
+from tests.pipeline.service.person import Person, needs_chromium
 from tests.pipeline.service.served import Answer, Served
-
-needs_chromium = pytest.mark.skipif(shutil.which(CHROMIUM) is None, reason="no Chromium on this machine")
-
-
-class Person:
-    """Somebody at the browser."""
-
-    def __init__(self, tab: Tab, served: Served) -> None:
-        self.tab, self.served = tab, served
-        tab.ask("Page.enable")
-
-    def sees(self, condition: str, timeout_s: float = 90.0) -> None:
-        """Return when a condition of the page holds, given as a script."""
-        deadline = time.monotonic() + timeout_s
-        while not self.tab.evaluate(f"document.readyState === 'complete' && Boolean({condition})"):
-            if time.monotonic() > deadline:
-                pytest.fail(f"never: {condition}; the page says {self.tab.evaluate('document.body.innerText')[:500]}")
-            time.sleep(0.05)
-
-    def goes_to(self, path: str, sees: str = "true") -> None:
-        self.tab.evaluate("window.left = true")
-        self.tab.ask("Page.navigate", url=self.served.url + path)
-        self.sees(f"window.left === undefined && ({sees})")
-
-    def types(self, where: str, text: str) -> None:
-        self.tab.evaluate(
-            f"(() => {{ const one = document.querySelector({json.dumps(where)}); one.value = {json.dumps(text)}; "
-            "one.dispatchEvent(new Event('input', {bubbles: true})); })()"
-        )
-
-    def drops(self, name: str, text: str) -> None:
-        self.tab.evaluate(
-            f"(() => {{ const held = new DataTransfer(); held.items.add(new File([{json.dumps(text)}], "
-            f"{json.dumps(name)})); window.dispatchEvent(new DragEvent('drop', {{dataTransfer: held}})); }})()"
-        )
-
-    def clicks(self, where: str) -> None:
-        self.sees(f"document.querySelector({json.dumps(where)})")
-        self.tab.evaluate(f"document.querySelector({json.dumps(where)}).click()")
-
-    def signs_in(self) -> None:
-        self.goes_to("/batches/nothing", "location.pathname === '/login'")
-        self.types("#token", self.served.token)
-        self.clicks(".card button")
-        self.sees("location.pathname === '/batches/nothing'")
-
-    def follows_the_link_of_the_stack(self) -> None:
-        text = create_sign_in(self.served.stage.ledger, "one", (Scope.ADMIN,), life=timedelta(minutes=1))
-        self.goes_to(f"/sign-in#{text}", "location.pathname === '/'")
-
-    def problems(self) -> list[str]:
-        """What axe finds serious on this page."""
-        self.tab.evaluate((files("axe_core_python") / "axe.min.js").read_text() + ";0")
-        found: list[str] = self.tab.evaluate(
-            "axe.run().then(r => r.violations.filter(v => ['serious', 'critical'].includes(v.impact))"
-            ".map(v => `${v.id}: ${v.nodes[0].html.slice(0, 200)}`))"
-        )
-        return found
-
-
-@pytest.fixture
-def person(served: Served, tmp_path: Path) -> Iterator[Person]:
-    with browser(tmp_path) as tab:
-        yield Person(tab, served)
 
 
 @needs_chromium
