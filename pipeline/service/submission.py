@@ -29,6 +29,7 @@ class PromptSetBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    tenant: str | None = Field(None, description="For operators; everybody else submits as their own.")
     prompts: list[str | dict[str, Any]] | None = Field(None, description="Prompts, or rows as in docs/prompt-sets.md.")
     input_file: str | None = Field(None, description="Id of an uploaded file, instead.")
     input_format: InputFormat | None = Field(None, description="Of that file, if its name does not show it.")
@@ -43,7 +44,6 @@ class BatchBody(PromptSetBody):
     """A batch as it is submitted."""
 
     batch_id: str | None = Field(None, description="Your own id; the same rows under it again change nothing.")
-    tenant: str | None = Field(None, description="For operators; everybody else submits as their own.")
     priority: int = Field(5, description="0 is served first, 9 last.")
     batch_seed: int | None = Field(None, description="Rows without a seed get theirs from it.")
     labels: dict[str, str] = {}
@@ -58,7 +58,7 @@ def submission_of(service: Service, caller: Caller, body: PromptSetBody) -> Subm
     if isinstance(body, BatchBody):
         more = {"batch_id": body.batch_id, "priority": body.priority, "seed": body.batch_seed, "labels": body.labels}
         more["webhooks"] = body.webhooks
-    tenant = caller.tenant_of_new(body.tenant if isinstance(body, BatchBody) else None)
+    tenant = caller.tenant_of_new(body.tenant)
     prompts: Any = body.prompts
     kind = body.input_format
     if body.input_file is not None:

@@ -66,7 +66,6 @@ class RemoteClient(Client):
         """Submit, and return what was accepted."""
         body = self._prompt_set(submission) | {
             "batch_id": submission.batch_id,
-            "tenant": None if submission.tenant == "default" else submission.tenant,
             "priority": submission.priority,
             "batch_seed": submission.seed,
             "labels": dict(submission.labels),
@@ -115,6 +114,7 @@ class RemoteClient(Client):
             with file:
                 file_id = self._connection.api.upload(name, file, {"tenant": tenant})
         return {
+            "tenant": tenant,
             "input_file": file_id,
             "input_format": kind.value if kind else None,
             "comments": submission.reading.comments,

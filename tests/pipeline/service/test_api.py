@@ -26,11 +26,13 @@ def _rows(count: int, **fields: Any) -> list[dict[str, Any]]:
     return [{"prompt": f"hill {number}", "width": 64, "height": 128, **fields} for number in range(count)]
 
 
-def _upload(served: Served, name: str, body: bytes, **headers: str) -> Answer:
+def _upload(served: Served, name: str, body: bytes, query: str = "", **headers: str) -> Answer:
     edge = uuid.uuid4().hex
     head = f'--{edge}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
     form = head.encode() + body + f"\r\n--{edge}--\r\n".encode()
-    return served.ask("POST", "/api/files", body=form, Content_Type=f"multipart/form-data; boundary={edge}", **headers)
+    return served.ask(
+        "POST", f"/api/files{query}", body=form, Content_Type=f"multipart/form-data; boundary={edge}", **headers
+    )
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +232,18 @@ def test_a_batch_is_meant_by_the_beginning_of_its_id(served: Served, finished: s
     assert served.ask("GET", "/api/batch-id/don", token=served.new_token("two")).status == 404
     operator = served.new_token(EVERY_TENANT, Scope.READ)
     assert served.ask("GET", "/api/batch-id/don", token=operator).json["id"] == finished
+
+
+def test_an_operator_checks_and_submits_a_file_for_a_tenant(served: Served) -> None:
+    operator = served.new_token(EVERY_TENANT)
+    uploaded = _upload(served, "p.txt", b"a fox\n", "?tenant=two", token=operator).json["id"]
+    body = {"input_file": uploaded, "options": {"size": "64x128"}}
+    for path in ("/api/validate", "/api/estimate", "/api/batches"):
+        assert served.ask("POST", path, body, token=operator).status == 404  # which is no file of `default`
+        answer = served.ask("POST", path, body | {"tenant": "two"}, token=operator)
+        assert answer.status in (200, 201), answer.body
+        assert served.ask("POST", path, body | {"tenant": "two"}).status == 400  # with a token of `one`
+    assert answer.json["tenant"] == "two"
 
 
 def test_a_tenant_at_its_limit_is_refused(served: Served) -> None:

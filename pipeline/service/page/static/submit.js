@@ -5,7 +5,7 @@ const CHECK_MS = 500;
 
 function submitForm(form) {
   const errors = $(".errors", form), notes = $(".notes", form), estimate = $(".estimate", form), file = $("#file", form);
-  let uploaded = null, timer, turn = 0;
+  let uploaded = null, timer, turn = 0, sent = 0;
 
   const valueOf = (field) => field.type === "number" ? +field.value : field.value;
 
@@ -17,7 +17,8 @@ function submitForm(form) {
     if (net.model || net.image) options.control = [net];
     const lines = form.elements.prompts.value.split("\n").filter((line) => line.trim() !== "");
     const settings = form.elements.override.checked ? { override: options } : { options };
-    return { ...(uploaded ? { input_file: uploaded.id } : { prompts: lines }), ...settings };
+    const tenant = $("#tenant", form)?.value || undefined;
+    return { tenant, ...(uploaded ? { input_file: uploaded.id } : { prompts: lines }), ...settings };
   }
 
   // What is accepted all the same, and what a setting does not reach.
@@ -43,11 +44,12 @@ function submitForm(form) {
   const span = (seconds) => seconds < 90 ? `${Math.round(seconds)} s` : seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
 
   async function check() {
-    const wanted = body(), mine = ++turn;
+    const mine = ++turn;
     notes.hidden = true;
-    if (!uploaded && wanted.prompts.length === 0) { showErrors([], 0); estimate.textContent = "Type a prompt, and an estimate appears here."; return; }
-    estimate.textContent = "Checking …";
     try {
+      const wanted = body();
+      if (!uploaded && wanted.prompts.length === 0) { showErrors([], 0); estimate.textContent = "Type a prompt, and an estimate appears here."; return; }
+      estimate.textContent = "Checking …";
       const found = await askJson("/api/validate", "POST", wanted);
       if (mine !== turn) return;
       showErrors(found.errors, found.total);
@@ -66,7 +68,9 @@ function submitForm(form) {
   function soon() { clearTimeout(timer); timer = setTimeout(check, CHECK_MS); }
 
   async function upload(one) {
-    if (!one) { uploaded = null; return check(); }
+    const mine = ++sent;
+    uploaded = null;
+    if (!one) return check();
     estimate.textContent = `Sending ${one.name} …`;
     const form = new FormData();
     form.append("file", one);
@@ -74,18 +78,20 @@ function submitForm(form) {
     try {
       const answer = await ask("/api/files" + (tenant ? `?tenant=${encodeURIComponent(tenant)}` : ""), { method: "POST", body: form });
       const found = await answer.json();
+      if (mine !== sent) return;
       if (!answer.ok) throw new Error(found.error.message);
       uploaded = found;
       check();
-    } catch (error) { uploaded = null; showErrors([{ message: error.message }], 1); estimate.textContent = ""; }
+    } catch (error) { if (mine === sent) { showErrors([{ message: error.message }], 1); estimate.textContent = ""; } }
   }
 
   form.addEventListener("input", (event) => {
-    if (event.target === file) return;
-    if (event.target === form.elements.prompts) { uploaded = null; file.value = ""; }  // what was done last counts
+    if (event.target === file || (event.target.id === "tenant" && file.files.length)) return;
+    if (event.target === form.elements.prompts) { uploaded = null; sent++; file.value = ""; }  // what was done last counts
     soon();
   });
   file.addEventListener("change", () => upload(file.files[0]));
+  $("#tenant", form)?.addEventListener("change", () => file.files.length && upload(file.files[0]));  // each has its own
   addEventListener("dragover", (event) => { event.preventDefault(); form.classList.add("over"); });
   addEventListener("dragleave", (event) => { if (!event.relatedTarget) form.classList.remove("over"); });
   addEventListener("drop", (event) => {
@@ -95,7 +101,7 @@ function submitForm(form) {
   });
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    const more = { priority: $("#priority").value === "" ? undefined : +$("#priority").value, batch_id: $("#id").value || undefined, tenant: $("#tenant")?.value || undefined };
+    const more = { priority: $("#priority").value === "" ? undefined : +$("#priority").value, batch_id: $("#id").value || undefined };
     const button = $(".send button", form);
     button.disabled = true;
     try {

@@ -1,0 +1,28 @@
+"""The form in a browser: whom it acts for, and what it sends."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.records.tokens import EVERY_TENANT
+from tests.pipeline.service.person import Person, needs_chromium
+
+
+@needs_chromium
+@pytest.mark.timeout(240)
+def test_the_form_acts_for_the_tenant_that_an_operator_names(person: Person) -> None:
+    person.signs_in(person.served.new_token(EVERY_TENANT))
+    person.goes_to("/submit")
+    person.types("#tenant", "one")
+    person.drops("p.txt", "a fox\n")
+    person.sees("document.querySelector('.estimate').textContent.includes('1 images')")
+    person.types("#tenant", "two")
+    person.tab.evaluate("document.querySelector('#tenant').dispatchEvent(new Event('change'))")
+    person.types("#size", "64x128")
+    person.sees("document.querySelector('.estimate').textContent.includes('1 images')")
+    with person.served.held():
+        person.clicks(".send button")
+        person.sees("location.pathname.startsWith('/batches/')")
+    made = person.tab.evaluate("location.pathname").rpartition("/")[2]
+    token = person.served.new_token("two")
+    assert person.served.ask("GET", f"/api/batches/{made}", token=token).json["tenant"] == "two"
