@@ -14,6 +14,7 @@ from pipeline.service.openai import batches as openai_batches
 from pipeline.service.openai import files, generations, models
 from pipeline.service.page import pages, session, sharing
 from pipeline.service.routes import (
+    again,
     batches,
     changes,
     deployment,
@@ -44,7 +45,7 @@ def create_app(connection: Connection) -> FastAPI:
     app.add_middleware(HttpGuard, upload_bytes=connection.settings.api_upload_megabytes << 20)
     refusals.add_to(app)
     for routes in (
-        *(health, deployment, batches, prompt_sets, changes, events, images, objects, schedules),
+        *(health, deployment, batches, prompt_sets, changes, events, images, again, objects, schedules),
         *(models, files, openai_batches, generations),
     ):
         app.include_router(routes.router)

@@ -9,22 +9,19 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from pipeline.client.batch import Batch
-from pipeline.errors import RecordUnreadable
 from pipeline.names import parsed_image_id
 from pipeline.outputs.extract import row_of
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import ImageResult
 from pipeline.records.tokens import Scope
-from pipeline.schema import read_record
 from pipeline.service.access import Caller, may
 from pipeline.service.context import Service
+from pipeline.service.own import image_result
 from pipeline.service.page.html import PageRoute, page
 from pipeline.service.page.tiles import MOST, found_tiles, tiles
 from pipeline.service.refusals import NotFound
 from pipeline.service.streamed import WantedOf, streamed
 from pipeline.states import BatchState, ImageState
-
-_LARGE_PX, _STEP_PX = 4096, 64
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ def batch_views(path: str, view_of: Any, *, files: bool) -> APIRouter:
 
     @router.get("/images/{image_id}/input")
     def show_input(image_id: str, wanted: WantedOf, view: View = view_of) -> Response:
-        begins_with = _result(view.service, view.batch.id, image_id).image
+        begins_with = image_result(view.service, view.batch.id, image_id).image
         if begins_with is None:
             raise NotFound("this image begins with noise")
         key = BatchObjects(view.batch.id).input_picture(begins_with.sha256)
@@ -83,7 +80,7 @@ def batch_views(path: str, view_of: Any, *, files: bool) -> APIRouter:
 
     @router.get("/images/{image_id}")
     def show_picture(image_id: str, view: View = view_of) -> Response:
-        result = _result(view.service, view.batch.id, image_id)
+        result = image_result(view.service, view.batch.id, image_id)
         return page("picture.html", view=view, **_picture(result))
 
     if files:
@@ -95,7 +92,7 @@ def batch_views(path: str, view_of: Any, *, files: bool) -> APIRouter:
 
         @router.get("/images/{image_id}/file")
         def file(image_id: str, wanted: WantedOf, view: View = view_of) -> Response:
-            key = _result(view.service, view.batch.id, image_id).key
+            key = image_result(view.service, view.batch.id, image_id).key
             return streamed(view.service.artifacts, key, wanted, {})
 
     return router
@@ -120,11 +117,6 @@ def _state(view: View) -> dict[str, Any]:
 
 def _picture(result: ImageResult) -> dict[str, Any]:
     row = row_of(result)
-    longer = max(result.width, result.height)
-    size = {
-        name: max(_STEP_PX, round(getattr(result, name) * _LARGE_PX / longer / _STEP_PX) * _STEP_PX)
-        for name in ("width", "height")
-    }
     shown = {
         name: value
         for name, value in row.items()
@@ -139,16 +131,4 @@ def _picture(result: ImageResult) -> dict[str, Any]:
         "file": f"{result.size_bytes:,} bytes",
         "SHA-256": result.sha256,
     }
-    return {"image": result, "row": row, "large": {**row, **size}, "settings": shown, "made": made}
-
-
-def _result(service: Service, batch_id: str, image_id: str) -> ImageResult:
-    row, number = parsed_image_id(image_id)
-    key = BatchObjects(batch_id).sidecar(row, number)
-    body = service.artifacts.get(key)
-    if body is None:
-        raise NotFound(f"image {image_id[:40]!r} of batch {batch_id!r} is not there, or not yet")
-    result = read_record(ImageResult, body, what=key)
-    if result.batch_id != batch_id or result.image_id != image_id:
-        raise RecordUnreadable(key, "the sidecar of another image", "that of this one")
-    return result
+    return {"image": result, "row": row, "settings": shown, "made": made}

@@ -72,7 +72,7 @@ def test_a_batch_from_the_form_to_its_pictures_and_a_link_to_them(person: Person
     person.sees("document.querySelector('.frame img')?.naturalWidth === 64")
     assert person.tab.evaluate("document.querySelector('.prompt').textContent").startswith("a <img src=x")
     assert person.problems() == []
-    person.clicks("[data-again]:not([data-keep-seed])")
+    person.clicks("[data-again]:not([data-longer-side])")
     person.sees(f"location.pathname.startsWith('/batches/') && !location.pathname.startsWith('/batches/{batch_id}')")
     person.tab.ask("Network.clearBrowserCookies")
     person.goes_to(link, f"location.pathname === '/shared/{batch_id}' && document.querySelectorAll('.tile img').length")
@@ -155,7 +155,7 @@ def test_a_picture_is_copied_and_made_again_and_schedules_and_workers_are_seen(p
     copied = json.loads(person.tab.evaluate("window.copied"))
     assert (copied["custom_id"], copied["seed"], copied["height"]) == ("hill", 7, 128)
     with served.held():
-        person.clicks("[data-keep-seed]")
+        person.clicks("[data-longer-side]")
         person.sees("location.pathname.startsWith('/batches/') && !location.pathname.includes('copied')")
         large = person.tab.evaluate("location.pathname").rpartition("/")[2]
         again = json.loads(served.ask("GET", f"/api/batches/{large}/rows").body)

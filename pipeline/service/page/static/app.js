@@ -80,10 +80,10 @@ async function copy(text) {
   try { await navigator.clipboard.writeText(text); toast("Copied"); } catch { toast("The browser does not let us copy; select the text instead"); }
 }
 
-async function again(button) {
-  const { custom_id: name, ...row } = JSON.parse(button.dataset.again);
-  if (!("keepSeed" in button.dataset)) row.seed = crypto.getRandomValues(new Uint32Array(1))[0] % 2147483648;
-  const made = await askJson("/api/batches", "POST", { prompts: [{ custom_id: name, ...row }] });
+// The service makes the row: seeds and metadata may be larger than what a number here holds exactly.
+async function again({ dataset: { again: path, longerSide: side } }) {
+  const seed = crypto.getRandomValues(new Uint32Array(1))[0] % 2147483648;
+  const made = await askJson(path, "POST", side ? { longer_side: +side } : { seed });
   location.assign(`/batches/${made.batch}`);
 }
 
