@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from pipeline.records.tokens import EVERY_TENANT
@@ -26,3 +28,19 @@ def test_the_form_acts_for_the_tenant_that_an_operator_names(person: Person) -> 
     made = person.tab.evaluate("location.pathname").rpartition("/")[2]
     token = person.served.new_token("two")
     assert person.served.ask("GET", f"/api/batches/{made}", token=token).json["tenant"] == "two"
+
+
+@needs_chromium
+@pytest.mark.timeout(240)
+def test_the_form_refuses_numbers_that_a_browser_would_change(person: Person) -> None:
+    person.signs_in()
+    person.goes_to("/submit")
+    person.types("#prompts", "a fox")
+    person.types("#seed", str(2**53 + 1))
+    says = f"Seed: {2**53 + 1} found; at most {2**53 - 1} wanted here"
+    person.sees(f"document.querySelector('.errors tbody').textContent.includes({json.dumps(says)})")
+    person.tab.evaluate("document.querySelector('.errors').hidden = true")
+    person.clicks(".send button")
+    person.sees("!document.querySelector('.errors').hidden")
+    person.types("#seed", str(2**53 - 1))
+    person.sees("document.querySelector('.estimate').textContent.includes('1 images')")

@@ -7,7 +7,14 @@ function submitForm(form) {
   const errors = $(".errors", form), notes = $(".notes", form), estimate = $(".estimate", form), file = $("#file", form);
   let uploaded = null, timer, turn = 0, sent = 0;
 
-  const valueOf = (field) => field.type === "number" ? +field.value : field.value;
+  function valueOf(field) {
+    if (field.type !== "number") return field.value;
+    const value = +field.value, name = form.querySelector(`label[for="${field.id}"]`).textContent;
+    if (Number.isInteger(value) && !Number.isSafeInteger(value)) {  // another number would be sent
+      throw new Error(`${name}: ${field.value} found; at most ${Number.MAX_SAFE_INTEGER} wanted here, a larger one in a file`);
+    }
+    return value;
+  }
 
   function body() {
     const options = {}, net = {};
