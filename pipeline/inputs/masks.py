@@ -45,7 +45,7 @@ Place = tuple[int, int, int, int]
 
 def opened_mask(body: bytes, meaning: MaskMeaning = PAINTED) -> tuple[Image.Image, tuple[str, ...]]:
     """Read a mask: it, and what the user should know. Raises ValueError that says what was found and what is wanted."""
-    return checked(body, lambda image: _read(image, meaning))
+    return checked(body, lambda image, notes: _read(image, notes, meaning))
 
 
 def transparent(opened: OpenedPicture) -> Image.Image:
@@ -116,7 +116,7 @@ def filled(colours: Image.Image, unknown: Image.Image) -> Image.Image:
     return painted
 
 
-def _read(image: Image.Image, meaning: MaskMeaning) -> tuple[Image.Image, tuple[str, ...]]:
+def _read(image: Image.Image, of_file: tuple[str, ...], meaning: MaskMeaning) -> tuple[Image.Image, tuple[str, ...]]:
     image = eight_bits(image)
     if "transparency" in image.info or "A" in image.getbands():
         image = image.convert("RGBA")
@@ -126,7 +126,7 @@ def _read(image: Image.Image, meaning: MaskMeaning) -> tuple[Image.Image, tuple[
                 f"elsewhere wanted{meaning.advice[0]}"
             )
     grey = image.convert("RGB").convert("L") if image.mode in ("P", "RGBA", "CMYK") else image.convert("L")
-    notes = []
+    notes = list(of_file)
     counts = grey.histogram()
     share = sum(counts[level] for level in _GREY) / sum(counts)
     if share > _MOST_GREY:

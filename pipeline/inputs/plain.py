@@ -16,6 +16,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from pipeline.input_picture import MAX_SIDE_PX
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
+_OF_CAMERAS = "MPO"  # as Pillow calls a JPEG whose index names more pictures: a preview, a gain map, another eye's
 MAX_BYTES = 512 << 20
 MIN_SIDE_PX = 8
 # Thin pictures aside, what a deployment renders is bounded by its settings; so much may be read to be made smaller.
@@ -85,8 +86,8 @@ def opened_picture(body: bytes) -> OpenedPicture:
     return checked(body, _srgb)
 
 
-def checked(body: bytes, read: Callable[[Image.Image], T]) -> T:
-    """What `read` makes of a file's picture, upright; it is bounded before anything is decoded.
+def checked(body: bytes, read: Callable[[Image.Image, tuple[str, ...]], T]) -> T:
+    """What `read` makes of a file's picture, upright, and of notes on the file; bounded before anything is decoded.
 
     Raises ValueError that says what was found and what is wanted.
     """
@@ -98,9 +99,10 @@ def checked(body: bytes, read: Callable[[Image.Image], T]) -> T:
         with warnings.catch_warnings(), Image.open(io.BytesIO(body), formats=FORMATS) as image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is below
             _check(image)
+            notes = _left_out(image)
             upright = ImageOps.exif_transpose(image)
             image.load()
-            return read(upright)
+            return read(upright, notes)
     except UnidentifiedImageError as error:
         found = _SAID.get(body[:4].lower() if body[:1] == b"<" else body[:4], "no picture that is known here")
         raise ValueError(f"{found} found; {_wanted()} wanted") from error
@@ -139,7 +141,7 @@ def read_bounded(file: IO[bytes]) -> bytes:
 
 
 def _check(image: Image.Image) -> None:
-    if (frames := getattr(image, "n_frames", 1)) != 1:
+    if (frames := _frames(image)) != 1 and image.format != _OF_CAMERAS:
         raise ValueError(f"an animation, or several pages, of {frames} pictures found; a single picture wanted")
     width, height = image.size
     if not (MIN_SIDE_PX <= width <= MAX_SIDE_PX and MIN_SIDE_PX <= height <= MAX_SIDE_PX):
@@ -148,9 +150,18 @@ def _check(image: Image.Image) -> None:
         raise ValueError(f"{width}x{height} pixels found; at most {MAX_MEGAPIXELS} megapixels wanted")
 
 
-def _srgb(image: Image.Image) -> OpenedPicture:
+def _frames(image: Image.Image) -> int:
+    return int(getattr(image, "n_frames", 1))
+
+
+def _left_out(image: Image.Image) -> tuple[str, ...]:
+    frames = _frames(image)
+    return (f"{frames} pictures found in a camera's file; the first was taken, as browsers do",) if frames > 1 else ()
+
+
+def _srgb(image: Image.Image, of_file: tuple[str, ...]) -> OpenedPicture:
     """In 8 bits and in sRGB, and what was done that a user would want to know."""
-    notes: list[str] = []
+    notes = list(of_file)
     profile = image.info.get("icc_profile")
     if image.mode in _SIXTEEN_BITS:
         profile = None  # of grey levels: little to convert

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops, ImageCms
 
+from pipeline.inputs.masks import opened_mask
 from pipeline.inputs.plain import plain_picture
 from tests.factories import noise
 
@@ -81,6 +82,35 @@ def test_a_colour_profile_is_converted_and_a_broken_one_is_said() -> None:
         assert read.notes[0].startswith("its colour profile cannot be used")
 
 
+def _of_a_camera(image: Image.Image, **options: Any) -> bytes:
+    """A JPEG whose index names a second picture: Pillow's MPO."""
+    return _file(image, "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))], **options)
+
+
+def test_of_a_cameras_jpeg_with_several_pictures_the_first_is_taken_and_this_is_said() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    body = _of_a_camera(RED, exif=exif, quality=95)
+    assert Image.open(io.BytesIO(body)).format == "MPO"
+    found = plain_picture(body)
+    assert ((found.width, found.height), found.notes) == (
+        (16, 24),
+        ("2 pictures found in a camera's file; the first was taken, as browsers do",),
+    )
+    levels = _read(body).getpixel((5, 5))
+    assert isinstance(levels, tuple)
+    assert max(abs(level - wanted) for level, wanted in zip(levels, (200, 40, 30), strict=True)) < 4
+    assert not plain_picture(_file(RED, "JPEG")).notes
+
+
+def test_of_a_mask_in_a_cameras_jpeg_the_first_picture_is_taken_too() -> None:
+    half = Image.new("RGB", (24, 16))
+    half.paste((255, 255, 255), (0, 0, 8, 16))
+    mask, notes = opened_mask(_of_a_camera(half, quality=95))
+    assert mask.getbbox() == (0, 0, 8, 16)
+    assert "the first was taken" in notes[0]
+
+
 def _bomb() -> bytes:
     """A PNG of 16000x16000 pixels in a few hundred KB."""
     head, _, _ = _file(Image.new("L", (16, 16))).partition(b"IHDR")
@@ -89,8 +119,9 @@ def _bomb() -> bytes:
     return head + chunk + zlib.crc32(chunk).to_bytes(4, "big") + _file(Image.new("L", (16, 16)))[33:]
 
 
-def _animated() -> bytes:
-    return _file(RED, "WEBP", save_all=True, append_images=[Image.new("RGB", (24, 16))], duration=100)
+def _animated(kind: str = "WEBP") -> bytes:
+    options = {} if kind == "TIFF" else {"duration": 100}
+    return _file(RED, kind, save_all=True, append_images=[Image.new("RGB", (24, 16))], **options)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +136,8 @@ def _animated() -> bytes:
         (_bomb(), "far more pixels found"),
         (_file(Image.new("RGB", (4, 400))), "4x400 pixels found; sides of 8"),
         (_animated(), "of 2 pictures found; a single picture wanted"),
+        (_animated("PNG"), "of 2 pictures found; a single picture wanted"),
+        (_animated("TIFF"), "of 2 pictures found; a single picture wanted"),
         (_file(Image.new("F", (16, 16)), "TIFF"), "32-bit floats"),
         (_file(Image.new("I", (16, 16), 70_000), "TIFF"), "pixels of 70000 to 70000 found; 8 or 16 bits a channel"),
         (_file(Image.new("I", (16, 16), -1), "TIFF"), "pixels of -1 to -1 found; 8 or 16 bits a channel"),
