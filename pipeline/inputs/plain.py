@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, TypeVar, cast
 
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from pipeline.input_picture import MAX_SIDE_PX
 
@@ -23,6 +23,7 @@ MIN_SIDE_PX = 8
 MAX_MEGAPIXELS = 100
 
 _COMPRESSION = 1  # of zlib: photographs gain little from more, and a thousand of them take their time
+_LEVELS_APART = {"L;2": 85, "L;4": 17}  # of a PNG's grey of 2 and 4 bits, once Pillow has read it in 8
 _SIXTEEN_BITS = frozenset({"I;16", "I;16B", "I;16L", "I"})
 _MOST_OF_SIXTEEN = 2**16 - 1
 _SAID = {
@@ -100,6 +101,7 @@ def checked(body: bytes, read: Callable[[Image.Image, tuple[str, ...]], T]) -> T
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is below
             _check(image)
             notes = _left_out(image)
+            _scale_transparent_level(image)
             upright = ImageOps.exif_transpose(image)
             image.load()
             return read(upright, notes)
@@ -148,6 +150,12 @@ def _check(image: Image.Image) -> None:
         raise ValueError(f"{width}x{height} pixels found; sides of {MIN_SIDE_PX} to {MAX_SIDE_PX} wanted")
     if width * height > MAX_MEGAPIXELS * 10**6:
         raise ValueError(f"{width}x{height} pixels found; at most {MAX_MEGAPIXELS} megapixels wanted")
+
+
+def _scale_transparent_level(image: ImageFile.ImageFile) -> None:
+    """Pillow scales grey levels of 2 and 4 bits to 8 as it reads them, and not the one that is transparent."""
+    if image.format == "PNG" and isinstance(level := image.info.get("transparency"), int):
+        image.info["transparency"] = level * _LEVELS_APART.get(str(image.tile[0].args), 1)
 
 
 def _frames(image: Image.Image) -> int:

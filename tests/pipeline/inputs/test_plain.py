@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageChops, ImageCms
 
 from pipeline.inputs.masks import opened_mask
-from pipeline.inputs.plain import plain_picture
+from pipeline.inputs.plain import opened_picture, plain_picture
 from tests.factories import noise
 
 
@@ -61,6 +61,38 @@ def test_transparency_is_laid_on_white_and_said() -> None:
     assert not plain_picture(_file(Image.new("RGBA", (16, 16), (1, 2, 3, 255)))).notes
     grey = plain_picture(_file(Image.new("LA", (16, 16), (7, 0))))
     assert Image.open(io.BytesIO(grey.png)).getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("highest", [False, True])
+def test_one_transparent_level_of_grey_is_found_at_every_depth(bits: int, *, highest: bool) -> None:
+    level = 2**bits - 1 if highest else 0
+    levels = [level] * 8 + [level ^ 1] * 8
+    row = int("".join(f"{one:0{bits}b}" for one in levels), 2).to_bytes(2 * bits, "big")
+    body = _grey(bits, row, level)
+    alpha = opened_picture(body).alpha
+    assert alpha is not None
+    assert (alpha.getpixel((0, 0)), alpha.getpixel((12, 0))) == (0, 255)
+    with pytest.raises(ValueError, match="a mask with transparent parts"):
+        opened_mask(body)
+
+
+def _grey(bits: int, row: bytes, transparent: int) -> bytes:
+    """A PNG of 16x16 equal rows, of which one level is transparent; Pillow writes none of these depths."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return len(body).to_bytes(4, "big") + name + body + zlib.crc32(name + body).to_bytes(4, "big")
+
+    size = (16).to_bytes(4, "big")
+    return b"".join(
+        (
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", size + size + bytes((bits, 0, 0, 0, 0))),
+            chunk(b"tRNS", transparent.to_bytes(2, "big")),
+            chunk(b"IDAT", zlib.compress((b"\0" + row) * 16)),
+            chunk(b"IEND", b""),
+        )
+    )
 
 
 def test_it_is_turned_upright() -> None:
