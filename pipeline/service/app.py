@@ -12,7 +12,7 @@ from pipeline.service.head_method import HeadMethod
 from pipeline.service.http_guard import HttpGuard
 from pipeline.service.openai import batches as openai_batches
 from pipeline.service.openai import files, generations, models
-from pipeline.service.page import pages, session, sharing
+from pipeline.service.page import html, pages, session, sharing
 from pipeline.service.routes import (
     again,
     batches,
@@ -44,6 +44,7 @@ def create_app(connection: Connection) -> FastAPI:
     app.add_middleware(HeadMethod)  # within the other: what is added last has the first word
     app.add_middleware(HttpGuard, upload_bytes=connection.settings.api_upload_megabytes << 20)
     refusals.add_to(app)
+    html.add_to(app)
     for routes in (
         *(health, deployment, batches, prompt_sets, changes, events, images, again, objects, schedules),
         *(models, files, openai_batches, generations),

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from functools import cache
 from typing import Any
 from urllib.parse import quote
 
-from fastapi import Request
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from pipeline.client.progress import duration
 from pipeline.errors import TesseraError
-from pipeline.process.redact import redacted
-from pipeline.service.refusals import Unauthorized, error_body, error_response, status_of
+from pipeline.service.refusals import Unauthorized, error_response
 from pipeline.version import installed_version
 
 
@@ -68,8 +70,29 @@ def _answer_to(error: TesseraError, request: Request) -> Response:
         return error_response(error)
     if isinstance(error, Unauthorized):
         return RedirectResponse(f"/login?next={quote(request.url.path)}", 303)
-    answer, code = error_response(error), status_of(error)
-    shown = page("error.html", code, message=redacted(error_body(error)["error"]["message"]), code=code)
-    if wait_s := answer.headers.get("Retry-After"):
-        shown.headers["Retry-After"] = wait_s
+    return _as_page(error_response(error))
+
+
+def add_to(app: FastAPI) -> None:
+    """Have a browser shown a page where there is none of that address, or a form lacks something."""
+    for kind in (HTTPException, RequestValidationError):
+        app.exception_handler(kind)(_for_browsers(app.exception_handlers[kind]))
+
+
+def _for_browsers(answer_to: Callable[[Request, Any], Any]) -> Callable[[Request, Any], Response]:
+    def answer(request: Request, error: Any) -> Response:
+        found: Response = answer_to(request, error)
+        of_api = request.url.path.startswith(("/api/", "/v1/"))
+        return found if of_api or "text/html" not in request.headers.get("accept", "") else _as_page(found)
+
+    return answer
+
+
+def _as_page(answer: Response) -> Response:
+    """What an answer with an error says, as a page."""
+    code = answer.status_code
+    shown = page("error.html", code, message=json.loads(bytes(answer.body))["error"]["message"], code=code)
+    for name in ("Retry-After", "Allow"):
+        if value := answer.headers.get(name):
+            shown.headers[name] = value
     return shown

@@ -197,6 +197,24 @@ def test_pages_are_for_who_has_a_session_of_this_very_site(served: Served) -> No
     assert b"evil.example" not in wrong.body
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status", "says"),
+    [
+        ("GET", "/nothing", 404, b"This is not there"),
+        ("POST", "/login", 422, b"token: Field required"),
+        ("GET", "/logout", 405, b"This is not possible"),
+    ],
+)
+def test_a_browser_is_shown_a_page_where_there_is_none(
+    served: Served, method: str, path: str, status: int, says: bytes
+) -> None:
+    shown = served.ask(method, path, accept="text/html,*/*;q=0.8")
+    assert (shown.status, shown.headers.get_content_type(), says in shown.body) == (status, "text/html", True)
+    for accept in ("application/json", "*/*"):  # the page's script, a program
+        assert served.ask(method, path, accept=accept).error["type"]
+    assert served.ask(method, f"/api{path}", accept="text/html").headers.get_content_type() == "application/json"
+
+
 def test_a_link_of_the_local_stack_signs_in_once(served: Served) -> None:
     def post(secret: str, **headers: str) -> Answer:
         return served.ask("POST", "/sign-in", {"secret": secret}, token=None, accept="application/json", **headers)
