@@ -19,9 +19,12 @@ from pipeline.errors import RequestError, StoreRefused
 from pipeline.input_picture import InputMask, InputPicture
 from pipeline.inputs.masks import RESEMBLED, around, filled, on_canvas, opened_mask, place_of, transparent
 from pipeline.inputs.plain import MAX_BYTES, OpenedPicture, opened_picture, plain_picture, png_of, read_bounded
-from pipeline.inputs.reference import ALPHA, InBucket, OfBatch, OfInput, OnDisk, Reference, WantedPlace, parsed
+from pipeline.inputs.reference import ALPHA, InBucket, OfBatch, OfInput, OfUpload, OnDisk, WantedPlace, parsed
 
 MAX_NAME_CHARACTERS = 120
+NO_PATHS = (
+    "a path found; rows that are not read on your machine need upload://ID, an uploaded picture, or batch://ID/ROW"
+)
 
 
 class Bucket(Protocol):
@@ -48,6 +51,7 @@ class InputPictures:
             rows that came from elsewhere.
         bucket: opens s3:// URLs; None opens none.
         of_batch: the image file of another batch. Raises RequestError.
+        of_upload: an uploaded file by its id, and what its user calls it. Raises RequestError.
         check_url: raises RequestError if a URL is not for whoever submits.
         keep: folder for the PNGs; None checks pictures without keeping them.
     """
@@ -58,10 +62,12 @@ class InputPictures:
         bucket: Bucket | None = None,
         *,
         of_batch: Callable[[OfBatch | OfInput], bytes] | None = None,
+        of_upload: Callable[[str], tuple[bytes, str]] | None = None,
         check_url: Callable[[str], object] = lambda _: None,
         keep: Path | None = None,
     ) -> None:
-        self._folders, self._bucket, self._of_batch = folders, bucket, of_batch
+        self._folders, self._bucket = folders, bucket
+        self._of_batch, self._of_upload = of_batch, of_upload
         self._check_url, self._keep = check_url, keep
         self._found: dict[tuple[str, str | None, WantedPlace | None], Gathered | tuple[str, str]] = {}
 
@@ -89,11 +95,12 @@ class InputPictures:
         found = self._found.get(key)
         if found is None:
             try:
-                white, notes = opened_mask(self._body(parsed(mask)), RESEMBLED)
+                body, name = self._read(mask)
+                white, notes = opened_mask(body, RESEMBLED)
             except (ValueError, RequestError, StoreRefused) as error:
                 found = "mask", str(error)
             else:
-                kept = self._kept_mask(white, mask)
+                kept = self._kept_mask(white, name)
                 found = Gathered(kept, kept, tuple(("mask", note) for note in notes))
             self._found[key] = found
         if isinstance(found, Gathered):
@@ -108,17 +115,17 @@ class InputPictures:
     def _taken(self, image: str, mask: str | None, canvas: WantedPlace | None) -> Gathered | tuple[str, str]:
         field = "image"
         try:
-            body = self._body(parsed(image))
+            body, name = self._read(image)
             if mask is None and canvas is None:
                 plain = plain_picture(body)
                 notes = tuple(("image", note) for note in plain.notes)
-                return Gathered(self._picture(plain.png, image, (plain.width, plain.height)), notes=notes)
+                return Gathered(self._picture(plain.png, name, (plain.width, plain.height)), notes=notes)
             opened = opened_picture(body)
             noted = [("image", note) for note in opened.notes]
-            colours, painted = opened.colours, None
+            colours, painted, of_mask = opened.colours, None, name
             if mask is not None:
                 field = "mask"
-                painted = self._mask(mask, opened, noted)
+                painted, of_mask = self._mask(mask, opened, name, noted)
             if mask == ALPHA and painted is not None:
                 colours = filled(colours, painted)
             elif opened.alpha is not None:
@@ -132,38 +139,52 @@ class InputPictures:
                 painted = outside if painted is None else ImageChops.lighter(on_canvas(painted, place, 0), outside)
         except (ValueError, RequestError, StoreRefused) as error:
             return field, str(error)
-        picture = self._picture(png_of(colours), image, colours.size)
+        picture = self._picture(png_of(colours), name, colours.size)
         if painted is None:
             raise AssertionError("neither mask nor canvas was let through")
-        own = self._kept_mask(painted, image if mask in (None, ALPHA) else str(mask))
-        return Gathered(picture, own, tuple(noted))
+        return Gathered(picture, self._kept_mask(painted, of_mask), tuple(noted))
 
-    def _mask(self, mask: str, opened: OpenedPicture, noted: list[tuple[str, str]]) -> Image.Image:
+    def _mask(
+        self, mask: str, opened: OpenedPicture, of_picture: str, noted: list[tuple[str, str]]
+    ) -> tuple[Image.Image, str]:
+        """What of a picture is painted anew, and the name of the file that says it."""
         if mask == ALPHA:
-            return transparent(opened)
-        found, notes = opened_mask(self._body(parsed(mask)))
+            return transparent(opened), of_picture
+        body, name = self._read(mask)
+        found, notes = opened_mask(body)
         if found.size != (size := opened.colours.size):
             raise ValueError(
                 f"{found.width}x{found.height} pixels found, and the image has {size[0]}x{size[1]}; equal sizes wanted"
             )
         noted += [("mask", note) for note in notes]
-        return found
+        return found, name
 
-    def _picture(self, png: bytes, text: str, size: tuple[int, int]) -> InputPicture:
-        """Keep a file, and name it by its digest."""
+    def _picture(self, png: bytes, name: str, size: tuple[int, int]) -> InputPicture:
+        """Keep a file, by its digest."""
         digest = hashlib.sha256(png).hexdigest()
         if self._keep is not None:
             (self._keep / f"{digest}.png").write_bytes(png)
-        name = text.rstrip("/").replace("\\", "/").rsplit("/", 1)[-1][-MAX_NAME_CHARACTERS:]
-        return InputPicture(sha256=digest, width=size[0], height=size[1], name=name)
+        return InputPicture(sha256=digest, width=size[0], height=size[1], name=name[-MAX_NAME_CHARACTERS:])
 
-    def _kept_mask(self, white: Image.Image, text: str) -> InputMask:
+    def _kept_mask(self, white: Image.Image, name: str) -> InputMask:
         box = white.getbbox()
         if box is None:
             raise AssertionError("a mask without white was let through")
-        return InputMask(**self._picture(png_of(white), text, white.size).model_dump(), box=box)
+        return InputMask(**self._picture(png_of(white), name, white.size).model_dump(), box=box)
 
-    def _body(self, reference: Reference) -> bytes:
+    def _read(self, text: str) -> tuple[bytes, str]:
+        """A file that a row names, and its name without a folder."""
+        reference = parsed(text)
+        if isinstance(reference, OfUpload):
+            return self._uploaded(reference.id)
+        return self._body(reference), text.rstrip("/").replace("\\", "/").rsplit("/", 1)[-1]
+
+    def _uploaded(self, file_id: str) -> tuple[bytes, str]:
+        if self._of_upload is None:
+            raise ValueError("an uploaded picture found, and no deployment is configured that could be asked")
+        return self._of_upload(file_id)
+
+    def _body(self, reference: OfBatch | OfInput | InBucket | OnDisk) -> bytes:
         if isinstance(reference, OnDisk):
             return self._of_file(reference.path)
         if isinstance(reference, InBucket):
@@ -177,7 +198,7 @@ class InputPictures:
 
     def _of_file(self, name: str) -> bytes:
         if not self._folders:
-            raise ValueError("a path found; rows that are not read on your machine need an s3:// URL or batch://ID/ROW")
+            raise ValueError(NO_PATHS)
         paths = [folder / Path(name).expanduser() for folder in self._folders]
         path = next((path for path in paths if path.is_file()), None)  # nor anything that a read would wait for
         if path is None:

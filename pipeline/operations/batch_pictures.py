@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from pipeline.bucket.artifacts import Artifacts
@@ -12,13 +13,17 @@ from pipeline.inputs.gathered import InputPictures
 from pipeline.inputs.plain import MAX_BYTES
 from pipeline.inputs.reference import OfBatch, OfInput
 from pipeline.names import checked_batch_id
+from pipeline.operations.uploads import get_picture
 from pipeline.records.manifests import read_manifest
 from pipeline.records.object_keys import BatchObjects
 
 
 def no_urls(_url: str) -> None:
     """Refuse an image's s3:// URL. Raises RequestError."""
-    raise RequestError("an s3:// URL found, which is not read here; an image of a batch wanted: batch://ID/CUSTOM_ID")
+    raise RequestError(
+        "an s3:// URL found, which is not read here; upload://ID, an uploaded picture, or batch://ID/CUSTOM_ID, "
+        "an image of a batch, wanted"
+    )
 
 
 def any_url(_url: str) -> None:
@@ -35,8 +40,14 @@ def inputs_of(
     """What reads the pictures that rows begin with; without a bucket only those of files."""
     if artifacts is None:
         return InputPictures(folders)
-    of_batch = BatchPictures(artifacts, tenant).body
-    return InputPictures(folders, artifacts, of_batch=of_batch, check_url=check_url, keep=keep)
+    return InputPictures(
+        folders,
+        artifacts,
+        of_batch=BatchPictures(artifacts, tenant).body,
+        of_upload=partial(get_picture, artifacts, tenant),
+        check_url=check_url,
+        keep=keep,
+    )
 
 
 class BatchPictures:

@@ -1,4 +1,4 @@
-"""Uploaded prompt sets: put, found, listed, removed."""
+"""Uploaded prompt sets and pictures: put, found, listed, removed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import IO
 
 from pipeline.bucket.artifacts import Artifacts
-from pipeline.errors import UnknownFile
+from pipeline.errors import RequestError, UnknownFile
+from pipeline.inputs.plain import MAX_BYTES
 from pipeline.promptset.formats.source import suffixes
 from pipeline.records.uploads import (
     UploadRecord,
@@ -18,17 +19,20 @@ from pipeline.records.uploads import (
 )
 from pipeline.schema import read_record
 
+PICTURE = "picture"  # the purpose of a file that rows begin with
 _NAME_CHARACTERS = 255
 
 
 def put_upload(
     artifacts: Artifacts, file: IO[bytes], *, tenant: str, filename: str, purpose: str, at: datetime
 ) -> UploadRecord:
-    """Copy a file into the bucket, part by part, and then its record, which makes it one."""
+    """Copy a file into the bucket, part by part, and then its record, which makes it one. Raises RequestError."""
     file_id = f"file-{secrets.token_hex(12)}"
     name = filename.replace("\\", "/").rpartition("/")[2][-_NAME_CHARACTERS:] or "upload"
     size_bytes = file.seek(0, 2)
     file.seek(0)
+    if purpose == PICTURE:
+        _check_size(size_bytes)
     record = UploadRecord(
         id=file_id,
         tenant=tenant,
@@ -53,6 +57,15 @@ def get_upload(artifacts: Artifacts, tenant: str, file_id: str) -> UploadRecord:
     return read_record(UploadRecord, body, what=key)
 
 
+def get_picture(artifacts: Artifacts, tenant: str, file_id: str) -> tuple[bytes, str]:
+    """An uploaded picture of this tenant, and what its user calls it. Raises UnknownFile, RequestError."""
+    record = get_upload(artifacts, tenant, file_id)
+    _check_size(record.size_bytes)
+    if (body := artifacts.get(record.key, MAX_BYTES)) is None:
+        raise UnknownFile(file_id)
+    return body, record.filename if record.filename.isprintable() else ascii(record.filename)
+
+
 def list_uploads(artifacts: Artifacts, tenant: str) -> Iterator[UploadRecord]:
     """The uploads of a tenant, by id."""
     for key in artifacts.list(upload_records(tenant)):
@@ -64,6 +77,12 @@ def remove_upload(artifacts: Artifacts, tenant: str, file_id: str) -> None:
     """Remove an upload; batches that were made of it have rows of their own. Raises UnknownFile."""
     record = get_upload(artifacts, tenant, file_id)
     artifacts.delete_all([upload_record_key(tenant, file_id), record.key])
+
+
+def _check_size(size_bytes: int) -> None:
+    """Raise RequestError for a file that is too large for a picture."""
+    if size_bytes > MAX_BYTES:
+        raise RequestError(f"a picture of {size_bytes:,} bytes found; at most {MAX_BYTES:,} wanted")
 
 
 def _suffix(filename: str) -> str:

@@ -1,4 +1,4 @@
-"""Prompt sets that were uploaded over HTTP: `uploads/<tenant>/files/<id>.csv` and, last, `records/<id>.json`."""
+"""Prompt sets and pictures uploaded over HTTP: `uploads/<tenant>/files/<id>.csv` and, last, `records/<id>.json`."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class ApiSettings(SettingsPart):
         None, description="Address under which clients reach the API, for links in its answers; none: as they asked."
     )
     api_requests_per_minute: int = Field(6000, ge=1, description="Requests that one token may make in a minute.")
-    api_upload_megabytes: int = Field(1024, ge=1, description="Largest prompt set that may be uploaded.")
+    api_upload_megabytes: int = Field(1024, ge=1, description="Largest prompt set or picture that may be uploaded.")
     api_wait_s: float = Field(
         120.0, ge=0, le=3600, description="How long `/v1/images/generations` waits for its pictures."
     )

@@ -135,7 +135,7 @@ class Options(BaseModel):
     )
     image: InputReference | None = Field(
         None,
-        description="Picture to begin with: a path, an s3:// URL, or batch://ID/CUSTOM_ID (docs/images-in.md).",
+        description="Picture to begin with: a path, upload://ID, s3://... or batch://ID/CUSTOM_ID (docs/images-in.md).",
     )
     strength: float | None = Field(
         None,

@@ -1,9 +1,9 @@
-"""`/v1/files`: prompt sets in, outputs of batches out. An upload goes to the bucket part by part."""
+"""`/v1/files`: prompt sets and pictures in, outputs of batches out. An upload goes to the bucket part by part."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Query, UploadFile
 from starlette.responses import StreamingResponse
@@ -29,14 +29,23 @@ own_router = APIRouter(prefix="/api/files", tags=["files"], route_class=CallerRo
 def upload(
     service: ServiceOf, caller: Submitter, file: UploadFile, purpose: Annotated[str, Form(max_length=40)]
 ) -> FileObject:
-    """Upload a prompt set, in any form of docs/prompt-sets.md; of purpose `batch`, one is JSON Lines."""
+    """Upload a prompt set, in any form of docs/prompt-sets.md, or a picture, which rows name as `upload://ID`.
+
+    Of purpose `batch`, a prompt set is JSON Lines. A picture's purpose is `picture`.
+    """
     return _put(service, caller, file, purpose)
 
 
 @own_router.post("")
-def upload_our_own(service: ServiceOf, caller: Submitter, file: UploadFile, tenant: str | None = None) -> FileObject:
-    """Upload a prompt set, in any form of docs/prompt-sets.md."""
-    return _put(service, caller, file, "prompts", tenant)
+def upload_our_own(
+    service: ServiceOf,
+    caller: Submitter,
+    file: UploadFile,
+    purpose: Annotated[Literal["prompts", "picture"], Form()] = "prompts",
+    tenant: str | None = None,
+) -> FileObject:
+    """Upload a prompt set, in any form of docs/prompt-sets.md, or a picture, which rows name as `upload://ID`."""
+    return _put(service, caller, file, purpose, tenant)
 
 
 def _put(service: Service, caller: Caller, file: UploadFile, purpose: str, tenant: str | None = None) -> FileObject:
