@@ -259,7 +259,9 @@ class Client:
             options=submission.reading,
         )
         found, estimator = Validation(source.name), Estimator(deployment, ledger.speeds.all())
-        found.inputs = inputs_of(artifacts, submission.tenant, submission.folders, submission.check_url)
+        found.inputs = inputs_of(
+            artifacts, submission.tenant, submission.folders, submission.check_url, sent=submission.sent
+        )
         if submission.skip_invalid:
             found.most_invalid = deployment.max_rows
         overrides = submission.overrides

@@ -18,13 +18,11 @@ from PIL import Image, ImageChops
 from pipeline.errors import RequestError, StoreRefused
 from pipeline.input_picture import InputMask, InputPicture
 from pipeline.inputs.masks import RESEMBLED, around, filled, on_canvas, opened_mask, place_of, transparent
+from pipeline.inputs.paths import NOTHING_SENT, SentPaths, opened_path
 from pipeline.inputs.plain import MAX_BYTES, OpenedPicture, opened_picture, plain_picture, png_of, read_bounded
 from pipeline.inputs.reference import ALPHA, InBucket, OfBatch, OfInput, OfUpload, OnDisk, WantedPlace, parsed
 
 MAX_NAME_CHARACTERS = 120
-NO_PATHS = (
-    "a path found; rows that are not read on your machine need upload://ID, an uploaded picture, or batch://ID/ROW"
-)
 
 
 class Bucket(Protocol):
@@ -51,6 +49,7 @@ class InputPictures:
             rows that came from elsewhere.
         bucket: opens s3:// URLs; None opens none.
         of_batch: the image file of another batch. Raises RequestError.
+        sent: what paths mean where there are no folders.
         of_upload: an uploaded file by its id, and what its user calls it. Raises RequestError.
         check_url: raises RequestError if a URL is not for whoever submits.
         keep: folder for the PNGs; None checks pictures without keeping them.
@@ -62,12 +61,13 @@ class InputPictures:
         bucket: Bucket | None = None,
         *,
         of_batch: Callable[[OfBatch | OfInput], bytes] | None = None,
+        sent: SentPaths = NOTHING_SENT,
         of_upload: Callable[[str], tuple[bytes, str]] | None = None,
         check_url: Callable[[str], object] = lambda _: None,
         keep: Path | None = None,
     ) -> None:
         self._folders, self._bucket = folders, bucket
-        self._of_batch, self._of_upload = of_batch, of_upload
+        self._of_batch, self._of_upload, self._sent = of_batch, of_upload, sent
         self._check_url, self._keep = check_url, keep
         self._found: dict[tuple[str, str | None, WantedPlace | None], Gathered | tuple[str, str]] = {}
 
@@ -198,17 +198,9 @@ class InputPictures:
 
     def _of_file(self, name: str) -> bytes:
         if not self._folders:
-            raise ValueError(NO_PATHS)
-        paths = [folder / Path(name).expanduser() for folder in self._folders]
-        path = next((path for path in paths if path.is_file()), None)  # nor anything that a read would wait for
-        if path is None:
-            kind = "a folder found" if any(path.is_dir() for path in paths) else "no such file"
-            raise ValueError(f"{kind}; a path that begins at the prompt set's folder, or here, wanted")
-        try:
-            with path.open("rb") as file:
-                return read_bounded(file)
-        except OSError as error:
-            raise ValueError(f"cannot be read: {error.strerror or error}") from error
+            return self._uploaded(self._sent.upload_of(name))[0]
+        with opened_path(name, self._folders) as file:
+            return read_bounded(file)
 
 
 @contextmanager

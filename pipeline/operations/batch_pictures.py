@@ -10,6 +10,7 @@ from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.outcomes import results
 from pipeline.errors import RecordUnreadable, RequestError
 from pipeline.inputs.gathered import InputPictures
+from pipeline.inputs.paths import NOTHING_SENT, SentPaths
 from pipeline.inputs.plain import MAX_BYTES
 from pipeline.inputs.reference import OfBatch, OfInput
 from pipeline.names import checked_batch_id
@@ -35,7 +36,9 @@ def inputs_of(
     tenant: str,
     folders: Sequence[Path],
     check_url: Callable[[str], object],
+    *,
     keep: Path | None = None,
+    sent: SentPaths = NOTHING_SENT,
 ) -> InputPictures:
     """What reads the pictures that rows begin with; without a bucket only those of files."""
     if artifacts is None:
@@ -44,6 +47,7 @@ def inputs_of(
         folders,
         artifacts,
         of_batch=BatchPictures(artifacts, tenant).body,
+        sent=sent,
         of_upload=partial(get_picture, artifacts, tenant),
         check_url=check_url,
         keep=keep,

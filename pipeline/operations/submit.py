@@ -24,6 +24,7 @@ from pipeline.errors import (
     RowWarning,
 )
 from pipeline.inputs.gathered import kept_for_a_while
+from pipeline.inputs.paths import NOTHING_SENT, SentPaths
 from pipeline.ledger import Ledger
 from pipeline.names import checked_batch_id, checked_id, seed_of
 from pipeline.operations.batch_pictures import any_url, inputs_of, no_urls
@@ -69,7 +70,8 @@ class RowFilter(Protocol):
 class Submission:
     """A batch as it is requested: prompt set, what holds for all rows, tenant, and how long Redis and S3 may take.
 
-    `folders` are where paths of rows' images begin; none reads no file of this machine. `check_url` raises RequestError
+    `folders` are where paths of rows' images begin; none reads no file of this machine, and `sent` says what paths are
+    on the machine that they come from. `check_url` raises RequestError
     for an s3:// URL of an image that is not for whoever submits; by default for each, since it is read with our rights.
     """
 
@@ -90,6 +92,7 @@ class Submission:
     request: BatchRequest | None = None
     webhooks: Sequence[str | Webhook] = ()
     folders: tuple[Path, ...] = ()
+    sent: SentPaths = NOTHING_SENT
     check_url: Callable[[str], object] = no_urls
 
 
@@ -149,7 +152,7 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
     begun_with: set[str] = set()
     with spool() as rows, spool() as refused, kept_for_a_while() as kept:
         validation.inputs = inputs = inputs_of(
-            artifacts, submission.tenant, submission.folders, submission.check_url, kept
+            artifacts, submission.tenant, submission.folders, submission.check_url, keep=kept, sent=submission.sent
         )
         validation.sink = lambda error: append(refused, RefusedLine.of(error).model_dump_json().encode())
         wanted = row_filter.wants if row_filter is not None else None

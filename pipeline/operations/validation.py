@@ -30,7 +30,9 @@ def validated(
     found = Validation(source.name, sink=on_error)
     if submission.skip_invalid:
         found.most_invalid = deployment.max_rows
-    found.inputs = inputs_of(artifacts, submission.tenant, submission.folders, submission.check_url)
+    found.inputs = inputs_of(
+        artifacts, submission.tenant, submission.folders, submission.check_url, sent=submission.sent
+    )
     rows = resolved_rows(source, submission.defaults, deployment, found, batch_seed=0, overrides=submission.overrides)
     for _row in rows:
         pass

@@ -6,11 +6,12 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pipeline.errors import BatchExists, PromptSetError, RequestError, UnknownBatch
+from pipeline.inputs.paths import SentPaths
 from pipeline.operations.submit import Acceptance, Submission, checked_options
 from pipeline.operations.uploads import get_upload
 from pipeline.promptset.formats.by_form import InputFormat
@@ -22,6 +23,15 @@ from pipeline.service.access import Caller
 from pipeline.service.context import Service
 
 _KEY_CHARACTERS = 200
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("printable text wanted")
+    return text
+
+
+Reason = Annotated[str, Field(max_length=300), AfterValidator(_printable)]
 
 
 class PromptSetBody(BaseModel):
@@ -36,6 +46,8 @@ class PromptSetBody(BaseModel):
     comments: bool = Field(False, description="Lines of a text that begin with # are no prompts.")
     extra_columns: Literal["metadata"] | None = Field(None, description="Where columns go that are no fields.")
     skip_invalid: bool = Field(False, description="Leave invalid rows out, instead of refusing the prompt set.")
+    pictures: dict[str, str] = Field({}, description="Ids of uploaded pictures, by the paths that rows name them by.")
+    unreadable: dict[str, Reason] = Field({}, description="Of other paths that rows name, why there is no picture.")
     options: dict[str, Any] = Field({}, description="For rows that leave them open: steps, size, scheduler, ...")
     override: dict[str, Any] = Field({}, description="Replace what rows say themselves.")
 
@@ -72,6 +84,7 @@ def submission_of(service: Service, caller: Caller, body: PromptSetBody) -> Subm
         skip_invalid=body.skip_invalid,
         input_format=kind,
         reading=ReadOptions(comments=body.comments, extra_columns=body.extra_columns),
+        sent=SentPaths(body.pictures, body.unreadable),
         **more,
     )
 

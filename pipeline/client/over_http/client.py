@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import IO, Any, NoReturn, Unpack
+from typing import IO, Any, NoReturn
 from urllib.parse import quote
 
 from pipeline.client.batch import Batch
 from pipeline.client.client import Client
 from pipeline.client.over_http.batch import RemoteBatch
+from pipeline.client.over_http.pictures import SentPictures
 from pipeline.client.over_http.schedules import RemoteSchedules
 from pipeline.client.over_http.webhooks import RemoteWebhooks
 from pipeline.client.remote.connection import RemoteConnection
@@ -22,17 +24,16 @@ from pipeline.ledger.workers import Drain, Worker
 from pipeline.operations.estimate import Estimate
 from pipeline.operations.listing import EVERY, BatchFilter
 from pipeline.operations.status import BatchStatus, Unreadable
-from pipeline.operations.submit import Acceptance, Submission, checked_options
+from pipeline.operations.submit import Acceptance, Submission
 from pipeline.outputs.pictures import is_pictures, open_prompts
 from pipeline.process.files import spool
-from pipeline.promptset.fields.keywords import PictureFields
 from pipeline.promptset.fields.row import Options, Row
-from pipeline.promptset.formats.by_form import DEFAULT_OPTIONS, InputFormat
-from pipeline.promptset.formats.lines import ReadOptions
-from pipeline.promptset.formats.source import STDIN, Prompts, shown_path
+from pipeline.promptset.formats.by_form import InputFormat
+from pipeline.promptset.formats.source import STDIN, Prompts, kind_of, shown_path, source_of
 from pipeline.records.batch import BatchManifest
 
 _PAGE = 1000
+_CHUNK_BYTES = 1 << 20
 _OPERATORS = "workers are the business of whoever runs the deployment: run it where TESSERA_REDIS_URL is set"
 
 
@@ -76,28 +77,10 @@ class RemoteClient(Client):
         manifest = BatchManifest.model_validate(found["manifest"])
         return Acceptance(manifest, found["created"], recorded=True, warnings=warnings)
 
-    def estimate(
-        self,
-        prompts: Prompts,
-        *,
-        pods: int | None = None,
-        input_format: InputFormat | None = None,
-        reading: ReadOptions = DEFAULT_OPTIONS,
-        skip_invalid: bool = False,
-        override: PictureFields | None = None,
-        **picture: Unpack[PictureFields],
-    ) -> Estimate:
-        """Estimate what the prompt set would cost, before anything runs."""
-        submission = Submission(
-            prompts,
-            checked_options(picture),
-            overrides=checked_options(override or {}),
-            input_format=input_format,
-            reading=reading,
-            skip_invalid=skip_invalid,
-        )
+    def estimate_of(self, submission: Submission, *, pods: int | None = None) -> Estimate:
+        """What it would cost, before anything runs."""
         body = self._prompt_set(submission) | {"pods": pods}
-        return Estimate.model_validate(self._asked(prompts, "/api/estimate", body))
+        return Estimate.model_validate(self._asked(submission.prompts, "/api/estimate", body))
 
     def _asked(self, prompts: Prompts, path: str, body: dict[str, Any]) -> Any:
         """The answer; errors name the prompt set as it is named here."""
@@ -107,10 +90,13 @@ class RemoteClient(Client):
             raise PromptSetError(_name(prompts), error.errors, error.total) from None
 
     def _prompt_set(self, submission: Submission) -> dict[str, Any]:
-        """What names the prompt set, which is uploaded first."""
+        """What names the prompt set, which is uploaded first, with the pictures that it names by path."""
         tenant = None if submission.tenant == "default" else submission.tenant
+        pictures = SentPictures(self._connection.api, submission.folders, tenant)
+        for options in (submission.defaults, submission.overrides):
+            pictures.take(options)
         with spool() as rows:
-            name, file, kind = self._file(submission, rows)
+            name, file, kind = self._file(submission, rows, pictures)
             with file:
                 file_id = self._connection.api.upload(name, file, {"tenant": tenant})
         return {
@@ -120,28 +106,31 @@ class RemoteClient(Client):
             "comments": submission.reading.comments,
             "extra_columns": submission.reading.extra_columns,
             "skip_invalid": submission.skip_invalid,
+            **pictures.meant(),
             "options": _values(submission.defaults),
             "override": _values(submission.overrides),
         }
 
-    def _file(self, submission: Submission, rows: IO[bytes]) -> tuple[str, IO[bytes], InputFormat | None]:
-        """The prompt set as a file: itself, or rows in memory and of pictures as JSON Lines."""
+    def _file(
+        self, submission: Submission, rows: IO[bytes], pictures: SentPictures
+    ) -> tuple[str, IO[bytes], InputFormat | None]:
+        """The prompt set as a file: itself, or rows in memory and of pictures as JSON Lines. `pictures` see them."""
         prompts, kind = submission.prompts, submission.input_format
         if isinstance(prompts, str) and prompts.startswith("s3://"):
             raise RequestError(
                 f"{prompts}: a prompt set in a bucket is read with credentials of S3, which are not here"
             )
-        if isinstance(prompts, str | Path) and prompts != STDIN and (kind or not is_pictures(Path(prompts))):
-            path = Path(prompts)
-            if path.is_dir() or not path.exists():
-                raise RequestError(f"{shown_path(path)}: no such file")
-            return path.name, path.open("rb"), kind
-        if prompts == STDIN and kind not in (None, InputFormat.JSONL):
-            return f"prompts.{kind}", sys.stdin.buffer, kind
+        if isinstance(prompts, str | Path) and (kind or prompts == STDIN or not is_pictures(Path(prompts))):
+            name, file, kind = _opened(prompts, kind, rows)
+            chunks = iter(partial(file.read, _CHUNK_BYTES), b"")
+            for _line, item in source_of(chunks, kind, _name(prompts), submission.reading).rows:
+                pictures.take(item)
+            return name, file, kind
         models = self._connection.ledger.deployment().models
         source = open_prompts(prompts, input_format=kind, bucket=None, models=models, options=submission.reading)
         wrong = list[RowError]()
         for _line, item in source.rows:
+            pictures.take(item)
             if isinstance(item, RowError):
                 wrong.append(item)
             elif not isinstance(item, RowWarning):
@@ -206,6 +195,26 @@ class RemoteClient(Client):
     def undrain(self, worker: str | None) -> NoReturn:
         """Not over HTTP."""
         raise RequestError(_OPERATORS)
+
+
+def _opened(prompts: str | Path, kind: InputFormat | None, rows: IO[bytes]) -> tuple[str, IO[bytes], InputFormat]:
+    """A file's name, itself, and how it is written; what can be read only once lies in `rows`. Raises RequestError."""
+    if prompts == STDIN:
+        if sys.stdin is None:
+            raise RequestError("standard input is closed")
+        kind = kind or InputFormat.JSONL
+        shutil.copyfileobj(sys.stdin.buffer, rows)
+        rows.seek(0)
+        return f"prompts.{kind}", rows, kind
+    kind, path = kind or kind_of(str(prompts), is_text=isinstance(prompts, str)), Path(prompts)
+    if path.is_dir() or not path.exists():
+        raise RequestError(f"{shown_path(path)}: no such file")
+    if path.is_file():
+        return path.name, path.open("rb"), kind
+    with path.open("rb") as pipe:
+        shutil.copyfileobj(pipe, rows)
+    rows.seek(0)
+    return path.name, rows, kind
 
 
 def _name(prompts: Prompts) -> str:

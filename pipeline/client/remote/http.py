@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any
@@ -18,6 +19,7 @@ from pipeline.version import installed_version
 
 _CONNECT_S, _READ_S = 10.0, 900.0  # validating a million rows takes minutes
 _RETRIES = 4
+_TOO_MANY, _MOST_WAIT_S = 429, 60
 _CHUNK_BYTES = 1 << 20
 _LINE_BYTES = 1 << 16
 
@@ -66,23 +68,28 @@ class HttpApi:
         _raise_error(answer.status, answer.data)
         return json.loads(answer.data) if answer.data else None
 
-    def upload(self, name: str, file: IO[bytes], query: Mapping[str, Any]) -> str:
-        """Upload a file as it is read; returns its id."""
+    def upload(self, name: str, file: IO[bytes], query: Mapping[str, Any], purpose: str = "prompts") -> str:
+        """Upload a file as it is read, from its beginning; returns its id. Waits while the token is at its limit."""
         edge = urllib3.filepost.choose_boundary()
         safe = "".join("_" if character in '"\r\n\\' else character for character in name)
-        head = f'--{edge}\r\nContent-Disposition: form-data; name="file"; filename="{safe}"\r\n\r\n'.encode()
+        head = f'--{edge}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\n{purpose}\r\n'
+        head += f'--{edge}\r\nContent-Disposition: form-data; name="file"; filename="{safe}"\r\n\r\n'
 
         def form() -> Iterator[bytes]:
-            yield head
+            file.seek(0)
+            yield head.encode()
             while chunk := file.read(_CHUNK_BYTES):
                 yield chunk
             yield f"\r\n--{edge}--\r\n".encode()
 
         headers = self._headers | {"Content-Type": f"multipart/form-data; boundary={edge}"}
-        with _as_ours(self.url):
-            answer = self._pool.request(
-                "POST", self._where("/api/files", query), body=form(), headers=headers, retries=False
-            )
+        where = self._where("/api/files", query)
+        for again in range(_RETRIES, -1, -1):
+            with _as_ours(self.url):
+                answer = self._pool.request("POST", where, body=form(), headers=headers, retries=False)
+            if not (again and answer.status == _TOO_MANY):
+                break
+            time.sleep(_wait_s(answer.headers.get("Retry-After", "")))
         _raise_error(answer.status, answer.data)
         return str(json.loads(answer.data)["id"])
 
@@ -118,6 +125,10 @@ def _as_ours(url: str) -> Iterator[None]:
         raise ServiceError(
             f"{url} does not answer ({type(error).__name__}); check TESSERA_URL, and whether `tessera serve` runs there"
         ) from error
+
+
+def _wait_s(retry_after: str) -> int:
+    return min(int(retry_after), _MOST_WAIT_S) if retry_after.isdigit() else 1
 
 
 def _code(body: bytes) -> str | None:

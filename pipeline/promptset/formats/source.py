@@ -92,6 +92,11 @@ def open_source(
     return Source(shown_path(path), _of_file(path, kind, options))
 
 
+def source_of(chunks: Iterator[bytes], kind: InputFormat, name: str, options: ReadOptions = DEFAULT_OPTIONS) -> Source:
+    """A prompt set whose bytes come as they are read."""
+    return Source(name, _read(_Chunks(chunks), kind, name, options))
+
+
 def folders_of(prompts: Prompts) -> tuple[Path, ...]:
     """Where paths of rows' images begin: at the prompt set's folder, and in the current one. None if it is in S3."""
     here = (Path.cwd(),)

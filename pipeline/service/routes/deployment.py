@@ -28,7 +28,8 @@ def whoami(caller: CallerOf) -> dict[str, Any]:
 def deployment(service: ServiceOf, _caller: Reader) -> dict[str, Any]:
     """What is rendered here, and with which limits; as the controller announced it."""
     found = service.ledger.deployment().model_dump(mode="json", exclude={"tenants", "image", "prompt_buckets"})
-    return found | {"api_version": installed_version()}
+    most_bytes = service.settings.api_upload_megabytes << 20
+    return found | {"api_version": installed_version(), "upload_bytes": most_bytes}
 
 
 @router.get("/workers")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipeline.bucket import artifacts
 from pipeline.bucket.s3 import connect
@@ -33,6 +34,17 @@ validate bad.jsonl --json
 validate bad.jsonl --skip-invalid --size 64x64
 estimate p.txt --size 64x128 --json
 estimate bad.jsonl
+submit pictures/p.csv --batch-id {it}-pictures --tenant one --steps 4 --json
+submit pictures/p.csv --batch-id {it}-pictures --tenant one --steps 4 --json
+submit pictures/p.csv --batch-id {it}-pictures --tenant one --steps 4 --image red.png
+submit pictures/bad.jsonl --tenant one
+submit pictures/bad.jsonl --batch-id {it}-left --tenant one --skip-invalid --image p.txt
+submit p.txt --batch-id {it}-begun --tenant one --image pictures/red.png --strength 0.5 --json
+submit p.txt --tenant one --image pictures
+validate pictures/p.csv
+validate pictures/bad.jsonl --json
+estimate pictures/p.csv --json
+estimate pictures/bad.jsonl
 pause {it}
 status {it}
 priority {it} 3
@@ -109,6 +121,12 @@ def user(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Use
     (tmp_path / "p.txt").write_text("a hill\na fox\n")
     rows = [{"prompt": "a"}, {"prompt": "b", "steps": -1}, {"prompt": "c", "colour": "red"}]
     (tmp_path / "bad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (64, 128), (255, 0, 0)).save(tmp_path / "pictures/red.png")
+    (tmp_path / "pictures/p.csv").write_text("prompt,init_image\na,red.png\nb,pictures/red.png\nc,\n")
+    rows = [{"prompt": "a", "image": f"{name}.png"} for name in ("red", "none", "../pictures")]
+    rows += [{"prompt": "a", "image": "red.png", "mask": "../p.txt"}, {"prompt": "b", "steps": -1}]
+    (tmp_path / "pictures/bad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "300")
     # Each command near by makes the clients of the store anew, which takes longer than all else that it does.
