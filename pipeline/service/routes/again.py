@@ -12,11 +12,12 @@ from pipeline.input_picture import MAX_SIDE_PX
 from pipeline.outputs.extract import row_of
 from pipeline.records.results import ImageResult
 from pipeline.service.access import Submitter
+from pipeline.service.caller_route import CallerRoute
 from pipeline.service.context import ServiceOf
 from pipeline.service.own import image_result, own_batch
 from pipeline.service.submission import BatchBody, acceptance_body, accepted, submission_of, with_key
 
-router = APIRouter(prefix="/api/batches/{batch_id}", tags=["images"])
+router = APIRouter(prefix="/api/batches/{batch_id}", tags=["images"], route_class=CallerRoute)
 
 _STEP_PX = 64
 

@@ -50,6 +50,13 @@ class Person:
             f"{json.dumps(name)})); window.dispatchEvent(new DragEvent('drop', {{dataTransfer: held}})); }})()"
         )
 
+    def picks(self, where: str, picture: bytes) -> None:
+        self.tab.evaluate(
+            f"(() => {{ const held = new DataTransfer(); held.items.add(new File([new Uint8Array({list(picture)})], "
+            f"'room.png', {{type: 'image/png'}})); const one = document.querySelector({json.dumps(where)}); "
+            "one.files = held.files; one.dispatchEvent(new Event('change', {bubbles: true})); })()"
+        )
+
     def clicks(self, where: str) -> None:
         self.sees(f"document.querySelector({json.dumps(where)})")
         self.tab.evaluate(f"document.querySelector({json.dumps(where)}).click()")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from datetime import timedelta
 
 import pytest
+from PIL import Image
 
 from pipeline.deployment.allowed import AllowedControlNet
 from pipeline.operations.tokens import create_sign_in
@@ -103,6 +105,15 @@ def test_pictures_to_begin_with_and_to_steer_by_are_said_in_the_form(person: Per
         fields = "[...document.querySelectorAll('.errors tbody td:nth-child(2)')].map(one => one.textContent)"
         person.types("#image", "batch://nothing/house")
         person.sees(f"String({fields}) === 'image'")
+        person.types("#image", "")
+        person.picks("[data-picture='#image']", b"<html>")
+        person.sees("document.querySelector('#image').value.startsWith('upload://file-')")
+        person.sees(f"String({fields}) === 'image'")
+        picture = io.BytesIO()
+        Image.new("RGB", (64, 128), (255, 0, 0)).save(picture, "PNG")
+        person.picks("[data-picture='#image']", picture.getvalue())
+        person.sees("document.querySelector('.estimate').textContent.startsWith('1 images')")
+        assert person.problems() == []
         person.types("#image", "")
         person.types("#net", "edges")
         person.types("#map", "batch://nothing/house")

@@ -5,7 +5,7 @@ const CHECK_MS = 500;
 
 function submitForm(form) {
   const errors = $(".errors", form), notes = $(".notes", form), estimate = $(".estimate", form), file = $("#file", form);
-  let uploaded = null, timer, turn = 0, sent = 0;
+  let uploaded = null, timer, turn = 0, sent = 0, sending = 0;
 
   function valueOf(field) {
     if (field.type !== "number") return field.value;
@@ -74,31 +74,56 @@ function submitForm(form) {
 
   function soon() { clearTimeout(timer); timer = setTimeout(check, CHECK_MS); }
 
+  async function send(one, purpose) {
+    estimate.textContent = `Sending ${one.name} …`;
+    const body = new FormData();
+    body.append("purpose", purpose);
+    body.append("file", one);
+    const tenant = $("#tenant")?.value;
+    const answer = await ask("/api/files" + (tenant ? `?tenant=${encodeURIComponent(tenant)}` : ""), { method: "POST", body });
+    const found = await answer.json();
+    if (!answer.ok) throw new Error(found.error.message);
+    return found;
+  }
+
   async function upload(one) {
     const mine = ++sent;
     uploaded = null;
     if (!one) return check();
-    estimate.textContent = `Sending ${one.name} …`;
-    const form = new FormData();
-    form.append("file", one);
-    const tenant = $("#tenant")?.value;
     try {
-      const answer = await ask("/api/files" + (tenant ? `?tenant=${encodeURIComponent(tenant)}` : ""), { method: "POST", body: form });
-      const found = await answer.json();
+      const found = await send(one, "prompts");
       if (mine !== sent) return;
-      if (!answer.ok) throw new Error(found.error.message);
       uploaded = found;
       check();
     } catch (error) { if (mine === sent) { showErrors([{ message: error.message }], 1); estimate.textContent = ""; } }
   }
 
+  // A file of the user's, whose id stands in the field then.
+  async function uploadPicture(picked) {
+    const field = $(picked.dataset.picture, form), one = picked.files[0];
+    if (!one) return;
+    const button = $(".send button", form);
+    sending++;
+    button.disabled = true;  // what is submitted has it
+    try {
+      field.value = `upload://${(await send(one, "picture")).id}`;
+      check();
+    } catch (error) { picked.value = ""; showErrors([{ field: field.id, message: error.message }], 1); estimate.textContent = ""; }
+    button.disabled = --sending > 0;
+  }
+
   form.addEventListener("input", (event) => {
-    if (event.target === file || (event.target.id === "tenant" && file.files.length)) return;
+    if (event.target.type === "file" || (event.target.id === "tenant" && file.files.length)) return;
     if (event.target === form.elements.prompts) { uploaded = null; sent++; file.value = ""; }  // what was done last counts
     soon();
   });
+  const pictures = $$("[data-picture]", form);
   file.addEventListener("change", () => upload(file.files[0]));
-  $("#tenant", form)?.addEventListener("change", () => file.files.length && upload(file.files[0]));  // each has its own
+  for (const picked of pictures) picked.addEventListener("change", () => uploadPicture(picked));
+  $("#tenant", form)?.addEventListener("change", () => {  // each has its own files
+    if (file.files.length) upload(file.files[0]);
+    for (const picked of pictures) uploadPicture(picked);
+  });
   addEventListener("dragover", (event) => { event.preventDefault(); form.classList.add("over"); });
   addEventListener("dragleave", (event) => { if (!event.relatedTarget) form.classList.remove("over"); });
   addEventListener("drop", (event) => {
