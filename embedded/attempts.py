@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.process.files import unfinished, write_private
 from pipeline.records.attempt import AttemptPhase, AttemptSpec
 from pipeline.schema import read_record
+from pipeline.stored import Moment
 
 SCHEMA_VERSION = 1
 
@@ -34,8 +34,8 @@ class AttemptStatus(BaseModel):
     uid: str
     phase: Literal[AttemptPhase.RUNNING, AttemptPhase.ENDED]
     pid: int | None = None
-    started_at: datetime
-    ended_at: datetime | None = None
+    started_at: Moment
+    ended_at: Moment | None = None
     exit_code: int | None = None
     signal: int | None = None
     message: str = ""

@@ -15,7 +15,6 @@ import sysconfig
 import threading
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -27,6 +26,7 @@ from pipeline.process import flock
 from pipeline.process.log_tail import log_tail
 from pipeline.process.private import UMASK, open_log, private_folder
 from pipeline.schema import read_record
+from pipeline.stored import Moment
 
 SCHEMA_VERSION = 1
 
@@ -54,7 +54,7 @@ class StackState(BaseModel):
 
     schema_version: int = SCHEMA_VERSION
     pid: int
-    started_at: datetime
+    started_at: Moment
     data_dir: Path
     logs: Path
     page: str | None = None  # address of its HTTP API and page

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.errors import RecordUnreadable
 from pipeline.process.files import write_private
 from pipeline.schema import read_record
+from pipeline.stored import Moment
 
 SCHEMA_VERSION = 1
 
@@ -33,7 +34,7 @@ class WarmEngine(BaseModel):
     model: str | None
     ranks: int
     memory_bytes: int
-    since: datetime
+    since: Moment
     ends_after_s: float
 
     def __str__(self) -> str:

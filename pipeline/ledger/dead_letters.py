@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from enum import StrEnum
 
 from pydantic import ConfigDict
 
 from pipeline.ledger.store import Store
 from pipeline.schema import Versioned, read_record
+from pipeline.stored import Moment
 
 KEPT = 100
 KEPT_S = 7 * 24 * 3600
@@ -34,7 +34,7 @@ class DeadLetter(Versioned):
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     schema_version: int = 1
-    at: datetime
+    at: Moment
     queue: str
     reason: str
     found: str

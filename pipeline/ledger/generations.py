@@ -11,6 +11,7 @@ import redis
 from pipeline.errors import RecordUnreadable
 from pipeline.ledger.store import Store
 from pipeline.records.generation import Generation
+from pipeline.stored import checked_moment
 
 # Of a Redis that does not say which one it is: then only the sequence shows that it was rolled back.
 UNNAMED = "unnamed"
@@ -118,6 +119,6 @@ class Generations:
 
 def _moment(milliseconds: str | None) -> datetime | None:
     try:
-        return None if milliseconds is None else datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
+        return None if milliseconds is None else checked_moment(datetime.fromtimestamp(int(milliseconds) / 1000, UTC))
     except (ValueError, OverflowError, OSError):
         return None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from pydantic import ConfigDict
 
 from pipeline.ledger.store import Store
 from pipeline.schema import Versioned, read_record
+from pipeline.stored import Moment
 
 SCHEMA_VERSION = 1
 
@@ -21,7 +20,7 @@ class Share(Versioned):
     batch_id: str
     staged: str
     digest: str
-    expires_at: datetime
+    expires_at: Moment
 
 
 class Shares:

@@ -25,6 +25,7 @@ from pipeline.records.object_keys import ObjectKey, check_rows_key
 from pipeline.records.webhooks import Webhook
 from pipeline.schema import Versioned
 from pipeline.states import BATCH_MOVES, JOB_MOVES, BatchState, JobState
+from pipeline.stored import Moment
 
 SCHEMA_VERSION = 1
 
@@ -59,7 +60,7 @@ class Origin(_Record):
     """The firing of a schedule that submitted a batch."""
 
     schedule: str
-    fire_at: datetime
+    fire_at: Moment
     rows_key: ObjectKey | None = Field(None, description="Where the digests of all rows of the prompt set lie.")
 
     @field_validator("rows_key")
@@ -90,7 +91,7 @@ class BatchManifest(_Record):
     incarnation: Token = Field(description="Random; stands for this record of the batch in names that outlive it.")
     tenant: Id
     priority: int = Field(ge=0, le=9)
-    created_at: datetime
+    created_at: Moment
     rows: int = Field(ge=0, le=MAX_IMAGES_OF_BATCH)
     images: int = Field(ge=0, le=MAX_IMAGES_OF_BATCH)
     invalid_rows: int = Field(0, ge=0, description="Rows left out under --skip-invalid; see its invalid.jsonl.")
@@ -157,7 +158,7 @@ class Wait(_Record):
     """What a batch or a job waits for that is none of its faults: an outage, or what cannot be read yet."""
 
     reason: str
-    since: datetime
+    since: Moment
     times: int = Field(1, description="How often it was tried meanwhile.")
 
 
@@ -167,7 +168,7 @@ class BatchRecord(_Record):
     manifest: BatchManifest
     state: BatchState = BatchState.VALIDATING
     revision: int = 1
-    updated_at: datetime
+    updated_at: Moment
     recovered: bool = Field(False, description="Restored from the bucket; some of its images may be there.")
     images_per_job: int | None = Field(None, description="How it is cut; fixed before the first shard is written.")
     pace: Pace | None = Field(None, description="Fixed with images_per_job; None cuts by the number of images alone.")
@@ -217,7 +218,7 @@ class AttemptEnd(_Record):
     number: int
     code: Code
     reason: str
-    ended_at: datetime
+    ended_at: Moment
     node: str | None = None
     rendering: tuple[int, ...] = Field((), description="Images that it may have died of, by their index.")
 
@@ -232,8 +233,8 @@ class JobRecord(_Record):
     priority: int
     state: JobState = JobState.QUEUED
     revision: int = 1
-    created_at: datetime
-    updated_at: datetime
+    created_at: Moment
+    updated_at: Moment
     images: int = Field(ge=1)
     attempt: AttemptSpec | None = Field(None, description="The current or last attempt, complete.")
     layout_reason: str = Field("", description="Why that attempt has the layout that it has.")
@@ -247,7 +248,7 @@ class JobRecord(_Record):
     indices: str = Field("", description="Its images, as in 0-99,120, once an attempt is on record; '' is not known.")
     wait: Wait | None = Field(None, description="While it cannot go on for no fault of its own.")
     last_number: int = Field(0, description="Number of its last attempt, where the record of that is lost.")
-    fenced_at: datetime | None = Field(None, description="When the claim was taken from a pod that may still run.")
+    fenced_at: Moment | None = Field(None, description="When the claim was taken from a pod that may still run.")
     round: int = Field(0, description="The batch's, when the job was last opened.")
     reopen: tuple[str, ...] | None = Field(
         None, description="Set until its failures of these codes (none meaning all) are cleared away for another try."

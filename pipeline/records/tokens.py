@@ -12,6 +12,7 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.schema import Versioned
+from pipeline.stored import Moment
 
 SCHEMA_VERSION = 1
 
@@ -38,8 +39,8 @@ class TokenRecord(Versioned):
     digest: str = Field(description="SHA-256 of the secret part, which has 256 random bits.")
     tenant: str
     scopes: tuple[Scope, ...]
-    created_at: datetime
-    expires_at: datetime | None = None
+    created_at: Moment
+    expires_at: Moment | None = None
     note: str = Field("", max_length=200, description="Whose it is, or what it is for.")
 
     def matches(self, secret: str) -> bool:

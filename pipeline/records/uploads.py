@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
 
 from pydantic import ConfigDict, Field
 
 from pipeline.names import Id
 from pipeline.schema import Versioned
+from pipeline.stored import Moment
 
 SCHEMA_VERSION = 1
 UPLOADS = "uploads/"
@@ -27,7 +27,7 @@ class UploadRecord(Versioned):
     filename: str = Field(max_length=255)
     purpose: str = Field(max_length=40)
     size_bytes: int = Field(ge=0)
-    created_at: datetime
+    created_at: Moment
     suffix: str = Field("", pattern=r"^[a-z.]{0,20}$", description="Of its key: how it is read, one of a fixed few.")
 
     @property

@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pipeline.names import Id
 from pipeline.schema import Versioned
+from pipeline.stored import Moment
 
 SCHEMA_VERSION = 1
 MAX_URL_CHARACTERS = 2000
@@ -98,7 +99,7 @@ class WebhookEndpoint(_Record):
     tenant: Id
     batch_id: Id | None = Field(None, exclude_if=lambda batch_id: batch_id is None)
     webhook: Webhook
-    created_at: datetime
+    created_at: Moment
 
 
 def endpoint_version(batch_id: str | None) -> int:
@@ -115,7 +116,7 @@ class HandedOver(BaseModel):
     accepted: bool = False
     ended: str = Field("", description="The last end: its state and the batch's round.")
     done: int = Field(0, description="Images with an outcome, of the last progress.")
-    at: datetime | None = Field(None, description="When anything was last handed over.")
+    at: Moment | None = Field(None, description="When anything was last handed over.")
 
 
 class DeliveryState(StrEnum):
@@ -134,11 +135,11 @@ class Delivery(_Record):
     event: str
     url: str
     body: str = Field(description="JSON, sent as it stands.")
-    created_at: datetime
-    until: datetime = Field(description="When it is given up.")
+    created_at: Moment
+    until: Moment = Field(description="When it is given up.")
     state: DeliveryState = DeliveryState.WAITING
     attempts: int = 0
-    next_at: datetime | None = Field(None, description="When it is tried next.")
+    next_at: Moment | None = Field(None, description="When it is tried next.")
     status: int | None = Field(None, description="HTTP status of the last answer.")
     reason: str = Field("", description="Why the last attempt failed.")
 

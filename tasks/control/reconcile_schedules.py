@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import structlog
 
-from pipeline.errors import RecordUnreadable, StaleWrite, TesseraError
+from pipeline.errors import RecordUnreadable, StaleWrite
 from pipeline.ledger.schedules import FIRINGS_KEPT
 from pipeline.process.parallel import in_order
 from pipeline.records.schedules.schedule import ScheduleRecord, changed
 from pipeline.records.schedules.schedule_keys import ScheduleObjects
 from pipeline.schema import read_record
+from tasks.control.go_on import go_on
 from tasks.control.schedules import recover_schedules, recovered, stored_firings
 from tasks.process.context import Context
 
@@ -30,13 +31,9 @@ def reconcile_schedules(context: Context) -> int:
 
 
 def _reconciled(context: Context, name: str) -> bool:
-    try:
+    with go_on(context, "schedule could not be compared with the bucket", schedule=name):
         return _reconcile(context, name)
-    except TesseraError:
-        raise
-    except Exception:  # our own program failed over one of them: the others, and the deployment, go on
-        log.exception("schedule could not be compared with the bucket", schedule=name)
-        return False
+    return False
 
 
 def _reconcile(context: Context, name: str) -> bool:

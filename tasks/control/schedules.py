@@ -20,6 +20,7 @@ from pipeline.records.schedules.schedule import (
 )
 from pipeline.records.schedules.schedule_keys import SCHEDULES, ScheduleObjects
 from pipeline.schema import read_record
+from tasks.control.go_on import go_on
 from tasks.control.unfinished_rows import is_unfinished
 from tasks.process.context import Context
 
@@ -34,10 +35,11 @@ def recover_schedules(context: Context) -> None:
     for name in list(context.artifacts.folders(SCHEDULES)):
         if name in known:
             continue
-        try:
-            _recover(context, checked_name(name))
-        except (RequestError, RecordUnreadable) as error:
-            log.error("a schedule in the bucket is left alone", schedule=name, reason=str(error))
+        with go_on(context, "a schedule in the bucket is left alone", schedule=name):
+            try:
+                _recover(context, checked_name(name))
+            except RequestError as error:
+                log.error("an object in the bucket is no schedule", name=name, reason=str(error))
 
 
 def _recover(context: Context, name: str) -> None:

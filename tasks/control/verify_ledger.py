@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from pipeline.deployment.broker import TICK, send_hint
-from pipeline.errors import ConflictError, LedgerUnavailable, RecordUnreadable, TesseraError, UnknownBatch
+from pipeline.errors import ConflictError, RecordUnreadable, UnknownBatch
 from pipeline.ledger.counts import Counts
 from pipeline.operations.purge import is_purged
 from pipeline.operations.resume import recover_batch, unknown_batches
@@ -25,6 +25,7 @@ from pipeline.records.end_marker import read_marker
 from pipeline.records.object_keys import BatchObjects
 from pipeline.states import BatchState, ImageState, is_final
 from tasks.control.generation import confirm
+from tasks.control.go_on import go_on
 from tasks.control.rebuild import end_of
 from tasks.control.reconcile import Reconciled, reconcile
 from tasks.control.reconcile_schedules import reconcile_schedules
@@ -70,10 +71,11 @@ def _suspects(context: Context, good_at: datetime | None) -> Iterator[str]:
     # A ledger that knows nothing was emptied: what had ended stays in the bucket alone until `tessera resume`.
     after = None if good_at is None else good_at - MARGIN
     for manifest in unknown_batches(context.ledger, context.artifacts, ended=after is not None):
-        recent = after is None or manifest.created_at >= after
-        if recent or end_of(context.artifacts, BatchObjects(manifest.id)) is None:
-            recover_batch(context.ledger, manifest)
-            seen.add(manifest.id)
+        with go_on(context, "batch could not be put back into the ledger", batch=manifest.id):
+            recent = after is None or manifest.created_at >= after
+            if recent or end_of(context.artifacts, BatchObjects(manifest.id)) is None:
+                recover_batch(context.ledger, manifest)
+                seen.add(manifest.id)
     seen |= _adopt_forgotten(context)
     for batch_id in context.ledger.batches.unfinished():
         if batch_id not in seen:
@@ -83,7 +85,9 @@ def _suspects(context: Context, good_at: datetime | None) -> Iterator[str]:
     def differs(one: tuple[str, BatchState, Counts] | str) -> str | None:
         if isinstance(one, str):  # damaged
             return one
-        return one[0] if _differs(context, *one) else None
+        with go_on(context, "end of a batch could not be compared with the bucket", batch=one[0]):
+            return one[0] if _differs(context, *one) else None
+        return one[0]
 
     for found in in_order(differs, context.ledger.batches.ended(), at_a_time=AT_A_TIME):
         if found is not None and found not in seen:
@@ -110,12 +114,13 @@ def _adopt_forgotten(context: Context) -> set[str]:
         if is_final(record.state) or seen.spec.incarnation != record.manifest.incarnation or not newer:
             continue
         log.warning("an attempt runs that the ledger has forgotten", batch=record.id, name=name)
-        try:
-            restart(context, record)
-        except ConflictError as error:
-            log.info("batch has moved on", batch=record.id, reason=str(error))
-        else:
-            adopted.add(record.id)
+        with go_on(context, "batch of an attempt that runs could not be rebuilt", batch=record.id):
+            try:
+                restart(context, record)
+            except ConflictError as error:
+                log.info("batch has moved on", batch=record.id, reason=str(error))
+            else:
+                adopted.add(record.id)
     return adopted
 
 
@@ -138,7 +143,7 @@ def _differs(context: Context, batch_id: str, state: BatchState, counts: Counts)
 
 def _reconciled(context: Context, batch_id: str) -> str:
     """What became of a batch. An error of one batch leaves the others alone; an outage ends it all."""
-    try:
+    with go_on(context, "batch could not be compared with the bucket", batch=batch_id):
         for _ in range(TRIES):
             try:
                 if (result := reconcile(context, batch_id)) is not Reconciled.BUSY:
@@ -146,13 +151,5 @@ def _reconciled(context: Context, batch_id: str) -> str:
             except ConflictError as error:
                 log.info("batch has moved on", batch=batch_id, reason=str(error))
             context.stopping.wait(PAUSE_S)
-    except LedgerUnavailable:
-        raise
-    except TesseraError as error:
-        context.artifacts.check()  # if S3 is away, it is away for all of them
-        log.error("batch could not be compared with the bucket", batch=batch_id, reason=str(error))
-        return "failed"
-    except Exception:  # our own program failed over one of them: the others, and the deployment, go on
-        log.exception("batch could not be compared with the bucket", batch=batch_id)
-        return "failed"
-    return Reconciled.BUSY.value
+        return Reconciled.BUSY.value
+    return "failed"

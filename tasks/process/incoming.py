@@ -13,7 +13,6 @@ import json
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Literal
 
 import structlog
@@ -36,6 +35,7 @@ from pipeline.ledger.dead_letters import DeadLetters, Malformed
 from pipeline.names import checked_batch_id
 from pipeline.records.schedules.schedule import checked_name
 from pipeline.schema import read_record
+from pipeline.stored import Moment
 from tasks.process.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -72,7 +72,7 @@ class _Part(BaseModel):
 class _Headers(_Part):
     task: str = Field(min_length=1, max_length=200)
     id: str = Field(min_length=1, max_length=200)
-    expires: datetime | None = None
+    expires: Moment | None = None
 
 
 class _Properties(_Part):

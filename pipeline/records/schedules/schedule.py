@@ -31,6 +31,7 @@ from pipeline.promptset.validate import fields_errors
 from pipeline.records.batch import PRIORITIES
 from pipeline.records.object_keys import ObjectKey, check_rows_key
 from pipeline.records.schedules.cron import checked_cron, next_after, zone
+from pipeline.stored import Moment
 
 SCHEMA_VERSION = 1
 
@@ -188,7 +189,7 @@ class Run(_Record):
     """A firing that somebody asked for by hand."""
 
     token: str
-    asked_at: datetime
+    asked_at: Moment
     everything: bool = Field(False, description="Also the rows that are not new.")
 
 
@@ -196,11 +197,11 @@ class Firing(_Record):
     """What became of one firing."""
 
     id: Id = Field(description="That of its batch, should it have one.")
-    fire_at: datetime = Field(description="When it was due, in UTC.")
+    fire_at: Moment = Field(description="When it was due, in UTC.")
     by_hand: bool = False
     outcome: FiringOutcome
     reason: str | None = Field(None, description="Why it was skipped, missed or failed.")
-    recorded_at: datetime
+    recorded_at: Moment
     rows: int = 0
     images: int = 0
     unchanged: int = Field(0, description="Rows that were left out because they are not new.")
@@ -229,10 +230,10 @@ class ScheduleRecord(_Record):
     declared: bool = Field(False, description="The deployment's settings say it; only they change it.")
     paused: bool = False
     revision: int = 1
-    created_at: datetime
-    updated_at: datetime
-    cursor: datetime = Field(description="Every firing up to here has been seen to.")
-    next_at: datetime | None = Field(None, description="The first firing after the cursor; None while it is paused.")
+    created_at: Moment
+    updated_at: Moment
+    cursor: Moment = Field(description="Every firing up to here has been seen to.")
+    next_at: Moment | None = Field(None, description="The first firing after the cursor; None while it is paused.")
     runs: tuple[Run, ...] = Field((), description="Asked for by hand and not seen to yet.")
     open: tuple[Id, ...] = Field((), description="Batches of it that were not finished when last looked at.")
     rows_key: ObjectKey | None = Field(None, description="Where the digests of the rows of the last firing lie.")
