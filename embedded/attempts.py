@@ -13,22 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.process.files import unfinished, write_private
 from pipeline.records.attempt import AttemptPhase, AttemptSpec
 from pipeline.schema import read_record
-from pipeline.stored import Moment
+from pipeline.stored import Moment, Record
 
 SCHEMA_VERSION = 1
 
 _SPEC, _STATUS, _DELETE = ".spec.json", ".status.json", ".delete"
 
 
-class AttemptStatus(BaseModel):
+class AttemptStatus(Record):
     """What the node knows of one attempt that it has started."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     schema_version: int = SCHEMA_VERSION
     uid: str

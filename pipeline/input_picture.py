@@ -7,7 +7,9 @@ from functools import partial
 from operator import eq
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from pipeline.stored import Record
 
 MAX_SIDE_PX = 16_384
 MAX_CONTROL_SCALE = 10.0
@@ -18,8 +20,8 @@ MAX_MODES = 64  # of a ControlNet-Union; there are ones of 6 and of 8
 MAX_EDGE_PX = 512  # by which a mask may grow, and over which it may fade
 
 
-class _Plain(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+class _Plain(Record):
+    model_config = ConfigDict(extra="forbid")
 
 
 class Fit(StrEnum):

@@ -8,9 +8,10 @@ from functools import partial
 from operator import eq, is_, not_
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from pipeline.input_picture import MAX_SIDE_PX, AdapterReference, Control, Fit, Inpainting, InputPicture
+from pipeline.stored import Record
 
 IS_NONE = partial(is_, None)  # asked of many fields of a million rows: no frame of Python's for each
 
@@ -21,8 +22,8 @@ WHOLE_SCHEDULE = (0.0, 1.0)
 CLIP_SKIP, MAX_CLIP_SKIP = 2, 12  # SDXL's own layer, and the layers of its smaller text encoder
 
 
-class _Plain(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+class _Plain(Record):
+    model_config = ConfigDict(extra="forbid")
 
 
 class LongPrompt(StrEnum):
@@ -185,7 +186,7 @@ class File(_Plain):
     strip_metadata: bool = Field(False, description="Nothing about the picture in the file; the sidecar keeps it.")
 
 
-class Picture(BaseModel):
+class Picture(Record):
     """All that decides a picture but its seed; rows and results share it."""
 
     prompt: str

@@ -20,13 +20,14 @@ from pydantic import BaseModel, RootModel, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from pipeline.errors import RecordForeign, RecordTooNew, RecordUnreadable
+from pipeline.stored import Record
 
 M = TypeVar("M", bound=BaseModel)
 
 _CODE = re.compile(r"[A-Z][A-Z0-9_]{0,39}")
 
 
-class Versioned(BaseModel):
+class Versioned(Record):
     """Something that is written by one process and read by another, perhaps of another version."""
 
     schema_version: int

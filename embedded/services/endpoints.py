@@ -11,11 +11,12 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from pipeline.errors import RecordUnreadable, ServiceError
 from pipeline.process.files import write_private
 from pipeline.schema import read_record
+from pipeline.stored import Record
 
 SCHEMA_VERSION = 1
 LOOPBACK = "127.0.0.1"
@@ -38,10 +39,10 @@ PORT_NAMES = (
 _PORTS = range(20_000, 32_000)
 
 
-class Endpoints(BaseModel):
+class Endpoints(Record):
     """Where the two services listen, and the credentials that they accept."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     schema_version: int = SCHEMA_VERSION
     redis_password: str

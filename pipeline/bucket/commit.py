@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from pipeline.bucket.artifacts import Artifacts, StoredObject, sha256
 from pipeline.bucket.imagefile import ImageFile, has_record, record_in
@@ -27,6 +27,7 @@ from pipeline.records.provenance import Provenance
 from pipeline.records.results import ImageFailure, ImageResult, is_result_of, result_of
 from pipeline.records.shards import ImageTask
 from pipeline.schema import read_record
+from pipeline.stored import Record
 
 log = structlog.get_logger(__name__)
 
@@ -186,10 +187,8 @@ def _same_image(one: ImageResult, other: ImageResult) -> bool:
     )
 
 
-class _RenderMetadata(BaseModel):
+class _RenderMetadata(Record):
     """How an image was made, as its object's metadata say it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     seconds: float
     provenance: Provenance

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.errors import RecordForeign, RequestError
@@ -15,6 +15,7 @@ from pipeline.names import Id, parsed_job_ref
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.usage import Usage
 from pipeline.schema import Versioned, read_record
+from pipeline.stored import AnyJson, Record
 
 SCHEMA_VERSION = 1
 
@@ -47,25 +48,21 @@ class TracePhase(StrEnum):
 WORK = frozenset({TracePhase.ENCODE, TracePhase.BEGIN, TracePhase.DENOISE, TracePhase.ENLARGE, TracePhase.DECODE})
 
 
-class _Plain(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
-
-
-class SpanRecord(_Plain):
+class SpanRecord(Record):
     """A piece of work on one track; `start_ns` and `end_ns` are of the machine's monotonic clock."""
 
     name: str
     track: str = RANK_TRACK
     start_ns: int
     end_ns: int
-    detail: dict[str, Any] = Field(default_factory=dict)
+    detail: dict[str, AnyJson] = Field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
         return (self.end_ns - self.start_ns) / 1e9
 
 
-class RankTrace(_Plain):
+class RankTrace(Record):
     """One rank."""
 
     rank: int
@@ -80,8 +77,6 @@ class RankTrace(_Plain):
 class Trace(Versioned):
     """One attempt of a job."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
-
     schema_version: int = SCHEMA_VERSION
     batch_id: Id
     job_index: int = Field(ge=0)
@@ -89,7 +84,7 @@ class Trace(Versioned):
     ranks: tuple[RankTrace, ...]
 
 
-class RankSummary(_Plain):
+class RankSummary(Record):
     """Where one rank's time went, in seconds of wall time.
 
     Attributes:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pipeline.checkpoints.header import read_header
 from pipeline.input_picture import ControlKind
+from pipeline.stored import Record
 
 # A T2I-Adapter for SDXL folds squares of 16 pixels into channels, one for SD 1.x squares of 8.
 FOLDED_PX = 16
@@ -18,10 +19,8 @@ _FIRST = "adapter.conv_in.weight"
 _MODES = "task_embedding"  # of a ControlNet-Union
 
 
-class ControlFile(BaseModel):
+class ControlFile(Record):
     """What is known of a file in diffusers' naming."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     kind: ControlKind
     modes: int | None = Field(

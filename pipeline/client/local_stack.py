@@ -17,8 +17,6 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.client.stack_environment import without_deployment
 from pipeline.client.standalone import ENGINE_MODULES, STANDALONE, stop_standalone
 from pipeline.errors import RecordUnreadable, RequestError, ServiceError
@@ -26,7 +24,7 @@ from pipeline.process import flock
 from pipeline.process.log_tail import log_tail
 from pipeline.process.private import UMASK, open_log, private_folder
 from pipeline.schema import read_record
-from pipeline.stored import Moment
+from pipeline.stored import Moment, Record
 
 SCHEMA_VERSION = 1
 
@@ -47,10 +45,8 @@ _KILL_S = 10.0
 _started: dict[int, subprocess.Popen[bytes]] = {}
 
 
-class StackState(BaseModel):
+class StackState(Record):
     """What a running supervisor tells about itself; the file holds credentials and is readable by its owner only."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     schema_version: int = SCHEMA_VERSION
     pid: int

@@ -5,19 +5,17 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.errors import RecordUnreadable
 from pipeline.process.files import write_private
 from pipeline.schema import read_record
-from pipeline.stored import Moment
+from pipeline.stored import Moment, Record
 
 SCHEMA_VERSION = 1
 
 _ABOUT = "waits.json"
 
 
-class WarmEngine(BaseModel):
+class WarmEngine(Record):
     """One that waits.
 
     Attributes:
@@ -27,8 +25,6 @@ class WarmEngine(BaseModel):
         since: when it began to wait.
         ends_after_s: from then on, unless it gets work.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     schema_version: int = SCHEMA_VERSION
     model: str | None

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pipeline.checkpoints.control_files import ControlFile
 from pipeline.deployment.recipes import ModelDefaults
 from pipeline.loras.bases import SDXL
+from pipeline.stored import Record
 
 
-class AllowedModel(BaseModel):
+class AllowedModel(Record):
     """What a client needs to know of a model that rows may name."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     revision: str
     native_px: int
@@ -32,10 +31,8 @@ def _unsaid(value: object) -> bool:
     return value is None
 
 
-class AllowedFile(BaseModel):
+class AllowedFile(Record):
     """What all files of allow-lists have."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     models: tuple[str, ...] = Field((), description="Model ids that it fits; none means all.")
     names: tuple[str, ...] = Field((), description="Those beside its id: aliases and its file's name.")

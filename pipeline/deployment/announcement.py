@@ -65,8 +65,6 @@ class Deployment(Versioned):
     Newer controllers may announce more, and older clients ignore it; what an older one does not say is the default.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
     schema_version: int = SCHEMA_VERSION
     version: str = Field(description="Version of the controller that announced it.")
     models: dict[str, AllowedModel]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from pipeline.picture import NormMode, Picture
+from pipeline.stored import Record
 
 MOST_WORK = 1.04  # as distri.ranks.patches has it, which stands alone; a test holds them together
 
@@ -18,11 +19,11 @@ class Exchange(StrEnum):
     RESIDUAL = "residual"  # as they are: layers wait, keys and values cross as what is new, in few bits
 
 
-class Displacement(BaseModel):
+class Displacement(Record):
     """Of a deployment, as its attempts record it and its results say it. Nothing of it counts in exact mode."""
 
     # extra="allow": what a newer version says in it stays, and so does the digest of an attempt.
-    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+    model_config = ConfigDict(extra="allow")
 
     resync: float | None = Field(
         None,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from pipeline.picture import MAX_STEPS, Scheduler
+from pipeline.stored import Record
 
 
 class Recipe(StrEnum):
@@ -19,10 +20,10 @@ class Recipe(StrEnum):
     LCM = "lcm"
 
 
-class ModelDefaults(BaseModel):
+class ModelDefaults(Record):
     """What rows get with a model or a LoRA where they say nothing; what is unset stays the deployment's."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid")
 
     steps: int | None = Field(None, ge=1, le=MAX_STEPS, description="Denoising steps.")
     guidance_scale: float | None = Field(None, ge=0, le=100, description="Up to 1 is off.")

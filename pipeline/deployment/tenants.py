@@ -16,7 +16,7 @@ EVERYBODY_ELSE = "*"
 class TenantLimits(BaseModel):
     """What one tenant may have at a time; None is as much as there is."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     running_jobs: int | None = Field(None, ge=1, description="Jobs that workers look after: its pods.")
     open_images: int | None = Field(None, ge=1, description="Images that are accepted and have no outcome yet.")

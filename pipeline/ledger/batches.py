@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 
 import redis
 import structlog
-from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import LedgerBehind, RecordUnreadable, StaleWrite, UnknownBatch
 from pipeline.ledger.assumed import NOTHING, Assumed
@@ -20,6 +19,7 @@ from pipeline.ledger.update import Updated, update
 from pipeline.records.batch import BatchRecord
 from pipeline.schema import read_record
 from pipeline.states import BatchState, ImageState, is_final
+from pipeline.stored import Record
 
 log = structlog.get_logger(__name__)
 
@@ -37,16 +37,12 @@ class Event:
     state: str
 
 
-class _OfTenant(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
-
+class _OfTenant(Record):
     tenant: str
 
 
-class _Tenant(BaseModel):
+class _Tenant(Record):
     """The tenant of a batch: all that is read of a record that a newer version may have written."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     manifest: _OfTenant
 

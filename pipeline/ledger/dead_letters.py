@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 
-from pydantic import ConfigDict
-
 from pipeline.ledger.store import Store
 from pipeline.schema import Versioned, read_record
 from pipeline.stored import Moment
@@ -30,8 +28,6 @@ class Malformed(StrEnum):
 
 class DeadLetter(Versioned):
     """One such message. `beginning` is how it began, as Python's `repr` shows bytes."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     schema_version: int = 1
     at: Moment

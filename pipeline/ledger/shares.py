@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic import ConfigDict
-
 from pipeline.ledger.store import Store
 from pipeline.schema import Versioned, read_record
 from pipeline.stored import Moment
@@ -13,8 +11,6 @@ SCHEMA_VERSION = 1
 
 class Share(Versioned):
     """What a link shows, and the SHA-256 of its secret."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     schema_version: int = SCHEMA_VERSION
     batch_id: str

@@ -11,8 +11,6 @@ import secrets
 from datetime import datetime
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.errors import BatchLost, RecordForeign, RecordTooNew, RecordUnreadable, RequestError, UnknownBatch
 from pipeline.ledger import Ledger
@@ -23,6 +21,7 @@ from pipeline.records.manifests import read_manifest
 from pipeline.records.object_keys import BatchObjects
 from pipeline.schema import read_record
 from pipeline.states import BatchState, is_final
+from pipeline.stored import Record
 from pipeline.version import installed_version
 
 
@@ -120,10 +119,8 @@ class Owner(StrEnum):
     ANOTHER_BATCH = "another_batch"  # of the same id, accepted since
 
 
-class _Staged(BaseModel):
+class _Staged(Record):
     """All that is read of a `batch.json` that is damaged, or that a later version wrote."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     staged: str
 

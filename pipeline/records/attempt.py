@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
+from pydantic import ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
 from pipeline.deployment.adapter_memory import adapter_pixels
 from pipeline.deployment.cost import tera_operations
@@ -27,6 +27,7 @@ from pipeline.picture import Picture
 from pipeline.records.object_keys import ObjectKey
 from pipeline.records.usage import Usage
 from pipeline.schema import OpenCode, Versioned, read_record
+from pipeline.stored import Record
 
 SCHEMA_VERSION = 1
 
@@ -46,7 +47,7 @@ class AttemptSpec(Versioned):
     """
 
     # extra="allow": what a newer version says in it goes on to the pod, and its digest stays what it was.
-    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+    model_config = ConfigDict(extra="allow")
 
     schema_version: int = SCHEMA_VERSION
     name: str = Field(description="Name of the Kubernetes Job; follows from incarnation, job and attempt.")
@@ -171,13 +172,11 @@ DISRUPTIONS = frozenset(
 NO_FAILURES = DISRUPTIONS | {Code.PAUSED, Code.SUCCEEDED}
 
 
-class PodReport(BaseModel):
+class PodReport(Record):
     """What a pod writes to its termination log when it ends, at most 4096 bytes of JSON.
 
     Read whatever its version: it only explains, and the bucket decides.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     schema_version: int = SCHEMA_VERSION
     code: Code

@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
 
 from pipeline.deployment.control_cost import MEGA
 from pipeline.deployment.cost import SDXL_NATIVE_PX, tera_operations
@@ -25,7 +25,7 @@ from pipeline.records.object_keys import ObjectKey, check_rows_key
 from pipeline.records.webhooks import Webhook
 from pipeline.schema import Versioned
 from pipeline.states import BATCH_MOVES, JOB_MOVES, BatchState, JobState
-from pipeline.stored import Moment
+from pipeline.stored import AnyJson, Moment, Record
 
 SCHEMA_VERSION = 1
 
@@ -37,7 +37,7 @@ PRIORITIES = range(10)  # 0 is served first
 
 class _Record(Versioned):
     # extra="allow" keeps what a newer version wrote through a read and a write of an older one
-    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+    model_config = ConfigDict(extra="allow")
 
     schema_version: int = SCHEMA_VERSION
 
@@ -98,11 +98,11 @@ class BatchManifest(_Record):
     seed: int
     staged: Token = Field(description="Token of the submission that was accepted: where its input.jsonl lies.")
     input_sha256: str = Field(description="Of input.jsonl: the same id with other rows is another batch.")
-    defaults: dict[str, Any] = Field(
+    defaults: dict[str, AnyJson] = Field(
         description="The defaults for all rows, as submitted; the staged rows have them already."
     )
     labels: Labels = Field(default_factory=dict, exclude_if=_empty, description="The user's, to find it by.")
-    overrides: dict[str, Any] = Field(
+    overrides: dict[str, AnyJson] = Field(
         default_factory=dict, exclude_if=_empty, description="What replaced the rows' own values, likewise."
     )
     unreached: dict[str, int] = Field(
@@ -123,7 +123,7 @@ class BatchManifest(_Record):
     purge: Purge | None = Field(None, description="The batch is being removed, or all but its images was.")
 
 
-class Pace(BaseModel):
+class Pace(Record):
     """How long the images of a batch are expected to take. Fixed before the batch is cut: cutting again gives the same.
 
     Attributes:
@@ -132,8 +132,6 @@ class Pace(BaseModel):
         faster: by model, how many times as fast as assumed (`pipeline.deployment.speed`).
         native_px: by model.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     job_seconds: float
     layout: Layout

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pipeline.errors import RecordTooNew, RecordUnreadable
 from pipeline.schema import Versioned, read_record
 from pipeline.states import BatchState
+from pipeline.stored import Record
 
 SCHEMA_VERSION = 1
 
 
-class FileDigest(BaseModel):
+class FileDigest(Record):
     """A file as it was written."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     sha256: str
     size_bytes: int
 
 
-class Vouched(BaseModel):
+class Vouched(Record):
     """What was true of a batch when its marker was written."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     images: int = Field(description="As accepted.")
     succeeded: int
@@ -42,8 +39,6 @@ class Vouched(BaseModel):
 
 class EndMarker(Versioned):
     """How a batch ended. `vouched` is None where an earlier version wrote it, or no job of the batch was ever made."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     schema_version: int = SCHEMA_VERSION
     state: BatchState

@@ -6,7 +6,7 @@ or has another token, is not the one that was there: Redis was emptied, or came 
 
 from __future__ import annotations
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from pipeline.schema import Versioned
 
@@ -17,8 +17,6 @@ SCHEMA_VERSION = 1
 
 class Generation(Versioned):
     """A state of a ledger."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     schema_version: int = SCHEMA_VERSION
     token: str = Field(description="Random; a new one whenever the ledger was in doubt.")

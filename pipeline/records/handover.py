@@ -10,20 +10,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.process.files import write_private
 from pipeline.schema import read_record
+from pipeline.stored import Record
 
 SCHEMA_VERSION = 1
 
 _HANDOVER = "handover.json"
 
 
-class Handover(BaseModel):
+class Handover(Record):
     """An attempt for an engine that waits: what a pod finds in its environment, and where its output goes."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     schema_version: int = SCHEMA_VERSION
     serial: int  # of the attempts of this engine, from 1; the first it found in its environment
@@ -34,10 +31,8 @@ class Handover(BaseModel):
     folder: Path
 
 
-class Waits(BaseModel):
+class Waits(Record):
     """A rank that has ended an attempt and waits for another."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     schema_version: int = SCHEMA_VERSION
     serial: int

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from pipeline.checkpoints.control_files import ControlFile
 from pipeline.schema import Versioned
@@ -20,8 +20,6 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 class ListedFiles(Versioned):
     """What is known of LoRAs, embeddings and control networks."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     schema_version: int = SCHEMA_VERSION
     bases: dict[Sha256, str] = Field(

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pipeline.deployment.displacement import UNSAID, Displacement
 from pipeline.deployment.layouts import Layout
 from pipeline.picture import Scheduler
+from pipeline.stored import Record
 
 
-class Provenance(BaseModel):
+class Provenance(Record):
     """How a picture was made: enough to make it again, and to say what differs if it comes out differently."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     model_revision: str
     layout: Layout

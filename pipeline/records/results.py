@@ -38,8 +38,6 @@ class FailureCode(OpenCode):
 
 
 class _Line(Versioned):
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
-
     schema_version: int = SCHEMA_VERSION
     custom_id: CustomId
     image_id: str
@@ -117,8 +115,6 @@ class ImageFailure(_Line):
 
 class RefusedLine(Versioned):
     """A line of errors.jsonl for a row that was left out under --skip-invalid."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     schema_version: int = SCHEMA_VERSION
     status: Literal["invalid"] = "invalid"

@@ -10,13 +10,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pipeline.names import image_id
 from pipeline.promptset.fields.row import ResolvedRow
 from pipeline.promptset.fields.values import MAX_IMAGES_PER_ROW
 from pipeline.records.object_keys import BatchObjects
 from pipeline.schema import read_lines
+from pipeline.stored import Record
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,8 @@ class ImageTask:
         return objects.image(self.row.row, self.number, self.row.file.format)
 
 
-class _StoredLine(BaseModel):
+class _StoredLine(Record):
     """A line of a shard file, as it is stored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     row: ResolvedRow
     start: int = Field(ge=0)

@@ -18,23 +18,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.deployment.announcement import Deployment
 from pipeline.process import flock
 from pipeline.process.files import write_private
 from pipeline.records.attempt import Code
 from pipeline.records.results import ImageOutcome, OutcomeLine
 from pipeline.schema import read_record
+from pipeline.stored import Record
 
 SCHEMA_VERSION = 1
 
 _UNFINISHED = ".new-"
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
-
+class _Message(Record):
     schema_version: int = SCHEMA_VERSION
 
 

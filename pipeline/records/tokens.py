@@ -32,7 +32,7 @@ class Scope(StrEnum):
 class TokenRecord(Versioned):
     """What is kept of a token. `tenant` is EVERY_TENANT for an operator's."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+    model_config = ConfigDict(extra="allow")
 
     schema_version: int = SCHEMA_VERSION
     id: str
@@ -80,8 +80,6 @@ def new_token(
 
 class SignIn(Versioned):
     """What is kept of a link that begins a session once: whose, and the SHA-256 of its secret."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     schema_version: int = SCHEMA_VERSION
     digest: str

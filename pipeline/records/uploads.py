@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from pipeline.names import Id
 from pipeline.schema import Versioned
@@ -18,8 +18,6 @@ _FILE_ID = re.compile(r"file-[0-9a-f]{24}")
 
 class UploadRecord(Versioned):
     """An uploaded file. What its user calls it is shown, and says how it is read; it is part of no key."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     schema_version: int = SCHEMA_VERSION
     id: str

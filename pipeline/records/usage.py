@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, StringConstraints
+from pydantic import Field, NonNegativeFloat, StringConstraints
+
+from pipeline.stored import Record
 
 
-class Usage(BaseModel):
+class Usage(Record):
     """What an attempt spent, as its leader measured it.
 
     `seconds` are the wall time of the leader by phase, `rank_seconds` that of all ranks together; the others are sums
     over the ranks, `peak_memory_bytes` the largest of any.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, allow_inf_nan=False)
 
     seconds: dict[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_ ]{0,31}$")], NonNegativeFloat] = Field(
         default_factory=dict, max_length=32

@@ -15,11 +15,11 @@ from enum import StrEnum
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from pipeline.names import Id
 from pipeline.schema import Versioned
-from pipeline.stored import Moment
+from pipeline.stored import Moment, Record
 
 SCHEMA_VERSION = 1
 MAX_URL_CHARACTERS = 2000
@@ -76,17 +76,15 @@ def shown_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}/…"
 
 
-class Webhook(BaseModel):
+class Webhook(Record):
     """A URL that is sent the events of a batch."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     url: WebhookUrl
     events: tuple[str, ...] = Field(EVENTS, description="Which events it is sent.")
 
 
 class _Record(Versioned):
-    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+    model_config = ConfigDict(extra="allow")
 
     schema_version: int = SCHEMA_VERSION
 
@@ -107,10 +105,8 @@ def endpoint_version(batch_id: str | None) -> int:
     return SCHEMA_VERSION if batch_id is None else _OF_ONE_BATCH
 
 
-class HandedOver(BaseModel):
+class HandedOver(Record):
     """Which events of a batch have become deliveries."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     of: str = Field("", description="The submission: its staged token.")
     accepted: bool = False

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pipeline.deployment.broker import (
     CANCEL,
@@ -35,7 +35,7 @@ from pipeline.ledger.dead_letters import DeadLetters, Malformed
 from pipeline.names import checked_batch_id
 from pipeline.records.schedules.schedule import checked_name
 from pipeline.schema import read_record
-from pipeline.stored import Moment
+from pipeline.stored import Moment, Record
 from tasks.process.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -65,22 +65,18 @@ class _Refused(Exception):
     found: str
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
-
-
-class _Headers(_Part):
+class _Headers(Record):
     task: str = Field(min_length=1, max_length=200)
     id: str = Field(min_length=1, max_length=200)
     expires: Moment | None = None
 
 
-class _Properties(_Part):
+class _Properties(Record):
     body_encoding: Literal["base64"]
     delivery_tag: str = Field(min_length=1, max_length=200)
 
 
-class _Envelope(_Part):
+class _Envelope(Record):
     body: str
     content_type: Literal["application/json"] = Field(alias="content-type")
     content_encoding: Literal["utf-8"] = Field(alias="content-encoding")

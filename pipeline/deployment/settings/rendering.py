@@ -22,7 +22,7 @@ from pipeline.picture import Enlargement, HighresAttention, NormMode, Syntax
 class RefinerSource(BaseModel):
     """The refiner of a model: a second network that takes over for the last share of the schedule."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     path: str = Field(description="As the pod sees it: a single file, or a folder of its diffusers pipeline.")
     revision: str = Field(description="Pinned revision; part of every image's provenance.", min_length=1)
@@ -40,7 +40,7 @@ class RefinerSource(BaseModel):
 class ModelSource(BaseModel):
     """A model of the allow-list: where its weights lie in the pod, and which revision they must be."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     path: str = Field(
         description="As the pod sees it: a single SDXL `.safetensors` file, or a folder of a diffusers SDXL pipeline."
@@ -80,7 +80,7 @@ class ModelSource(BaseModel):
 class AddedFile(BaseModel):
     """A file of an allow-list that is added to a model."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     path: str = Field(description="Safetensors file, as the pod sees it: beside the models, on the same volume.")
     sha256: str = Field(description="Of the file, checked before use.", pattern=r"^[0-9a-f]{64}$")

@@ -261,7 +261,7 @@ class Row(Options):
 class ResolvedRow(Versioned, Picture):
     """A row with everything decided: what a retry, another layout or a replay renders is what this says."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+    model_config = ConfigDict(extra="allow")
 
     schema_version: int = SCHEMA_VERSION
     row: int = Field(ge=0, lt=MAX_IMAGES_OF_BATCH, description="Position in the prompt set, from 0.")

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Field,
     StringConstraints,
@@ -31,7 +30,7 @@ from pipeline.promptset.validate import fields_errors
 from pipeline.records.batch import PRIORITIES
 from pipeline.records.object_keys import ObjectKey, check_rows_key
 from pipeline.records.schedules.cron import checked_cron, next_after, zone
-from pipeline.stored import Moment
+from pipeline.stored import Moment, Record
 
 SCHEMA_VERSION = 1
 
@@ -78,10 +77,10 @@ def _unset(options: Options) -> bool:
     return not options.model_fields_set
 
 
-class ScheduleSpec(BaseModel):
+class ScheduleSpec(Record):
     """What a schedule renders, and when."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid")
 
     cron: Annotated[str, AfterValidator(checked_cron)] = Field(
         description="Five fields: minute, hour, day of month, month, day of week; as Debian's cron reads them.",
@@ -178,9 +177,9 @@ def _problem(problem: Any) -> str:
     return f"{where}: {message}" if where else message
 
 
-class _Record(BaseModel):
+class _Record(Record):
     # extra="allow" keeps what a newer version wrote through a read and a write of an older one
-    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+    model_config = ConfigDict(extra="allow")
 
     schema_version: int = SCHEMA_VERSION
 
