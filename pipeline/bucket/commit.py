@@ -23,7 +23,7 @@ from pipeline.bucket.thumbnail import CONTENT_TYPE as THUMBNAIL_TYPE
 from pipeline.errors import RecordTooNew, RecordUnreadable
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.object_sizes import largest_image
-from pipeline.records.provenance import Provenance
+from pipeline.records.provenance import Provenance, RenderSeconds
 from pipeline.records.results import ImageFailure, ImageResult, is_result_of, result_of
 from pipeline.records.shards import ImageTask
 from pipeline.schema import read_record
@@ -190,7 +190,7 @@ def _same_image(one: ImageResult, other: ImageResult) -> bool:
 class _RenderMetadata(Record):
     """How an image was made, as its object's metadata say it."""
 
-    seconds: float
+    seconds: RenderSeconds
     provenance: Provenance
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from pipeline.deployment.displacement import UNSAID, Displacement
 from pipeline.deployment.layouts import Layout
 from pipeline.picture import Scheduler
 from pipeline.stored import Record
+
+# What encoding, denoising and decoding of an image took.
+RenderSeconds = Annotated[float, Field(ge=0)]
 
 
 class Provenance(Record):

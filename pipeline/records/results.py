@@ -13,7 +13,7 @@ from pipeline.picture import Picture, RenderDetails
 from pipeline.promptset.fields.values import MAX_IMAGES_PER_ROW, CustomId
 from pipeline.records.object_keys import BatchObjects, ObjectKey, batch_of_key
 from pipeline.records.object_sizes import largest_image
-from pipeline.records.provenance import Provenance
+from pipeline.records.provenance import Provenance, RenderSeconds
 from pipeline.records.shards import WINDOW_IMAGES, ImageTask
 from pipeline.schema import OpenCode, Versioned, read_each
 
@@ -55,10 +55,7 @@ class _Line(Versioned):
 
 
 class ImageResult(_Line, Picture):
-    """An image that is there, whose keys are those that follow from its batch, row and number.
-
-    `seconds` are those of its encoding, denoising and decoding.
-    """
+    """An image that is there, whose keys are those that follow from its batch, row and number."""
 
     status: Literal["succeeded"] = "succeeded"
     key: ObjectKey = Field(description="Relative to the deployment's prefix.")
@@ -66,7 +63,7 @@ class ImageResult(_Line, Picture):
     seed: int
     made: RenderDetails = RenderDetails()
     provenance: Provenance
-    seconds: float = Field(ge=0, allow_inf_nan=False)
+    seconds: RenderSeconds
     sha256: str = Field("", pattern="^([0-9a-f]{64})?$")
     size_bytes: int = Field(0, ge=0)
 

@@ -179,6 +179,21 @@ def test_a_file_without_a_record_is_ours_by_its_metadata_alone(artifacts: Artifa
     assert committed_result(artifacts, OBJECTS, task) == stands
 
 
+@pytest.mark.parametrize("seconds", ["-1", "NaN", "Infinity", "1e999", "null"])
+def test_an_object_whose_metadata_cannot_be_is_not_ours_and_the_image_replaces_it(
+    artifacts: Artifacts, seconds: str
+) -> None:
+    task = ImageTask(resolved_row(12, file=File(strip_metadata=True)), 0)
+    result = image_result(task)
+    made = f'{{"seconds": {seconds}, "provenance": {result.provenance.model_dump_json()}}}'
+    metadata = {"tessera-image": result.key, "tessera-made": made}
+    assert artifacts.put_new(result.key, file_of(result, 7).body, content_type="image/png", metadata=metadata)
+    assert committed_result(artifacts, OBJECTS, task) is None
+    stands = commit_image(artifacts, OBJECTS, result, file_of(result))
+    assert committed_result(artifacts, OBJECTS, task) == stands
+    assert sha256(artifacts.get(result.key) or b"") == stands.sha256
+
+
 @pytest.mark.parametrize(("kind", "suffix"), [("png", "png"), ("jpeg", "jpg"), ("webp", "webp")])
 def test_a_file_lies_under_its_formats_name_and_type(artifacts: Artifacts, kind: str, suffix: str) -> None:
     task = ImageTask(resolved_row(12, file=File(format=Format(kind))), 0)
