@@ -22,6 +22,8 @@ TESTS = "tests"
 LONGEST_FILE = 300
 # Where stored records are read: what is unreadable, foreign or too new becomes one error there.
 READERS = frozenset({"pipeline/schema.py"})
+# Where objects of the bucket are fetched and read in one step, so that one error says both.
+FETCHERS = frozenset({"pipeline/bucket/fetch.py"})
 _PRIVATE_WORDS = re.compile(r"_?(told|said|way|word|deal)(_.*)?")
 
 
@@ -30,6 +32,8 @@ _DRAWS = re.compile(r"(.*\.)?effect_noise|os\.urandom|random\.[a-z]\w*|(np|numpy
 _BEGINS = re.compile(r"(.*\.)?(default_rng|Random)")
 
 _READS = frozenset({"model_validate_json", "validate_json", "parse_raw"})
+_PARSES = frozenset({"read_record", "read_manifest", "read_marker", "parsed_shard", "parsed_outcomes"})
+_GETS = re.compile(r"(.*\.)?_?artifacts\.get")
 
 # Path from the root, line, message.
 Finding = tuple[str, int, str]
@@ -49,7 +53,7 @@ def findings(sources: Mapping[str, str]) -> list[Finding]:
     product = {path: source for path, source in sources.items() if not path.startswith(f"{TESTS}/")}
     trees = {path: ast.parse(source) for path, source in product.items()}
     tests = {path: ast.parse(source) for path, source in sources.items() if path not in product}
-    rules = (_private_words(trees), _readers(trees), _public_classes(trees), _chance(tests))
+    rules = (_private_words(trees), _readers(trees), _fetchers(trees), _public_classes(trees), _chance(tests))
     return [*_long_files(product), *(finding for rule in rules for finding in rule)]
 
 
@@ -76,6 +80,17 @@ def _readers(trees: Trees) -> Iterator[Finding]:
                 yield path, node.lineno, f"{node.attr} beside pipeline/schema.py, the one reader of records"
             elif isinstance(node, ast.Call) and _reads_loaded_json(node):
                 yield path, node.lineno, "json.loads beside pipeline/schema.py, the one reader of records"
+
+
+def _fetchers(trees: Trees) -> Iterator[Finding]:
+    """No function gets an object and reads it: what is too large would be another error than what is damaged."""
+    for path, tree in trees.items():
+        if path.partition("/")[0] not in CONTROL_SIDE or path in FETCHERS:
+            continue
+        for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+            calls = [ast.unparse(node.func) for node in ast.walk(function) if isinstance(node, ast.Call)]
+            if any(map(_GETS.fullmatch, calls)) and any(call in _PARSES for call in calls):
+                yield path, function.lineno, f"{function.name} gets and reads beside pipeline/bucket/fetch.py"
 
 
 def _reads_loaded_json(call: ast.Call) -> bool:

@@ -26,7 +26,7 @@ from pipeline.bucket.bodies import read_at_most, split_lines
 from pipeline.bucket.requirements import Requirement, clock, conditional_put, refuses_delete_objects, requirements
 from pipeline.bucket.s3 import ABSENT, CONFLICT, PRECONDITION_FAILED, Credentials, code_of, connect, translate_errors
 from pipeline.deployment.settings import Settings, without_credentials
-from pipeline.errors import ObjectGone, RequestError, StoreRefused, StoreUnavailable
+from pipeline.errors import ObjectGone, RecordUnreadable, RequestError, StoreRefused, StoreUnavailable
 from pipeline.records.object_sizes import RECORD_BYTES, largest
 
 if TYPE_CHECKING:
@@ -198,7 +198,10 @@ class Artifacts:
             return None if body is None else read_at_most(body, most_bytes, what=key)
 
     def get_tagged(self, key: str) -> TaggedObject | None:
-        """The object's bytes and its ETag, for `put_new(over=...)`; None if it is not there. Raises as `get`."""
+        """The object's bytes and its ETag, for `put_new(over=...)`; None if it is not there.
+
+        Of one that is larger than any of its kind, no bytes: it is read as what is damaged, and can be replaced.
+        """
         with self._errors():
             try:
                 found = self._client.get_object(Bucket=self.bucket, Key=self._prefix + key)
@@ -206,7 +209,11 @@ class Artifacts:
                 if code_of(error) in ABSENT:
                     return None
                 raise
-            return TaggedObject(read_at_most(found["Body"], largest(key), what=key), found["ETag"])
+            try:
+                return TaggedObject(read_at_most(found["Body"], largest(key), what=key), found["ETag"])
+            except RecordUnreadable as error:
+                log.warning("an object is too large to be read", reason=str(error))
+                return TaggedObject(b"", found["ETag"])
 
     def copy_to(self, key: str, file: IO[bytes], most_bytes: int | None = None) -> str | None:
         """Write an object to a file as it comes; returns its SHA-256, or None if it is not there.

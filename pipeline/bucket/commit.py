@@ -18,6 +18,7 @@ import structlog
 from pydantic import BaseModel
 
 from pipeline.bucket.artifacts import Artifacts, StoredObject, sha256
+from pipeline.bucket.fetch import fetch
 from pipeline.bucket.imagefile import ImageFile, has_record, record_in
 from pipeline.bucket.thumbnail import CONTENT_TYPE as THUMBNAIL_TYPE
 from pipeline.errors import RecordTooNew, RecordUnreadable
@@ -154,11 +155,10 @@ def _find_result(
 def _stored(kind: type[M], artifacts: Artifacts, key: str) -> M | None:
     """The record under a key; None, after a warning if it is there, if it cannot be read."""
     try:
-        body = artifacts.get(key)
-    except RecordUnreadable as error:  # it is too large to be one
+        return fetch(kind, artifacts, key)
+    except RecordUnreadable as error:
         log.warning("a stored record is passed over", reason=str(error))
         return None
-    return None if body is None else _read_or_warn(kind, body, key)
 
 
 def _read_or_warn(kind: type[M], body: bytes | str, what: str) -> M | None:

@@ -13,6 +13,7 @@ import structlog
 
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.commit import committed_failure, committed_result
+from pipeline.bucket.fetch import fetch_lines
 from pipeline.bucket.sizes import listed_sizes
 from pipeline.errors import RecordUnreadable
 from pipeline.process.parallel import in_order
@@ -60,11 +61,11 @@ def reported_outcomes(artifacts: Artifacts, objects: BatchObjects, job: int) -> 
     """What the fragment of a job says; a line that cannot be read says nothing. Raises StoreUnavailable."""
     key = objects.fragment(job)
     outcomes: dict[int, ImageOutcome] = {}
-    body = artifacts.get(key)
-    if body is None:
+    found = fetch_lines(artifacts, key)
+    if found is None:
         return Reported({}, whole=False)
     lines = 0
-    for number, line in enumerate(body.splitlines(), 1):
+    for number, line in enumerate(found, 1):
         if not line.strip():
             continue
         lines += 1

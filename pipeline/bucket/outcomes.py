@@ -9,11 +9,12 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from pipeline.bucket.artifacts import Artifacts, sha256
+from pipeline.bucket.fetch import fetch
 from pipeline.errors import RecordForeign, RecordUnreadable, StoreUnavailable
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.object_sizes import THUMBNAIL_BYTES
 from pipeline.records.results import ImageFailure, ImageResult, parsed_outcomes
-from pipeline.schema import read_each, read_record
+from pipeline.schema import read_each
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -77,8 +78,7 @@ def failures_in(lines: Iterable[bytes], what: str, on_unreadable: OnUnreadable =
 
 def _record(kind: type[M], artifacts: Artifacts, key: str, on_unreadable: OnUnreadable) -> Iterator[M]:
     try:
-        body = artifacts.get(key)
-        record = None if body is None else read_record(kind, body, what=key)
+        record = fetch(kind, artifacts, key)
     except RecordUnreadable as error:
         _refuse(error, on_unreadable)
     else:

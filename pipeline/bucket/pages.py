@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Iterator
 
 from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.fetch import fetch
 from pipeline.errors import RecordUnreadable
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import ImageResult
-from pipeline.schema import read_record
 
 
 def results_from(artifacts: Artifacts, objects: BatchObjects, row: int, number: int) -> Iterator[ImageResult]:
@@ -23,11 +23,13 @@ def results_from(artifacts: Artifacts, objects: BatchObjects, row: int, number: 
         if len(list(group)) < 2:  # a sidecar is written before its image, so it alone proves nothing
             continue
         key = f"{stem}.json"
-        if (body := artifacts.get(key)) is None:
-            continue
         try:
-            result = read_record(ImageResult, body, what=key)
+            result = fetch(ImageResult, artifacts, key)
         except RecordUnreadable:
             continue
-        if result.batch_id == objects.batch_id and key == objects.sidecar(result.row, result.number):
+        if (
+            result is not None
+            and result.batch_id == objects.batch_id
+            and key == objects.sidecar(result.row, result.number)
+        ):
             yield result

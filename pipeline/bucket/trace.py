@@ -10,11 +10,12 @@ from typing import Any
 from pydantic import Field
 
 from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.fetch import fetch
 from pipeline.errors import RecordForeign, RequestError
 from pipeline.names import Id, parsed_job_ref
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.usage import Usage
-from pipeline.schema import Versioned, read_record
+from pipeline.schema import Versioned
 from pipeline.stored import AnyJson, Record
 
 SCHEMA_VERSION = 1
@@ -139,14 +140,13 @@ def find_trace(artifacts: Artifacts, job: str, attempt: int | None) -> Trace:
     found = (re.fullmatch(r"([0-9]{1,9})\.json", key[len(own) :]) for key in artifacts.list(own))
     numbers = sorted(int(one[1]) for one in found if one)
     number = attempt if attempt is not None else next(reversed(numbers), 0)
-    body = artifacts.get(objects.trace(index, number)) if number in numbers else None
-    if body is None:
+    trace = fetch(Trace, artifacts, objects.trace(index, number)) if number in numbers else None
+    if trace is None:
         left = f"there are attempts {', '.join(map(str, numbers))}" if numbers else "none of its attempts left one"
         raise RequestError(
             f"no trace of {job}{f', attempt {attempt}' if attempt is not None else ''}: {left}; a pod writes it at its "
             "end, unless it was killed"
         )
-    trace = read_record(Trace, body, what=objects.trace(index, number))
     if (trace.batch_id, trace.job_index, trace.attempt) != (batch_id, index, number):
         raise RecordForeign(objects.trace(index, number), "the trace of another attempt", f"that of {job}, {number}")
     return trace

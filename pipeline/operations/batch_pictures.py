@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.fetch import fetch_manifest
 from pipeline.bucket.outcomes import results
 from pipeline.errors import RecordUnreadable, RequestError
 from pipeline.inputs.gathered import InputPictures
@@ -15,7 +16,6 @@ from pipeline.inputs.plain import MAX_BYTES
 from pipeline.inputs.reference import OfBatch, OfInput
 from pipeline.names import checked_batch_id
 from pipeline.operations.uploads import get_picture
-from pipeline.records.manifests import read_manifest
 from pipeline.records.object_keys import BatchObjects
 
 
@@ -88,10 +88,8 @@ class BatchPictures:
 
     def _check(self, batch_id: str) -> None:
         """Raise RequestError if there is no such batch of this tenant."""
-        objects = BatchObjects(checked_batch_id(batch_id))
-        body = self._artifacts.get(objects.manifest)
         try:
-            manifest = None if body is None else read_manifest(body, batch_id)
+            manifest = fetch_manifest(self._artifacts, checked_batch_id(batch_id))
         except RecordUnreadable as error:
             raise RequestError(f"batch {batch_id!r}: {error}") from error
         if manifest is None or manifest.tenant != self._tenant:

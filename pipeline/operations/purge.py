@@ -8,10 +8,12 @@ submission under its id brings back half of it.
 from __future__ import annotations
 
 import secrets
+from contextlib import suppress
 from datetime import datetime
 from enum import StrEnum
 
 from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.fetch import fetch, fetch_manifest
 from pipeline.errors import BatchLost, RecordForeign, RecordTooNew, RecordUnreadable, RequestError, UnknownBatch
 from pipeline.ledger import Ledger
 from pipeline.ledger.update import update
@@ -19,7 +21,6 @@ from pipeline.names import checked_batch_id
 from pipeline.records.batch import PRIORITIES, BatchManifest, BatchRecord, Purge, changed
 from pipeline.records.manifests import read_manifest
 from pipeline.records.object_keys import BatchObjects
-from pipeline.schema import read_record
 from pipeline.states import BatchState, is_final
 from pipeline.stored import Record
 from pipeline.version import installed_version
@@ -128,20 +129,17 @@ class _Staged(Record):
 def mark_purged(artifacts: Artifacts, manifest: BatchManifest) -> Owner:
     """Mark the batch as purged in `batch.json`, if that is its own; one that cannot be read is written anew."""
     key = BatchObjects(manifest.id).manifest
-    body = artifacts.get(key)
-    if body is None:
-        return Owner.NOBODY
     there: BatchManifest | None = None
+    staged: str | None = None  # nobody can take it for this batch, or for a batch at all
     try:
-        there = read_manifest(body, manifest.id)
-        staged: str | None = there.staged
+        if (there := fetch_manifest(artifacts, manifest.id)) is None:
+            return Owner.NOBODY
+        staged = there.staged
     except RecordForeign:
-        staged = None  # nobody can take it for this batch
+        pass
     except RecordUnreadable:
-        try:
-            staged = read_record(_Staged, body, what=key).staged
-        except RecordUnreadable:
-            staged = None  # nobody can take it for a batch
+        with suppress(RecordUnreadable):
+            staged = known.staged if (known := fetch(_Staged, artifacts, key)) is not None else None
     if staged not in (None, manifest.staged):
         return Owner.ANOTHER_BATCH
     if there is None or there.purge is not manifest.purge:
@@ -152,18 +150,15 @@ def mark_purged(artifacts: Artifacts, manifest: BatchManifest) -> Owner:
 
 def is_purged(artifacts: Artifacts, batch_id: str) -> bool:
     """Whether the bucket only has the rest of a purged batch under this id. Raises RequestError."""
-    key = BatchObjects(checked_batch_id(batch_id)).manifest
-    body = artifacts.get(key)
-    return body is not None and read_manifest(body, batch_id).purge is not None
+    manifest = fetch_manifest(artifacts, checked_batch_id(batch_id))
+    return manifest is not None and manifest.purge is not None
 
 
 def _restore_record(ledger: Ledger, artifacts: Artifacts, batch_id: str) -> BatchRecord:
     """Put a purged batch back into the ledger, so that what is left of it in the bucket can be removed."""
-    key = BatchObjects(checked_batch_id(batch_id)).manifest
-    body = artifacts.get(key)
-    if body is None:
+    manifest = fetch_manifest(artifacts, checked_batch_id(batch_id))
+    if manifest is None:
         raise UnknownBatch(batch_id)
-    manifest = read_manifest(body, batch_id)
     if manifest.purge is None:
         raise BatchLost(batch_id)
     again = manifest.model_copy(update={"incarnation": secrets.token_hex(4)})

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 import structlog
 
 from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.fetch import fetch_manifest
 from pipeline.errors import RecordTooNew, RecordUnreadable, UnknownBatch
 from pipeline.ledger import Ledger
 from pipeline.process.parallel import in_order
 from pipeline.records.batch import BatchRecord, Repair, changed
-from pipeline.records.manifests import read_manifest
 from pipeline.records.object_keys import MARKERS, BatchObjects
 from pipeline.states import BatchState, is_final
 
@@ -43,10 +43,9 @@ def request_repair(ledger: Ledger, artifacts: Artifacts, batch_id: str, repair: 
         # Whoever of the controller looks at it writes it again from the bucket.
         log.warning("the record of the batch is damaged", batch=batch_id, reason=str(error))
     except UnknownBatch:
-        key = BatchObjects(batch_id).manifest
-        if (body := artifacts.get(key)) is None:
+        if (accepted := fetch_manifest(artifacts, batch_id)) is None:
             raise
-        manifest = read_manifest(body, batch_id).model_copy(update={"incarnation": secrets.token_hex(4)})
+        manifest = accepted.model_copy(update={"incarnation": secrets.token_hex(4)})
         purged = manifest.purge is not None
         state = BatchState.CANCELLED if purged else BatchState.VALIDATING
         ledger.batches.create(

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 import structlog
 
 from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.fetch import fetch_manifest
 from pipeline.errors import BatchLost, RecordUnreadable, RequestError
 from pipeline.ledger import Ledger
 from pipeline.names import checked_batch_id
 from pipeline.records.batch import BatchManifest, BatchRecord
-from pipeline.records.manifests import read_manifest
 from pipeline.records.object_keys import BATCHES, MARKERS, BatchObjects
 
 log = structlog.get_logger(__name__)
@@ -33,17 +33,13 @@ def unknown_batches(ledger: Ledger, artifacts: Artifacts, *, ended: bool) -> Ite
     A `batch.json` that cannot be read is left alone, with a line in the log.
     """
     for batch_id in _unknown(ledger, artifacts.folders(BATCHES)):
-        objects = BatchObjects(batch_id)
-        body = artifacts.get(objects.manifest)
-        if body is None:
-            continue  # staged, not accepted
         try:
-            manifest = read_manifest(body, batch_id)
+            manifest = fetch_manifest(artifacts, batch_id)
         except RecordUnreadable as error:
             log.error("a batch.json is left alone", batch=batch_id, reason=str(error))
             continue
-        if manifest.purge is not None:
-            continue
+        if manifest is None or manifest.purge is not None:
+            continue  # staged and not accepted, or what is left of a purged one
         if ended or not has_ended(artifacts, batch_id):
             yield manifest
 
@@ -76,7 +72,6 @@ def check_lost(artifacts: Artifacts, batch_id: str) -> None:
         checked_batch_id(batch_id)
     except RequestError:
         return
-    key = BatchObjects(batch_id).manifest
-    body = artifacts.get(key)
-    if body is not None and read_manifest(body, batch_id).purge is None:
+    manifest = fetch_manifest(artifacts, batch_id)
+    if manifest is not None and manifest.purge is None:
         raise BatchLost(batch_id)

@@ -13,6 +13,7 @@ from typing import Protocol
 import structlog
 
 from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.fetch import fetch_manifest
 from pipeline.deployment.announcement import Deployment
 from pipeline.deployment.tenants import limits_of
 from pipeline.errors import (
@@ -43,7 +44,6 @@ from pipeline.promptset.formats.source import Prompts, folders_of
 from pipeline.promptset.validate import Validation, resolved_rows
 from pipeline.records.batch import PRIORITIES, BatchManifest, BatchRecord, BatchRequest, Origin
 from pipeline.records.labels import checked_labels
-from pipeline.records.manifests import read_manifest
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import RefusedLine
 from pipeline.records.webhooks import Webhook
@@ -259,11 +259,9 @@ def _checked(submission: Submission) -> str | None:
 
 
 def _accepted_before(artifacts: Artifacts, manifest: BatchManifest) -> BatchManifest | None:
-    key = BatchObjects(manifest.id).manifest
-    body = artifacts.get(key)
-    if body is None:
+    before = fetch_manifest(artifacts, manifest.id)
+    if before is None:
         return None
-    before = read_manifest(body, manifest.id)
     if before.purge is not None:
         raise RequestError(
             f"batch id {manifest.id!r} is of a batch that is being purged, or whose images were kept when it was; "

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import IO
 
 from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.fetch import fetch
 from pipeline.errors import RequestError, UnknownFile
 from pipeline.inputs.plain import MAX_BYTES
 from pipeline.promptset.formats.source import suffixes
@@ -17,7 +18,6 @@ from pipeline.records.uploads import (
     upload_record_key,
     upload_records,
 )
-from pipeline.schema import read_record
 
 PICTURE = "picture"  # the purpose of a file that rows begin with
 _NAME_CHARACTERS = 255
@@ -51,10 +51,10 @@ def put_upload(
 def get_upload(artifacts: Artifacts, tenant: str, file_id: str) -> UploadRecord:
     """The record of an upload of this tenant. Raises UnknownFile."""
     key = upload_record_key(tenant, file_id)
-    body = artifacts.get(key) if is_file_id(file_id) else None
-    if body is None:
+    record = fetch(UploadRecord, artifacts, key) if is_file_id(file_id) else None
+    if record is None:
         raise UnknownFile(file_id)
-    return read_record(UploadRecord, body, what=key)
+    return record
 
 
 def get_picture(artifacts: Artifacts, tenant: str, file_id: str) -> tuple[bytes, str]:
@@ -69,8 +69,8 @@ def get_picture(artifacts: Artifacts, tenant: str, file_id: str) -> tuple[bytes,
 def list_uploads(artifacts: Artifacts, tenant: str) -> Iterator[UploadRecord]:
     """The uploads of a tenant, by id."""
     for key in artifacts.list(upload_records(tenant)):
-        if (body := artifacts.get(key)) is not None:
-            yield read_record(UploadRecord, body, what=key)
+        if (record := fetch(UploadRecord, artifacts, key)) is not None:
+            yield record
 
 
 def remove_upload(artifacts: Artifacts, tenant: str, file_id: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.fetch import fetch_manifest, fetch_marker
 from pipeline.errors import RecordTooNew, RecordUnreadable, UnknownBatch
 from pipeline.ledger import Ledger
 from pipeline.names import checked_batch_id
@@ -20,8 +21,7 @@ from pipeline.operations.verify_results import has_input, wrong_results
 from pipeline.process.parallel import in_order
 from pipeline.records.batch import BatchManifest, BatchRecord
 from pipeline.records.coverage import Coverage
-from pipeline.records.end_marker import EndMarker, Vouched, read_marker
-from pipeline.records.manifests import read_manifest
+from pipeline.records.end_marker import EndMarker, Vouched
 from pipeline.records.object_keys import MARKERS, BatchObjects
 from pipeline.states import BatchState, ImageState, is_final
 
@@ -140,17 +140,16 @@ class _Look:
 
     def _manifest(self) -> BatchManifest | None:
         """The batch as it was accepted, from Redis if the bucket has lost only that; None if there is no batch."""
-        body = self.artifacts.get(self.objects.manifest)
-        if body is not None:
-            try:
-                return read_manifest(body, self.objects.batch_id)
-            except RecordTooNew:
+        try:
+            if (manifest := fetch_manifest(self.artifacts, self.objects.batch_id)) is not None:
+                return manifest
+        except RecordTooNew:
+            raise
+        except RecordUnreadable:
+            if self.record is None or self.record.manifest.purge is not None:
                 raise
-            except RecordUnreadable:
-                if self.record is None or self.record.manifest.purge is not None:
-                    raise
-                self.add(DiscrepancyKind.MANIFEST_GONE, self.objects.manifest)
-                return self.record.manifest
+            self.add(DiscrepancyKind.MANIFEST_GONE, self.objects.manifest)
+            return self.record.manifest
         if self.record is None and not self.damaged:
             raise UnknownBatch(self.objects.batch_id)
         if self.record is not None and self.record.manifest.purge is not None:
@@ -167,10 +166,10 @@ class _Look:
     def _markers(self) -> None:
         for state in MARKERS:
             key = self.objects.marker(state)
-            if (body := self.artifacts.get(key)) is not None:
+            if (marker := fetch_marker(self.artifacts, self.objects, state)) is not None:
                 if self.marker is not None:
                     self.add(DiscrepancyKind.MARKER_DIFFERS, key)
-                self.marker = read_marker(body, state, what=key)
+                self.marker = marker
                 if self.marker.damaged:
                     self.add(DiscrepancyKind.MARKER_DIFFERS, key)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.bucket.artifacts import Artifacts, sha256
+from pipeline.bucket.fetch import fetch, fetch_lines, fetch_shard
 from pipeline.bucket.sizes import sizes_there
 from pipeline.errors import RecordTooNew, RecordUnreadable
 from pipeline.ledger import Ledger
@@ -14,8 +15,7 @@ from pipeline.operations.discrepancies import DiscrepancyKind
 from pipeline.records.batch import BatchRecord, JobRecord
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import FailureCode, ImageOutcome, ImageResult, parsed_outcomes
-from pipeline.records.shards import ImageTask, images_of, parsed_shard
-from pipeline.schema import read_record
+from pipeline.records.shards import ImageTask
 from pipeline.states import ImageState, is_final
 
 
@@ -90,10 +90,9 @@ class JobCheck:
 
     def _tasks(self, index: int, seen: JobSeen) -> list[ImageTask] | None:
         key = self.objects.shard(index)
-        body = self.artifacts.get(key)
         try:
-            if body is not None:
-                return images_of(parsed_shard(body, key))
+            if (tasks := fetch_shard(self.artifacts, key)) is not None:
+                return tasks
         except RecordTooNew:
             seen.add(DiscrepancyKind.UNREADABLE, key)
             return None
@@ -105,10 +104,10 @@ class JobCheck:
     def _reported(self, index: int, tasks: Sequence[ImageTask] | None, seen: JobSeen) -> dict[int, ImageOutcome]:
         """What the fragment says of the job's own images; the first outcome of each."""
         key = self.objects.fragment(index)
-        body = self.artifacts.get(key)
+        lines = fetch_lines(self.artifacts, key)
         own = {task.index for task in tasks} if tasks is not None else None
         outcomes: dict[int, ImageOutcome] = {}
-        for line in (body or b"").splitlines():  # one that is gone is found by what it lacks
+        for line in lines or ():  # one that is gone is found by what it lacks
             try:
                 [outcome] = parsed_outcomes([line], key, self.objects)
             except RecordTooNew:
@@ -120,7 +119,7 @@ class JobCheck:
                     seen.add(DiscrepancyKind.FRAGMENT_DIFFERS, key)
                 else:
                     outcomes[outcome.index] = outcome
-        if body is None:
+        if lines is None:
             seen.add(DiscrepancyKind.FRAGMENT_DIFFERS, key)
         return outcomes
 
@@ -145,8 +144,7 @@ class JobCheck:
         seen.files += 1
         sidecar = self.objects.sidecar(result.row, result.number)
         try:
-            text = self.artifacts.get(sidecar)
-            known = read_record(ImageResult, text, what=sidecar) if text is not None else None
+            known = fetch(ImageResult, self.artifacts, sidecar)
         except RecordUnreadable:
             known = None
         if known is None or known.sha256 != result.sha256:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from pipeline.bucket.fetch import fetch, fetch_manifest
 from pipeline.client.batch import Batch
 from pipeline.errors import BatchLost, RecordUnreadable, UnknownBatch, UnknownSchedule
 from pipeline.names import ID, parsed_image_id
 from pipeline.operations.status import BatchStatus, batch_status
 from pipeline.records.batch import BatchManifest
-from pipeline.records.manifests import read_manifest
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import ImageResult
 from pipeline.records.schedules.schedule import ScheduleRecord, checked_name
-from pipeline.schema import read_record
 from pipeline.service.access import Caller
 from pipeline.service.context import Service
 from pipeline.service.refusals import NotFound
@@ -51,10 +50,9 @@ def own_status(service: Service, caller: Caller, batch_id: str) -> BatchStatus:
 def image_result(service: Service, batch_id: str, image_id: str) -> ImageResult:
     """What is on record of an image of a batch that may be seen. Raises NotFound, RecordUnreadable."""
     key = BatchObjects(batch_id).sidecar(*parsed_image_id(image_id))
-    body = service.artifacts.get(key)
-    if body is None:
+    result = fetch(ImageResult, service.artifacts, key)
+    if result is None:
         raise NotFound(f"image {image_id[:40]!r} of batch {batch_id!r} is not there, or not yet")
-    result = read_record(ImageResult, body, what=key)
     if result.batch_id != batch_id or result.image_id != image_id:
         raise RecordUnreadable(key, "the sidecar of another image", "that of this one")
     return result
@@ -69,9 +67,7 @@ def own_schedule(service: Service, caller: Caller, name: str) -> ScheduleRecord:
 
 
 def _manifest(service: Service, batch_id: str) -> BatchManifest | None:
-    key = BatchObjects(batch_id).manifest
-    body = service.artifacts.get(key)
-    return None if body is None else read_manifest(body, batch_id)
+    return fetch_manifest(service.artifacts, batch_id)
 
 
 def _check_lost(service: Service, caller: Caller, batch_id: str) -> None:

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 import structlog
 
 from pipeline.bucket.artifacts import PROBES, Artifacts
+from pipeline.bucket.fetch import fetch_manifest
 from pipeline.errors import RecordUnreadable
-from pipeline.records.manifests import read_manifest
 from pipeline.records.object_keys import BATCHES, BatchObjects
 
 log = structlog.get_logger(__name__)
@@ -36,17 +36,17 @@ def clean_staged(artifacts: Artifacts, now: datetime) -> None:
 
 def _accepted_tokens(artifacts: Artifacts, objects: BatchObjects) -> set[str] | None:
     """The token that `batch.json` names, empty if none was accepted; None if nobody can say."""
-    body = artifacts.get(objects.manifest)
-    if body is None:
-        if artifacts.head(objects.plan) is None and artifacts.head(objects.shard(0)) is None:
-            return set()
-        log.error("staged rows kept, batch.json is gone and the batch was cut into jobs", batch=objects.batch_id)
-        return None
     try:
-        return {read_manifest(body, objects.batch_id).staged}
+        manifest = fetch_manifest(artifacts, objects.batch_id)
     except RecordUnreadable as error:
         log.error("staged rows kept, batch.json cannot be read", batch=objects.batch_id, reason=str(error))
         return None
+    if manifest is not None:
+        return {manifest.staged}
+    if artifacts.head(objects.plan) is None and artifacts.head(objects.shard(0)) is None:
+        return set()
+    log.error("staged rows kept, batch.json is gone and the batch was cut into jobs", batch=objects.batch_id)
+    return None
 
 
 def _token(objects: BatchObjects, key: str) -> str:

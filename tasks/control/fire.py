@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from pipeline.bucket.fetch import fetch_manifest
 from pipeline.deployment.broker import EXPAND, FIRE, TICK, send_hint
 from pipeline.deployment.tenants import check_prompt_bucket
 from pipeline.errors import (
@@ -34,8 +35,6 @@ from pipeline.operations.submit import Submission, accept
 from pipeline.promptset.fields.row import derived_seed
 from pipeline.promptset.formats.lines import ReadOptions
 from pipeline.records.batch import BatchManifest, Origin
-from pipeline.records.manifests import read_manifest
-from pipeline.records.object_keys import BatchObjects
 from pipeline.records.schedules.due import Turn, next_turn
 from pipeline.records.schedules.schedule import (
     Firing,
@@ -195,16 +194,14 @@ def _check_readable(context: Context, url: str) -> None:
 
 def _accepted_before(context: Context, turn: Turn) -> BatchManifest | None:
     """The batch of this firing if it was accepted before. Raises BatchExists if its id is taken by another."""
-    key = BatchObjects(turn.id).manifest
-    body = context.artifacts.get(key)
-    if body is None:
-        return None
     try:
-        manifest = read_manifest(body, turn.id)
+        manifest = fetch_manifest(context.artifacts, turn.id)
     except RecordTooNew:
         raise
     except RecordUnreadable as error:
         raise RequestError(str(error)) from error  # otherwise it would repeat at every tick
+    if manifest is None:
+        return None
     if manifest.origin is None or manifest.origin.schedule != turn.schedule:
         raise BatchExists(f"batch {turn.id!r} exists and is not of schedule {turn.schedule!r}; this firing is left out")
     return manifest

@@ -34,7 +34,7 @@ def check_ledger(context: Context) -> bool:
     if standing is None:
         try:
             _compare(context)
-        except RecordUnreadable as error:  # too new, or too large to be ours
+        except RecordUnreadable as error:  # too new
             log.warning("the ledger is not compared with the bucket", reason=str(error))
         except StoreUnavailable as error:
             log.warning("the ledger is compared with the bucket later", reason=str(error))

@@ -14,6 +14,7 @@ from datetime import timedelta
 import structlog
 
 from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.fetch import fetch_lines
 from pipeline.deployment.broker import CANCEL, send_hint
 from pipeline.errors import RecordUnreadable
 from pipeline.operations.purge import Owner, mark_purged, request_purge
@@ -119,7 +120,7 @@ def _named(artifacts: Artifacts, record: BatchRecord) -> Iterator[str]:
     objects = BatchObjects(record.id)
     for index in range(record.jobs or 0):
         yield objects.fragment(index)
-        for line in (artifacts.get(objects.shard(index)) or b"").splitlines():
+        for line in fetch_lines(artifacts, objects.shard(index)) or ():
             try:
                 tasks = images_of(parsed_shard(line))
             except RecordUnreadable:

@@ -14,6 +14,7 @@ import structlog
 
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.commit import commit_failure
+from pipeline.bucket.fetch import fetch_marker, fetch_outcomes
 from pipeline.bucket.job_outcomes import known_outcomes
 from pipeline.bucket.sizes import sizes_there
 from pipeline.errors import RecordTooNew, RecordUnreadable, StaleWrite
@@ -21,9 +22,9 @@ from pipeline.ledger.jobs import QueuePlace
 from pipeline.records.attempt import AttemptPhase, Observation
 from pipeline.records.batch import BatchRecord, JobRecord, changed
 from pipeline.records.coverage import Coverage
-from pipeline.records.end_marker import EndMarker, Vouched, read_marker
+from pipeline.records.end_marker import EndMarker, Vouched
 from pipeline.records.object_keys import MARKERS, BatchObjects
-from pipeline.records.results import ImageOutcome, ImageResult, lost_failure, outcome_lines, parsed_outcomes
+from pipeline.records.results import ImageOutcome, ImageResult, lost_failure, outcome_lines
 from pipeline.records.shards import ImageTask
 from pipeline.states import BatchState
 from tasks.jobs.advance_job import JOB_STATES
@@ -96,8 +97,8 @@ def _is_there(context: Context, job: JobRecord) -> bool:
 def end_of(artifacts: Artifacts, objects: BatchObjects) -> EndMarker | None:
     """How the batch ended, by its marker."""
     for state in MARKERS:
-        if (body := artifacts.get(objects.marker(state))) is not None:
-            return read_marker(body, state, what=objects.marker(state))
+        if (marker := fetch_marker(artifacts, objects, state)) is not None:
+            return marker
     return None
 
 
@@ -146,10 +147,8 @@ def restore_from_fragments(
     objects, coverage = BatchObjects(record.id), Coverage(record.manifest.images)
     wanted = jobs if jobs is not None else _fragments(context.artifacts, objects)
     for index in range(wanted):
-        key = objects.fragment(index)
-        body = context.artifacts.get(key)
         try:
-            outcomes = None if body is None else list(parsed_outcomes(body.splitlines(), key, objects))
+            outcomes = fetch_outcomes(context.artifacts, objects, index)
         except RecordTooNew:
             raise
         except RecordUnreadable as error:

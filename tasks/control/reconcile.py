@@ -15,6 +15,7 @@ from enum import StrEnum
 import structlog
 
 from pipeline.bucket.artifacts import Artifacts, sha256
+from pipeline.bucket.fetch import fetch_manifest
 from pipeline.bucket.imagefile import record_in
 from pipeline.deployment.broker import EXPAND, PURGE, send_hint
 from pipeline.errors import RecordTooNew, RecordUnreadable, UnknownBatch
@@ -122,15 +123,17 @@ def _write_record_again(context: Context, batch_id: str, readable: BatchRecord |
         log.error("what is kept of a batch is damaged", batch=batch_id, reason=reason)
         restart(context, readable)
         return Reconciled.REBUILT
-    body = context.artifacts.get(objects.manifest)
-    if body is None and next(context.artifacts.list(objects.root), None) is None:
+    try:
+        manifest = fetch_manifest(context.artifacts, batch_id)
+    except RecordUnreadable as error:
+        log.error("neither ledger nor bucket can be read: purge it", batch=batch_id, reason=reason, bucket=str(error))
+        return Reconciled.UNREADABLE
+    if manifest is None and next(context.artifacts.list(objects.root), None) is None:
         _delete_attempts(context, batch_id)
         batches.remove(damaged)
         return Reconciled.REMOVED
-    try:
-        manifest = read_manifest(body or b"", batch_id)
-    except RecordUnreadable as error:
-        log.error("neither ledger nor bucket can be read: purge it", batch=batch_id, reason=reason, bucket=str(error))
+    if manifest is None:
+        log.error("neither ledger nor bucket can be read: purge it", batch=batch_id, reason=reason, bucket="nothing")
         return Reconciled.UNREADABLE
     purged = manifest.purge is not None
     record = BatchRecord(
@@ -149,7 +152,7 @@ def _write_record_again(context: Context, batch_id: str, readable: BatchRecord |
 
 
 def _mend(context: Context, batch_id: str, record: BatchRecord | None, found: Found) -> Reconciled:
-    objects, artifacts = BatchObjects(batch_id), context.artifacts
+    artifacts = context.artifacts
     if _K.UNREADABLE in found:
         return _answered(context, record, Reconciled.UNREADABLE)
     if _K.GONE_FROM_BUCKET in found and record is not None:
@@ -158,9 +161,8 @@ def _mend(context: Context, batch_id: str, record: BatchRecord | None, found: Fo
         return Reconciled.REMOVED
     if _K.MANIFEST_GONE in found and record is not None:
         _write_manifest_again(artifacts, record.manifest)
-    if (body := artifacts.get(objects.manifest)) is None:
+    if (manifest := fetch_manifest(artifacts, batch_id)) is None:
         return _answered(context, record, Reconciled.AGREES)  # it is being removed
-    manifest = read_manifest(body, batch_id)
     if manifest.purge is not None:
         return _finish_purge(context, record, manifest, found)
     _mend_sidecars(artifacts, found.get(_K.SIDECAR_DIFFERS, ()))

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import structlog
 
+from pipeline.bucket.fetch import fetch
 from pipeline.errors import RecordUnreadable, StaleWrite
 from pipeline.ledger.schedules import FIRINGS_KEPT
 from pipeline.process.parallel import in_order
 from pipeline.records.schedules.schedule import ScheduleRecord, changed
 from pipeline.records.schedules.schedule_keys import ScheduleObjects
-from pipeline.schema import read_record
 from tasks.control.go_on import go_on
 from tasks.control.schedules import recover_schedules, recovered, stored_firings
 from tasks.process.context import Context
@@ -40,12 +40,11 @@ def _reconcile(context: Context, name: str) -> bool:
     schedules, objects = context.ledger.schedules, ScheduleObjects(name)
     try:
         record = schedules.get(name)
-        body = context.artifacts.get(objects.record)
+        stored = fetch(ScheduleRecord, context.artifacts, objects.record)
         if record is None:
             return False
-        if body is None:
+        if stored is None:
             return _remove_if_gone(context, name)
-        stored = read_record(ScheduleRecord, body, what=objects.record)
         known = {firing.id for firing in schedules.firings(name)}
         keys = sorted(context.artifacts.list(objects.firings), reverse=True)[:FIRINGS_KEPT]
         forgotten = [key for key in keys if objects.firing_of(key) not in known]

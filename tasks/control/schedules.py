@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import structlog
 
+from pipeline.bucket.fetch import fetch
 from pipeline.errors import RecordUnreadable, RequestError, ServiceError
 from pipeline.ledger.schedules import FIRINGS_KEPT
 from pipeline.operations.declared import declare
@@ -19,7 +20,6 @@ from pipeline.records.schedules.schedule import (
     firing_id,
 )
 from pipeline.records.schedules.schedule_keys import SCHEDULES, ScheduleObjects
-from pipeline.schema import read_record
 from tasks.control.go_on import go_on
 from tasks.control.unfinished_rows import is_unfinished
 from tasks.process.context import Context
@@ -44,14 +44,9 @@ def recover_schedules(context: Context) -> None:
 
 def _recover(context: Context, name: str) -> None:
     objects = ScheduleObjects(name)
-    body = context.artifacts.get(objects.record)
-    if body is None:
+    record = fetch(ScheduleRecord, context.artifacts, objects.record)
+    if record is None:
         return  # it is being removed
-    try:
-        record = read_record(ScheduleRecord, body, what=objects.record)
-    except RecordUnreadable as error:
-        log.error("schedule in the bucket cannot be read", schedule=name, reason=str(error))
-        return
     firings = list(stored_firings(context, objects))
     context.ledger.schedules.remember(name, firings)
     if context.ledger.schedules.create(recovered(context, record, firings)):
@@ -63,12 +58,13 @@ def _recover(context: Context, name: str) -> None:
 def stored_firings(context: Context, objects: ScheduleObjects) -> Iterator[Firing]:
     """The last firings that the bucket has and that can be read, newest first."""
     for key in sorted(context.artifacts.list(objects.firings), reverse=True)[:FIRINGS_KEPT]:
-        if (body := context.artifacts.get(key)) is None:
-            continue
         try:
-            yield read_record(Firing, body, what=key)
+            firing = fetch(Firing, context.artifacts, key)
         except RecordUnreadable as error:
             log.warning("a firing in the bucket is left out", key=key, reason=str(error))
+            continue
+        if firing is not None:
+            yield firing
 
 
 def recovered(context: Context, record: ScheduleRecord, firings: Sequence[Firing]) -> ScheduleRecord:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
+from pipeline.bucket.fetch import fetch_manifest
 from pipeline.errors import ObjectGone, RecordTooNew, RecordUnreadable, RequestError, UnknownBatch
 from pipeline.promptset.fields.row import ResolvedRow
 from pipeline.records.batch import BatchManifest
-from pipeline.records.manifests import read_manifest
 from pipeline.records.object_keys import MARKERS, BatchObjects
 from pipeline.records.schedules.row_digests import row_digest
 from pipeline.schema import read_lines
@@ -54,18 +54,18 @@ def unfinished_rows(context: Context, batch_id: str) -> Iterator[bytes]:
 
 def _manifest(context: Context, objects: BatchObjects) -> BatchManifest | None:
     """The batch as it was accepted; by the ledger if only its object is gone. Raises RequestError."""
-    body = context.artifacts.get(objects.manifest)
     try:
-        if body is None:
-            record = context.ledger.batches.get(objects.batch_id)
-            return record.manifest if record.manifest.purge is None else None
-        return read_manifest(body, objects.batch_id)
+        manifest = fetch_manifest(context.artifacts, objects.batch_id)
+        if manifest is None:
+            kept = context.ledger.batches.get(objects.batch_id).manifest
+            manifest = kept if kept.purge is None else None
     except UnknownBatch:
         return None
     except RecordTooNew:
         raise
     except RecordUnreadable as error:
         raise RequestError(str(error)) from error
+    return manifest
 
 
 def _rows(context: Context, key: str) -> Iterator[ResolvedRow]:

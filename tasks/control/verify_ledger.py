@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from pipeline.bucket.fetch import fetch_marker
 from pipeline.deployment.broker import TICK, send_hint
 from pipeline.errors import ConflictError, RecordUnreadable, UnknownBatch
 from pipeline.ledger.counts import Counts
@@ -21,7 +22,6 @@ from pipeline.operations.purge import is_purged
 from pipeline.operations.resume import recover_batch, unknown_batches
 from pipeline.process.parallel import in_order
 from pipeline.records.attempt import AttemptPhase
-from pipeline.records.end_marker import read_marker
 from pipeline.records.object_keys import BatchObjects
 from pipeline.states import BatchState, ImageState, is_final
 from tasks.control.generation import confirm
@@ -126,14 +126,12 @@ def _adopt_forgotten(context: Context) -> set[str]:
 
 def _differs(context: Context, batch_id: str, state: BatchState, counts: Counts) -> bool:
     """Whether the bucket does not say of a batch's end what the ledger says, or that it is to be purged."""
-    key = BatchObjects(batch_id).marker(state)
-    body = context.artifacts.get(key)
-    if body is None:
-        return True
     try:
-        marker = read_marker(body, state, what=key)
+        marker = fetch_marker(context.artifacts, BatchObjects(batch_id), state)
         purged = is_purged(context.artifacts, batch_id)
     except RecordUnreadable:
+        return True
+    if marker is None:
         return True
     images, vouched = counts.images, marker.vouched
     counted = (images[ImageState.SUCCEEDED], images[ImageState.FAILED], images[ImageState.CANCELLED])

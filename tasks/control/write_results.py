@@ -9,6 +9,7 @@ from typing import IO
 
 import structlog
 
+from pipeline.bucket.fetch import fetch_outcomes
 from pipeline.bucket.sizes import pictures_gone
 from pipeline.errors import RecordTooNew, RecordUnreadable, TesseraError
 from pipeline.outputs.gallery.pages import gallery_pages
@@ -24,7 +25,6 @@ from pipeline.records.results import (
     ImageResult,
     RefusedLine,
     in_row_order,
-    parsed_outcomes,
 )
 from pipeline.states import ImageState
 from tasks.process.context import Context
@@ -114,15 +114,15 @@ def write_results(context: Context, manifest: BatchManifest, jobs: int, *, provi
 
 def _outcomes(context: Context, objects: BatchObjects, job: int) -> list[ImageOutcome]:
     """The outcomes of a fragment. Raises Unproved, RecordTooNew."""
-    key = objects.fragment(job)
-    if (body := context.artifacts.get(key)) is None:
-        raise Unproved(f"{key} is not there")
     try:
-        return list(parsed_outcomes(body.splitlines(), key, objects))
+        outcomes = fetch_outcomes(context.artifacts, objects, job)
     except RecordTooNew:
         raise
     except RecordUnreadable as error:
         raise Unproved(str(error)) from error
+    if outcomes is None:
+        raise Unproved(f"{objects.fragment(job)} is not there")
+    return outcomes
 
 
 def _looked_for(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import structlog
 
+from pipeline.bucket.fetch import fetch_lines, fetch_shard
 from pipeline.errors import RecordTooNew, RecordUnreadable, StoreUnavailable
 from pipeline.records.batch import JobRecord
 from pipeline.records.object_keys import BatchObjects
@@ -37,7 +38,7 @@ def images_at_hand(context: Context, batch_id: str, index: int, images: int | No
         log.error("nobody knows all images of a job", batch=batch_id, job=index, reason=str(error))
     key = BatchObjects(batch_id).shard(index)
     found: list[ImageTask] = []
-    for line in (context.artifacts.get(key) or b"").splitlines():
+    for line in fetch_lines(context.artifacts, key) or ():
         try:
             found += images_of(parsed_shard(line, key))
         except RecordUnreadable:
@@ -60,15 +61,12 @@ def _load(context: Context, batch_id: str, index: int, *, wanted: int | None) ->
 
 def _read(context: Context, key: str, wanted: int | None) -> list[ImageTask] | RecordUnreadable | None:
     """The images that the shard names, what is wrong with it, or None if it is not there. Raises RecordTooNew."""
-    body = context.artifacts.get(key, patient=False)  # the job waits, not its worker
-    if body is None:
-        return None
     try:
-        images = images_of(parsed_shard(body, key))
+        images = fetch_shard(context.artifacts, key, patient=False)  # the job waits, not its worker
     except RecordTooNew:
         raise
     except RecordUnreadable as error:
         return error
-    if wanted is not None and len(images) != wanted:
+    if images is not None and wanted is not None and len(images) != wanted:
         return RecordUnreadable(key, f"a shard of {len(images)} images", f"one of {wanted}")
     return images

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import structlog
 
 from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.fetch import fetch
 from pipeline.errors import RecordUnreadable, ServiceError
 from pipeline.records.listed_files import LISTED_FILES, ListedFiles
-from pipeline.schema import read_record
 
 LOOK_EVERY_S = 60.0
 
@@ -29,8 +29,7 @@ class KnownBases:
         if time.monotonic() - self._looked_at >= LOOK_EVERY_S:
             self._looked_at = time.monotonic()
             try:
-                body = artifacts.get(LISTED_FILES)
-                self._found = read_record(ListedFiles, body, what=LISTED_FILES) if body is not None else ListedFiles()
+                self._found = fetch(ListedFiles, artifacts, LISTED_FILES) or ListedFiles()
             except (ServiceError, RecordUnreadable) as error:
                 log.warning("the bases of listed files could not be read", reason=str(error))
         return self._found

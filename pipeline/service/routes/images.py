@@ -11,13 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from pipeline.bucket import outcomes
+from pipeline.bucket.fetch import fetch
 from pipeline.bucket.pages import results_from
 from pipeline.client.batch import Batch
 from pipeline.errors import RecordUnreadable
 from pipeline.names import parsed_image_id
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import ImageFailure, ImageResult
-from pipeline.schema import read_record
 from pipeline.service.access import Reader
 from pipeline.service.caller_route import CallerRoute
 from pipeline.service.context import Service, ServiceOf
@@ -125,10 +125,9 @@ def list_rows(
 def _result(service: Service, batch_id: str, image_id: str) -> ImageResult:
     row, number = parsed_image_id(image_id)
     key = BatchObjects(batch_id).sidecar(row, number)
-    body = service.artifacts.get(key)
-    if body is None:
+    result = fetch(ImageResult, service.artifacts, key)
+    if result is None:
         raise NotFound(f"image {image_id!r} of batch {batch_id!r} is not there, or not yet")
-    result = read_record(ImageResult, body, what=key)
     if result.batch_id != batch_id or result.image_id != image_id:
         raise RecordUnreadable(key, "the sidecar of another image", "that of this one")
     return result

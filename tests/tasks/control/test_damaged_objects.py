@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from pipeline.bucket import artifacts
 from pipeline.ledger.store import Store
 from pipeline.operations.listing import BatchFilter, newest_batches
 from pipeline.records.end_marker import EndMarker
 from pipeline.records.object_keys import BatchObjects
+from pipeline.records.object_sizes import largest
 from pipeline.records.schedules.schedule import ScheduleRecord
 from pipeline.records.schedules.schedule_keys import ScheduleObjects
 from pipeline.records.webhooks import Webhook, WebhookEndpoint
+from pipeline.states import BatchState
 from tasks.control import generation, verify_ledger
 from tasks.control import schedules as recovery
 from tasks.control.rebuild import end_of
@@ -136,3 +141,67 @@ def test_a_webhook_that_was_added_at_no_moment_is_passed_over(stage: Stage) -> N
     store = stage.ledger.store
     change_in_ledger(store, store.keys.endpoints, "wh-a", created_at=NO_MOMENTS[0])
     assert [one.id for one in stage.ledger.webhooks.endpoints()] == ["wh-z"]
+
+
+@pytest.fixture
+def too_large(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Keys of objects that are larger than any of their kind: the bound of these is a byte."""
+    keys = set[str]()
+    monkeypatch.setattr(artifacts, "largest", lambda key: 1 if key in keys else largest(key))
+    return keys
+
+
+@contextmanager
+def written_as_usual(stage: Stage, too_large: set[str]) -> Iterator[None]:
+    """What is put in the place of an object that is too large is not."""
+    put = stage.artifacts.put
+
+    def noted(key: str, *args: Any, **kwargs: Any) -> None:
+        put(key, *args, **kwargs)
+        too_large.discard(key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage.artifacts, "put", noted)
+        yield
+
+
+def test_a_batch_json_that_is_too_large_does_not_keep_the_ledger_in_doubt(stage: Stage, too_large: set[str]) -> None:
+    too_large.add(BatchObjects("bad").manifest)
+    with forgotten(stage):
+        stage.accepted(2, "bad")
+        stage.accepted(5)
+        run(stage)
+    completed(stage, 5)
+    assert not stage.ledger.batches.known("bad")
+
+
+def test_a_marker_that_is_too_large_is_a_damaged_one_and_written_again(stage: Stage, too_large: set[str]) -> None:
+    stage.batch(5)
+    run(stage)
+    too_large.add(BatchObjects("b").marker(BatchState.COMPLETED))
+    with written_as_usual(stage, too_large), forgotten(stage):
+        stage.accepted(2, "later")
+    assert too_large == set()
+    completed(stage, 5)
+
+
+def test_a_fragment_that_is_too_large_is_written_again_and_the_batch_ends(stage: Stage, too_large: set[str]) -> None:
+    stage.batch(5)
+    stage.work()
+    key = BatchObjects("b").fragment(0)
+    too_large.add(key)
+    with written_as_usual(stage, too_large):
+        stage.finalized()
+    assert too_large == set()
+    completed(stage, 5)
+
+
+def test_a_shard_that_is_too_large_is_made_again(stage: Stage, too_large: set[str]) -> None:
+    stage.batch(5)
+    key = BatchObjects("b").shard(0)
+    too_large.add(key)
+    with written_as_usual(stage, too_large):
+        stage.work()
+    stage.finalized()
+    assert too_large == set()
+    completed(stage, 5)

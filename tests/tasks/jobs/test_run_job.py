@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.bucket.fetch import fetch_shard
 from pipeline.deployment.layouts import Layout
 from pipeline.deployment.slot_choice import tries
 from pipeline.deployment.speed import Speed, SpeedKey
@@ -15,7 +17,7 @@ from pipeline.operations.status import jobs_status
 from pipeline.records.attempt import AttemptOutcome, AttemptPhase, AttemptSpec, Code
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import FailureCode
-from pipeline.records.shards import Shard, parsed_shard
+from pipeline.records.shards import ImageTask
 from pipeline.states import BatchState, JobState
 from tasks.app import render
 from tasks.jobs import images, retry_policy
@@ -54,11 +56,11 @@ def test_a_job_goes_through_its_states_and_ends_with_every_image_committed(stage
 def test_a_worker_parses_the_shard_of_a_job_that_it_holds_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[str] = []
 
-    def noted(body: bytes, what: str) -> Shard:
-        parsed.append(what)
-        return parsed_shard(body, what)
+    def noted(artifacts: Artifacts, key: str, *, patient: bool) -> list[ImageTask] | None:
+        parsed.append(key)
+        return fetch_shard(artifacts, key, patient=patient)
 
-    monkeypatch.setattr(images, "parsed_shard", noted)
+    monkeypatch.setattr(images, "fetch_shard", noted)
     stage.batch(4)
     stage.node.play = _attempts(lambda _: [ENGINE_ERROR], stage.all_well)
     worker = stage.new_worker("w2", goal="throughput")  # it looks at the images to choose a layout, and at the end
