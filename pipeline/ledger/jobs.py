@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable
 from enum import StrEnum
 
@@ -23,6 +24,8 @@ class QueuePlace(StrEnum):
     DELAYED = "delayed"  # nobody may claim it before its delay is over
     DONE = "done"  # final
 
+
+_REVISION = re.compile(r"0|[1-9][0-9]{0,14}", re.ASCII)  # as a step writes it, and counts on it exactly
 
 _JOBS_A_ROUND_TRIP = 200  # a few milliseconds of Redis' time, in which others wait
 
@@ -135,18 +138,26 @@ class Jobs:
 
         Raises StaleWrite or LeaseLost.
         """
-        try:
-            with self._store.errors():
-                revision = int(self._store.redis.hget(self._store.keys.job(record.ref), "revision") or 0)
-        except (RecordUnreadable, ValueError):
+        revision = self._revision(record.ref)
+        if revision is None:
             with self._store.errors():  # nothing is known of it
                 self._store.redis.delete(self._store.keys.job(record.ref))
-            revision = 0
         if revision:
             self.write(record.model_copy(update={"revision": revision + 1}), place, fence=fence, delay_s=delay_s)
         else:
             step = _arguments(record, 0, place, delay_s=delay_s, cut_into=cut_into)
             _is_new(record, int(self._store.run("write_job", **step)))
+
+    def _revision(self, ref: str) -> int | None:
+        """The revision beside the record of a job, 0 if there is none; None if what stands there is no revision."""
+        try:
+            with self._store.errors():
+                text = self._store.redis.hget(self._store.keys.job(ref), "revision")
+        except RecordUnreadable:
+            return None
+        if text is None:
+            return 0
+        return int(text) if _REVISION.fullmatch(text) else None
 
     def attempt_on_record(self, ref: str) -> int:
         """Number of the job's current or last attempt, also if its record cannot be read; 0 if none is known."""

@@ -11,7 +11,7 @@ from datetime import timedelta
 import structlog
 
 from pipeline.deployment.broker import CANCEL, send_hint
-from pipeline.errors import ConflictError, LedgerUnavailable, RecordUnreadable, ServiceError, UnknownBatch
+from pipeline.errors import ConflictError, LedgerUnavailable, RecordUnreadable, ServiceError, StaleWrite, UnknownBatch
 from pipeline.records.batch import JobRecord
 from pipeline.states import BatchState, JobState
 from tasks.jobs.finish_attempt import cancel_job
@@ -65,7 +65,13 @@ def _cancel_if_it_waits(context: Context, ref: str) -> bool:
         return False
     if context.ledger.jobs.held(ref):
         return False
-    cancel_job(context, job, fence="")
+    try:
+        cancel_job(context, job, fence="")
+    except StaleWrite as error:
+        now = context.ledger.jobs.get(ref)
+        if now is None or now.revision != job.revision:
+            raise
+        return _mend(context, ref, f"what stands beside the record of job {ref} is not of it: {error}")
     return True
 
 

@@ -30,7 +30,7 @@ from pipeline.states import JobState, is_final
 from tasks.jobs import retry_policy
 from tasks.jobs.advance_job import advance_job
 from tasks.jobs.finish_attempt import abandon_job, end_unasked
-from tasks.jobs.mend_job import delete_attempt
+from tasks.jobs.mend_job import delete_attempt, mend_claimed_job
 from tasks.jobs.outage import READABLE_WITHIN_S, REASON_LIMIT, PodGoesOn, give_back, has_waited, record_wait
 from tasks.jobs.shards import ShardLost
 from tasks.process.context import Context
@@ -38,6 +38,7 @@ from tasks.process.context import Context
 log = structlog.get_logger(__name__)
 
 OUTAGE_PAUSE_S = 0.5  # the first
+STALE_PAUSE_S = 0.1
 
 LOOK_WITHIN_S = 10.0  # a lease is renewed, and a cancelled batch noticed, however seldom attempts are observed
 
@@ -72,6 +73,7 @@ def run_job(context: Context, lease: Lease) -> None:
 def _repeat(context: Context, ref: str, fence: str, action: Callable[[Context, Held, str], bool]) -> None:
     """Repeat the action until there is nothing more to do under this lease, or the worker stops."""
     outages = 0  # in a row
+    stale = None  # the revision whose successor was refused last
     while True:
         held, began = None, time.monotonic()
         try:
@@ -82,8 +84,14 @@ def _repeat(context: Context, ref: str, fence: str, action: Callable[[Context, H
             held = context.ledger.leases.renew(ref, fence, context.settings.lease_s)
             if is_final(held.job.state) or not action(context, held, fence):
                 return
-        except StaleWrite:
-            continue  # an answer was lost and our own write stands, or somebody moved it: look again
+        except StaleWrite as error:
+            # An answer was lost and our own write stands, or somebody moved it: look again.
+            if held is not None and stale == held.job.revision:
+                _mend(context, ref, fence, f"what stands beside the record of job {ref} is not of it: {error}")
+                return
+            stale = held.job.revision if held is not None else None
+            context.stopping.wait(STALE_PAUSE_S)
+            continue
         except (LedgerUnavailable, PodGoesOn) as error:
             outages += 1
             pause_s = backoff_s(outages, first_s=OUTAGE_PAUSE_S)
@@ -113,6 +121,12 @@ def _give_back(context: Context, ref: str, fence: str, error: ServiceError, *, t
         _end(context, held, fence, code=FailureCode.UNREADABLE, reason=str(error))
         return
     give_back(context, held.job, fence, str(error), took_s=took_s)
+
+
+def _mend(context: Context, ref: str, fence: str, reason: str) -> None:
+    """Have the job begin anew under another record; it is put back if that cannot be written now."""
+    mend_claimed_job(context, ref, fence, reason)
+    _release(context, ref, fence, UNREADABLE_DELAY_S)
 
 
 def _record_wait(context: Context, job: JobRecord, fence: str, reason: str) -> None:

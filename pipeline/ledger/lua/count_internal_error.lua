@@ -4,4 +4,7 @@ local ref, fence = unpack(ARGV)
 if fence == '' or not may_write(ref, fence) then
   return 0
 end
-return redis.call('HINCRBY', keys.job(ref), 'stumbles', 1)
+if type(redis.pcall('HINCRBY', keys.job(ref), 'stumbles', 1)) == 'table' then
+  redis.call('HSET', keys.job(ref), 'stumbles', 1) -- no number stood there
+end
+return tonumber(redis.call('HGET', keys.job(ref), 'stumbles'))
