@@ -28,6 +28,7 @@ from tasks.control.cancel import cancel
 from tasks.control.expand import expand
 from tasks.control.finalize import finalize
 from tasks.control.fire import fire
+from tasks.control.internal_errors import meet
 from tasks.control.purge import purge
 from tasks.control.reconcile import reconcile
 from tasks.control.reopen import reopen
@@ -139,5 +140,10 @@ def _bind(context: Context, name: str, action: Callable[..., object]) -> Callabl
             log.warning("task put off until an outage ends", task=name, reason=str(error))
             if of_a_batch:
                 note_wait(context, args[0], str(error))
+        except Exception as error:  # whatever it is, its batch says so, and does not meet it for ever
+            if not of_a_batch:
+                raise
+            log.exception("internal error in a step of a batch", task=name, batch=args[0])
+            meet(context, name, args[0], error)
 
     return run

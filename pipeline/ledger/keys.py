@@ -44,6 +44,7 @@ them (server/acl.py). What Celery keeps stands in pipeline/deployment/broker_key
 | `due:<name>` | string | when this periodic work was last done |
 | `rest:<name>` | string | while this exists, that work is not due; it expires by itself |
 | `absent:<key>` | string | since when an object is looked for in vain; expires |
+| `stumbles:<step> <id>` | string | how many internal errors this step of a batch met; expires |
 | `tokens` | hash | tokens of the HTTP API by their id: records (JSON) with digests |
 | `sign_in:<id>` | string | a link that begins a session once (JSON), its secret as SHA-256; expires |
 | `rate:<token>@<minute>` | string | how many requests this token has made in this minute; expires |
@@ -129,6 +130,7 @@ class Keys:
     due = _Each("due:{}")
     rest = _Each("rest:{}")
     absent = _Each("absent:{}")
+    stumbles = _Each("stumbles:{}")
     trial = _Each("trial:{}")
     refusal = _Each("refusal:{}")
     lock = _Each("lock:{}")

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from redis.exceptions import LockError
 
-from pipeline.errors import LedgerUnavailable
+from pipeline.errors import LedgerUnavailable, RecordUnreadable
 from pipeline.ledger.store import Store
 
 log = structlog.get_logger(__name__)
@@ -124,6 +124,20 @@ class Locks:
                 self._store.redis.delete(name)
                 return False
         return now_ms - int(first) >= late_s * 1000
+
+    def count(self, what: str, within_s: float) -> int:
+        """Count that this was met, and return how often it was within a time that begins with the first."""
+        name = self._store.keys.stumbles(what)
+        try:
+            with self._store.errors():
+                pipe = self._store.redis.pipeline(transaction=False)
+                pipe.set(name, 0, nx=True, px=int(1000 * within_s))
+                pipe.incr(name)
+                return int(pipe.execute()[-1])
+        except RecordUnreadable:  # no number stood there
+            with self._store.errors():
+                self._store.redis.set(name, 1, px=int(1000 * within_s))
+            return 1
 
     def rest(self, name: str, seconds: float) -> None:
         """Make this work not due for so many seconds from now, whatever its interval."""

@@ -27,7 +27,7 @@ from tasks.control.rebuild import (
 )
 from tasks.control.restart import restart, withdraw_results
 from tasks.jobs.images import job_images
-from tasks.jobs.shards import AT_A_TIME, InputChanged, write_shards
+from tasks.jobs.shards import AT_A_TIME, ImagesDiffer, InputChanged, write_shards
 from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
@@ -68,7 +68,8 @@ def _expand(context: Context, record: BatchRecord) -> None:
     try:
         sizes = write_shards(context, record)
     except InputChanged as error:
-        if record.recovered and (restored := restore_from_fragments(context, record, now, asking=True)) is not None:
+        is_lost = record.recovered and not isinstance(error, ImagesDiffer)
+        if is_lost and (restored := restore_from_fragments(context, record, now, asking=True)) is not None:
             log.error("restored without its rows", batch=batch_id, reason=str(error))
             let_run(context, batch_id, jobs=restored)
             return

@@ -2,7 +2,8 @@
 
 The jobs' fragments are the proof: each outcome in them was compared with the bucket when its job ended. Where they do
 not prove it, the images are asked for one by one (tasks/control/mend_fragments.py); if that is not enough either, the
-batch is rebuilt from the bucket, and what is missing is rendered again. Doing it twice writes the same again.
+batch is rebuilt from the bucket, and what is missing is rendered again. Doing it twice writes the same again. A batch
+of which no fragment is wrong, and that is not proved all the same, fails and says so.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 # If images of a batch are gone so often, what makes them disappear goes on: they end with E_LOST then.
 MOST_RESTARTS = 3
+# Something may be deleted between two looks, but hardly so often; then the fragments are right and the batch is not.
+MOST_MENDS = 2
 _IMAGES_AT_A_TIME = 10_000
 
 
@@ -57,7 +60,8 @@ def _finalize(context: Context, record: BatchRecord) -> None:
     reason = record.reason
     try:
         vouched = _written(context, record, jobs, end)
-    except ShardLost as error:
+    except (ShardLost, Unproved) as error:
+        log.error("not every outcome is known", batch=batch_id, reason=str(error))
         if end is BatchState.COMPLETED:
             end, reason = BatchState.FAILED, str(error)
         vouched = _write_what_is_known(context, record, jobs, end)
@@ -77,19 +81,15 @@ def _end_of(record: BatchRecord) -> BatchState | None:
 
 
 def _written(context: Context, record: BatchRecord, jobs: int, end: BatchState) -> Vouched | None:
-    """What the results say, once they are written; None if the batch has to be rebuilt first. Raises ShardLost."""
+    """What the results say, once they are written; None if the batch has to be rebuilt first.
+
+    Raises ShardLost; Unproved if its fragments prove nothing however often they are mended.
+    """
     if end is BatchState.FAILED:  # nobody can know all of its images any more
         return _write_what_is_known(context, record, jobs, end)
-    try:
-        vouched = write_results(context, record.manifest, jobs)
-    except Unproved as error:
-        log.warning("images are asked for one by one", batch=record.id, reason=str(error))
-        losing = record.restarts >= MOST_RESTARTS
-        if missing := mend_fragments(context, record, jobs, losing=losing):
-            log.error("images have neither picture nor error", batch=record.id, images=missing, lost=losing)
-            restart(context, record, restarts=record.restarts + 1)
-            return None
-        vouched = write_results(context, record.manifest, jobs)
+    vouched = _proved(context, record, jobs)
+    if vouched is None:
+        return None
     counts = context.ledger.batches.counts(record.id).images
     proved = (vouched.succeeded, vouched.failed, vouched.cancelled)
     counted = (counts[ImageState.SUCCEEDED], counts[ImageState.FAILED], counts[ImageState.CANCELLED])
@@ -98,6 +98,21 @@ def _written(context: Context, record: BatchRecord, jobs: int, end: BatchState) 
         restart(context, record, restarts=record.restarts + 1)
         return None
     return vouched
+
+
+def _proved(context: Context, record: BatchRecord, jobs: int) -> Vouched | None:
+    """As `_written`, of a batch whose images can all be known."""
+    for _ in range(MOST_MENDS):
+        try:
+            return write_results(context, record.manifest, jobs)
+        except Unproved as error:
+            log.warning("images are asked for one by one", batch=record.id, reason=str(error))
+        losing = record.restarts >= MOST_RESTARTS
+        if missing := mend_fragments(context, record, jobs, losing=losing):
+            log.error("images have neither picture nor error", batch=record.id, images=missing, lost=losing)
+            restart(context, record, restarts=record.restarts + 1)
+            return None
+    return write_results(context, record.manifest, jobs)
 
 
 def _write_what_is_known(context: Context, record: BatchRecord, jobs: int, end: BatchState) -> Vouched:

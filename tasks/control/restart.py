@@ -7,13 +7,15 @@ incarnation, so whoever works on it by the old record is refused; pods that run 
 from __future__ import annotations
 
 import secrets
+from datetime import datetime
 from typing import Any
 
 import structlog
 
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.deployment.broker import EXPAND, send_hint
-from pipeline.records.batch import BatchManifest, BatchRecord
+from pipeline.records.batch import BatchManifest, BatchRecord, changed
+from pipeline.records.end_marker import EndMarker
 from pipeline.records.object_keys import MARKERS, BatchObjects
 from pipeline.states import BatchState
 from tasks.process.context import Context
@@ -34,13 +36,34 @@ def restart(context: Context, record: BatchRecord, manifest: BatchManifest | Non
 
     It stays paused, and cancelled or being cancelled, if it is by the record; a marker in the bucket outranks that.
     """
-    incarnation = secrets.token_hex(4)
-    after = record.model_copy(
+    after = _anew(record, manifest or record.manifest, context.ledger.now(), **changes)
+    context.ledger.batches.restart(record, after)
+    log.warning("batch is rebuilt from the bucket", batch=record.id, state=after.state.value, before=record.state.value)
+    send_hint(context.app, EXPAND, record.id)
+
+
+def fail_at_once(context: Context, record: BatchRecord, reason: str) -> None:
+    """End a batch of which no step can be taken: its jobs go, and what is committed stays in the bucket.
+
+    Raises StaleWrite.
+    """
+    now = context.ledger.now()
+    after = _anew(record, record.manifest, now, state=BatchState.FAILED, reason=reason, wait=None)
+    context.ledger.batches.restart(record, after)
+    marker, objects = EndMarker(state=BatchState.FAILED, reason=reason), BatchObjects(record.id)
+    context.artifacts.put(objects.marker(BatchState.FAILED), marker.to_bytes(), content_type="application/json")
+    context.ledger.batches.write(changed(after, at=now))  # needs no more work
+    log.error("batch failed", batch=record.id, reason=reason, before=record.state.value)
+
+
+def _anew(record: BatchRecord, manifest: BatchManifest, at: datetime, **changes: Any) -> BatchRecord:
+    """The record of a batch of which nothing is done, of another incarnation."""
+    return record.model_copy(
         update={
-            "manifest": (manifest or record.manifest).model_copy(update={"incarnation": incarnation}),
+            "manifest": manifest.model_copy(update={"incarnation": secrets.token_hex(4)}),
             "state": state_after(record.state, record.reason),
             "revision": record.revision + 1,
-            "updated_at": context.ledger.now(),
+            "updated_at": at,
             "recovered": True,
             "jobs": None,
             "reason": None,
@@ -49,9 +72,6 @@ def restart(context: Context, record: BatchRecord, manifest: BatchManifest | Non
             **changes,
         }
     )
-    context.ledger.batches.restart(record, after)
-    log.warning("batch is rebuilt from the bucket", batch=record.id, state=after.state.value, before=record.state.value)
-    send_hint(context.app, EXPAND, record.id)
 
 
 def state_after(state: BatchState | None, reason: str | None = None) -> BatchState:

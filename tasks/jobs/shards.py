@@ -31,6 +31,10 @@ class InputChanged(TesseraError):
     """The rows in the bucket are not those that were accepted, or are gone."""
 
 
+class ImagesDiffer(InputChanged):
+    """The rows in the bucket are those that were accepted, and `batch.json` says another number of images."""
+
+
 class ShardLost(TesseraError):
     """A shard is gone, and so are the rows that it was cut from: its batch ends as failed, with the reason."""
 
@@ -128,10 +132,11 @@ def check_input(context: Context, manifest: BatchManifest) -> None:
 def _rows(context: Context, manifest: BatchManifest, json_of: dict[int, bytes]) -> Iterator[ResolvedRow]:
     """The rows as they were accepted; their JSON goes into `json_of`, by their number.
 
-    Raises InputChanged; RecordUnreadable if another version must expand them.
+    Raises InputChanged, at their end ImagesDiffer; RecordUnreadable if another version must expand them.
     """
     key, digest = BatchObjects(manifest.id).input(manifest.staged), hashlib.sha256()
     unreadable: RecordUnreadable | None = None
+    images = 0
     for line in _lines(context, key):
         digest.update(line + b"\n")
         if unreadable is None:
@@ -143,11 +148,15 @@ def _rows(context: Context, manifest: BatchManifest, json_of: dict[int, bytes]) 
                 unreadable = error  # written by another version, or changed: the digest tells
             else:
                 json_of[row.row] = line
+                images += row.num_images
                 yield row
     _compare(manifest, digest.hexdigest())
     if unreadable is not None:
         message = f"{key} has a row that this version of Tessera cannot read: {unreadable.found} found"
         raise RecordUnreadable(key, unreadable.found, unreadable.wanted, message) from unreadable
+    if images != manifest.images:
+        said = f"{BatchObjects(manifest.id).manifest} says {manifest.images:,} images"
+        raise ImagesDiffer(f"{said}, and the accepted rows give {images:,}")
 
 
 def _lines(context: Context, key: str) -> Iterator[bytes]:

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.deployment.broker import EXPAND
+from pipeline.deployment.broker import CANCEL, EXPAND, PURGE
 from pipeline.errors import StoreUnavailable
+from pipeline.operations.cancel import request_cancel
+from pipeline.operations.purge import request_purge
 from pipeline.operations.status import batch_status
+from pipeline.records.batch import Purge, advance
+from pipeline.records.end_marker import read_marker
+from pipeline.records.object_keys import BatchObjects
 from pipeline.states import BatchState
 from tasks import app
 from tasks.control.expand import expand
+from tasks.control.purge import purge
 from tasks.process.context import Context
 from tests.tasks.stage import Stage
+
+OBJECTS = BatchObjects("b")
+MOST_ERRORS = 3
+
+
+@pytest.fixture(autouse=True)
+def few_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.control.internal_errors.MOST_ERRORS", MOST_ERRORS)
 
 
 def test_a_step_that_is_put_off_says_why_until_it_is_taken(stage: Stage) -> None:
@@ -49,3 +63,64 @@ def test_a_batch_that_has_ended_or_is_unknown_waits_for_nothing(stage: Stage, ba
     stage.finalized()
     app._bind(stage.worker, EXPAND, step)(batch_id)
     assert batch_status(stage.ledger, "b").reason is None
+
+
+def _broken(_: Context, __: str) -> None:
+    raise KeyError("row")
+
+
+@pytest.mark.parametrize("state", ["validating", "in_progress", "cancelling", "paused", "finalizing"])
+def test_a_step_that_our_program_fails_over_says_so_and_fails_its_batch_in_the_end(stage: Stage, state: str) -> None:
+    if state == "validating":
+        stage.accepted(5)
+    else:
+        stage.batch(5)
+        record = stage.ledger.batches.get("b")
+        if state != "in_progress":
+            stage.ledger.batches.write(advance(record, BatchState(state), at=stage.ledger.now()))
+    run = app._bind(stage.worker, EXPAND, _broken)
+    for _ in range(MOST_ERRORS - 1):
+        run("b")
+    assert stage.batch_state().value == state
+    assert "KeyError: 'row'" in (batch_status(stage.ledger, "b").reason or "")
+    run("b")
+    assert stage.batch_state() is BatchState.FAILED
+    reason = "KeyError: 'row' (3 times; the controllers' logs say where)"
+    assert batch_status(stage.ledger, "b").reason == reason
+    marker = stage.artifacts.get(OBJECTS.marker(BatchState.FAILED)) or b""
+    assert read_marker(marker, BatchState.FAILED, what="marker").reason == reason
+    assert (stage.ledger.batches.unfinished(), stage.ledger.leases.backlog()) == ([], 0)
+
+
+def test_a_cancelled_batch_that_failed_so_can_be_purged(stage: Stage) -> None:
+    stage.batch(5)
+    request_cancel(stage.ledger, "b")
+    request_purge(stage.ledger, stage.artifacts, "b", Purge.EVERYTHING)
+    for _ in range(MOST_ERRORS):
+        app._bind(stage.worker, PURGE, purge)("b")  # takes its turn between the tries
+        app._bind(stage.worker, CANCEL, _broken)("b")
+    assert stage.batch_state() is BatchState.FAILED
+    purge(stage.worker, "b")
+    assert not stage.ledger.batches.known("b")
+    assert list(stage.artifacts.list(OBJECTS.root)) == []
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError()])
+def test_what_the_machine_lacks_is_waited_for(stage: Stage, error: Exception) -> None:
+    def step(_: Context, __: str) -> None:
+        raise error
+
+    stage.accepted(2)
+    for _ in range(2 * MOST_ERRORS):
+        app._bind(stage.worker, EXPAND, step)("b")
+    assert stage.batch_state() is BatchState.VALIDATING
+    assert batch_status(stage.ledger, "b").reason
+
+
+def test_a_count_that_is_no_number_is_begun_again(stage: Stage) -> None:
+    redis, key = stage.ledger.store.redis, stage.ledger.store.keys.stumbles("x")
+    redis.set(key, "many")
+    assert [stage.ledger.locks.count("x", 60) for _ in range(2)] == [1, 2]
+    redis.delete(key)
+    redis.rpush(key, "x")
+    assert [stage.ledger.locks.count("x", 60) for _ in range(2)] == [1, 2]
