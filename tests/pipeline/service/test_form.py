@@ -32,6 +32,26 @@ def test_the_form_acts_for_the_tenant_that_an_operator_names(person: Person) -> 
 
 @needs_chromium
 @pytest.mark.timeout(240)
+def test_a_file_is_submitted_for_the_tenant_that_was_named_last(person: Person) -> None:
+    person.signs_in(person.served.new_token(EVERY_TENANT))
+    person.goes_to("/submit")
+    person.types("#prompts", "what the file replaces")
+    person.drops("p.txt", "a fox\na hill\n")
+    person.sees("document.querySelector('.estimate').textContent.includes('2 images')")
+    person.types("#tenant", "two")
+    with person.served.held():
+        person.tab.evaluate(
+            "document.querySelector('#tenant').dispatchEvent(new Event('change')); "
+            "document.querySelector('.send button').click()"  # at once, as who types the name last
+        )
+        person.sees("location.pathname.startsWith('/batches/')")
+    made = person.tab.evaluate("location.pathname").rpartition("/")[2]
+    found = person.served.ask("GET", f"/api/batches/{made}", token=person.served.new_token("two")).json
+    assert (found["tenant"], found["total"]) == ("two", 2)
+
+
+@needs_chromium
+@pytest.mark.timeout(240)
 def test_the_form_refuses_numbers_that_a_browser_would_change(person: Person) -> None:
     person.signs_in()
     person.goes_to("/submit")

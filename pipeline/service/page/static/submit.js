@@ -5,7 +5,7 @@ const CHECK_MS = 500;
 
 function submitForm(form) {
   const errors = $(".errors", form), notes = $(".notes", form), estimate = $(".estimate", form), file = $("#file", form);
-  let uploaded = null, timer, turn = 0, sent = 0, sending = 0;
+  let uploaded = null, timer, turn = 0, sent = 0, sending = Promise.resolve(), lost = false;
 
   function valueOf(field) {
     if (field.type !== "number") return field.value;
@@ -102,14 +102,10 @@ function submitForm(form) {
   async function uploadPicture(picked) {
     const field = $(picked.dataset.picture, form), one = picked.files[0];
     if (!one) return;
-    const button = $(".send button", form);
-    sending++;
-    button.disabled = true;  // what is submitted has it
     try {
       field.value = `upload://${(await send(one, "picture")).id}`;
       check();
-    } catch (error) { picked.value = ""; showErrors([{ field: field.id, message: error.message }], 1); estimate.textContent = ""; }
-    button.disabled = --sending > 0;
+    } catch (error) { picked.value = ""; lost = true; showErrors([{ field: field.id, message: error.message }], 1); estimate.textContent = ""; }
   }
 
   form.addEventListener("input", (event) => {
@@ -118,24 +114,27 @@ function submitForm(form) {
     soon();
   });
   const pictures = $$("[data-picture]", form);
-  file.addEventListener("change", () => upload(file.files[0]));
-  for (const picked of pictures) picked.addEventListener("change", () => uploadPicture(picked));
+  const sends = (promise) => { sending = Promise.all([sending, promise]); };
+  file.addEventListener("change", () => sends(upload(file.files[0])));
+  for (const picked of pictures) picked.addEventListener("change", () => sends(uploadPicture(picked)));
   $("#tenant", form)?.addEventListener("change", () => {  // each has its own files
-    if (file.files.length) upload(file.files[0]);
-    for (const picked of pictures) uploadPicture(picked);
+    if (file.files.length) sends(upload(file.files[0]));
+    for (const picked of pictures) sends(uploadPicture(picked));
   });
   addEventListener("dragover", (event) => { event.preventDefault(); form.classList.add("over"); });
   addEventListener("dragleave", (event) => { if (!event.relatedTarget) form.classList.remove("over"); });
   addEventListener("drop", (event) => {
     event.preventDefault();
     form.classList.remove("over");
-    if (event.dataTransfer.files.length) { file.files = event.dataTransfer.files; upload(file.files[0]); }
+    if (event.dataTransfer.files.length) { file.files = event.dataTransfer.files; sends(upload(file.files[0])); }
   });
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const more = { priority: $("#priority").value === "" ? undefined : +$("#priority").value, batch_id: $("#id").value || undefined };
     const button = $(".send button", form);
     button.disabled = true;
+    await sending;
+    if (lost || (file.files.length && !uploaded)) { lost = button.disabled = false; return; }  // it says why
     try {
       const made = await askJson("/api/batches", "POST", { ...body(), ...more });
       location.assign(`/batches/${made.batch}`);
