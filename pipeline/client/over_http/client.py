@@ -99,8 +99,7 @@ class RemoteClient(Client):
             name, file, kind = self._file(submission, rows, pictures)
             with file:
                 file_id = self._connection.api.upload(name, file, {"tenant": tenant})
-        return {
-            "tenant": tenant,
+        return ({} if tenant is None else {"tenant": tenant}) | {  # an older service estimates for no named one
             "input_file": file_id,
             "input_format": kind.value if kind else None,
             "comments": submission.reading.comments,
