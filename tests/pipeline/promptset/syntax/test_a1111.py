@@ -196,6 +196,8 @@ def test_comments_are_left_out_to_the_end_of_their_line(text: str, wanted: str) 
     for negative in (False, True):
         [composed] = a1111.read(text, 10, negative=negative, inversions=NO_INVERSIONS)
         [condition] = composed.schedule
-        spans = [span.text for part in condition.parts if isinstance(part, Part) for span in part.spans if isinstance(span, Span)]
+        [part] = condition.parts
+        assert isinstance(part, Part)
+        spans = [span.text for span in part.spans if isinstance(span, Span)]
         assert "".join(spans).rstrip() == wanted
     assert a1111.lora_tags(text) == ()
