@@ -247,7 +247,7 @@ class _Look:
             self.ledger, self.artifacts, self.objects, record, ended, lambda i: every > 0 and i % every == 0
         )
         coverage = Coverage(manifest.images)
-        for job, seen in enumerate(in_order(check.look, range(self._jobs(record)), at_a_time=AT_A_TIME)):
+        for job, seen in enumerate(in_order(check.look, range(self._jobs(manifest, record)), at_a_time=AT_A_TIME)):
             self.files += seen.files
             for kind, what in seen.found:
                 self.add(kind, what)
@@ -258,14 +258,15 @@ class _Look:
                     self.add(DiscrepancyKind.FRAGMENT_DIFFERS, self.objects.fragment(job))
         return coverage
 
-    def _jobs(self, record: BatchRecord | None) -> int:
+    def _jobs(self, manifest: BatchManifest, record: BatchRecord | None) -> int:
+        """How many jobs there are, or may be: none has less than one image."""
         if record is not None and record.jobs is not None:
-            return record.jobs
+            return min(record.jobs, manifest.images)
         if self.marker is not None and self.marker.vouched is not None:
-            return self.marker.vouched.jobs
-        folders = {key.rpartition("/")[0] + "/" for key in (self.objects.shard(0), self.objects.fragment(0))}
-        names = (key.rpartition("/")[2].partition(".")[0] for folder in folders for key in self.artifacts.list(folder))
-        return max((int(name) + 1 for name in names if name.isdecimal()), default=0)
+            return min(self.marker.vouched.jobs, manifest.images)
+        keys = (key for folder in (self.objects.shards, self.objects.fragments) for key in self.artifacts.list(folder))
+        jobs = (self.objects.job_of(key, manifest.images) for key in keys)
+        return max((job + 1 for job in jobs if job is not None), default=0)
 
     def _check_proof(self, manifest: BatchManifest, coverage: Coverage) -> None:
         counts = self.found.counts

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from pipeline.errors import RecordTooNew, RecordUnreadable
+from pipeline.names import MAX_IMAGES_OF_BATCH
 from pipeline.schema import Versioned, read_record
 from pipeline.states import BatchState
 from pipeline.stored import Record
@@ -16,20 +19,26 @@ class FileDigest(Record):
     """A file as it was written."""
 
     sha256: str
-    size_bytes: int
+    size_bytes: int = Field(ge=0)
 
 
 class Vouched(Record):
     """What was true of a batch when its marker was written."""
 
-    images: int = Field(description="As accepted.")
-    succeeded: int
-    failed: int
-    cancelled: int
-    jobs: int
+    images: int = Field(ge=0, le=MAX_IMAGES_OF_BATCH, description="As accepted.")
+    succeeded: int = Field(ge=0)
+    failed: int = Field(ge=0)
+    cancelled: int = Field(ge=0)
+    jobs: int = Field(ge=0)
     input_sha256: str
     results: FileDigest
     errors: FileDigest
+
+    @model_validator(mode="after")
+    def _check_numbers(self) -> Self:
+        if self.jobs > self.images or self.unknown < 0:
+            raise ValueError("more jobs or outcomes than images")
+        return self
 
     @property
     def unknown(self) -> int:

@@ -43,6 +43,7 @@ from pipeline.picture import Format
 from pipeline.states import BatchState
 
 _ROWS_PER_FOLDER = 1_000
+_OF_JOB = re.compile(r"([0-9]{5,10})\.jsonl")
 
 BATCHES = "batches/"
 SUFFIXES = {Format.PNG: "png", Format.JPEG: "jpg", Format.WEBP: "webp"}
@@ -116,6 +117,12 @@ class BatchObjects:
 
     def fragment(self, job: int) -> str:
         return f"{self.fragments}{job:05d}.jsonl"
+
+    def job_of(self, key: str, images: int) -> int | None:
+        """The job of a batch of so many images whose shard or fragment lies under this key; None if none's does."""
+        found = _OF_JOB.fullmatch(key.rpartition("/")[2])
+        job = int(found[1]) if found else -1
+        return job if 0 <= job < images and key in (self.shard(job), self.fragment(job)) else None
 
     @property
     def traces(self) -> str:

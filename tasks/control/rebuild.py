@@ -145,7 +145,7 @@ def restore_from_fragments(
     render it again. None if the fragments do not hold exactly one outcome of every image.
     """
     objects, coverage = BatchObjects(record.id), Coverage(record.manifest.images)
-    wanted = jobs if jobs is not None else _fragments(context.artifacts, objects)
+    wanted = jobs if jobs is not None else _fragments(context.artifacts, objects, record.manifest.images)
     for index in range(wanted):
         try:
             outcomes = fetch_outcomes(context.artifacts, objects, index)
@@ -166,9 +166,9 @@ def restore_from_fragments(
     return wanted
 
 
-def _fragments(artifacts: Artifacts, objects: BatchObjects) -> int:
+def _fragments(artifacts: Artifacts, objects: BatchObjects, images: int) -> int:
     """How many fragments there are. A list may be late, so those behind its last are asked for."""
-    number = sum(1 for _ in artifacts.list(objects.fragments))
+    number = sum(1 for key in artifacts.list(objects.fragments) if objects.job_of(key, images) is not None)
     while artifacts.head(objects.fragment(number)) is not None:
         number += 1
     return number

@@ -12,6 +12,8 @@ from pipeline.cli.main import app
 from pipeline.client.connect import Connection
 from pipeline.client.doctor import examine_connection
 from pipeline.operations.repair import request_repair
+from pipeline.operations.verify import verify
+from pipeline.operations.verify_job import JobCheck, JobSeen
 from pipeline.records.batch import Repair
 from pipeline.records.object_keys import BatchObjects
 from pipeline.states import BatchState
@@ -104,3 +106,42 @@ def test_status_list_and_doctor_say_what_is_being_repaired_and_that_the_ledger_i
         said = _run(*([command, "b"] if command == "status" else [command]))[1]
         assert f"the ledger {doubt}; until that is done nothing is begun, ended, purged or fired\n" in said
     assert json.loads(_run("status", "b", "--json")[1])["ledger_doubt"] == doubt
+
+
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The jobs that were looked at; a hundred are too many."""
+    jobs: list[int] = []
+    look = JobCheck.look
+
+    def noted(check: JobCheck, index: int) -> JobSeen:
+        jobs.append(index)
+        assert len(jobs) < 100
+        return look(check, index)
+
+    monkeypatch.setattr(JobCheck, "look", noted)
+    return jobs
+
+
+@pytest.mark.parametrize("foreign", ["20261129.jsonl.bak", "20261129.jsonl", "1.jsonl", "x.jsonl"])
+@pytest.mark.parametrize("folder", [OBJECTS.shards, OBJECTS.fragments])
+def test_a_foreign_name_among_those_of_jobs_is_no_job(
+    finished: Stage, looked_at: list[int], folder: str, foreign: str
+) -> None:
+    finished.artifacts.put(OBJECTS.marker(BatchState.COMPLETED), b"", content_type="application/json")  # no number
+    finished.ledger.batches.remove(finished.ledger.batches.get("b"))
+    finished.artifacts.put(f"{folder}{foreign}", b"", content_type="application/x-ndjson")
+    found = verify(finished.ledger, finished.artifacts, "b")
+    assert set(looked_at) == {0}
+    assert [one.kind for one in found.discrepancies] == [DiscrepancyKind.UNKNOWN_TO_REDIS]
+
+
+def test_a_marker_of_more_jobs_than_images_costs_no_look_at_each(finished: Stage, looked_at: list[int]) -> None:
+    key = OBJECTS.marker(BatchState.COMPLETED)
+    marker = json.loads(finished.artifacts.get(key) or b"")
+    marker["vouched"] |= {"jobs": 10**6, "images": 10**6}
+    finished.artifacts.put(key, json.dumps(marker).encode(), content_type="application/json")
+    finished.ledger.batches.remove(finished.ledger.batches.get("b"))
+    found = verify(finished.ledger, finished.artifacts, "b")
+    assert len(looked_at) <= 2 * 3
+    assert DiscrepancyKind.MARKER_DIFFERS in [one.kind for one in found.discrepancies]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from pipeline.errors import RecordTooNew
@@ -12,6 +14,7 @@ FILE = FileDigest(sha256="0" * 64, size_bytes=3)
 VOUCHED = Vouched(
     images=9, succeeded=5, failed=2, cancelled=1, jobs=3, input_sha256="1" * 64, results=FILE, errors=FILE
 )
+WRONG = [{"jobs": 1_000_000}, {"jobs": -1}, {"succeeded": 7}, {"failed": -1}, {"images": 2**40}]
 
 
 def test_it_is_read_as_it_was_written_and_says_what_is_not_known() -> None:
@@ -52,3 +55,10 @@ def test_one_that_is_none_is_damaged_and_says_nothing(body: bytes, state: BatchS
 def test_that_of_a_later_version_is_refused() -> None:
     with pytest.raises(RecordTooNew):
         read_marker(b'{"schema_version": 9, "state": "completed"}', BatchState.COMPLETED, what="k")
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_one_that_vouches_for_more_jobs_or_outcomes_than_images_is_damaged(wrong: dict[str, int]) -> None:
+    vouched = json.loads(VOUCHED.model_dump_json()) | wrong
+    body = json.dumps({"schema_version": 1, "state": "completed", "vouched": vouched}).encode()
+    assert read_marker(body, BatchState.COMPLETED, what="k").damaged
