@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
+from pipeline.errors import RecordUnreadable
 from pipeline.ledger.store import Store
 from pipeline.records.tokens import SignIn, TokenRecord
 from pipeline.schema import read_record
@@ -43,12 +43,18 @@ class Tokens:
         with self._store.errors():
             return bool(self._store.redis.hdel(self._store.keys.tokens, token_id))
 
-    def each(self) -> Iterator[TokenRecord]:
-        """All of them, in the order of their making. Raises RecordUnreadable."""
+    def each(self) -> list[tuple[str, TokenRecord | RecordUnreadable]]:
+        """All of them by their ids, in the order of their making, and why any others cannot be read."""
         with self._store.errors():
             found = self._store.redis.hgetall(self._store.keys.tokens)
-        records = [read_record(TokenRecord, text, what=f"token {name}") for name, text in found.items()]
-        return iter(sorted(records, key=lambda record: record.created_at))
+        records, unreadable = list[TokenRecord](), list[tuple[str, RecordUnreadable]]()
+        for name, text in sorted(found.items()):
+            try:
+                records.append(read_record(TokenRecord, text, what=f"token {name}"))
+            except RecordUnreadable as error:
+                unreadable.append((name, error))
+        records.sort(key=lambda record: record.created_at)
+        return [*((record.id, record) for record in records), *unreadable]
 
     def put_sign_in(self, sign_in_id: str, sign_in: SignIn, life: timedelta) -> None:
         """Keep a link that begins a session, for so long."""

@@ -138,7 +138,7 @@ class BatchStatus:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """In a list of batches or schedules, one whose record this version cannot read. It was left as it is."""
+    """In a list, one whose record this version cannot read. It was left as it is."""
 
     id: str
     reason: str

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from pipeline.errors import RequestError
+from pipeline.errors import RecordUnreadable, RequestError
 from pipeline.ledger import Ledger
 from pipeline.names import checked_id
+from pipeline.operations.status import Unreadable
 from pipeline.records.tokens import (
     EVERY_TENANT,
     NewToken,
@@ -50,9 +51,10 @@ def use_sign_in(ledger: Ledger, text: str, *, life: timedelta) -> NewToken | Non
     return create_token(ledger, found.tenant, found.scopes, life=life, note="a browser, by the link of `tessera up`")
 
 
-def list_tokens(ledger: Ledger) -> list[TokenRecord]:
-    """All tokens, in the order of their making, expired ones included."""
-    return list(ledger.tokens.each())
+def list_tokens(ledger: Ledger) -> list[TokenRecord | Unreadable]:
+    """All tokens, in the order of their making, expired ones included; those that cannot be read come last."""
+    each = ledger.tokens.each()
+    return [Unreadable.of(name, one) if isinstance(one, RecordUnreadable) else one for name, one in each]
 
 
 def revoke_token(ledger: Ledger, token_id: str) -> None:

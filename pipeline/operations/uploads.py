@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from collections.abc import Iterator
 from datetime import datetime
@@ -9,12 +10,14 @@ from typing import IO
 
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.fetch import fetch
-from pipeline.errors import RequestError, UnknownFile
+from pipeline.errors import RecordUnreadable, RequestError, UnknownFile
 from pipeline.inputs.plain import MAX_BYTES
+from pipeline.operations.status import Unreadable
 from pipeline.promptset.formats.source import suffixes
 from pipeline.records.uploads import (
     UploadRecord,
     is_file_id,
+    upload_files,
     upload_record_key,
     upload_records,
 )
@@ -66,17 +69,31 @@ def get_picture(artifacts: Artifacts, tenant: str, file_id: str) -> tuple[bytes,
     return body, record.filename if record.filename.isprintable() else ascii(record.filename)
 
 
-def list_uploads(artifacts: Artifacts, tenant: str) -> Iterator[UploadRecord]:
-    """The uploads of a tenant, by id."""
-    for key in artifacts.list(upload_records(tenant)):
-        if (record := fetch(UploadRecord, artifacts, key)) is not None:
-            yield record
+def list_uploads(artifacts: Artifacts, tenant: str) -> Iterator[UploadRecord | Unreadable]:
+    """The uploads of a tenant, by id; one whose record cannot be read is an entry that says why."""
+    folder = upload_records(tenant)
+    for key in artifacts.list(folder):
+        try:
+            record = fetch(UploadRecord, artifacts, key)
+        except RecordUnreadable as error:
+            yield Unreadable.of(key.removeprefix(folder).removesuffix(".json"), error)
+        else:
+            yield from [] if record is None else [record]
 
 
 def remove_upload(artifacts: Artifacts, tenant: str, file_id: str) -> None:
-    """Remove an upload; batches that were made of it have rows of their own. Raises UnknownFile."""
-    record = get_upload(artifacts, tenant, file_id)
-    artifacts.delete_all([upload_record_key(tenant, file_id), record.key])
+    """Remove an upload, whatever can be read of it; batches that were made of it have rows of their own.
+
+    Raises UnknownFile.
+    """
+    try:
+        files = [get_upload(artifacts, tenant, file_id).key]
+    except RecordUnreadable:  # nobody knows what its file's name ends in
+        stem = f"{upload_files(tenant)}{file_id}"
+        files = list(
+            itertools.takewhile(lambda key: key.startswith(stem), artifacts.list_from(upload_files(tenant), stem))
+        )
+    artifacts.delete_all([upload_record_key(tenant, file_id), *files])
 
 
 def _check_size(size_bytes: int) -> None:

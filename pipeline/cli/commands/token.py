@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -10,10 +11,12 @@ from pipeline.cli.exits import OK
 from pipeline.cli.json_out import write_json
 from pipeline.cli.options import AsJson
 from pipeline.cli.table import print_table
+from pipeline.cli.unreadable import print_unreadable
 from pipeline.client.connect import connect
+from pipeline.operations.status import Unreadable
 from pipeline.operations.tokens import create_token, list_tokens, revoke_token
 from pipeline.process.durations import parsed_duration
-from pipeline.records.tokens import EVERY_TENANT, Scope
+from pipeline.records.tokens import EVERY_TENANT, Scope, TokenRecord
 
 token = typer.Typer(help="Tokens of the HTTP API (`tessera serve`).", no_args_is_help=True)
 
@@ -61,21 +64,28 @@ def list_all(as_json: AsJson = False) -> int:
     found = list_tokens(connect().ledger)
     if as_json:
         for one in found:
-            write_json(one.model_dump(mode="json", exclude={"schema_version", "digest"}))
+            write_json(one.as_dict() if isinstance(one, Unreadable) else _as_dict(one))
         return OK
-    rows = [
-        (
-            one.id,
-            one.tenant,
-            " ".join(one.scopes),
-            f"{one.created_at:%Y-%m-%d %H:%M}",
-            f"{one.expires_at:%Y-%m-%d %H:%M}" if one.expires_at else "never",
-            one.note,
-        )
-        for one in found
-    ]
-    print_table("token", "tenant", "scopes", "made (UTC)", "expires (UTC)", "note", rows=rows)
+    print_table("token", "tenant", "scopes", "made (UTC)", "expires (UTC)", "note", rows=[_row(one) for one in found])
+    print_unreadable(found)
     return OK
+
+
+def _as_dict(one: TokenRecord) -> dict[str, Any]:
+    return one.model_dump(mode="json", exclude={"schema_version", "digest"})
+
+
+def _row(one: TokenRecord | Unreadable) -> Sequence[str]:
+    if isinstance(one, Unreadable):
+        return one.id, "unreadable", *[""] * 4
+    return (
+        one.id,
+        one.tenant,
+        " ".join(one.scopes),
+        f"{one.created_at:%Y-%m-%d %H:%M}",
+        f"{one.expires_at:%Y-%m-%d %H:%M}" if one.expires_at else "never",
+        one.note,
+    )
 
 
 def revoke(

@@ -10,6 +10,7 @@ from starlette.responses import StreamingResponse
 
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.errors import RequestError
+from pipeline.operations.status import Unreadable
 from pipeline.operations.uploads import get_upload, list_uploads, put_upload, remove_upload
 from pipeline.records.uploads import UploadRecord
 from pipeline.service.access import Caller, Reader, Submitter
@@ -68,13 +69,14 @@ def list_files(
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> FilePage:
-    """The uploads, by id."""
+    """The uploads, by id; one that cannot be read has an error for its status, and no purpose."""
     if caller.operator:
         raise RequestError("an operator's token belongs to no tenant; files are listed with a tenant's own")
     wanted = (
         record
         for record in list_uploads(service.artifacts, caller.tenant)
-        if purpose in (None, record.purpose) and (after is None or record.id > after)
+        if purpose in (None, "" if isinstance(record, Unreadable) else record.purpose)
+        and (after is None or record.id > after)
     )
     found = [record for record, _ in zip(wanted, range(limit + 1), strict=False)]
     return FilePage.of([_shown(record) for record in found[:limit]], has_more=len(found) > limit)
@@ -113,8 +115,7 @@ def delete_file(service: ServiceOf, caller: Submitter, file_id: str) -> dict[str
     """Remove an upload; batches that were made of it stay as they are."""
     if _of_batch(file_id) is not None:
         raise RequestError(f"{file_id[:80]!r} belongs to its batch, and goes when that is purged")
-    record = _uploaded(service, caller, file_id)
-    remove_upload(service.artifacts, record.tenant, file_id)
+    remove_upload(service.artifacts, caller.tenant_of_new(None), file_id)
     return {"id": file_id, "object": "file", "deleted": True}
 
 
@@ -136,7 +137,10 @@ def _lines(service: Service, base: str, found: tuple[str, str]) -> Iterator[byte
     return output_lines(service, base, batch_id) if kind == OUTPUT else error_lines(artifacts, batch_id)
 
 
-def _shown(record: UploadRecord) -> FileObject:
+def _shown(record: UploadRecord | Unreadable) -> FileObject:
+    if isinstance(record, Unreadable):
+        unknown: dict[str, Any] = {"bytes": 0, "created_at": 0, "filename": "", "purpose": ""}
+        return FileObject(id=record.id, status="error", status_details=record.reason, **unknown)
     return FileObject(
         id=record.id,
         bytes=record.size_bytes,

@@ -17,7 +17,10 @@ class FileObject(BaseModel):
     created_at: int
     filename: str
     purpose: str
-    status: Literal["processed"] = "processed"
+    status: Literal["processed", "error"] = "processed"
+    status_details: str | None = Field(
+        None, exclude_if=lambda value: value is None, description="Why there is an error."
+    )
 
 
 class FilePage(BaseModel):

@@ -195,6 +195,23 @@ def test_who_has_asked_is_waited_for_no_more(served: Served) -> None:
     assert loop.call_later.call_count == 1
 
 
+def test_a_token_that_cannot_be_read_is_listed_as_such_and_can_be_revoked(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in served.stage.settings.environment().items():
+        monkeypatch.setenv(name, value)
+    served.new_token("two")
+    store = served.stage.ledger.store
+    store.redis.hset(store.keys.tokens, "bad", "{")
+    rows = CliRunner().invoke(app, ["token", "list"]).output
+    assert "two" in rows
+    assert "token bad cannot be read by this version" in rows
+    lines = [json.loads(line) for line in CliRunner().invoke(app, ["token", "list", "--json"]).output.splitlines()]
+    assert {"id": "bad", "state": "unreadable"}.items() <= lines[-1].items()
+    assert CliRunner().invoke(app, ["token", "revoke", "bad"]).exit_code == 0
+    assert "bad" not in CliRunner().invoke(app, ["token", "list"]).output
+
+
 def test_the_command_makes_lists_and_revokes_tokens(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in served.stage.settings.environment().items():
         monkeypatch.setenv(name, value)

@@ -12,6 +12,7 @@ import openai
 import PIL.Image
 import pytest
 
+from pipeline.records.uploads import UPLOADS
 from pipeline.states import BatchState
 from tests.pipeline.service.served import Served
 
@@ -150,6 +151,21 @@ def test_files_are_the_tenants_own(client: openai.OpenAI, served: Served) -> Non
     assert client.files.delete(file_id).deleted
     with pytest.raises(openai.NotFoundError):
         client.files.retrieve(file_id)
+
+
+def test_a_file_whose_record_cannot_be_read_is_listed_with_its_error_and_can_be_removed(
+    client: openai.OpenAI, served: Served
+) -> None:
+    good, bad = (_uploaded(client, [_line(0)]) for _ in range(2))
+    [key] = [key for key in served.stage.artifacts.list(UPLOADS) if key.endswith(f"{bad}.json")]
+    served.stage.artifacts.put(key, b"{", content_type="application/json")
+    found = {one.id: one for one in client.files.list()}
+    assert (found[good].status, found[bad].status) == ("processed", "error")
+    assert "broken JSON" in str(found[bad].status_details)
+    assert bad not in [one.id for one in client.files.list(purpose="batch")]
+    assert client.files.delete(bad).deleted
+    assert [key for key in served.stage.artifacts.list(UPLOADS) if bad in key] == []
+    assert client.files.retrieve(good).status == "processed"
 
 
 def test_a_batch_of_bad_lines_only_names_every_line(client: openai.OpenAI) -> None:
