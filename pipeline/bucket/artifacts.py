@@ -247,10 +247,8 @@ class Artifacts:
                 if code_of(error) in {"InvalidRange", "416"}:
                     raise RequestError(f"Range {byte_range[:60]!r} found; {key} has no such part") from error
                 raise
-        chunks = self._chunks(found["Body"])
-        return ObjectStream(
-            chunks, found["ContentLength"], found.get("ContentRange"), found["ContentType"], found["ETag"]
-        )
+            chunks, size_bytes = self._chunks(found["Body"]), found["ContentLength"]
+            return ObjectStream(chunks, size_bytes, found.get("ContentRange"), found["ContentType"], found["ETag"])
 
     def lines(self, key: str) -> Iterator[bytes]:
         """The lines of an object, streamed. Of a line too long for a record, its beginning.

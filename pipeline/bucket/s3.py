@@ -13,8 +13,10 @@ import boto3
 import botocore.exceptions as s3_errors
 import botocore.session
 from botocore.config import Config
+from botocore.parsers import ResponseParserError
 from botocore.utils import parse_timestamp
 
+from pipeline.bucket.answers import check_answers
 from pipeline.deployment.settings import Settings
 from pipeline.errors import ClockSkewed, StoreRefused, StoreUnavailable
 from pipeline.version import installed_version
@@ -32,6 +34,9 @@ MOST_SKEW_S = 15 * 60.0
 PRECONDITION_FAILED = {"PreconditionFailed", "412"}
 CONFLICT = {"ConditionalRequestConflict", "409"}
 ABSENT = {"NoSuchKey", "404", "NotFound"}
+# Refusals that end by themselves: the store is busy, or another request is under way. A HEAD's refusal has no words.
+_NOT_NOW = CONFLICT | {"OperationAborted", "RequestTimeout", "SlowDown", "TooManyRequests"}
+_NOT_NOW_STATUS = {408, 425, 429}
 _DENIED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403", "Forbidden", "ExpiredToken"}
 
 
@@ -57,7 +62,7 @@ def connect(settings: Settings, credentials: Credentials | None) -> Clients:
     # Reading boto3's models costs more than a request does: one session for both, made here because making clients is
     # not safe between threads.
     own = botocore.session.Session()
-    own.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=time_of)
+    own.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time_in_answer)
     session = boto3.session.Session(
         botocore_session=own,
         aws_access_key_id=credentials.access_key_id if credentials else None,
@@ -74,7 +79,7 @@ def connect(settings: Settings, credentials: Credentials | None) -> Clients:
 
 
 def _client(session: boto3.session.Session, settings: Settings, read_timeout_s: float, attempts: int) -> S3Client:
-    return session.client(
+    client = session.client(
         "s3",
         endpoint_url=settings.s3_endpoint,
         region_name=settings.s3_region,
@@ -92,6 +97,8 @@ def _client(session: boto3.session.Session, settings: Settings, read_timeout_s: 
             s3={"addressing_style": "path"} if settings.s3_endpoint else {},
         ),
     )
+    check_answers(client.meta.events)
+    return client
 
 
 def time_of(text: str) -> datetime:
@@ -105,9 +112,20 @@ def time_of(text: str) -> datetime:
     return found if found.tzinfo is not None else parse_timestamp(text)
 
 
+def _time_in_answer(text: str) -> datetime:
+    """As `time_of`; what is no time makes an answer that cannot be read."""
+    try:
+        return time_of(text)
+    except ValueError as error:
+        raise ResponseParserError(str(error)) from error
+
+
 @contextmanager
 def translate_errors(where: str) -> Iterator[None]:
-    """Raise what goes wrong with the store as StoreUnavailable or StoreRefused; `where` names it in messages."""
+    """Raise what goes wrong with the store as StoreUnavailable or StoreRefused; `where` names it in messages.
+
+    A KeyError is what an answer lacks (pipeline/bucket/answers.py).
+    """
     try:
         yield
     except s3_errors.ClientError as error:
@@ -123,9 +141,13 @@ def translate_errors(where: str) -> Iterator[None]:
                 f"S3 at {where} refuses our credentials ({code} on {error.operation_name}); check "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do in this bucket"
             ) from error
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
-        kind = StoreRefused if 400 <= status < 500 else StoreUnavailable
+        kind = StoreUnavailable if _is_for_now(error) else StoreRefused
         raise kind(f"S3 at {where}: {code} on {error.operation_name}") from error
+    except (KeyError, ResponseParserError) as error:
+        raise StoreUnavailable(
+            f"S3 at {where}: an answer that S3 does not give ({type(error).__name__}: {str(error)[:100]}); check "
+            "TESSERA_S3_ENDPOINT, and whether something else answers there"
+        ) from error
     except (s3_errors.NoCredentialsError, s3_errors.PartialCredentialsError) as error:
         raise StoreUnavailable(
             f"no credentials for S3 at {where}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, "
@@ -136,6 +158,12 @@ def translate_errors(where: str) -> Iterator[None]:
             f"S3 at {where} does not answer ({type(error).__name__}); check TESSERA_S3_ENDPOINT, and "
             "whether what leads there (a port-forward, a VPN) still does"
         ) from error
+
+
+def _is_for_now(error: s3_errors.ClientError) -> bool:
+    """Whether asking again may have another answer."""
+    code, status = code_of(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+    return not 400 <= status < 500 or status in _NOT_NOW_STATUS or code in _NOT_NOW or code.startswith("Throttling")
 
 
 def _skewed(error: s3_errors.ClientError, where: str) -> ClockSkewed | None:

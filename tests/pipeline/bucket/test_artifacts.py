@@ -73,7 +73,7 @@ def test_an_endpoint_that_never_answers_is_given_up_within_the_timeout(settings:
 
 
 @contextmanager
-def _answering(status: int, body: bytes = b"") -> Iterator[str]:
+def _answering(status: int, body: bytes = b"", **headers: str) -> Iterator[str]:
     """A server that gives every request the same answer."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -81,6 +81,8 @@ def _answering(status: int, body: bytes = b"") -> Iterator[str]:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             self.send_response(status)
             self.send_header("Content-Length", "0" if self.command == "HEAD" else str(len(body)))
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(body)
@@ -101,7 +103,7 @@ def _answering(status: int, body: bytes = b"") -> Iterator[str]:
 
 def test_a_store_that_ignores_if_none_match_is_refused(settings: Settings) -> None:
     with (
-        _answering(200) as endpoint,
+        _answering(200, ETag='"x"') as endpoint,
         pytest.raises(StoreUnavailable, match=r"If-None-Match.*overwrote an object although"),
     ):
         _other(settings, s3_endpoint=endpoint).check()
