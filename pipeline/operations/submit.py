@@ -62,8 +62,8 @@ class RowFilter(Protocol):
     def wants(self, row: ResolvedRow) -> bool:
         """Whether the row is part of the batch."""
 
-    def finish(self) -> None:
-        """Called after the last row, before the batch is accepted or found to be empty."""
+    def finish(self) -> str:
+        """Called after the last row, before the batch is accepted or found to be empty; where its rows_key leads."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
         models=deployment.models,
         options=submission.reading,
     )
-    row_filter = submission.row_filter
+    row_filter, origin = submission.row_filter, submission.origin
     validation = Validation(source.name)
     if submission.skip_invalid:
         validation.most_invalid = deployment.max_rows
@@ -169,7 +169,8 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
             digest.update(append(rows, row.model_dump_json().encode()))
         validation.raise_if_refused(skip_invalid=submission.skip_invalid)
         if row_filter is not None:
-            row_filter.finish()
+            rows_key = row_filter.finish()
+            origin = origin and origin.model_copy(update={"rows_key": rows_key})
         if not validation.rows:
             raise NothingNew(f"{source.name}: none of {validation.unwanted} rows is new")
         manifest = BatchManifest(
@@ -191,7 +192,7 @@ def accept(submission: Submission, ledger: Ledger, artifacts: Artifacts) -> Acce
             labels=checked_labels(submission.labels),
             webhooks=webhooks,
             client_version=installed_version(),
-            origin=submission.origin,
+            origin=origin,
             request=submission.request,
         )
         before = deadline.call(

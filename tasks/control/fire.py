@@ -148,7 +148,7 @@ def _submit(
         reading=ReadOptions(comments=spec.comments, extra_columns=spec.extra_columns),
         row_filter=row_filter,
         check_url=partial(_check_picture, context, record),
-        origin=Origin(schedule=record.name, fire_at=turn.fire_at, rows_key=row_filter.key if row_filter else None),
+        origin=Origin(schedule=record.name, fire_at=turn.fire_at),
     )
     try:
         accepted = accept(submission, context.ledger, context.artifacts)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import itertools
+import re
 from collections.abc import Set
 
+from pipeline.errors import RecordUnreadable
 from pipeline.promptset.fields.row import ResolvedRow
 
 DIGEST_BYTES = 16
+
+_SHA256_IN_KEY = re.compile(r"-([0-9a-f]{64})\.bin$")
 
 # A row's place says nothing about its pictures. What a newer version adds is left out while it is at its default.
 _PLACE = {"row", "first_image", "schema_version"}
@@ -18,6 +23,26 @@ def row_digest(row: ResolvedRow) -> bytes:
     """A digest of everything that decides the pictures of a row, and of its custom_id."""
     text = row.model_dump_json(exclude=_PLACE, exclude_defaults=True)
     return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).digest()
+
+
+def checked_digests(body: bytes, key: str) -> bytes:
+    """The digests that lie under a key, as they were written: the key ends in their SHA-256.
+
+    An earlier version wrote no SHA-256 there; then they must at least be some, whole and sorted. Raises
+    RecordUnreadable.
+    """
+    if (proof := _SHA256_IN_KEY.search(key)) is not None:
+        is_right = hashlib.sha256(body).hexdigest() == proof[1]
+    else:
+        is_right = len(body) > 0 and len(body) % DIGEST_BYTES == 0 and _is_sorted(body)
+    if not is_right:
+        raise RecordUnreadable(key, f"{len(body)} bytes that are not those that were written", "digests of rows")
+    return body
+
+
+def _is_sorted(body: bytes) -> bool:
+    digests = (body[i : i + DIGEST_BYTES] for i in range(0, len(body), DIGEST_BYTES))
+    return all(one <= following for one, following in itertools.pairwise(digests))
 
 
 class NewRows:

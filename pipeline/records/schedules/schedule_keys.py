@@ -2,7 +2,7 @@
 
 schedules/<name>/schedule.json      the schedule as a user last changed it; it exists if this object does
                  firings/<id>.json  what became of one firing
-                 rows/<id>-*.bin    digests of the rows of the last firing, for --only-new
+                 rows/<id>-*.bin    digests of the rows of the last firing, for --only-new; * is the object's SHA-256
 """
 
 from __future__ import annotations
@@ -37,5 +37,6 @@ class ScheduleObjects:
         """The id of the firing that lies under a key of `firings`."""
         return key.removeprefix(self.firings).removesuffix(".json")
 
-    def rows(self, firing_id: str, token: str) -> str:
-        return f"{self.root}rows/{firing_id}-{token}.bin"
+    def rows(self, firing_id: str, sha256: str) -> str:
+        """Where such digests lie; the schedule's record names the key, and so says what is to be there."""
+        return f"{self.root}rows/{firing_id}-{sha256}.bin"
