@@ -20,6 +20,7 @@ from pipeline.client.remote.http import HttpApi
 from pipeline.operations.uploads import list_uploads
 from pipeline.promptset.formats.by_form import InputFormat
 from pipeline.records.object_keys import BatchObjects
+from pipeline.records.uploads import UploadRecord
 from pipeline.states import BatchState
 from tests.pipeline.service.served import Answer, Served
 
@@ -232,7 +233,7 @@ def test_a_client_names_uploads_of_its_tenant_alone(client: Client, served: Serv
     (theirs,) = [
         one.id
         for one in list_uploads(served.stage.artifacts, "two")
-        if one.id not in before and one.purpose == "picture"
+        if one.id not in before and isinstance(one, UploadRecord) and one.purpose == "picture"
     ]
     body = {"prompts": [{"prompt": "x", "image": "room.png"}], "pictures": {"room.png": theirs}}
     (error,) = served.ask("POST", "/api/batches", body).error["errors"]
