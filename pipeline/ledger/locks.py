@@ -125,19 +125,21 @@ class Locks:
                 return False
         return now_ms - int(first) >= late_s * 1000
 
-    def count(self, what: str, within_s: float) -> int:
-        """Count that this was met, and return how often it was within a time that begins with the first."""
+    def count(self, what: str, within_s: float) -> tuple[int, float]:
+        """Count that this was met: how often it was within a time that begins with the first, and seconds since that."""
         name = self._store.keys.stumbles(what)
         try:
             with self._store.errors():
                 pipe = self._store.redis.pipeline(transaction=False)
                 pipe.set(name, 0, nx=True, px=int(1000 * within_s))
                 pipe.incr(name)
-                return int(pipe.execute()[-1])
+                pipe.pttl(name)
+                *_, times, left_ms = pipe.execute()
+                return int(times), max(0.0, within_s - int(left_ms) / 1000)
         except RecordUnreadable:  # no number stood there
             with self._store.errors():
                 self._store.redis.set(name, 1, px=int(1000 * within_s))
-            return 1
+            return 1, 0.0
 
     def rest(self, name: str, seconds: float) -> None:
         """Make this work not due for so many seconds from now, whatever its interval."""

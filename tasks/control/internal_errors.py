@@ -13,12 +13,13 @@ from tasks.process.context import Context
 
 log = structlog.get_logger(__name__)
 
-# So that a controller of a bad release, or one whose neighbour is just being replaced, costs no batch.
-MOST_ERRORS, WITHIN_S = 10, 3600.0
+# So that a controller of a bad release, which is taken back, or one whose neighbour is being replaced costs no batch.
+MOST_ERRORS, AT_LEAST_S, WITHIN_S = 10, 600.0, 3600.0
 
 
 def meet(context: Context, step: str, batch_id: str, error: Exception) -> None:
-    """Note the error as what the batch waits for; a step that met MOST_ERRORS within WITHIN_S fails its batch.
+    """Note the error as what the batch waits for; a step that met MOST_ERRORS within WITHIN_S, the first of them
+    AT_LEAST_S ago, fails its batch.
 
     One of the machine, such as a full disk, is an outage, however long it lasts. It does not matter if this fails: the
     next tick asks for the step again.
@@ -28,8 +29,8 @@ def meet(context: Context, step: str, batch_id: str, error: Exception) -> None:
     if isinstance(error, OSError | MemoryError):
         return
     try:
-        times = context.ledger.locks.count(f"{step} {batch_id}", WITHIN_S)
-        if times >= MOST_ERRORS:
+        times, lasted_s = context.ledger.locks.count(f"{step} {batch_id}", WITHIN_S)
+        if times >= MOST_ERRORS and lasted_s >= AT_LEAST_S:
             _fail(context, batch_id, f"{reason} ({times} times; the controllers' logs say where)")
     except TesseraError as put_off:
         log.warning("batch cannot be given up yet", batch=batch_id, reason=str(put_off))

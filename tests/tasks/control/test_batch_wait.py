@@ -26,6 +26,7 @@ MOST_ERRORS = 3
 @pytest.fixture(autouse=True)
 def few_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.control.internal_errors.MOST_ERRORS", MOST_ERRORS)
+    monkeypatch.setattr("tasks.control.internal_errors.AT_LEAST_S", 0.0)
 
 
 def test_a_step_that_is_put_off_says_why_until_it_is_taken(stage: Stage) -> None:
@@ -103,6 +104,15 @@ def test_a_cancelled_batch_that_failed_so_can_be_purged(stage: Stage) -> None:
     purge(stage.worker, "b")
     assert not stage.ledger.batches.known("b")
     assert list(stage.artifacts.list(OBJECTS.root)) == []
+
+
+def test_a_bad_release_that_is_taken_back_soon_costs_no_batch(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.control.internal_errors.AT_LEAST_S", 3600.0)
+    stage.accepted(2)
+    for _ in range(2 * MOST_ERRORS):
+        app._bind(stage.worker, EXPAND, _broken)("b")
+    assert stage.batch_state() is BatchState.VALIDATING
+    assert batch_status(stage.ledger, "b").reason == "KeyError: 'row'"
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError()])
