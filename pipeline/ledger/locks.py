@@ -126,7 +126,7 @@ class Locks:
         return now_ms - int(first) >= late_s * 1000
 
     def count(self, what: str, within_s: float) -> tuple[int, float]:
-        """Count that this was met: how often it was within a time that begins with the first, and seconds since that."""
+        """Count that this was met: how often within a time that begins with the first, and seconds since that."""
         name = self._store.keys.stumbles(what)
         try:
             with self._store.errors():
