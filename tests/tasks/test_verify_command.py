@@ -100,8 +100,8 @@ def test_status_list_and_doctor_say_what_is_being_repaired_and_that_the_ledger_i
     reconcile(finished.worker, "b")
     assert "  it is being rebuilt from the bucket\n" in _run("status", "b")[1]
     store = finished.ledger.store
-    store.redis.hset(store.keys.generation, mapping={"doubt": "Redis was put back", "since_ms": 0})
-    doubt = "is compared with the bucket since 1970-01-01 00:00:00 UTC: Redis was put back"
+    store.redis.hset(store.keys.generation, mapping={"doubt": "Redis was put back", "since_ms": 1_764_000_000_000})
+    doubt = "is compared with the bucket since 2025-11-24 16:00:00 UTC: Redis was put back"
     for command in ("status", "list"):
         said = _run(*([command, "b"] if command == "status" else [command]))[1]
         assert f"the ledger {doubt}; until that is done nothing is begun, ended, purged or fired\n" in said
