@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 
 from pipeline.process.lifeline import PARENT_PID_VARIABLE, die_with_parent
@@ -52,13 +53,21 @@ def guard(command: Sequence[str], parent: int) -> int:
     """
     if os.getppid() != parent:
         return _CANNOT_RUN
-    child = subprocess.Popen(command, start_new_session=True, close_fds=False)  # also what was handed down to us
+    child: subprocess.Popen[bytes] | None = None
+    early: list[int] = []  # that came before there was anything to hand them on to
 
     def hand_on(number: int, _frame: FrameType | None) -> None:
-        os.killpg(child.pid, number)
+        if child is None:
+            early.append(number)
+            return
+        with suppress(ProcessLookupError):  # it has just ended
+            os.killpg(child.pid, number)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, hand_on)
+    child = subprocess.Popen(command, start_new_session=True, close_fds=False)  # also what was handed down to us
+    for came in early:
+        hand_on(came, None)
     while (code := child.poll()) is None:
         if os.getppid() != parent:
             os.killpg(child.pid, signal.SIGKILL)

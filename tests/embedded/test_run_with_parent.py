@@ -103,6 +103,26 @@ def test_the_polling_guard_hands_on_signals_and_dies_of_what_its_command_died_of
     assert not is_alive(child)
 
 
+def test_a_signal_that_comes_while_the_command_starts_is_handed_on(
+    tmp_path: Path, patience: Any, is_alive: Callable[[int], bool]
+) -> None:
+    """Sent by the guard to itself, when the command runs and nobody has said so yet."""
+    guard = (
+        "import os, signal, subprocess, sys, time; from pathlib import Path; from embedded import run_with_parent\n"
+        "class Popen(subprocess.Popen):\n"
+        "    def __init__(self, *arguments, **options):\n"
+        "        super().__init__(*arguments, **options)\n"
+        "        while not Path('child').exists() or not Path('child').read_text().endswith('\\n'): time.sleep(0.01)\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "run_with_parent.subprocess.Popen = Popen\n"
+        "sys.exit(run_with_parent.guard(sys.argv[2:], int(sys.argv[1])))"
+    )
+    command = ["sh", "-c", "echo $$ > child; exec sleep 300"]
+    process = subprocess.Popen([sys.executable, "-P", "-c", guard, str(os.getpid()), *command], cwd=tmp_path)
+    assert process.wait(timeout=60) == -signal.SIGTERM
+    assert not is_alive(patience.number_in(tmp_path / "child"))
+
+
 def test_a_wrong_parent_keeps_the_guard_from_starting_anything(tmp_path: Path) -> None:
     guard = f"from embedded.run_with_parent import guard; raise SystemExit(guard(['touch', 'ran'], {2**22 + 1}))"
     ended = subprocess.run([sys.executable, "-P", "-c", guard], cwd=tmp_path, timeout=60, check=False)
