@@ -11,10 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from pipeline.bucket import outcomes
-from pipeline.bucket.fetch import fetch
 from pipeline.bucket.pages import results_from
 from pipeline.client.batch import Batch
-from pipeline.errors import RecordUnreadable
 from pipeline.names import parsed_image_id
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import ImageFailure, ImageResult
@@ -22,8 +20,7 @@ from pipeline.service.access import Reader
 from pipeline.service.caller_route import CallerRoute
 from pipeline.service.context import Service, ServiceOf
 from pipeline.service.links import Base, image_url, presigned
-from pipeline.service.own import own_batch
-from pipeline.service.refusals import NotFound
+from pipeline.service.own import image_result, own_batch
 from pipeline.service.streamed import WantedOf, begun, streamed
 
 router = APIRouter(prefix="/api/batches/{batch_id}", tags=["images"], route_class=CallerRoute)
@@ -78,7 +75,7 @@ def list_failures(
 def get_image(service: ServiceOf, caller: Reader, base: Base, batch_id: str, image_id: str) -> dict[str, Any]:
     """An image with all its settings."""
     own_batch(service, caller, batch_id)
-    return _shown(service, base, batch_id, _result(service, batch_id, image_id))
+    return _shown(service, base, batch_id, image_result(service, batch_id, image_id))
 
 
 @router.get("/images/{image_id}/file")
@@ -91,7 +88,7 @@ def get_file(
 ) -> Response:
     """Its file, or the part of it that Range names, or 304; or a redirection to the bucket, where links lead there."""
     own_batch(service, caller, batch_id)
-    key = _result(service, batch_id, image_id).key
+    key = image_result(service, batch_id, image_id).key
     if service.settings.api_links == "presigned":
         return RedirectResponse(presigned(service, key), 307)
     return streamed(service.artifacts, key, wanted, _IMMUTABLE)
@@ -120,17 +117,6 @@ def list_rows(
     lines = service.artifacts.lines(BatchObjects(batch_id).input(manifest.staged))
     lines = itertools.islice(lines, first, first + limit)
     return begun((line + b"\n" for line in lines), "application/x-ndjson")
-
-
-def _result(service: Service, batch_id: str, image_id: str) -> ImageResult:
-    row, number = parsed_image_id(image_id)
-    key = BatchObjects(batch_id).sidecar(row, number)
-    result = fetch(ImageResult, service.artifacts, key)
-    if result is None:
-        raise NotFound(f"image {image_id!r} of batch {batch_id!r} is not there, or not yet")
-    if result.batch_id != batch_id or result.image_id != image_id:
-        raise RecordUnreadable(key, "the sidecar of another image", "that of this one")
-    return result
 
 
 def _shown(service: Service, base: str, batch_id: str, image: ImageResult) -> dict[str, Any]:
