@@ -71,8 +71,8 @@ class Submission:
     """A batch as it is requested: prompt set, what holds for all rows, tenant, and how long Redis and S3 may take.
 
     `folders` are where paths of rows' images begin; none reads no file of this machine, and `sent` says what paths are
-    on the machine that they come from. `check_url` raises RequestError
-    for an s3:// URL of an image that is not for whoever submits; by default for each, since it is read with our rights.
+    on the machine that they come from. `check_url` raises RequestError for an s3:// URL of an image that is not for
+    whoever submits; by default for each, since it is read with our rights.
     """
 
     prompts: Prompts

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from anyio import to_thread
 from fastapi import Request
@@ -16,7 +17,7 @@ from pipeline.service.access import Caller, caller_of, check_scope, requiring
 class CallerRoute(APIRoute):
     """A route of the API. FastAPI by itself reads and parses a body before it asks who sent it."""
 
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler that FastAPI makes, behind a look at the caller where there is a body."""
         handler = super().get_route_handler()
         if self.body_field is None:

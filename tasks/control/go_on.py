@@ -24,5 +24,5 @@ def go_on(context: Context, failure: str, **of: str) -> Iterator[None]:
         if not isinstance(error, RecordUnreadable):
             context.artifacts.check()  # if S3 is away, it is away for all of them
         log.error(failure, reason=str(error), **of)
-    except Exception:
+    except Exception:  # our own program failed over one of them: the others go on
         log.exception(failure, **of)

@@ -66,7 +66,7 @@ def test_a_workbook_is_a_table(tmp_path: Path) -> None:
     assert rows[1].seed == 8
 
 
-def _said_size(body: bytes, size: str) -> bytes:
+def _with_stated_size(body: bytes, size: str) -> bytes:
     """The workbook with another size of its sheets, as programs leave it that change a sheet and not what it says."""
     file = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(body)) as old, zipfile.ZipFile(file, "w") as new:
@@ -79,7 +79,7 @@ def _said_size(body: bytes, size: str) -> bytes:
 @pytest.mark.parametrize("size", ["A1", "A1:B2", "A1:A4", "A1:XFD1048576"])
 def test_what_a_workbook_says_of_its_size_is_not_believed(tmp_path: Path, size: str) -> None:
     body = _workbook({"A": [["prompt", "seed", "steps"], ["a", 1, "=5+5"], ["b", 2, 20], ["c", 3]]})
-    rows, found = read(tmp_path / "p.xlsx", _said_size(body, size))
+    rows, found = read(tmp_path / "p.xlsx", _with_stated_size(body, size))
     assert [(row.prompt, row.seed) for row in rows] == [("b", 2), ("c", 3)]
     assert said(found)[0][0].startswith("line 2: column 3 has a formula without a value")
 
