@@ -75,7 +75,7 @@ soak: $(DEVELOPS) ## Do harm at random for MINUTES=10, then check the same; SEED
 	$(BIN)/python -m tests.faults.page
 
 test-cluster: $(DEVELOPS) ## The Kubernetes tests, against the cluster that KUBECONFIG names; they make nodes there
-	CLUSTER_TESTS=required $(BIN)/python -m pytest tests/cluster
+	CLUSTER_TESTS=required $(BIN)/python -m pytest --timeout 1800 tests/cluster
 
 bench-engine: $(DEVELOPS) ## Measure the engine on this machine into benchmarks/results; wants a quiet one
 	$(BIN)/python -m benchmarks.engine

@@ -20,6 +20,9 @@ T = TypeVar("T")
 
 Json = dict[str, Any]
 
+# Limits for what never comes, not for what is slow: other tests may run beside these.
+_ANSWER_S, _NEVER_S = 60.0, 600.0
+
 
 @dataclass(frozen=True)
 class Access:
@@ -70,7 +73,7 @@ class Api:
             self.access.server + path,
             headers={"Authorization": f"Bearer {self.access.token}", "Content-Type": kind},
             body=None if body is None else json.dumps(body),
-            timeout=15,
+            timeout=_ANSWER_S,
         )
         return answer.status, json.loads(answer.data)
 
@@ -127,12 +130,12 @@ class Namespace:
         """The Job's pod, once it is there."""
         return until(
             lambda: next((pod for pod in self.pods() if pod["metadata"]["labels"].get("job-name") == job), None),
-            what=f"a pod of {job}",
+            f"a pod of {job}",
         )
 
     def bound_pod_of(self, job: str) -> Json:
         """The Job's pod, once it is on a node."""
-        return until(lambda: pod if (pod := self.pod_of(job))["spec"].get("nodeName") else None, what="a node for it")
+        return until(lambda: pod if (pod := self.pod_of(job))["spec"].get("nodeName") else None, "a node for it")
 
     def report(self, pod: Json, **status: Any) -> None:
         """Say, as a kubelet, what became of a pod."""
@@ -180,12 +183,12 @@ def _container(pod: Json, state: Json, *, ready: bool) -> Json:
     return {"name": "render", "image": image, "imageID": "", "ready": ready, "restartCount": 0, "state": state}
 
 
-def until(condition: Callable[[], T | None], timeout_s: float = 20.0, what: str = "the condition") -> T:
+def until(condition: Callable[[], T | None], what: str = "the condition") -> T:
     """The first true value of `condition`."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + _NEVER_S
     while not (value := condition()):
         if time.monotonic() > deadline:
-            pytest.fail(f"{what} did not come true in {timeout_s} s; last value {value!r}")
+            pytest.fail(f"{what} did not come true in {_NEVER_S:.0f} s; last value {value!r}")
         time.sleep(0.05)
     return value
 

@@ -37,7 +37,7 @@ def namespace(api: Api) -> Iterator[Namespace]:
     name = f"tessera-{uuid.uuid4().hex[:8]}"
     api.do("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     found = Namespace(api, name)
-    until(lambda: api.ask("GET", found.core("serviceaccounts/default"))[0] == 200, what="the default account")
+    until(lambda: api.ask("GET", found.core("serviceaccounts/default"))[0] == 200, "the default account")
     yield found
     found.destroy()
 
@@ -66,7 +66,7 @@ def grant(namespace: Namespace) -> Callable[..., str]:
         }
         api.do("POST", namespace.core("secrets"), token)
         data = until(
-            lambda: api.do("GET", namespace.core(f"secrets/{name}-token")).get("data", {}).get("token"), what="a token"
+            lambda: api.do("GET", namespace.core(f"secrets/{name}-token")).get("data", {}).get("token"), "a token"
         )
         return base64.b64decode(data).decode()
 
@@ -82,7 +82,7 @@ def token(grant: Callable[..., str]) -> str:
 @pytest.fixture
 def make_settings(namespace: Namespace) -> Callable[..., Settings]:
     def made(pod: Json | None = None, **changes: Any) -> Settings:
-        plain: Json = {"node_selector": namespace.selector, "requests": {}, "limits": {}, "request_timeout_s": 3}
+        plain: Json = {"node_selector": namespace.selector, "requests": {}, "limits": {}, "request_timeout_s": 60}
         values: Json = {
             "redis_url": "redis://redis.example:6379/0",
             "s3_bucket": "renders",

@@ -20,8 +20,6 @@ SWALLOW = "swallow"  # hand it on, and hang up without an answer
 SILENCE = "silence"  # take it, and neither hand it on nor say a word
 DEAF = "deaf"  # of a watch: it is open, and what it says is lost
 
-_SILENCE_S = 10.0
-
 
 @dataclass
 class Proxy:
@@ -47,7 +45,7 @@ def proxy_to(access: Access) -> Iterator[Proxy]:
             proxy.seen.append((self.command, self.path))
             fault = proxy.fault(self.command, self.path)
             if fault == SILENCE:
-                over.wait(_SILENCE_S)
+                over.wait()
                 self.close_connection = True
                 return
             if isinstance(fault, int):
@@ -59,7 +57,7 @@ def proxy_to(access: Access) -> Iterator[Proxy]:
             watch = "watch=" in self.path
             answer = upstream.request(
                 self.command, access.server + self.path, body=body, headers=dict(self.headers),
-                timeout=400 if watch else 30, preload_content=not watch,
+                timeout=400 if watch else 60, preload_content=not watch,
             )  # fmt: skip
             if watch:
                 self._hand_on(answer)

@@ -33,9 +33,6 @@ from tests.cluster.proxy import SWALLOW, Proxy
 
 MakeLauncher = Callable[..., KubernetesLauncher]
 
-# Pods are processes of eight ranks here, and other tests may run beside them.
-pytestmark = pytest.mark.timeout(900)
-
 _UNREACHABLE = "node.kubernetes.io/unreachable"
 
 ROWS = [{"prompt": f"hill {number}", "width": 128, "height": 96, "steps": 3, "seed": number} for number in range(4)]
@@ -131,7 +128,7 @@ def deployment(  # noqa: PLR0917 - fixtures are named, not placed
     try:
         for role in ("control", "render", "beat"):
             made.start(role, role)
-        until(lambda: _announced(Ledger(own)), 150, "controller and render worker")
+        until(lambda: _announced(Ledger(own)), "controller and render worker")
         yield made
     finally:
         for name in list(made.workers):
@@ -160,7 +157,7 @@ def test_a_batch_is_rendered_by_pods_and_a_killed_worker_costs_no_pod(
     began = time.monotonic()
     deployment.start("render", "second")
     batch = deployment.client.submit(ROWS, batch_id="Hills.2026")
-    until(lambda: kubelet.started, 120, "a pod")
+    until(lambda: kubelet.started, "a pod")
     ledger = Ledger(deployment.settings)
     first = kubelet.started[0]
     ref = f"Hills.2026/{int(first.split('-')[2]):05d}"
@@ -170,9 +167,9 @@ def test_a_batch_is_rendered_by_pods_and_a_killed_worker_costs_no_pod(
         return next((name for name, text in log.items() if f'"name": "{first}"' in text), None)
 
     # Whoever launched the first pod is killed while that runs; somebody else adopts it.
-    until(lambda: (job := ledger.jobs.get(ref)) is not None and job.state is JobState.RUNNING, 120, "a running job")
-    deployment.kill(until(holder, 60, "the worker that launched it"))
-    status = until(lambda: now if (now := batch.status()).state is BatchState.COMPLETED else None, 180, "completion")
+    until(lambda: (job := ledger.jobs.get(ref)) is not None and job.state is JobState.RUNNING, "a running job")
+    deployment.kill(until(holder, "the worker that launched it"))
+    status = until(lambda: now if (now := batch.status()).state is BatchState.COMPLETED else None, "completion")
     record_testsuite_property("batch_s", round(time.monotonic() - began, 1))
     assert status.images[ImageState.SUCCEEDED] == len(ROWS)
     assert {image.result.custom_id for image in batch.images()} == {"row-1", "row-2", "row-3", "row-4"}
@@ -182,7 +179,7 @@ def test_a_batch_is_rendered_by_pods_and_a_killed_worker_costs_no_pod(
         assert job.attempt is not None
         assert (job.state, job.attempt.number, job.spent) == (JobState.SUCCEEDED, 1, 0)
     assert len(kubelet.started) == len(set(kubelet.started)) == 2
-    until(lambda: not namespace.jobs() and not namespace.pods(), 120, "a namespace with nothing in it")
+    until(lambda: not namespace.jobs() and not namespace.pods(), "a namespace with nothing in it")
     password = deployment.settings.redis_url.get_secret_value()
     assert all(environment["TESSERA_REDIS_URL"] == password for environment in kubelet.environments.values())
 
@@ -200,12 +197,12 @@ def test_a_batch_passes_an_outage_of_the_api_server_without_a_second_pod(
 
     proxy.fault = swallow_each_first_create
     batch = deployment.client.submit([row | {"steps": 30} for row in ROWS], batch_id="outage")
-    until(lambda: batch.status().images[ImageState.RUNNING], 120, "a pod that renders")
+    until(lambda: batch.status().images[ImageState.RUNNING], "a pod that renders")
     proxy.fault = lambda _method, _path: 503
-    until(lambda: "the cluster answers 503" in deployment.log("render"), 90, "a worker that has noticed")
+    until(lambda: "the cluster answers 503" in deployment.log("render"), "a worker that has noticed")
     time.sleep(3 * deployment.settings.lease_s)  # longer than a lease lasts: it must be kept up meanwhile
     proxy.fault = lambda _method, _path: None
-    until(lambda: batch.status().state is BatchState.COMPLETED, 400, "completion")
+    until(lambda: batch.status().state is BatchState.COMPLETED, "completion")
     assert swallowed
     assert batch.status().images[ImageState.SUCCEEDED] == len(ROWS)
     ledger = Ledger(deployment.settings)
@@ -222,10 +219,10 @@ def test_a_cancelled_batch_ends_its_pods(deployment: Deployment, kubelet: Kubele
     batch = deployment.client.submit(rows, batch_id="cancelled")
     ledger = Ledger(deployment.settings)
     job = f"{batch.id}/00000"
-    until(lambda: (found := ledger.jobs.get(job)) is not None and found.state is JobState.RUNNING, 120, "a running job")
+    until(lambda: (found := ledger.jobs.get(job)) is not None and found.state is JobState.RUNNING, "a running job")
     batch.cancel()
-    until(lambda: batch.status().state is BatchState.CANCELLED, 90, "the cancelled batch")
-    until(lambda: not namespace.jobs() and not namespace.pods(), 120, "a namespace with nothing in it")
+    until(lambda: batch.status().state is BatchState.CANCELLED, "the cancelled batch")
+    until(lambda: not namespace.jobs() and not namespace.pods(), "a namespace with nothing in it")
     found = ledger.jobs.get(job)
     assert found is not None
     assert found.state is JobState.CANCELLED
@@ -237,7 +234,7 @@ def test_an_attempt_that_no_job_has_on_record_is_deleted(
     """No node is there, so nothing runs; the controller compares what the cluster has with the ledger all the same."""
     batch = deployment.client.submit(ROWS[:2], batch_id="orphans")
     ledger = Ledger(deployment.settings)
-    until(lambda: (job := ledger.jobs.get("orphans/00000")) is not None and job.confirmed, 120, "an attempt")
+    until(lambda: (job := ledger.jobs.get("orphans/00000")) is not None and job.confirmed, "an attempt")
     job = ledger.jobs.get("orphans/00000")
     assert job is not None
     assert job.attempt is not None
@@ -249,9 +246,9 @@ def test_an_attempt_that_no_job_has_on_record_is_deleted(
     def names() -> set[str]:
         return {one["metadata"]["name"] for one in namespace.jobs()}
 
-    until(lambda: orphan.name not in names(), 120, "the end of the orphan")
+    until(lambda: orphan.name not in names(), "the end of the orphan")
     assert names() == {job.attempt.name, unknown.name}
-    until(lambda: "nodes" in batch.jobs()[0].detail, 120, "the scheduler's words")
+    until(lambda: "nodes" in batch.jobs()[0].detail, "the scheduler's words")
     assert batch.jobs()[0].state is JobState.PENDING
 
 
@@ -260,7 +257,7 @@ def test_a_pod_that_lost_its_node_is_fenced_and_comes_back_to_nothing(
 ) -> None:
     batch = deployment.client.submit([row | {"steps": 20} for row in ROWS[:2]], batch_id="lost")
     ledger = Ledger(deployment.settings)
-    until(lambda: batch.status().images[ImageState.RUNNING], 120, "a pod that renders")
+    until(lambda: batch.status().images[ImageState.RUNNING], "a pod that renders")
     (pod,) = namespace.pods()
     uid, node = pod["metadata"]["uid"], pod["spec"]["nodeName"]
     for _ in range(2):  # were most nodes lost, the cluster would suspect itself and wait
@@ -268,9 +265,9 @@ def test_a_pod_that_lost_its_node_is_fenced_and_comes_back_to_nothing(
     kubelet.lost.add(node)
     kubelet.signal(uid, signal.SIGSTOP)
     namespace.lose_node(node)
-    until(lambda: (job := ledger.jobs.get("lost/00000")) is not None and job.ended, 120, "the end of the first attempt")
+    until(lambda: (job := ledger.jobs.get("lost/00000")) is not None and job.ended, "the end of the first attempt")
     namespace.add_node()
-    until(lambda: batch.status().state is BatchState.COMPLETED, 400, "completion")
+    until(lambda: batch.status().state is BatchState.COMPLETED, "completion")
     job = ledger.jobs.get("lost/00000")
     assert job is not None
     assert job.attempt is not None
@@ -280,6 +277,6 @@ def test_a_pod_that_lost_its_node_is_fenced_and_comes_back_to_nothing(
     assert len(before) == 2
     # The node was only out of reach: its pod wakes, finds its claim gone, and ends without leaving a trace.
     kubelet.signal(uid, signal.SIGCONT)
-    until(lambda: not kubelet.is_running(uid), 120, "the end of the pod that came back")
+    until(lambda: not kubelet.is_running(uid), "the end of the pod that came back")
     assert {image.result.image_id: image.bytes() for image in batch.images()} == before
     assert batch.status().images[ImageState.SUCCEEDED] == 2

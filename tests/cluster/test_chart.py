@@ -124,11 +124,11 @@ def test_the_charts_containers_start_become_ready_and_pass_helm_test(
         for name, container in containers.items():
             for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
                 command = container[probe]["exec"]["command"]
-                until(lambda: started(command, "probe").wait() == 0, 120, f"{probe} of {name}")  # noqa: B023 - at once
+                until(lambda: started(command, "probe").wait() == 0, f"{probe} of {name}")  # noqa: B023 - at once
         for name, pod in of_kind(objects, "Pod").items():
             ended = started(pod["spec"]["containers"][0]["command"], name).wait()
             assert ended == 0, (tmp_path / f"{name}.log").read_text()
     finally:
         for worker in workers.values():
             worker.terminate()
-        assert {name: worker.wait(timeout=30) for name, worker in workers.items()} == dict.fromkeys(workers, 0)
+        assert {name: worker.wait() for name, worker in workers.items()} == dict.fromkeys(workers, 0)

@@ -26,15 +26,15 @@ def test_a_deleted_attempt_is_seen_to_run_until_its_pod_has_ended(
     spec = make_spec()
     pod = _running(launcher, namespace, spec)
     launcher.delete(spec.name)
-    until(lambda: not namespace.jobs(), what="the end of the Job")
-    until(lambda: namespace.pods()[0]["metadata"].get("deletionTimestamp"), what="the pod's deletion")
+    until(lambda: not namespace.jobs(), "the end of the Job")
+    until(lambda: namespace.pods()[0]["metadata"].get("deletionTimestamp"), "the pod's deletion")
     assert namespace.pods()[0]["metadata"]["deletionGracePeriodSeconds"] == 60
     seen = launcher.observe()[spec.name]
     assert seen.phase is AttemptPhase.RUNNING
     assert seen.batch_id == spec.batch_id
     launcher.delete(spec.name)  # asking twice changes nothing
     namespace.confirm_deletion(pod)
-    assert until(lambda: spec.name not in launcher.observe(), what="the end of the attempt")
+    assert until(lambda: spec.name not in launcher.observe(), "the end of the attempt")
 
 
 def test_deleting_what_is_not_there_does_nothing(launcher: KubernetesLauncher, make_spec: MakeSpec) -> None:
@@ -50,7 +50,7 @@ def test_a_pod_that_was_parted_from_its_job_is_seen_until_it_ends(
     assert launcher.observe()[spec.name].phase is AttemptPhase.RUNNING
     launcher.delete(spec.name)  # there is no right to end it; it ends itself when its claim has
     namespace.end(pod, 1)
-    assert until(lambda: spec.name not in launcher.observe(), what="the end of the attempt")
+    assert until(lambda: spec.name not in launcher.observe(), "the end of the attempt")
 
 
 def test_a_pod_that_was_parted_from_its_job_before_it_ran_counts_for_nothing(
@@ -67,7 +67,7 @@ def test_a_pod_that_was_parted_from_its_job_before_it_ran_counts_for_nothing(
 def _part(namespace: Namespace, spec: AttemptSpec) -> None:
     orphaning = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Orphan"}
     namespace.api.do("DELETE", namespace.batch(f"jobs/{spec.name}"), orphaning)
-    until(lambda: not namespace.jobs(), what="the end of the Job")
+    until(lambda: not namespace.jobs(), "the end of the Job")
 
 
 def test_a_pod_that_nobody_reports_on_and_without_a_job_is_given_up(
@@ -77,8 +77,8 @@ def test_a_pod_that_nobody_reports_on_and_without_a_job_is_given_up(
     spec = make_spec()
     _running(launcher, namespace, spec)
     launcher.delete(spec.name)
-    until(lambda: namespace.pods()[0]["metadata"].get("deletionTimestamp"), what="the pod's deletion")
+    until(lambda: namespace.pods()[0]["metadata"].get("deletionTimestamp"), "the pod's deletion")
     assert spec.name in launcher.observe()
     # Its grace period goes by, and no kubelet says a word.
-    assert until(lambda: spec.name not in launcher.observe(), 30, "giving it up")
+    assert until(lambda: spec.name not in launcher.observe(), "giving it up")
     assert namespace.pods()

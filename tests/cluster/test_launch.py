@@ -115,7 +115,7 @@ def test_two_hundred_attempts_at_once(
         assert set(pool.map(launcher.launch, specs)) == {LaunchResult.CREATED}
         created_s = time.monotonic() - began
         assert set(pool.map(launcher.launch, specs)) == {LaunchResult.ADOPTED}
-    until(lambda: sum("nodeName" in pod["spec"] for pod in namespace.pods()) == 200, 60, "200 pods on a node")
+    until(lambda: sum("nodeName" in pod["spec"] for pod in namespace.pods()) == 200, "200 pods on a node")
     began = time.monotonic()
     seen = launcher.observe()
     observed_s = time.monotonic() - began
@@ -124,9 +124,8 @@ def test_two_hundred_attempts_at_once(
     assert set(seen) == {spec.name for spec in specs}
     assert {one.phase for one in seen.values()} == {AttemptPhase.PENDING}
     assert {one.job_index for one in seen.values()} == set(range(200))
-    assert observed_s < 5
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(launcher.delete, [spec.name for spec in specs]))
     for pod in namespace.pods():
         namespace.confirm_deletion(pod)
-    assert until(lambda: not launcher.observe(), 60, "the end of all")
+    assert until(lambda: not launcher.observe(), "the end of all")

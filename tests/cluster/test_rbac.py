@@ -39,7 +39,7 @@ def _everything(launcher: KubernetesLauncher, namespace: Namespace, spec: Attemp
     launcher.observe()
     namespace.start(pod)
     namespace.end(pod, 1, reason="Error")
-    until(lambda: launcher.observe()[spec.name].phase is AttemptPhase.ENDED, what="the end")
+    until(lambda: launcher.observe()[spec.name].phase is AttemptPhase.ENDED, "the end")
     launcher.delete(spec.name)
 
 
@@ -121,6 +121,6 @@ def test_without_a_lesser_right_an_attempt_is_seen_through(  # noqa: PLR0917 - f
     launcher = make_launcher(as_token=grant(_without(resource, verb), name="poorer"))
     launcher.quiet_since(0)
     _everything(launcher, namespace, make_spec())
-    until(lambda: not namespace.jobs(), what="the end of the Job")
+    until(lambda: not namespace.jobs(), "the end of the Job")
     if verb == "watch":
         assert not launcher.quiet_since(time.monotonic())

@@ -27,7 +27,7 @@ def _running(launcher: KubernetesLauncher, namespace: Namespace, specs: list[Att
     for spec in specs:
         namespace.start(namespace.bound_pod_of(spec.name))
     running = {AttemptPhase.RUNNING}
-    until(lambda: {one.phase for one in launcher.observe().values()} == running, 60, "all attempts running")
+    until(lambda: {one.phase for one in launcher.observe().values()} == running, "all attempts running")
 
 
 def _is_open(launcher: KubernetesLauncher) -> bool:
@@ -70,7 +70,7 @@ def test_jobs_that_only_run_are_hardly_asked_for(
     launcher, without = make_launcher(server=proxy.server), make_launcher(server=proxy.server)
     without.close()
     _running(launcher, namespace, specs)
-    until(lambda: _is_open(launcher), what="two watches")
+    until(lambda: _is_open(launcher), "two watches")
     with_watch = _lists_a_minute(proxy, Observer(launcher, OBSERVE_S))
     without_watch = _lists_a_minute(proxy, Observer(without, OBSERVE_S))
     record_testsuite_property("lists_a_minute_with_watch", round(with_watch))
@@ -80,7 +80,7 @@ def test_jobs_that_only_run_are_hardly_asked_for(
     observer = Observer(launcher, 0.05)
     observer.look()
     namespace.end(namespace.pod_of(specs[3].name), 1)
-    until(lambda: observer.look()[specs[3].name].phase is AttemptPhase.ENDED, 10, "the end, by the watch")
+    until(lambda: observer.look()[specs[3].name].phase is AttemptPhase.ENDED, "the end, by the watch")
 
 
 def test_a_watch_that_hears_nothing_any_more_makes_a_look_late_and_not_wrong(
@@ -93,12 +93,12 @@ def test_a_watch_that_hears_nothing_any_more_makes_a_look_late_and_not_wrong(
     monkeypatch.setattr("tasks.process.observer.QUIET_LOOK_S", 3.0)
     launcher, spec = make_launcher(server=proxy.server), make_spec()
     _running(launcher, namespace, [spec])
-    until(lambda: _is_open(launcher), what="two watches")
+    until(lambda: _is_open(launcher), "two watches")
     proxy.fault = lambda _method, path: DEAF if "watch=" in path else None
     observer = Observer(launcher, 0.05)
     assert observer.look()[spec.name].phase is AttemptPhase.RUNNING
     namespace.end(namespace.pod_of(spec.name), 1)
-    until(lambda: observer.look()[spec.name].phase is AttemptPhase.ENDED, 30, "the end, by the list")
+    until(lambda: observer.look()[spec.name].phase is AttemptPhase.ENDED, "the end, by the list")
 
 
 def test_a_watch_whose_version_has_expired_begins_anew(
@@ -106,7 +106,7 @@ def test_a_watch_whose_version_has_expired_begins_anew(
 ) -> None:
     monkeypatch.setattr("k8s.cluster.WATCH_S", 2)  # the server ends each so soon
     launcher = make_launcher(server=proxy.server)
-    until(lambda: _is_open(launcher), what="two watches")
+    until(lambda: _is_open(launcher), "two watches")
     launcher.launch(make_spec())
     expired: list[str] = []
 
@@ -117,23 +117,23 @@ def test_a_watch_whose_version_has_expired_begins_anew(
         return None
 
     proxy.fault = expire
-    until(lambda: {"/pods?" in path for path in expired} == {True, False}, 60, "both to go on from a version")
+    until(lambda: {"/pods?" in path for path in expired} == {True, False}, "both to go on from a version")
     began = time.monotonic()
-    until(lambda: _is_open(launcher), what="two new watches")
+    until(lambda: _is_open(launcher), "two new watches")
     assert not launcher.quiet_since(began - 1)
 
 
 def test_a_watch_hears_of_a_pod_from_its_beginning_to_its_end(
     launcher: KubernetesLauncher, namespace: Namespace, make_spec: MakeSpec
 ) -> None:
-    until(lambda: _is_open(launcher), what="two watches")
+    until(lambda: _is_open(launcher), "two watches")
     spec = make_spec()
 
     def heard(act: Callable[[], object], what: str) -> None:
         moment = time.monotonic()
         assert launcher.quiet_since(moment) or not _is_open(launcher)
         act()
-        until(lambda: _is_open(launcher) and not launcher.quiet_since(moment), what=what)
+        until(lambda: _is_open(launcher) and not launcher.quiet_since(moment), what)
         time.sleep(1)  # the rest of what follows from it
 
     namespace.add_node()
