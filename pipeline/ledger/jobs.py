@@ -45,6 +45,7 @@ def _arguments(
     fence: str = "",
     delay_s: float = 0,
     cut_into: int | None = None,
+    anew: bool = False,
 ) -> dict[str, Argument]:
     """What lua/write_job.lua takes."""
     return {
@@ -64,16 +65,21 @@ def _arguments(
         "incarnation": record.incarnation,
         "indices": record.indices,
         "cut_into": "" if cut_into is None else cut_into,
+        "anew": int(anew),
     }
 
 
 def _is_new(record: JobRecord, answer: int) -> bool:
+    _check_batch(record, answer)
+    return answer >= 0
+
+
+def _check_batch(record: JobRecord, answer: int) -> None:
     if answer == -3:
         raise StaleWrite(
-            f"job {record.ref} was not created: the ledger has no batch {record.batch_id} of incarnation "
+            f"job {record.ref} was not written: the ledger has no batch {record.batch_id} of incarnation "
             f"{record.incarnation} that is cut as it was when it was read"
         )
-    return answer >= 0
 
 
 class Jobs:
@@ -111,18 +117,19 @@ class Jobs:
         """
         return int(self._store.run("reprioritize", batch=batch_id, priority=priority, mark=mark))
 
-    def write(self, record: JobRecord, place: QueuePlace, *, fence: str, delay_s: float = 0) -> int:
-        """Write a record that was made from the one that was read.
+    def write(self, record: JobRecord, place: QueuePlace, *, fence: str, delay_s: float = 0, anew: bool = False) -> int:
+        """Write a record that was made from the one that was read or, with `anew`, from its batch.
 
         `fence` is the writer's lease; without one ("") the job must be held by nobody. Returns how many jobs of
         the batch are not final yet. Raises StaleWrite or LeaseLost; the record is then as it was.
         """
-        step = _arguments(record, record.revision - 1, place, fence=fence, delay_s=delay_s)
+        step = _arguments(record, record.revision - 1, place, fence=fence, delay_s=delay_s, anew=anew)
         answer = int(self._store.run("write_job", **step))
         if answer == -1:
             raise StaleWrite(f"job {record.ref} has moved on from revision {record.revision - 1}")
         if answer == -2:
             raise LeaseLost(f"job {record.ref} is held by another worker")
+        _check_batch(record, answer)
         return answer
 
     def get(self, ref: str) -> JobRecord | None:
@@ -143,7 +150,8 @@ class Jobs:
             with self._store.errors():  # nothing is known of it
                 self._store.redis.delete(self._store.keys.job(record.ref))
         if revision:
-            self.write(record.model_copy(update={"revision": revision + 1}), place, fence=fence, delay_s=delay_s)
+            again = record.model_copy(update={"revision": revision + 1})
+            self.write(again, place, fence=fence, delay_s=delay_s, anew=True)
         else:
             step = _arguments(record, 0, place, delay_s=delay_s, cut_into=cut_into)
             _is_new(record, int(self._store.run("write_job", **step)))

@@ -20,7 +20,7 @@ from pipeline.errors import (
     TesseraError,
     UnknownBatch,
 )
-from pipeline.ledger.leases import UNREADABLE_DELAY_S, Held, Lease
+from pipeline.ledger.leases import UNREADABLE_DELAY_S, UNREADABLE_TIMES, Held, Lease
 from pipeline.process.backoff import backoff_s
 from pipeline.process.redact import redacted
 from pipeline.records.attempt import AttemptPhase
@@ -60,8 +60,7 @@ def run_job(context: Context, lease: Lease) -> None:
         except LeaseLost as error:
             log.warning("job belongs to another worker", reason=str(error))
         except UnknownBatch as error:
-            log.warning("job of a batch that was lost is put back until that is found", reason=str(error))
-            _release(context, ref, lease.fence, UNREADABLE_DELAY_S)
+            _await_batch(context, ref, lease.fence, str(error))
         except ShardLost as error:
             log.error("job cannot go on, its batch fails", reason=str(error))
             context.ledger.leases.release(ref, lease.fence)  # whoever claims it next ends it
@@ -121,6 +120,18 @@ def _give_back(context: Context, ref: str, fence: str, error: ServiceError, *, t
         _end(context, held, fence, code=FailureCode.UNREADABLE, reason=str(error))
         return
     give_back(context, held.job, fence, str(error), took_s=took_s)
+
+
+def _await_batch(context: Context, ref: str, fence: str, reason: str) -> None:
+    """Put back a job whose batch is lost, or another than the job says; if that lasts, the job is what is damaged."""
+    try:
+        if context.ledger.leases.count_internal_error(ref, fence) >= UNREADABLE_TIMES:
+            _mend(context, ref, fence, f"job {ref} is not of the batch that is on record")
+            return
+    except (LeaseLost, ServiceError) as error:
+        reason = f"{reason}; {error}"
+    log.warning("job of a batch that was lost is put back until that is found", reason=reason)
+    _release(context, ref, fence, UNREADABLE_DELAY_S)
 
 
 def _mend(context: Context, ref: str, fence: str, reason: str) -> None:

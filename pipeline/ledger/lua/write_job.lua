@@ -2,10 +2,11 @@
 -- place: 'backlog' may be claimed, 'held' stays with its lease, 'delayed' waits, 'done' is final
 -- indices: the job's images, as in 0-99,120, or '' where they are not known
 -- cut_into: for a new job, how many jobs the batch's record has by its writer ('': it is not cut yet)
--- Returns -1 if the record has another revision, -2 without the lease, -3 if the ledger does not know the batch of a new
--- job as its writer read it, else how many jobs of the batch are not final.
+-- anew: 1 to have everything beside the record follow from it, also of which incarnation the job is
+-- Returns -1 if the record has another revision, -2 without the lease, -3 if the ledger does not know the batch of a job
+-- that is new or written anew as its writer read it, else how many jobs of the batch are not final.
 local ref, batch, expected, fence, state, record, place, delay_ms, tenant, score, index, attempt, token, incarnation,
-  indices, cut_into = unpack(ARGV)
+  indices, cut_into, anew = unpack(ARGV)
 -- How many jobs the batch's record has, as text; '' before it is cut. The field beside the record is of the revision that
 -- it names: an earlier version writes records without it.
 local function jobs_of(id)
@@ -18,8 +19,11 @@ local function jobs_of(id)
 end
 local job, counts, jobs, begun = keys.job(ref), keys.counts(batch), keys.jobs(batch), keys.begun(batch)
 local revision = of_own_type('HGET', job, 'revision') or '0'
-if revision ~= expected or is_of_another_incarnation(job, incarnation) then
+if revision ~= expected or (anew ~= '1' and is_of_another_incarnation(job, incarnation)) then
   return -1
+end
+if anew == '1' and lacks_batch(batch, incarnation) then
+  return -3
 end
 if expected ~= '0' then
   if not may_write(ref, fence) then
@@ -33,6 +37,9 @@ if before then
   redis.call('HINCRBY', counts, 'job.' .. before, -1)
   if place ~= 'done' and redis.call('ZSCORE', jobs, ref) == false then
     redis.call('HINCRBY', counts, 'reopened', 1) -- so that who opens jobs again knows whether they all stayed open
+  end
+  if anew == '1' then
+    redis.call('HSET', job, 'tenant', tenant, 'score', score, 'incarnation', incarnation)
   end
 else
   local lost = of_own_type('HGET', keys.ticket(ref), 'state') -- of a record that is gone, and still counted

@@ -42,7 +42,7 @@ def test_a_job_is_created_only_in_the_batch_that_its_writer_read(
 ) -> None:
     ledger.batches.create(batch_record())
     meanwhile(ledger)
-    with pytest.raises(StaleWrite, match=r"job b/00000 was not created.*no batch b of incarnation 1234abcd"):
+    with pytest.raises(StaleWrite, match=r"job b/00000 was not written.*no batch b of incarnation 1234abcd"):
         ledger.jobs.create(job_record())
     with pytest.raises(StaleWrite):
         ledger.jobs.create_all([job_record(), job_record(index=1)])

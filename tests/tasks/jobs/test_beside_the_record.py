@@ -65,3 +65,20 @@ def test_a_count_of_internal_errors_that_is_no_number_is_begun_again(stage: Stag
     assert stage.state(1) is JobState.SUCCEEDED
     stage.work()
     assert stage.images() == ["succeeded"] * 5
+
+
+@pytest.mark.parametrize("where", ["beside the record", "in it", "both"])
+def test_an_incarnation_that_is_not_the_batchs_costs_the_job_no_more_than_a_new_record(
+    stage: Stage, where: str
+) -> None:
+    stage.batch(5)
+    if where != "in it":
+        _write(stage, "incarnation", "0badbeef")
+    if where != "beside the record":
+        job = stage.ledger.jobs.get("b/00000")
+        assert job is not None
+        _write(stage, "record", job.model_copy(update={"incarnation": "0badbeef"}).model_dump_json())
+    stage.work()
+    stage.finalized()
+    assert stage.batch_state() is BatchState.COMPLETED
+    assert stage.images() == ["succeeded"] * 5
