@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import RequestError
-from pipeline.process.folder import TargetFolder
+from pipeline.picture import Format
+from pipeline.process.saved import check_folder, save, save_beside
 from pipeline.records.results import ImageResult
 
 if TYPE_CHECKING:
@@ -21,16 +22,34 @@ if TYPE_CHECKING:
 
 # What asks the bucket is imported where it is asked: an image may be of this machine.
 _LIFE = timedelta(hours=1)
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+_FORMATS = {".png": Format.PNG, ".jpg": Format.JPEG, ".jpeg": Format.JPEG, ".webp": Format.WEBP}
+# A folder is seldom called so.
+_OTHER_FORMATS = frozenset({".avif", ".bmp", ".exr", ".gif", ".heic", ".jxl", ".psd", ".tif", ".tiff"})
 _SHOWN_PX = 4096  # a notebook holds the whole file as text
 
 
-def _check_suffix(path: Path, own: str) -> None:
-    found = ".jpg" if path.suffix.lower() == ".jpeg" else path.suffix.lower()
-    if found != (".jpg" if own == ".jpeg" else own):
+def format_of(target: Path) -> Format | None:
+    """The format that a file's name says; None for a folder. Raises RequestError for one that no image has."""
+    suffix = target.suffix.lower()
+    if target.is_dir():
+        return None
+    if suffix in _OTHER_FORMATS:
+        raise RequestError(f"{target.name!r} found; a name that ends in {', '.join(_FORMATS)}, or a folder, wanted")
+    return _FORMATS.get(suffix)
+
+
+def check_format(target: Path, own: Format) -> None:
+    """Raise RequestError if an image of this format may not be called so."""
+    found = format_of(target)
+    if found not in (None, own):
         raise RequestError(
-            f"{path.name!r} found, and the image is {own}: name it so, or render it as {found[1:]} (format)"
+            f"{target.name!r} found, and the image is {own.value}: name it so, or render it as {found} (format)"
         )
+
+
+def check_target(target: Path) -> None:
+    """Raise RequestError if no image can be saved there; asked before one is rendered."""
+    check_folder(target if format_of(target) is None else target.parent)
 
 
 class RenderedImage:
@@ -94,21 +113,18 @@ class RenderedImage:
         """Write its file, as it is; returns the path.
 
         Args:
-            target: a file, such as hero.png, whose suffix must be that of the image; or a folder, where it becomes
-                `<image id>.<suffix>`. Folders are made if need be.
+            target: a file, such as hero.png, whose suffix must be that of the image: a file of this name is replaced.
+                Or a folder, where it becomes `<image id>.<suffix>`, or `<image id>-2.<suffix>` beside another picture
+                of that name: every batch has an image 0000000-000. Folders are made if need be.
 
-        It is whole or not there, also when this process is killed. A file of this name is replaced. Raises RequestError
-        if the suffix is another format's, FileRefused if anything but a file has the name.
+        It is whole or not there, also when this process is killed. Raises RequestError if the suffix is another
+        format's or the place cannot be written, FileRefused if anything but a file has the name.
         """
         path = Path(target)
-        name = self.result.key.rpartition("/")[2]
-        if path.suffix.lower() in _SUFFIXES and not path.is_dir():
-            _check_suffix(path, self.suffix)
-            path, name = path.parent, path.name
-        folder = TargetFolder(path)
-        with folder.write(name, replace=True) as file:
-            file.write(self.bytes())
-        return folder.path / name
+        check_format(path, self.result.file.format)
+        if format_of(path) is not None:
+            return save(path, self.bytes())
+        return save_beside(path / self.result.key.rpartition("/")[2], self.bytes())
 
 
 class ImageInMemory(RenderedImage):

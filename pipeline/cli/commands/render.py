@@ -13,15 +13,17 @@ from pipeline.cli.exits import OK
 from pipeline.cli.json_out import write_json
 from pipeline.cli.options import AsJson, Timeout
 from pipeline.cli.picture_options import with_picture
-from pipeline.client.image import ImageInMemory, RenderedImage
+from pipeline.client.image import ImageInMemory, RenderedImage, check_format, check_target, format_of
 from pipeline.client.local_stack import LOCK_FILE
 from pipeline.client.render_here import render_here
 from pipeline.client.stack_environment import unheeded
 from pipeline.deployment.settings import MachineSettings, load_part
 from pipeline.names import URL_VARIABLE
 from pipeline.process import flock
+from pipeline.process.saved import save_beside
 from pipeline.promptset.fields.row import Options
 
+_FOLDER = Path("renders")
 _SLUG = re.compile(r"[^a-z0-9]+")
 _SLUG_CHARACTERS = 40
 
@@ -38,21 +40,37 @@ def render(
     overrides: Options,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="File, such as hero.png, or folder; by default renders/PROMPT-SEED.png."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="File, such as hero.jpg, whose ending says its format, or folder; by default renders/PROMPT-SEED.png.",
+        ),
     ] = None,
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> int:
     """Render one picture and print where it is: by the deployment if there is one, else by this machine as it is."""
     fields = picture.explicit_values() | overrides.explicit_values()
+    if output:
+        fields = _with_format(fields, output)
+    check_target(output or _FOLDER)
     image = _rendered(prompt, fields, timeout, progress=not as_json)
-    path = image.save(output or Path("renders") / f"{_slug(prompt)}-{image.result.seed}{image.suffix}")
+    named = _FOLDER / f"{_slug(prompt)}-{image.result.seed}{image.suffix}"
+    path = image.save(output) if output else save_beside(named, image.bytes())
     if as_json:
         batch = None if isinstance(image, ImageInMemory) else image.result.batch_id
         write_json({"file": str(path), "seed": image.result.seed, "batch": batch})
     else:
         typer.echo(str(path))
     return OK
+
+
+def _with_format(fields: dict[str, Any], output: Path) -> dict[str, Any]:
+    """The fields with the format that the file's name says. Raises RequestError if they say another."""
+    if "format" in fields:
+        check_format(output, fields["format"])
+    named = format_of(output)
+    return fields if named is None else fields | {"format": named}
 
 
 def _rendered(prompt: str, fields: dict[str, Any], timeout_s: float | None, *, progress: bool) -> RenderedImage:

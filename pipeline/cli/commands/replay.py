@@ -12,6 +12,7 @@ from pipeline.cli.exits import NONE_SUCCEEDED, OK, PARTLY
 from pipeline.cli.json_out import write_json
 from pipeline.cli.options import AsJson, Timeout
 from pipeline.client.client import Client
+from pipeline.client.image import check_target
 from pipeline.client.replay import Replay
 from pipeline.outputs.pictures import picture_rows
 from pipeline.promptset.formats.source import shown_path
@@ -35,6 +36,7 @@ def replay(
     as_json: AsJson = False,
 ) -> int:
     """Render an image again as its record says, and show what differs: layout, versions, pixels."""
+    check_target(output)
     again = Client().replay(file, timeout_s=timeout, progress=True)
     path = again.image.save(output)
     if as_json:

@@ -16,7 +16,7 @@ from pipeline.cli.options import AsJson, JobRef
 from pipeline.cli.table import console
 from pipeline.client.connect import connect
 from pipeline.outputs.timeline import timeline_png
-from pipeline.process.files import write_whole
+from pipeline.process.saved import save
 
 
 def add_to(app: typer.Typer) -> None:
@@ -38,10 +38,10 @@ def trace(
     """
     found = find_trace(connect().artifacts, job, attempt)
     stem = f"trace-{found.batch_id}-{found.job_index:05d}-{found.attempt}"
-    out.mkdir(parents=True, exist_ok=True)
-    files = [out / f"{stem}.json", out / f"{stem}.png"]
-    write_whole(files[0], json.dumps(chrome_events(found)).encode())
-    write_whole(files[1], timeline_png(found))
+    files = [
+        save(out / f"{stem}.json", json.dumps(chrome_events(found)).encode()),
+        save(out / f"{stem}.png", timeline_png(found)),
+    ]
     if as_json:
         sums = [summary.model_dump() for summary in summarised(found)]
         write_json({"files": [str(file) for file in files], "ranks": sums})
