@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from pipeline.bucket.metadata.exif import exif
 from pipeline.bucket.metadata.parameters import parameters_text
-from pipeline.bucket.opened import opened
+from pipeline.bucket.opened import UNREADABLE, opened
 from pipeline.bucket.thumbnail import thumbnail
 from pipeline.errors import RecordTooNew, RecordUnreadable
 from pipeline.picture import Format
@@ -96,7 +96,7 @@ def _text_in(body: bytes) -> str | None:
         with opened(body) as image:
             image.load()
             return _record_text(image)
-    except (OSError, SyntaxError, ValueError, RecursionError, Image.DecompressionBombError):
+    except UNREADABLE:
         return None
 
 
@@ -106,7 +106,7 @@ def is_whole(body: bytes, width: int, height: int) -> bool:
         with opened(body) as image:
             image.load()
             return image.size == (width, height)
-    except (OSError, SyntaxError, ValueError, RecursionError, Image.DecompressionBombError):
+    except UNREADABLE:
         return False
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from PIL import ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
@@ -17,13 +17,16 @@ from pipeline.input_picture import MAX_SIDE_PX
 _PNG, _JPEG, _RIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF"
 
 
+# What `opened` and the reading of its pixels raise for a file that is damaged, or was never a picture.
+UNREADABLE = (OSError, SyntaxError, ValueError, RecursionError, Image.DecompressionBombError)
+
+
 def opened(body: bytes) -> ImageFile.ImageFile:
     """An image file, PNG, JPEG or WebP, for Pillow; its pixels are read when they are asked for.
 
     Files of others are read here as well, so both sides are bounded before anything is decoded.
 
-    Raises UnidentifiedImageError (an OSError), SyntaxError or ValueError for what is none, ValueError for a side above
-    `MAX_SIDE_PX`, PIL.Image.DecompressionBombError for a WebP of more than Pillow's limit.
+    Raises one of `UNREADABLE`, also for a side above `MAX_SIDE_PX`, and for a WebP of more than Pillow's limit.
     """
     kind = PngImageFile if body[:8] == _PNG else JpegImageFile if body[:3] == _JPEG else WebPImageFile
     if kind is WebPImageFile and (body[:4] != _RIFF or body[8:12] != b"WEBP"):
@@ -32,3 +35,12 @@ def opened(body: bytes) -> ImageFile.ImageFile:
     if max(image.size) > MAX_SIDE_PX:
         raise ValueError(f"{image.width}x{image.height} pixels found; sides of at most {MAX_SIDE_PX} wanted")
     return image
+
+
+def is_picture(body: bytes) -> bool:
+    """Whether a file decodes to a picture, whatever it shows."""
+    try:
+        opened(body).load()
+    except UNREADABLE:
+        return False
+    return True

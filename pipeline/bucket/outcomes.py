@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from pipeline.bucket.artifacts import Artifacts, sha256
 from pipeline.bucket.fetch import fetch
+from pipeline.bucket.opened import is_picture
 from pipeline.errors import RecordForeign, RecordUnreadable, StoreUnavailable
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.object_sizes import THUMBNAIL_BYTES
@@ -107,8 +108,17 @@ def image_if_there(artifacts: Artifacts, result: ImageResult) -> bytes | None:
 
 def thumbnail_bytes(artifacts: Artifacts, result: ImageResult) -> bytes:
     """The image's thumbnail; the image itself if it has none. Raises StoreUnavailable if that is gone or damaged."""
+    return _thumbnail(artifacts, result) or image_bytes(artifacts, result)
+
+
+def thumbnail_if_there(artifacts: Artifacts, result: ImageResult) -> bytes | None:
+    """The same; None if the image is gone or damaged as well."""
+    return _thumbnail(artifacts, result) or image_if_there(artifacts, result)
+
+
+def _thumbnail(artifacts: Artifacts, result: ImageResult) -> bytes | None:
     small = _file(artifacts, result.thumbnail, THUMBNAIL_BYTES) if result.thumbnail is not None else None
-    return small or image_bytes(artifacts, result)
+    return small if small and is_picture(small) else None
 
 
 def _file(artifacts: Artifacts, key: str, most_bytes: int) -> bytes | None:

@@ -230,7 +230,7 @@ class Batch:
         Raises RequestError if the suffix names no format that is known, or if no image is there yet.
         """
         self.status()
-        fetch = partial(outcomes.thumbnail_bytes, self._connection.artifacts)
+        fetch = partial(outcomes.thumbnail_if_there, self._connection.artifacts)
         return list(contact_sheets(self._results(), fetch, Path(output), columns=columns, rows=rows))
 
     def retry(self, *codes: str) -> Retried:

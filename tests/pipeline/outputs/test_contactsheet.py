@@ -76,3 +76,25 @@ def test_without_an_image_there_is_no_sheet(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no image is there yet"):
         list(contact_sheets([], _square, tmp_path / "sheet.png"))
     assert not list(tmp_path.iterdir())
+
+
+def test_an_image_that_cannot_be_read_is_a_cell_that_says_so(tmp_path: Path) -> None:
+    bodies = [_square(_images(1)[0]), None, b"no picture", _square(_images(1)[0])]
+    [path] = contact_sheets(_images(4), lambda result: bodies[result.row], tmp_path / "sheet.png", columns=4)
+    with Image.open(path) as sheet:
+        red = [sheet.getpixel((12 + cell * 268 + 250, 20)) == (255, 0, 0) for cell in range(4)]
+    assert red == [True, False, False, True]
+
+
+@pytest.mark.parametrize(("name", "count", "most"), [("sheet.webp", 54, "16,383"), ("sheet.jpg", 213, "65,500")])
+def test_a_page_larger_than_its_format_is_refused_by_name(tmp_path: Path, name: str, count: int, most: str) -> None:
+    small = _square(_images(1)[0], (8, 8))
+    with pytest.raises(RequestError, match=rf"1 x 400 images .* has at most {most} a side"):
+        list(contact_sheets(_images(count), lambda _: small, tmp_path / name, columns=1, rows=400))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "sheet.png").mkdir()
+    with pytest.raises(RequestError, match=r"sheet\.png cannot be written: Is a directory"):
+        list(contact_sheets(_images(1), _square, tmp_path / "sheet.png"))
