@@ -205,16 +205,15 @@ class Batch:
         Images that the folder has already are not fetched again. `progress` shows progress on stderr.
 
         Files of an earlier download of this batch are replaced if they differ. Others that are in the way stay, unless
-        `overwrite`; links and folders in the way always do. Raises RequestError if the folder holds another batch, and
-        DownloadIncomplete if some files could not be downloaded, when all others are there.
+        `overwrite`; links and folders in the way always do. Raises RequestError if the folder holds another batch or
+        cannot be written, DownloadIncomplete if some files could not be downloaded, when all others are there.
         """
         status = self.status()  # an unknown batch is an error, not an empty folder
         if status.purge:
             raise RequestError(f"batch {self.id} is being purged, so it cannot be downloaded any more")
         with Counter(sys.stderr, f"{self.id} download", status.succeeded, quiet=not progress) as counter:
-            return download(
-                self._connection.artifacts, self.id, Path(folder), lambda _: counter.advance(), overwrite=overwrite
-            )
+            artifacts, done = self._connection.artifacts, lambda _: counter.advance()
+            return download(artifacts, self.id, Path(folder), done, overwrite=overwrite, accepted_at=status.created_at)
 
     def links(self, life: timedelta = DEFAULT_LIFE) -> Iterator[Link]:
         """A link to each image that is there, which works without credentials until it expires, after 7 days at most.

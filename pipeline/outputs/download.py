@@ -13,21 +13,21 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import IO
 
-from PIL import Image
-
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.bodies import split_lines
-from pipeline.bucket.opened import opened
+from pipeline.bucket.opened import UNREADABLE, is_picture, opened
 from pipeline.bucket.outcomes import OnUnreadable, failures, failures_in, missing_or_damaged, results, results_in
 from pipeline.bucket.thumbnail import thumbnail
 from pipeline.errors import DownloadIncomplete, FileRefused, RecordUnreadable, RequestError
 from pipeline.outputs.gallery.pages import gallery_pages
 from pipeline.process.folder import TargetFolder
+from pipeline.process.saved import check_folder, writing
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.object_sizes import RECORD_BYTES, THUMBNAIL_BYTES
 from pipeline.records.results import ImageFailure, ImageOutcome, ImageResult
@@ -45,6 +45,7 @@ def download(
     on_image: Callable[[ImageResult], None] | None = None,
     *,
     overwrite: bool = False,
+    accepted_at: datetime | None = None,
 ) -> Path:
     """Download images, thumbnails, results and gallery into `folder`, laid out as in the bucket.
 
@@ -53,15 +54,49 @@ def download(
     large the batch is. Returns the gallery's path.
 
     A folder into which a batch was downloaded is that batch's, and its files are replaced. Other files that are there
-    stay as they are, unless `overwrite`; so does what is no regular file, always.
+    stay as they are, unless `overwrite`; so does what is no regular file, always. `accepted_at` tells the batch from a
+    purged one that had its id.
 
     Raises RequestError if the folder is another batch's or cannot be written, DownloadIncomplete with everything that
     could not be downloaded when all else was, StoreUnavailable.
     """
-    try:
-        return _Download(artifacts, BatchObjects(batch_id), TargetFolder(folder), overwrite).run(on_image)
-    except OSError as error:  # of this machine: those of S3 have become ours
-        raise RequestError(f"{folder} cannot be written: {error.strerror or error}") from error
+    owner = FolderOwner(batch_id, accepted_at.isoformat() if accepted_at else "")
+    with writing(folder):  # errors of S3 have become ours
+        return _Download(artifacts, BatchObjects(batch_id), TargetFolder(folder), owner, overwrite).run(on_image)
+
+
+def check_download(folder: Path, batch_id: str | None) -> None:
+    """Raise RequestError if a batch could not be downloaded there; asked before it is submitted.
+
+    It is a new one if it has no id yet. Makes nothing.
+    """
+    check_folder(folder)
+    found = folder / OWNER
+    if found.is_file() and (owner := FolderOwner.parsed(found.read_bytes())).batch_id != batch_id:
+        raise RequestError(f"{folder} holds batch {owner.batch_id!a}: choose another folder for a new one")
+
+
+@dataclass(frozen=True)
+class FolderOwner:
+    """The batch that a folder is of. An id is free again after a purge, so when it was accepted belongs to it."""
+
+    batch_id: str
+    accepted_at: str = ""  # empty where nobody knows
+
+    @classmethod
+    def parsed(cls, text: bytes) -> FolderOwner:
+        """What the file of that name says, whoever wrote it."""
+        batch_id, _, accepted_at = text.decode(errors="replace").strip().partition("\n")
+        return cls(batch_id, accepted_at)
+
+    def to_bytes(self) -> bytes:
+        """The lines of that file."""
+        return "".join(f"{line}\n" for line in (self.batch_id, self.accepted_at) if line).encode()
+
+    def is_same(self, other: FolderOwner) -> bool:
+        """Whether it is the same batch, as far as both say; earlier versions wrote the id alone."""
+        known = "" not in (self.accepted_at, other.accepted_at)
+        return self.batch_id == other.batch_id and not (known and self.accepted_at != other.accepted_at)
 
 
 class _Unfit(Exception):
@@ -73,6 +108,7 @@ class _Download:
     artifacts: Artifacts
     objects: BatchObjects
     folder: TargetFolder
+    owner: FolderOwner
     overwrite: bool
     replace: bool = False
     lock: Lock = field(default_factory=Lock)
@@ -116,23 +152,24 @@ class _Download:
 
     def _claim(self) -> None:
         """Find out whether files that are in the folder are this batch's, and make it the batch's if nothing is."""
-        own = f"{self.objects.batch_id}\n".encode()
-        found = self.folder.read(OWNER, 200)
-        if found not in (None, own) and not self.overwrite:
-            other = ascii(found.decode(errors="replace").strip())
+        text = self.folder.read(OWNER, 200)
+        found = None if text is None else FolderOwner.parsed(text)
+        own = found is not None and found.is_same(self.owner)
+        if found is not None and not own and not self.overwrite:
+            before = " as it was before its purge" if found.batch_id == self.owner.batch_id else ""
             raise RequestError(
-                f"{self.folder.path} holds batch {other}, not {self.objects.batch_id!r}: choose another folder, or "
-                "replace its files with --overwrite (overwrite=True)"
+                f"{self.folder.path} holds batch {found.batch_id!a}{before}, not {self.objects.batch_id!r}: choose "
+                "another folder, or replace its files with --overwrite (overwrite=True)"
             )
         names = {self._name(key).partition("/")[0] for key in self.objects.user_files}
         there = {path.name for path in self.folder.path.iterdir()}
-        self.replace = self.overwrite or found == own or names.isdisjoint(there)
+        self.replace = self.overwrite or own or names.isdisjoint(there)
         if self.replace:
             self._own()
 
     def _own(self) -> None:
         with self.folder.write(OWNER, replace=True) as file:
-            file.write(f"{self.objects.batch_id}\n".encode())
+            file.write(self.owner.to_bytes())
 
     def _name(self, key: str) -> str:
         return key.removeprefix(self.objects.root)
@@ -159,8 +196,9 @@ class _Download:
                 self.missing.add(of.index)
 
     def _bring(self, result: ImageResult) -> ImageResult:
-        """Download an image and its thumbnail, unless they are there."""
-        if not self._is_there(result):
+        """Download an image and its thumbnail, unless they are there; beside a new image its own thumbnail."""
+        anew = not self._is_there(result)
+        if anew:
 
             def fill(file: IO[bytes]) -> None:
                 digest = self.artifacts.copy_to(result.key, file, result.size_bytes)
@@ -169,7 +207,7 @@ class _Download:
 
             self._write(result.key, fill, of=result)
         if result.thumbnail is not None and result.index not in self.missing:
-            self._bring_thumbnail(result, result.thumbnail)
+            self._bring_thumbnail(result, result.thumbnail, anew=anew)
         return result
 
     def _is_there(self, result: ImageResult) -> bool:
@@ -178,14 +216,16 @@ class _Download:
         except FileRefused:
             return False  # writing it says so
 
-    def _bring_thumbnail(self, result: ImageResult, key: str) -> None:
+    def _bring_thumbnail(self, result: ImageResult, key: str, *, anew: bool) -> None:
         with suppress(FileRefused):  # writing it says so
-            if self.folder.has_any(self._name(key)):
+            if not anew and self.folder.has_any(self._name(key)):
                 return
 
         def fill(file: IO[bytes]) -> None:
             digest = self.artifacts.copy_to(key, file, THUMBNAIL_BYTES)
-            if digest is None or file.tell() > THUMBNAIL_BYTES:
+            size_bytes = file.tell()
+            file.seek(0)
+            if digest is None or size_bytes > THUMBNAIL_BYTES or not is_picture(file.read()):
                 file.seek(0)
                 file.truncate()
                 file.write(_made_small(self.folder.read(self._name(result.key), result.size_bytes) or b"", key))
@@ -209,7 +249,7 @@ def _made_small(body: bytes, key: str) -> bytes:
     try:
         with opened(body) as image:
             return thumbnail(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise _Unfit(f"{key} is not in the bucket, and its image cannot be read: {error}") from error
 
 

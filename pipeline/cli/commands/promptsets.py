@@ -38,6 +38,7 @@ from pipeline.operations.estimate import Estimate
 from pipeline.operations.prompt_files import put_prompt_file
 from pipeline.operations.submit import TIMEOUT_S, Submission, from_here
 from pipeline.operations.webhooks import webhooks_of
+from pipeline.outputs.download import check_download
 from pipeline.outputs.pictures import open_prompts
 from pipeline.promptset.decisions.levels import unreached_lines
 from pipeline.promptset.fields.keywords import PictureFields
@@ -85,6 +86,8 @@ def submit(
     as_json: AsJson = False,
 ) -> int:
     """Submit a prompt set. It is accepted as a whole, or refused with a list of everything that is wrong with it."""
+    if output:
+        check_download(output, batch_id)
     client = Client()
     accepted = client.accept(
         from_here(

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.bucket import outcomes
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.bucket.commit import commit_failure, commit_image
-from pipeline.errors import DownloadIncomplete, StoreUnavailable
-from pipeline.outputs.download import download
+from pipeline.bucket.imagefile import image_file
+from pipeline.cli.main import _run
+from pipeline.errors import DownloadIncomplete, RequestError, StoreUnavailable
+from pipeline.outputs.download import OWNER, check_download, download
 from pipeline.picture import File, Format
 from pipeline.records.object_keys import BatchObjects
 from pipeline.records.results import FailureCode, ImageFailure, ImageResult, RefusedLine, failure_of, outcome_lines
 from pipeline.records.shards import ImageTask
-from tests.factories import file_of, image_result, resolved_row
+from tests.factories import at, file_of, image_result, resolved_row
 
 OBJECTS = BatchObjects("b")
 
@@ -146,6 +150,69 @@ def test_a_folder_shows_its_pictures_small_also_one_whose_thumbnail_is_gone(
         assert f'src="../{small.relative_to(tmp_path)}"' in text
         with Image.open(small) as image:
             assert (image.format, image.size) == ("JPEG", (64, 64))
+
+
+def _small_colour(page: Path, result: ImageResult) -> tuple[int, ...]:
+    with Image.open(_in(page.parent.parent, result.thumbnail or "")) as small:
+        colour = small.convert("RGB").getpixel((32, 32))
+    assert isinstance(colour, tuple)
+    return tuple(round(value / 255) for value in colour)
+
+
+def _painted(artifacts: Artifacts, colour: str) -> ImageResult:
+    result = image_result(ImageTask(resolved_row(0), 0))
+    pixels = np.asarray(Image.new("RGB", (64, 64), colour))
+    file = image_file(pixels, result)
+    for key in (result.key, result.thumbnail or "", OBJECTS.sidecar(0, 0)):
+        artifacts.delete(key)
+    return commit_image(artifacts, OBJECTS, result, file)
+
+
+def test_the_thumbnail_of_a_picture_that_is_replaced_is_replaced_with_it(artifacts: Artifacts, tmp_path: Path) -> None:
+    for colour, shown in (("#ff0000", (1, 0, 0)), ("#0000ff", (0, 0, 1))):
+        result = _painted(artifacts, colour)
+        assert _small_colour(download(artifacts, "b", tmp_path), result) == shown
+
+
+def test_a_thumbnail_that_shows_nothing_is_made_of_its_picture(artifacts: Artifacts, tmp_path: Path) -> None:
+    result = _painted(artifacts, "#00ff00")
+    artifacts.put(result.thumbnail or "", b"damaged", content_type="image/jpeg")
+    assert _small_colour(download(artifacts, "b", tmp_path), result) == (0, 1, 0)
+    assert Image.open(io.BytesIO(outcomes.thumbnail_bytes(artifacts, result))).format == "PNG"
+
+
+def test_a_batch_under_the_id_of_a_purged_one_does_not_replace_its_pictures(
+    artifacts: Artifacts, tmp_path: Path
+) -> None:
+    first = _painted(artifacts, "#ff0000")
+    download(artifacts, "b", tmp_path, accepted_at=at(0))
+    kept = _in(tmp_path, first.key).read_bytes()
+    _painted(artifacts, "#0000ff")
+    with pytest.raises(RequestError, match="holds batch 'b' as it was before its purge, not 'b': choose another"):
+        download(artifacts, "b", tmp_path, accepted_at=at(9))
+    assert _in(tmp_path, first.key).read_bytes() == kept
+    download(artifacts, "b", tmp_path, overwrite=True, accepted_at=at(9))
+    assert _in(tmp_path, first.key).read_bytes() != kept
+
+
+def test_a_folder_that_an_earlier_version_claimed_is_still_the_batchs(artifacts: Artifacts, tmp_path: Path) -> None:
+    _painted(artifacts, "#ff0000")
+    download(artifacts, "b", tmp_path)  # as it did: by the id alone
+    download(artifacts, "b", tmp_path, accepted_at=at(9))
+    assert (tmp_path / OWNER).read_text() == f"b\n{at(9).isoformat()}\n"
+
+
+def test_a_folder_of_another_batch_is_refused_before_a_new_one_is_submitted(
+    artifacts: Artifacts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _painted(artifacts, "#ff0000")
+    download(artifacts, "b", tmp_path)
+    check_download(tmp_path, "b")
+    check_download(tmp_path / "new", None)
+    with pytest.raises(RequestError, match="holds batch 'b': choose another folder"):
+        check_download(tmp_path, None)
+    assert _run(["submit", "prompts.jsonl", "-o", str(tmp_path)]) == 2
+    assert "holds batch 'b': choose another folder" in capsys.readouterr().err
 
 
 def test_results_take_their_name_when_all_pictures_are_there(artifacts: Artifacts, tmp_path: Path) -> None:
