@@ -48,7 +48,8 @@ _UNION_TYPES = (
 )
 _NEGATIVE = "Negative prompt:"
 # Readers find the parts of the text by how its lines begin.
-_NEWLINE_BEFORE_MARK = re.compile(rf"\n(?=\s*(?:{_NEGATIVE}|Steps:))")
+_MARK = rf"(?:{_NEGATIVE}|Steps:)"
+_NEWLINE_BEFORE_MARK, _MARK_FIRST = re.compile(rf"\n(?=\s*{_MARK})"), re.compile(rf"^(?={_MARK})")
 _LORA_TAG = re.compile(r"\s*<(?:lora|lyco):[^>]{1,1000}>")
 _HEXADECIMAL = re.compile(rf"[0-9a-f]{{{AUTOV2},}}")
 
@@ -56,7 +57,8 @@ _HEXADECIMAL = re.compile(rf"[0-9a-f]{{{AUTOV2},}}")
 def parameters_text(result: ImageResult) -> str:
     """Prompt, negative prompt and settings. No negative prompt has no line, the empty one has an empty line."""
     loras = "".join(f" <lora:{lora.name}:{_scales(lora)}>" for lora in result.loras)
-    lines = [_lines_of(a1111_prompt(result, result.prompt, negative=False)) + loras]
+    prompt = _lines_of(a1111_prompt(result, result.prompt, negative=False))
+    lines = [_MARK_FIRST.sub(r"\\", prompt) + loras]  # A1111 drops a backslash before a letter
     if result.negative_prompt is not None:
         negative = _lines_of(a1111_prompt(result, result.negative_prompt, negative=True))
         lines.append(f"{_NEGATIVE} {negative}".rstrip())

@@ -218,7 +218,13 @@ def test_a_picture_of_two_passes_reads_as_a_hires_fix(width: int, height: int, h
 
 @pytest.mark.parametrize(
     "prompt",
-    ["a\nNegative prompt: b", "Steps: 3\nSteps: 5, Sampler: x, Seed: 1", "a (b:1.2) [c]\n\nd", "  a  "],
+    [
+        "a\nNegative prompt: b",
+        "Negative prompt: b\nc",
+        "Steps: 3\nSteps: 5, Sampler: x, Seed: 1",
+        "a (b:1.2) [c]\n\nd",
+        "  a  ",
+    ],
 )
 @pytest.mark.parametrize("negative", [None, "", "blur (x)\nNegative prompt: y"])
 def test_no_prompt_is_taken_for_another_part_of_the_text(prompt: str, negative: str | None) -> None:
