@@ -23,21 +23,28 @@ OUTPUT, ERRORS = "output-", "errors-"
 
 
 def output_lines(service: Service, base: str, batch_id: str) -> Iterator[bytes]:
-    """What was rendered, a line for each row; images as URLs. Streams."""
+    """What was rendered, a line for each row; images as URLs. Streams. Raises UnknownBatch."""
+    created = int(service.ledger.batches.get(batch_id).updated_at.timestamp())
     results = outcomes.results(service.artifacts, BatchObjects(batch_id), lambda _: None)
     for _row, images in itertools.groupby(results, lambda result: result.row):
-        yield _line(_output(service, base, batch_id, list(images)))
+        yield _line(_output(service, base, batch_id, list(images), created))
 
 
 def error_lines(artifacts: Artifacts, batch_id: str) -> Iterator[bytes]:
-    """What was not, and why: images that failed or were cancelled, and lines that were refused. Streams."""
+    """What was not, and why: images that failed or were cancelled, and lines that were refused. Streams.
+
+    A line that cannot be read is left out.
+    """
     key = BatchObjects(batch_id).errors
     try:
         lines = artifacts.lines(key)
     except ObjectGone:
         return
     for number, line in enumerate(filter(None, lines), 1):
-        found = json.loads(line)
+        try:
+            found = dict(json.loads(line))
+        except (ValueError, TypeError, RecursionError):
+            continue
         yield _line(
             {
                 "id": f"batch_req_{batch_id}-e{number}",
@@ -53,10 +60,10 @@ def error_lines(artifacts: Artifacts, batch_id: str) -> Iterator[bytes]:
         )
 
 
-def _output(service: Service, base: str, batch_id: str, images: list[ImageResult]) -> dict[str, Any]:
+def _output(service: Service, base: str, batch_id: str, images: list[ImageResult], created: int) -> dict[str, Any]:
     first = images[0]
     body = {
-        "created": 0,
+        "created": created,
         "data": [{"url": image_url(service, base, batch_id, image), "seed": image.seed} for image in images],
         "size": f"{first.width}x{first.height}",
         "output_format": first.file.format.value,

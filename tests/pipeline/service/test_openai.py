@@ -12,7 +12,11 @@ import openai
 import PIL.Image
 import pytest
 
+from pipeline.bucket.artifacts import Artifacts
+from pipeline.records.object_keys import BatchObjects
+from pipeline.records.results import RefusedLine
 from pipeline.records.uploads import UPLOADS
+from pipeline.service.openai.outputs import error_lines
 from pipeline.states import BatchState
 from tests.pipeline.service.served import Served
 
@@ -64,6 +68,7 @@ def test_a_batch_of_twenty_with_a_bad_line(client: openai.OpenAI, served: Served
     output = _content(client, batch.output_file_id)
     assert [line["custom_id"] for line in output] == [f"r{number}" for number in range(20)]
     assert {line["response"]["status_code"] for line in output} == {200}
+    assert {line["response"]["body"]["created"] for line in output} == {batch.completed_at}
     path = output[3]["response"]["body"]["data"][0]["url"].removeprefix(served.url)
     assert PIL.Image.open(io.BytesIO(served.ask("GET", path).body)).size == (64, 128)
     [error] = _content(client, batch.error_file_id)
@@ -179,3 +184,11 @@ def test_a_batch_of_bad_lines_only_names_every_line(client: openai.OpenAI) -> No
     body: Any = found.value.body
     assert [(error["line"], error["field"]) for error in body["errors"]] == [(1, "size"), (2, "steps")]
     assert body["message"].startswith("prompts: 2 errors")
+
+
+def test_a_line_of_errors_that_cannot_be_read_costs_itself_only(artifacts: Artifacts) -> None:
+    refused = RefusedLine(line=2, field="size", message="no").model_dump_json().encode()
+    body = b"\n".join([b"{", b"7", b"\xff", refused, b"[" * 100_000, b""])
+    artifacts.put(BatchObjects("b").errors, body, content_type="application/x-ndjson")
+    [line] = error_lines(artifacts, "b")
+    assert json.loads(line)["error"] == {"code": "E_INVALID", "message": "no", "line": 2, "param": "size"}
