@@ -1,5 +1,6 @@
 """Remove what unfinished submissions left in the bucket: staged rows of no accepted batch, and incomplete uploads.
 
+Those are parts of an object that was never put together, and files uploaded over HTTP whose record was never written.
 Only what is older than a day is removed, by the store's clock. No submission takes that long, and each stages its rows
 under a token of its own, so what is removed here cannot be accepted any more.
 """
@@ -15,6 +16,7 @@ from pipeline.bucket.artifacts import PROBES, Artifacts
 from pipeline.bucket.fetch import fetch_manifest
 from pipeline.errors import RecordUnreadable
 from pipeline.records.object_keys import BATCHES, BatchObjects
+from pipeline.records.uploads import UPLOADS, is_file_id, upload_files, upload_records
 
 log = structlog.get_logger(__name__)
 
@@ -25,6 +27,8 @@ def clean_staged(artifacts: Artifacts, now: datetime) -> None:
     """Clean up after all batches."""
     before = now - AFTER
     removed = artifacts.abort_uploads(before) + _remove(artifacts, artifacts.older(PROBES, before))
+    for tenant in artifacts.folders(UPLOADS):
+        removed += _remove(artifacts, _without_record(artifacts, tenant, before))
     for batch_id in artifacts.folders(BATCHES):
         objects = BatchObjects(batch_id)
         old = list(artifacts.older(objects.staged, before))
@@ -47,6 +51,15 @@ def _accepted_tokens(artifacts: Artifacts, objects: BatchObjects) -> set[str] | 
         return set()
     log.error("staged rows kept, batch.json is gone and the batch was cut into jobs", batch=objects.batch_id)
     return None
+
+
+def _without_record(artifacts: Artifacts, tenant: str, before: datetime) -> list[str]:
+    """Files of a tenant that nobody can name, nor delete: whoever uploaded them was told that it failed."""
+    old = {key: key.rpartition("/")[2].partition(".")[0] for key in artifacts.older(upload_files(tenant), before)}
+    if not old:
+        return []
+    known = {key.rpartition("/")[2].removesuffix(".json") for key in artifacts.list(upload_records(tenant))}
+    return [key for key, file_id in old.items() if is_file_id(file_id) and file_id not in known]
 
 
 def _token(objects: BatchObjects, key: str) -> str:

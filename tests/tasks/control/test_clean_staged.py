@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from datetime import UTC, datetime, timedelta
 
+from pipeline.operations.uploads import get_upload, put_upload
 from pipeline.records.object_keys import BatchObjects
+from pipeline.records.uploads import UploadRecord, upload_files, upload_record_key
 from tasks.control.clean_staged import AFTER, clean_staged
 from tests.tasks.stage import Stage
 
@@ -53,3 +56,19 @@ def test_an_upload_in_parts_that_was_never_completed_is_aborted(stage: Stage) ->
     clean_staged(stage.artifacts, datetime.now(UTC) + AFTER + timedelta(minutes=5))
     found = client.list_multipart_uploads(Bucket=settings.s3_bucket, Prefix=key)
     assert not found.get("Uploads")
+
+
+def test_an_uploaded_file_whose_record_was_never_written_goes_after_a_day(stage: Stage) -> None:
+    def upload(tenant: str, name: str) -> UploadRecord:
+        file = io.BytesIO(b"a red hill")
+        return put_upload(stage.artifacts, file, tenant=tenant, filename=name, purpose="prompts", at=datetime.now(UTC))
+
+    kept, lost = upload("acme", "a.csv.gz"), upload("atlas", "b.txt")
+    stage.artifacts.delete(upload_record_key("atlas", lost.id))
+    stage.artifacts.put(f"{upload_files('atlas')}by-hand.txt", b"a hill", content_type=TEXT)
+    before = _keys(stage)
+    clean_staged(stage.artifacts, datetime.now(UTC))
+    assert _keys(stage) == before
+    clean_staged(stage.artifacts, datetime.now(UTC) + AFTER + timedelta(minutes=5))
+    assert before - _keys(stage) == {lost.key}
+    assert get_upload(stage.artifacts, "acme", kept.id) == kept
