@@ -24,7 +24,8 @@ from pipeline.promptset.formats.lines import ReadOptions
 from pipeline.promptset.formats.source import Prompts, Source, open_source, shown_path
 from pipeline.records.results import ImageResult
 
-_THUMBNAILS = "thumbnails"  # of a download
+# Folders of a download, and of a network drive. macOS writes `._hero.png` beside hero.png on drives of others.
+_NOT_PICTURES = frozenset({"thumbnails", "@eaDir", "__MACOSX"})
 _LORA_ENDINGS = (".safetensors", ".pt", ".ckpt", ".bin")
 
 Models = Iterable[str]
@@ -111,10 +112,15 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
             yield path
             continue
         inside = (one for one in path.rglob("*") if one.suffix.lower() in IMAGE_SUFFIXES)
-        images = [one for one in inside if _THUMBNAILS not in one.relative_to(path).parts and one.is_file()]
+        images = [one for one in inside if not _is_beside(one.relative_to(path)) and one.is_file()]
         if not images:
             raise RequestError(f"{shown_path(path)}: a folder without images; a prompt set, or PNG, JPEG, WebP wanted")
         yield from sorted(images)
+
+
+def _is_beside(inside: Path) -> bool:
+    """Whether a file of a folder is no picture of its user's: a thumbnail, or what a system keeps beside each file."""
+    return any(part.startswith(".") or part in _NOT_PICTURES for part in inside.parts)
 
 
 def _rows_of(path: Path, models: tuple[str, ...]) -> Iterator[PictureRow]:

@@ -362,6 +362,22 @@ def test_a_folder_is_a_prompt_set_whose_rows_render_what_its_pictures_say(tmp_pa
     assert "none.png carries no record" in refused
 
 
+def test_what_a_system_keeps_beside_pictures_is_none(tmp_path: Path) -> None:
+    folder = tmp_path / ".studio" / "hill"
+    for name in (
+        "hill.png",
+        "._hill.png",
+        ".Trashes/hill.png",
+        "@eaDir/hill.png",
+        "__MACOSX/hill.png",
+        "deep/hill.png",
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"no picture" if name.startswith("._") else png_with(parameters=A1111))
+    found = picture_rows([folder], refused=lambda _path, why: pytest.fail(why))
+    assert [one.path.relative_to(folder).as_posix() for one in found] == ["deep/hill.png", "hill.png"]
+
+
 def test_a_sampler_that_there_is_none_of_is_left_out_and_the_nearest_named(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     for given, kept in (("dpmpp_2m_sde_gpu", True), ("lms", False)):
