@@ -42,6 +42,8 @@ _INVALID = {"InvalidImageName": Code.CONFIG_ERROR}
 
 _MOUNT_EVENTS = ("FailedMount", "FailedAttachVolume", "FailedMapVolume")
 _SANDBOX_EVENTS = ("FailedCreatePodSandBox",)
+# What a kubelet says once volumes and sandbox are there: failures before it are over.
+_PAST_BOTH = ("Pulling", "Pulled", "Created", "Started")
 # The API distinguishes these only by message.
 _ABSENT_CONFIG = re.compile(r"(secret|configmap) \"[^\"]*\" not found|references non-existent", re.IGNORECASE)
 _VOLUME = re.compile(r"persistentvolumeclaim|volume node affinity|volume binding", re.IGNORECASE)
@@ -132,15 +134,12 @@ def _starting(pod: Object, events: Sequence[Object]) -> Reading:
             elif NO_DEVICE.search(message):
                 code = Code.GPU_UNHEALTHY
             return Reading(AttemptPhase.PENDING, why, code, Clock.START, _since(pod, events, ("Failed",)), node=node)
-    if mount := event(events, "Pod", _MOUNT_EVENTS):
-        message = mount.get("message") or ""
-        code = Code.CONFIG_ERROR if _ABSENT_CONFIG.search(message) else Code.STORAGE
-        return Reading(AttemptPhase.PENDING, message, code, Clock.START, _since(pod, events, _MOUNT_EVENTS), node=node)
-    if sandbox := event(events, "Pod", _SANDBOX_EVENTS):
-        message = sandbox.get("message") or ""
-        return Reading(
-            AttemptPhase.PENDING, message, Code.UNKNOWN, Clock.START, _since(pod, events, _SANDBOX_EVENTS), node=node
-        )
+    last = event(events, "Pod", (*_MOUNT_EVENTS, *_SANDBOX_EVENTS, *_PAST_BOTH)) or {}
+    for reasons, fails in ((_MOUNT_EVENTS, Code.STORAGE), (_SANDBOX_EVENTS, Code.UNKNOWN)):
+        if last.get("reason") in reasons:
+            message = last.get("message") or ""
+            code = Code.CONFIG_ERROR if _ABSENT_CONFIG.search(message) else fails
+            return Reading(AttemptPhase.PENDING, message, code, Clock.START, _since(pod, events, reasons), node=node)
     return Reading(
         AttemptPhase.PENDING,
         f"starts on {node}",
