@@ -2,7 +2,7 @@
 
 An attempt has not ended while a pod of it may run. How it ended is decided in this order: the program's own report of
 success; the Job's reason, which outlives the pod and distinguishes disruption from failure; the pod's reason; and last
-the first container that failed.
+the render's container if it failed, else the first other one that did.
 """
 
 from __future__ import annotations
@@ -55,6 +55,10 @@ _CONTAINER_REASONS = {
 }
 
 _SIGKILL_EXIT = 137
+# Why a kubelet takes no pod that was scheduled onto its node: another node, or this one later, may.
+_NOT_TAKEN = re.compile(
+    r"OutOf\w|(NodeAffinity|NodeName|NodePorts|TaintToleration|TopologyAffinityError|SMTAlignmentError|InvalidNodeInfo)$"
+)
 # Older kubelets, and those without the feature gate, do not mark such a pod as disrupted.
 _NODE_SHORT = re.compile(r"node was low on resource|node had condition", re.IGNORECASE)
 _NO_DEVICES = re.compile(r"gpu|devices? (is |are )?unavailable", re.IGNORECASE)
@@ -72,7 +76,10 @@ def read(job: Object | None, pods: Sequence[Object], events: Sequence[Object]) -
     in_order = sorted(pods, key=lambda one: metadata(one).get("creationTimestamp") or "")
     live = [pod for pod in in_order if not is_over(pod)]
     if live:
-        return with_live_pod(job, live[0], events)  # the oldest: a later one cannot get its claim
+        oldest = live[0]  # a later one cannot get its claim
+        if _is_over_but_for_sidecars(oldest):
+            return _of_pod(oldest, job, events, disruption_counts=True)
+        return with_live_pod(job, oldest, events)
     pod = in_order[-1] if in_order else None
     if job is None:
         return None if pod is None else _of_pod(pod, None, events, disruption_counts=True)
@@ -89,6 +96,16 @@ def read(job: Object | None, pods: Sequence[Object], events: Sequence[Object]) -
     if condition(pod, "DisruptionTarget") and _replaces_disrupted(job):
         return Reading(AttemptPhase.PENDING, "was disrupted; its Job starts another pod")
     return _of_pod(pod, job, events, disruption_counts=True)
+
+
+def _is_over_but_for_sidecars(pod: Object) -> bool:
+    """Whether the render has ended in a pod that nobody ends, for a container that was added to it goes on.
+
+    One among the init containers does not count: a kubelet ends it after the others.
+    """
+    others = [one for one in status(pod).get("containerStatuses") or () if one and one.get("name") != CONTAINER]
+    goes_on = any((one.get("state") or {}).get("running") for one in others)
+    return goes_on and any(name == CONTAINER for name, _ in ends(pod)) and deleted_at(pod) is None
 
 
 def _replaces_disrupted(job: Object) -> bool:
@@ -139,9 +156,9 @@ def _disrupted(pod: Object | None, events: Sequence[Object], message: str) -> Re
 def _of_pod(pod: Object, job: Object | None, events: Sequence[Object], *, disruption_counts: bool) -> Reading:
     """How a pod that has ended did so."""
     report = _report(pod)
-    succeeded = status(pod).get("phase") == "Succeeded"
+    phase = status(pod).get("phase")
     # A sidecar that failed makes the pod Failed, but the render may have succeeded.
-    done = succeeded or any(name == CONTAINER and end.get("exitCode") == 0 for name, end in ends(pod))
+    done = phase == "Succeeded" or any(name == CONTAINER and end.get("exitCode") == 0 for name, end in ends(pod))
     if done and report is not None and report.code is Code.SUCCEEDED:
         return _ended(Code.SUCCEEDED, report.message, pod)
     target = condition(pod, "DisruptionTarget")
@@ -154,11 +171,11 @@ def _of_pod(pod: Object, job: Object | None, events: Sequence[Object], *, disrup
         return _ended(_evicted(message), message, pod)
     if reason == "UnexpectedAdmissionError" and _NO_DEVICES.search(message):  # a GPU failed after the pod was scheduled
         return _ended(Code.GPU_UNHEALTHY, message, pod)
-    if reason.startswith("OutOf"):  # two pods were scheduled onto one node at once
+    if _NOT_TAKEN.match(reason):  # two pods were scheduled onto one node at once, say
         return _ended(Code.EVICTED, message or reason, pod)
     if deleted_at(pod) is not None:
         return _ended(Code.DELETED, "the pod was deleted", pod)
-    if succeeded:
+    if done and phase != "Failed":
         if report is not None:
             return _ended(report.code, report.message, pod)
         return _ended(Code.SUCCEEDED, "exit code 0 and no report", pod)
@@ -180,7 +197,7 @@ def _was_over(pod: Object, target: Object) -> bool:
 
 
 def _of_containers(pod: Object, report: PodReport | None, why: str) -> Reading:
-    bad = _first_bad(pod)
+    bad = _bad(pod)
     if bad is None:
         return _ended(report.code if report else Code.UNKNOWN, why or "the pod failed and no container says why", pod)
     name, end = bad
@@ -200,14 +217,14 @@ def _of_containers(pod: Object, report: PodReport | None, why: str) -> Reading:
     if exit_code == _SIGKILL_EXIT or RANK_KILLED.search(message):
         return _ended(Code.KILLED, f"{what}: a process of it was killed by signal 9; was memory short?", pod)
     if message and report is None:
-        return _ended(Code.ENGINE_ERROR, message, pod)
+        return _ended(Code.ENGINE_ERROR, message if name == CONTAINER else f"{what}: {message}", pod)
     return _ended(Code.UNKNOWN, f"{what} and {'a report of success' if report else 'no report'}", pod)
 
 
-def _first_bad(pod: Object) -> tuple[str, Object] | None:
-    """The name and end of the container that failed first."""
+def _bad(pod: Object) -> tuple[str, Object] | None:
+    """The name and end of the render's container if it failed, else of the first that did."""
     bad = [(name, end) for name, end in ends(pod) if end.get("exitCode") != 0]
-    return min(bad, key=lambda one: one[1].get("finishedAt") or "", default=None)
+    return min(bad, key=lambda one: (one[0] != CONTAINER, one[1].get("finishedAt") or ""), default=None)
 
 
 def _report(pod: Object) -> PodReport | None:
@@ -219,7 +236,7 @@ def _ended(code: Code, reason: str, pod: Object | None) -> Reading:
     if pod is None:
         return Reading(AttemptPhase.ENDED, reason, code)
     ended = ends(pod)
-    bad = _first_bad(pod)
+    bad = _bad(pod)
     exit_code = bad[1].get("exitCode") if bad else (ended[-1][1].get("exitCode") if ended else None)
     return Reading(
         AttemptPhase.ENDED, reason, code, exit_code=exit_code, report=_report(pod), node=spec(pod).get("nodeName")

@@ -378,6 +378,9 @@ def test_a_program_that_exits_0_when_evicted_has_not_succeeded() -> None:
         ("NodeShutdown", "Pod was rejected: node is shutting down", Code.EVICTED),
         ("Preempting", "Preempted in order to admit critical pod", Code.PREEMPTED),
         ("NodeLost", "", Code.NODE_LOST),
+        ("NodeAffinity", "Pod was rejected: Predicate NodeAffinity failed", Code.EVICTED),
+        ("TaintToleration", "Pod was rejected: Predicate TaintToleration failed", Code.EVICTED),
+        ("TopologyAffinityError", "Pod was rejected: Resources cannot be allocated", Code.EVICTED),
         ("SomethingNew", "never heard of", Code.UNKNOWN),
     ],
 )
@@ -453,6 +456,8 @@ def _pod_of(
         # ... and says nothing about one that failed, whatever the order in which they are listed.
         (_pod_of(_end("proxy", 143, "T2"), _end("render", 137, "T1", reason="OOMKilled")), Code.OOM_KILLED, 137),
         (_pod_of(_end("proxy", 143, "T2"), _end("render", 1, "T1", message=_BAD)), Code.GPU_UNHEALTHY, 1),
+        (_pod_of(_end("proxy", 137, "T1", reason="OOMKilled"), _end("render", 1, "T2", message=_BAD)),
+         Code.GPU_UNHEALTHY, 1),
         # A sidecar among the init containers is ended by the kubelet, after the render.
         (_pod_of(_end("render", 78, "T1"), init=(_end("mesh", 137, "T2"),)), Code.CONFIG_ERROR, 78),
         (_pod_of(_end("render", 0, "T1"), init=(_end("mesh", 137, "T2"),), phase="Succeeded"), Code.SUCCEEDED, 137),
@@ -482,6 +487,46 @@ def test_the_container_that_counts_speaks(pod: dict[str, Any], code: Code, exit_
     reading = read(_job("failed-exit-1/3-final"), [pod], [])
     assert reading is not None
     assert (reading.phase, reading.code, reading.exit_code) == (AttemptPhase.ENDED, code, exit_code)
+
+
+_GOES_ON = {"name": "proxy", "state": {"running": {"startedAt": "T0"}}}
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        (_end("render", 0, "T1", message=_OK), Code.SUCCEEDED),
+        (_end("render", 0, "T1"), Code.SUCCEEDED),
+        (_end("render", 1, "T1", message=_BAD), Code.GPU_UNHEALTHY),
+        (_end("render", 137, "T1", reason="OOMKilled"), Code.OOM_KILLED),
+    ],
+)
+def test_an_attempt_ends_with_its_render_and_does_not_wait_for_a_sidecar(end: dict[str, Any], code: Code) -> None:
+    pod = _pod_of(end, _GOES_ON, phase="Running")
+    reading = read(_job("succeeded/2-running"), [pod], [])
+    assert reading is not None
+    assert (reading.phase, reading.code) == (AttemptPhase.ENDED, code)
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        _pod_of({"name": "render", "state": {"running": {}}}, _end("proxy", 1, "T1"), phase="Running"),
+        # A kubelet has more to say: of the pod, or of a sidecar that it ends by itself.
+        _pod_of(_end("render", 1, "T1"), phase="Running"),
+        _pod_of(_end("render", 1, "T1"), init=(_GOES_ON,), phase="Running"),
+    ],
+)
+def test_an_attempt_whose_pod_ends_by_itself_runs_until_then(pod: dict[str, Any]) -> None:
+    reading = read(_job("succeeded/2-running"), [pod], [])
+    assert reading is not None
+    assert reading.phase is AttemptPhase.RUNNING
+
+
+def test_a_container_that_was_added_is_named_with_what_it_says() -> None:
+    reading = read(None, [_pod_of(init=(_end("istio-init", 255, "T1", message="iptables-restore failed"),))], [])
+    assert reading is not None
+    assert reading.reason == "container istio-init ended with exit code 255: iptables-restore failed"
 
 
 @pytest.mark.parametrize(
