@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import json
 import shutil
 import subprocess
 import tarfile
@@ -97,7 +98,7 @@ def render(
 ) -> Answer:
     """`helm template` with a file of `values/` and other values over it."""
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        yaml.safe_dump(dict(values or {}), file)
+        json.dump(dict(values or {}), file)  # YAML has numbers that PyYAML would leave without quotes
         file.flush()
         return run_helm(
             "template", release, str(CHART), "--namespace", namespace,

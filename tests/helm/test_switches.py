@@ -117,7 +117,7 @@ def _taken(text: str) -> None:
         assert kubernetes.validate(one, version, strict=True) == version
 
 
-def _examine(objects: list[Object]) -> None:
+def examine(objects: list[Object]) -> None:
     for one in objects:
         _taken(json.dumps(one, sort_keys=True))
     names = [(one["kind"], one["metadata"]["name"]) for one in objects]
@@ -135,12 +135,12 @@ def test_a_switch_renders_what_every_kubernetes_takes(switch: str) -> None:
     values = SWITCHES[switch]
     answer = lint(values)
     assert answer.code == 0, answer.text + answer.complaint
-    _examine(render(values).objects)
+    examine(render(values).objects)
 
 
 def test_the_fullest_values_render_what_every_kubernetes_takes(fullest: list[Object]) -> None:
     assert lint(base="fullest").code == 0
-    _examine(fullest)
+    examine(fullest)
 
 
 def test_an_unknown_field_or_kind_would_be_noticed(least: list[Object]) -> None:

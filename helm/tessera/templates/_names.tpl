@@ -39,8 +39,8 @@ namespace and c of release are not a and b-c. */}}
 
 {{/* Labels that select a component's pods. Render pods are made by the program, with labels of their own. */}}
 {{- define "tessera.selector" -}}
-app.kubernetes.io/name: {{ include "tessera.name" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ include "tessera.name" .root | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 

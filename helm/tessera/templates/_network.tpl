@@ -1,7 +1,7 @@
 {{- define "tessera.workersSelector" -}}
 matchLabels:
-  app.kubernetes.io/name: {{ include "tessera.name" . }}
-  app.kubernetes.io/instance: {{ .Release.Name }}
+  app.kubernetes.io/name: {{ include "tessera.name" . | quote }}
+  app.kubernetes.io/instance: {{ .Release.Name | quote }}
 matchExpressions:
   - key: app.kubernetes.io/component
     operator: In
@@ -10,7 +10,7 @@ matchExpressions:
 
 {{- define "tessera.podsSelector" -}}
 matchLabels:
-  tessera/deployment: {{ include "tessera.deployment" . }}
+  tessera/deployment: {{ include "tessera.deployment" . | quote }}
 {{- end }}
 
 {{/* Nobody connects to our pods, but to the port of the metrics if there are any. Where they may connect to is restricted only if somebody says to what. */}}

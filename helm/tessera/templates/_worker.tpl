@@ -37,7 +37,7 @@ checksum/redis: {{ .Values.valkey.password | sha256sum }}
 {{- end }}
 
 {{- define "tessera.worker.spec" -}}
-serviceAccountName: {{ .account | default (include "tessera.podAccount" .root) }}
+serviceAccountName: {{ .account | default (include "tessera.podAccount" .root) | quote }}
 automountServiceAccountToken: {{ not (empty .account) }}
 # A Service called tessera-x in this namespace would become the variable TESSERA_X_PORT: no such setting.
 enableServiceLinks: false
@@ -45,7 +45,7 @@ securityContext: {{- include "tessera.podSecurity" 10001 | nindent 2 }}
 {{- with .root.Values.global.imagePullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 volumes:
@@ -67,7 +67,7 @@ envFrom:
       name: {{ include "tessera.fullname" .root }}-settings
   {{- range include "tessera.secrets" .root | fromJsonArray }}
   - secretRef:
-      name: {{ . }}
+      name: {{ . | quote }}
   {{- end }}
 env:
   {{- range $name, $value := mergeOverwrite (dict "HOME" "/tmp") (deepCopy .values.extraEnv) }}
