@@ -41,6 +41,9 @@ NOT_IN_POD = frozenset(
     | {"redis_ca_secret", "redis_client_secret"}
 )
 
+# Those whose absence Kubernetes understands.
+MAY_BE_NULL = frozenset({"replicas", "resources"})
+
 _KEY = re.compile(r"( *)([A-Za-z]\w*):")
 _DOC = re.compile(r" *# -- (.*)")
 _MORE = re.compile(r" *# ?(.*)")
@@ -118,7 +121,7 @@ def _table(rows: list[tuple[str, str, str]]) -> list[str]:
 
 
 def schema() -> str:
-    """values.schema.json with the definitions that follow from the program's own types."""
+    """values.schema.json with what follows from values.yaml, and the definitions from the program's own types."""
     whole = json.loads((CHART / "values.schema.json").read_text())
     nothing: frozenset[str] = frozenset()
     for model, left_out in ((Settings, NOT_IN_SETTINGS), (PodSettings, NOT_IN_POD), (ScheduleSpec, nothing)):
@@ -128,7 +131,18 @@ def schema() -> str:
         if left_out:
             own.pop("required", None)
         whole["$defs"] |= {name: _plain(part) for name, part in parts.items()}
+    _require(whole, yaml.safe_load((CHART / "values.yaml").read_text()))
     return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+
+
+def _require(part: dict[str, Any], values: dict[str, Any]) -> None:
+    """Have a null refused by name where it would take away what templates need: it stands for what is empty alone."""
+    needed = {name for name, value in values.items() if (value or value is False) and name not in MAY_BE_NULL}
+    if names := sorted(needed.union(part.get("required", ()))):
+        part["required"] = names
+    for name in needed:
+        if isinstance(values[name], dict):
+            _require(part["properties"][name], values[name])
 
 
 def _plain(part: Any) -> Any:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
 from helm import generate
-from tests.helm.chart import CHART, VALUES, render, run_helm
+from tests.helm.chart import CHART, VALUES, of_kind, render, run_helm
 
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
+SCHEMA = jsonschema.Draft202012Validator(json.loads((CHART / "values.schema.json").read_text()))
 DOCUMENTED = dict(generate.documented((CHART / "values.yaml").read_text()))
 
 HUB = {"repository": "studio/xl", "revision": "4" * 40, "folder": "xl"}
@@ -230,6 +233,72 @@ def test_values_that_contradict_each_other_are_refused(values: dict[str, Any], s
     answer = render(values)
     assert answer.code != 0
     assert said in answer.complaint
+
+
+def _nodes(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        below = f"{path}.{name}" if path else name
+        yield below, value
+        if isinstance(value, dict):
+            yield from _nodes(value, below)
+
+
+# What a template or the schema asks for by name where it is empty.
+ASKED_FOR = {
+    *("image.registry", "engineImage.registry", "redis.existingSecret", "redis.url", "s3.bucket", "valkey.password"),
+}
+WHOLE = DEFAULTS | {"s3": DEFAULTS["s3"] | {"bucket": "renders"}}
+EMPTY = [path for path, value in _nodes(DEFAULTS) if value in ("", [], {}) and path not in ASKED_FOR]
+MAY_BE_NULL = [path for path, _ in _nodes(DEFAULTS) if path.rpartition(".")[2] in generate.MAY_BE_NULL]
+SAYS_SOMETHING = [
+    path
+    for path, value in _nodes(DEFAULTS)
+    if (value or value is False) and not any(f"{path}.".startswith(f"{null}.") for null in MAY_BE_NULL)
+]
+
+
+def test_a_heading_with_nothing_below_it_is_as_empty_as_the_default() -> None:
+    """In a file of values it is null, for which Helm takes the default away."""
+    SCHEMA.validate(_without(WHOLE, set(EMPTY)))
+    values = _everything_on("")
+    before = _unchecked(values)
+    for path in EMPTY:
+        if path not in ("weights.warmUp.source", "api.ingress.host", "api.gateway.name"):
+            _put(values, path, None)
+    assert _unchecked(values) == before
+
+
+def test_null_in_the_place_of_what_templates_need_is_refused() -> None:
+    SCHEMA.validate(WHOLE)
+    for depth in range(4):
+        gone = {path for path in SAYS_SOMETHING if path.count(".") == depth}
+        missing = {
+            ".".join([*(str(part) for part in error.path), name])
+            for error in SCHEMA.iter_errors(_without(WHOLE, gone))
+            if error.validator == "required"
+            for name in error.validator_value
+        }
+        assert gone <= missing
+
+
+def _without(values: dict[str, Any], gone: set[str], path: str = "") -> dict[str, Any]:
+    return {
+        name: _without(value, gone, f"{path}{name}.") if isinstance(value, dict) else value
+        for name, value in values.items()
+        if f"{path}{name}" not in gone
+    }
+
+
+def test_null_is_refused_by_the_name_of_what_is_missing() -> None:
+    answer = render({"weights": {"warmUp": None}})
+    assert "at '/weights': missing property 'warmUp'" in answer.complaint
+
+
+def test_null_leaves_replicas_to_an_autoscaler_and_resources_to_the_namespace() -> None:
+    objects = render({"renderWorkers": {"replicas": None, "resources": None}, "controller": {"replicas": None}}).objects
+    specs = {name: one["spec"] for name, one in of_kind(objects, "Deployment").items()}
+    assert {name for name, spec in specs.items() if "replicas" in spec} == {"tessera-beat"}
+    assert not specs["tessera-render-worker"]["template"]["spec"]["containers"][0]["resources"]
 
 
 def test_the_guides_values_are_values_of_the_chart() -> None:

@@ -34,7 +34,7 @@ namespace and c of release are not a and b-c. */}}
 
 {{/* Name of the Secret that holds TESSERA_REDIS_URL; empty if the URL is no secret. */}}
 {{- define "tessera.redisSecret" -}}
-{{ .Values.valkey.enabled | ternary (printf "%s-redis" (include "tessera.fullname" .)) .Values.redis.existingSecret }}
+{{ .Values.valkey.enabled | ternary (printf "%s-redis" (include "tessera.fullname" .)) (.Values.redis.existingSecret | default "") }}
 {{- end }}
 
 {{/* Labels that select a component's pods. Render pods are made by the program, with labels of their own. */}}
@@ -50,6 +50,13 @@ app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: tessera
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* Secrets to pull images with, as JSON and as Kubernetes lists them. A chart above this one may say names or such objects. */}}
+{{- define "tessera.pullSecrets" -}}
+{{- $secrets := list }}
+{{- range .Values.global.imagePullSecrets }}{{ $secrets = append $secrets (kindIs "string" . | ternary (dict "name" .) .) }}{{ end }}
+{{- toJson $secrets }}
 {{- end }}
 
 {{/* An image reference: registry, repository, and digest or tag. `image` of the values, `name` for a message. */}}

@@ -13,7 +13,7 @@
 {{- $weights := list }}
 {{- if .Values.weights.claim.create }}{{ $weights = append $weights "weights.claim.create" }}{{ end }}
 {{- range list "models_claim" "models_image" "models_cache" }}
-{{- if index $.Values.pod . }}{{ $weights = append $weights (printf "pod.%s" .) }}{{ end }}
+{{- if index ($.Values.pod | default dict) . }}{{ $weights = append $weights (printf "pod.%s" .) }}{{ end }}
 {{- end }}
 {{- if gt (len $weights) 1 }}
 {{- fail (printf "weights: %s found; one of them wanted, or none if the image holds the weights" (join " and " $weights)) }}
@@ -51,17 +51,19 @@
 
 {{/* `pod` of the values, and what follows from the others, as JSON. */}}
 {{- define "tessera.pod" -}}
+{{- $pullSecrets := list }}
+{{- range include "tessera.pullSecrets" . | fromJsonArray }}{{ $pullSecrets = append $pullSecrets .name }}{{ end }}
 {{- $pod := dict
   "namespace" .Release.Namespace
   "service_account" (include "tessera.podAccount" .)
-  "image_pull_secrets" .Values.global.imagePullSecrets
+  "image_pull_secrets" $pullSecrets
   "image_pull_policy" .Values.engineImage.pullPolicy
   "env_from_secrets" (include "tessera.podSecrets" . | fromJsonArray) }}
 {{- if .Values.weights.claim.create }}{{ $_ := set $pod "models_claim" (include "tessera.weightsClaim" .) }}{{ end }}
 {{- with include "tessera.warmUp" . }}{{ $_ := set $pod "models_job" . }}{{ end }}
 {{- with .Values.redis.tls.caSecret }}{{ $_ := set $pod "redis_ca_secret" . }}{{ end }}
 {{- with .Values.redis.tls.clientSecret }}{{ $_ := set $pod "redis_client_secret" . }}{{ end }}
-{{- mergeOverwrite $pod .Values.pod | toJson }}
+{{- mergeOverwrite $pod (.Values.pod | default dict) | toJson }}
 {{- end }}
 
 {{/*
@@ -87,7 +89,7 @@ floats, and would print a million as 1e+06.
 {{- $_ := set $own "redis_cert" "/etc/tessera/redis-client/tls.crt" }}
 {{- $_ := set $own "redis_key" "/etc/tessera/redis-client/tls.key" }}
 {{- end }}
-{{- range $name, $value := mergeOverwrite $own .Values.settings }}
+{{- range $name, $value := mergeOverwrite $own (.Values.settings | default dict) }}
 {{- if not (has (toJson $value) (list "null" "\"\"")) -}}
 TESSERA_{{ upper $name }}: {{ kindIs "string" $value | ternary $value (toJson $value) | quote }}
 {{ end }}

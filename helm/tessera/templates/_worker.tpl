@@ -2,7 +2,7 @@
 The pod of one of our processes.
   root       the chart's context
   component  its label
-  values     its part of the values: resources, podLabels, podAnnotations, podSpec, extraEnv and so on
+  values     its part of the values: resources, and podLabels, podAnnotations, podSpec, extraEnv and so on if there are any
   command    what it runs
   metrics    whether it serves metrics
   account    its service account; without one no token is mounted
@@ -11,6 +11,10 @@ The pod of one of our processes.
   checksums  annotations (YAML) with what makes another pod of it, instead of all settings
 */}}
 {{- define "tessera.worker" -}}
+{{- /* A heading with nothing below it is null: Helm takes the empty default away. */}}
+{{- $empty := dict }}
+{{- range list "podLabels" "podAnnotations" "podSpec" "extraEnv" "extraVolumes" "extraVolumeMounts" }}{{ $_ := set $empty . dict }}{{ end }}
+{{- $_ := set . "values" (merge (deepCopy .values) $empty) -}}
 metadata:
   labels:
     {{- $labels := include "tessera.labels" . | fromYaml }}
@@ -42,11 +46,8 @@ automountServiceAccountToken: {{ not (empty .account) }}
 # A Service called tessera-x in this namespace would become the variable TESSERA_X_PORT: no such setting.
 enableServiceLinks: false
 securityContext: {{- include "tessera.podSecurity" 10001 | nindent 2 }}
-{{- with .root.Values.global.imagePullSecrets }}
-imagePullSecrets:
-  {{- range . }}
-  - name: {{ . | quote }}
-  {{- end }}
+{{- with include "tessera.pullSecrets" .root | fromJsonArray }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
 volumes:
   {{- $own := dict "scratch" (dict "emptyDir" (dict "sizeLimit" "1Gi")) }}

@@ -19,9 +19,6 @@ models, LoRAs and embeddings but no other setting, so that it does not run again
 {{- end }}
 {{- $values := dict
   "resources" .Values.weights.warmUp.resources
-  "podLabels" dict
-  "podAnnotations" dict
-  "podSpec" dict
   "extraEnv" $env
   "extraVolumes" (dict "models" (dict "persistentVolumeClaim" (dict "claimName" (include "tessera.weightsClaim" .))))
   "extraVolumeMounts" (dict "/models" (dict "name" "models")) }}
@@ -32,7 +29,7 @@ models, LoRAs and embeddings but no other setting, so that it does not run again
   "command" $command
   "container" (merge $container (dict "terminationMessagePolicy" "FallbackToLogsOnError") | toYaml)
   "spec" "restartPolicy: Never"
-  "checksums" (printf "checksum/models: %s" (list .Values.settings.models .Values.settings.loras .Values.settings.embeddings | toJson | sha256sum))
+  "checksums" (printf "checksum/models: %s" (list (.Values.settings).models (.Values.settings).loras (.Values.settings).embeddings | toJson | sha256sum))
 ) }}
 {{- end }}
 
