@@ -41,6 +41,9 @@ NOT_IN_POD = frozenset(
     | {"redis_ca_secret", "redis_client_secret"}
 )
 
+# Helm reads every number as a float, which has each whole one up to here.
+LARGEST_NUMBER = 2**53 - 1
+
 # Those whose absence Kubernetes understands.
 MAY_BE_NULL = frozenset({"replicas", "resources"})
 
@@ -146,9 +149,11 @@ def _require(part: dict[str, Any], values: dict[str, Any]) -> None:
 
 
 def _plain(part: Any) -> Any:
-    """A schema without what only repeats names and defaults."""
+    """A schema without what only repeats names and defaults, and without numbers that Helm would change."""
     if isinstance(part, dict):
         repeated = {"title", "default"}
+        if part.get("maximum", 0) > LARGEST_NUMBER:
+            part = part | {"maximum": LARGEST_NUMBER}
         return {
             name: {key: _plain(one) for key, one in value.items()} if name == "properties" else _plain(value)
             for name, value in part.items()

@@ -190,6 +190,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("schedules", {"nightly": {**NIGHTLY, "overlap": "queue"}}, "/schedules/nightly/overlap"),
     ("schedules", {"nightly": {**NIGHTLY, "catchUp": True}}, "'catchUp' not allowed"),
     ("schedules", {"nightly": {**NIGHTLY, "options": {"stepz": 3}}}, "'stepz' not allowed"),
+    ("schedules", {"nightly": {**NIGHTLY, "seed": 2**53}}, "/schedules/nightly/seed"),  # Helm would round others
     ("schedules", {"every night": NIGHTLY}, "'every night' not allowed"),
 ]
 
