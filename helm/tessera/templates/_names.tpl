@@ -15,9 +15,10 @@
 {{- end }}
 
 {{/* What tells this deployment from all others in Redis, in the bucket and among the cluster's Jobs. Two dashes: a-b of
-namespace and c of release are not a and b-c. */}}
+namespace and c of release are not a and b-c. A dependency under an alias is one of several of its release. */}}
 {{- define "tessera.deployment" -}}
-{{- default (include "tessera.short" (printf "%s--%s" .Release.Namespace .Release.Name)) .Values.deployment }}
+{{- $alias := or .Chart.IsRoot (eq .Chart.Name "tessera") | ternary "" (printf "--%s" .Chart.Name) }}
+{{- default (include "tessera.short" (printf "%s--%s%s" .Release.Namespace .Release.Name $alias)) .Values.deployment }}
 {{- end }}
 
 {{- define "tessera.workerAccount" -}}

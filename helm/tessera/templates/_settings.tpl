@@ -1,5 +1,8 @@
 {{/* What the schema cannot say, in one place. */}}
 {{- define "tessera.check" -}}
+{{- if and .Chart.IsRoot (hasKey .Values "enabled") }}
+{{- fail "enabled: found; it is read by a chart that has this one as a dependency, and nothing here is switched by it" }}
+{{- end }}
 {{- $redis := list }}
 {{- if .Values.redis.existingSecret }}{{ $redis = append $redis "redis.existingSecret" }}{{ end }}
 {{- if .Values.redis.url }}{{ $redis = append $redis "redis.url" }}{{ end }}
