@@ -301,6 +301,19 @@ def test_a_warm_up_from_the_hub_runs_the_engines_image_with_the_token_of_the_sec
     assert "/models" in {one["mountPath"] for one in container["volumeMounts"]}
 
 
+def test_a_warm_up_may_have_what_other_pods_have_and_keeps_its_own(fullest: list[Object]) -> None:
+    (job,) = of_kind(fullest, "Job").values()
+    template = job["spec"]["template"]
+    labels, spec = template["metadata"]["labels"], template["spec"]
+    assert (labels["azure.workload.identity/use"], labels["app.kubernetes.io/component"]) == ("true", "warm-up")
+    assert template["metadata"]["annotations"]["example.com/owner"] == "studio"
+    assert spec["tolerations"] == [{"key": "storage", "operator": "Exists"}]
+    (container,) = spec["containers"]
+    assert {"name": "AWS_CA_BUNDLE", "value": "/etc/ca/ca.crt"} in container["env"]
+    assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/etc/ca", "/models", "/tmp"}  # noqa: S108
+    assert [volume["name"] for volume in spec["volumes"]] == ["ca", "models", "scratch"]
+
+
 def test_another_warm_up_is_another_job_and_another_setting_is_none() -> None:
     def names(source: str, **settings: Any) -> tuple[str, str]:
         values = {**CLAIM, "weights": {"claim": {"create": True}, "warmUp": {"source": source}}, "settings": settings}

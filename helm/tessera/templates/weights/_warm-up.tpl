@@ -17,11 +17,10 @@ models, LoRAs and embeddings but no other setting, so that it does not run again
 {{- $_ := set $env "HF_TOKEN" (dict "valueFrom" (dict "secretKeyRef" (dict "name" . "key" "HF_TOKEN"))) }}
 {{- end }}
 {{- end }}
-{{- $values := dict
-  "resources" .Values.weights.warmUp.resources
-  "extraEnv" $env
-  "extraVolumes" (dict "models" (dict "persistentVolumeClaim" (dict "claimName" (include "tessera.weightsClaim" .))))
-  "extraVolumeMounts" (dict "/models" (dict "name" "models")) }}
+{{- $volumes := dict "models" (dict "persistentVolumeClaim" (dict "claimName" (include "tessera.weightsClaim" .))) }}
+{{- $mounts := dict "/models" (dict "name" "models") }}
+{{- $own := dict "extraEnv" $env "extraVolumes" $volumes "extraVolumeMounts" $mounts }}
+{{- $values := mergeOverwrite (omit .Values.weights.warmUp "source" "hub" | deepCopy) $own }}
 {{- include "tessera.worker" (dict
   "root" .
   "component" "warm-up"
