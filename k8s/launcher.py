@@ -78,7 +78,7 @@ class KubernetesLauncher:
         self._refused: dict[str, Observation] = {}
         self._bad_nodes: dict[str, float] = {}
         self._events = Events(cluster)
-        self._warm_up = WarmUp(cluster, pod.models_job, settings.models)
+        self._warm_up = WarmUp(cluster, self._events, pod.models_job, settings.models)
 
     @classmethod
     def connect(cls, settings: Settings) -> KubernetesLauncher:

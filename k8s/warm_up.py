@@ -12,26 +12,30 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from k8s.cluster import Cluster
+from k8s.events import Events
+from k8s.outcome import read
 from k8s.pod import MODELS_PATH
-from k8s.reading import Object, condition, conditions, ends, metadata, status
+from k8s.reading import Object, condition, ends, metadata, status
 from pipeline.deployment.settings import ModelSource
 from pipeline.process.redact import redacted
+from pipeline.records.attempt import AttemptPhase, Code
 
-LOOK_EVERY_S = 5.0
-_REASON_LIMIT = 300  # characters of what its pod says
+LOOK_EVERY_S, EVENTS_EVERY_S = 5.0, 10.0
+_REASON_LIMIT = 600  # characters of what its pod says
 
 
 class WarmUp:
     """Looks at that Job, at most every few seconds. Safe to share between threads."""
 
-    def __init__(self, cluster: Cluster, job: str | None, models: Mapping[str, ModelSource]) -> None:
+    def __init__(self, cluster: Cluster, events: Events, job: str | None, models: Mapping[str, ModelSource]) -> None:
         """
         Args:
             cluster: asked for the Job and its pods.
+            events: of the namespace; they say why a Job has no pod.
             job: its name; None if nothing fills the claim.
             models: the allow-list; those that do not lie in the claim wait for nothing.
         """
-        self._cluster, self._job = cluster, job
+        self._cluster, self._events, self._job = cluster, events, job
         self._in_claim = {
             name for name, source in models.items() if PurePosixPath(source.path).is_relative_to(MODELS_PATH)
         }
@@ -69,19 +73,20 @@ class WarmUp:
         else:
             times = status(job).get("failed") or 0
             so_far = f"; it has failed {times} times so far, at last: {at_last}" if times else ""
-            self._under_way = f"Job {self._job} {_doing(pods)}{so_far}"
+            self._under_way = f"Job {self._job} {self._doing(job, pods)}{so_far}"
         self._failure = f"Job {self._job} failed: {at_last or failed.get('message')}" if failed else None
         self._looked_at = time.monotonic()
 
-
-def _doing(pods: Sequence[Object]) -> str:
-    for pod in pods:
-        if status(pod).get("phase") == "Running":
+    def _doing(self, job: Object, pods: Sequence[Object]) -> str:
+        if any(status(pod).get("phase") == "Running" for pod in pods):
             return "copies and checks them"
-        scheduled = [one for one in conditions(pod) if one.get("type") == "PodScheduled"]
-        if scheduled and scheduled[0].get("status") == "False":
-            return f"waits for a node: {redacted(str(scheduled[0].get('message')))[:_REASON_LIMIT]}"
-    return "is about to copy them"
+        # Nothing limits this wait, for a Job has no clock and counts no pull that fails: say what it is for.
+        self._events.refresh(EVENTS_EVERY_S)
+        found = read(job, pods, self._events.about(str(self._job)))
+        if found is None or found.phase is AttemptPhase.ENDED:  # of a pod that failed, before the next
+            return "is about to copy them"
+        what = "waits for a node" if found.code is Code.UNSCHEDULABLE else "is about to copy them"
+        return f"{what}: {redacted(found.reason)[:_REASON_LIMIT]}"
 
 
 def _at_last(pods: Sequence[Object]) -> str:
