@@ -70,10 +70,12 @@ def job_manifest(
         SPEC_ANNOTATION: spec.model_dump_json(),
         DIGEST_ANNOTATION: spec.digest,
     }
-    template = merged(_template(spec, pod, settings, tuple(avoid_nodes)), pod.template)
+    template = merged(_template(spec, pod, settings), pod.template)
     # The template must not change how the pod is found and how it ends.
     template["metadata"]["labels"] = {**template["metadata"].get("labels", {}), **labels}
     template["spec"]["restartPolicy"] = "Never"
+    if nodes := sorted(set(avoid_nodes)):
+        template["spec"]["affinity"] = _affinity_without(template["spec"].get("affinity") or {}, nodes)
     queue = {"kueue.x-k8s.io/queue-name": pod.kueue_queue, "kueue.x-k8s.io/priority-class": pod.kueue_priority_class}
     job: dict[str, Any] = {
         "apiVersion": "batch/v1",
@@ -125,7 +127,7 @@ def _labels(spec: AttemptSpec, deployment: str) -> dict[str, str]:
     }
 
 
-def _template(spec: AttemptSpec, pod: PodSettings, settings: Settings, avoid_nodes: tuple[str, ...]) -> dict[str, Any]:
+def _template(spec: AttemptSpec, pod: PodSettings, settings: Settings) -> dict[str, Any]:
     volumes, models = _volumes(pod)
     writable = [{"name": "scratch", "mountPath": SCRATCH_PATH}]
     main = _container(pod, settings, spec)
@@ -169,13 +171,12 @@ def _template(spec: AttemptSpec, pod: PodSettings, settings: Settings, avoid_nod
             "volumeMounts": [*writable, {"name": "models", "mountPath": MODELS_PATH}],
         }
         pod_spec["initContainers"] = [init]
-    affinity = _affinity_without(pod.affinity, avoid_nodes)
     optional = {
         "serviceAccountName": pod.service_account,
         "imagePullSecrets": [{"name": name} for name in pod.image_pull_secrets],
         "nodeSelector": pod.node_selector,
         "tolerations": list(pod.tolerations),
-        "affinity": affinity,
+        "affinity": pod.affinity,
         "priorityClassName": pod.priority_class,
         "runtimeClassName": pod.runtime_class,
     }
@@ -277,17 +278,15 @@ def _volumes(pod: PodSettings) -> tuple[list[dict[str, Any]], bool]:
     return volumes, models is not None
 
 
-def _affinity_without(affinity: dict[str, Any], nodes: tuple[str, ...]) -> dict[str, Any]:
+def _affinity_without(affinity: dict[str, Any], nodes: list[str]) -> dict[str, Any]:
     """`affinity` without `nodes`. The terms of a node affinity are alternatives, so each of them excludes the nodes."""
-    if not nodes:
-        return affinity
     # matchFields takes only one value in each requirement.
-    away = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in sorted(set(nodes))]
-    node_affinity = affinity.get("nodeAffinity", {})
-    required = node_affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {})
+    away = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
+    node_affinity = affinity.get("nodeAffinity") or {}
+    required = node_affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
     terms = [
-        {**term, "matchFields": [*term.get("matchFields", []), *away]}
-        for term in required.get("nodeSelectorTerms", [{}])
+        {**term, "matchFields": [*(term.get("matchFields") or ()), *away]}
+        for term in required.get("nodeSelectorTerms") or [{}]
     ]
     return {
         **affinity,

@@ -20,6 +20,7 @@ REDIS_CA_PATH, REDIS_CLIENT_PATH = "/etc/tessera/redis-ca", "/etc/tessera/redis-
 TORCHRUN_RESERVE_S = 5
 
 _TEMPLATE = {"metadata", "spec"}
+_GRACE = "terminationGracePeriodSeconds"
 _KUBERNETES_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
 
 
@@ -122,7 +123,18 @@ class PodSettings(_Part):
 
     @model_validator(mode="after")
     def _template_can_be_merged(self) -> Self:
-        if found := [*problems(self.template), *(f"{key}: no part of it" for key in self.template.keys() - _TEMPLATE)]:
+        found = [*problems(self.template), *(f"{key}: no part of it" for key in self.template.keys() - _TEMPLATE)]
+        found += [
+            f"{key}: an object wanted"
+            for key, part in self.template.items()
+            if key in _TEMPLATE and not isinstance(part, dict)
+        ]
+        # What is read of it while the Job is built.
+        if not found and not isinstance(self.template.get("metadata", {}).get("labels") or {}, dict):
+            found = ["metadata.labels: an object wanted"]
+        if not found and not isinstance(self.template.get("spec", {}).get(_GRACE) or 0, int):
+            found = [f"spec.{_GRACE}: a whole number wanted"]
+        if found:
             raise ValueError("template: " + "; ".join(found))
         return self
 

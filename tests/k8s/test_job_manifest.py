@@ -312,6 +312,13 @@ def test_avoided_nodes_are_ruled_out_of_every_alternative(make_spec: Make, make_
     zones = terms(EVERYTHING)
     assert [term["matchExpressions"][0]["values"] for term in zones] == [["a"], ["b"]]
     assert all(term["matchFields"] == away for term in zones)
+    of_template = {"template": {"spec": {"affinity": EVERYTHING["affinity"]}}}
+    assert terms(of_template) == zones
+    # A heading with nothing below it is null.
+    required: list[Any] = [None, {"nodeSelectorTerms": None}, {"nodeSelectorTerms": [{"matchFields": None}]}]
+    headings = [None, *({"requiredDuringSchedulingIgnoredDuringExecution": one} for one in required)]
+    for heading in headings:
+        assert terms({"affinity": {"nodeAffinity": heading}}) == [{"matchFields": away}]
 
 
 @pytest.mark.parametrize(
@@ -326,6 +333,13 @@ def test_avoided_nodes_are_ruled_out_of_every_alternative(make_spec: Make, make_
         ),
         ({"pod": {"template": {"spec": {"volumes": {"a": {}}}}}}, "spec.volumes: a list wanted"),
         ({"pod": {"template": {"containers": []}}}, "containers: no part of it"),
+        ({"pod": {"template": {"spec": None}}}, "template: spec: an object wanted"),
+        ({"pod": {"template": {"metadata": []}}}, "template: metadata: an object wanted"),
+        ({"pod": {"template": {"metadata": {"labels": ["a"]}}}}, "metadata.labels: an object wanted"),
+        (
+            {"pod": {"template": {"spec": {"terminationGracePeriodSeconds": "a minute"}}}},
+            "terminationGracePeriodSeconds: a whole number wanted",
+        ),
         ({"pod": {"kueue_priority_class": "low"}}, "needs kueue_queue"),
         ({"pod": {"env_from_secrets": []}}, "holds a password"),
         ({"image": "local"}, "TESSERA_IMAGE"),
