@@ -28,6 +28,7 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 
+from k8s.clock import ServerClock
 from k8s.reading import Object
 from pipeline.errors import ServiceError, SettingsError, TesseraError
 
@@ -85,7 +86,7 @@ class Cluster:
 
     def __init__(self, api: client.ApiClient, namespace: str, request_timeout_s: float) -> None:
         self._api = api
-        self.namespace = namespace
+        self.namespace, self.clock = namespace, ServerClock()
         self._timeout_s = request_timeout_s
 
     @classmethod
@@ -254,9 +255,11 @@ class Cluster:
                 auth_settings=["BearerToken"],
             )  # fmt: skip
             limit = self._timeout_s if silence_s is None else (self._timeout_s, silence_s)
-            return self._api.call_api(*prepared, _request_timeout=limit)
+            answer = self._api.call_api(*prepared, _request_timeout=limit)
         except (ApiException, urllib3.exceptions.HTTPError, OSError) as error:
             raise _no_answer(error) from error
+        self.clock.note(answer.response.headers.get("Date"))
+        return answer
 
 
 def _read(answer: client.rest.RESTResponse) -> bytes:

@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 import structlog
 
@@ -66,11 +66,11 @@ class KubernetesLauncher:
         settings: Settings,
         pod: PodSettings,
         *,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        now: Callable[[], datetime] | None = None,
         save_log: Callable[[str, str], None] = lambda _key, _text: None,
     ) -> None:
         self._cluster, self._settings, self._pod = cluster, settings, pod
-        self._now, self._save_log = now, save_log
+        self._now, self._save_log = now or cluster.clock.now, save_log
         self._selector = deployment_selector(settings.redis_prefix)
         self._watches = [Watch(cluster, "jobs", self._selector), Watch(cluster, "pods", self._selector)]
         self._lock = threading.Lock()

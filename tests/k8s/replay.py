@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,10 +20,11 @@ Answer = Callable[[str, str], tuple[int, Any]]
 
 @dataclass
 class Replay:
-    """What is answered next, to a method and path; and what was asked."""
+    """What is answered next, to a method and path; what was asked; and how far its clock is behind ours."""
 
     cluster: Cluster
     answer: Answer
+    behind_s: float = 0.0
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
 
 
@@ -60,6 +62,9 @@ def replayed(answer: Answer) -> Iterator[Replay]:
                 self.close_connection = True
 
         do_GET = do_POST = do_DELETE = _handle  # noqa: N815 - the base class's names
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return super().date_time_string((timestamp or time.time()) - replay.behind_s)
 
         def log_message(self, *_: object) -> None:
             """Nothing: pytest shows what matters."""

@@ -6,12 +6,13 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from k8s.clock import ServerClock
 from k8s.job_manifest import BATCH_ANNOTATION
 from k8s.launcher import KubernetesLauncher
 from k8s.pod import pod_settings
@@ -102,6 +103,32 @@ def test_a_lost_node_ends_the_attempt_when_its_clock_has_run_out(make_settings: 
     assert later is not None
     assert later.outcome is not None
     assert (later.outcome.code, later.outcome.node) == (Code.NODE_LOST, "gpu-node-1")
+
+
+def test_waits_are_counted_by_the_clock_of_the_server_that_wrote_their_beginning(make_settings: Make) -> None:
+    """A worker whose clock is twenty minutes ahead would give a job up at the first pull that fails."""
+    settings = make_settings()
+    answers = _answers("image-pull-back-off/2-first-error")
+    with replayed(answers) as replay:
+        began = datetime.fromisoformat(
+            _load("image-pull-back-off/2-first-error", "job")["metadata"]["creationTimestamp"]
+        )
+        launcher = KubernetesLauncher(replay.cluster, settings, pod_settings(settings))
+        replay.behind_s = (datetime.now(UTC) - began).total_seconds() - 60
+        [seen] = launcher.observe().values()
+        assert (seen.phase, seen.outcome) == (AttemptPhase.PENDING, None)
+        replay.behind_s -= 20 * 60
+        replay.cluster.job("any")
+        [seen] = launcher.observe().values()
+        assert seen.outcome is not None
+        assert seen.outcome.code is Code.IMAGE_PULL
+
+
+@pytest.mark.parametrize("date", [None, "", "yesterday", "Sun, 99 Nov 2026 25:00:00 GMT"])
+def test_a_server_that_says_no_time_leaves_us_ours(date: str | None) -> None:
+    clock = ServerClock()
+    clock.note(date)
+    assert abs(clock.now() - datetime.now(UTC)) < timedelta(seconds=60)
 
 
 def test_events_are_asked_for_only_where_they_explain(make_settings: Make) -> None:
