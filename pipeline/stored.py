@@ -1,7 +1,5 @@
 """What stored records are made of: whatever can be read can be written, read again, and compared with the time now."""
 
-from __future__ import annotations
-
 import math
 from datetime import UTC, datetime
 from typing import Annotated, Any
