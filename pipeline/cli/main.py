@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -10,8 +11,10 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.commands_by_name import CommandsByName
-from pipeline.cli.exits import INTERRUPTED, exit_code
+from pipeline.cli.exits import INTERRUPTED, OUR_FAULT, exit_code
 from pipeline.errors import PromptSetError, TesseraError
+
+_OF_OUTPUT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 
 app = typer.Typer(
     name="tessera",
@@ -68,11 +71,27 @@ def _run(arguments: list[str]) -> int:
         error.show()  # type: ignore[attr-defined]  # all that parsing raises has it
         return error.exit_code
     except BrokenPipeError:  # `tessera list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
         return 0
+    except OSError as error:  # of this machine, such as a full disk: those of services have become ours
+        _show_system_error(error)
+        return OUR_FAULT
     if code == INTERRUPTED:  # what Typer makes of Ctrl-C, without a word
         typer.echo("interrupted", err=True)
     return code if isinstance(code, int) else 0
+
+
+def _write_no_more() -> None:
+    """Have the interpreter's own flush of standard output at its end succeed."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _show_system_error(error: OSError) -> None:
+    where, what = error.filename, error.strerror or str(error)
+    if where is None and error.errno in _OF_OUTPUT:  # files that we write have names
+        where = "standard output"
+        _write_no_more()
+    typer.echo(f"error: {what}" if where is None else f"error: {os.fsdecode(where)}: {what}", err=True)
 
 
 def _show(error: TesseraError, *, as_json: bool) -> None:

@@ -29,9 +29,16 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666), "wb") as file:
             yield file
         part.replace(target)
-    except BaseException:
+    except BaseException as error:
+        name_target(error, target, part)
         part.unlink(missing_ok=True)
         raise
+
+
+def name_target(error: BaseException, target: Path, part: Path | str) -> None:
+    """Have an error of the system name the file that was wanted, not what it is called until it is whole."""
+    if isinstance(error, OSError) and error.filename in (None, str(part)):
+        error.filename = str(target)
 
 
 def part_of(target: Path) -> Path:
@@ -53,11 +60,11 @@ def write_private(target: Path, text: str) -> None:
 def unfinished(target: Path, content: bytes, mode: int = 0o600) -> Path:
     """A file beside `target` that holds `content`, for the caller to rename or to link into place."""
     path = target.with_name(f".new-{secrets.token_hex(8)}")
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(content)
-    except BaseException:
+    except BaseException as error:
+        name_target(error, target, path)
         path.unlink(missing_ok=True)
         raise
     return path
@@ -72,6 +79,7 @@ def _write(target: Path, content: bytes, mode: int) -> None:
     path = unfinished(target, content, mode)
     try:
         path.replace(target)
-    except BaseException:
+    except BaseException as error:
+        name_target(error, target, path)
         path.unlink(missing_ok=True)
         raise

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.errors import FileRefused
+from pipeline.process.files import name_target
 
 # Lower case, so that no two names are one on a file system that ignores case.
 _PART = re.compile(r"[a-z0-9_]([a-z0-9._-]{0,98}[a-z0-9_-])?")
@@ -96,7 +97,8 @@ class TargetFolder:
                 if _regular(parent, last, name) is not None and not replace:
                     _check_equal(parent, part, last, name)
                 os.replace(part, last, src_dir_fd=parent, dst_dir_fd=parent)
-            except BaseException:
+            except BaseException as error:
+                name_target(error, self.path / name, part)
                 if _stat(parent, part) is not None:
                     os.unlink(part, dir_fd=parent)
                 raise

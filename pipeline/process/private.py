@@ -12,14 +12,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from pipeline.errors import SettingsError
+
 UMASK = 0o077
 
 
 def private_folder(path: Path) -> None:
-    """Make a folder, and those above it that are missing, with mode 0700."""
+    """Make a folder, and those above it that are missing, with mode 0700. Raises SettingsError if it cannot be."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    for folder in reversed(missing):
-        folder.mkdir(mode=0o700, exist_ok=True)
+    try:
+        for folder in reversed(missing):
+            folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"data folder: {error.filename} cannot be made: {error.strerror}; set TESSERA_DATA_DIR to a folder that can"
+        ) from error
 
 
 def open_log(path: Path) -> BinaryIO:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from pipeline.cli import entry
@@ -31,3 +37,26 @@ def test_ctrl_c_ends_the_process_whatever_it_waits_for(
     monkeypatch.undo()
     with pytest.raises(SystemExit, match="2"):
         entry.main(["no-such-command"])
+
+
+def test_an_error_of_this_machine_is_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "renders/hill.png")
+
+    monkeypatch.setattr(render, "_rendered", full)
+    assert _run(["render", "a hill"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "error: renders/hill.png: No space left on device"
+
+
+def _program(*arguments: str, out: int, **environ: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "pipeline", *arguments]
+    return subprocess.run(command, stdout=out, stderr=subprocess.PIPE, env=os.environ | environ, check=False)
+
+
+def test_output_that_cannot_be_written_is_a_line() -> None:
+    with Path("/dev/full").open("wb") as full:
+        ended = _program("--version", out=full.fileno())
+    assert ended.returncode == 1
+    assert ended.stderr == b"error: standard output: No space left on device\n"

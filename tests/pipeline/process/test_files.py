@@ -139,3 +139,12 @@ def test_an_unfinished_file_can_be_linked_into_place_once(tmp_path: Path) -> Non
                 target.hardlink_to(half)
         half.unlink()
     assert target.read_bytes() == b"first"
+
+
+@WRITERS
+def test_an_error_names_the_file_that_was_wanted(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "hero.png").mkdir()
+    with pytest.raises(OSError, match="hero") as refused:
+        write(tmp_path / "hero.png", "x")
+    assert refused.value.filename == str(tmp_path / "hero.png")
+    assert _names(tmp_path) == ["hero.png"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import string
@@ -87,3 +88,11 @@ def test_the_folder_itself_may_be_a_link(tmp_path: Path) -> None:
     with TargetFolder(tmp_path / "link").write("x", replace=False) as file:
         file.write(b"x")
     assert (tmp_path / "disk" / "x").read_bytes() == b"x"
+
+
+def test_a_full_disk_names_the_file_that_was_wanted(tmp_path: Path) -> None:
+    folder = TargetFolder(tmp_path)
+    with pytest.raises(OSError, match="No space") as refused, folder.write("hero.png", replace=True):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert refused.value.filename == str(tmp_path / "hero.png")
+    assert list(tmp_path.iterdir()) == []

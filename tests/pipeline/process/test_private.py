@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import SettingsError
 from pipeline.process.private import open_log, private_folder, tighten
 
 
@@ -54,3 +55,9 @@ def test_what_others_could_read_is_tightened_and_counted_and_links_are_not_follo
     assert found == {".": 0o700, "s3": 0o700, "open": 0o600, "s3/program": 0o700, "own": 0o600}
     assert (_mode(outside), _mode(outside / "x")) == (0o755, 0o644)
     assert tighten(data) == 0
+
+
+def test_a_data_folder_that_cannot_be_made_says_which_setting_names_it(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match=r"file/data cannot be made: .*; set TESSERA_DATA_DIR"):
+        private_folder(tmp_path / "file" / "data")
