@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -10,11 +11,19 @@ _INTERRUPTED = 130
 
 def main(argv: list[str] | None = None) -> None:
     """Run a command and exit with its code. Ctrl-C ends it at once, with a word, also while it is being imported."""
+    for stream in (sys.stdout, sys.stderr):  # a locale that lacks a letter shows its number, and the command goes on
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         from pipeline.cli.main import main as run
 
         run(argv)
     except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+    except RuntimeError as error:
+        # What Python 3.11 makes of Ctrl-C while a class is being made, which imports do.
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
         sys.stderr.write("interrupted\n")
     except SystemExit as end:
         if end.code != _INTERRUPTED:

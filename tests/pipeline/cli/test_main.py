@@ -39,6 +39,19 @@ def test_ctrl_c_ends_the_process_whatever_it_waits_for(
         entry.main(["no-such-command"])
 
 
+def test_ctrl_c_while_a_class_is_made_is_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def imported(*_: object) -> None:
+        raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()  # as Python 3.11 has it
+
+    ended: list[int] = []
+    monkeypatch.setattr("os._exit", ended.append)
+    monkeypatch.setattr("pipeline.cli.main.main", imported)
+    entry.main([])
+    assert (ended, capsys.readouterr().err) == ([130], "interrupted\n")
+
+
 def test_an_error_of_this_machine_is_a_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -60,3 +73,9 @@ def test_output_that_cannot_be_written_is_a_line() -> None:
         ended = _program("--version", out=full.fileno())
     assert ended.returncode == 1
     assert ended.stderr == b"error: standard output: No space left on device\n"
+
+
+def test_letters_that_a_locale_lacks_stand_as_numbers() -> None:
+    ended = _program("submit", "--help", out=subprocess.PIPE, PYTHONIOENCODING="ascii", COLUMNS="80")
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert b"\\u2026" in ended.stdout
