@@ -34,7 +34,7 @@ Defaults = Annotated[
 _METAVARS = {
     "syntax": "a1111|comfy|compel|none",
     "long_prompt": "error|chunk|truncate",
-    "size": "WIDTHxHEIGHT",
+    "size": "WIDTHxHEIGHT|SIDE",
     "aspect": "WIDTH:HEIGHT",
     "guidance_interval": "FROM,TO",
     "scheduler": "NAME[, KEY=VALUE...]",

@@ -19,7 +19,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "prompt-sets.md"
 
 # What a type does not show: the forms that a field's value may take.
 FORMS = {
-    "size": "`1024x1536`, `[1024, 1536]`",
+    "size": "`1024x1536`, `[1024, 1536]`, `1024`",
     "original_size": "as `size`, or null",
     "crop": "`0,64`, `[0, 64]`",
     "target_size": "as `size`, or null",

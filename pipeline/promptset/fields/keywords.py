@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 Pair = str | tuple[int, int] | list[int]
+Size = Pair | int
 
 
 class PictureFields(TypedDict, total=False):
@@ -24,7 +25,7 @@ class PictureFields(TypedDict, total=False):
     num_images: int
     width: int | None
     height: int | None
-    size: Pair | None
+    size: Size | None
     aspect: str | float | None
     megapixels: float | None
     steps: int
@@ -47,7 +48,7 @@ class PictureFields(TypedDict, total=False):
     canvas: str | Sequence[int] | None
     only_masked: bool
     mask_padding: int
-    masked_size: Pair | None
+    masked_size: Size | None
     control: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
     reference: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
     refiner_switch_at: float | None
@@ -55,12 +56,12 @@ class PictureFields(TypedDict, total=False):
     norm_mode: Literal["corrected", "stale", "synchronous", "local"] | None
     most_work: float | None
     settling_steps: int | None
-    original_size: Pair | None
+    original_size: Size | None
     crop: Pair
-    target_size: Pair | None
-    negative_original_size: Pair | None
+    target_size: Size | None
+    negative_original_size: Size | None
     negative_crop: Pair
-    negative_target_size: Pair | None
+    negative_target_size: Size | None
     format: Literal["png", "jpeg", "webp"]
     quality: int
     dpi: int

@@ -98,7 +98,7 @@ class Options(BaseModel):
     )
     width: Side | None = Field(None, description="Pixels, any number from 64 on; by default the model's native size.")
     height: Side | None = Field(None, description="Pixels, likewise.")
-    size: Size | None = Field(None, description="Width and height at once.")
+    size: Size | None = Field(None, description="Width and height at once; one number is a square.")
     aspect: Annotated[float, BeforeValidator(shorthand.aspect)] | None = Field(
         None, description="Width through height, instead of one side or both; sides become multiples of 8."
     )

@@ -1,6 +1,6 @@
 """Short texts for values that are objects: what a cell of a table or an option of the command line can hold.
 
-    1024x1536                       a size; 0,64 a crop
+    1024x1536                       a size, 1024 a square; 0,64 a crop
     16:9                            an aspect
     DPM++ 2M Karras, solver_order=3 a scheduler with settings
     film:0.8, grain                 LoRAs with scales
@@ -47,8 +47,14 @@ LAST_TIMESTEP = 999  # SDXL's schedule of noise has 1,000
 MAX_SIGMA = 1e6
 
 
-def pair(value: object, form: str = "1024x1536, or [1024, 1536]") -> tuple[int, int]:
-    """Two whole numbers: a text like 1024x1536, or a list of two."""
+def size(value: object) -> tuple[int, int]:
+    """Width and height: a text like 1024x1536, a list of two, or one number, the side of a square."""
+    number = int(value) if isinstance(value, str) and re.fullmatch(r"\s*\d{1,6}\s*", value) else value
+    return (number, number) if type(number) is int else pair(value, "1024x1536, [1024, 1536], or 1024 for a square,")
+
+
+def pair(value: object, form: str) -> tuple[int, int]:
+    """Two whole numbers: a text like 1024x1536, or a list of two; `form` says in a message what is wanted."""
     value = _unpacked(value)
     if isinstance(value, str) and (match := _PAIR.fullmatch(value)):
         return int(match[1]), int(match[2])

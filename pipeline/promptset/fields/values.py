@@ -38,14 +38,14 @@ def _side(value: int) -> int:
 
 
 def _size(value: object) -> tuple[int, int]:
-    width, height = shorthand.pair(value)
+    width, height = shorthand.size(value)
     return _side(width), _side(height)
 
 
 def _conditioning_size(value: object) -> tuple[int, int] | None:
     if value is None:
         return None
-    width, height = shorthand.pair(value)
+    width, height = shorthand.size(value)
     if not (0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX):
         raise ValueError(f"{width}x{height} found; 1 to {MAX_SIDE_PX} pixels wanted")
     return width, height

@@ -15,6 +15,8 @@ from pipeline.promptset.names.samplers import scheduler_of
 @pytest.mark.parametrize(
     ("field", "texts", "value"),
     [
+        ("size", ["1024", " 1024 ", 1024, "1024x1024"], [1024, 1024]),
+        ("target_size", ["1024", 1024], [1024, 1024]),
         ("size", ["1024x1536", "1024X1536", "1024×1536", " 1024 x 1536 ", "[1024, 1536]"], [1024, 1536]),  # noqa: RUF001
         ("original_size", ["512x768"], (512, 768)),
         ("crop", ["0,64", "0x64", "[0, 64]"], [0, 64]),
@@ -42,7 +44,7 @@ from pipeline.promptset.names.samplers import scheduler_of
         ("long_prompt", ["Chunk"], "chunk"),
     ],
 )  # fmt: skip
-def test_a_text_means_the_same_as_the_object(field: str, texts: list[str], value: Any) -> None:
+def test_a_text_means_the_same_as_the_object(field: str, texts: list[Any], value: Any) -> None:
     wanted = getattr(Options.model_validate({field: value}), field)
     for text in texts:
         found = getattr(Options.model_validate({field: text}), field)
@@ -52,7 +54,10 @@ def test_a_text_means_the_same_as_the_object(field: str, texts: list[str], value
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("size", "1024", "'1024' found; 1024x1536, or \\[1024, 1536\\] wanted"),
+        ("size", "1024 px", "'1024 px' found; 1024x1536, \\[1024, 1536\\], or 1024 for a square, wanted"),
+        ("size", "12", "12 found; 64 to 16384 pixels wanted"),
+        ("size", True, "True found"),
+        ("crop", "64", "left and top"),
         ("size", [1024, 1536, 8], "found"),
         ("size", [1024.0, 1536], "found"),
         ("size", "1024x9", "9 found; 64 to 16384 pixels wanted"),
