@@ -25,13 +25,25 @@ def batch_ids(incomplete: str) -> list[str]:
     return [*([LAST] if LAST.startswith(incomplete) else []), *found]
 
 
+def job_refs(incomplete: str) -> list[str]:
+    """Batches that begin so, each with its first job."""
+    return [f"{batch_id}/0" for batch_id in batch_ids(incomplete)]
+
+
 def one_of(names: Iterable[str]) -> Callable[[str], list[str]]:
-    """A completion by fixed names, whatever their case."""
+    """A completion by fixed names."""
     known = list(names)
-    return lambda incomplete: [name for name in known if name.lower().startswith(incomplete.lower())]
+    return lambda incomplete: [name for name in known if name.startswith(incomplete)]
 
 
-schedulers = one_of(samplers.known_names())
+def schedulers(incomplete: str) -> list[str]:
+    """Samplers, whatever the case, as they are known with or without blanks: shells break a completion at one.
+
+    What was typed stays as it is: Typer leaves out what does not begin so.
+    """
+    known = [name.replace(" ", "_") for name in samplers.known_names()]
+    typed = incomplete.replace(" ", "_").lower()
+    return [incomplete + name[len(typed) :] for name in known if name.lower().startswith(typed)]
 
 
 def failure_codes(incomplete: str) -> list[str]:

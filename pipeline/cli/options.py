@@ -85,6 +85,7 @@ JobRef = Annotated[
         help="BATCH/JOB, such as summer-catalogue/3 or last/0.",
         show_default=False,
         callback=_full_job_ref,
+        autocompletion=complete.job_refs,
     ),
 ]
 File = Annotated[

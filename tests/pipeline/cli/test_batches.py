@@ -9,11 +9,12 @@ import pytest
 
 from pipeline.bucket.artifacts import Artifacts
 from pipeline.cli import complete
-from pipeline.cli.main import _run
+from pipeline.cli.main import _run, app
 from pipeline.deployment.settings import Settings
 from pipeline.ledger import Ledger
 from pipeline.operations.cancel import request_cancel
 from pipeline.operations.submit import Submission, accept, checked_options
+from pipeline.promptset.fields.shorthand import scheduler
 from tests.factories import deployment
 
 Tessera = Callable[..., tuple[int, str, str]]
@@ -111,9 +112,26 @@ def test_a_shell_completes_ids_and_values(tessera: Tessera, monkeypatch: pytest.
     assert tessera("list")[0] == 0
     assert complete.batch_ids("atl") == ["atlas-2", "atlas-1"]
     assert complete.batch_ids("l") == ["last"]
-    assert "DPM++ 2M Karras" in complete.schedulers("dpm++ 2m k")
+    assert complete.job_refs("bir") == ["birds/0"]
     assert complete.models("") == list(deployment().models)
-    assert complete.failure_codes("e_o") == ["E_OOM"]
+    assert complete.failure_codes("E_O") == ["E_OOM"]
     monkeypatch.setenv("TESSERA_REDIS_URL", "redis://127.0.0.1:1/0")
     assert complete.batch_ids("l") == ["last"]
     assert complete.models("") == []
+
+
+@pytest.mark.parametrize("typed", ["DPM++_2M_K", "dpm++_2m_k", "dpm++", "e"])
+def test_what_a_shell_completes_of_a_sampler_is_one_word_and_means_it(
+    typed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_TESSERA_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"tessera render --scheduler {typed}")
+    monkeypatch.setenv("COMP_CWORD", "3")
+    with pytest.raises(SystemExit):
+        app([], prog_name="tessera")
+    found = capsys.readouterr().out.splitlines()
+    assert found
+    for name in found:
+        assert name.startswith(typed)
+        assert " " not in name
+        assert scheduler(name)
