@@ -117,7 +117,7 @@ Override = Annotated[
 Priority = Annotated[int, typer.Option(help="0 is served first, 9 last.")]
 SkipInvalid = Annotated[bool, typer.Option(help="Leave out invalid rows instead of refusing the whole prompt set.")]
 Tenant = Annotated[str, typer.Option(help="Whose batches these are; tenants share the GPUs fairly.")]
-Timeout = Annotated[float | None, typer.Option(help="Stop waiting after this many seconds (exit code 5).")]
+Timeout = Annotated[float | None, typer.Option(min=0, help="Stop waiting after this many seconds (exit code 5).")]
 WebhookEvents = Annotated[
     list[str] | None,
     typer.Option(

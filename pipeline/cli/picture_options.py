@@ -96,8 +96,10 @@ def _read(path: Path | None) -> Mapping[str, Any]:
         return {}
     try:
         given = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise RequestError(f"--defaults {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise RequestError(f"--defaults {path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"--defaults {path} is no JSON: {error}") from error
     if not isinstance(given, dict):
         raise RequestError(f"--defaults {path}: a JSON object of fields wanted")
     try:

@@ -26,15 +26,15 @@ def put_prompt_file(artifacts: Artifacts, path: Path, url: str | None = None) ->
 
     Raises RequestError, ServiceError.
     """
-    target = url or f"{artifacts.root}prompts/{path.name}"
-    kind_of(target)
-    if target.removeprefix(artifacts.root).startswith(OWN):
-        raise RequestError(f"{target} found; another key wanted: Tessera keeps its own records there")
     try:
         file = path.open("rb")
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror or error}") from error
     with file:
+        target = url or f"{artifacts.root}prompts/{path.name}"
+        kind_of(target)
+        if target.removeprefix(artifacts.root).startswith(OWN):
+            raise RequestError(f"{target} found; another key wanted: Tessera keeps its own records there")
         artifacts.put_url(target, file)
     return target
 

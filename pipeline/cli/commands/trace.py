@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,10 @@ from pipeline.cli.exits import OK
 from pipeline.cli.json_out import write_json
 from pipeline.cli.options import AsJson, JobRef
 from pipeline.cli.table import console
+from pipeline.client.client import Client
 from pipeline.client.connect import connect
+from pipeline.errors import RequestError, ServiceError
+from pipeline.names import parsed_job_ref
 from pipeline.outputs.timeline import timeline_png
 from pipeline.process.saved import save
 
@@ -36,7 +40,7 @@ def trace(
 
     It saves two files: one in Chrome's trace format, for ui.perfetto.dev or chrome://tracing, and the same as a PNG.
     """
-    found = find_trace(connect().artifacts, job, attempt)
+    found = _found(job, attempt)
     stem = f"trace-{found.batch_id}-{found.job_index:05d}-{found.attempt}"
     files = [
         save(out / f"{stem}.json", json.dumps(chrome_events(found)).encode()),
@@ -50,6 +54,20 @@ def trace(
     for file in files:
         typer.echo(str(file))
     return OK
+
+
+def _found(job: str, attempt: int | None) -> Trace:
+    """Its trace. Raises RequestError, which says so where there is no such batch or job at all."""
+    batch_id, index = parsed_job_ref(job)
+    connection = connect()
+    try:
+        return find_trace(connection.artifacts, job, attempt)
+    except RequestError:
+        with suppress(ServiceError):  # Redis may be away, and traces are in the bucket
+            jobs = sum(Client(connection).batch(batch_id).status().jobs.values())
+            if index >= jobs:
+                raise RequestError(f"job {index} of batch {batch_id!r} found; it has {jobs}, counted from 0") from None
+        raise
 
 
 def _table(found: Trace) -> Table:

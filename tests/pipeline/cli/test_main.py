@@ -79,3 +79,9 @@ def test_letters_that_a_locale_lacks_stand_as_numbers() -> None:
     ended = _program("submit", "--help", out=subprocess.PIPE, PYTHONIOENCODING="ascii", COLUMNS="80")
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert b"\\u2026" in ended.stdout
+
+
+@pytest.mark.parametrize("command", ["render", "watch", "submit"])
+def test_a_time_below_none_is_refused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run([command, "x", "--timeout", "-1"]) == 2
+    assert "--timeout" in capsys.readouterr().err

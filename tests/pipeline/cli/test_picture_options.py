@@ -159,9 +159,9 @@ def test_a_size_option_completes_what_the_file_says(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[" * 100_000, "cannot be read"),
+        ("[" * 100_000, "is no JSON"),
         ("[]", "a JSON object of fields wanted"),
-        ("{", "cannot be read"),
+        ("{", "is no JSON"),
         ('{"prompt": "p"}', "prompt: unknown field"),
     ],
 )

@@ -147,6 +147,8 @@ def test_prompts_are_put_where_a_schedule_reads_them_and_must_be_there(
     }.items():
         assert _run(["put", str(path), wrong]) == 2
         assert words in capsys.readouterr().err
+    assert _run(["put", str(tmp_path / "none")]) == 2
+    assert f"{tmp_path / 'none'} cannot be read: No such file" in capsys.readouterr().err
 
 
 def test_a_schedule_of_the_settings_is_marked(tessera: Tessera, ledger: Ledger, artifacts: Artifacts) -> None:

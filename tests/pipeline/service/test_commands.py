@@ -90,6 +90,8 @@ schedule show never
 workers
 workers --json
 trace done/0
+trace done/7
+trace never/0
 render a-fox -o {it}-fox.png --size 64x128 --steps 4
 replay {it}-files/images/00000/0000000-000.png -o {it}-replayed
 """
@@ -201,3 +203,13 @@ def test_what_a_token_does_not_open_says_what_it_needs(
     said = user.says("far", capsys, *WITH_CREDENTIALS[name])
     assert said.code == USAGE
     assert re.search(r"TESSERA_REDIS_URL|credentials|unset it", said.err), said.err
+
+
+def test_a_trace_of_what_is_not_there_says_what_is_not(
+    served: Served, user: User, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served.ask("POST", "/api/batches", {"prompts": ["p"], "options": {"size": "64x128"}, "batch_id": "done"})
+    served.ended("done")
+    for job, words in (("never/0", "no batch 'never'"), ("done/7", "job 7 of batch 'done' found; it has 1, counted")):
+        said = user.says("near", capsys, "trace", job)
+        assert (said.code, words in said.err) == (USAGE, True), said.err
