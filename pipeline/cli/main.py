@@ -14,7 +14,7 @@ from pipeline.cli.commands_by_name import CommandsByName
 from pipeline.cli.exits import INTERRUPTED, OUR_FAULT, exit_code
 from pipeline.errors import PromptSetError, TesseraError
 
-_OF_OUTPUT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
+_OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 app = typer.Typer(
     name="tessera",
@@ -88,7 +88,7 @@ def _write_no_more() -> None:
 
 def _show_system_error(error: OSError) -> None:
     where, what = error.filename, error.strerror or str(error)
-    if where is None and error.errno in _OF_OUTPUT:  # files that we write have names
+    if where is None and error.errno in _OF_WRITING:  # files that we write have names
         where = "standard output"
         _write_no_more()
     typer.echo(f"error: {what}" if where is None else f"error: {os.fsdecode(where)}: {what}", err=True)

@@ -61,12 +61,12 @@ def records_in(path: Path) -> Iterator[Recorded]:
                 yield from (Recorded(result, None) for result in _lines(path, file))
                 return
         body = path.read_bytes()
+        result = record_in(body)
+        sidecar = path.with_suffix(".json")
+        if result is None and sidecar.is_file():
+            result = next(_lines(sidecar, sidecar.read_bytes().splitlines()), None)
     except OSError as error:
-        raise RequestError(f"{path} cannot be read: {error.strerror or error}") from error
-    result = record_in(body)
-    sidecar = path.with_suffix(".json")
-    if result is None and sidecar.is_file():
-        result = next(_lines(sidecar, sidecar.read_bytes().splitlines()), None)
+        raise RequestError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
     if result is None:
         raise RequestError(
             f"{path} carries no record: it was stripped, or Tessera did not make it, nor a program whose metadata are "

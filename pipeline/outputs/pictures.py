@@ -8,6 +8,7 @@ where the deployment has a model of that name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -134,7 +135,9 @@ def _rows_of(path: Path, models: tuple[str, ...]) -> Iterator[PictureRow]:
             row = row_of(result) | {"custom_id": result.custom_id[:200].rstrip() + number}
             yield PictureRow(path, row, "Tessera", body=recorded.body, result=result)
     except RequestError:
-        body = path.read_bytes() if is_image and path.is_file() else None
+        body = None
+        with suppress(OSError):  # which the error says
+            body = path.read_bytes() if is_image and path.is_file() else None
         found = foreign_picture(body) if body else None
         if found is None:
             raise

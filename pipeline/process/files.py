@@ -10,7 +10,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -30,8 +30,7 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
             yield file
         part.replace(target)
     except BaseException as error:
-        name_target(error, target, part)
-        part.unlink(missing_ok=True)
+        _give_up(error, target, part)
         raise
 
 
@@ -64,8 +63,7 @@ def unfinished(target: Path, content: bytes, mode: int = 0o600) -> Path:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(content)
     except BaseException as error:
-        name_target(error, target, path)
-        path.unlink(missing_ok=True)
+        _give_up(error, target, path)
         raise
     return path
 
@@ -80,6 +78,11 @@ def _write(target: Path, content: bytes, mode: int) -> None:
     try:
         path.replace(target)
     except BaseException as error:
-        name_target(error, target, path)
-        path.unlink(missing_ok=True)
+        _give_up(error, target, path)
         raise
+
+
+def _give_up(error: BaseException, target: Path, part: Path) -> None:
+    name_target(error, target, part)
+    with suppress(OSError):  # of a disk that takes no change: the error itself says so
+        part.unlink()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from pipeline.process.redact import redacted
+
+_ROOM_BYTES = 1 << 16  # what a line needs, and a file system that has less keeps for itself
 
 
 def log_tail(path: Path, lines: int = 12, since: int = 0) -> str:
@@ -17,4 +20,6 @@ def log_tail(path: Path, lines: int = 12, since: int = 0) -> str:
             text = file.read().decode(errors="replace")
     except FileNotFoundError:
         return "(no log)"
+    if not text and shutil.disk_usage(path.parent).free < _ROOM_BYTES:
+        return f"(empty log: no space is left at {path.parent})"
     return redacted("\n".join(text.splitlines()[-lines:])) or "(empty log)"

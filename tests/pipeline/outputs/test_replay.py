@@ -279,3 +279,15 @@ def test_a_hole_that_was_filled_in_rounds_is_filled_so_again() -> None:
     again = Row.model_validate(fields)
     assert (again.mask_rounds, again.mask_feather) == (4, 3)
     assert "mask_rounds" not in plain  # earlier versions read it as well
+
+
+def test_a_picture_that_cannot_be_read_is_left_out_and_the_others_are_not(tmp_path: Path) -> None:
+    line = image_result(ImageTask(resolved_row(), 0)).model_dump_json()
+    for name in ("a", "b"):
+        Image.new("RGB", (64, 64), "red" if name == "a" else "blue").save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.json").write_text(line)
+    (tmp_path / "c.png").symlink_to("/proc/self/mem")  # a file that even root cannot read from its beginning
+    refused: list[str] = []
+    found = list(picture_rows([tmp_path], refused=lambda _path, why: refused.append(why)))
+    assert [row.path.name for row in found] == ["a.png", "b.png"]
+    assert refused == [f"{tmp_path / 'c.png'} cannot be read: Input/output error"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -148,3 +149,17 @@ def test_an_error_names_the_file_that_was_wanted(write: Write, tmp_path: Path) -
         write(tmp_path / "hero.png", "x")
     assert refused.value.filename == str(tmp_path / "hero.png")
     assert _names(tmp_path) == ["hero.png"]
+
+
+@WRITERS
+def test_a_disk_that_takes_no_change_is_named_by_its_first_error(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    (tmp_path / "hero.png").mkdir()
+    with pytest.raises(OSError, match="directory") as refused:
+        write(tmp_path / "hero.png", "x")
+    assert refused.value.filename == str(tmp_path / "hero.png")
