@@ -14,7 +14,8 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.client.stack_environment import without_deployment
@@ -127,22 +128,35 @@ def start_stack(
     offset = log.stat().st_size
     stop_standalone(data_dir)  # its model's memory is the stack's now
     process = None if flock.is_held(data_dir / LOCK_FILE) else _spawn(data_dir, log, detached, options)
-    deadline = time.monotonic() + timeout_s
-    reported = offset
-    while (state := running_stack(data_dir)) is None:
-        reported = _report_progress(log, reported, on_progress)
-        gone = process.poll() is not None if process else not flock.is_held(data_dir / LOCK_FILE)
-        if gone and running_stack(data_dir) is None and not flock.is_held(data_dir / LOCK_FILE):
-            raise ServiceError(f"the embedded stack did not start; {log} ends with:\n{log_tail(log, 20, offset)}")
-        if time.monotonic() > deadline:
-            stop_stack(data_dir, _KILL_S)
-            raise ServiceError(
-                f"the embedded stack was not up after {timeout_s:.0f} s and was stopped; {log} ends with:\n"
-                f"{log_tail(log, 20, offset)}"
-            )
-        time.sleep(_POLL_S)
+    with _ended_if_interrupted(process, data_dir):
+        deadline = time.monotonic() + timeout_s
+        reported = offset
+        while (state := running_stack(data_dir)) is None:
+            reported = _report_progress(log, reported, on_progress)
+            gone = process.poll() is not None if process else not flock.is_held(data_dir / LOCK_FILE)
+            if gone and running_stack(data_dir) is None and not flock.is_held(data_dir / LOCK_FILE):
+                raise ServiceError(f"the embedded stack did not start; {log} ends with:\n{log_tail(log, 20, offset)}")
+            if time.monotonic() > deadline:
+                stop_stack(data_dir, _KILL_S)
+                raise ServiceError(
+                    f"the embedded stack was not up after {timeout_s:.0f} s and was stopped; {log} ends with:\n"
+                    f"{log_tail(log, 20, offset)}"
+                )
+            time.sleep(_POLL_S)
     _report_progress(log, reported, on_progress)
     return state
+
+
+@contextmanager
+def _ended_if_interrupted(process: subprocess.Popen[bytes] | None, data_dir: Path) -> Iterator[None]:
+    """End a stack that was just started and does not hold its lock yet, by which `stop_stack` would find it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if process is not None and not flock.is_held(data_dir / LOCK_FILE):
+            process.kill()
+            _started.pop(process.pid).wait()
+        raise
 
 
 def _spawn(

@@ -19,6 +19,7 @@ import pytest
 import redis
 
 from embedded.processes.on_demand import listen
+from pipeline.client import local_stack
 from pipeline.client.local_stack import StackState, running_stack, start_stack, stop_stack, wipe
 from pipeline.deployment.model_file import add_model
 from pipeline.deployment.settings import ModelSource, load_settings
@@ -203,3 +204,16 @@ def test_wiping_refuses_what_is_not_ours(tmp_path: Path) -> None:
         wipe(tmp_path)
     assert (tmp_path / "logs").exists()
     wipe(tmp_path / "never-there")
+
+
+def test_a_stack_that_is_interrupted_before_it_holds_its_lock_is_ended(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_data_dir: Path) -> None:
+        raise KeyboardInterrupt
+
+    before = set(_family(os.getpid()))
+    monkeypatch.setattr(local_stack, "running_stack", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _start(data_dir)
+    assert set(_family(os.getpid())) <= before
