@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: folder[item] not in _LONGEST)
     for item in items:
         if folder[item] in _LONGEST and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(900))
+            item.add_marker(pytest.mark.timeout(1800))
     if config.pluginmanager.has_plugin("_cov"):
         for item in items:
             if folder[item] in _UNTRACED:

@@ -115,7 +115,7 @@ def watched(folder: Path) -> Iterator[Watched]:
             process.wait()
 
 
-def _until_ready(client: redis.Redis, *command: str, wanted: bytes, timeout_s: float = 60.0) -> None:
+def _until_ready(client: redis.Redis, *command: str, wanted: bytes, timeout_s: float = 300.0) -> None:
     deadline = time.monotonic() + timeout_s
     answer = b""
     while wanted not in answer:

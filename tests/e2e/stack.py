@@ -52,7 +52,7 @@ class User:
         )
 
     def run(
-        self, *arguments: str | Path, environment: Mapping[str, str] | None = None, timeout_s: float = 240
+        self, *arguments: str | Path, environment: Mapping[str, str] | None = None, timeout_s: float = 600
     ) -> subprocess.CompletedProcess[str]:
         """Run `tessera ARGUMENTS` to its end."""
         return subprocess.run(
@@ -95,7 +95,7 @@ class User:
         return found
 
 
-def until(what: str, true: Callable[[], Any], timeout_s: float = 240) -> Any:
+def until(what: str, true: Callable[[], Any], timeout_s: float = 600) -> Any:
     """Wait until something is true, and return it."""
     deadline = time.monotonic() + timeout_s
     while not (found := true()):

@@ -75,7 +75,7 @@ def test_killed_demo_leaves_no_process_and_the_next_finishes_its_work(user: User
     tiny = user.manifest("tiny.jsonl", {"prompt": "a hill", "width": 128, "height": 128, "steps": 2})
     assert user.run("up").returncode == 0
     assert user.run("demo", tiny).returncode == 0, "a demo uses the stack that is up"
-    assert user.run("watch", name, "--timeout", "200").returncode == 0
+    assert user.run("watch", name, "--timeout", "600").returncode == 0
     status = user.json("status", name)
     assert (status["state"], status["images"]["succeeded"]) == ("completed", 3)
 

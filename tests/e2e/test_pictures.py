@@ -67,12 +67,12 @@ def test_a_table_becomes_files_in_every_format_which_replay_to_the_same_pixels(s
 def test_rows_and_keywords_of_the_client_are_typed(client: Client, tmp_path: Path) -> None:
     rows: list[Row | str] = [Row(prompt="a hill", custom_id="own", width=136), "another hill"]
     batch = client.submit(rows, size="128x128", steps=3, scheduler="DDIM", format="webp", batch_seed=7)
-    batch.wait(timeout_s=120)
+    batch.wait(timeout_s=600)
     images = list(batch.images())
     assert [image.open().size for image in images] == [(136, 128), (128, 128)]
     assert [image.save(tmp_path).suffix for image in images] == [".webp", ".webp"]
     assert {image.result.scheduler.name for image in images if image.result.scheduler} == {"DDIMScheduler"}
-    again = client.replay(images[0].save(tmp_path), timeout_s=120)
+    again = client.replay(images[0].save(tmp_path), timeout_s=600)
     assert again.differences == []
     assert again.likeness is not None
     assert again.likeness.same

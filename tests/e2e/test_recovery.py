@@ -24,7 +24,7 @@ def _begun(client: Client, name: str) -> Batch:
 
 
 def _attempts(batch: Batch) -> set[int]:
-    status = batch.wait(timeout_s=150)
+    status = batch.wait(timeout_s=600)
     assert (status.state, status.succeeded) == (BatchState.COMPLETED, 4)
     images = list(batch.images())
     assert len({image.result.index for image in images}) == len(images) == 4
@@ -33,14 +33,14 @@ def _attempts(batch: Batch) -> set[int]:
 
 def test_an_emptied_redis_is_rebuilt_while_the_pod_goes_on(client: Client, connection: Connection) -> None:
     over = client.submit(["over"], width=128, height=128, steps=2)
-    over.wait(timeout_s=150)
+    over.wait(timeout_s=600)
     batch = _begun(client, "emptied")
     connection.ledger.store.redis.flushall()
     with pytest.raises(BatchLost, match="run `tessera resume`"):
         over.status()
     assert over.id in client.resume()
     assert _attempts(batch) == {1}
-    status = over.wait(timeout_s=60)
+    status = over.wait(timeout_s=600)
     assert (status.state, status.succeeded) == (BatchState.COMPLETED, 1)
     assert client.resume() == []
 
@@ -54,7 +54,7 @@ def test_an_image_whose_pod_is_killed_twice_is_isolated_and_retried_when_asked(c
                 os.kill(pid, signal.SIGKILL)
         if attempt == 1:
             until("the attempt is over", lambda: batch.status().jobs[JobState.RETRYING])
-    status = batch.wait(timeout_s=150)
+    status = batch.wait(timeout_s=600)
     assert (status.state, status.succeeded) == (BatchState.COMPLETED, 2)
     assert [failure.code for failure in batch.errors()] == [FailureCode.POISON]
     done = studio.run("retry", batch.id, "--code", "E_POISON", "--watch")

@@ -68,6 +68,6 @@ def test_an_interrupted_render_leaves_no_process(user: User) -> None:
     )
     _ranks(user)
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=60)[1].splitlines()[-1] == "interrupted"
+    assert process.communicate(timeout=600)[1].splitlines()[-1] == "interrupted"
     assert process.returncode == 130
     until("every process is gone", lambda: not user.processes(), 60)

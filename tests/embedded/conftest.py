@@ -15,7 +15,7 @@ T = TypeVar("T")
 class Patience:
     """Polls of a condition."""
 
-    def until(self, condition: Callable[[], T], timeout_s: float = 60.0, what: str = "the condition") -> T:
+    def until(self, condition: Callable[[], T], timeout_s: float = 300.0, what: str = "the condition") -> T:
         """The first true value that `condition` returns."""
         deadline = time.monotonic() + timeout_s
         while not (value := condition()):

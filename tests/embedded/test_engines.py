@@ -85,7 +85,7 @@ class Bench:
             one = self.launcher.observe().get(spec.name)
             return one.outcome if one is not None else None
 
-        ended = self.patience.until(look, timeout_s=60, what=f"the end of {spec.name}")
+        ended = self.patience.until(look, timeout_s=300, what=f"the end of {spec.name}")
         assert isinstance(ended, AttemptOutcome)
         return ended
 
@@ -197,7 +197,7 @@ def test_engines_that_wait_end_with_their_node(bench: Bench) -> None:
     node = bench.start_node()
     _, pid = bench.run(_spec(1))
     node.terminate()
-    assert node.wait(timeout=60) == 0
+    assert node.wait(timeout=300) == 0
     bench.patience.gone(pid)
     assert list(engines_folder(bench.data_dir).iterdir()) == []
 

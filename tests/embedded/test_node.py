@@ -273,7 +273,7 @@ def test_a_node_that_is_asked_to_stop_ends_its_attempts_and_says_so(bench: Bench
     node = bench.start_node()
     pid = bench.pid_in(spec, "pid")
     node.terminate()
-    assert node.wait(timeout=60) == 0
+    assert node.wait(timeout=300) == 0
     bench.patience.gone(pid)
     assert bench.outcome(spec).code is Code.NODE_LOST
 

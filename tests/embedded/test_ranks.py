@@ -45,7 +45,7 @@ def _started(folder: Path, *does: int | str) -> subprocess.Popen[str]:
 )
 def test_the_whole_ends_as_its_ranks_did(tmp_path: Path, does: Any, code: int, exits: list[int]) -> None:
     process = _started(tmp_path, *does)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == code
     assert [int(line.rpartition(" ")[2]) for line in said.splitlines()] == exits
 
@@ -59,6 +59,6 @@ def test_ranks_know_where_they_meet_and_end_when_the_whole_is_asked_to(tmp_path:
     assert ranks[0]["MASTER_PORT"] == ranks[1]["MASTER_PORT"]
     assert {one["parent"] for one in ranks} == {process.pid} == {int(one["TETHERED_PID"]) for one in ranks}
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode == 143
     patience.gone(*(one["pid"] for one in ranks))

@@ -37,7 +37,7 @@ def data_dir(tmp_path: Path) -> Iterator[Path]:
 
 
 def _start(data_dir: Path, **options: Any) -> StackState:
-    return start_stack(data_dir, detached=True, timeout_s=30, no_model=True, **{"workers": _WORKERS} | options)
+    return start_stack(data_dir, detached=True, timeout_s=300, no_model=True, **{"workers": _WORKERS} | options)
 
 
 def _family(pid: int) -> list[int]:
@@ -69,7 +69,9 @@ def test_the_life_of_a_stack(data_dir: Path, monkeypatch: pytest.MonkeyPatch, pa
     (data_dir / "models" / "left by an earlier version").touch(mode=0o644)
     add_model(data_dir, "own", ModelSource(path="/models/own.safetensors", revision="1"))
     before = os.umask(0o000)
-    state = start_stack(data_dir, detached=True, timeout_s=30, on_progress=told.append, no_model=True, workers=_WORKERS)
+    state = start_stack(
+        data_dir, detached=True, timeout_s=300, on_progress=told.append, no_model=True, workers=_WORKERS
+    )
     assert [line.split()[0] for line in told] == ["redis", "s3", "node"]
     assert running_stack(data_dir) == state
     os.umask(before)
@@ -101,7 +103,7 @@ def test_the_life_of_a_stack(data_dir: Path, monkeypatch: pytest.MonkeyPatch, pa
     family = _family(state.pid)
     assert len(family) == 5  # supervisor, Redis, S3, node, one worker; the page runs once somebody asks for it
     assert state.page is not None
-    with urllib.request.urlopen(f"{state.page}/healthz", timeout=60) as answer:  # noqa: S310  # our own server
+    with urllib.request.urlopen(f"{state.page}/healthz", timeout=300) as answer:  # noqa: S310  # our own server
         assert answer.status == 200
     family = _family(state.pid)
     assert len(family) == 6
@@ -193,7 +195,7 @@ def test_asking_to_stop_while_it_starts_is_an_orderly_end(data_dir: Path, patien
     patience.until((data_dir / "logs" / "s3.log").exists, what="S3's log")
     children = _family(process.pid)[1:]
     process.terminate()
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=300) == 0
     patience.gone(*children)
     assert not (data_dir / "stack.json").exists()
 

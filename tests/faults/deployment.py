@@ -27,7 +27,7 @@ from tests.faults.redis_wire import RedisWire
 from tests.faults.s3_wire import S3Wire
 
 MARK = "FAULTS_MARK"
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 
 # Small enough for a second, and for several evaluations in which something may happen.
 TINY = {"width": 64, "height": 64, "steps": 2}

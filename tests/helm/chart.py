@@ -85,7 +85,7 @@ def _carried(name: str) -> Path:
 
 def run_helm(*arguments: str) -> Answer:
     """Run Helm; it must not need a cluster."""
-    done = subprocess.run([helm(), *arguments], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([helm(), *arguments], capture_output=True, text=True, check=False, timeout=300)
     return Answer(done.returncode, done.stdout, done.stderr)
 
 

@@ -43,7 +43,7 @@ def _show(
         text=True,
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
 
 

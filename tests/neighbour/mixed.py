@@ -63,7 +63,7 @@ class Mixed(Deployment):
             cwd=self.folder,
             text=True,
             capture_output=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
         assert done.returncode in {0, 3}, done.stderr

@@ -85,7 +85,7 @@ class Stage:
         accept(submission, self.ledger, self.artifacts)
         return batch_id
 
-    def work(self, batch_id: str = "b", worker: Context | None = None, timeout_s: float = 120.0) -> None:
+    def work(self, batch_id: str = "b", worker: Context | None = None, timeout_s: float = 300.0) -> None:
         """Work until every job of the batch is over."""
         deadline = time.monotonic() + timeout_s
         while left := self.ledger.jobs.unfinished(batch_id):
@@ -101,7 +101,7 @@ class Stage:
         thread.start()
         return thread
 
-    def soon(self, condition: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
+    def soon(self, condition: Callable[[], object], what: str, timeout_s: float = 300.0) -> None:
         """Return when the condition holds."""
         deadline = time.monotonic() + timeout_s
         while not condition():

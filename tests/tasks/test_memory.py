@@ -14,8 +14,6 @@ from pipeline.states import BatchState
 from tasks.control.expand import expand
 from tests.tasks.stage import Stage
 
-pytestmark = pytest.mark.timeout(600)
-
 ROW_CHARACTERS = 1000
 FEW, MANY = 10_000, 30_000  # of which each is more than spools and windows hold
 # What a window holds at its fullest is a matter of which threads run when: some MB in either direction.

@@ -79,7 +79,7 @@ def test_a_bucket_that_is_not_there_is_not_made_by_an_upload(settings: Settings)
 
 @pytest.mark.parametrize("inner", ["filer", "volume"])
 def test_the_inner_services_of_s3_hand_out_nothing(services: Services, inner: str) -> None:
-    with socket.create_connection(("127.0.0.1", services.endpoints.ports[inner]), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", services.endpoints.ports[inner]), timeout=300) as connection:
         connection.sendall(b"POST /buckets/tessera/x HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
         assert connection.recv(64).split()[1] in (b"401", b"400")
 

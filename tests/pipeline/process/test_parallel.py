@@ -37,7 +37,7 @@ def test_no_more_items_are_taken_than_may_be_under_way() -> None:
 
 
 def test_calls_are_made_at_the_same_time() -> None:
-    together = threading.Barrier(3, timeout=30)
+    together = threading.Barrier(3, timeout=300)
     list(in_order(lambda _: together.wait(), range(3), at_a_time=3))
 
 

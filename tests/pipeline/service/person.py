@@ -25,7 +25,7 @@ class Person:
         self.tab, self.served = tab, served
         tab.ask("Page.enable")
 
-    def sees(self, condition: str, timeout_s: float = 90.0) -> None:
+    def sees(self, condition: str, timeout_s: float = 300.0) -> None:
         """Return when a condition of the page holds, given as a script."""
         deadline = time.monotonic() + timeout_s
         while not self.tab.evaluate(f"document.readyState === 'complete' && Boolean({condition})"):

@@ -78,7 +78,6 @@ def test_only_who_may_submit_for_its_tenant_makes_an_image_again(served: Served,
 
 
 @needs_chromium
-@pytest.mark.timeout(240)
 def test_an_operator_makes_a_tenants_picture_again_in_the_browser(person: Person, rendered: str) -> None:
     served = person.served
     person.signs_in(served.new_token(EVERY_TENANT))

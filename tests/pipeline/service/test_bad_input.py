@@ -158,7 +158,7 @@ def test_two_hundred_followers_leave_room_for_others(served: Served) -> None:
             request = urllib.request.Request(  # noqa: S310  # our own server
                 f"{served.url}/api/batches/crowded/events", headers={"Authorization": f"Bearer {served.token}"}
             )
-            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310  # the same
+            with urllib.request.urlopen(request, timeout=300) as answer:  # noqa: S310  # the same
                 line = answer.readline()
                 with lock:
                     with_status.append(line)
@@ -169,7 +169,7 @@ def test_two_hundred_followers_leave_room_for_others(served: Served) -> None:
         for thread in threads:
             thread.start()
         for _ in threads:
-            assert follows.acquire(timeout=60)
+            assert follows.acquire(timeout=300)
         assert served.ask("GET", "/api/batches/crowded/status").status == 200
         assert set(with_status) == {b"event: status\n"}
         over.set()

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from pipeline.records.tokens import EVERY_TENANT
 from tests.pipeline.service.person import Person, needs_chromium
 
 
 @needs_chromium
-@pytest.mark.timeout(240)
 def test_the_form_acts_for_the_tenant_that_an_operator_names(person: Person) -> None:
     person.signs_in(person.served.new_token(EVERY_TENANT))
     person.goes_to("/submit")
@@ -31,7 +28,6 @@ def test_the_form_acts_for_the_tenant_that_an_operator_names(person: Person) -> 
 
 
 @needs_chromium
-@pytest.mark.timeout(240)
 def test_a_file_is_submitted_for_the_tenant_that_was_named_last(person: Person) -> None:
     person.signs_in(person.served.new_token(EVERY_TENANT))
     person.goes_to("/submit")
@@ -51,7 +47,6 @@ def test_a_file_is_submitted_for_the_tenant_that_was_named_last(person: Person) 
 
 
 @needs_chromium
-@pytest.mark.timeout(240)
 def test_the_form_refuses_numbers_that_a_browser_would_change(person: Person) -> None:
     person.signs_in()
     person.goes_to("/submit")

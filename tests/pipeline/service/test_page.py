@@ -19,7 +19,6 @@ from tests.pipeline.service.served import Answer, Served
 
 
 @needs_chromium
-@pytest.mark.timeout(240)
 def test_a_batch_from_the_form_to_its_pictures_and_a_link_to_them(person: Person) -> None:
     person.signs_in()
     assert "tess_" not in person.tab.evaluate("document.cookie")  # no script can read the session
@@ -86,7 +85,6 @@ def test_a_batch_from_the_form_to_its_pictures_and_a_link_to_them(person: Person
 
 
 @needs_chromium
-@pytest.mark.timeout(240)
 def test_pictures_to_begin_with_and_to_steer_by_are_said_in_the_form(person: Person) -> None:
     ledger = person.served.stage.ledger
     announced = ledger.deployment()
@@ -127,7 +125,6 @@ def test_pictures_to_begin_with_and_to_steer_by_are_said_in_the_form(person: Per
 
 
 @needs_chromium
-@pytest.mark.timeout(240)
 def test_cancel_and_what_an_outage_looks_like(person: Person) -> None:
     person.follows_the_link_of_the_stack()
     with person.served.held():
@@ -150,7 +147,6 @@ def test_cancel_and_what_an_outage_looks_like(person: Person) -> None:
 
 
 @needs_chromium
-@pytest.mark.timeout(240)
 def test_a_picture_is_copied_and_made_again_and_schedules_and_workers_are_seen(person: Person) -> None:
     served = person.served
     row = {"prompt": "a hill", "width": 64, "height": 128, "seed": 7, "custom_id": "hill"}

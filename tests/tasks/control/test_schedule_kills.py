@@ -85,7 +85,6 @@ def _unlock(stage: Stage) -> None:
     stage.ledger.store.redis.delete(stage.ledger.store.keys.lock("schedule-nightly"))
 
 
-@pytest.mark.timeout(600)
 def test_a_process_killed_before_any_of_its_requests_leaves_one_batch_after_the_next_tick(stage: Stage) -> None:
     """With everything that a firing can do: one before it is replaced, and rows that are not new are left out."""
     schedule(stage, only_new=True, overlap="replace")
@@ -148,7 +147,6 @@ def _started(stage: Stage, name: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-P", "-m", "tasks.worker", name.split(maxsplit=1)[0]], env=environment)
 
 
-@pytest.mark.timeout(600)
 def test_two_beats_and_kills_at_any_instant_make_each_firing_once(
     stage: Stage, processes: dict[str, subprocess.Popen[bytes]]
 ) -> None:

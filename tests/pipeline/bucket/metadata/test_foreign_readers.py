@@ -94,7 +94,7 @@ def test_exifr_and_png_chunk_text_read_the_parameters(tmp_path: Path) -> None:
 
 
 def _output(command: list[str]) -> str:
-    return subprocess.run(command, capture_output=True, check=True, timeout=60).stdout.decode()
+    return subprocess.run(command, capture_output=True, check=True, timeout=300).stdout.decode()
 
 
 @pytest.mark.parametrize("kind", FORMATS)

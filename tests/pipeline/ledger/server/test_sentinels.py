@@ -73,7 +73,7 @@ def test_sentinels_and_the_primary_are_reached_over_tls_and_with_our_certificate
         until("the broker gives hints again", lambda: send_hint(app, RENDER))
         with app.connection_for_read() as connection:
             queue = connection.SimpleQueue(queue_name(own.redis_prefix, RENDER_QUEUE))
-            assert queue.get(timeout=30).headers["task"] == RENDER
+            assert queue.get(timeout=300).headers["task"] == RENDER
         strangers: tuple[dict[str, Any], ...] = ({"redis_ca": tls.files["redis_ca"]}, {})
         for stranger in strangers:  # without a certificate; with another CA
             with pytest.raises(LedgerUnavailable):
