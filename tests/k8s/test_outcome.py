@@ -578,7 +578,7 @@ def test_what_keeps_a_container_from_starting(reason: str, message: str, code: C
         assert message in reading.reason
 
 
-def _said(reason: str, minute: int, message: str = "") -> dict[str, Any]:
+def _event_of(reason: str, minute: int, message: str = "") -> dict[str, Any]:
     about = {"kind": "Pod", "name": _pod("secret-missing/2-waiting")["metadata"]["name"]}
     at = f"2026-11-22T10:{minute:02d}:00Z"
     return {"involvedObject": about, "reason": reason, "message": message, "firstTimestamp": at, "lastTimestamp": at}
@@ -592,7 +592,11 @@ def test_a_failure_of_a_new_node_is_over_once_the_image_is_pulled(failure: str, 
     """The pull of a large image takes longer than volumes, or the network of a node, may be missing."""
     pod = _pod("secret-missing/2-waiting", containerStatuses=[{"name": "render", "state": {"waiting": {}}}])
     job = _job("secret-missing/2-waiting")
-    failed, pulling, again = _said(failure, 0, "not yet"), _said("Pulling", 1), _said(failure, 2, "gone again")
+    failed, pulling, again = (
+        _event_of(failure, 0, "not yet"),
+        _event_of("Pulling", 1),
+        _event_of(failure, 2, "gone again"),
+    )
     for events, clock, said in (
         ([failed], Clock.START, "not yet"),
         ([failed, pulling], Clock.NODE, "starts on"),

@@ -19,7 +19,7 @@ RECORDED = Path(__file__).parent / "recorded"
 MODELS = {"sdxl": ModelSource(path="/models/sdxl", revision="1")}
 
 
-def _said(moment: str, **job_spec: Any) -> str:
+def _reason(moment: str, **job_spec: Any) -> str:
     folder = RECORDED / moment
     found = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("job", "pods", "events")}
     found["job"]["spec"] |= job_spec
@@ -46,8 +46,8 @@ def _said(moment: str, **job_spec: Any) -> str:
     ],
 )
 def test_what_the_job_waits_for_is_said(moment: str, words: str) -> None:
-    assert re.search(f"the weights of sdxl are not there yet: Job \\S+ {words}", _said(moment))
+    assert re.search(f"the weights of sdxl are not there yet: Job \\S+ {words}", _reason(moment))
 
 
 def test_a_job_that_a_queue_holds_back_says_so() -> None:
-    assert "its Job is suspended until a queue admits it" in _said("quota-exceeded/1-created", suspend=True)
+    assert "its Job is suspended until a queue admits it" in _reason("quota-exceeded/1-created", suspend=True)
